@@ -1,0 +1,1 @@
+//! A Nacos server inside this process.
