@@ -1,0 +1,177 @@
+//! The one error type of the crate.
+
+use std::time::Duration;
+
+use actix::MailboxError;
+
+use crate::nacos::Operation;
+
+/// What went wrong, and in which step.
+///
+/// What to do about it: [`InvalidInput`](Error::InvalidInput), [`Unsupported`](Error::Unsupported) and
+/// [`NotFound`](Error::NotFound) want another request; [`Unauthorized`](Error::Unauthorized) wants other credentials;
+/// where [`is_retryable`](Error::is_retryable) says so, the same request may succeed later; after
+/// [`Stopped`](Error::Stopped) this Registry answers nothing any more.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A value was refused before anything was sent. Mend the named field.
+    #[error("invalid {field}: {reason}")]
+    InvalidInput {
+        /// The field of the message or of [`Config`](crate::Config) that is wrong.
+        field: &'static str,
+        /// The rule that the value breaks.
+        reason: String,
+    },
+
+    /// The server has no such instance.
+    #[error("{instance} is not registered{}", if *.may_be_disabled { ", or it is disabled" } else { "" })]
+    NotFound {
+        /// The instance that was asked for.
+        instance: String,
+        /// The server can only be asked for lists, which leave disabled instances out: the instance may exist all the same.
+        may_be_disabled: bool,
+    },
+
+    /// No connection to the server came about, or it broke before the answer was whole. Worth a retry.
+    #[error("{operation}: cannot reach {server}: {reason}")]
+    Unreachable {
+        /// The step that failed.
+        operation: Operation,
+        /// The server, as `host:port`.
+        server: String,
+        /// What the connection said.
+        reason: String,
+    },
+
+    /// The server answered that it will not. A 5xx is worth a retry, anything else is not.
+    #[error("{operation}: {server} answered {status}: {body}")]
+    Refused {
+        /// The step that failed.
+        operation: Operation,
+        /// The server, as `host:port`.
+        server: String,
+        /// The HTTP status, or the server's own error code where it sent one with HTTP 200.
+        status: u16,
+        /// The beginning of the answer's body.
+        body: String,
+    },
+
+    /// The server does not accept the user name and password or the token, or they do not give this right.
+    #[error("{operation}: {server} refuses access: {reason}")]
+    Unauthorized {
+        /// The step that failed.
+        operation: Operation,
+        /// The server, as `host:port`.
+        server: String,
+        /// What the server said, and what would help.
+        reason: String,
+    },
+
+    /// The answer is none that this operation can have: cut off, too large, not JSON, or something else's page.
+    #[error("{operation}: cannot read the answer of {server}: {reason}")]
+    Unreadable {
+        /// The step that failed.
+        operation: Operation,
+        /// The server, as `host:port`.
+        server: String,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+
+    /// No answer came in time. The operation may have taken effect all the same. Worth a retry.
+    #[error("{operation}: no answer from {server} within {after:?}")]
+    Timeout {
+        /// The step that was waited for.
+        operation: Operation,
+        /// Who was waited for: a server as `host:port`, or `the registry` for a message with a timeout of its own.
+        server: String,
+        /// How long was waited; zero where the waiting was not ours.
+        after: Duration,
+    },
+
+    /// This server cannot do it in any way.
+    #[error("{operation}: {server} cannot do this: {reason}")]
+    Unsupported {
+        /// The operation.
+        operation: Operation,
+        /// The server, as `host:port`.
+        server: String,
+        /// Why not, and what to do instead.
+        reason: String,
+    },
+
+    /// A defect in this crate or in code it was given. It cost this one operation; the Registry serves on.
+    #[error("{operation}: panicked: {message}")]
+    Panicked {
+        /// The operation whose handler or future panicked.
+        operation: Operation,
+        /// The text of the panic.
+        message: String,
+    },
+
+    /// The Registry has ended and answers nothing any more. Start another.
+    #[error("the registry has stopped")]
+    Stopped,
+}
+
+impl Error {
+    pub(crate) fn invalid(field: &'static str, reason: impl Into<String>) -> Self {
+        Error::InvalidInput { field, reason: reason.into() }
+    }
+
+    /// Whether the same request may succeed later, or on another server: the server could not be reached, did not
+    /// answer in time, answered unreadably or failed within (5xx).
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Error::Unreachable { .. } | Error::Timeout { .. } | Error::Unreadable { .. } => true,
+            Error::Refused { status, .. } => *status >= 500 || *status == 429,
+            _ => false,
+        }
+    }
+
+    /// The HTTP status that the server refused with, where it did.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Error::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+}
+
+/// A closed mailbox is a Registry that has ended. An expired `addr.send(…).timeout(…)` is a timeout.
+impl From<MailboxError> for Error {
+    fn from(error: MailboxError) -> Self {
+        match error {
+            MailboxError::Closed => Error::Stopped,
+            MailboxError::Timeout => {
+                Error::Timeout { operation: Operation::Message, server: "the registry".into(), after: Duration::ZERO }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_is_retryable() {
+        let refused =
+            |status| Error::Refused { operation: Operation::List, server: "a:1".into(), status, body: String::new() };
+        assert!(refused(503).is_retryable());
+        assert!(!refused(400).is_retryable());
+        assert_eq!(refused(400).status(), Some(400));
+        assert!(!Error::Stopped.is_retryable());
+        assert!(!Error::invalid("port", "must not be 0").is_retryable());
+        assert!(Error::from(MailboxError::Timeout).is_retryable());
+        assert_eq!(Error::from(MailboxError::Closed), Error::Stopped);
+    }
+
+    #[test]
+    fn texts_name_the_field_the_operation_and_the_server() {
+        assert_eq!(Error::invalid("port", "must not be 0").to_string(), "invalid port: must not be 0");
+        let gone = Error::NotFound { instance: "orders".into(), may_be_disabled: true };
+        assert_eq!(gone.to_string(), "orders is not registered, or it is disabled");
+    }
+}

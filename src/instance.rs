@@ -1,0 +1,285 @@
+//! An instance of a service, its key, and what Nacos accepts as one.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{error::Error, service::ServiceName};
+
+/// The cluster of an instance that names none.
+pub const DEFAULT_CLUSTER: &str = "DEFAULT";
+
+/// Key-value pairs that travel with an instance. Nacos counts at most 1,024 characters over all keys and values.
+pub type Metadata = BTreeMap<String, String>;
+
+/// Metadata key: the interval between two beats, in milliseconds.
+pub const HEART_BEAT_INTERVAL: &str = "preserved.heart.beat.interval";
+/// Metadata key: after how many milliseconds without a beat the server calls the instance unhealthy.
+pub const HEART_BEAT_TIMEOUT: &str = "preserved.heart.beat.timeout";
+/// Metadata key: after how many milliseconds without a beat the server removes the instance.
+pub const IP_DELETE_TIMEOUT: &str = "preserved.ip.delete.timeout";
+
+/// As Nacos' `ParamCheckRule` has it.
+const METADATA_LIMIT: usize = 1024;
+
+/// One instance of a service, as servers list it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Instance {
+    /// The server's own name of it. Its form differs from server to server: no key, see [`InstanceKey`].
+    pub instance_id: String,
+    /// IPv4 or IPv6 address, or host name.
+    pub ip: String,
+    /// TCP port.
+    pub port: u16,
+    /// Share of the calls it should get, 0 (none) to 10,000; 1 by default.
+    pub weight: f64,
+    /// Whether the server thinks that it is alive.
+    pub healthy: bool,
+    /// Whether it takes calls. Servers leave disabled instances out of their lists.
+    pub enabled: bool,
+    /// Whether it lives by heartbeats (true) or stays until deregistered (false, "persistent").
+    pub ephemeral: bool,
+    /// The cluster within the service.
+    pub cluster_name: String,
+    /// `GROUP@@service`.
+    pub service_name: String,
+    /// Free key-value pairs, and Nacos' own under `preserved.`.
+    pub metadata: Metadata,
+}
+
+impl Instance {
+    /// An instance with Nacos' defaults: cluster `DEFAULT`, weight 1, healthy, enabled, ephemeral, no metadata.
+    pub fn new(ip: impl Into<String>, port: u16) -> Self {
+        Instance {
+            instance_id: String::new(),
+            ip: ip.into(),
+            port,
+            weight: 1.0,
+            healthy: true,
+            enabled: true,
+            ephemeral: true,
+            cluster_name: DEFAULT_CLUSTER.into(),
+            service_name: String::new(),
+            metadata: Metadata::new(),
+        }
+    }
+
+    /// `ip:port`, with an IPv6 address in brackets: what a socket or a URL wants.
+    ///
+    /// ```
+    /// # use actix_nacos::Instance;
+    /// assert_eq!(Instance::new("10.0.0.7", 8080).authority(), "10.0.0.7:8080");
+    /// assert_eq!(Instance::new("::1", 80).authority(), "[::1]:80");
+    /// ```
+    pub fn authority(&self) -> String {
+        if self.ip.contains(':') && !self.ip.starts_with('[') {
+            format!("[{}]:{}", self.ip, self.port)
+        } else {
+            format!("{}:{}", self.ip, self.port)
+        }
+    }
+
+    /// The order of instances within a list: what tells one from another inside a service.
+    pub(crate) fn place(&self) -> (&str, &str, u16) {
+        (&self.cluster_name, &self.ip, self.port)
+    }
+
+    /// Whether it should get calls at all.
+    pub(crate) fn takes_calls(&self) -> bool {
+        self.healthy && self.enabled && self.weight > 0.0
+    }
+
+    /// The beat interval that its metadata asks for.
+    pub(crate) fn preserved_interval(&self) -> Option<Duration> {
+        self.preserved(HEART_BEAT_INTERVAL)
+    }
+
+    /// When the server will call it unhealthy without beats; Nacos' 15 s unless its metadata says otherwise.
+    pub(crate) fn unhealthy_after(&self) -> Duration {
+        self.preserved(HEART_BEAT_TIMEOUT).unwrap_or(Duration::from_secs(15))
+    }
+
+    fn preserved(&self, key: &str) -> Option<Duration> {
+        self.metadata.get(key)?.parse().ok().filter(|ms| *ms > 0).map(Duration::from_millis)
+    }
+
+    /// Refuses what no server should be sent, naming the field.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        validate_address(&self.ip, self.port)?;
+        validate_cluster(&self.cluster_name)?;
+        validate_weight(self.weight)?;
+        validate_metadata(&self.metadata)
+    }
+}
+
+/// What tells one instance from another within a namespace. Servers' `instanceId`s do not.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct InstanceKey {
+    /// Its service.
+    pub service: ServiceName,
+    /// Its cluster.
+    pub cluster: String,
+    /// Its address.
+    pub ip: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl InstanceKey {
+    pub(crate) fn of(service: &ServiceName, instance: &Instance) -> Self {
+        InstanceKey {
+            service: service.clone(),
+            cluster: instance.cluster_name.clone(),
+            ip: instance.ip.clone(),
+            port: instance.port,
+        }
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        validate_address(&self.ip, self.port)?;
+        validate_cluster(&self.cluster)
+    }
+
+    pub(crate) fn names(&self, instance: &Instance) -> bool {
+        instance.place() == (&self.cluster, &self.ip, self.port)
+    }
+}
+
+impl fmt::Display for InstanceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{} of {} (cluster {})", self.ip, self.port, self.service, self.cluster)
+    }
+}
+
+fn validate_address(ip: &str, port: u16) -> Result<(), Error> {
+    if ip.is_empty() {
+        return Err(Error::invalid("ip", "must not be empty"));
+    }
+    if ip.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(Error::invalid("ip", "must not contain blanks or control characters"));
+    }
+    if ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
+        return Err(Error::invalid(
+            "ip",
+            format!("{ip} is no address others can call; local_ip() gives the one that reaches the server"),
+        ));
+    }
+    if port == 0 {
+        return Err(Error::invalid("port", "must be between 1 and 65535"));
+    }
+    Ok(())
+}
+
+/// Clusters are `0-9a-zA-Z-` in every Nacos (`ClusterUtil`/`ParamCheckRule`): lists take them comma separated.
+pub(crate) fn validate_cluster(cluster: &str) -> Result<(), Error> {
+    crate::service::validate_name("cluster", cluster, |c| c == '-', "digits, letters and '-'")
+}
+
+fn validate_weight(weight: f64) -> Result<(), Error> {
+    if (0.0..=10_000.0).contains(&weight) {
+        return Ok(());
+    }
+    Err(Error::invalid("weight", format!("{weight} is not between 0 and 10000")))
+}
+
+fn validate_metadata(metadata: &Metadata) -> Result<(), Error> {
+    let length = metadata_length(metadata);
+    if length > METADATA_LIMIT {
+        return Err(Error::invalid(
+            "metadata",
+            format!("has {length} characters in keys and values, Nacos takes at most {METADATA_LIMIT}"),
+        ));
+    }
+    let interval = preserved_millis(metadata, HEART_BEAT_INTERVAL)?;
+    for key in [HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT] {
+        if let (Some(interval), Some(limit)) = (interval, preserved_millis(metadata, key)?) {
+            if limit <= interval {
+                return Err(Error::invalid("metadata", format!("{key} must be longer than {HEART_BEAT_INTERVAL}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// As Nacos counts: UTF-16 units, blank keys and values left out (`DefaultParamChecker.checkMetadataFormat`).
+fn metadata_length(metadata: &Metadata) -> usize {
+    let count = |text: &String| if text.trim().is_empty() { 0 } else { text.encode_utf16().count() };
+    metadata.iter().map(|(key, value)| count(key) + count(value)).sum()
+}
+
+fn preserved_millis(metadata: &Metadata, key: &'static str) -> Result<Option<u64>, Error> {
+    let Some(value) = metadata.get(key) else { return Ok(None) };
+    match value.parse::<u64>() {
+        Ok(millis) if millis > 0 => Ok(Some(millis)),
+        _ => Err(Error::invalid("metadata", format!("{key} must be a positive number of milliseconds, not {value:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused_field(instance: Instance) -> &'static str {
+        match instance.validate() {
+            Err(Error::InvalidInput { field, .. }) => field,
+            other => panic!("{instance:?} gave {other:?}"),
+        }
+    }
+
+    fn with(change: impl FnOnce(&mut Instance)) -> Instance {
+        let mut instance = Instance::new("10.0.0.7", 8080);
+        change(&mut instance);
+        instance
+    }
+
+    fn with_metadata(key: &str, value: &str) -> Instance {
+        with(|i| drop(i.metadata.insert(key.into(), value.into())))
+    }
+
+    #[test]
+    fn bad_input_names_its_field() {
+        for ip in ["", "10.0.0.1 ", "a\nb", "0.0.0.0", "::", "0:0:0:0:0:0:0:0"] {
+            assert_eq!(refused_field(Instance::new(ip, 80)), "ip", "{ip:?}");
+        }
+        assert_eq!(refused_field(Instance::new("10.0.0.1", 0)), "port");
+        for weight in [-0.1, 10_000.1, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(refused_field(with(|i| i.weight = weight)), "weight", "{weight}");
+        }
+        for cluster in ["", "a,b", "a b", "a_b", &"c".repeat(513)] {
+            assert_eq!(refused_field(with(|i| i.cluster_name = cluster.into())), "cluster", "{cluster:?}");
+        }
+        for interval in ["", "5s", "0", "-1", "1.5"] {
+            assert_eq!(refused_field(with_metadata(HEART_BEAT_INTERVAL, interval)), "metadata", "{interval:?}");
+        }
+    }
+
+    #[test]
+    fn ipv6_and_host_names_are_addresses() {
+        for ip in ["::1", "fe80::1", "backend.example", "10.0.0.7"] {
+            assert_eq!(Instance::new(ip, 80).validate(), Ok(()), "{ip}");
+        }
+    }
+
+    #[test]
+    fn metadata_is_counted_as_nacos_counts() {
+        assert_eq!(with_metadata("k", &"v".repeat(1023)).validate(), Ok(()));
+        assert_eq!(refused_field(with_metadata("k", &"v".repeat(1024))), "metadata");
+        // One character outside the basic plane is two of Java's.
+        assert_eq!(with_metadata("k", &"\u{1F600}".repeat(511)).validate(), Ok(()));
+        assert_eq!(refused_field(with_metadata("k", &"\u{1F600}".repeat(512))), "metadata");
+        assert_eq!(with_metadata("k", &" ".repeat(2000)).validate(), Ok(()));
+    }
+
+    #[test]
+    fn an_interval_must_fit_into_its_timeouts() {
+        let mut instance = with_metadata(HEART_BEAT_INTERVAL, "1000");
+        instance.metadata.insert(HEART_BEAT_TIMEOUT.into(), "3000".into());
+        assert_eq!(instance.validate(), Ok(()));
+        assert_eq!(instance.preserved_interval(), Some(Duration::from_secs(1)));
+        assert_eq!(instance.unhealthy_after(), Duration::from_secs(3));
+        instance.metadata.insert(IP_DELETE_TIMEOUT.into(), "1000".into());
+        assert_eq!(refused_field(instance), "metadata");
+    }
+}

@@ -1,0 +1,165 @@
+//! One request, its answer, and what an answer can mean other than success. No I/O.
+
+use std::fmt;
+
+use awc::http::Method;
+use serde::Serialize;
+
+use crate::error::Error;
+
+/// The steps that can fail; every [`Error`] of a server names one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Operation {
+    /// Registering an instance.
+    Register,
+    /// Deregistering an instance.
+    Deregister,
+    /// Modifying an instance.
+    Modify,
+    /// Reading one instance.
+    Get,
+    /// Listing a service's instances.
+    List,
+    /// Sending a heartbeat.
+    Beat,
+    /// Listing the services.
+    ListServices,
+    /// Logging in.
+    Login,
+    /// Asking the `endpoint` for the list of servers.
+    ServerList,
+    /// Subscribing, unsubscribing or discovering.
+    Subscribe,
+    /// Asking for the status.
+    Status,
+    /// Shutting the Registry down.
+    Shutdown,
+    /// Waiting for the Registry's answer to a message.
+    Message,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Operation::Register => "register instance",
+            Operation::Deregister => "deregister instance",
+            Operation::Modify => "modify instance",
+            Operation::Get => "get instance",
+            Operation::List => "list instances",
+            Operation::Beat => "send heartbeat",
+            Operation::ListServices => "list services",
+            Operation::Login => "log in",
+            Operation::ServerList => "ask for the server list",
+            Operation::Subscribe => "subscribe",
+            Operation::Status => "get status",
+            Operation::Shutdown => "shut down",
+            Operation::Message => "answer a message",
+        })
+    }
+}
+
+/// A request that no server has been chosen for yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) method: Method,
+    /// Below the context path.
+    pub(crate) path: &'static str,
+    /// Encoded.
+    pub(crate) query: String,
+    /// An encoded form, where the parameters do not go into the query.
+    pub(crate) form: Option<String>,
+}
+
+impl Request {
+    /// Everything in the query: the only way that Nacos 1.4 takes parameters of POST and PUT.
+    pub(crate) fn by_query(method: Method, path: &'static str, parameters: &impl Serialize) -> Self {
+        Request { method, path, query: encode(parameters), form: None }
+    }
+
+    /// Everything in a form body.
+    pub(crate) fn by_form(path: &'static str, parameters: &impl Serialize) -> Self {
+        Request { method: Method::POST, path, query: String::new(), form: Some(encode(parameters)) }
+    }
+}
+
+/// Flat structs of strings and numbers always encode; what would not is sent without parameters, and the server says so.
+fn encode(parameters: &impl Serialize) -> String {
+    serde_urlencoded::to_string(parameters).unwrap_or_default()
+}
+
+/// What came back.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    /// The beginning of the body, in one line, for an error text.
+    pub(crate) fn excerpt(&self) -> String {
+        const LONGEST: usize = 300;
+        let text = String::from_utf8_lossy(&self.body);
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        match text.char_indices().nth(LONGEST) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        }
+    }
+
+    pub(crate) fn json<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, Refusal> {
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Refusal::Unreadable(format!("{error} in {:?}", self.excerpt())))
+    }
+}
+
+/// What an answer says other than success. It becomes an [`Error`] where server and operation are known.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Refusal {
+    /// The instance is not there.
+    NotFound,
+    /// This server does not speak this API (any more).
+    NotSpoken,
+    /// The token is missing, bad or expired: log in again.
+    TokenRefused(String),
+    /// No right to do this, or wrong credentials.
+    Denied(String),
+    /// Any other no.
+    Refused { status: u16, body: String },
+    /// An answer that this operation cannot have.
+    Unreadable(String),
+}
+
+impl Refusal {
+    pub(crate) fn into_error(self, operation: Operation, server: &str, instance: impl fmt::Display) -> Error {
+        let server = server.to_owned();
+        match self {
+            Refusal::NotFound => Error::NotFound { instance: instance.to_string(), may_be_disabled: false },
+            Refusal::NotSpoken => Error::Unsupported {
+                operation,
+                server,
+                reason:
+                    "it speaks neither the v1 nor the v3 API for this; is it a Nacos, and is the context path right?"
+                        .into(),
+            },
+            Refusal::TokenRefused(reason) | Refusal::Denied(reason) => {
+                Error::Unauthorized { operation, server, reason }
+            }
+            Refusal::Refused { status, body } => Error::Refused { operation, server, status, body },
+            Refusal::Unreadable(reason) => Error::Unreadable { operation, server, reason },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_is_one_short_line() {
+        let answer = Answer { status: 500, body: format!("<html>\n {}", "x".repeat(1000)).into_bytes() };
+        let excerpt = answer.excerpt();
+        assert!(excerpt.starts_with("<html> xxx") && excerpt.ends_with('…') && excerpt.chars().count() == 301);
+    }
+}

@@ -1,0 +1,482 @@
+//! Nacos' v1 naming API: requests, answers, and what they mean. Pure functions, no I/O.
+//!
+//! The answers' structs serve both sides: the client reads them, the embedded server writes them.
+//! Parameters go into the query, the only place where Nacos 1.4 takes them.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use awc::http::Method;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::{
+    heartbeat::HeartbeatReply,
+    instance::{Instance, InstanceKey, Metadata},
+    nacos::exchange::{Answer, Refusal, Request},
+    service::{ServiceInfo, ServiceName},
+};
+
+pub(crate) const INSTANCE: &str = "/v1/ns/instance";
+pub(crate) const INSTANCE_LIST: &str = "/v1/ns/instance/list";
+pub(crate) const INSTANCE_BEAT: &str = "/v1/ns/instance/beat";
+pub(crate) const SERVICE_LIST: &str = "/v1/ns/service/list";
+pub(crate) const LOGIN: &str = "/v1/auth/login";
+
+/// A beat was taken.
+pub(crate) const BEAT_TAKEN: i64 = 10200;
+/// A beat of an instance that is not registered here (`NamingResponseCode.RESOURCE_NOT_FOUND`).
+pub(crate) const BEAT_UNKNOWN: i64 = 20404;
+
+/// The parameters by which an instance is registered and modified, in the order in which they are sent.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct InstanceParameters {
+    pub(crate) namespace_id: String,
+    pub(crate) group_name: String,
+    pub(crate) service_name: String,
+    pub(crate) cluster_name: String,
+    pub(crate) ip: String,
+    pub(crate) port: u16,
+    pub(crate) weight: f64,
+    pub(crate) enabled: bool,
+    pub(crate) healthy: bool,
+    pub(crate) ephemeral: bool,
+    /// A JSON object.
+    pub(crate) metadata: String,
+}
+
+impl InstanceParameters {
+    pub(crate) fn of(namespace: &str, service: &ServiceName, instance: &Instance) -> Self {
+        InstanceParameters {
+            namespace_id: namespace.into(),
+            group_name: service.group.clone(),
+            service_name: service.to_string(),
+            cluster_name: instance.cluster_name.clone(),
+            ip: instance.ip.clone(),
+            port: instance.port,
+            weight: instance.weight,
+            enabled: instance.enabled,
+            healthy: instance.healthy,
+            ephemeral: instance.ephemeral,
+            metadata: metadata_json(&instance.metadata),
+        }
+    }
+}
+
+/// A map of strings always serialises.
+pub(crate) fn metadata_json(metadata: &Metadata) -> String {
+    serde_json::to_string(metadata).unwrap_or_else(|_| "{}".into())
+}
+
+/// The parameters that name one instance.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct KeyParameters<'a> {
+    namespace_id: &'a str,
+    group_name: &'a str,
+    service_name: String,
+    cluster_name: &'a str,
+    ip: &'a str,
+    port: u16,
+    /// GET calls the cluster so; servers that read only one of the two names exist.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ephemeral: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    beat: Option<String>,
+}
+
+impl<'a> KeyParameters<'a> {
+    fn of(namespace: &'a str, key: &'a InstanceKey) -> Self {
+        KeyParameters {
+            namespace_id: namespace,
+            group_name: &key.service.group,
+            service_name: key.service.to_string(),
+            cluster_name: &key.cluster,
+            ip: &key.ip,
+            port: key.port,
+            cluster: None,
+            ephemeral: None,
+            beat: None,
+        }
+    }
+}
+
+pub(crate) fn register(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
+    Request::by_query(Method::POST, INSTANCE, &InstanceParameters::of(namespace, service, instance))
+}
+
+/// Writes all values: a part would be a trap, since 1.4 wipes what is left out.
+pub(crate) fn overwrite(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
+    Request::by_query(Method::PUT, INSTANCE, &InstanceParameters::of(namespace, service, instance))
+}
+
+pub(crate) fn deregister(namespace: &str, key: &InstanceKey, ephemeral: bool) -> Request {
+    let parameters = KeyParameters { ephemeral: Some(ephemeral), ..KeyParameters::of(namespace, key) };
+    Request::by_query(Method::DELETE, INSTANCE, &parameters)
+}
+
+pub(crate) fn get(namespace: &str, key: &InstanceKey) -> Request {
+    let parameters = KeyParameters { cluster: Some(&key.cluster), ..KeyParameters::of(namespace, key) };
+    Request::by_query(Method::GET, INSTANCE, &parameters)
+}
+
+/// Where the server may push to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PushAddress {
+    pub(crate) ip: std::net::IpAddr,
+    pub(crate) port: u16,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ListParameters<'a> {
+    namespace_id: &'a str,
+    group_name: &'a str,
+    service_name: String,
+    clusters: &'a str,
+    healthy_only: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    udp_port: Option<u16>,
+    #[serde(rename = "clientIP", skip_serializing_if = "Option::is_none")]
+    client_ip: Option<std::net::IpAddr>,
+}
+
+pub(crate) fn list(
+    namespace: &str,
+    service: &ServiceName,
+    clusters: &str,
+    healthy_only: bool,
+    push_to: Option<PushAddress>,
+) -> Request {
+    let parameters = ListParameters {
+        namespace_id: namespace,
+        group_name: &service.group,
+        service_name: service.to_string(),
+        clusters,
+        healthy_only,
+        udp_port: push_to.map(|to| to.port),
+        client_ip: push_to.map(|to| to.ip),
+    };
+    Request::by_query(Method::GET, INSTANCE_LIST, &parameters)
+}
+
+/// The body of a full beat (`BeatInfo`). A light beat leaves it out.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BeatBody {
+    pub(crate) service_name: String,
+    pub(crate) cluster: String,
+    pub(crate) ip: String,
+    pub(crate) port: u16,
+    #[serde(default = "one")]
+    pub(crate) weight: f64,
+    #[serde(default)]
+    pub(crate) metadata: Metadata,
+    #[serde(default)]
+    pub(crate) scheduled: bool,
+    #[serde(default)]
+    pub(crate) period: u64,
+    #[serde(default)]
+    pub(crate) stopped: bool,
+}
+
+pub(crate) fn beat(namespace: &str, service: &ServiceName, instance: &Instance, light: bool) -> Request {
+    let key = InstanceKey::of(service, instance);
+    let beat = if light { None } else { Some(beat_body(&key, instance)) };
+    let parameters = KeyParameters { ephemeral: Some(true), beat, ..KeyParameters::of(namespace, &key) };
+    Request::by_query(Method::PUT, INSTANCE_BEAT, &parameters)
+}
+
+fn beat_body(key: &InstanceKey, instance: &Instance) -> String {
+    let period = instance.preserved_interval().map_or(5000, |interval| interval.as_millis() as u64);
+    let body = BeatBody {
+        service_name: key.service.to_string(),
+        cluster: key.cluster.clone(),
+        ip: key.ip.clone(),
+        port: key.port,
+        weight: instance.weight,
+        metadata: instance.metadata.clone(),
+        scheduled: true,
+        period,
+        stopped: false,
+    };
+    serde_json::to_string(&body).unwrap_or_default()
+}
+
+pub(crate) fn list_services(namespace: &str, group: &str, page_no: u32, page_size: u32) -> Request {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Page<'a> {
+        namespace_id: &'a str,
+        group_name: &'a str,
+        page_no: u32,
+        page_size: u32,
+    }
+    let page = Page { namespace_id: namespace, group_name: group, page_no, page_size };
+    Request::by_query(Method::GET, SERVICE_LIST, &page)
+}
+
+/// In a form body, so that the password is in no URL; every server takes it there.
+pub(crate) fn login(path: &'static str, username: &str, password: &str) -> Request {
+    Request::by_form(path, &[("username", username), ("password", password)])
+}
+
+/// One instance in a list.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Host {
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub(crate) instance_id: String,
+    pub(crate) ip: String,
+    /// Wider than a port: 1.4 and r-nacos register 70000.
+    pub(crate) port: i64,
+    #[serde(default = "one", deserialize_with = "weight")]
+    pub(crate) weight: f64,
+    pub(crate) healthy: bool,
+    #[serde(default = "yes")]
+    pub(crate) enabled: bool,
+    #[serde(default = "yes")]
+    pub(crate) ephemeral: bool,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub(crate) cluster_name: String,
+    #[serde(default, alias = "service", deserialize_with = "null_as_default")]
+    pub(crate) service_name: String,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub(crate) metadata: Metadata,
+}
+
+impl Host {
+    /// None where nobody could call it: a port that is none.
+    pub(crate) fn into_instance(self, service: &ServiceName) -> Option<Instance> {
+        Some(Instance {
+            instance_id: self.instance_id,
+            ip: self.ip,
+            port: u16::try_from(self.port).ok()?,
+            weight: self.weight,
+            healthy: self.healthy,
+            enabled: self.enabled,
+            ephemeral: self.ephemeral,
+            cluster_name: if self.cluster_name.is_empty() { crate::DEFAULT_CLUSTER.into() } else { self.cluster_name },
+            service_name: service.to_string(),
+            metadata: self.metadata,
+        })
+    }
+}
+
+/// A list of a service's instances, polled or pushed. Fields come and go between servers; `hosts` never does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ListAnswer {
+    /// `GROUP@@service`; 1.4 calls it `dom` too.
+    #[serde(default)]
+    pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) group_name: String,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub(crate) clusters: String,
+    #[serde(default = "ten_seconds")]
+    pub(crate) cache_millis: u64,
+    pub(crate) hosts: Vec<Host>,
+    #[serde(default)]
+    pub(crate) last_ref_time: i64,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub(crate) checksum: String,
+    #[serde(default, rename = "allIPs", alias = "allIps")]
+    pub(crate) all_ips: bool,
+    #[serde(default)]
+    pub(crate) reach_protection_threshold: bool,
+}
+
+impl ListAnswer {
+    /// The list as the client tells it: `asked` is what it is a list of.
+    pub(crate) fn into_info(self, asked: &ServiceName) -> ServiceInfo {
+        ServiceInfo {
+            name: asked.name.clone(),
+            group_name: asked.group.clone(),
+            clusters: self.clusters,
+            cache_millis: self.cache_millis,
+            hosts: self.hosts.into_iter().filter_map(|host| host.into_instance(asked)).map(Arc::new).collect(),
+            last_ref_time: self.last_ref_time,
+            checksum: self.checksum,
+            all_ips: self.all_ips,
+            reach_protection_threshold: self.reach_protection_threshold,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BeatAnswer {
+    /// Milliseconds.
+    #[serde(default)]
+    pub(crate) client_beat_interval: Option<i64>,
+    pub(crate) code: i64,
+    #[serde(default)]
+    pub(crate) light_beat_enabled: bool,
+    #[serde(flatten)]
+    pub(crate) extra: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ServiceListAnswer {
+    pub(crate) count: u64,
+    pub(crate) doms: Vec<String>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LoginAnswer {
+    pub(crate) access_token: String,
+    /// Seconds.
+    pub(crate) token_ttl: i64,
+    #[serde(default)]
+    pub(crate) global_admin: bool,
+}
+
+/// Spring's error page in JSON.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct SpringError {
+    pub(crate) timestamp: String,
+    pub(crate) status: u16,
+    pub(crate) error: String,
+    pub(crate) message: String,
+    pub(crate) path: String,
+}
+
+pub(crate) fn read_ok(answer: &Answer) -> Result<(), Refusal> {
+    accepted(answer)?;
+    match answer.body.as_slice() {
+        b"ok" => Ok(()),
+        _ => Err(Refusal::Unreadable(format!("expected \"ok\", not {:?}", answer.excerpt()))),
+    }
+}
+
+/// A list of `service`, as the server told it; not yet in order.
+pub(crate) fn read_list(answer: &Answer, service: &ServiceName) -> Result<ServiceInfo, Refusal> {
+    accepted(answer)?;
+    let list: ListAnswer = answer.json()?;
+    Ok(list.into_info(service))
+}
+
+/// The instance that `key` names. `enabled` and `ephemeral` are not in the answers of 1.4 and 2.x.
+pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found, Refusal> {
+    if instance_is_missing(answer) {
+        return Err(Refusal::NotFound);
+    }
+    accepted(answer)?;
+    #[derive(Deserialize)]
+    struct Told {
+        enabled: Option<bool>,
+        ephemeral: Option<bool>,
+    }
+    let host: Host = answer.json()?;
+    let told: Told = answer.json()?;
+    let instance = host.into_instance(&key.service).filter(|instance| key.names(instance));
+    // r-nacos looks an instance up by ip and port alone and gives the one of another cluster.
+    let instance = instance.ok_or(Refusal::NotFound)?;
+    Ok(Found { instance, enabled_told: told.enabled.is_some(), ephemeral_told: told.ephemeral.is_some() })
+}
+
+/// An instance, and whether the server really said these two.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub(crate) instance: Instance,
+    pub(crate) enabled_told: bool,
+    pub(crate) ephemeral_told: bool,
+}
+
+/// 404 with a text on 2.x, 500 with a text on 1.4, 500 `error` on r-nacos.
+fn instance_is_missing(answer: &Answer) -> bool {
+    let text = String::from_utf8_lossy(&answer.body);
+    match answer.status {
+        404 => text.starts_with("no matched ip") || text.starts_with("no ips found") || text.starts_with("no service"),
+        500 => {
+            text.contains("no matched ip")
+                || text.contains("no ips found")
+                || text.contains("no service ")
+                || text == "error"
+        }
+        _ => false,
+    }
+}
+
+pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Refusal> {
+    accepted(answer)?;
+    let beat: BeatAnswer = answer.json()?;
+    Ok(HeartbeatReply {
+        client_beat_interval: u64::try_from(beat.client_beat_interval.unwrap_or(0)).unwrap_or(0),
+        code: beat.code,
+        light_beat_enabled: beat.light_beat_enabled,
+        extra: beat.extra,
+    })
+}
+
+pub(crate) fn read_services(answer: &Answer) -> Result<ServiceListAnswer, Refusal> {
+    accepted(answer)?;
+    answer.json()
+}
+
+pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Refusal> {
+    match answer.status {
+        // An unknown user is a 500 on 2.x.
+        401 | 403 | 500 => Err(Refusal::Denied(format!("{}; check username and password", answer.excerpt()))),
+        404 | 405 | 410 | 501 => Err(Refusal::NotSpoken),
+        200 => answer.json(),
+        status => Err(Refusal::Refused { status, body: answer.excerpt() }),
+    }
+}
+
+/// Sorts out what no operation takes for success.
+pub(crate) fn accepted(answer: &Answer) -> Result<(), Refusal> {
+    match answer.status {
+        200 => Ok(()),
+        401 | 403 => Err(forbidden(answer)),
+        404 | 405 | 410 | 501 => Err(Refusal::NotSpoken),
+        status => Err(Refusal::Refused { status, body: answer.excerpt() }),
+    }
+}
+
+/// What a server says of a token that a new login mends; anything else under 403 is a right that is missing.
+fn forbidden(answer: &Answer) -> Refusal {
+    let said =
+        serde_json::from_slice::<SpringError>(&answer.body).map_or_else(|_| answer.excerpt(), |error| error.message);
+    let lower = said.to_lowercase();
+    if ["token expired", "token invalid", "user not found"].iter().any(|what| lower.contains(what)) {
+        Refusal::TokenRefused(said)
+    } else {
+        Refusal::Denied(said)
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn ten_seconds() -> u64 {
+    10_000
+}
+
+fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Servers register a weight of NaN and list it as `"NaN"`: such an instance gets no calls, its neighbours do.
+fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Weight {
+        Number(f64),
+        Text(String),
+        Null(()),
+    }
+    Ok(match Weight::deserialize(deserializer)? {
+        Weight::Number(number) => number,
+        Weight::Text(text) => text.parse().ok().filter(|weight: &f64| weight.is_finite()).unwrap_or(0.0),
+        Weight::Null(()) => 0.0,
+    })
+}

@@ -1,0 +1,289 @@
+//! A service's name, the list of its instances, and the difference between two lists.
+
+use std::{cmp::Ordering, fmt, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{error::Error, instance::Instance};
+
+/// The group of a service that names none.
+pub const DEFAULT_GROUP: &str = "DEFAULT_GROUP";
+
+/// What stands between group and service in Nacos' grouped names.
+const GROUP_SEPARATOR: &str = "@@";
+
+const NAME_LIMIT: usize = 512;
+
+/// A service within its group.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ServiceName {
+    /// The group, `DEFAULT_GROUP` by default.
+    pub group: String,
+    /// The service, without its group.
+    pub name: String,
+}
+
+impl ServiceName {
+    /// Reads `service` or `GROUP@@service`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for `service` or `group`: empty, over 512 characters, or outside Nacos' alphabet of
+    /// digits, letters and `-._:`.
+    ///
+    /// ```
+    /// # use actix_nacos::ServiceName;
+    /// let name = ServiceName::parse("PAY@@ledger")?;
+    /// assert_eq!((name.group.as_str(), name.name.as_str()), ("PAY", "ledger"));
+    /// assert_eq!(ServiceName::parse("orders")?.to_string(), "DEFAULT_GROUP@@orders");
+    /// # Ok::<(), actix_nacos::Error>(())
+    /// ```
+    pub fn parse(service: &str) -> Result<Self, Error> {
+        Self::resolve(service, None)
+    }
+
+    /// `service` in `group`. A grouped `service` may name the same group again, but no other.
+    pub(crate) fn resolve(service: &str, group: Option<&str>) -> Result<Self, Error> {
+        let (own_group, name) = match service.split_once(GROUP_SEPARATOR) {
+            Some((own_group, name)) => (Some(own_group), name),
+            None => (None, service),
+        };
+        if let (Some(own), Some(given)) = (own_group, group) {
+            if own != given {
+                return Err(Error::invalid("service", format!("{service} names another group than {given}")));
+            }
+        }
+        let group = own_group.or(group).unwrap_or(DEFAULT_GROUP);
+        validate_group(group)?;
+        validate_name("service", name, |c| "-._:".contains(c), "digits, letters and '-._:'")?;
+        Ok(ServiceName { group: group.into(), name: name.into() })
+    }
+
+    /// Reads what a server sends, which needs no approval.
+    pub(crate) fn from_wire(name: &str, group: &str) -> Self {
+        match name.split_once(GROUP_SEPARATOR) {
+            Some((group, name)) => ServiceName { group: group.into(), name: name.into() },
+            None => ServiceName { group: group.into(), name: name.into() },
+        }
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{GROUP_SEPARATOR}{}", self.group, self.name)
+    }
+}
+
+pub(crate) fn validate_group(group: &str) -> Result<(), Error> {
+    validate_name("group", group, |c| "-._:".contains(c), "digits, letters and '-._:'")
+}
+
+/// The alphabets are those of Nacos' `ParamCheckRule` and `NamingUtils`; servers differ in how much of it they check.
+pub(crate) fn validate_name(
+    field: &'static str,
+    name: &str,
+    more: impl Fn(char) -> bool,
+    alphabet: &str,
+) -> Result<(), Error> {
+    if name.is_empty() {
+        return Err(Error::invalid(field, "must not be empty"));
+    }
+    if name.chars().count() > NAME_LIMIT {
+        return Err(Error::invalid(field, format!("is longer than {NAME_LIMIT} characters")));
+    }
+    match name.chars().find(|c| !c.is_ascii_alphanumeric() && !more(*c)) {
+        Some(stranger) => Err(Error::invalid(field, format!("{name:?} has {stranger:?}; allowed are {alphabet}"))),
+        None => Ok(()),
+    }
+}
+
+/// The clusters of a list, sorted and once each: the same filter has one spelling.
+pub(crate) fn cluster_filter(clusters: &[String]) -> Result<String, Error> {
+    for cluster in clusters {
+        crate::instance::validate_cluster(cluster)?;
+    }
+    let mut clusters: Vec<&str> = clusters.iter().map(String::as_str).collect();
+    clusters.sort_unstable();
+    clusters.dedup();
+    Ok(clusters.join(","))
+}
+
+/// The instances of a service at one moment, as a server told them.
+///
+/// `hosts` are sorted by cluster, ip and port, each once. Serialised in Nacos' own field names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct ServiceInfo {
+    /// The service, without its group.
+    pub name: String,
+    /// Its group.
+    pub group_name: String,
+    /// The clusters asked for, comma separated; empty for all.
+    pub clusters: String,
+    /// How long the server asks its clients to keep this list, in milliseconds.
+    pub cache_millis: u64,
+    /// The enabled instances.
+    pub hosts: Vec<Arc<Instance>>,
+    /// When the server made the list, in milliseconds of its own clock; 0 where it does not say.
+    pub last_ref_time: i64,
+    /// The server's check sum of the list; empty on most servers.
+    pub checksum: String,
+    /// Whether disabled instances are listed too.
+    #[serde(rename = "allIPs")]
+    pub all_ips: bool,
+    /// Whether so few instances are healthy that the server calls all of them healthy (the service's protect threshold).
+    pub reach_protection_threshold: bool,
+}
+
+impl ServiceInfo {
+    /// The list of a service nobody is in.
+    pub(crate) fn empty(service: &ServiceName, clusters: &str) -> Self {
+        ServiceInfo {
+            name: service.name.clone(),
+            group_name: service.group.clone(),
+            clusters: clusters.into(),
+            cache_millis: 10_000,
+            hosts: Vec::new(),
+            last_ref_time: 0,
+            checksum: String::new(),
+            all_ips: false,
+            reach_protection_threshold: false,
+        }
+    }
+
+    /// The service with its group.
+    pub fn service(&self) -> ServiceName {
+        ServiceName { group: self.group_name.clone(), name: self.name.clone() }
+    }
+
+    /// How long the server asks its clients to keep this list.
+    pub fn cache_time(&self) -> Duration {
+        Duration::from_millis(self.cache_millis)
+    }
+
+    /// Puts `hosts` in order, each once, and keeps only `clusters` (all when empty) and, if asked, the healthy ones.
+    /// Servers do so too, but r-nacos ignores `clusters`, and a push may come for another filter.
+    pub(crate) fn tidy(&mut self, clusters: &str, healthy_only: bool) {
+        let wanted: Vec<&str> = clusters.split(',').filter(|cluster| !cluster.is_empty()).collect();
+        self.hosts.retain(|host| {
+            (wanted.is_empty() || wanted.contains(&host.cluster_name.as_str())) && (host.healthy || !healthy_only)
+        });
+        self.hosts.sort_by(|a, b| a.place().cmp(&b.place()));
+        self.hosts.dedup_by(|a, b| a.place() == b.place());
+        self.clusters = clusters.into();
+    }
+}
+
+/// What one list has that another has not.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Difference {
+    pub(crate) added: Vec<Arc<Instance>>,
+    pub(crate) changed: Vec<(Arc<Instance>, Arc<Instance>)>,
+    pub(crate) removed: Vec<Arc<Instance>>,
+}
+
+impl Difference {
+    /// Walks both lists once, so both must be in order (see [`ServiceInfo::tidy`]).
+    pub(crate) fn between(old: &[Arc<Instance>], new: &[Arc<Instance>]) -> Self {
+        let mut difference = Difference::default();
+        let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (None, None) => return difference,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(before), Some(after)) => before.place().cmp(&after.place()),
+            };
+            let before = if order.is_le() { old.next() } else { None };
+            let after = if order.is_ge() { new.next() } else { None };
+            match (before, after) {
+                (Some(before), Some(after)) if !same(before, after) => {
+                    difference.changed.push((before.clone(), after.clone()));
+                }
+                (Some(before), None) => difference.removed.push(before.clone()),
+                (None, Some(after)) => difference.added.push(after.clone()),
+                _ => {}
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
+    }
+}
+
+/// `instanceId` differs from server to server of one cluster; it says nothing about the instance.
+fn same(before: &Arc<Instance>, after: &Arc<Instance>) -> bool {
+    Arc::ptr_eq(before, after)
+        || (before.weight == after.weight
+            && before.healthy == after.healthy
+            && before.enabled == after.enabled
+            && before.ephemeral == after.ephemeral
+            && before.metadata == after.metadata)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(ip: &str, weight: f64) -> Arc<Instance> {
+        let mut instance = Instance::new(ip, 80);
+        instance.weight = weight;
+        Arc::new(instance)
+    }
+
+    #[test]
+    fn names_are_read_with_and_without_group() {
+        assert_eq!(ServiceName::parse("orders").unwrap().to_string(), "DEFAULT_GROUP@@orders");
+        assert_eq!(ServiceName::parse("G@@orders").unwrap().group, "G");
+        assert_eq!(ServiceName::resolve("G@@orders", Some("G")).unwrap().group, "G");
+        assert_eq!(ServiceName::resolve("orders", Some("H")).unwrap().group, "H");
+    }
+
+    #[test]
+    fn bad_names_name_their_field() {
+        let field = |service: &str, group: Option<&str>| match ServiceName::resolve(service, group) {
+            Err(Error::InvalidInput { field, .. }) => field,
+            other => panic!("{service:?} gave {other:?}"),
+        };
+        for service in ["", "a b", "a/b", "x@@y@@z", "ü", "a,b", "G@@", &"s".repeat(513)] {
+            assert_eq!(field(service, None), "service", "{service:?}");
+        }
+        assert_eq!(field("G@@orders", Some("H")), "service");
+        assert_eq!(field("orders", Some("")), "group");
+        assert_eq!(field("@@orders", None), "group");
+    }
+
+    #[test]
+    fn a_filter_has_one_spelling() {
+        let filter = |clusters: &[&str]| cluster_filter(&clusters.iter().map(|c| c.to_string()).collect::<Vec<_>>());
+        assert_eq!(filter(&["b", "a", "b"]), Ok("a,b".into()));
+        assert_eq!(filter(&[]), Ok(String::new()));
+        assert!(filter(&["a,b"]).is_err());
+    }
+
+    #[test]
+    fn a_tidy_list_is_in_order_and_filtered() {
+        let mut info = ServiceInfo::empty(&ServiceName::parse("orders").unwrap(), "");
+        let mut other = Instance::new("10.0.0.1", 80);
+        other.cluster_name = "b".into();
+        other.healthy = false;
+        info.hosts = vec![host("10.0.0.2", 1.0), Arc::new(other), host("10.0.0.1", 1.0), host("10.0.0.2", 1.0)];
+        let mut all = info.clone();
+        all.tidy("", false);
+        assert_eq!(all.hosts.iter().map(|h| h.ip.as_str()).collect::<Vec<_>>(), ["10.0.0.1", "10.0.0.2", "10.0.0.1"]);
+        all.tidy("b", true);
+        assert!(all.hosts.is_empty());
+    }
+
+    #[test]
+    fn a_difference_tells_added_changed_and_removed() {
+        let old = [host("1", 1.0), host("2", 1.0), host("3", 1.0)];
+        let new = [host("0", 1.0), host("2", 2.0), host("3", 1.0), host("4", 1.0)];
+        let difference = Difference::between(&old, &new);
+        assert_eq!(difference.added, [new[0].clone(), new[3].clone()]);
+        assert_eq!(difference.changed, [(old[1].clone(), new[1].clone())]);
+        assert_eq!(difference.removed, [old[0].clone()]);
+        assert!(Difference::between(&new, &new).is_empty());
+    }
+}
