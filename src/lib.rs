@@ -1,14 +1,20 @@
 //! Nacos service registry for actix applications.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod config;
 mod error;
 mod heartbeat;
 mod instance;
 mod nacos;
 mod service;
+mod supervise;
 
 #[cfg(feature = "embedded")]
 #[cfg_attr(docsrs, doc(cfg(feature = "embedded")))]
 pub mod embedded;
 
+pub use config::{Config, Protocol, PushConfig, TlsConfig};
 pub use error::Error;
 pub use heartbeat::HeartbeatReply;
 pub use instance::{
