@@ -2,6 +2,8 @@
 #![allow(dead_code)]
 
 pub(crate) mod exchange;
+#[cfg(test)]
+pub(crate) mod recordings;
 pub(crate) mod v1;
 
 pub use exchange::Operation;
