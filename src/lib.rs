@@ -4,6 +4,7 @@ mod heartbeat;
 mod instance;
 mod nacos;
 mod service;
+mod view;
 
 #[cfg(feature = "embedded")]
 #[cfg_attr(docsrs, doc(cfg(feature = "embedded")))]
@@ -16,3 +17,4 @@ pub use instance::{
 };
 pub use nacos::Operation;
 pub use service::{ServiceInfo, ServiceName, DEFAULT_GROUP};
+pub use view::{Instances, Selected, ServiceView};
