@@ -9,6 +9,7 @@ mod instance;
 mod nacos;
 mod service;
 mod supervise;
+mod view;
 
 #[cfg(feature = "embedded")]
 #[cfg_attr(docsrs, doc(cfg(feature = "embedded")))]
@@ -22,3 +23,4 @@ pub use instance::{
 };
 pub use nacos::Operation;
 pub use service::{ServiceInfo, ServiceName, DEFAULT_GROUP};
+pub use view::{Instances, Selected, ServiceView};

@@ -9,6 +9,8 @@ pub(crate) mod exchange;
 pub(crate) mod servers;
 pub(crate) mod session;
 pub(crate) mod transport;
+#[cfg(test)]
+pub(crate) mod recordings;
 pub(crate) mod v1;
 
 use std::{
