@@ -193,12 +193,12 @@ impl Default for Config {
             request_timeout: Duration::from_secs(3),
             operation_timeout: Duration::from_secs(10),
             shutdown_timeout: Duration::from_secs(10),
-            max_connections: 64,
+            max_connections: 32,
             mailbox_capacity: 4096,
             min_poll_interval: Duration::from_secs(1),
             max_poll_interval: Duration::from_secs(10),
             protect_from_empty: false,
-            outage_hold: Duration::from_secs(20),
+            outage_hold: Duration::from_secs(15),
             cache_dir: None,
             push: PushConfig::default(),
             tls: TlsConfig::default(),
@@ -303,7 +303,7 @@ impl Config {
         self
     }
 
-    /// How many connections may be open at once, over all servers. Default: 64.
+    /// How many connections may be open at once, over all servers. Default: 32.
     #[must_use]
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
@@ -336,8 +336,8 @@ impl Config {
     }
 
     /// For how long, after an outage or a change of server, a list that lost more than half of its instances is held
-    /// back: a registry that restarted empty fills up again within one beat interval. Default: 20 s; zero believes
-    /// every list at once.
+    /// back: a registry that restarted empty fills up again within one beat interval, as a rule 5 s. Default: 15 s, when Nacos itself gives up on
+    /// an instance without beats; zero believes every list at once.
     #[must_use]
     pub fn outage_hold(mut self, hold: Duration) -> Self {
         self.outage_hold = hold;

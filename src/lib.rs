@@ -4,10 +4,13 @@
 
 mod config;
 mod error;
+mod grid;
 mod heartbeat;
 mod instance;
 mod nacos;
+mod registry;
 mod service;
+mod subscriber;
 mod supervise;
 mod view;
 
@@ -22,5 +25,11 @@ pub use instance::{
     Instance, InstanceKey, Metadata, DEFAULT_CLUSTER, HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT,
 };
 pub use nacos::Operation;
+pub use registry::{
+    DeregisterInstance, Discover, GetInstance, GetStatus, InstanceStatus, ListInstances, ListServices, ModifyInstance,
+    NotDeregistered, RegisterInstance, Registry, RegistryStatus, SendHeartbeat, ServerStatus, ServiceList,
+    SessionStatus, Shutdown, ShutdownGuard, ShutdownReport, StopSubscribe, Subscribe, Unsubscribe,
+};
 pub use service::{ServiceInfo, ServiceName, DEFAULT_GROUP};
+pub use subscriber::{Change, ServiceChanged, Source, SubscriptionStatus};
 pub use view::{Instances, Selected, ServiceView};

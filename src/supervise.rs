@@ -14,7 +14,10 @@ use std::{
 };
 
 use actix::{
-    dev::{channel, AddressReceiver, ContextFut},
+    dev::{
+        channel::{self, AddressReceiver},
+        ContextFut,
+    },
     Actor, Addr, Context, Supervised,
 };
 use actix_rt::time::{sleep, Sleep};

@@ -4,13 +4,13 @@
 //! protocol that the server speaks; [`Nacos::attempt`] is the one place that chooses servers, tries again, logs in and
 //! finds out protocols.
 
-pub(crate) mod connection;
 pub(crate) mod exchange;
+#[cfg(test)]
+mod recordings;
+pub(crate) mod sentinel;
 pub(crate) mod servers;
 pub(crate) mod session;
 pub(crate) mod transport;
-#[cfg(test)]
-pub(crate) mod recordings;
 pub(crate) mod v1;
 
 use std::{
@@ -44,6 +44,7 @@ const LIST_DELAY: Duration = Duration::from_secs(1);
 pub(crate) struct Nacos {
     namespace: String,
     protocol: Protocol,
+    disabled: bool,
     operation_timeout: Duration,
     transport: Transport,
     servers: Servers,
@@ -61,9 +62,18 @@ pub(crate) enum Patience {
 }
 
 /// A list, and where it comes from.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Listed {
     pub(crate) info: ServiceInfo,
     pub(crate) origin: Origin,
+}
+
+impl Listed {
+    /// What there is without a server.
+    fn nothing(query: &ListQuery<'_>) -> Self {
+        let origin = Origin { server: String::new(), protocol: Protocol::V1, generation: 0 };
+        Listed { info: ServiceInfo::empty(query.service, query.clusters), origin }
+    }
 }
 
 /// Lists of one origin can be ordered by their server's clock.
@@ -88,16 +98,13 @@ impl Nacos {
         Ok(Nacos {
             namespace: config.namespace_id().into(),
             protocol: config.protocol,
+            disabled: config.disabled,
             operation_timeout: config.operation_timeout,
             transport: Transport::new(config)?,
             servers: Servers::new(config.addresses()?, config.request_timeout),
             session: Session::new(config.username.clone(), config.password.clone()),
             log: config.logger.clone(),
         })
-    }
-
-    pub(crate) fn namespace(&self) -> &str {
-        &self.namespace
     }
 
     pub(crate) fn servers(&self) -> &Servers {
@@ -108,14 +115,15 @@ impl Nacos {
         &self.session
     }
 
-    pub(crate) fn connections_opened(&self) -> u64 {
-        self.transport.connections().opened()
+    /// Changes when a server may have forgotten what it was told: it cut us off, or another one is in use. Whatever was
+    /// registered in another generation is registered again.
+    pub(crate) fn generation(&self) -> u64 {
+        self.servers.generation()
     }
 
-    /// Changes when a server may have forgotten what it was told: it broke a connection off, or another one is in use.
-    /// Whatever was registered in another generation is registered again.
-    pub(crate) fn generation(&self) -> u64 {
-        self.transport.connections().broken() + self.servers.changes()
+    /// There is no server, and none is missed: see [`Config::disabled`].
+    pub(crate) fn is_disabled(&self) -> bool {
+        self.disabled
     }
 
     pub(crate) async fn register(
@@ -124,12 +132,18 @@ impl Nacos {
         instance: &Instance,
         patience: Patience,
     ) -> Result<(), Error> {
+        if self.disabled {
+            return Ok(());
+        }
         let make = |_| v1::register(&self.namespace, service, instance);
         let key = || InstanceKey::of(service, instance).to_string();
         self.attempt(Operation::Register, patience, make, |_, answer| v1::read_ok(answer), key).await.map(drop)
     }
 
     pub(crate) async fn deregister(&self, key: &InstanceKey, ephemeral: bool) -> Result<(), Error> {
+        if self.disabled {
+            return Ok(());
+        }
         let make = |_| v1::deregister(&self.namespace, key, ephemeral);
         let read = |_, answer: &Answer| v1::read_ok(answer);
         self.attempt(Operation::Deregister, Patience::Operation, make, read, || key.to_string()).await.map(drop)
@@ -142,6 +156,9 @@ impl Nacos {
         light: bool,
         patience: Patience,
     ) -> Result<HeartbeatReply, Error> {
+        if self.disabled {
+            return Ok(HeartbeatReply::taken());
+        }
         let make = |_| v1::beat(&self.namespace, service, instance, light);
         let key = || InstanceKey::of(service, instance).to_string();
         let told = self.attempt(Operation::Beat, patience, make, |_, answer| v1::read_beat(answer), key).await?;
@@ -150,6 +167,9 @@ impl Nacos {
 
     /// Asks for one list, in order and filtered. `namespace`: another one than the configured.
     pub(crate) async fn list(&self, query: &ListQuery<'_>, patience: Patience) -> Result<Listed, Error> {
+        if self.disabled {
+            return Ok(Listed::nothing(query));
+        }
         let namespace = query.namespace.unwrap_or(&self.namespace);
         let make = |_| v1::list(namespace, query.service, query.clusters, query.healthy_only, query.push_to);
         let read = |_, answer: &Answer| v1::read_list(answer, query.service);
@@ -167,6 +187,9 @@ impl Nacos {
         page_no: u32,
         page_size: u32,
     ) -> Result<(u64, Vec<String>), Error> {
+        if self.disabled {
+            return Ok((0, Vec::new()));
+        }
         let make = |_| v1::list_services(&self.namespace, group, page_no, page_size);
         let read = |_, answer: &Answer| v1::read_services(answer);
         let told = self.attempt(Operation::ListServices, Patience::Operation, make, read, || group.to_owned()).await?;
@@ -181,53 +204,43 @@ impl Nacos {
         self.attempt(Operation::Modify, Patience::Operation, make, read, key).await.map(drop)
     }
 
-    /// What is so now with an instance: GET and list together.
-    ///
-    /// An instance that GET knows and that is not in the list, twice, is disabled.
+    /// What is so now with an instance: GET and list together, since GET tells neither `enabled` nor `ephemeral` on
+    /// Nacos 1.4 and 2.x.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; with `may_be_disabled` where the server has no GET. [`Error::Unsupported`] for `ephemeral` that
-    /// cannot be learned, if `strictly` all must be known.
-    pub(crate) async fn current(&self, key: &InstanceKey, strictly: bool) -> Result<Instance, Error> {
+    /// [`Error::NotFound`]; with `may_be_disabled` where the server has no GET.
+    pub(crate) async fn current(&self, key: &InstanceKey) -> Result<Current, Error> {
         let found = match self.get(key).await {
             Err(Error::Unsupported { .. }) => return self.from_list(key).await,
             found => found?,
         };
         let v1::Found { instance, enabled_told, ephemeral_told } = found.value;
         if enabled_told && ephemeral_told {
-            return Ok(instance);
+            return Ok(Current { instance, is_complete: true });
         }
         let mut list = self.list(&ListQuery::all_of(&key.service), Patience::Operation).await?.info;
         if find(&list, key).is_none() {
             sleep(LIST_DELAY).await;
             list = self.list(&ListQuery::all_of(&key.service), Patience::Operation).await?.info;
         }
-        if let Some(listed) = find(&list, key) {
-            return Ok(Instance { enabled: true, ephemeral: listed.ephemeral, ..instance });
-        }
-        let neighbour = list.hosts.first().map(|host| host.ephemeral);
-        let agreed = neighbour.filter(|ephemeral| list.hosts.iter().all(|host| host.ephemeral == *ephemeral));
-        match agreed {
-            Some(ephemeral) => Ok(Instance { enabled: false, ephemeral, ..instance }),
-            None if strictly => Err(Error::Unsupported {
-                operation: Operation::Modify,
-                server: found.server.name.clone(),
-                reason: format!("{key} is disabled and the server does not tell whether it is ephemeral"),
-            }),
-            None => Ok(Instance { enabled: false, ..instance }),
-        }
+        Ok(complete(instance, &list, key))
     }
 
     async fn get(&self, key: &InstanceKey) -> Result<Told<v1::Found>, Error> {
+        if self.disabled {
+            return Err(Error::NotFound { instance: key.to_string(), may_be_disabled: false });
+        }
         let make = |_| v1::get(&self.namespace, key);
         let read = |_, answer: &Answer| v1::read_instance(answer, key);
         self.attempt(Operation::Get, Patience::Operation, make, read, || key.to_string()).await
     }
 
-    async fn from_list(&self, key: &InstanceKey) -> Result<Instance, Error> {
+    async fn from_list(&self, key: &InstanceKey) -> Result<Current, Error> {
         let listed = self.list(&ListQuery::all_of(&key.service), Patience::Operation).await?;
         let found = find(&listed.info, key).cloned();
-        found.ok_or_else(|| Error::NotFound { instance: key.to_string(), may_be_disabled: true })
+        found
+            .map(|instance| Current { instance, is_complete: true })
+            .ok_or_else(|| Error::NotFound { instance: key.to_string(), may_be_disabled: true })
     }
 
     /// Makes the request and reads the answer, at one server after the other, until one gives an answer that no other
@@ -380,6 +393,27 @@ impl<'a> ListQuery<'a> {
     fn all_of(service: &'a ServiceName) -> Self {
         ListQuery { namespace: None, service, clusters: "", healthy_only: false, push_to: None }
     }
+}
+
+/// What is known of an instance.
+#[derive(Debug)]
+pub(crate) struct Current {
+    pub(crate) instance: Instance,
+    /// False where `ephemeral` is a guess.
+    pub(crate) is_complete: bool,
+}
+
+/// Puts together what GET said and the list that followed. Who is not in the list is disabled, and as ephemeral as all
+/// the others of its service: 2.x and later keep no mixed services.
+fn complete(instance: Instance, list: &ServiceInfo, key: &InstanceKey) -> Current {
+    if let Some(listed) = find(list, key) {
+        let instance = Instance { enabled: true, ephemeral: listed.ephemeral, ..instance };
+        return Current { instance, is_complete: true };
+    }
+    let first = list.hosts.first().map(|host| host.ephemeral);
+    let agreed = first.filter(|ephemeral| list.hosts.iter().all(|host| host.ephemeral == *ephemeral));
+    let instance = Instance { enabled: false, ephemeral: agreed.unwrap_or(true), ..instance };
+    Current { instance, is_complete: agreed.is_some() }
 }
 
 fn find<'a>(list: &'a ServiceInfo, key: &InstanceKey) -> Option<&'a Instance> {

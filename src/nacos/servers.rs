@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::watch;
+
 use crate::{config::ServerAddress, error::Error, Protocol};
 
 /// The pause after the first failure; each further one doubles it.
@@ -87,8 +89,8 @@ pub(crate) struct Servers {
     current: Cell<usize>,
     /// How long a trial of a failing server may take before another is allowed.
     trial: Duration,
-    /// Counts the changes of the server in use.
-    changes: Cell<u64>,
+    /// Counts what may have cost us our registrations: another server is in use, or the one in use was cut off.
+    generation: watch::Sender<u64>,
 }
 
 /// What to do next.
@@ -108,7 +110,7 @@ impl Servers {
             current: Cell::new(fastrand::usize(..list.len().max(1))),
             list: RefCell::new(list),
             trial: request_timeout,
-            changes: Cell::new(0),
+            generation: watch::channel(0).0,
         }
     }
 
@@ -123,7 +125,7 @@ impl Servers {
             .collect();
         let place = current.and_then(|current| new.iter().position(|server| Rc::ptr_eq(server, &current)));
         if place.is_none() {
-            self.changes.set(self.changes.get() + 1);
+            self.next_generation();
         }
         self.current.set(place.unwrap_or_else(|| fastrand::usize(..new.len().max(1))));
         *list = new;
@@ -137,8 +139,19 @@ impl Servers {
         self.list.borrow().get(self.current.get()).cloned()
     }
 
-    pub(crate) fn changes(&self) -> u64 {
-        self.changes.get()
+    /// Changes when the server in use may not know what the one before was told.
+    pub(crate) fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
+
+    /// Told of every change of the generation.
+    pub(crate) fn generations(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// See [`generation`](Servers::generation).
+    pub(crate) fn next_generation(&self) {
+        self.generation.send_modify(|generation| *generation += 1);
     }
 
     /// The one in use, else the next that is not paused, else how long to wait. `tried` are left out.
@@ -205,7 +218,7 @@ impl Servers {
         }
         if let Some(place) = list.iter().position(|listed| Rc::ptr_eq(listed, server)) {
             self.current.set(place);
-            self.changes.set(self.changes.get() + 1);
+            self.next_generation();
         }
     }
 
@@ -259,7 +272,7 @@ mod tests {
         let second = ask(&servers, &[first.clone()]).unwrap();
         servers.succeeded(&second);
         assert_eq!(servers.current().unwrap().name, "b:1");
-        assert_eq!(servers.changes(), 1);
+        assert_eq!(servers.generation(), 1);
     }
 
     #[test]
@@ -307,6 +320,6 @@ mod tests {
             .collect(),
         );
         assert_eq!(servers.current().unwrap().protocol(), Some(Protocol::V3));
-        assert_eq!(servers.changes(), 0);
+        assert_eq!(servers.generation(), 0);
     }
 }

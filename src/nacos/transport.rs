@@ -1,6 +1,6 @@
 //! One request to one server. The one place where awc's errors, which may not leave their thread, become ours.
 
-use std::{rc::Rc, time::Duration};
+use std::time::Duration;
 
 use actix_rt::time::timeout;
 use awc::{
@@ -13,10 +13,7 @@ use tokio::sync::Semaphore;
 use crate::{
     config::Config,
     error::Error,
-    nacos::{
-        connection::{watched_connector, Connections},
-        exchange::{Answer, Operation, Request},
-    },
+    nacos::exchange::{Answer, Operation, Request},
 };
 
 /// Servers push to no other kind of client than their own; this one is pushed to by all of them, and 1.4 gives it
@@ -38,7 +35,6 @@ pub(crate) struct Transport {
     /// Requests wait here and not in awc's pool, where the waiting would count against their timeout.
     permits: Semaphore,
     timeout: Duration,
-    connections: Rc<Connections>,
 }
 
 /// Why there is no answer.
@@ -63,9 +59,7 @@ impl NoAnswer {
 impl Transport {
     /// Must be called, and used, inside the arbiter that sends: awc's client is bound to its thread.
     pub(crate) fn new(config: &Config) -> Result<Self, Error> {
-        let connections = Rc::new(Connections::default());
         let connector = Connector::new()
-            .connector(watched_connector(connections.clone()))
             .timeout(config.request_timeout)
             .limit(config.max_connections)
             .conn_lifetime(CONNECTION_LIFETIME);
@@ -76,16 +70,7 @@ impl Transport {
             .no_default_headers()
             .add_default_header((USER_AGENT, AGENT))
             .finish();
-        Ok(Transport {
-            client,
-            permits: Semaphore::new(config.max_connections),
-            timeout: config.request_timeout,
-            connections,
-        })
-    }
-
-    pub(crate) fn connections(&self) -> &Connections {
-        &self.connections
+        Ok(Transport { client, permits: Semaphore::new(config.max_connections), timeout: config.request_timeout })
     }
 
     /// Sends `request` to the server at `base_url`.
