@@ -52,7 +52,7 @@ fn lookups(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("select_one");
     for length in LENGTHS {
         let view = view(length);
-        let select = || drop(black_box(view.select_one().map(|chosen| chosen.port)));
+        let select = || _ = black_box(view.select_one().map(|chosen| chosen.port));
         group.bench_function(BenchmarkId::new("one_thread", length), |bench| bench.iter(select));
         group.bench_function(BenchmarkId::new("each_of_two_threads", length), |bench| {
             bench.iter_custom(|lookups| together(2, lookups, select));
@@ -73,7 +73,7 @@ fn beside_clones(criterion: &mut Criterion) {
                         drop(black_box(view.clone()))
                     }
                 });
-                let took = together(1, lookups, || drop(black_box(view.select_one().map(|chosen| chosen.port))));
+                let took = together(1, lookups, || _ = black_box(view.select_one().map(|chosen| chosen.port)));
                 done.store(true, Ordering::Relaxed);
                 took
             })
