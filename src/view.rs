@@ -9,6 +9,7 @@ use std::{
     cell::Cell,
     fmt,
     future::{poll_fn, Future},
+    hint::select_unpredictable,
     ops::Deref,
     pin::pin,
     sync::{
@@ -95,6 +96,7 @@ impl ServiceView {
     /// }
     /// # Ok::<(), actix_nacos::Error>(())
     /// ```
+    #[inline]
     pub fn instances(&self) -> Instances {
         Instances { list: self.watched.list.load(), healthy_only: self.healthy_only }
     }
@@ -108,9 +110,13 @@ impl ServiceView {
     /// weight above 0. None if there is none.
     ///
     /// Keep the guard for the call at hand and not longer; to keep the instance, take [`Selected::into_owned`].
+    // Inlined into the caller's crate it takes a third less (`benches/view.rs`).
+    #[inline]
     pub fn select_one(&self) -> Option<Selected> {
+        // Drawn first: loading the guard is a fence, behind which the draw would add to the wait (33 ns, not 20).
+        let random = fastrand::u64(..);
         let list = self.watched.list.load();
-        let index = list.choice.pick(fastrand::u64(..))?;
+        let index = list.choice.pick(random)?;
         Some(Selected { list, index })
     }
 
@@ -238,6 +244,7 @@ impl Selected {
 impl Deref for Selected {
     type Target = Instance;
 
+    #[inline]
     fn deref(&self) -> &Instance {
         &self.list.all.hosts[self.index]
     }
@@ -490,12 +497,14 @@ impl Choice {
     }
 
     /// The place of the instance that a uniformly distributed number stands for.
+    #[inline]
     fn pick(&self, random: u64) -> Option<usize> {
         // Upper half of the product: the slot. Lower half: where in it, uniform again.
         let product = u128::from(random) * self.slots.len() as u128;
         let slot = self.slots.get((product >> 64) as usize)?;
         let within = (product as u64 >> 32) as u32;
-        Some(if within < slot.share { slot.owner } else { slot.other } as usize)
+        // A jump would be mispredicted as often as the draws are random.
+        Some(select_unpredictable(within < slot.share, slot.owner, slot.other) as usize)
     }
 }
 
