@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket},
     path::PathBuf,
     str::FromStr,
     time::Duration,
@@ -12,7 +12,7 @@ use awc::http::Uri;
 use serde::{Deserialize, Serialize};
 use slog::{o, Drain, Logger};
 
-use crate::error::Error;
+use crate::{error::Error, nacos::Operation};
 
 /// Nacos' own default (`server.servlet.contextPath`).
 const DEFAULT_CONTEXT_PATH: &str = "/nacos";
@@ -429,6 +429,24 @@ impl Config {
         Ok(())
     }
 
+    /// The address of this machine by which it reaches the first server: what to register as an instance's `ip`. Nothing
+    /// is sent; a host name is looked up, which blocks.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for a bad address or none; [`Error::Unreachable`] if the host has no address or no way leads
+    /// there.
+    ///
+    /// ```
+    /// # use actix_nacos::Config;
+    /// assert_eq!(Config::new("127.0.0.1:8848").local_ip()?.to_string(), "127.0.0.1");
+    /// # Ok::<(), actix_nacos::Error>(())
+    /// ```
+    pub fn local_ip(&self) -> Result<IpAddr, Error> {
+        let addresses = self.addresses()?;
+        let server = addresses.first().ok_or_else(|| Error::invalid("servers", "is empty: no server to reach"))?;
+        server.local_ip()
+    }
+
     /// The servers, each parsed.
     pub(crate) fn addresses(&self) -> Result<Vec<ServerAddress>, Error> {
         self.servers.iter().map(|server| ServerAddress::parse(server, &self.context_path)).collect()
@@ -515,6 +533,24 @@ impl ServerAddress {
         let path = path.trim_matches('/');
         let context_path = if path.is_empty() { String::new() } else { format!("/{path}") };
         Ok(ServerAddress { https, host: host.into(), port, context_path })
+    }
+
+    /// The local address that the system would send from. A UDP socket that is connected sends nothing by that.
+    pub(crate) fn local_ip(&self) -> Result<IpAddr, Error> {
+        let unreachable = |error: std::io::Error| Error::Unreachable {
+            operation: Operation::LocalIp,
+            server: self.to_string(),
+            reason: error.to_string(),
+        };
+        let mut targets = (self.host.as_str(), self.port).to_socket_addrs().map_err(unreachable)?;
+        let target = targets.next().ok_or_else(|| unreachable(std::io::ErrorKind::AddrNotAvailable.into()))?;
+        let any: SocketAddr = match target {
+            SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+            SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], 0)),
+        };
+        let socket = UdpSocket::bind(any).map_err(unreachable)?;
+        socket.connect(target).map_err(unreachable)?;
+        socket.local_addr().map(|address| address.ip()).map_err(unreachable)
     }
 
     /// `http(s)://host:port/context`, without a trailing slash.
