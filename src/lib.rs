@@ -3,6 +3,7 @@ mod error;
 mod heartbeat;
 mod instance;
 mod nacos;
+mod push;
 mod service;
 mod view;
 
