@@ -89,7 +89,7 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct PushConfig {
     pub(crate) enabled: bool,
-    pub(crate) bind: SocketAddr,
+    pub(crate) bind: Option<SocketAddr>,
     pub(crate) advertise_ip: Option<IpAddr>,
     pub(crate) advertise_port: Option<u16>,
     pub(crate) any_source: bool,
@@ -100,7 +100,7 @@ impl Default for PushConfig {
     fn default() -> Self {
         PushConfig {
             enabled: true,
-            bind: SocketAddr::from(([0, 0, 0, 0], 0)),
+            bind: None,
             advertise_ip: None,
             advertise_port: None,
             any_source: false,
@@ -116,10 +116,10 @@ impl PushConfig {
         PushConfig { enabled: false, ..Self::default() }
     }
 
-    /// Where the socket listens. Default: a free port on all IPv4 addresses, `0.0.0.0:0`.
+    /// Where the socket listens. Default: a free port on all addresses of the family by which the server is reached.
     #[must_use]
     pub fn bind(mut self, address: SocketAddr) -> Self {
-        self.bind = address;
+        self.bind = Some(address);
         self
     }
 
@@ -535,8 +535,7 @@ impl ServerAddress {
         Ok(ServerAddress { https, host: host.into(), port, context_path })
     }
 
-    /// The local address that the system would send from. A UDP socket that is connected sends nothing by that.
-    pub(crate) fn local_ip(&self) -> Result<IpAddr, Error> {
+    fn local_ip(&self) -> Result<IpAddr, Error> {
         let unreachable = |error: std::io::Error| Error::Unreachable {
             operation: Operation::LocalIp,
             server: self.to_string(),
@@ -544,13 +543,7 @@ impl ServerAddress {
         };
         let mut targets = (self.host.as_str(), self.port).to_socket_addrs().map_err(unreachable)?;
         let target = targets.next().ok_or_else(|| unreachable(std::io::ErrorKind::AddrNotAvailable.into()))?;
-        let any: SocketAddr = match target {
-            SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
-            SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], 0)),
-        };
-        let socket = UdpSocket::bind(any).map_err(unreachable)?;
-        socket.connect(target).map_err(unreachable)?;
-        socket.local_addr().map(|address| address.ip()).map_err(unreachable)
+        local_ip_towards(target).map_err(unreachable)
     }
 
     /// `http(s)://host:port/context`, without a trailing slash.
@@ -568,6 +561,17 @@ impl fmt::Display for ServerAddress {
             write!(f, "{}:{}", self.host, self.port)
         }
     }
+}
+
+/// The local address that the system would send from. A UDP socket that is connected sends nothing by that.
+pub(crate) fn local_ip_towards(target: SocketAddr) -> std::io::Result<IpAddr> {
+    let any: SocketAddr = match target {
+        SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+        SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], 0)),
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(target)?;
+    socket.local_addr().map(|address| address.ip())
 }
 
 fn tls_is_built_in(field: &'static str) -> Result<(), Error> {

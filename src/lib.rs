@@ -8,6 +8,7 @@ mod grid;
 mod heartbeat;
 mod instance;
 mod nacos;
+mod push;
 mod registry;
 mod service;
 mod subscriber;

@@ -3,6 +3,7 @@
 mod instances;
 mod lists;
 mod own;
+mod pushes;
 mod shutdown;
 mod status;
 mod subscriptions;
@@ -30,7 +31,7 @@ pub use self::{
     status::{GetStatus, InstanceStatus, RegistryStatus, ServerStatus, SessionStatus},
     subscriptions::{Discover, StopSubscribe, Subscribe, Unsubscribe},
 };
-use self::{own::OwnInstances, subscriptions::Subscriptions};
+use self::{own::OwnInstances, pushes::Pushes, subscriptions::Subscriptions};
 use crate::{
     config::Config,
     error::Error,
@@ -72,6 +73,7 @@ pub(crate) struct Desk {
     pub(crate) nacos: Nacos,
     pub(crate) own: OwnInstances,
     pub(crate) subscriptions: Subscriptions,
+    pub(crate) pushes: Pushes,
     pub(crate) grid: Grid,
     pub(crate) began: std::time::Instant,
     pub(crate) log: Logger,
@@ -136,6 +138,7 @@ impl Registry {
             nacos: Nacos::new(&config)?,
             own: OwnInstances::default(),
             subscriptions: Subscriptions::default(),
+            pushes: Pushes::default(),
             grid: Grid::new(),
             began: std::time::Instant::now(),
             closing: std::cell::Cell::new(false),
@@ -156,6 +159,7 @@ impl Registry {
         }
         supervise(self, mailbox, log.clone()).await;
         desk.last_address_dropped().await;
+        desk.pushes.stop();
         desk.ended.send_replace(true);
         for _ in 0..YIELDS_FOR_LAST_ANSWERS {
             actix_rt::task::yield_now().await;
