@@ -169,7 +169,11 @@ impl Registry {
 
     /// The one door of all messages: begins `work` with the shared state, and guards it. Whatever panics in `work` or in
     /// the future it gives costs this answer alone.
-    fn answer<T, F>(&self, operation: Operation, work: impl FnOnce(Rc<Desk>) -> F) -> ResponseFuture<Result<T, Error>>
+    pub(crate) fn answer<T, F>(
+        &self,
+        operation: Operation,
+        work: impl FnOnce(Rc<Desk>) -> F,
+    ) -> ResponseFuture<Result<T, Error>>
     where
         T: 'static,
         F: Future<Output = Result<T, Error>> + 'static,
@@ -201,6 +205,23 @@ impl Registry {
                 }
             }),
             Err(panic) => Box::pin(ready(Err(panicked(&log, operation, &*panic)))),
+        }
+    }
+}
+
+#[cfg(feature = "embedded")]
+impl Desk {
+    /// Orders to our own actors, in tests.
+    pub(crate) fn pass_on(&self, victim: crate::Victim, order: crate::staged_panic::PanicNow) {
+        match victim {
+            crate::Victim::Registry => {}
+            crate::Victim::Heartbeats => {
+                self.own.for_each(|own| own.heartbeat.iter().for_each(|heartbeat| heartbeat.do_send(order)));
+            }
+            crate::Victim::Subscribers => {
+                self.subscriptions.all().iter().for_each(|(_, subscriber)| subscriber.do_send(order));
+            }
+            crate::Victim::PushReceiver => self.pushes.pass_on(order),
         }
     }
 }

@@ -37,6 +37,13 @@ impl Pushes {
         self.receiver.get()?.as_ref().map(|receiver| receiver.tally.clone())
     }
 
+    #[cfg(feature = "embedded")]
+    pub(crate) fn pass_on(&self, order: crate::staged_panic::PanicNow) {
+        if let Some(Some(receiver)) = self.receiver.get() {
+            receiver.address.do_send(order);
+        }
+    }
+
     pub(crate) fn stop(&self) {
         if let Some(Some(receiver)) = self.receiver.get() {
             receiver.address.do_send(StopReceiving);
