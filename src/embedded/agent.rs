@@ -1,0 +1,69 @@
+//! What the user agent tells: who is pushed to, and how names are written for them.
+
+/// A client's kind and version, read from `Nacos-Java-Client:v1.4.6 …` (`ClientInfo`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Agent {
+    kind: Option<&'static str>,
+    version: [u32; 3],
+}
+
+const JAVA: &str = "Nacos-Java-Client";
+
+/// Kinds with the first version that takes pushes (`SwitchDomain.push…Version`). Others get none.
+const PUSHED: [(&str, [u32; 3]); 5] = [
+    (JAVA, [0, 1, 0]),
+    ("Nacos-Go-Client", [0, 1, 0]),
+    ("Nacos-DNS", [0, 4, 3]),
+    ("Nacos-C-Client", [1, 0, 12]),
+    ("Nacos-CSharp-Client", [0, 9, 0]),
+];
+
+impl Agent {
+    pub(crate) fn read(user_agent: &str) -> Self {
+        let Some((kind, _)) = PUSHED.into_iter().find(|(kind, _)| user_agent.starts_with(kind)) else {
+            return Agent::default();
+        };
+        let rest = user_agent[kind.len()..].trim_start_matches(":v").trim_start_matches(':');
+        let mut numbers = rest.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or("").split('.');
+        let mut number = || numbers.next().and_then(|number| number.parse().ok()).unwrap_or(0);
+        Agent { kind: Some(kind), version: [number(), number(), number()] }
+    }
+
+    pub(crate) fn takes_pushes(&self) -> bool {
+        PUSHED.into_iter().any(|(kind, first)| self.kind == Some(kind) && self.version >= first)
+    }
+
+    pub(crate) fn is_java(&self) -> bool {
+        self.kind == Some(JAVA) && self.version >= [1, 0, 0]
+    }
+
+    /// 1.4 writes `GROUP@@service` for Java clients only.
+    pub(crate) fn gets_grouped_names(&self) -> bool {
+        self.is_java()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_agents_of_known_versions_take_pushes() {
+        for pushed in [
+            "Nacos-Java-Client:v1.4.6",
+            "Nacos-Java-Client:v1.4.6 actix-nacos/0.1.0",
+            "Nacos-Go-Client:v1.0.1",
+            "Nacos-CSharp-Client:v1.0.0",
+            "Nacos-DNS:v1.0.1",
+            "Nacos-C-Client:v1.0.12",
+        ] {
+            assert!(Agent::read(pushed).takes_pushes(), "{pushed}");
+        }
+        for silent in
+            ["actix-nacos/0.1.0", "Nacos-Python-Client:v1.0.0", "Nacos-C-Client:v1.0.0", "Nacos-Java-Client", ""]
+        {
+            assert!(!Agent::read(silent).takes_pushes(), "{silent}");
+        }
+        assert!(Agent::read("Nacos-Java-Client:v1.4.6 x").is_java());
+    }
+}

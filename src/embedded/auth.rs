@@ -1,0 +1,150 @@
+//! Users, tokens, and who may do what.
+
+use std::{collections::HashMap, time::Duration};
+
+use serde::Serialize;
+
+use crate::nacos::v1::LoginAnswer;
+
+use super::{call::Call, reply::Reply, settings::Settings, state::State};
+
+pub(crate) struct Sessions {
+    users: Vec<(String, String)>,
+    ttl: Duration,
+    /// Until when each token holds. Expired ones stay, since the server says so of them.
+    tokens: HashMap<String, Duration>,
+}
+
+/// What a request needs before it is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Guard {
+    Open,
+    /// A token, if the server has users.
+    Naming,
+    /// A token in any case: 3.x guards its admin API from the start.
+    Admin,
+}
+
+#[derive(Serialize)]
+struct LoggedIn<'a> {
+    #[serde(flatten)]
+    login: LoginAnswer,
+    username: &'a str,
+}
+
+impl Sessions {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        Sessions { users: settings.users.clone(), ttl: settings.token_ttl, tokens: HashMap::new() }
+    }
+
+    pub(crate) fn are_required(&self) -> bool {
+        !self.users.is_empty()
+    }
+
+    pub(crate) fn expire_all(&mut self) {
+        self.tokens.values_mut().for_each(|until| *until = Duration::ZERO);
+    }
+
+    fn open(&mut self, now: Duration) -> String {
+        let token = format!("{:032x}{:032x}", fastrand::u128(..), fastrand::u128(..));
+        self.tokens.insert(token.clone(), now + self.ttl);
+        token
+    }
+
+    fn knows(&self, username: &str, password: &str) -> bool {
+        self.users.iter().any(|(user, secret)| user == username && secret == password)
+    }
+
+    /// Why the request is not let in.
+    fn complaint(&self, call: &Call, now: Duration) -> Option<&'static str> {
+        if let Some(token) = call.token() {
+            return match self.tokens.get(token) {
+                Some(until) if *until > now => None,
+                Some(_) => Some("token expired!"),
+                None => Some("token invalid!"),
+            };
+        }
+        let parameters = &call.parameters;
+        let is_known = self.knows(parameters.or("username", ""), parameters.or("password", ""));
+        (!is_known).then_some("user not found!")
+    }
+}
+
+impl State {
+    /// Refuses a request that may not be served.
+    pub(crate) fn admit(&self, call: &Call, guard: Guard) -> Result<(), Reply> {
+        let is_guarded = match guard {
+            Guard::Open => false,
+            Guard::Naming => self.sessions.are_required(),
+            Guard::Admin => true,
+        };
+        if !is_guarded {
+            return Ok(());
+        }
+        match self.sessions.complaint(call, self.now()) {
+            None => Ok(()),
+            Some(complaint) => Err(self.forbidden(call, complaint)),
+        }
+    }
+
+    /// 3.x wraps the complaint, and words one of them differently (`AuthResult`).
+    fn forbidden(&self, call: &Call, complaint: &str) -> Reply {
+        let complaint = match complaint {
+            complaint if !self.dialect().has_v3() => complaint.to_owned(),
+            "user not found!" => {
+                "Code: 401, Message: User not found! Please check user exist or password is right!.".to_owned()
+            }
+            complaint => format!("Code: 401, Message: {complaint}."),
+        };
+        Reply::spring(403, &complaint, &call.path, self.clock.unix_millis())
+    }
+}
+
+/// `POST /v1/auth/login` and `POST /v3/auth/user/login`.
+pub(crate) fn login(state: &mut State, call: &Call) -> Result<Reply, Reply> {
+    let username = text_of(call, "username")?;
+    let password = text_of(call, "password")?;
+    if !state.sessions.are_required() {
+        return log_in_without_users(state, call, username, password);
+    }
+    if !state.sessions.users.iter().any(|(user, _)| user == username) {
+        return Err(Reply::text(500, format!("caused: User {username} not found;")));
+    }
+    if !state.sessions.knows(username, password) {
+        return Err(Reply::text(403, "user not found!"));
+    }
+    Ok(logged_in(state, username))
+}
+
+/// 1.4 comes with the user `nacos`; 2.x comes with none; 3.0 has none and falls over itself.
+fn log_in_without_users(state: &mut State, call: &Call, username: &str, password: &str) -> Result<Reply, Reply> {
+    if state.dialect().is_v1_4() {
+        return if (username, password) == ("nacos", "nacos") {
+            Ok(logged_in(state, username))
+        } else {
+            Err(Reply::text(403, "unknown user!"))
+        };
+    }
+    if state.dialect().has_v3() && call.path.contains("/v1/") {
+        let message = "Handle API Compatibility failed, please see log for detail.";
+        return Err(Reply::spring(500, message, &call.path, state.clock.unix_millis()));
+    }
+    Err(Reply::text(500, format!("caused: User {username} not found;")))
+}
+
+fn logged_in(state: &mut State, username: &str) -> Reply {
+    let now = state.now();
+    let token_ttl = state.sessions.ttl.as_secs_f64().ceil() as i64;
+    let login = LoginAnswer { access_token: state.sessions.open(now), token_ttl, global_admin: true };
+    Reply::json(&LoggedIn { login, username })
+}
+
+fn text_of<'a>(call: &'a Call, name: &str) -> Result<&'a str, Reply> {
+    call.parameters.get(name).ok_or_else(|| {
+        let missing = "is not present";
+        Reply::text(
+            500,
+            format!("caused: Required request parameter &#39;{name}&#39; for method parameter type String {missing};"),
+        )
+    })
+}

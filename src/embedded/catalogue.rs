@@ -1,0 +1,163 @@
+//! Who is registered: services, their instances, and what operators changed about them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use crate::{service::ServiceName, Metadata};
+
+/// A service within its namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct ServiceKey {
+    pub(crate) namespace: String,
+    pub(crate) service: ServiceName,
+}
+
+/// What tells one instance of a service from another, as the dialect sees it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct InstanceKey {
+    pub(crate) ip: String,
+    pub(crate) port: i64,
+    pub(crate) ephemeral: bool,
+    /// Empty since 2.x, where an address is one client with one instance per service (`IpPortBasedClient`), whatever
+    /// its cluster.
+    pub(crate) cluster: String,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Instance {
+    pub(crate) ip: String,
+    pub(crate) port: i64,
+    pub(crate) cluster: String,
+    pub(crate) weight: f64,
+    pub(crate) enabled: bool,
+    pub(crate) healthy: bool,
+    pub(crate) ephemeral: bool,
+    pub(crate) metadata: Metadata,
+    /// Not of instances that came by v3: it lists them without `instanceId`.
+    pub(crate) has_id: bool,
+    pub(crate) last_beat: Duration,
+    /// Tells this registration from an earlier one under the same key.
+    pub(crate) registration: u64,
+}
+
+/// What PUT and PATCH set on 2.x: laid over the instance, and kept for a while after it has gone (`InstanceMetadata`).
+#[derive(Clone, Debug)]
+pub(crate) struct Override {
+    pub(crate) weight: f64,
+    pub(crate) enabled: bool,
+    pub(crate) metadata: Metadata,
+    /// Set while there is no such instance.
+    pub(crate) expires: Option<Duration>,
+}
+
+impl Default for Override {
+    fn default() -> Self {
+        Override { weight: 1.0, enabled: true, metadata: Metadata::new(), expires: None }
+    }
+}
+
+/// Cluster, ip and port.
+pub(crate) type Place = (String, String, i64);
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ServiceMetadata {
+    pub(crate) protect_threshold: f32,
+    pub(crate) metadata: Metadata,
+}
+
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) key: Arc<ServiceKey>,
+    pub(crate) created: Duration,
+    /// Since 2.x a service is ephemeral or persistent as a whole.
+    pub(crate) ephemeral: bool,
+    /// Only once set: 2.x protects no service without it.
+    pub(crate) metadata: Option<ServiceMetadata>,
+    pub(crate) instances: BTreeMap<Arc<InstanceKey>, Instance>,
+    pub(crate) overrides: HashMap<Place, Override>,
+    /// Since when it is without instances.
+    pub(crate) empty_since: Option<Duration>,
+    /// All clusters that ever were: 1.4 keeps them.
+    pub(crate) clusters: BTreeSet<String>,
+}
+
+impl Service {
+    pub(crate) fn new(key: Arc<ServiceKey>, ephemeral: bool, now: Duration) -> Self {
+        Service {
+            key,
+            created: now,
+            ephemeral,
+            metadata: None,
+            instances: BTreeMap::new(),
+            overrides: HashMap::new(),
+            empty_since: Some(now),
+            clusters: BTreeSet::new(),
+        }
+    }
+
+    /// The instance as lists show it: with the operator's override laid over.
+    pub(crate) fn shown(&self, instance: &Instance) -> Instance {
+        let mut shown = instance.clone();
+        if let Some(over) = self.overrides.get(&instance.place()) {
+            shown.weight = over.weight;
+            shown.enabled = over.enabled;
+            shown.metadata.extend(over.metadata.clone());
+        }
+        shown
+    }
+
+    pub(crate) fn at(&self, cluster: &str, ip: &str, port: i64) -> Option<&Instance> {
+        self.instances.values().find(|i| i.cluster == cluster && i.ip == ip && i.port == port)
+    }
+}
+
+impl Instance {
+    pub(crate) fn place(&self) -> Place {
+        (self.cluster.clone(), self.ip.clone(), self.port)
+    }
+
+    /// A duration in its metadata, in milliseconds.
+    pub(crate) fn preserved(&self, key: &str) -> Option<Duration> {
+        self.metadata.get(key)?.parse().ok().map(Duration::from_millis)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Catalogue {
+    services: BTreeMap<Arc<ServiceKey>, Service>,
+    registrations: u64,
+}
+
+impl Catalogue {
+    pub(crate) fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.services.get(key)
+    }
+
+    pub(crate) fn service_mut(&mut self, key: &ServiceKey) -> Option<&mut Service> {
+        self.services.get_mut(key)
+    }
+
+    pub(crate) fn service_or_new(&mut self, key: &ServiceKey, ephemeral: bool, now: Duration) -> &mut Service {
+        let key = match self.services.get_key_value(key) {
+            Some((key, _)) => key.clone(),
+            None => Arc::new(key.clone()),
+        };
+        self.services.entry(key.clone()).or_insert_with(|| Service::new(key, ephemeral, now))
+    }
+
+    pub(crate) fn remove(&mut self, key: &ServiceKey) -> Option<Service> {
+        self.services.remove(key)
+    }
+
+    pub(crate) fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.values()
+    }
+
+    pub(crate) fn next_registration(&mut self) -> u64 {
+        self.registrations += 1;
+        self.registrations
+    }
+}

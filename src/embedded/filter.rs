@@ -1,0 +1,95 @@
+//! The check of all parameters that 2.x and 3.x make before anything else (`ParamCheckerFilter`, `ParamCheckRule`).
+
+use crate::{Metadata, DEFAULT_GROUP};
+
+use super::{
+    parameters::{bad_metadata, read_metadata, Parameters},
+    reply::Reply,
+};
+
+const METADATA_LIMIT: usize = 1024;
+
+/// Refuses what the filter refuses; `path` and time are for the error page.
+pub(crate) fn check(parameters: &Parameters, path: &str, unix_millis: i64) -> Result<(), Reply> {
+    if parameters.dialect.is_v1_4() {
+        return Ok(());
+    }
+    let metadata = metadata(parameters, path, unix_millis)?;
+    namespace(parameters)?;
+    service_and_group(parameters)?;
+    clusters(parameters)?;
+    address(parameters)?;
+    if length(&metadata) > METADATA_LIMIT {
+        return Err(too_long("Metadata", METADATA_LIMIT));
+    }
+    Ok(())
+}
+
+/// The filter reads the metadata first, and falls over what is none.
+fn metadata(parameters: &Parameters, path: &str, unix_millis: i64) -> Result<Metadata, Reply> {
+    let Some(text) = parameters.get("metadata") else { return Ok(Metadata::new()) };
+    read_metadata(text).ok_or_else(|| {
+        let bad = bad_metadata(text);
+        let message = format!("Server failed, caused: ErrCode:400, ErrMsg:{bad};caused: {bad};");
+        Reply::spring(500, &message, path, unix_millis)
+    })
+}
+
+fn namespace(parameters: &Parameters) -> Result<(), Reply> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    check_name("namespaceId", parameters.namespace(), 64, |name| name.chars().all(word))
+}
+
+fn service_and_group(parameters: &Parameters) -> Result<(), Reply> {
+    let Some(service) = parameters.get("serviceName") else { return Ok(()) };
+    let (group, name) = service.split_once("@@").unwrap_or((parameters.or("groupName", DEFAULT_GROUP), service));
+    check_name("serviceName", name, 512, |name| !name.starts_with('@') && !name.contains("@@") && is_plain(name))?;
+    let word = |c: char| c.is_ascii_alphanumeric() || "-_:.".contains(c);
+    check_name("group", group, 128, |group| group.chars().all(word))
+}
+
+fn clusters(parameters: &Parameters) -> Result<(), Reply> {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let listed = parameters.or("clusters", "").split(',').filter(|cluster| !cluster.is_empty());
+    let named = [parameters.get("clusterName"), parameters.get("cluster")];
+    for cluster in listed.chain(named.into_iter().flatten()) {
+        check_name("cluster", cluster, 64, |cluster| cluster.chars().all(word))?;
+    }
+    Ok(())
+}
+
+fn address(parameters: &Parameters) -> Result<(), Reply> {
+    check_name("ip", parameters.or("ip", ""), 128, is_plain)?;
+    match parameters.get("port").map(str::parse::<u16>) {
+        Some(Err(_)) => Err(Reply::filtered("Param 'port' is illegal, the value should be between 0 and 65535.")),
+        _ => Ok(()),
+    }
+}
+
+fn check_name(field: &str, name: &str, limit: usize, is_legal: impl FnOnce(&str) -> bool) -> Result<(), Reply> {
+    if units(name) > limit {
+        return Err(too_long(field, limit));
+    }
+    if is_legal(name) {
+        return Ok(());
+    }
+    Err(Reply::filtered(&format!("Param '{field}' is illegal, illegal characters should not appear in the param.")))
+}
+
+fn too_long(field: &str, limit: usize) -> Reply {
+    Reply::filtered(&format!("Param '{field}' is illegal, the param length should not exceed {limit}."))
+}
+
+fn is_plain(text: &str) -> bool {
+    !text.chars().any(|c| c.is_whitespace() || ('\u{4E00}'..='\u{9FA5}').contains(&c))
+}
+
+fn length(metadata: &Metadata) -> usize {
+    let count = |text: &str| if text.trim().is_empty() { 0 } else { units(text) };
+    metadata.iter().map(|(key, value)| count(key) + count(value)).sum()
+}
+
+/// Java's characters.
+fn units(text: &str) -> usize {
+    text.encode_utf16().count()
+}

@@ -1,0 +1,191 @@
+//! HTTP: reads requests, lets faults have their way, writes answers.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{atomic::Ordering, Arc},
+    time::Duration,
+};
+
+use actix_web::{
+    body::SizedStream,
+    dev::{Extensions, ServerHandle},
+    rt,
+    web::{self, Bytes, Data, PayloadConfig},
+    App, HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, HttpServer,
+};
+use futures_util::stream;
+
+use crate::Operation;
+
+use super::{
+    agent::Agent,
+    call::Call,
+    dialect::Dialect,
+    faults::Spoilt,
+    parameters::Parameters,
+    reply::{Reply, JSON},
+    routes::{self, Route},
+    shared::Shared,
+    v3_client,
+};
+
+const LARGEST_REQUEST: usize = 16 * 1024 * 1024;
+const TOO_LARGE: u64 = 64 * 1024 * 1024;
+
+/// One listening of the server, from here to the next restart.
+struct Era {
+    shared: Arc<Shared>,
+    number: u64,
+    dialect: Dialect,
+    context_path: String,
+}
+
+impl Era {
+    fn now(shared: Arc<Shared>) -> Self {
+        let (dialect, context_path) = shared.with(|s| (s.settings.dialect, s.settings.context_path.clone()));
+        Era { number: shared.era.load(Ordering::Acquire), dialect, context_path, shared }
+    }
+}
+
+/// Lives with a connection.
+struct OpenConnection(Arc<Shared>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.open_connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Listens on `address`, with a worker of its own. `SO_REUSEADDR` is actix-web's default.
+pub(crate) fn serve(shared: Arc<Shared>, address: SocketAddr) -> io::Result<(ServerHandle, SocketAddr)> {
+    let era = Data::new(Era::now(shared.clone()));
+    let server = HttpServer::new(move || {
+        App::new().app_data(PayloadConfig::new(LARGEST_REQUEST)).app_data(era.clone()).default_service(web::to(answer))
+    })
+    .workers(1)
+    .disable_signals()
+    .on_connect(move |_, data| count_connection(&shared, data))
+    .bind(address)?;
+    let address = server.addrs().first().copied().unwrap_or(address);
+    let server = server.run();
+    let handle = server.handle();
+    rt::spawn(server);
+    Ok((handle, address))
+}
+
+fn count_connection(shared: &Arc<Shared>, data: &mut Extensions) {
+    shared.with(|state| state.counters.connections += 1);
+    shared.open_connections.fetch_add(1, Ordering::AcqRel);
+    data.insert(OpenConnection(shared.clone()));
+}
+
+async fn answer(request: HttpRequest, body: Bytes, era: Data<Era>) -> HttpResponse {
+    let shared = &era.shared;
+    if shared.is_over(era.number) {
+        return std::future::pending().await;
+    }
+    let (call, route) = read(&request, &body, &era);
+    let operation = route.operation;
+    shared.with(|state| state.counters.count_request(operation));
+    hang(shared, operation).await;
+    let plan = shared.orders().plan(operation);
+    pause(plan.before).await;
+    if shared.is_over(era.number) {
+        return std::future::pending().await;
+    }
+    let reply = match plan.fail {
+        Some(status) => Reply::text(status, format!("a fault that was ordered: {status}")),
+        None => shared.with(|state| routes::serve(state, &route, &call)),
+    };
+    pause(plan.after).await;
+    match plan.spoil {
+        Some(spoilt) => spoil(reply, spoilt),
+        None => write(&reply).body(reply.body),
+    }
+}
+
+/// A sleep of no time would still last until the timer's next tick.
+async fn pause(time: Duration) {
+    if !time.is_zero() {
+        rt::time::sleep(time).await;
+    }
+}
+
+/// Waits as long as a fault lets requests hang.
+async fn hang(shared: &Shared, operation: Option<Operation>) {
+    loop {
+        let mut changed = pin!(shared.orders_changed.notified());
+        // Before the look at the orders, so that no change is missed.
+        changed.as_mut().enable();
+        if !shared.orders().hang(operation) {
+            return;
+        }
+        changed.await;
+    }
+}
+
+fn read(request: &HttpRequest, body: &Bytes, era: &Era) -> (Call, Route) {
+    let dialect = era.dialect;
+    let method = request.method().as_str();
+    let path = request.path().strip_prefix(era.context_path.as_str()).filter(|path| path.starts_with('/'));
+    let mut route = routes::find(dialect, method, path);
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let bearer = header("Authorization").and_then(|value| value.strip_prefix("Bearer "));
+    let call = Call {
+        method: method.to_owned(),
+        path: request.path().to_owned(),
+        parameters: Parameters::read(dialect, request.query_string(), form(dialect, request, body)),
+        agent: Agent::read(header("User-Agent").or(header("Client-Version")).unwrap_or("")),
+        token_header: header("accessToken").or(bearer).map(str::to_owned),
+    };
+    if route.operation == Some(Operation::Register) && v3_client::is_beat(&call) {
+        route.operation = Some(Operation::Beat);
+    }
+    (call, route)
+}
+
+/// 1.4 looks for parameters of its naming API in the query only.
+fn form<'a>(dialect: Dialect, request: &HttpRequest, body: &'a Bytes) -> Option<&'a [u8]> {
+    let is_form = request.content_type() == "application/x-www-form-urlencoded";
+    let is_looked_at = !(dialect.is_v1_4() && request.path().contains("/ns/"));
+    (is_form && is_looked_at).then_some(body)
+}
+
+fn write(reply: &Reply) -> HttpResponseBuilder {
+    let status = actix_web::http::StatusCode::from_u16(reply.status);
+    let mut response = HttpResponse::build(status.unwrap_or(actix_web::http::StatusCode::INTERNAL_SERVER_ERROR));
+    if let Some(content_type) = reply.content_type {
+        response.insert_header(("Content-Type", content_type));
+    }
+    response
+}
+
+fn spoil(reply: Reply, spoilt: Spoilt) -> HttpResponse {
+    match spoilt {
+        Spoilt::CutOff => cut_off(reply),
+        Spoilt::TooLarge => too_large(),
+        Spoilt::Html => {
+            let page = "<!DOCTYPE html>\n<html><head><title>Welcome</title></head><body><h1>Welcome</h1></body></html>\n";
+            HttpResponse::Ok().content_type("text/html; charset=utf-8").body(page)
+        }
+        Spoilt::WrongType => HttpResponse::Ok().content_type(JSON).body(
+            r#"{"name":[1],"hosts":{"ip":true},"cacheMillis":"soon","lastRefTime":"now","code":"fine","message":{},"data":"none","clientBeatInterval":[],"lightBeatEnabled":"maybe","count":"many","doms":7,"accessToken":5,"tokenTtl":"long","ip":1,"port":"none"}"#,
+        ),
+    }
+}
+
+/// Promises the whole body and gives half of it.
+fn cut_off(reply: Reply) -> HttpResponse {
+    let whole = Bytes::from(reply.body.clone());
+    let half = whole.slice(..whole.len() / 2);
+    let chunks = [Ok(half), Err(io::Error::from(io::ErrorKind::ConnectionReset))];
+    write(&reply).body(SizedStream::new(whole.len() as u64, stream::iter(chunks)))
+}
+
+fn too_large() -> HttpResponse {
+    const CHUNK: &[u8] = &[b' '; 64 * 1024];
+    let chunks = (0..TOO_LARGE / CHUNK.len() as u64).map(|_| Ok::<_, io::Error>(Bytes::from_static(CHUNK)));
+    HttpResponse::Ok().content_type(JSON).body(SizedStream::new(TOO_LARGE, stream::iter(chunks)))
+}

@@ -1,0 +1,299 @@
+//! Lists of instances, as each Nacos writes them.
+
+use std::{
+    collections::hash_map::DefaultHasher,
+    hash::{Hash, Hasher},
+};
+
+use serde::{ser::Error, Serialize, Serializer};
+
+use crate::{nacos::v1::Host, HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT};
+
+use super::{
+    agent::Agent,
+    catalogue::{Instance, Service, ServiceKey},
+    dialect::Dialect,
+    settings::Settings,
+    state::State,
+};
+
+/// The instances that a list shows.
+#[derive(Default)]
+pub(crate) struct Selection {
+    pub(crate) hosts: Vec<Instance>,
+    reaches_protection_threshold: bool,
+}
+
+impl Selection {
+    /// Instances of `clusters` (comma separated, all when empty) that are enabled and, if asked, healthy.
+    pub(crate) fn of(service: &Service, dialect: Dialect, clusters: &str, healthy_only: bool) -> Self {
+        let wanted: Vec<&str> = clusters.split(',').filter(|cluster| !cluster.is_empty()).collect();
+        let hosts = service.instances.values().filter(|i| wanted.is_empty() || wanted.contains(&i.cluster.as_str()));
+        let hosts: Vec<Instance> = hosts.map(|instance| service.shown(instance)).collect();
+        if dialect.is_v1_4() {
+            Selection::of_v1_4(service, hosts, healthy_only)
+        } else {
+            Selection::since_2(service, hosts, healthy_only)
+        }
+    }
+
+    /// Disabled ones count for the threshold, which is 0 by default: when all are unhealthy, all are listed as healthy
+    /// (`InstanceController.doSrvIpxt`).
+    fn of_v1_4(service: &Service, mut hosts: Vec<Instance>, healthy_only: bool) -> Self {
+        let threshold = service.metadata.as_ref().map_or(0.0, |set| set.protect_threshold);
+        let reaches_protection_threshold = is_reached(threshold, healthy(&hosts), hosts.len());
+        hosts.retain(|instance| instance.enabled);
+        if reaches_protection_threshold {
+            hosts.iter_mut().for_each(|instance| instance.healthy = true);
+        }
+        hosts.retain(|instance| instance.healthy || !healthy_only);
+        Selection { hosts, reaches_protection_threshold }
+    }
+
+    /// A service without metadata of its own is not protected (`ServiceUtil.selectInstancesWithHealthyProtection`).
+    fn since_2(service: &Service, mut hosts: Vec<Instance>, healthy_only: bool) -> Self {
+        hosts.retain(|instance| instance.enabled && (instance.healthy || !healthy_only));
+        let threshold = service.metadata.as_ref().map(|set| set.protect_threshold);
+        let reaches_protection_threshold =
+            threshold.is_some_and(|threshold| is_reached(threshold, healthy(&hosts), hosts.len()));
+        if reaches_protection_threshold {
+            hosts.iter_mut().for_each(|instance| instance.healthy = true);
+        }
+        Selection { hosts, reaches_protection_threshold }
+    }
+}
+
+fn healthy(hosts: &[Instance]) -> usize {
+    hosts.iter().filter(|instance| instance.healthy).count()
+}
+
+/// Of no instances the share is no number, and reaches nothing.
+fn is_reached(threshold: f32, healthy: usize, all: usize) -> bool {
+    healthy as f32 / all as f32 <= threshold.max(0.0)
+}
+
+/// An instance in a list, with what the dialect adds to it.
+pub(crate) struct ListedHost {
+    host: Host,
+    addition: Addition,
+}
+
+impl Serialize for ListedHost {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Fields<'a> {
+            #[serde(flatten)]
+            host: &'a Host,
+            #[serde(flatten)]
+            addition: &'a Addition,
+        }
+        let fields = Fields { host: &self.host, addition: &self.addition };
+        if !self.host.instance_id.is_empty() {
+            return fields.serialize(serializer);
+        }
+        let mut fields = serde_json::to_value(&fields).map_err(S::Error::custom)?;
+        if let Some(fields) = fields.as_object_mut() {
+            fields.remove("instanceId");
+        }
+        fields.serialize(serializer)
+    }
+}
+
+#[derive(Serialize)]
+#[serde(untagged, rename_all_fields = "camelCase")]
+enum Addition {
+    V1_4 {
+        valid: bool,
+        marked: bool,
+    },
+    Since2 {
+        instance_heart_beat_interval: u64,
+        instance_heart_beat_time_out: u64,
+        ip_delete_timeout: u64,
+        /// Only of instances without metadata: the getter looks the default up in a way that forgets it otherwise.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        instance_id_generator: Option<&'static str>,
+    },
+}
+
+impl ListedHost {
+    pub(crate) fn new(settings: &Settings, key: &ServiceKey, instance: Instance, service_name: &str) -> Self {
+        let addition = if settings.dialect.is_v1_4() {
+            Addition::V1_4 { valid: instance.healthy, marked: false }
+        } else {
+            let millis =
+                |key, default: std::time::Duration| instance.preserved(key).unwrap_or(default).as_millis() as u64;
+            Addition::Since2 {
+                instance_heart_beat_interval: millis(HEART_BEAT_INTERVAL, settings.beat_interval()),
+                instance_heart_beat_time_out: millis(HEART_BEAT_TIMEOUT, settings.heartbeat_timeout),
+                ip_delete_timeout: millis(IP_DELETE_TIMEOUT, settings.delete_timeout),
+                instance_id_generator: instance.metadata.is_empty().then_some("simple"),
+            }
+        };
+        ListedHost { host: host(key, instance, service_name), addition }
+    }
+}
+
+fn host(key: &ServiceKey, instance: Instance, service_name: &str) -> Host {
+    Host {
+        instance_id: if instance.has_id { instance_id(key, &instance) } else { String::new() },
+        ip: instance.ip,
+        port: instance.port,
+        weight: instance.weight,
+        healthy: instance.healthy,
+        enabled: instance.enabled,
+        ephemeral: instance.ephemeral,
+        cluster_name: instance.cluster,
+        service_name: service_name.to_owned(),
+        metadata: instance.metadata,
+    }
+}
+
+pub(crate) fn instance_id(key: &ServiceKey, instance: &Instance) -> String {
+    format!("{}#{}#{}#{}", instance.ip, instance.port, instance.cluster, key.service)
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct List1_4<'a> {
+    name: String,
+    dom: String,
+    cache_millis: u64,
+    last_ref_time: i64,
+    checksum: String,
+    #[serde(rename = "useSpecifiedURL")]
+    use_specified_url: bool,
+    clusters: &'a str,
+    env: &'a str,
+    metadata: &'a crate::Metadata,
+    hosts: Vec<ListedHost>,
+}
+
+/// 1.4's answer for a service that it does not know.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Unknown1_4<'a> {
+    name: String,
+    clusters: &'a str,
+    cache_millis: u64,
+    hosts: [ListedHost; 0],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ListSince2<'a> {
+    name: String,
+    /// Not in pushes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group_name: Option<&'a str>,
+    clusters: &'a str,
+    cache_millis: u64,
+    hosts: Vec<ListedHost>,
+    last_ref_time: i64,
+    checksum: &'a str,
+    #[serde(rename = "allIPs", skip_serializing_if = "Option::is_none")]
+    all_ips_of_2: Option<bool>,
+    #[serde(rename = "allIps", skip_serializing_if = "Option::is_none")]
+    all_ips_of_3: Option<bool>,
+    reach_protection_threshold: bool,
+    valid: bool,
+}
+
+/// Who gets a v1 list, and how.
+#[derive(Clone, Copy)]
+pub(crate) enum Told {
+    /// In an answer; `subscribed` when it will be pushed to.
+    InAnswer {
+        subscribed: bool,
+    },
+    ByPush,
+}
+
+impl State {
+    /// A v1 list as JSON.
+    pub(crate) fn list(
+        &self,
+        key: &ServiceKey,
+        clusters: &str,
+        healthy_only: bool,
+        agent: &Agent,
+        told: Told,
+    ) -> serde_json::Result<String> {
+        let service = self.catalogue.service(key);
+        let selection = service.map(|service| Selection::of(service, self.dialect(), clusters, healthy_only));
+        if self.dialect().is_v1_4() {
+            self.list_of_v1_4(key, service.zip(selection), clusters, agent, told)
+        } else {
+            self.list_since_2(key, selection.unwrap_or_default(), clusters, told)
+        }
+    }
+
+    fn list_of_v1_4(
+        &self,
+        key: &ServiceKey,
+        found: Option<(&Service, Selection)>,
+        clusters: &str,
+        agent: &Agent,
+        told: Told,
+    ) -> serde_json::Result<String> {
+        let name = key.service.to_string();
+        let cache_millis = self.settings.cache_millis(!matches!(told, Told::InAnswer { subscribed: false }));
+        let Some((service, selection)) = found else {
+            return serde_json::to_string(&Unknown1_4 { name, clusters, cache_millis, hosts: [] });
+        };
+        let dom = if agent.gets_grouped_names() { name.clone() } else { key.service.name.clone() };
+        let metadata = service.metadata.as_ref().map(|set| &set.metadata);
+        serde_json::to_string(&List1_4 {
+            cache_millis,
+            last_ref_time: self.clock.unix_millis(),
+            checksum: checksum(&selection),
+            use_specified_url: false,
+            clusters,
+            env: "",
+            metadata: metadata.unwrap_or(&crate::Metadata::new()),
+            hosts: self.listed(key, selection, &dom),
+            name,
+            dom,
+        })
+    }
+
+    fn list_since_2(
+        &self,
+        key: &ServiceKey,
+        selection: Selection,
+        clusters: &str,
+        told: Told,
+    ) -> serde_json::Result<String> {
+        let name = key.service.to_string();
+        let is_v2 = self.dialect() == Dialect::V2_5;
+        serde_json::to_string(&ListSince2 {
+            group_name: matches!(told, Told::InAnswer { .. }).then_some(&key.service.group),
+            clusters,
+            cache_millis: self.settings.cache_millis(true),
+            last_ref_time: self.clock.unix_millis(),
+            checksum: "",
+            all_ips_of_2: is_v2.then_some(false),
+            all_ips_of_3: (!is_v2).then_some(false),
+            reach_protection_threshold: selection.reaches_protection_threshold,
+            valid: true,
+            hosts: self.listed(key, selection, &name),
+            name,
+        })
+    }
+
+    pub(crate) fn listed(&self, key: &ServiceKey, selection: Selection, service_name: &str) -> Vec<ListedHost> {
+        let hosts = selection.hosts.into_iter();
+        hosts.map(|instance| ListedHost::new(&self.settings, key, instance, service_name)).collect()
+    }
+}
+
+/// Not Nacos' MD5; clients only compare it with the one before.
+fn checksum(selection: &Selection) -> String {
+    let mut hasher = DefaultHasher::new();
+    for i in &selection.hosts {
+        (&i.ip, i.port, &i.cluster, i.weight.to_bits(), i.healthy, i.ephemeral, &i.metadata).hash(&mut hasher);
+    }
+    let low = hasher.finish();
+    1u8.hash(&mut hasher);
+    format!("{low:016x}{:016x}", hasher.finish())
+}

@@ -1,0 +1,118 @@
+//! What goes back to a client.
+
+use serde::Serialize;
+
+use crate::nacos::v1::SpringError;
+
+use super::dialect::Dialect;
+
+/// The answer to a request; the wrong kind of answer is one too, so both sides of a `Result` are replies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) content_type: Option<&'static str>,
+    pub(crate) body: String,
+}
+
+const TEXT: &str = "text/plain;charset=UTF-8";
+pub(crate) const JSON: &str = "application/json";
+
+impl Reply {
+    pub(crate) fn ok() -> Self {
+        Reply::text(200, "ok")
+    }
+
+    pub(crate) fn text(status: u16, body: impl Into<String>) -> Self {
+        Reply { status, content_type: Some(TEXT), body: body.into() }
+    }
+
+    pub(crate) fn json(body: &impl Serialize) -> Self {
+        Reply::json_with(200, body)
+    }
+
+    pub(crate) fn json_with(status: u16, body: &impl Serialize) -> Self {
+        match serde_json::to_string(body) {
+            Ok(body) => Reply { status, content_type: Some(JSON), body },
+            Err(error) => Reply::text(500, error.to_string()),
+        }
+    }
+
+    /// A refusal by a v1 controller.
+    pub(crate) fn refused(dialect: Dialect, status: u16, message: &str) -> Self {
+        Reply::text(status, dialect.complaint(message))
+    }
+
+    /// A refusal by the filter in front of the controllers, since 2.x (`ParamCheckerFilter`).
+    pub(crate) fn filtered(message: &str) -> Self {
+        Reply { status: 400, content_type: None, body: format!("{message}\r\n") }
+    }
+
+    pub(crate) fn not_implemented(method: &str, path: &str, unix_millis: i64) -> Self {
+        let message = format!("no such api:{method}:{path}");
+        Reply::spring(501, &message, path, unix_millis)
+    }
+
+    /// What 3.0 answers where v1 has been switched off in favour of `instead`.
+    pub(crate) fn gone(method: &str, instead: &str, api: &str, path: &str, unix_millis: i64) -> Self {
+        let message = format!(
+            "{{\"code\":40000,\"message\":\"Current API will be deprecated, please use API(s) `{method} \
+             ${{contextPath:nacos}}{instead}` instead, or set `nacos.core.api.compatibility.{api}.enabled=true` in \
+             application.properties.\"}}"
+        );
+        Reply::spring(410, &message, path, unix_millis)
+    }
+
+    /// Spring's error page in JSON.
+    pub(crate) fn spring(status: u16, message: &str, path: &str, unix_millis: i64) -> Self {
+        let error = match status {
+            403 => "Forbidden",
+            404 => "Not Found",
+            410 => "Gone",
+            501 => "Not Implemented",
+            _ => "Internal Server Error",
+        };
+        let page = SpringError {
+            timestamp: timestamp(unix_millis),
+            status,
+            error: error.into(),
+            message: message.into(),
+            path: path.into(),
+        };
+        Reply::json_with(status, &page)
+    }
+}
+
+/// `2026-11-24T03:01:44.938+00:00`.
+fn timestamp(unix_millis: i64) -> String {
+    let (days, of_day) = (unix_millis.div_euclid(86_400_000), unix_millis.rem_euclid(86_400_000));
+    let (year, month, day) = date(days);
+    let (hours, minutes, seconds, millis) =
+        (of_day / 3_600_000, of_day / 60_000 % 60, of_day / 1000 % 60, of_day % 1000);
+    format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{millis:03}+00:00")
+}
+
+/// The Gregorian date of a day counted from 1970-01-01.
+fn date(days: i64) -> (i64, i64, i64) {
+    // Counted from 1 March of year 0, so that a leap day ends its year, and in eras of 400 years.
+    let days = days + 719_468;
+    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let months_from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * months_from_march + 2) / 5 + 1;
+    let month = if months_from_march < 10 { months_from_march + 3 } else { months_from_march - 9 };
+    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_are_utc_dates() {
+        assert_eq!(timestamp(0), "1970-01-01T00:00:00.000+00:00");
+        assert_eq!(timestamp(951_782_400_000), "2000-02-29T00:00:00.000+00:00");
+        assert_eq!(timestamp(1_795_489_304_938), "2026-11-24T03:01:44.938+00:00");
+        assert_eq!(timestamp(1_735_689_599_999), "2024-12-31T23:59:59.999+00:00");
+    }
+}

@@ -1,0 +1,70 @@
+//! What a server is built with.
+
+use std::time::Duration;
+
+use super::dialect::Dialect;
+
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) port: u16,
+    pub(crate) dialect: Dialect,
+    /// Names and passwords. With users, authentication is on.
+    pub(crate) users: Vec<(String, String)>,
+    pub(crate) token_ttl: Duration,
+    pub(crate) heartbeat_timeout: Duration,
+    pub(crate) delete_timeout: Duration,
+    pub(crate) sweep_interval: Option<Duration>,
+    pub(crate) cache_millis: Option<Duration>,
+    pub(crate) push_delay: Option<Duration>,
+    pub(crate) push_retry: Duration,
+    pub(crate) subscriber_timeout: Option<Duration>,
+    pub(crate) context_path: String,
+    pub(crate) clock_stands_still: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            port: 0,
+            dialect: Dialect::default(),
+            users: Vec::new(),
+            token_ttl: Duration::from_secs(18_000),
+            heartbeat_timeout: Duration::from_secs(15),
+            delete_timeout: Duration::from_secs(30),
+            sweep_interval: None,
+            cache_millis: None,
+            push_delay: None,
+            push_retry: Duration::from_secs(10),
+            subscriber_timeout: None,
+            context_path: "/nacos".into(),
+            clock_stands_still: false,
+        }
+    }
+}
+
+impl Settings {
+    /// Nacos' 5 s, but never so long that short timeouts would be overslept.
+    pub(crate) fn sweep_interval(&self) -> Duration {
+        let shortest = self.heartbeat_timeout.min(self.delete_timeout);
+        self.sweep_interval.unwrap_or(Duration::from_secs(5).min(shortest / 3)).max(Duration::from_millis(1))
+    }
+
+    /// What clients are told: Nacos' 5 s, but never so long that instances would turn unhealthy between two beats.
+    pub(crate) fn beat_interval(&self) -> Duration {
+        Duration::from_secs(5).min(self.heartbeat_timeout / 3)
+    }
+
+    pub(crate) fn push_delay(&self) -> Duration {
+        self.push_delay.unwrap_or(self.dialect.push_delay())
+    }
+
+    pub(crate) fn subscriber_timeout(&self) -> Duration {
+        self.subscriber_timeout.unwrap_or(self.dialect.subscriber_timeout())
+    }
+
+    /// How long clients may keep a list; 1.4 trusts a client longer that it pushes to.
+    pub(crate) fn cache_millis(&self, pushed: bool) -> u64 {
+        let own = if self.dialect.is_v1_4() && !pushed { 3000 } else { 10_000 };
+        self.cache_millis.map_or(own, |time| time.as_millis() as u64)
+    }
+}

@@ -1,0 +1,154 @@
+//! The thread in which a server lives: its System, its timer, its sockets.
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    sync::{atomic::Ordering, mpsc, Arc},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use actix_web::{dev::ServerHandle, rt};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::{
+    http,
+    shared::{Command, Shared},
+};
+
+/// How long a port is waited for that an earlier server may just be letting go of.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long closing connections may take.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Starts the thread; returns when the server listens.
+pub(crate) fn start(
+    shared: Arc<Shared>,
+    port: u16,
+    pushes: UdpSocket,
+    commands: UnboundedReceiver<Command>,
+) -> io::Result<(SocketAddr, JoinHandle<()>)> {
+    let (listening_tx, listening_rx) = mpsc::channel();
+    let thread = std::thread::Builder::new().name("embedded-nacos".into()).spawn(move || {
+        rt::System::new().block_on(live(shared, port, pushes, commands, listening_tx));
+    })?;
+    match listening_rx.recv() {
+        Ok(Ok(address)) => Ok((address, thread)),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::Error::other("the thread of the embedded server ended before it listened")),
+    }
+}
+
+async fn live(
+    shared: Arc<Shared>,
+    port: u16,
+    pushes: UdpSocket,
+    mut commands: UnboundedReceiver<Command>,
+    listening_tx: mpsc::Sender<io::Result<SocketAddr>>,
+) {
+    let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let (handle, address) = match listen(&shared, wanted).await {
+        Ok(listening) => listening,
+        Err(error) => return drop(listening_tx.send(Err(error))),
+    };
+    let timer = rt::spawn(keep_time(shared.clone()));
+    let acknowledgements = rt::spawn(hear_acknowledgements(shared.clone(), pushes));
+    let _ = listening_tx.send(Ok(address));
+    let mut listener = Listener { shared, address, handle: Some(handle) };
+    while let Some(command) = commands.recv().await {
+        if listener.obey(command).await.is_break() {
+            break;
+        }
+    }
+    listener.stop().await;
+    timer.abort();
+    acknowledgements.abort();
+}
+
+struct Listener {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    /// None while connections are refused.
+    handle: Option<ServerHandle>,
+}
+
+impl Listener {
+    async fn obey(&mut self, command: Command) -> std::ops::ControlFlow<()> {
+        match command {
+            Command::StopListening(done) => {
+                self.stop().await;
+                let _ = done.send(Ok(()));
+            }
+            Command::ListenAgain(done) => drop(done.send(self.listen().await)),
+            Command::Restart(dialect, done) => {
+                self.stop().await;
+                self.shared.with(|state| {
+                    state.settings.dialect = dialect.unwrap_or(state.settings.dialect);
+                    state.forget_everything();
+                });
+                let _ = done.send(self.listen().await);
+            }
+            Command::End => return std::ops::ControlFlow::Break(()),
+        }
+        std::ops::ControlFlow::Continue(())
+    }
+
+    async fn listen(&mut self) -> io::Result<()> {
+        if self.handle.is_none() {
+            self.handle = Some(listen(&self.shared, self.address).await?.0);
+        }
+        Ok(())
+    }
+
+    /// Closes the port and all connections, whatever they are in the middle of.
+    async fn stop(&mut self) {
+        let Some(handle) = self.handle.take() else { return };
+        self.shared.era.fetch_add(1, Ordering::AcqRel);
+        handle.stop(false).await;
+        // The worker ends in a thread of its own, which cannot be joined.
+        let deadline = Instant::now() + CLOSING_PATIENCE;
+        while self.shared.open_connections.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            rt::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+async fn listen(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<(ServerHandle, SocketAddr)> {
+    let deadline = Instant::now() + PORT_PATIENCE;
+    loop {
+        match http::serve(shared.clone(), address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                rt::time::sleep(Duration::from_millis(10)).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Does what falls due, at its time.
+async fn keep_time(shared: Arc<Shared>) {
+    loop {
+        let wait = shared.with(|state| {
+            state.do_what_is_due();
+            state.agenda.next_due().and_then(|due| state.clock.real_time_until(due))
+        });
+        match wait {
+            Some(wait) => {
+                let _ = rt::time::timeout(wait, shared.due_earlier.notified()).await;
+            }
+            None => shared.due_earlier.notified().await,
+        }
+    }
+}
+
+async fn hear_acknowledgements(shared: Arc<Shared>, socket: UdpSocket) {
+    let Ok(socket) = rt::net::UdpSocket::from_std(socket) else { return };
+    let mut datagram = vec![0; 64 * 1024];
+    loop {
+        // An error is that of an earlier send: the receiver's port is closed.
+        if let Ok((length, from)) = socket.recv_from(&mut datagram).await {
+            shared.with(|state| state.acknowledge(from, &datagram[..length]));
+        }
+    }
+}

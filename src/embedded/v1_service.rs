@@ -1,0 +1,148 @@
+//! `/v1/ns/service` and below (`ServiceController`).
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{nacos::v1::ServiceListAnswer, Metadata, DEFAULT_GROUP};
+
+use super::{
+    call::Call,
+    catalogue::{Service, ServiceKey, ServiceMetadata},
+    reply::Reply,
+    state::State,
+};
+
+pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
+    let parameters = &call.parameters;
+    parameters.required("pageNo")?;
+    parameters.required("pageSize")?;
+    let number = |name| parameters.get(name).and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
+    let (page, size) = (number("pageNo"), number("pageSize"));
+    let group = parameters.or("groupName", DEFAULT_GROUP);
+    let names: Vec<String> = state
+        .services_in(parameters.namespace())
+        .filter(|service| service.key.service.group == group)
+        .map(|service| service.key.service.name.clone())
+        .collect();
+    let doms = names.iter().skip(page.saturating_sub(1).saturating_mul(size)).take(size).cloned().collect();
+    Ok(Reply::json(&ServiceListAnswer { count: names.len() as u64, doms }))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OneService<'a> {
+    namespace_id: &'a str,
+    group_name: &'a str,
+    name: &'a str,
+    protect_threshold: f32,
+    metadata: &'a Metadata,
+    selector: serde_json::Value,
+    clusters: Vec<serde_json::Value>,
+}
+
+pub(crate) fn get(state: &mut State, call: &Call) -> Result<Reply, Reply> {
+    let parameters = &call.parameters;
+    let key = parameters.service()?;
+    let is_v1_4 = parameters.dialect.is_v1_4();
+    let service = state.catalogue.service(&key).ok_or_else(|| {
+        let (namespace, name) = (&key.namespace, &key.service);
+        if is_v1_4 {
+            parameters.refused(404, &format!("service {name} is not found!"))
+        } else {
+            parameters.refused(400, &format!("service not found, namespace: {namespace}, serviceName: {name}"))
+        }
+    })?;
+    let set = service.metadata.clone().unwrap_or_default();
+    let cluster = |name| json!({ "name": name, "healthChecker": { "type": "TCP" }, "metadata": {} });
+    Ok(Reply::json(&OneService {
+        namespace_id: &key.namespace,
+        group_name: &key.service.group,
+        name: &key.service.name,
+        protect_threshold: set.protect_threshold,
+        metadata: &set.metadata,
+        selector: if is_v1_4 { json!({ "type": "none" }) } else { json!({ "type": "none", "contextType": "NONE" }) },
+        clusters: service.clusters_shown(is_v1_4).into_iter().map(cluster).collect(),
+    }))
+}
+
+pub(crate) fn create(state: &mut State, call: &Call) -> Result<Reply, Reply> {
+    let parameters = &call.parameters;
+    let key = parameters.service()?;
+    if state.catalogue.service(&key).is_some() {
+        let name = &key.service;
+        return Err(parameters.refused(
+            400,
+            &if parameters.dialect.is_v1_4() {
+                format!("specified service already exists, serviceName : {name}")
+            } else {
+                format!("specified service {name} already exists!")
+            },
+        ));
+    }
+    let metadata = service_metadata(call)?;
+    let now = state.now();
+    // A service made so is one of persistent instances.
+    let service = state.catalogue.service_or_new(&key, false, now);
+    service.metadata = Some(metadata);
+    let key = service.key.clone();
+    state.clean_later(key, now);
+    Ok(Reply::ok())
+}
+
+pub(crate) fn update(state: &mut State, call: &Call) -> Result<Reply, Reply> {
+    let parameters = &call.parameters;
+    let key = parameters.service()?;
+    parameters.required("protectThreshold")?;
+    let metadata = service_metadata(call)?;
+    let missing = || parameters.refused(400, &format!("service {} not found!", key.service));
+    let service = state.catalogue.service_mut(&key).ok_or_else(missing)?;
+    service.metadata = Some(metadata);
+    let key = service.key.clone();
+    state.changed(&key);
+    Ok(Reply::ok())
+}
+
+/// 1.4 removes a service with all its instances.
+pub(crate) fn delete(state: &mut State, call: &Call) -> Result<Reply, Reply> {
+    let parameters = &call.parameters;
+    let key = parameters.service()?;
+    let is_v1_4 = parameters.dialect.is_v1_4();
+    match state.catalogue.service(&key) {
+        None => Err(parameters.refused(400, &format!("service {} not found!", key.service))),
+        Some(service) if !is_v1_4 && !service.instances.is_empty() => {
+            let advice = "is not empty, can't be delete. Please unregister instance first";
+            Err(parameters.refused(400, &format!("Service {} {advice}", key.service)))
+        }
+        Some(_) => {
+            state.catalogue.remove(&key);
+            state.changed(&Arc::<ServiceKey>::new(key));
+            Ok(Reply::ok())
+        }
+    }
+}
+
+fn service_metadata(call: &Call) -> Result<ServiceMetadata, Reply> {
+    Ok(ServiceMetadata {
+        protect_threshold: call.parameters.number("protectThreshold")?.unwrap_or(0.0),
+        metadata: call.parameters.metadata()?.unwrap_or_default(),
+    })
+}
+
+impl State {
+    pub(crate) fn services_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Service> {
+        self.catalogue.services().filter(move |service| service.key.namespace == namespace)
+    }
+}
+
+impl Service {
+    /// 1.4 keeps clusters that are empty; later Nacos shows those of its instances.
+    pub(crate) fn clusters_shown(&self, with_empty_ones: bool) -> BTreeSet<&str> {
+        if with_empty_ones {
+            self.clusters.iter().map(String::as_str).collect()
+        } else {
+            self.instances.values().map(|instance| instance.cluster.as_str()).collect()
+        }
+    }
+}

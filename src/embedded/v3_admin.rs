@@ -1,0 +1,112 @@
+//! `/v3/admin`: what there is of it for clients (`ServiceControllerV3`, `InstanceControllerV3`). Read, not recorded.
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::{
+    call::Call,
+    catalogue::Service,
+    listing::ListedHost,
+    parameters::Parameters,
+    reply::Reply,
+    state::State,
+    v3_client::{
+        failure, instance, required, service, success, INSTANCE_ERROR, PARAMETER_VALIDATE_ERROR, RESOURCE_NOT_FOUND,
+    },
+};
+
+pub(crate) fn health(_: &mut State, _: &Call) -> Result<Reply, Reply> {
+    Ok(success("ok"))
+}
+
+pub(crate) fn server_state(state: &mut State, _: &Call) -> Result<Reply, Reply> {
+    let mut told = state.told_of_server();
+    // Its admin API is guarded from the start.
+    for key in ["auth_enabled", "auth_admin_request", "login_page_enabled"] {
+        told[key] = json!("true");
+    }
+    told["server_port"] = json!(state.settings.port.to_string());
+    Ok(success(told))
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Page<T> {
+    total_count: usize,
+    page_number: usize,
+    pages_available: usize,
+    page_items: Vec<T>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ServiceView<'a> {
+    name: &'a str,
+    group_name: &'a str,
+    cluster_count: usize,
+    ip_count: usize,
+    healthy_instance_count: usize,
+    trigger_flag: &'static str,
+}
+
+/// Services whose group and name contain what is asked for.
+pub(crate) fn list_services(state: &mut State, call: &Call) -> Result<Reply, Reply> {
+    let parameters = &call.parameters;
+    let (page, size) = (positive(parameters, "pageNo", 1)?, positive(parameters, "pageSize", 100)?);
+    let (group, name) = (parameters.or("groupNameParam", ""), parameters.or("serviceNameParam", ""));
+    let ignores_empty_ones = parameters.flag("ignoreEmptyService") == Some(true);
+    let found: Vec<&Service> = state
+        .services_in(parameters.namespace())
+        .filter(|found| found.key.service.group.contains(group) && found.key.service.name.contains(name))
+        .filter(|found| !ignores_empty_ones || !found.instances.is_empty())
+        .collect();
+    Ok(success(Page {
+        total_count: found.len(),
+        page_number: page,
+        pages_available: found.len().div_ceil(size),
+        page_items: found.iter().skip((page - 1).saturating_mul(size)).take(size).map(|found| view(found)).collect(),
+    }))
+}
+
+fn view(service: &Service) -> ServiceView<'_> {
+    let (all, healthy) = (service.instances.len(), service.instances.values().filter(|i| i.healthy).count());
+    let threshold = service.metadata.as_ref().map_or(0.0, |set| set.protect_threshold);
+    ServiceView {
+        name: &service.key.service.name,
+        group_name: &service.key.service.group,
+        cluster_count: service.clusters_shown(false).len(),
+        ip_count: all,
+        healthy_instance_count: healthy,
+        trigger_flag: if healthy as f32 / all as f32 <= threshold { "true" } else { "false" },
+    }
+}
+
+fn positive(parameters: &Parameters, name: &str, default: usize) -> Result<usize, Reply> {
+    let Some(text) = parameters.get(name) else { return Ok(default) };
+    let rule = || format!("Required parameter '{name}' should be positive integer, current is {text}");
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| failure(400, PARAMETER_VALIDATE_ERROR, rule()))
+}
+
+pub(crate) fn get(state: &mut State, call: &Call) -> Result<Reply, Reply> {
+    let key = service(&call.parameters)?;
+    let asked = instance(&call.parameters)?;
+    let not_found = |message: String| failure(404, RESOURCE_NOT_FOUND, message);
+    let found = state.catalogue.service(&key).filter(|found| !found.instances.is_empty());
+    let found = found
+        .ok_or_else(|| not_found(format!("no ips found for cluster {} in service {}", asked.cluster, key.service)))?;
+    let instance = found.at(&asked.cluster, &asked.ip, asked.port);
+    let instance = found.shown(instance.ok_or_else(|| not_found("no matched ip found!".into()))?);
+    Ok(success(ListedHost::new(&state.settings, &key, instance, &key.service.to_string())))
+}
+
+pub(crate) fn overwrite(state: &mut State, call: &Call) -> Result<Reply, Reply> {
+    required(&call.parameters, "serviceName", "String")?;
+    let key = service(&call.parameters)?;
+    let instance = instance(&call.parameters)?;
+    if state.overwrite(&key, instance) {
+        return Ok(success("ok"));
+    }
+    let missing = format!("service not found, namespace: {}, service: {}", key.namespace, key.service);
+    Err(failure(400, INSTANCE_ERROR, missing))
+}

@@ -1,0 +1,117 @@
+//! `/v3/client/ns/instance` and below (`InstanceOpenApiController`).
+
+use serde::Serialize;
+
+use crate::{service::ServiceName, DEFAULT_CLUSTER, DEFAULT_GROUP};
+
+use super::{
+    call::Call,
+    catalogue::{Instance, ServiceKey},
+    listing::Selection,
+    parameters::{bad_metadata, read_metadata, Parameters},
+    registration::Beat,
+    reply::Reply,
+    state::State,
+};
+
+/// Every answer's frame, errors included (`Result`).
+#[derive(Serialize)]
+pub(crate) struct Framed<T> {
+    pub(crate) code: i64,
+    pub(crate) message: &'static str,
+    pub(crate) data: T,
+}
+
+/// Codes and what they mean (`ErrorCode`).
+pub(crate) const PARAMETER_MISSING: (i64, &str) = (10_000, "parameter missing");
+pub(crate) const PARAMETER_VALIDATE_ERROR: (i64, &str) = (20_002, "parameter validate error");
+pub(crate) const RESOURCE_NOT_FOUND: (i64, &str) = (20_004, "resource not found");
+const WEIGHT_ERROR: (i64, &str) = (21_001, "weight error");
+const INSTANCE_METADATA_ERROR: (i64, &str) = (21_002, "instance metadata error");
+const INSTANCE_NOT_FOUND: (i64, &str) = (21_003, "instance not found");
+pub(crate) const INSTANCE_ERROR: (i64, &str) = (21_004, "instance error");
+const SERVER_ERROR: (i64, &str) = (30_000, "server error");
+
+pub(crate) fn success(data: impl Serialize) -> Reply {
+    Reply::json(&Framed { code: 0, message: "success", data })
+}
+
+pub(crate) fn failure(status: u16, (code, message): (i64, &'static str), data: impl Serialize) -> Reply {
+    Reply::json_with(status, &Framed { code, message, data })
+}
+
+pub(crate) fn required<'a>(parameters: &'a Parameters, name: &str, kind: &str) -> Result<&'a str, Reply> {
+    let missing = || failure(400, PARAMETER_MISSING, format!("Required parameter '{name}' type {kind} is not present"));
+    parameters.get(name).ok_or_else(missing)
+}
+
+pub(crate) fn service(parameters: &Parameters) -> Result<ServiceKey, Reply> {
+    let name = required(parameters, "serviceName", "String")?;
+    let service = ServiceName::from_wire(name, parameters.or("groupName", DEFAULT_GROUP));
+    Ok(ServiceKey { namespace: parameters.namespace().to_owned(), service })
+}
+
+pub(crate) fn instance(parameters: &Parameters) -> Result<Instance, Reply> {
+    let ip = required(parameters, "ip", "String")?.to_owned();
+    let port = required(parameters, "port", "Integer")?;
+    let weight_error = |_| failure(400, WEIGHT_ERROR, "instance format invalid: The weights range from 0.0 to 10000.0");
+    let metadata_error = |text: &str| failure(400, INSTANCE_METADATA_ERROR, bad_metadata(text));
+    Ok(Instance {
+        ip,
+        // The filter lets through only what is a port.
+        port: port.parse().unwrap_or(0),
+        cluster: parameters.or("clusterName", DEFAULT_CLUSTER).to_owned(),
+        weight: parameters.weight().map_err(weight_error)?.unwrap_or(1.0),
+        enabled: parameters.flag("enabled").unwrap_or(true),
+        healthy: parameters.flag("healthy").unwrap_or(true),
+        ephemeral: parameters.flag("ephemeral").unwrap_or(true),
+        metadata: match parameters.get("metadata") {
+            Some(text) => read_metadata(text).ok_or_else(|| metadata_error(text))?,
+            None => Default::default(),
+        },
+        has_id: false,
+        last_beat: Default::default(),
+        registration: 0,
+    })
+}
+
+/// The same POST registers, and beats with `heartBeat=true`.
+pub(crate) fn register_or_beat(state: &mut State, call: &Call) -> Result<Reply, Reply> {
+    let key = service(&call.parameters)?;
+    let instance = instance(&call.parameters)?;
+    if is_beat(call) {
+        return beat(state, &key, instance);
+    }
+    state.register(&key, instance).map_err(|conflict| failure(400, SERVER_ERROR, conflict))?;
+    Ok(success("ok"))
+}
+
+pub(crate) fn is_beat(call: &Call) -> bool {
+    call.parameters.flag("heartBeat") == Some(true)
+}
+
+fn beat(state: &mut State, key: &ServiceKey, instance: Instance) -> Result<Reply, Reply> {
+    let beat = Beat { ip: instance.ip, port: instance.port, cluster: instance.cluster, instance: None };
+    let taken = state.beat(key, beat).map_err(|conflict| failure(400, SERVER_ERROR, conflict))?;
+    if taken.code == crate::nacos::v1::BEAT_TAKEN {
+        Ok(success("ok"))
+    } else {
+        Ok(failure(200, INSTANCE_NOT_FOUND, ()))
+    }
+}
+
+pub(crate) fn deregister(state: &mut State, call: &Call) -> Result<Reply, Reply> {
+    let key = service(&call.parameters)?;
+    let gone = instance(&call.parameters)?;
+    state.deregister(&key, &gone.ip, gone.port, &gone.cluster, gone.ephemeral);
+    Ok(success("ok"))
+}
+
+/// Of one cluster, `DEFAULT` unless another is named; and `healthyOnly` is read but not obeyed.
+pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
+    let key = service(&call.parameters)?;
+    let clusters = call.parameters.or("clusterName", DEFAULT_CLUSTER);
+    let found = state.catalogue.service(&key);
+    let selection = found.map(|service| Selection::of(service, state.dialect(), clusters, false));
+    Ok(success(state.listed(&key, selection.unwrap_or_default(), &key.service.to_string())))
+}
