@@ -12,6 +12,8 @@ pub(crate) mod servers;
 pub(crate) mod session;
 pub(crate) mod transport;
 pub(crate) mod v1;
+#[allow(dead_code)]
+pub(crate) mod v3;
 
 use std::{
     rc::Rc,
