@@ -2,7 +2,6 @@
 //!
 //! Nothing authenticates a datagram, and anybody can send one: whatever comes in costs bounded memory, and a list is
 //! either what its text says or none.
-#![allow(dead_code)]
 
 use std::{
     cell::Cell,
@@ -226,6 +225,9 @@ impl Actor for PushReceiver {
         ctx.add_stream(datagrams(self.socket.clone()));
     }
 }
+
+/// A restart loses the stream and what it had read; `started` reads on from the same socket.
+impl Supervised for PushReceiver {}
 
 /// One datagram.
 struct Datagram {
