@@ -6,7 +6,7 @@
 
 pub(crate) mod exchange;
 #[cfg(test)]
-mod recordings;
+pub(crate) mod recordings;
 pub(crate) mod sentinel;
 pub(crate) mod servers;
 pub(crate) mod session;
@@ -14,6 +14,8 @@ pub(crate) mod session;
 mod tls;
 pub(crate) mod transport;
 pub(crate) mod v1;
+#[allow(dead_code)]
+pub(crate) mod v3;
 
 use std::{
     rc::Rc,
