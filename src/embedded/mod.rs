@@ -77,6 +77,7 @@ use state::State;
 /// A running Nacos. It ends when it is dropped: thread, sockets and timers, while the drop waits.
 pub struct EmbeddedServer {
     address: SocketAddr,
+    push_address: SocketAddr,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -98,6 +99,7 @@ impl EmbeddedServer {
     fn start_with(settings: Settings) -> io::Result<Self> {
         let pushes = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         pushes.set_nonblocking(true)?;
+        let push_address = pushes.local_addr()?;
         let orders = Arc::new(Mutex::new(Orders::default()));
         let port = settings.port;
         let state = State::new(settings, Pushes::new(pushes.try_clone()?, orders.clone()));
@@ -105,7 +107,7 @@ impl EmbeddedServer {
         let shared = Arc::new(Shared::new(state, orders, commands_tx));
         let (address, thread) = thread::start(shared.clone(), port, pushes, commands_rx)?;
         shared.with(|state| state.settings.port = address.port());
-        Ok(EmbeddedServer { address, shared, thread: Some(thread) })
+        Ok(EmbeddedServer { address, push_address, shared, thread: Some(thread) })
     }
 
     /// Where it listens. Restarts do not change it.
@@ -122,6 +124,11 @@ impl EmbeddedServer {
     pub fn url(&self) -> String {
         let context_path = self.shared.with(|state| state.settings.context_path.clone());
         format!("http://{}{context_path}", self.address)
+    }
+
+    /// Where its pushes come from, and where it takes acknowledgements. Restarts do not change it.
+    pub fn push_address(&self) -> SocketAddr {
+        self.push_address
     }
 
     /// Whose API it speaks now.
