@@ -110,6 +110,13 @@ pub enum Error {
         message: String,
     },
 
+    /// No Registry came about: the present thread has no arbiter, or no thread could be had.
+    #[error("the registry cannot start: {reason}")]
+    NotStarted {
+        /// What is missing.
+        reason: String,
+    },
+
     /// The Registry has ended and answers nothing any more. Start another.
     #[error("the registry has stopped")]
     Stopped,

@@ -240,7 +240,8 @@ pub(crate) struct Host {
     pub(crate) ephemeral: bool,
     #[serde(default, deserialize_with = "null_as_default")]
     pub(crate) cluster_name: String,
-    #[serde(default, alias = "service", deserialize_with = "null_as_default")]
+    /// Beside it r-nacos sends `service`, and GET answers have only that: no alias, one of both is enough.
+    #[serde(default, deserialize_with = "null_as_default")]
     pub(crate) service_name: String,
     #[serde(default, deserialize_with = "null_as_default")]
     pub(crate) metadata: Metadata,

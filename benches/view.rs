@@ -1,0 +1,149 @@
+//! What a lookup costs, beside what a user would do without `ServiceView`.
+//!
+//! `cargo bench --bench view`. Every figure is per lookup, the chosen instance read included. That lookups allocate
+//! nothing is shown by `tests/allocations.rs`.
+
+use std::{
+    hint::black_box,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc, Barrier, RwLock,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use actix::prelude::*;
+use actix_nacos::{Instance, ServiceName, ServiceView};
+use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion};
+
+const LENGTHS: [u16; 2] = [100, 10_000];
+
+fn instances(length: u16) -> Vec<Instance> {
+    let with_weight = |port: u16| {
+        let mut instance = Instance::new("10.0.0.7", port);
+        instance.weight = f64::from(port % 10 + 1);
+        instance.metadata.insert("zone".into(), "a".into());
+        instance
+    };
+    (1..=length).map(with_weight).collect()
+}
+
+fn view(length: u16) -> ServiceView {
+    ServiceView::fixed(ServiceName { group: "DEFAULT_GROUP".into(), name: "orders".into() }, instances(length))
+}
+
+/// The longest of `threads` that each do `lookups` at the same time: what one of them pays beside the others.
+fn together(threads: usize, lookups: u64, lookup: impl Fn() + Sync) -> Duration {
+    let start = Barrier::new(threads);
+    let run = || {
+        start.wait();
+        let before = Instant::now();
+        (0..lookups).for_each(|_| lookup());
+        before.elapsed()
+    };
+    thread::scope(|scope| {
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+        running.into_iter().filter_map(|thread| thread.join().ok()).max().unwrap_or_default()
+    })
+}
+
+fn lookups(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("select_one");
+    for length in LENGTHS {
+        let view = view(length);
+        let select = || _ = black_box(view.select_one().map(|chosen| chosen.port));
+        group.bench_function(BenchmarkId::new("one_thread", length), |bench| bench.iter(select));
+        group.bench_function(BenchmarkId::new("each_of_two_threads", length), |bench| {
+            bench.iter_custom(|lookups| together(2, lookups, select));
+        });
+    }
+    group.finish();
+}
+
+/// Two threads of which one makes and drops views all the time, as handlers that are given a clone each do.
+fn beside_clones(criterion: &mut Criterion) {
+    criterion.bench_function("select_one/beside_a_thread_that_clones_views/100", |bench| {
+        let view = view(100);
+        bench.iter_custom(|lookups| {
+            let done = AtomicBool::new(false);
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        drop(black_box(view.clone()))
+                    }
+                });
+                let took = together(1, lookups, || _ = black_box(view.select_one().map(|chosen| chosen.port)));
+                done.store(true, Ordering::Relaxed);
+                took
+            })
+        });
+    });
+}
+
+/// A list behind a lock, copied by every reader: what most registry clients give.
+fn cloned_list(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("peers/cloned_list");
+    for length in LENGTHS {
+        let shared = RwLock::new(instances(length).into_iter().map(Arc::new).collect::<Vec<_>>());
+        let lookup = || {
+            let list = shared.read().map(|list| list.clone()).unwrap_or_default();
+            let mut at = fastrand::f64() * list.iter().map(|instance| instance.weight).sum::<f64>();
+            let chosen = list.iter().find(|instance| {
+                at -= instance.weight;
+                at < 0.0
+            });
+            black_box(chosen.map(|instance| instance.port));
+        };
+        group.bench_function(BenchmarkId::new("one_thread", length), |bench| bench.iter(lookup));
+        group.bench_function(BenchmarkId::new("each_of_two_threads", length), |bench| {
+            bench.iter_custom(|lookups| together(2, lookups, lookup));
+        });
+    }
+    group.finish();
+}
+
+/// An actor that keeps the list and is asked for one instance at a time.
+struct Keeper(ServiceView);
+
+impl Actor for Keeper {
+    type Context = Context<Self>;
+}
+
+#[derive(Message)]
+#[rtype(result = "Option<Arc<Instance>>")]
+struct SelectOne;
+
+impl Handler<SelectOne> for Keeper {
+    type Result = MessageResult<SelectOne>;
+
+    fn handle(&mut self, _: SelectOne, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.0.select_one().map(|chosen| chosen.into_owned()))
+    }
+}
+
+fn mailbox(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("peers/mailbox_round_trip");
+    let asked = |lookups: u64, keeper: Addr<Keeper>| async move {
+        let before = Instant::now();
+        for _ in 0..lookups {
+            black_box(keeper.send(SelectOne).await.ok().flatten().map(|instance| instance.port));
+        }
+        before.elapsed()
+    };
+    group.bench_function("same_thread/100", |bench| {
+        let system = System::new();
+        let keeper = system.block_on(async { Keeper(view(100)).start() });
+        bench.iter_custom(|lookups| system.block_on(asked(lookups, keeper.clone())));
+    });
+    group.bench_function("other_thread/100", |bench| {
+        let system = System::new();
+        let keeper =
+            system.block_on(async { Keeper::start_in_arbiter(&Arbiter::new().handle(), |_| Keeper(view(100))) });
+        bench.iter_custom(|lookups| system.block_on(asked(lookups, keeper.clone())));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, lookups, beside_clones, cloned_list, mailbox);
+criterion_main!(benches);

@@ -1,0 +1,325 @@
+//! The servers, which of them is asked next, and what is known of each.
+//!
+//! A server's health is what happens to requests, nobody is probed. The one in use is used until it fails; then the next
+//! takes its place. While all fail, each is tried once per step of a growing pause and everybody else waits, so that
+//! requests while the registry is down do not grow with the number of instances.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::IpAddr,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+
+use crate::{config::ServerAddress, error::Error, Protocol};
+
+/// The pause after the first failure; each further one doubles it.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause: what a server that came back waits at most to be used again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// So many failures in a row are an outage, worth a log line; fewer are a hiccup.
+pub(crate) const OUTAGE: u32 = 3;
+
+/// One server.
+pub(crate) struct Server {
+    pub(crate) address: ServerAddress,
+    /// `host:port`, as errors and logs name it.
+    pub(crate) name: String,
+    pub(crate) base_url: String,
+    /// What it was last found to speak.
+    protocol: Cell<Option<Protocol>>,
+    health: RefCell<Health>,
+}
+
+/// What happened to the requests to one server.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Health {
+    /// In a row.
+    pub(crate) failures: u32,
+    /// Not to be asked before.
+    pub(crate) paused_until: Option<Instant>,
+    pub(crate) last_success: Option<Instant>,
+    pub(crate) last_failure: Option<Instant>,
+    pub(crate) last_error: Option<Error>,
+    pub(crate) requests: u64,
+    pub(crate) failed_requests: u64,
+}
+
+impl Server {
+    fn new(address: ServerAddress) -> Self {
+        Server {
+            name: address.to_string(),
+            base_url: address.base_url(),
+            address,
+            protocol: Cell::new(None),
+            health: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn protocol(&self) -> Option<Protocol> {
+        self.protocol.get()
+    }
+
+    /// Gives what was known before.
+    pub(crate) fn speaks(&self, protocol: Protocol) -> Option<Protocol> {
+        self.protocol.replace(Some(protocol))
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        self.health.borrow().clone()
+    }
+
+    /// In a row.
+    pub(crate) fn failures(&self) -> u32 {
+        self.health.borrow().failures
+    }
+
+    fn is_paused(&self, now: Instant) -> bool {
+        self.health.borrow().paused_until.is_some_and(|until| until > now)
+    }
+}
+
+/// All servers. Never empty while requests are sent, except before an `endpoint` has answered.
+pub(crate) struct Servers {
+    list: RefCell<Vec<Rc<Server>>>,
+    /// The index of the one in use.
+    current: Cell<usize>,
+    /// How long a trial of a failing server may take before another is allowed.
+    trial: Duration,
+    /// Counts what may have cost us our registrations: another server is in use, or the one in use was cut off.
+    generation: watch::Sender<u64>,
+}
+
+/// What to do next.
+pub(crate) enum Choice {
+    Ask(Rc<Server>),
+    /// Every server failed lately: not before then.
+    Wait(Duration),
+    /// There is no server that was not tried.
+    Nobody,
+}
+
+impl Servers {
+    /// Starts at a random one, so that many applications spread over a cluster.
+    pub(crate) fn new(addresses: Vec<ServerAddress>, request_timeout: Duration) -> Self {
+        let list: Vec<_> = addresses.into_iter().map(|address| Rc::new(Server::new(address))).collect();
+        Servers {
+            current: Cell::new(fastrand::usize(..list.len().max(1))),
+            list: RefCell::new(list),
+            trial: request_timeout,
+            generation: watch::channel(0).0,
+        }
+    }
+
+    /// Takes over a new list; servers that were known stay what they were.
+    pub(crate) fn replace(&self, addresses: Vec<ServerAddress>) {
+        let mut list = self.list.borrow_mut();
+        let current = list.get(self.current.get()).cloned();
+        let kept = |address: &ServerAddress| list.iter().find(|server| server.address == *address).cloned();
+        let new: Vec<_> = addresses
+            .into_iter()
+            .map(|address| kept(&address).unwrap_or_else(|| Rc::new(Server::new(address))))
+            .collect();
+        let place = current.and_then(|current| new.iter().position(|server| Rc::ptr_eq(server, &current)));
+        if place.is_none() {
+            self.next_generation();
+        }
+        self.current.set(place.unwrap_or_else(|| fastrand::usize(..new.len().max(1))));
+        *list = new;
+    }
+
+    pub(crate) fn all(&self) -> Vec<Rc<Server>> {
+        self.list.borrow().clone()
+    }
+
+    pub(crate) fn current(&self) -> Option<Rc<Server>> {
+        self.list.borrow().get(self.current.get()).cloned()
+    }
+
+    /// Changes when the server in use may not know what the one before was told.
+    pub(crate) fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
+
+    /// Told of every change of the generation.
+    pub(crate) fn generations(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// See [`generation`](Servers::generation).
+    pub(crate) fn next_generation(&self) {
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// The one in use, else the next that is not paused, else how long to wait. `tried` are left out.
+    pub(crate) fn choose(&self, tried: &[Rc<Server>]) -> Choice {
+        let list = self.list.borrow();
+        let now = Instant::now();
+        let order = (0..list.len()).map(|step| &list[(self.current.get() + step) % list.len()]);
+        let mut candidates = order.filter(|server| !tried.iter().any(|tried| Rc::ptr_eq(tried, server))).peekable();
+        if candidates.peek().is_none() {
+            return Choice::Nobody;
+        }
+        let mut wait = LONGEST_PAUSE;
+        for server in candidates {
+            if !server.is_paused(now) {
+                self.begin_trial(server, now);
+                return Choice::Ask(server.clone());
+            }
+            let until = server.health.borrow().paused_until;
+            wait = wait.min(until.map_or(LONGEST_PAUSE, |until| until - now));
+        }
+        Choice::Wait(wait)
+    }
+
+    /// A failing server is asked by one request at a time.
+    fn begin_trial(&self, server: &Server, now: Instant) {
+        let mut health = server.health.borrow_mut();
+        if health.paused_until.is_some() {
+            health.paused_until = Some(now + self.trial);
+        }
+    }
+
+    /// It answered.
+    pub(crate) fn succeeded(&self, server: &Rc<Server>) {
+        let mut health = server.health.borrow_mut();
+        health.requests += 1;
+        health.failures = 0;
+        health.paused_until = None;
+        health.last_success = Some(Instant::now());
+        drop(health);
+        self.use_now(server);
+    }
+
+    /// A request that began at `began` failed in a way that another server might not.
+    pub(crate) fn failed(&self, server: &Rc<Server>, began: Instant, error: &Error) {
+        let now = Instant::now();
+        let mut health = server.health.borrow_mut();
+        health.requests += 1;
+        health.failed_requests += 1;
+        health.last_error = Some(error.clone());
+        // Of many requests that failed together one counts.
+        if health.last_failure.is_none_or(|last| began >= last) {
+            health.failures += 1;
+            health.paused_until = Some(now + pause(health.failures));
+            health.last_failure = Some(now);
+        }
+    }
+
+    fn use_now(&self, server: &Rc<Server>) {
+        let list = self.list.borrow();
+        let in_use = list.get(self.current.get()).is_some_and(|current| Rc::ptr_eq(current, server));
+        // The one in use may answer again a moment after another took over for one request: it stays.
+        if in_use || list.get(self.current.get()).is_some_and(|current| current.health.borrow().failures == 0) {
+            return;
+        }
+        if let Some(place) = list.iter().position(|listed| Rc::ptr_eq(listed, server)) {
+            self.current.set(place);
+            self.next_generation();
+        }
+    }
+
+    /// Whether a datagram from `ip` may come from a server. Names are resolved when the list is read.
+    pub(crate) fn trusts(&self, ip: IpAddr, resolved: &[IpAddr]) -> bool {
+        resolved.contains(&ip)
+            || self.list.borrow().iter().any(|server| server.address.host.parse::<IpAddr>() == Ok(ip))
+    }
+}
+
+/// Doubles from 50 ms to 2 s, with a quarter of jitter so that a fleet does not return in step.
+fn pause(failures: u32) -> Duration {
+    let doubled = FIRST_PAUSE.saturating_mul(1 << (failures.clamp(1, 16) - 1));
+    let longest = doubled.min(LONGEST_PAUSE);
+    longest.mul_f64(0.75 + 0.25 * fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Operation;
+
+    fn servers(names: &[&str]) -> Servers {
+        let addresses = names.iter().map(|name| ServerAddress::parse(name, "/nacos").unwrap()).collect();
+        let servers = Servers::new(addresses, Duration::from_secs(3));
+        servers.current.set(0);
+        servers
+    }
+
+    fn ask(servers: &Servers, tried: &[Rc<Server>]) -> Option<Rc<Server>> {
+        match servers.choose(tried) {
+            Choice::Ask(server) => Some(server),
+            _ => None,
+        }
+    }
+
+    fn fail(servers: &Servers, server: &Rc<Server>) {
+        let error =
+            Error::Unreachable { operation: Operation::Beat, server: server.name.clone(), reason: "refused".into() };
+        servers.failed(server, Instant::now(), &error);
+    }
+
+    #[test]
+    fn the_one_in_use_is_used_until_it_fails() {
+        let servers = servers(&["a:1", "b:1"]);
+        let first = ask(&servers, &[]).unwrap();
+        assert_eq!(first.name, "a:1");
+        servers.succeeded(&first);
+        assert_eq!(ask(&servers, &[]).unwrap().name, "a:1");
+        fail(&servers, &first);
+        let second = ask(&servers, &[first.clone()]).unwrap();
+        servers.succeeded(&second);
+        assert_eq!(servers.current().unwrap().name, "b:1");
+        assert_eq!(servers.generation(), 1);
+    }
+
+    #[test]
+    fn while_all_fail_one_request_tries_and_the_others_wait() {
+        let servers = servers(&["a:1"]);
+        let server = ask(&servers, &[]).unwrap();
+        fail(&servers, &server);
+        assert!(matches!(servers.choose(&[]), Choice::Wait(wait) if wait <= FIRST_PAUSE));
+        server.health.borrow_mut().paused_until = Some(Instant::now());
+        assert!(ask(&servers, &[]).is_some(), "the pause is over: one may try");
+        assert!(matches!(servers.choose(&[]), Choice::Wait(_)), "a second may not");
+        servers.succeeded(&server);
+        assert!(ask(&servers, &[]).is_some());
+    }
+
+    #[test]
+    fn requests_that_failed_together_count_once() {
+        let servers = servers(&["a:1"]);
+        let server = ask(&servers, &[]).unwrap();
+        let began = Instant::now() - Duration::from_secs(1);
+        for _ in 0..64 {
+            servers.failed(&server, began, &Error::Stopped);
+        }
+        assert_eq!((server.health().failures, server.health().failed_requests), (1, 64));
+    }
+
+    #[test]
+    fn pauses_grow_and_end() {
+        assert!(pause(1) <= FIRST_PAUSE && pause(1) >= FIRST_PAUSE.mul_f64(0.74));
+        assert!(pause(3) > pause(1));
+        assert!(pause(1000) <= LONGEST_PAUSE);
+    }
+
+    #[test]
+    fn a_new_list_keeps_what_is_known() {
+        let servers = servers(&["a:1", "b:1"]);
+        let first = ask(&servers, &[]).unwrap();
+        first.speaks(Protocol::V3);
+        let list = ["c:1", "a:1"].iter().map(|name| ServerAddress::parse(name, "").unwrap());
+        servers.replace(
+            list.map(|mut a| {
+                a.context_path = "/nacos".into();
+                a
+            })
+            .collect(),
+        );
+        assert_eq!(servers.current().unwrap().protocol(), Some(Protocol::V3));
+        assert_eq!(servers.generation(), 0);
+    }
+}

@@ -1,0 +1,209 @@
+//! Logging in: one token for all requests, fetched by one login at a time.
+//!
+//! Only durations count, measured here: the server's clock may say what it likes.
+
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Mutex;
+
+use crate::{error::Error, nacos::v1::LoginAnswer};
+
+/// A token is renewed when this share of its life has passed.
+const RENEW_AFTER: f64 = 0.85;
+/// The pause after refused credentials; each further refusal doubles it.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// User name and password. Shown nowhere.
+#[derive(Clone)]
+pub(crate) struct Credentials {
+    pub(crate) username: String,
+    pub(crate) password: String,
+}
+
+/// The login of one Registry.
+pub(crate) struct Session {
+    credentials: Option<Credentials>,
+    state: RefCell<State>,
+    /// Held by the one login under way.
+    login: Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    token: Option<Token>,
+    logins: u64,
+    refusals: u32,
+    refused: Option<(Error, Instant)>,
+}
+
+#[derive(Clone)]
+struct Token {
+    text: Rc<str>,
+    renew_at: Instant,
+}
+
+/// What is known of the login.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionHealth {
+    pub(crate) logged_in: bool,
+    pub(crate) logins: u64,
+    pub(crate) last_error: Option<Error>,
+}
+
+impl Session {
+    pub(crate) fn new(username: Option<String>, password: Option<String>) -> Self {
+        let credentials = username.zip(password).map(|(username, password)| Credentials { username, password });
+        Session { credentials, state: RefCell::default(), login: Mutex::new(()) }
+    }
+
+    /// The token to send; none without credentials. `login` is called when there is none that will last, by one caller
+    /// while the others wait for its outcome.
+    ///
+    /// # Errors
+    /// What `login` says. Refused credentials are not tried again before a growing pause is over: the last refusal is
+    /// repeated meanwhile.
+    pub(crate) async fn token<F>(&self, login: impl FnOnce(Credentials) -> F) -> Result<Option<Rc<str>>, Error>
+    where
+        F: std::future::Future<Output = Result<LoginAnswer, Error>>,
+    {
+        let Some(credentials) = &self.credentials else { return Ok(None) };
+        if let Some(token) = self.lasting_token() {
+            return Ok(Some(token));
+        }
+        let _one_at_a_time = self.login.lock().await;
+        if let Some(token) = self.lasting_token() {
+            return Ok(Some(token));
+        }
+        self.refused_lately()?;
+        let outcome = login(credentials.clone()).await;
+        self.remember(outcome).map(Some)
+    }
+
+    /// The server refused this token: it is not sent again.
+    pub(crate) fn forget(&self, refused: &str) {
+        let mut state = self.state.borrow_mut();
+        if state.token.as_ref().is_some_and(|token| &*token.text == refused) {
+            state.token = None;
+        }
+    }
+
+    pub(crate) fn is_needed(&self) -> bool {
+        self.credentials.is_some()
+    }
+
+    pub(crate) fn health(&self) -> SessionHealth {
+        let state = self.state.borrow();
+        SessionHealth {
+            logged_in: state.token.is_some(),
+            logins: state.logins,
+            last_error: state.refused.as_ref().map(|(error, _)| error.clone()),
+        }
+    }
+
+    fn lasting_token(&self) -> Option<Rc<str>> {
+        let state = self.state.borrow();
+        state.token.as_ref().filter(|token| token.renew_at > Instant::now()).map(|token| token.text.clone())
+    }
+
+    fn refused_lately(&self) -> Result<(), Error> {
+        match &self.state.borrow().refused {
+            Some((error, until)) if *until > Instant::now() => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    fn remember(&self, outcome: Result<LoginAnswer, Error>) -> Result<Rc<str>, Error> {
+        let mut state = self.state.borrow_mut();
+        state.logins += 1;
+        match outcome {
+            Ok(answer) => {
+                let life = Duration::from_secs(answer.token_ttl.max(1).unsigned_abs());
+                let text: Rc<str> = answer.access_token.into();
+                state.token = Some(Token { text: text.clone(), renew_at: Instant::now() + life.mul_f64(RENEW_AFTER) });
+                state.refusals = 0;
+                state.refused = None;
+                Ok(text)
+            }
+            Err(error) => {
+                if let Error::Unauthorized { .. } = error {
+                    let pause = FIRST_PAUSE.saturating_mul(1 << state.refusals.min(10)).min(LONGEST_PAUSE);
+                    state.refusals += 1;
+                    state.refused = Some((error.clone(), Instant::now() + pause));
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::Operation;
+
+    fn session() -> Session {
+        Session::new(Some("me".into()), Some("hush".into()))
+    }
+
+    fn answer(token: &str, ttl: i64) -> LoginAnswer {
+        LoginAnswer { access_token: token.into(), token_ttl: ttl, global_admin: false }
+    }
+
+    #[actix::test]
+    async fn many_callers_make_one_login() {
+        let (session, logins) = (session(), Cell::new(0));
+        let ask = || {
+            session.token(|_| async {
+                actix_rt::task::yield_now().await;
+                logins.set(logins.get() + 1);
+                Ok(answer("t", 100))
+            })
+        };
+        let tokens = futures_util::future::join_all((0..64).map(|_| ask())).await;
+        assert!(tokens.iter().all(|token| token.as_ref().unwrap().as_deref() == Some("t")));
+        assert_eq!(logins.get(), 1);
+    }
+
+    #[actix::test]
+    async fn a_refused_token_is_fetched_again_once() {
+        let session = session();
+        let old = session.token(|_| async { Ok(answer("old", 100)) }).await.unwrap().unwrap();
+        session.forget(&old);
+        let new = session.token(|_| async { Ok(answer("new", 100)) }).await.unwrap().unwrap();
+        session.forget(&old);
+        assert_eq!(&*new, "new");
+        let kept = session.token(|_| async { panic!("no login is due") }).await.unwrap().unwrap();
+        assert_eq!(&*kept, "new");
+    }
+
+    #[actix::test]
+    async fn refused_credentials_are_not_tried_in_a_loop() {
+        let session = session();
+        let refused =
+            || Error::Unauthorized { operation: Operation::Login, server: "a:1".into(), reason: "wrong".into() };
+        let logins = Cell::new(0);
+        for _ in 0..10 {
+            let outcome = session
+                .token(|_| async {
+                    logins.set(logins.get() + 1);
+                    Err(refused())
+                })
+                .await;
+            assert_eq!(outcome, Err(refused()));
+        }
+        assert_eq!(logins.get(), 1);
+    }
+
+    #[actix::test]
+    async fn without_credentials_nobody_logs_in() {
+        let session = Session::new(None, None);
+        assert_eq!(session.token(|_| async { panic!("no login is due") }).await, Ok(None));
+    }
+}

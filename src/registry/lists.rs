@@ -1,0 +1,164 @@
+//! Messages that ask for lists: of a service's instances, of the services.
+
+use actix::{Context, Handler, Message, ResponseFuture};
+
+use super::Registry;
+use crate::{
+    error::Error,
+    nacos::{ListQuery, Listed, Operation, Patience},
+    service::{cluster_filter, validate_group, ServiceInfo, ServiceName, DEFAULT_GROUP},
+    subscriber::PollList,
+};
+
+/// Asks the server for a service's instances, in one request. A service that does not exist has none.
+///
+/// Lists leave out disabled instances, and show what was registered after up to a second.
+///
+/// # Errors
+/// [`Error::InvalidInput`] naming the field; what the server says.
+#[derive(Debug, Clone, PartialEq, Message)]
+#[rtype(result = "Result<ServiceInfo, Error>")]
+pub struct ListInstances {
+    service: String,
+    group: Option<String>,
+    clusters: Vec<String>,
+    namespace: Option<String>,
+    healthy_only: bool,
+}
+
+impl ListInstances {
+    /// Lists all instances of `service` (or `GROUP@@service`).
+    pub fn new(service: impl Into<String>) -> Self {
+        ListInstances {
+            service: service.into(),
+            group: None,
+            clusters: Vec::new(),
+            namespace: None,
+            healthy_only: false,
+        }
+    }
+
+    /// The group of the service. Default: the one in `GROUP@@service`, else `DEFAULT_GROUP`.
+    #[must_use]
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.group = Some(group.into());
+        self
+    }
+
+    /// Only these clusters. Default: all.
+    #[must_use]
+    pub fn clusters<C: Into<String>>(mut self, clusters: impl IntoIterator<Item = C>) -> Self {
+        self.clusters.extend(clusters.into_iter().map(Into::into));
+        self
+    }
+
+    /// The namespace, by its id. Default: the configured one.
+    #[must_use]
+    pub fn namespace(mut self, id: impl Into<String>) -> Self {
+        self.namespace = Some(id.into());
+        self
+    }
+
+    /// Only healthy instances. Default: all.
+    #[must_use]
+    pub fn healthy_only(mut self) -> Self {
+        self.healthy_only = true;
+        self
+    }
+}
+
+impl Handler<ListInstances> for Registry {
+    type Result = ResponseFuture<Result<ServiceInfo, Error>>;
+
+    fn handle(&mut self, message: ListInstances, _: &mut Context<Self>) -> Self::Result {
+        self.answer(Operation::List, |desk| async move {
+            let service = ServiceName::resolve(&message.service, message.group.as_deref())?;
+            let clusters = cluster_filter(&message.clusters)?;
+            let query = ListQuery {
+                namespace: message.namespace.as_deref(),
+                service: &service,
+                clusters: &clusters,
+                healthy_only: message.healthy_only,
+                push_to: None,
+            };
+            desk.nacos.list(&query, Patience::Operation).await.map(|listed| listed.info)
+        })
+    }
+}
+
+/// Of our own Subscribers; views stay current while instances are drained.
+impl Handler<PollList> for Registry {
+    type Result = ResponseFuture<Result<Listed, Error>>;
+
+    fn handle(&mut self, poll: PollList, _: &mut Context<Self>) -> Self::Result {
+        self.guard(Operation::List, |desk| async move {
+            let query = ListQuery {
+                namespace: None,
+                service: &poll.service,
+                clusters: &poll.clusters,
+                healthy_only: false,
+                push_to: None,
+            };
+            desk.nacos.list(&query, Patience::Round).await
+        })
+    }
+}
+
+/// Asks the server which services there are, a page at a time.
+///
+/// # Errors
+/// [`Error::InvalidInput`] naming the field; what the server says. On Nacos 3.2 and later this needs a login with the right
+/// to administer.
+#[derive(Debug, Clone, PartialEq, Message)]
+#[rtype(result = "Result<ServiceList, Error>")]
+pub struct ListServices {
+    page_no: u32,
+    page_size: u32,
+    group: String,
+}
+
+/// One page of services.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServiceList {
+    /// How many services the group has, over all pages.
+    pub count: u64,
+    /// The services of this page, without their group, in the server's order.
+    pub services: Vec<String>,
+}
+
+impl ListServices {
+    /// The page `page_no`, counted from 1, of `page_size` services each.
+    pub fn new(page_no: u32, page_size: u32) -> Self {
+        ListServices { page_no, page_size, group: DEFAULT_GROUP.into() }
+    }
+
+    /// The group. Default: `DEFAULT_GROUP`.
+    #[must_use]
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.group = group.into();
+        self
+    }
+
+    fn validate(&self) -> Result<(), Error> {
+        if self.page_no == 0 {
+            return Err(Error::invalid("page_no", "pages are counted from 1"));
+        }
+        if self.page_size == 0 {
+            return Err(Error::invalid("page_size", "must be at least 1"));
+        }
+        validate_group(&self.group)
+    }
+}
+
+impl Handler<ListServices> for Registry {
+    type Result = ResponseFuture<Result<ServiceList, Error>>;
+
+    fn handle(&mut self, message: ListServices, _: &mut Context<Self>) -> Self::Result {
+        self.answer(Operation::ListServices, |desk| async move {
+            message.validate()?;
+            let page = desk.nacos.list_services(&message.group, message.page_no, message.page_size).await;
+            page.map(|(count, services)| ServiceList { count, services })
+        })
+    }
+}

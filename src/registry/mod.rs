@@ -1,0 +1,215 @@
+//! The Registry actor: owns the Nacos client, takes one message per operation, knows what should be registered and watched.
+
+mod instances;
+mod lists;
+mod own;
+mod shutdown;
+mod status;
+mod subscriptions;
+
+use std::{
+    future::Future,
+    panic::{catch_unwind, AssertUnwindSafe},
+    rc::Rc,
+    sync::mpsc,
+    thread,
+};
+
+use actix::{dev::channel, Actor, Addr, Arbiter, Context, ResponseFuture, Supervised, System, WeakAddr};
+use futures_util::{
+    future::{ready, select, Either, FutureExt as _},
+    pin_mut,
+};
+use slog::{debug, info, Logger};
+use tokio::sync::watch;
+
+pub use self::{
+    instances::{DeregisterInstance, GetInstance, ModifyInstance, RegisterInstance, SendHeartbeat},
+    lists::{ListInstances, ListServices, ServiceList},
+    shutdown::{NotDeregistered, Shutdown, ShutdownGuard, ShutdownReport},
+    status::{GetStatus, InstanceStatus, RegistryStatus, ServerStatus, SessionStatus},
+    subscriptions::{Discover, StopSubscribe, Subscribe, Unsubscribe},
+};
+use self::{own::OwnInstances, subscriptions::Subscriptions};
+use crate::{
+    config::Config,
+    error::Error,
+    grid::Grid,
+    nacos::{sentinel::watch_server, Nacos, Operation},
+    supervise::{panic_text, supervise},
+};
+
+/// So often the answers that were just given may be fetched before the thread ends: without it most waiting callers
+/// would see a closed mailbox instead of their answer.
+const YIELDS_FOR_LAST_ANSWERS: usize = 64;
+
+/// The actor that an application talks to: one typed message per operation, from any thread.
+///
+/// # Life
+/// [`start`](Registry::start) runs it on a thread of its own, so that nothing the application does to its own threads,
+/// its System included, costs a heartbeat. It ends by [`Shutdown`], or when the last `Addr` is dropped; either way it
+/// deregisters what it registered as ephemeral, but only an awaited `Shutdown` promises that this is done. From then on
+/// every message is answered with [`Error::Stopped`].
+///
+/// # Order
+/// Messages for the same instance take effect on the server in the order in which the mailbox took them, awaited or not.
+/// Different instances do not wait for each other, and no handler holds the mailbox while a request is under way.
+///
+/// # Failures
+/// A panic costs the operation it happened in, which is answered with [`Error::Panicked`]; the address serves on. What is
+/// registered and watched is kept, and made so again after every trouble: a server that restarted, another server, an
+/// actor that was restarted.
+pub struct Registry {
+    /// What the handlers' futures share with the actor; all of it in one thread.
+    desk: Rc<Desk>,
+    /// Handlers and our own actors hold the Registry weakly: only the application keeps it alive.
+    myself: WeakAddr<Registry>,
+}
+
+/// The Registry's state, beyond one handler.
+pub(crate) struct Desk {
+    pub(crate) config: Config,
+    pub(crate) nacos: Nacos,
+    pub(crate) own: OwnInstances,
+    pub(crate) subscriptions: Subscriptions,
+    pub(crate) grid: Grid,
+    pub(crate) began: std::time::Instant,
+    pub(crate) log: Logger,
+    /// True from the moment a `Shutdown` is taken, or the last address is gone.
+    closing: std::cell::Cell<bool>,
+    /// True once all is deregistered: what is still under way is given up.
+    ended: watch::Sender<bool>,
+}
+
+impl Registry {
+    /// Starts a Registry on a thread with an arbiter of its own. Call it from anywhere: no runtime is needed.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for a setting that cannot work; [`Error::NotStarted`] if no thread can be had.
+    pub fn start(config: Config) -> Result<Addr<Registry>, Error> {
+        config.validate()?;
+        let (sender, mailbox) = channel::channel(config.mailbox_capacity);
+        let address = Addr::new(sender);
+        let myself = address.downgrade();
+        let (started_tx, started_rx) = mpsc::channel();
+        let run = move || {
+            System::new().block_on(async move {
+                match Registry::new(config, myself) {
+                    Ok(registry) => {
+                        let _ = started_tx.send(Ok(()));
+                        registry.run(mailbox).await;
+                    }
+                    Err(error) => drop(started_tx.send(Err(error))),
+                }
+            });
+        };
+        let not_started = |reason: String| Error::NotStarted { reason };
+        thread::Builder::new()
+            .name("actix-nacos".into())
+            .spawn(run)
+            .map_err(|error| not_started(format!("no thread for it: {error}")))?;
+        started_rx.recv().map_err(|_| not_started("its thread ended at once".into()))??;
+        Ok(address)
+    }
+
+    /// Starts a Registry on the present arbiter. It ends with that arbiter, and a handler that blocks the thread blocks
+    /// its heartbeats.
+    ///
+    /// # Errors
+    /// As [`start`](Registry::start); [`Error::NotStarted`] outside an arbiter.
+    pub fn start_here(config: Config) -> Result<Addr<Registry>, Error> {
+        config.validate()?;
+        if Arbiter::try_current().is_none() {
+            let reason = "this thread has no arbiter; call it inside an actix System, or use Registry::start".into();
+            return Err(Error::NotStarted { reason });
+        }
+        let (sender, mailbox) = channel::channel(config.mailbox_capacity);
+        let address = Addr::new(sender);
+        let registry = Registry::new(config, address.downgrade())?;
+        actix_rt::spawn(registry.run(mailbox));
+        Ok(address)
+    }
+
+    fn new(config: Config, myself: WeakAddr<Registry>) -> Result<Self, Error> {
+        let log = config.logger.clone();
+        let desk = Desk {
+            nacos: Nacos::new(&config)?,
+            own: OwnInstances::default(),
+            subscriptions: Subscriptions::default(),
+            grid: Grid::new(),
+            began: std::time::Instant::now(),
+            closing: std::cell::Cell::new(false),
+            ended: watch::channel(false).0,
+            config,
+            log,
+        };
+        Ok(Registry { desk: Rc::new(desk), myself })
+    }
+
+    /// Serves until the end, then goes offline, then lets the last answers out.
+    async fn run(self, mailbox: channel::AddressReceiver<Registry>) {
+        let desk = self.desk.clone();
+        let log = desk.log.clone();
+        info!(log, "registry client started"; "servers" => desk.config.servers.join(","));
+        if !desk.nacos.is_disabled() {
+            actix_rt::spawn(watch_server(Rc::downgrade(&desk), desk.ended.subscribe()));
+        }
+        supervise(self, mailbox, log.clone()).await;
+        desk.last_address_dropped().await;
+        desk.ended.send_replace(true);
+        for _ in 0..YIELDS_FOR_LAST_ANSWERS {
+            actix_rt::task::yield_now().await;
+        }
+        debug!(log, "registry client ended");
+    }
+
+    /// The one door of all messages: begins `work` with the shared state, and guards it. Whatever panics in `work` or in
+    /// the future it gives costs this answer alone.
+    fn answer<T, F>(&self, operation: Operation, work: impl FnOnce(Rc<Desk>) -> F) -> ResponseFuture<Result<T, Error>>
+    where
+        T: 'static,
+        F: Future<Output = Result<T, Error>> + 'static,
+    {
+        if self.desk.closing.get() {
+            return Box::pin(ready(Err(Error::Stopped)));
+        }
+        self.guard(operation, work)
+    }
+
+    /// As [`answer`](Registry::answer), also while the Registry is closing.
+    fn guard<T, F>(&self, operation: Operation, work: impl FnOnce(Rc<Desk>) -> F) -> ResponseFuture<Result<T, Error>>
+    where
+        T: 'static,
+        F: Future<Output = Result<T, Error>> + 'static,
+    {
+        let mut ended = self.desk.ended.subscribe();
+        let desk = self.desk.clone();
+        let log = desk.log.clone();
+        match catch_unwind(AssertUnwindSafe(|| work(desk))) {
+            Ok(future) => Box::pin(async move {
+                let guarded = AssertUnwindSafe(future).catch_unwind();
+                let ended = ended.wait_for(|ended| *ended);
+                pin_mut!(guarded, ended);
+                match select(guarded, ended).await {
+                    Either::Left((Ok(result), _)) => result,
+                    Either::Left((Err(panic), _)) => Err(panicked(&log, operation, &*panic)),
+                    Either::Right(_) => Err(Error::Stopped),
+                }
+            }),
+            Err(panic) => Box::pin(ready(Err(panicked(&log, operation, &*panic)))),
+        }
+    }
+}
+
+fn panicked(log: &Logger, operation: Operation, panic: &(dyn std::any::Any + Send)) -> Error {
+    let message = panic_text(panic);
+    slog::error!(log, "an operation panicked"; "operation" => %operation, "panic" => &message);
+    Error::Panicked { operation, message }
+}
+
+impl Actor for Registry {
+    type Context = Context<Self>;
+}
+
+/// Nothing is lost with the context: the Registry has no timers, and its operations run apart from it.
+impl Supervised for Registry {}

@@ -1,0 +1,171 @@
+//! What this application wants registered, and the order in which it is made so.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
+
+use actix::Addr;
+use tokio::sync::oneshot;
+
+use crate::{
+    error::Error,
+    heartbeat::{Heartbeat, StopBeating},
+    instance::{Instance, InstanceKey},
+};
+
+/// One instance that this application registered, with the values that are wanted now.
+pub(crate) struct OwnInstance {
+    pub(crate) key: Arc<InstanceKey>,
+    pub(crate) instance: Rc<Instance>,
+    /// None for a persistent one that is registered.
+    pub(crate) heartbeat: Option<Addr<Heartbeat>>,
+    /// The generation of servers (see `Nacos::generation`) that knows it; none while it waits for its first registration.
+    pub(crate) known_to: Option<u64>,
+    pub(crate) since: Instant,
+    pub(crate) last_success: Option<Instant>,
+    pub(crate) last_error: Option<Error>,
+    pub(crate) beats: u64,
+}
+
+/// The desired state: every recovery compares with it. Changed only by whoever holds the instance's [`Turn`].
+#[derive(Default)]
+pub(crate) struct OwnInstances {
+    wanted: RefCell<HashMap<Arc<InstanceKey>, OwnInstance>>,
+    turns: Rc<Turns>,
+}
+
+impl OwnInstances {
+    /// Queues behind everything that was asked for this instance before.
+    pub(crate) fn queue(&self, key: &Arc<InstanceKey>) -> Turn {
+        self.turns.take(key)
+    }
+
+    pub(crate) fn get<T>(&self, key: &InstanceKey, read: impl FnOnce(&OwnInstance) -> T) -> Option<T> {
+        self.wanted.borrow().get(key).map(read)
+    }
+
+    pub(crate) fn update(&self, key: &InstanceKey, change: impl FnOnce(&mut OwnInstance)) {
+        if let Some(own) = self.wanted.borrow_mut().get_mut(key) {
+            change(own);
+        }
+    }
+
+    pub(crate) fn insert(&self, own: OwnInstance) {
+        self.wanted.borrow_mut().insert(own.key.clone(), own);
+    }
+
+    /// Forgets the instance and ends its Heartbeat.
+    pub(crate) fn remove(&self, key: &InstanceKey) -> Option<OwnInstance> {
+        let own = self.wanted.borrow_mut().remove(key)?;
+        if let Some(heartbeat) = &own.heartbeat {
+            heartbeat.do_send(StopBeating);
+        }
+        Some(own)
+    }
+
+    /// The keys of all instances that are registered or about to be.
+    pub(crate) fn keys(&self) -> Vec<Arc<InstanceKey>> {
+        let mut keys: Vec<_> = self.wanted.borrow().keys().cloned().collect();
+        keys.extend(self.turns.queues.borrow().keys().filter(|key| !self.wanted.borrow().contains_key(*key)).cloned());
+        keys
+    }
+
+    pub(crate) fn for_each(&self, mut read: impl FnMut(&OwnInstance)) {
+        self.wanted.borrow().values().for_each(&mut read);
+    }
+}
+
+/// For each instance, who comes last in the queue of those that talk to the server about it.
+#[derive(Default)]
+struct Turns {
+    queues: RefCell<HashMap<Arc<InstanceKey>, (u64, oneshot::Receiver<()>)>>,
+    next: Cell<u64>,
+}
+
+impl Turns {
+    fn take(self: &Rc<Self>, key: &Arc<InstanceKey>) -> Turn {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        let (ends, ended) = oneshot::channel();
+        let before = self.queues.borrow_mut().insert(key.clone(), (number, ended)).map(|(_, before)| before);
+        Turn { turns: self.clone(), key: key.clone(), number, before, _ends: ends }
+    }
+}
+
+/// A place in the queue of one instance, taken when the mailbox took the message. Dropping it lets the next one go.
+pub(crate) struct Turn {
+    turns: Rc<Turns>,
+    key: Arc<InstanceKey>,
+    number: u64,
+    before: Option<oneshot::Receiver<()>>,
+    /// Dropped with the turn, however that ends; that is what the next one waits for.
+    _ends: oneshot::Sender<()>,
+}
+
+impl Turn {
+    /// Waits until everybody before has gone.
+    pub(crate) async fn come(&mut self) {
+        if let Some(before) = self.before.take() {
+            // An error is the sender's drop: the only way in which turns end.
+            let _ = before.await;
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut queues = self.turns.queues.borrow_mut();
+        if queues.get(&self.key).is_some_and(|(last, _)| *last == self.number) {
+            queues.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::ServiceName;
+
+    fn key(port: u16) -> Arc<InstanceKey> {
+        Arc::new(InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("10.0.0.7", port)))
+    }
+
+    #[actix::test]
+    async fn turns_of_one_instance_come_in_order_and_those_of_others_at_once() {
+        let own = OwnInstances::default();
+        let order = RefCell::new(Vec::new());
+        let (mut first, mut second) = (own.queue(&key(1)), own.queue(&key(1)));
+        let mut other = own.queue(&key(2));
+        let slow = async {
+            first.come().await;
+            actix_rt::task::yield_now().await;
+            order.borrow_mut().push("first");
+            drop(first);
+        };
+        let waiting = async {
+            second.come().await;
+            order.borrow_mut().push("second");
+        };
+        let free = async {
+            other.come().await;
+            order.borrow_mut().push("other");
+        };
+        futures_util::future::join3(waiting, slow, free).await;
+        assert_eq!(*order.borrow(), ["other", "first", "second"]);
+    }
+
+    #[actix::test]
+    async fn a_queue_that_is_empty_is_forgotten() {
+        let own = OwnInstances::default();
+        let (first, mut second) = (own.queue(&key(1)), own.queue(&key(1)));
+        assert_eq!(own.keys().len(), 1);
+        drop(first);
+        second.come().await;
+        drop(second);
+        assert!(own.keys().is_empty());
+    }
+}

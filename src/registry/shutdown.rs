@@ -1,0 +1,234 @@
+//! Going offline: deregister what we registered, then end.
+
+use std::{cell::RefCell, rc::Rc, sync::mpsc, time::Duration};
+
+use actix::{ActorContext, Addr, Context, Handler, Message, ResponseFuture};
+use actix_rt::time::{sleep, timeout};
+use futures_util::stream::{self, StreamExt as _};
+use slog::{info, warn};
+
+use super::{own::Turn, Desk, Registry};
+use crate::{error::Error, heartbeat::StopBeating, instance::InstanceKey, nacos::Operation};
+
+/// Ends the Registry: stops the beats, deregisters the own ephemeral instances, then ends subscriptions, sockets and the
+/// thread. Final: every later message is answered with [`Error::Stopped`].
+///
+/// What was asked for before takes effect before. Answered when all is done, or the deadline has passed.
+///
+/// # Errors
+/// [`Error::Stopped`] if the Registry is shutting down already. What could not be deregistered is in the report, and no
+/// error: a server removes ephemeral instances by itself after a while without beats.
+#[derive(Debug, Clone, Default, Message)]
+#[rtype(result = "Result<ShutdownReport, Error>")]
+pub struct Shutdown {
+    deadline: Option<Duration>,
+    persistent_too: bool,
+    drain: Duration,
+    /// For those who cannot await: see [`ShutdownGuard`].
+    tell: Option<mpsc::Sender<ShutdownReport>>,
+}
+
+impl Shutdown {
+    /// How long deregistering may take. Default: [`Config::shutdown_timeout`](crate::Config::shutdown_timeout), 10 s.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Also deregisters the own persistent instances, which otherwise outlive the process. Default: off.
+    #[must_use]
+    pub fn persistent_too(mut self) -> Self {
+        self.persistent_too = true;
+        self
+    }
+
+    /// Waits so long after deregistering: callers that have not heard of it yet are still served meanwhile, and views stay
+    /// current. Default: zero.
+    #[must_use]
+    pub fn drain(mut self, time: Duration) -> Self {
+        self.drain = time;
+        self
+    }
+}
+
+/// What a [`Shutdown`] did.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// How many instances the servers have confirmed to be deregistered.
+    pub deregistered: usize,
+    /// How many persistent instances were left registered.
+    pub left: usize,
+    /// What could not be deregistered.
+    pub failed: Vec<NotDeregistered>,
+}
+
+/// An instance that could not be deregistered.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct NotDeregistered {
+    /// The instance.
+    pub instance: InstanceKey,
+    /// Why not.
+    pub error: Error,
+}
+
+/// Ends the actor, when all else is done.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct End;
+
+impl Handler<Shutdown> for Registry {
+    type Result = ResponseFuture<Result<ShutdownReport, Error>>;
+
+    fn handle(&mut self, message: Shutdown, _: &mut Context<Self>) -> Self::Result {
+        let registry = self.myself.clone();
+        self.answer(Operation::Shutdown, |desk| {
+            desk.closing.set(true);
+            let turns = desk.take_all_turns();
+            async move {
+                let deadline = message.deadline.unwrap_or(desk.config.shutdown_timeout);
+                let report = desk.go_offline(turns, deadline, message.persistent_too).await;
+                sleep(message.drain).await;
+                desk.subscriptions.stop_all();
+                if let Some(registry) = registry.upgrade() {
+                    registry.do_send(End);
+                }
+                if let Some(tell) = message.tell {
+                    // Whoever waited may have given up.
+                    let _ = tell.send(report.clone());
+                }
+                Ok(report)
+            }
+        })
+    }
+}
+
+impl Handler<End> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, _: End, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}
+
+impl Desk {
+    /// Nobody can ask for anything any more: the same as a `Shutdown` that nobody awaits.
+    pub(super) async fn last_address_dropped(&self) {
+        if !self.closing.replace(true) {
+            let turns = self.take_all_turns();
+            self.go_offline(turns, self.config.shutdown_timeout, false).await;
+        }
+        self.subscriptions.stop_all();
+    }
+
+    /// Behind everything that was asked for before.
+    fn take_all_turns(&self) -> Vec<(Turn, Rc<InstanceKey>)> {
+        self.own.for_each(|own| {
+            if let Some(heartbeat) = &own.heartbeat {
+                heartbeat.do_send(StopBeating);
+            }
+        });
+        self.own.keys().into_iter().map(|key| (self.own.queue(&key), Rc::new((*key).clone()))).collect()
+    }
+
+    async fn go_offline(
+        &self,
+        turns: Vec<(Turn, Rc<InstanceKey>)>,
+        deadline: Duration,
+        persistent_too: bool,
+    ) -> ShutdownReport {
+        let report = RefCell::new(ShutdownReport::default());
+        let work = stream::iter(turns).for_each_concurrent(self.config.max_connections, |(mut turn, key)| {
+            let report = &report;
+            async move {
+                turn.come().await;
+                self.take_offline(&key, persistent_too, report).await;
+            }
+        });
+        let in_time = timeout(deadline, work).await.is_ok();
+        let mut report = report.into_inner();
+        if !in_time {
+            report.failed.extend(self.not_in_time(deadline, persistent_too));
+        }
+        match report.failed.first() {
+            None => info!(self.log, "registry client is offline"; "deregistered" => report.deregistered),
+            Some(first) => warn!(self.log, "registry client is offline, some instances are still registered";
+                "deregistered" => report.deregistered, "failed" => report.failed.len(), "first_error" => %first.error),
+        }
+        report
+    }
+
+    async fn take_offline(&self, key: &InstanceKey, persistent_too: bool, report: &RefCell<ShutdownReport>) {
+        let Some(ephemeral) = self.own.get(key, |own| own.instance.ephemeral) else { return };
+        if !ephemeral && !persistent_too {
+            self.own.remove(key);
+            report.borrow_mut().left += 1;
+            return;
+        }
+        // Kept as wanted until it is done, so that a deadline that passes meanwhile reports it.
+        let outcome = self.nacos.deregister(key, ephemeral).await;
+        self.own.remove(key);
+        match outcome {
+            Ok(()) => report.borrow_mut().deregistered += 1,
+            Err(error) => report.borrow_mut().failed.push(NotDeregistered { instance: key.clone(), error }),
+        }
+    }
+
+    fn not_in_time(&self, after: Duration, persistent_too: bool) -> Vec<NotDeregistered> {
+        let mut late = Vec::new();
+        self.own.for_each(|own| {
+            if own.instance.ephemeral || persistent_too {
+                let server = self.nacos.servers().current().map_or_else(String::new, |server| server.name.clone());
+                let error = Error::Timeout { operation: Operation::Deregister, server, after };
+                late.push(NotDeregistered { instance: (*own.key).clone(), error });
+            }
+        });
+        late
+    }
+}
+
+/// Shuts the Registry down when dropped, and blocks until that is done or its deadline has passed. For programs that end
+/// in many ways, by `?` or by a panic.
+///
+/// Do not drop it on the Registry's own arbiter (after [`Registry::start_here`]): it would wait for itself until the deadline.
+///
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, Config, Registry, ShutdownGuard};
+/// # use std::time::Duration;
+/// # let server = EmbeddedServer::start().unwrap();
+/// let registry = Registry::start(Config::new(server.address().to_string()))?;
+/// let _offline_at_the_end = ShutdownGuard::new(registry.clone(), Duration::from_secs(5));
+/// # Ok::<(), actix_nacos::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct ShutdownGuard {
+    registry: Addr<Registry>,
+    deadline: Duration,
+    drain: Duration,
+}
+
+impl ShutdownGuard {
+    /// Blocks for at most `deadline` when dropped.
+    pub fn new(registry: Addr<Registry>, deadline: Duration) -> Self {
+        ShutdownGuard { registry, deadline, drain: Duration::ZERO }
+    }
+
+    /// See [`Shutdown::drain`]; comes on top of the deadline. Default: zero.
+    #[must_use]
+    pub fn drain(mut self, time: Duration) -> Self {
+        self.drain = time;
+        self
+    }
+}
+
+impl Drop for ShutdownGuard {
+    fn drop(&mut self) {
+        let (tell, told) = mpsc::channel();
+        let shutdown = Shutdown { tell: Some(tell), ..Shutdown::default() };
+        self.registry.do_send(shutdown.deadline(self.deadline).drain(self.drain));
+        // A Registry that has ended already drops the sender at once.
+        let _ = told.recv_timeout(self.deadline + self.drain);
+    }
+}

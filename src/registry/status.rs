@@ -1,0 +1,165 @@
+//! What is going on, for a health page.
+
+use std::time::Instant;
+
+use actix::{Context, Handler, Message, ResponseFuture};
+use serde::Serialize;
+
+use super::{own::OwnInstance, Desk, Registry};
+use crate::{
+    config::Protocol,
+    error::Error,
+    instance::InstanceKey,
+    nacos::{servers::Server, Operation},
+    subscriber::SubscriptionStatus,
+};
+
+/// Asks for the state of servers, login, instances and subscriptions.
+#[derive(Debug, Clone, Copy, Default, Message)]
+#[rtype(result = "Result<RegistryStatus, Error>")]
+pub struct GetStatus;
+
+/// The state of a Registry at one moment. Serialises to JSON; holds no secrets.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct RegistryStatus {
+    /// Milliseconds since the Registry started.
+    pub uptime_ms: u64,
+    /// The configured servers.
+    pub servers: Vec<ServerStatus>,
+    /// The login, if there are credentials.
+    pub session: Option<SessionStatus>,
+    /// The instances that this Registry keeps registered.
+    pub instances: Vec<InstanceStatus>,
+    /// The services that are watched.
+    pub subscriptions: Vec<SubscriptionStatus>,
+}
+
+/// One server.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ServerStatus {
+    /// `host:port`.
+    pub address: String,
+    /// Whether it is the one that is asked.
+    pub in_use: bool,
+    /// What it was last found to speak.
+    pub protocol: Option<Protocol>,
+    /// Failed requests since the last success; 0 means well, or not asked yet.
+    pub failures: u32,
+    /// Requests so far.
+    pub requests: u64,
+    /// Requests without a usable answer so far.
+    pub failed_requests: u64,
+    /// Milliseconds since it last answered.
+    pub last_success_ms_ago: Option<u64>,
+    /// Milliseconds since a request last failed.
+    pub last_failure_ms_ago: Option<u64>,
+    /// Why a request last failed.
+    pub last_error: Option<String>,
+}
+
+/// The login.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct SessionStatus {
+    /// Whether there is a token.
+    pub logged_in: bool,
+    /// Logins so far, refused ones too.
+    pub logins: u64,
+    /// Why the last login was refused, if it was.
+    pub last_error: Option<String>,
+}
+
+/// One instance that this Registry keeps registered.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct InstanceStatus {
+    /// Which one.
+    pub instance: InstanceKey,
+    /// Whether it lives by heartbeats.
+    pub ephemeral: bool,
+    /// Whether the server has taken it; false while it waits for a server that can be reached.
+    pub registered: bool,
+    /// Milliseconds since it was asked for.
+    pub since_ms_ago: u64,
+    /// Signs of life that were taken so far.
+    pub beats: u64,
+    /// Milliseconds since the server last took a sign of life.
+    pub last_success_ms_ago: Option<u64>,
+    /// Why the last sign of life failed, if it did.
+    pub last_error: Option<String>,
+}
+
+impl Handler<GetStatus> for Registry {
+    type Result = ResponseFuture<Result<RegistryStatus, Error>>;
+
+    fn handle(&mut self, _: GetStatus, _: &mut Context<Self>) -> Self::Result {
+        self.answer(Operation::Status, |desk| async move {
+            let mut instances = Vec::new();
+            desk.own.for_each(|own| instances.push(InstanceStatus::of(own)));
+            Ok(RegistryStatus {
+                uptime_ms: desk.began.elapsed().as_millis() as u64,
+                servers: desk.server_status(),
+                session: desk.session_status(),
+                instances,
+                subscriptions: desk.subscriptions.describe().await,
+            })
+        })
+    }
+}
+
+impl Desk {
+    fn server_status(&self) -> Vec<ServerStatus> {
+        let current = self.nacos.servers().current().map(|server| server.name.clone());
+        let describe = |server: &Server| ServerStatus::of(server, current.as_ref() == Some(&server.name));
+        self.nacos.servers().all().iter().map(|server| describe(server)).collect()
+    }
+
+    fn session_status(&self) -> Option<SessionStatus> {
+        let session = self.nacos.session();
+        session.is_needed().then(|| {
+            let health = session.health();
+            SessionStatus {
+                logged_in: health.logged_in,
+                logins: health.logins,
+                last_error: health.last_error.map(|error| error.to_string()),
+            }
+        })
+    }
+}
+
+impl ServerStatus {
+    fn of(server: &Server, in_use: bool) -> Self {
+        let health = server.health();
+        ServerStatus {
+            address: server.name.clone(),
+            in_use,
+            protocol: server.protocol(),
+            failures: health.failures,
+            requests: health.requests,
+            failed_requests: health.failed_requests,
+            last_success_ms_ago: health.last_success.map(ms_ago),
+            last_failure_ms_ago: health.last_failure.map(ms_ago),
+            last_error: health.last_error.map(|error| error.to_string()),
+        }
+    }
+}
+
+impl InstanceStatus {
+    fn of(own: &OwnInstance) -> Self {
+        InstanceStatus {
+            instance: (*own.key).clone(),
+            ephemeral: own.instance.ephemeral,
+            registered: own.known_to.is_some(),
+            since_ms_ago: ms_ago(own.since),
+            beats: own.beats,
+            last_success_ms_ago: own.last_success.map(ms_ago),
+            last_error: own.last_error.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+fn ms_ago(moment: Instant) -> u64 {
+    moment.elapsed().as_millis() as u64
+}

@@ -1,0 +1,98 @@
+//! A supervising future for our actors.
+//!
+//! actix's own `Supervisor` leaves an address dead after a panic, and restarts after `ctx.stop()`. This one is the other way
+//! round: a panic in a handler, timer or future restarts the actor with its state and its address, and `ctx.stop()` is final.
+//! Lost at a restart are the context's timers and futures: `started` arms them again.
+
+use std::{
+    any::Any,
+    future::Future,
+    panic::{catch_unwind, AssertUnwindSafe},
+    pin::Pin,
+    task::{ready, Context as TaskContext, Poll},
+    time::Duration,
+};
+
+use actix::{
+    dev::{
+        channel::{self, AddressReceiver},
+        ContextFut,
+    },
+    Actor, Addr, Context, Supervised,
+};
+use actix_rt::time::{sleep, Sleep};
+use slog::{error, Logger};
+
+/// So many panics follow each other at once; from then on each restart waits, so that a panicking `started` is no hot loop.
+const QUICK_RESTARTS: u32 = 3;
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
+
+/// Runs `actor` on the present arbiter until it stops itself, or nobody can reach it and it waits for nothing.
+pub(crate) fn start<A>(actor: A, mailbox_capacity: usize, log: Logger) -> Addr<A>
+where
+    A: Supervised + Actor<Context = Context<A>>,
+{
+    let (sender, receiver) = channel::channel(mailbox_capacity);
+    actix_rt::spawn(supervise(actor, receiver, log));
+    Addr::new(sender)
+}
+
+/// Ends when the actor has ended.
+pub(crate) fn supervise<A>(actor: A, mailbox: AddressReceiver<A>, log: Logger) -> Supervise<A>
+where
+    A: Supervised + Actor<Context = Context<A>>,
+{
+    Supervise { actor: Context::with_receiver(mailbox).into_future(actor), panics: 0, pause: None, log }
+}
+
+/// See [`supervise`].
+pub(crate) struct Supervise<A: Actor<Context = Context<A>>> {
+    actor: ContextFut<A, Context<A>>,
+    /// Since the last poll without one.
+    panics: u32,
+    pause: Option<Pin<Box<Sleep>>>,
+    log: Logger,
+}
+
+/// The future it drives is never pinned structurally: actix's own arbiter polls it so, too.
+impl<A: Actor<Context = Context<A>>> Unpin for Supervise<A> {}
+
+impl<A: Supervised + Actor<Context = Context<A>>> Supervise<A> {
+    fn restart(&mut self, panic: &(dyn Any + Send)) -> bool {
+        self.panics += 1;
+        error!(self.log, "an actor panicked and is restarted";
+            "actor" => std::any::type_name::<A>(), "panic" => panic_text(panic));
+        if self.panics > QUICK_RESTARTS {
+            self.pause = Some(Box::pin(sleep(RESTART_PAUSE)));
+        }
+        catch_unwind(AssertUnwindSafe(|| self.actor.restart())).unwrap_or(false)
+    }
+}
+
+impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervise<A> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
+        loop {
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+            }
+            match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut self.actor).poll(cx))) {
+                Ok(Poll::Ready(())) => return Poll::Ready(()),
+                Ok(Poll::Pending) => {
+                    self.panics = 0;
+                    return Poll::Pending;
+                }
+                Err(panic) if !self.restart(&*panic) => return Poll::Ready(()),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// The text of a panic, as far as it has one.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".into())
+}
