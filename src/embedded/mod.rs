@@ -19,12 +19,13 @@
 //! a cluster.
 //!
 //! # In tests
+//! `docs/embedded.md` has an example, and all faults in a table.
 //! - [`EmbeddedServer::instances`] and [`EmbeddedServer::counters`] tell what has arrived.
 //! - [`EmbeddedServer::restart_empty`] is the registry's bad day; [`EmbeddedServer::faults`] has many others.
 //! - [`EmbeddedServer::advance`] moves the server's time on: 30 seconds without a beat pass in an instant.
 
 use std::{
-    io,
+    fmt, io,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     sync::{Arc, Mutex},
     thread::JoinHandle,
@@ -60,6 +61,11 @@ mod v1_operator;
 mod v1_service;
 mod v3_admin;
 mod v3_client;
+
+/// The examples of the guide are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/embedded.md")]
+mod guide {}
 
 pub use builder::EmbeddedServerBuilder;
 pub use counters::Counters;
@@ -192,6 +198,12 @@ impl EmbeddedServer {
     /// What it has been asked and has sent.
     pub fn counters(&self) -> Counters {
         self.shared.with(|state| state.counters.clone())
+    }
+}
+
+impl fmt::Debug for EmbeddedServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedServer").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
