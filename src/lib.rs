@@ -8,8 +8,11 @@ mod grid;
 mod heartbeat;
 mod instance;
 mod nacos;
+mod push;
 mod registry;
 mod service;
+#[cfg(feature = "embedded")]
+mod staged_panic;
 mod subscriber;
 mod supervise;
 mod view;
@@ -17,6 +20,10 @@ mod view;
 #[cfg(feature = "embedded")]
 #[cfg_attr(docsrs, doc(cfg(feature = "embedded")))]
 pub mod embedded;
+
+#[cfg(feature = "embedded")]
+#[doc(hidden)]
+pub use staged_panic::{Place, StagePanic, Victim};
 
 pub use config::{Config, Protocol, PushConfig, TlsConfig};
 pub use error::Error;

@@ -30,6 +30,8 @@ pub enum Operation {
     Login,
     /// Asking the `endpoint` for the list of servers.
     ServerList,
+    /// Finding the local address that reaches the server.
+    LocalIp,
     /// Subscribing, unsubscribing or discovering.
     Subscribe,
     /// Asking for the status.
@@ -52,6 +54,7 @@ impl fmt::Display for Operation {
             Operation::ListServices => "list services",
             Operation::Login => "log in",
             Operation::ServerList => "ask for the server list",
+            Operation::LocalIp => "find the local address",
             Operation::Subscribe => "subscribe",
             Operation::Status => "get status",
             Operation::Shutdown => "shut down",
