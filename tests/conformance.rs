@@ -58,8 +58,8 @@ impl Kind {
         !matches!(self, Kind::Nacos(Dialect::V3_2))
     }
 
-    /// r-nacos registers the unknown instance of a beat with weight 1 and no metadata, whatever the beat says.
-    fn takes_values_from_beats(self) -> bool {
+    /// r-nacos registers the unknown instance of a beat with weight 1, whatever the beat says.
+    fn takes_weights_from_beats(self) -> bool {
         self != Kind::RNacos
     }
 
@@ -656,11 +656,8 @@ async fn a_beat_by_hand_registers_what_the_server_does_not_know() {
         world.ask(beat).await;
         let host = world.listed_ports(&[8080]).await.hosts[0].clone();
         assert_eq!(host.cluster_name, "north");
-        if world.kind.takes_values_from_beats() {
-            assert_eq!((host.weight, &host.metadata), (3.0, &metadata(&[("zone", "a")])));
-        } else {
-            assert_eq!((host.weight, &host.metadata), (1.0, &Metadata::new()));
-        }
+        assert_eq!(host.metadata, metadata(&[("zone", "a")]));
+        assert_eq!(host.weight, if world.kind.takes_weights_from_beats() { 3.0 } else { 1.0 });
         world.ask(world.deregister(8080).cluster("north")).await;
     })
     .await;

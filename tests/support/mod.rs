@@ -3,6 +3,8 @@
 //! Helpers wait for a thing, never for a time, and give up after [`PATIENCE`], far beyond what any of them takes.
 #![allow(dead_code)]
 
+pub mod fake;
+
 use std::{
     future::Future,
     sync::atomic::{AtomicU32, Ordering},
