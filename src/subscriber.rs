@@ -18,7 +18,7 @@ use serde::Serialize;
 use slog::{debug, Logger};
 
 use crate::{
-    config::Config,
+    config::{Config, Protocol},
     error::Error,
     grid::Grid,
     instance::Instance,
@@ -35,6 +35,11 @@ const FULL_RETRY: Duration = Duration::from_millis(50);
 const HINT_INTERVAL: Duration = Duration::from_secs(1);
 /// A list that is held back is asked for again after this.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
+
+/// After a change on a server without push, the list is asked for so often…
+const RESTLESS_INTERVAL: Duration = Duration::from_secs(2);
+/// …for so long.
+const RESTLESS_TIME: Duration = Duration::from_secs(20);
 
 /// How a list was learned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -238,6 +243,7 @@ struct Truth {
     /// By the clock of the origin's server.
     server_millis: i64,
     applied: Instant,
+    changed: Instant,
     source: Source,
     received: SystemTime,
 }
@@ -382,6 +388,9 @@ impl Subscriber {
         if self.status.last_error.is_some() {
             return interval.min(LONGEST_RETRY);
         }
+        if self.is_restless() {
+            return interval.min(RESTLESS_INTERVAL).max(settings.min_interval);
+        }
         if self.holding || self.empty_polls > 0 {
             return interval.min(CONFIRM_INTERVAL);
         }
@@ -390,6 +399,13 @@ impl Subscriber {
             return interval.mul_f64(0.5 + 0.5 * fastrand::f64());
         }
         interval
+    }
+
+    /// v3 has no push, and changes seldom come alone: instances of a deployment are replaced one after the other.
+    fn is_restless(&self) -> bool {
+        self.truth.as_ref().is_some_and(|truth| {
+            truth.origin.protocol == Protocol::V3 && self.status.changes > 1 && truth.changed.elapsed() < RESTLESS_TIME
+        })
     }
 
     fn poll_after(&mut self, wait: Duration, ctx: &mut Context<Self>) {
@@ -423,7 +439,7 @@ impl Subscriber {
         let info = Arc::new(info);
         self.view.publish(info.clone());
         let (applied, received) = (Instant::now(), SystemTime::now());
-        self.truth = Some(Truth { info, origin, server_millis, applied, source, received });
+        self.truth = Some(Truth { info, origin, server_millis, applied, changed: applied, source, received });
         self.tell(ctx);
     }
 
@@ -741,7 +757,7 @@ mod tests {
     use actix_rt::time::sleep;
 
     use super::*;
-    use crate::{config::Protocol, supervise};
+    use crate::supervise;
 
     /// Answers polls as the Registry does.
     #[derive(Clone, Default)]
