@@ -75,7 +75,7 @@ pub(crate) struct Listed {
 impl Listed {
     /// What there is without a server.
     fn nothing(query: &ListQuery<'_>) -> Self {
-        let origin = Origin { server: String::new(), protocol: Protocol::V1, generation: 0 };
+        let origin = Origin { server: String::new(), protocol: Protocol::V1, outages: 0 };
         Listed { info: ServiceInfo::empty(query.service, query.clusters), origin }
     }
 }
@@ -85,8 +85,8 @@ impl Listed {
 pub(crate) struct Origin {
     pub(crate) server: String,
     pub(crate) protocol: Protocol,
-    /// See [`Nacos::generation`].
-    pub(crate) generation: u64,
+    /// See [`Servers::outages`].
+    pub(crate) outages: u64,
 }
 
 /// What a server said, and which one.
@@ -196,11 +196,11 @@ impl Nacos {
             Protocol::V3 => v3::read_list(answer, service),
             _ => v1::read_list(answer, service),
         };
-        let generation = self.generation();
+        let outages = self.servers.outages();
         let told = self.attempt(Operation::List, patience, make, read, || query.service.to_string()).await?;
         let mut info = told.value;
         info.tidy(query.clusters, query.healthy_only);
-        let origin = Origin { server: told.server.name.clone(), protocol: told.protocol, generation };
+        let origin = Origin { server: told.server.name.clone(), protocol: told.protocol, outages };
         Ok(Listed { info, origin })
     }
 
