@@ -10,6 +10,8 @@ pub(crate) mod recordings;
 pub(crate) mod sentinel;
 pub(crate) mod servers;
 pub(crate) mod session;
+#[cfg(any(feature = "rustls", feature = "openssl"))]
+mod tls;
 pub(crate) mod transport;
 pub(crate) mod v1;
 #[allow(dead_code)]
