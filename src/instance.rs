@@ -163,7 +163,7 @@ fn validate_address(ip: &str, port: u16) -> Result<(), Error> {
     if ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
         return Err(Error::invalid(
             "ip",
-            format!("{ip} is no address others can call; local_ip() gives the one that reaches the server"),
+            format!("{ip} is no address others can call; Config::local_ip gives the one that reaches the server"),
         ));
     }
     if port == 0 {

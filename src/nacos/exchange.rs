@@ -38,6 +38,8 @@ pub enum Operation {
     Shutdown,
     /// Waiting for the Registry's answer to a message.
     Message,
+    /// Finding out by which address this machine reaches the server.
+    LocalIp,
 }
 
 impl fmt::Display for Operation {
@@ -56,6 +58,7 @@ impl fmt::Display for Operation {
             Operation::Status => "get status",
             Operation::Shutdown => "shut down",
             Operation::Message => "answer a message",
+            Operation::LocalIp => "find the local address",
         })
     }
 }
