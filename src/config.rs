@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket},
     path::PathBuf,
     str::FromStr,
     time::Duration,
@@ -12,7 +12,7 @@ use awc::http::Uri;
 use serde::{Deserialize, Serialize};
 use slog::{o, Drain, Logger};
 
-use crate::error::Error;
+use crate::{error::Error, nacos::Operation};
 
 /// Nacos' own default (`server.servlet.contextPath`).
 const DEFAULT_CONTEXT_PATH: &str = "/nacos";
@@ -89,7 +89,7 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct PushConfig {
     pub(crate) enabled: bool,
-    pub(crate) bind: SocketAddr,
+    pub(crate) bind: Option<SocketAddr>,
     pub(crate) advertise_ip: Option<IpAddr>,
     pub(crate) advertise_port: Option<u16>,
     pub(crate) any_source: bool,
@@ -100,7 +100,7 @@ impl Default for PushConfig {
     fn default() -> Self {
         PushConfig {
             enabled: true,
-            bind: SocketAddr::from(([0, 0, 0, 0], 0)),
+            bind: None,
             advertise_ip: None,
             advertise_port: None,
             any_source: false,
@@ -116,10 +116,10 @@ impl PushConfig {
         PushConfig { enabled: false, ..Self::default() }
     }
 
-    /// Where the socket listens. Default: a free port on all IPv4 addresses, `0.0.0.0:0`.
+    /// Where the socket listens. Default: a free port on all addresses of the family by which the server is reached.
     #[must_use]
     pub fn bind(mut self, address: SocketAddr) -> Self {
-        self.bind = address;
+        self.bind = Some(address);
         self
     }
 
@@ -429,6 +429,24 @@ impl Config {
         Ok(())
     }
 
+    /// The address of this machine by which it reaches the first server: what to register as an instance's `ip`. Nothing
+    /// is sent; a host name is looked up, which blocks.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for a bad address or none; [`Error::Unreachable`] if the host has no address or no way leads
+    /// there.
+    ///
+    /// ```
+    /// # use actix_nacos::Config;
+    /// assert_eq!(Config::new("127.0.0.1:8848").local_ip()?.to_string(), "127.0.0.1");
+    /// # Ok::<(), actix_nacos::Error>(())
+    /// ```
+    pub fn local_ip(&self) -> Result<IpAddr, Error> {
+        let addresses = self.addresses()?;
+        let server = addresses.first().ok_or_else(|| Error::invalid("servers", "is empty: no server to reach"))?;
+        server.local_ip()
+    }
+
     /// The servers, each parsed.
     pub(crate) fn addresses(&self) -> Result<Vec<ServerAddress>, Error> {
         self.servers.iter().map(|server| ServerAddress::parse(server, &self.context_path)).collect()
@@ -517,6 +535,17 @@ impl ServerAddress {
         Ok(ServerAddress { https, host: host.into(), port, context_path })
     }
 
+    fn local_ip(&self) -> Result<IpAddr, Error> {
+        let unreachable = |error: std::io::Error| Error::Unreachable {
+            operation: Operation::LocalIp,
+            server: self.to_string(),
+            reason: error.to_string(),
+        };
+        let mut targets = (self.host.as_str(), self.port).to_socket_addrs().map_err(unreachable)?;
+        let target = targets.next().ok_or_else(|| unreachable(std::io::ErrorKind::AddrNotAvailable.into()))?;
+        local_ip_towards(target).map_err(unreachable)
+    }
+
     /// `http(s)://host:port/context`, without a trailing slash.
     pub(crate) fn base_url(&self) -> String {
         format!("{}://{self}{}", if self.https { "https" } else { "http" }, self.context_path)
@@ -532,6 +561,17 @@ impl fmt::Display for ServerAddress {
             write!(f, "{}:{}", self.host, self.port)
         }
     }
+}
+
+/// The local address that the system would send from. A UDP socket that is connected sends nothing by that.
+pub(crate) fn local_ip_towards(target: SocketAddr) -> std::io::Result<IpAddr> {
+    let any: SocketAddr = match target {
+        SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+        SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], 0)),
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(target)?;
+    socket.local_addr().map(|address| address.ip())
 }
 
 fn tls_is_built_in(field: &'static str) -> Result<(), Error> {

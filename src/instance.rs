@@ -93,16 +93,8 @@ impl Instance {
 
     /// The beat interval that its metadata asks for.
     pub(crate) fn preserved_interval(&self) -> Option<Duration> {
-        self.preserved(HEART_BEAT_INTERVAL)
-    }
-
-    /// When the server will call it unhealthy without beats; Nacos' 15 s unless its metadata says otherwise.
-    pub(crate) fn unhealthy_after(&self) -> Duration {
-        self.preserved(HEART_BEAT_TIMEOUT).unwrap_or(Duration::from_secs(15))
-    }
-
-    fn preserved(&self, key: &str) -> Option<Duration> {
-        self.metadata.get(key)?.parse().ok().filter(|ms| *ms > 0).map(Duration::from_millis)
+        let millis = self.metadata.get(HEART_BEAT_INTERVAL)?.parse().ok()?;
+        (millis > 0).then(|| Duration::from_millis(millis))
     }
 
     /// Refuses what no server should be sent, naming the field.
@@ -163,7 +155,7 @@ fn validate_address(ip: &str, port: u16) -> Result<(), Error> {
     if ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
         return Err(Error::invalid(
             "ip",
-            format!("{ip} is no address others can call; Config::local_ip gives the one that reaches the server"),
+            format!("{ip} is no address others can call; Config::local_ip() gives the one that reaches the server"),
         ));
     }
     if port == 0 {
@@ -278,7 +270,6 @@ mod tests {
         instance.metadata.insert(HEART_BEAT_TIMEOUT.into(), "3000".into());
         assert_eq!(instance.validate(), Ok(()));
         assert_eq!(instance.preserved_interval(), Some(Duration::from_secs(1)));
-        assert_eq!(instance.unhealthy_after(), Duration::from_secs(3));
         instance.metadata.insert(IP_DELETE_TIMEOUT.into(), "1000".into());
         assert_eq!(refused_field(instance), "metadata");
     }

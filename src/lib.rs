@@ -227,10 +227,12 @@ mod error;
 mod grid;
 mod heartbeat;
 mod instance;
-mod local_ip;
 mod nacos;
+mod push;
 mod registry;
 mod service;
+#[cfg(feature = "embedded")]
+mod staged_panic;
 mod subscriber;
 mod supervise;
 mod view;
@@ -254,5 +256,8 @@ pub use registry::{
     SessionStatus, Shutdown, ShutdownGuard, ShutdownReport, StopSubscribe, Subscribe, Unsubscribe,
 };
 pub use service::{ServiceInfo, ServiceName, DEFAULT_GROUP};
+#[cfg(feature = "embedded")]
+#[doc(hidden)]
+pub use staged_panic::{Place, StagePanic, Victim};
 pub use subscriber::{Change, ServiceChanged, Source, SubscriptionStatus};
 pub use view::{Instances, Selected, ServiceView};

@@ -8,8 +8,10 @@ use std::{
 };
 
 use actix::{
-    fut::ActorFutureExt, Actor, ActorContext, AsyncContext, Context, Handler, MailboxError, Message, MessageResult,
-    Recipient, SpawnHandle, Supervised, WeakRecipient, WrapFuture,
+    fut::{self, ActorFutureExt},
+    prelude::SendError,
+    Actor, ActorContext, AsyncContext, Context, Handler, MailboxError, Message, MessageResult, Recipient, SpawnHandle,
+    Supervised, WeakRecipient, WrapFuture,
 };
 use actix_rt::time::Instant;
 use serde::Serialize;
@@ -123,15 +125,18 @@ pub(crate) enum Listener {
 }
 
 impl Listener {
-    fn recipient(&self) -> Option<Recipient<ServiceChanged>> {
+    fn is(&self, recipient: &Recipient<ServiceChanged>) -> bool {
         match self {
-            Listener::Strong(recipient) => Some(recipient.clone()),
-            Listener::Weak(weak) => weak.upgrade(),
+            Listener::Strong(own) => own == recipient,
+            Listener::Weak(weak) => weak.upgrade().as_ref() == Some(recipient),
         }
     }
 
     fn is_alive(&self) -> bool {
-        self.recipient().is_some_and(|recipient| recipient.connected())
+        match self {
+            Listener::Strong(recipient) => recipient.connected(),
+            Listener::Weak(weak) => weak.upgrade().is_some_and(|recipient| recipient.connected()),
+        }
     }
 }
 
@@ -238,11 +243,15 @@ struct Truth {
 }
 
 struct Told {
+    id: u64,
     listener: Listener,
     /// The list that this listener received last.
     last: Option<Arc<ServiceInfo>>,
     /// Its mailbox was full: it is to be tried again.
     owed: bool,
+    /// A weak listener's message that it has not handled yet. It gets no other before: a sender that is made anew for
+    /// each message would not notice that the mailbox is full, and one that is kept would keep the listener alive.
+    unhandled: bool,
 }
 
 /// Merges polled and pushed lists of one (service, group, clusters) into one ordered truth, and tells its listeners and
@@ -256,6 +265,7 @@ pub(crate) struct Subscriber {
     registry: WeakRecipient<PollList>,
     settings: Settings,
     listeners: Vec<Told>,
+    next_id: u64,
     view: ViewWriter,
     truth: Option<Truth>,
     /// Something happened after which a server may not know all instances: see [`Subscriber::merge`].
@@ -295,6 +305,7 @@ impl Subscriber {
             registry,
             settings,
             listeners: Vec::new(),
+            next_id: 0,
             truth: None,
             upheaval: false,
             hold_until: None,
@@ -484,14 +495,21 @@ impl Subscriber {
                 prepared.push((last, news(&self.service, told.last.as_ref(), truth)));
                 prepared.len() - 1
             });
-            tell_one(told, prepared[known].1.as_ref(), &truth.info)
+            tell_one(told, prepared[known].1.as_ref(), &truth.info, ctx)
         });
         self.retry_owed(ctx);
         self.end_if_unused(ctx);
     }
 
+    fn handled(&mut self, id: u64, ctx: &mut Context<Self>) {
+        if let Some(told) = self.listeners.iter_mut().find(|told| told.id == id) {
+            told.unhandled = false;
+            self.tell(ctx);
+        }
+    }
+
     fn retry_owed(&mut self, ctx: &mut Context<Self>) {
-        if self.retrying || !self.listeners.iter().any(|told| told.owed) {
+        if self.retrying || !self.listeners.iter().any(|told| told.owed && !told.unhandled) {
             return;
         }
         self.retrying = true;
@@ -499,6 +517,10 @@ impl Subscriber {
             subscriber.retrying = false;
             subscriber.tell(ctx);
         });
+    }
+
+    fn is_told(&self, recipient: &Recipient<ServiceChanged>) -> bool {
+        self.listeners.iter().any(|told| told.listener.is(recipient))
     }
 
     fn forget_the_gone(&mut self) {
@@ -545,24 +567,38 @@ fn news(service: &ServiceName, last: Option<&Arc<ServiceInfo>>, truth: &Truth) -
 
 /// False if the listener is gone. A full mailbox blocks and grows nothing: what is owed is worked out anew when it is
 /// tried again.
-fn tell_one(told: &mut Told, news: Option<&ServiceChanged>, now: &Arc<ServiceInfo>) -> bool {
-    let Some(recipient) = told.listener.recipient() else { return false };
+fn tell_one(
+    told: &mut Told,
+    news: Option<&ServiceChanged>,
+    now: &Arc<ServiceInfo>,
+    ctx: &mut Context<Subscriber>,
+) -> bool {
     let Some(news) = news else {
         told.last = Some(now.clone());
         told.owed = false;
-        return true;
+        return told.listener.is_alive();
     };
-    match recipient.try_send(news.clone()) {
+    told.owed = true;
+    let sent = match &told.listener {
+        Listener::Strong(recipient) => recipient.try_send(news.clone()),
+        Listener::Weak(_) if told.unhandled => return true,
+        Listener::Weak(weak) => {
+            let Some(recipient) = weak.upgrade() else { return false };
+            let (id, handled) = (told.id, recipient.send(news.clone()));
+            told.unhandled = true;
+            let handled = fut::wrap_future::<_, Subscriber>(handled);
+            ctx.spawn(handled.map(move |_, subscriber, ctx| subscriber.handled(id, ctx)));
+            Ok(())
+        }
+    };
+    match sent {
         Ok(()) => {
             told.last = Some(now.clone());
             told.owed = false;
             true
         }
-        Err(actix::prelude::SendError::Full(_)) => {
-            told.owed = true;
-            true
-        }
-        Err(actix::prelude::SendError::Closed(_)) => false,
+        Err(SendError::Full(_)) => true,
+        Err(SendError::Closed(_)) => false,
     }
 }
 
@@ -574,6 +610,7 @@ impl Actor for Subscriber {
         self.polling = false;
         self.retrying = false;
         self.next_poll = SpawnHandle::default();
+        self.listeners.iter_mut().for_each(|told| told.unhandled = false);
         if self.view.readers() > 0 {
             self.end_when_abandoned(ctx);
         }
@@ -589,12 +626,16 @@ impl Handler<Listen> for Subscriber {
     type Result = ();
 
     fn handle(&mut self, Listen(listener): Listen, ctx: &mut Context<Self>) {
-        let Some(recipient) = listener.recipient() else { return self.end_if_unused(ctx) };
-        if self.listeners.iter().any(|told| told.listener.recipient().as_ref() == Some(&recipient)) {
-            return;
+        let known = match &listener {
+            Listener::Strong(recipient) => self.is_told(recipient),
+            Listener::Weak(weak) => weak.upgrade().is_some_and(|recipient| self.is_told(&recipient)),
+        };
+        if !known && listener.is_alive() {
+            self.listeners.push(Told { id: self.next_id, listener, last: None, owed: false, unhandled: false });
+            self.next_id += 1;
         }
-        self.listeners.push(Told { listener, last: None, owed: false });
         self.tell(ctx);
+        self.end_if_unused(ctx);
     }
 }
 
@@ -602,7 +643,7 @@ impl Handler<StopListening> for Subscriber {
     type Result = ();
 
     fn handle(&mut self, StopListening(listener): StopListening, ctx: &mut Context<Self>) {
-        self.listeners.retain(|told| listener.is_some() && told.listener.recipient() != listener);
+        self.listeners.retain(|told| listener.as_ref().is_some_and(|gone| !told.listener.is(gone)));
         self.end_if_unused(ctx);
     }
 }
@@ -689,5 +730,381 @@ impl fmt::Display for Watched {
             write!(f, " (clusters {})", self.clusters)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, rc::Rc};
+
+    use actix::{Addr, ResponseFuture};
+    use actix_rt::time::sleep;
+
+    use super::*;
+    use crate::{config::Protocol, supervise};
+
+    /// Answers polls as the Registry does.
+    #[derive(Clone, Default)]
+    struct Server(Rc<RefCell<ServerState>>);
+
+    #[derive(Default)]
+    struct ServerState {
+        hosts: Vec<(&'static str, f64)>,
+        fails: bool,
+        clock: i64,
+        generation: u64,
+        polls: u32,
+        delay: Duration,
+    }
+
+    impl Server {
+        fn holds(&self, hosts: &[(&'static str, f64)]) {
+            self.0.borrow_mut().hosts = hosts.to_vec();
+        }
+
+        fn list(&self) -> Listed {
+            let state = self.0.borrow();
+            Listed { info: list(&state.hosts, state.clock), origin: origin(state.generation) }
+        }
+    }
+
+    impl Actor for Server {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<PollList> for Server {
+        type Result = ResponseFuture<Result<Listed, Error>>;
+
+        fn handle(&mut self, _: PollList, _: &mut Context<Self>) -> Self::Result {
+            self.0.borrow_mut().polls += 1;
+            self.0.borrow_mut().clock += 1000;
+            let delay = self.0.borrow().delay;
+            let answer = if self.0.borrow().fails {
+                let reason = "refused".into();
+                Err(Error::Unreachable { operation: crate::Operation::List, server: "a:1".into(), reason })
+            } else {
+                Ok(self.list())
+            };
+            Box::pin(async move {
+                sleep(delay).await;
+                answer
+            })
+        }
+    }
+
+    fn service() -> ServiceName {
+        ServiceName::parse("orders").unwrap()
+    }
+
+    fn origin(generation: u64) -> Origin {
+        Origin { server: "a:1".into(), protocol: Protocol::V1, generation }
+    }
+
+    fn list(hosts: &[(&str, f64)], clock: i64) -> ServiceInfo {
+        let mut info = ServiceInfo::empty(&service(), "");
+        info.last_ref_time = clock;
+        for (ip, weight) in hosts {
+            let mut instance = Instance::new(*ip, 80);
+            instance.weight = *weight;
+            info.hosts.push(Arc::new(instance));
+        }
+        info.tidy("", false);
+        info
+    }
+
+    /// Notes what it is told.
+    #[derive(Default)]
+    struct Ear {
+        told: Vec<ServiceChanged>,
+    }
+
+    impl Actor for Ear {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<ServiceChanged> for Ear {
+        type Result = ();
+
+        fn handle(&mut self, news: ServiceChanged, _: &mut Context<Self>) {
+            self.told.push(news);
+        }
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "Vec<ServiceChanged>")]
+    struct TellBack;
+
+    impl Handler<TellBack> for Ear {
+        type Result = Vec<ServiceChanged>;
+
+        fn handle(&mut self, _: TellBack, _: &mut Context<Self>) -> Self::Result {
+            std::mem::take(&mut self.told)
+        }
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Leave;
+
+    impl Handler<Leave> for Ear {
+        type Result = ();
+
+        fn handle(&mut self, _: Leave, ctx: &mut Context<Self>) {
+            ctx.stop();
+        }
+    }
+
+    struct World {
+        server: Server,
+        registry: Addr<Server>,
+        subscriber: Addr<Subscriber>,
+        ear: Addr<Ear>,
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            min_interval: Duration::from_secs(1),
+            max_interval: Duration::from_secs(1),
+            protect_from_empty: false,
+            outage_hold: Duration::from_secs(15),
+            grid: Grid::new(),
+            log: Logger::root(slog::Discard, slog::o!()),
+        }
+    }
+
+    fn begin_with(settings: Settings, hosts: &[(&'static str, f64)]) -> World {
+        tokio::time::pause();
+        let server = Server::default();
+        server.holds(hosts);
+        let registry = server.clone().start();
+        let log = settings.log.clone();
+        let subscriber = Subscriber::new(service(), String::new(), registry.clone().downgrade().recipient(), settings);
+        let subscriber = supervise::start(subscriber, 16, log);
+        let ear = Ear::default().start();
+        subscriber.do_send(Listen(Listener::Strong(ear.clone().recipient())));
+        World { server, registry, subscriber, ear }
+    }
+
+    fn begin(hosts: &[(&'static str, f64)]) -> World {
+        begin_with(settings(), hosts)
+    }
+
+    impl World {
+        async fn told_after(&self, seconds: f64) -> Vec<ServiceChanged> {
+            sleep(Duration::from_secs_f64(seconds)).await;
+            self.ear.send(TellBack).await.unwrap()
+        }
+
+        fn push(&self, hosts: &[(&str, f64)], clock: i64) {
+            self.subscriber.do_send(PushedList { info: list(hosts, clock), origin: origin(0) });
+        }
+    }
+
+    fn ips(instances: &[Arc<Instance>]) -> Vec<&str> {
+        instances.iter().map(|instance| instance.ip.as_str()).collect()
+    }
+
+    #[actix::test]
+    async fn a_listener_is_told_the_first_list_and_then_what_changes() {
+        let world = begin(&[("1", 1.0)]);
+        let told = world.told_after(2.5).await;
+        assert_eq!(told.len(), 1, "nothing changed, nothing more is told");
+        assert!(told[0].first && ips(&told[0].added) == ["1"] && told[0].source == Source::Poll);
+        world.server.holds(&[("1", 2.0), ("2", 1.0)]);
+        let told = world.told_after(1.2).await;
+        assert_eq!((told.len(), ips(&told[0].added)), (1, vec!["2"]));
+        assert_eq!((told[0].changed[0].0.weight, told[0].changed[0].1.weight), (1.0, 2.0));
+        world.server.holds(&[]);
+        let told = world.told_after(1.2).await;
+        assert!(!told[0].first && ips(&told[0].removed) == ["1", "2"] && told[0].info.hosts.is_empty());
+    }
+
+    #[actix::test]
+    async fn a_late_listener_is_told_the_present_list_at_once_and_a_known_one_is_not() {
+        let world = begin(&[("1", 1.0)]);
+        world.told_after(0.5).await;
+        let late = Ear::default().start();
+        world.subscriber.do_send(Listen(Listener::Strong(late.clone().recipient())));
+        world.subscriber.do_send(Listen(Listener::Strong(world.ear.clone().recipient())));
+        assert!(world.told_after(0.1).await.is_empty());
+        let told = late.send(TellBack).await.unwrap();
+        assert!(told.len() == 1 && told[0].first);
+    }
+
+    #[actix::test]
+    async fn a_failed_poll_is_no_change() {
+        let world = begin(&[("1", 1.0)]);
+        world.told_after(0.5).await;
+        world.server.0.borrow_mut().fails = true;
+        assert!(world.told_after(10.0).await.is_empty());
+        world.server.0.borrow_mut().fails = false;
+        assert!(world.told_after(3.0).await.is_empty());
+    }
+
+    #[actix::test]
+    async fn an_older_push_is_dropped_and_a_newer_one_told_at_once() {
+        let world = begin(&[("1", 1.0)]);
+        world.told_after(0.2).await;
+        world.push(&[("1", 1.0), ("2", 1.0)], 1500);
+        world.push(&[("1", 1.0)], 1200);
+        world.push(&[("1", 1.0), ("2", 1.0)], 1500);
+        let told = world.told_after(0.1).await;
+        assert_eq!((told.len(), told[0].source, ips(&told[0].info.hosts)), (1, Source::Push, vec!["1", "2"]));
+    }
+
+    #[actix::test]
+    async fn a_poll_loses_only_to_a_later_push_that_came_meanwhile() {
+        let world = begin(&[("1", 1.0)]);
+        world.told_after(0.2).await;
+        world.server.0.borrow_mut().delay = Duration::from_millis(500);
+        sleep(Duration::from_secs(1)).await;
+        // The poll that is under way answers with the list of its time, 2000.
+        world.push(&[("2", 1.0)], 2500);
+        let told = world.told_after(0.6).await;
+        assert_eq!(ips(&told.last().unwrap().info.hosts), ["2"], "the poll's list is older");
+        // A poll that is sent now wins, whatever the clock says.
+        world.server.0.borrow_mut().clock = -100_000;
+        let told = world.told_after(2.0).await;
+        assert_eq!(ips(&told.last().unwrap().info.hosts), ["1"]);
+    }
+
+    #[actix::test]
+    async fn the_clock_of_another_server_orders_nothing() {
+        let world = begin(&[("1", 1.0)]);
+        world.told_after(0.2).await;
+        world.server.holds(&[("1", 1.0), ("2", 1.0)]);
+        world.server.0.borrow_mut().generation = 1;
+        world.server.0.borrow_mut().clock = -3_600_000;
+        let told = world.told_after(1.2).await;
+        assert_eq!((ips(&told[0].added), told[0].source), (vec!["2"], Source::Failover));
+    }
+
+    #[actix::test]
+    async fn a_list_emptied_by_an_outage_is_held_back_until_the_hold_is_over() {
+        let world = begin(&[("1", 1.0), ("2", 1.0)]);
+        world.told_after(0.2).await;
+        world.server.holds(&[]);
+        world.server.0.borrow_mut().generation = 1;
+        assert!(world.told_after(5.0).await.is_empty(), "held");
+        world.server.holds(&[("1", 1.0), ("2", 1.0), ("3", 1.0)]);
+        let told = world.told_after(2.0).await;
+        assert_eq!((told.len(), ips(&told[0].added)), (1, vec!["3"]), "new ones are told meanwhile");
+        world.server.holds(&[]);
+        world.server.0.borrow_mut().generation = 2;
+        assert!(world.told_after(14.0).await.is_empty(), "held again");
+        let told = world.told_after(5.0).await;
+        assert_eq!((told.len(), told[0].removed.len()), (1, 3), "believed in the end");
+    }
+
+    #[actix::test]
+    async fn a_list_that_shrinks_without_an_outage_is_believed_at_once() {
+        let world = begin(&[("1", 1.0), ("2", 1.0), ("3", 1.0)]);
+        world.told_after(0.2).await;
+        world.server.holds(&[("1", 1.0)]);
+        assert_eq!(world.told_after(1.2).await[0].removed.len(), 2);
+    }
+
+    #[actix::test]
+    async fn with_protection_an_empty_list_needs_a_second_poll() {
+        let world = begin_with(Settings { protect_from_empty: true, ..settings() }, &[("1", 1.0)]);
+        world.told_after(0.2).await;
+        world.push(&[], 1500);
+        assert!(world.told_after(0.3).await.is_empty(), "a push alone is not believed");
+        world.server.holds(&[]);
+        let polls = world.server.0.borrow().polls;
+        let told = world.told_after(3.0).await;
+        assert_eq!(told.len(), 1);
+        assert!(world.server.0.borrow().polls >= polls + 2);
+    }
+
+    #[actix::test]
+    async fn a_full_listener_is_told_the_newest_list_compared_with_what_it_received() {
+        let world = begin(&[("1", 1.0)]);
+        let (slow, mailbox) = full_listener();
+        world.subscriber.do_send(Listen(Listener::Strong(slow.clone().recipient())));
+        world.told_after(0.5).await;
+        for weight in [2.0, 3.0, 4.0] {
+            world.server.0.borrow_mut().hosts = vec![("1", weight), ("2", weight)];
+            world.told_after(1.1).await;
+        }
+        actix_rt::spawn(supervise::supervise(Ear::default(), mailbox, Logger::root(slog::Discard, slog::o!())));
+        sleep(Duration::from_millis(200)).await;
+        let told = slow.send(TellBack).await.unwrap();
+        let last = told.last().unwrap();
+        assert!(told.len() <= 3, "one that fitted, one that was owed: {}", told.len());
+        assert!(told[0].first && last.info.hosts[0].weight == 4.0);
+        let received = &told[told.len() - 2].info.hosts;
+        assert_eq!(last.changed.first().map(|(old, _)| old.weight), Some(received[0].weight));
+    }
+
+    /// An actor that does not run yet, with a mailbox of one.
+    fn full_listener() -> (Addr<Ear>, actix::dev::channel::AddressReceiver<Ear>) {
+        let (sender, mailbox) = actix::dev::channel::channel(1);
+        (Addr::new(sender), mailbox)
+    }
+
+    impl Supervised for Ear {}
+
+    #[actix::test]
+    async fn a_weak_listener_is_told_and_not_kept_alive() {
+        let world = begin(&[("1", 1.0)]);
+        let weak = Ear::default().start();
+        world.subscriber.do_send(Listen(Listener::Weak(weak.clone().downgrade().recipient())));
+        world.told_after(0.5).await;
+        world.server.holds(&[("2", 1.0)]);
+        world.told_after(1.2).await;
+        assert_eq!(weak.send(TellBack).await.unwrap().len(), 2);
+        let gone = weak.downgrade();
+        drop(weak);
+        world.server.holds(&[("3", 1.0)]);
+        world.told_after(1.2).await;
+        assert!(gone.upgrade().is_none_or(|ear| !ear.connected()));
+    }
+
+    #[actix::test]
+    async fn it_ends_with_its_last_listener_and_view() {
+        let world = begin(&[]);
+        let view = world.subscriber.send(AddView { healthy_only: false }).await.unwrap();
+        world.subscriber.send(StopListening(None)).await.unwrap();
+        sleep(Duration::from_secs(5)).await;
+        assert!(world.subscriber.connected(), "a view is left");
+        drop(view);
+        sleep(Duration::from_millis(10)).await;
+        assert!(!world.subscriber.connected());
+    }
+
+    #[actix::test]
+    async fn a_listener_that_stopped_is_forgotten() {
+        let world = begin(&[]);
+        world.told_after(0.5).await;
+        world.ear.do_send(Leave);
+        sleep(Duration::from_secs(2)).await;
+        assert!(!world.subscriber.connected());
+    }
+
+    #[actix::test]
+    async fn it_ends_with_the_registry_and_its_views_say_so() {
+        let World { server: _, registry, subscriber, ear: _ear } = begin(&[("1", 1.0)]);
+        let view = subscriber.send(AddView { healthy_only: false }).await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        assert!(view.is_ready() && !view.is_stale());
+        drop(registry);
+        sleep(Duration::from_secs(3)).await;
+        assert!(!subscriber.connected() && view.is_stale());
+        assert_eq!(ips(&view.instances()), ["1"], "the last list stays");
+    }
+
+    #[actix::test]
+    async fn a_stranger_brings_the_next_poll_forward_once_a_second() {
+        let slow = Duration::from_secs(10);
+        let world = begin_with(Settings { min_interval: slow, max_interval: slow, ..settings() }, &[]);
+        sleep(Duration::from_secs(2)).await;
+        let polls = world.server.0.borrow().polls;
+        for _ in 0..2000 {
+            world.subscriber.send(Hint).await.unwrap();
+            sleep(Duration::from_millis(1)).await;
+        }
+        let more = world.server.0.borrow().polls - polls;
+        assert!((1..=4).contains(&more), "{more}");
     }
 }

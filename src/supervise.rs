@@ -96,3 +96,110 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use actix::{ActorContext, AsyncContext, Handler, Message, ResponseFuture, WrapFuture};
+    use actix_rt::time::{timeout, Instant};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Counting {
+        started: u32,
+        kept: u32,
+        panic_at_start: u32,
+    }
+
+    impl Actor for Counting {
+        type Context = Context<Self>;
+
+        fn started(&mut self, _: &mut Context<Self>) {
+            self.started += 1;
+            if self.panic_at_start > 0 {
+                self.panic_at_start -= 1;
+                panic!("staged in started");
+            }
+        }
+    }
+
+    impl Supervised for Counting {}
+
+    #[derive(Message)]
+    #[rtype(result = "(u32, u32)")]
+    struct Count;
+
+    impl Handler<Count> for Counting {
+        type Result = actix::MessageResult<Count>;
+
+        fn handle(&mut self, _: Count, _: &mut Context<Self>) -> Self::Result {
+            self.kept += 1;
+            actix::MessageResult((self.started, self.kept))
+        }
+    }
+
+    #[derive(Message, Clone, Copy)]
+    #[rtype(result = "()")]
+    enum Misbehave {
+        InHandler,
+        InTimer,
+        InActorFuture,
+        InFuture,
+        Stop,
+    }
+
+    impl Handler<Misbehave> for Counting {
+        type Result = ResponseFuture<()>;
+
+        fn handle(&mut self, how: Misbehave, ctx: &mut Context<Self>) -> Self::Result {
+            match how {
+                Misbehave::InHandler => panic!("staged in a handler"),
+                Misbehave::InTimer => {
+                    ctx.run_later(Duration::from_millis(1), |_, _| panic!("staged in a timer"));
+                }
+                Misbehave::InActorFuture => {
+                    ctx.spawn(async { panic!("staged in an actor future") }.into_actor(self));
+                }
+                Misbehave::InFuture => return Box::pin(async { panic!("staged in a future") }),
+                Misbehave::Stop => ctx.stop(),
+            }
+            Box::pin(async {})
+        }
+    }
+
+    fn begin(actor: Counting) -> Addr<Counting> {
+        start(actor, 16, Logger::root(slog::Discard, slog::o!()))
+    }
+
+    #[actix::test]
+    async fn the_same_address_serves_after_a_panic_anywhere_and_state_is_kept() {
+        let address = begin(Counting::default());
+        let places =
+            [Misbehave::InHandler, Misbehave::InTimer, Misbehave::InActorFuture, Misbehave::InFuture].repeat(25);
+        for (round, place) in places.into_iter().enumerate() {
+            let _ = address.send(place).await;
+            sleep(Duration::from_millis(2)).await;
+            let (_, kept) = address.send(Count).await.unwrap();
+            assert_eq!(kept as usize, round + 1);
+        }
+        assert!(address.send(Count).await.unwrap().0 > 75, "each but the last kind restarts the actor");
+    }
+
+    #[actix::test]
+    async fn stopping_is_final() {
+        let address = begin(Counting::default());
+        address.send(Misbehave::Stop).await.unwrap();
+        assert!(address.send(Count).await.is_err());
+        assert!(!address.connected());
+    }
+
+    #[actix::test]
+    async fn a_start_that_panics_over_and_over_is_no_hot_loop_and_ends_well() {
+        tokio::time::pause();
+        let began = Instant::now();
+        let address = begin(Counting { panic_at_start: 20, ..Counting::default() });
+        let (started, _) = timeout(Duration::from_secs(60), address.send(Count)).await.unwrap().unwrap();
+        assert_eq!(started, 21);
+        assert!(began.elapsed() >= RESTART_PAUSE * 16, "{:?}", began.elapsed());
+    }
+}

@@ -30,6 +30,8 @@ pub enum Operation {
     Login,
     /// Asking the `endpoint` for the list of servers.
     ServerList,
+    /// Finding the local address that reaches the server.
+    LocalIp,
     /// Subscribing, unsubscribing or discovering.
     Subscribe,
     /// Asking for the status.
@@ -38,8 +40,6 @@ pub enum Operation {
     Shutdown,
     /// Waiting for the Registry's answer to a message.
     Message,
-    /// Finding out by which address this machine reaches the server.
-    LocalIp,
 }
 
 impl fmt::Display for Operation {
@@ -54,11 +54,11 @@ impl fmt::Display for Operation {
             Operation::ListServices => "list services",
             Operation::Login => "log in",
             Operation::ServerList => "ask for the server list",
+            Operation::LocalIp => "find the local address",
             Operation::Subscribe => "subscribe",
             Operation::Status => "get status",
             Operation::Shutdown => "shut down",
             Operation::Message => "answer a message",
-            Operation::LocalIp => "find the local address",
         })
     }
 }

@@ -160,18 +160,23 @@ fn same_value(name: &str, recorded: &str, ours: &str) -> bool {
         || (json(ours).is_some_and(|value| value.is_object()) && json(recorded) == json(ours))
 }
 
-/// Asserts that `ours` is the instance that the server described in `host`.
+/// Asserts that `ours` is the instance that the server described in `host`, what it left out being Nacos' default.
 pub(crate) fn assert_same_instance(what: &str, ours: &Instance, host: &Value, service: &ServiceName) {
+    let or = |name: &str, default: Value| host.get(name).cloned().unwrap_or(default);
     assert_eq!(host["ip"], ours.ip, "{what}");
     assert_eq!(host["port"], ours.port, "{what}");
-    assert_eq!(host["weight"].as_f64().unwrap_or(0.0), ours.weight, "{what}"); // `"NaN"` counts as no weight.
+    assert_eq!(or("weight", 1.0.into()).as_f64().unwrap_or(0.0), ours.weight, "{what}"); // `"NaN"` counts as no weight.
     assert_eq!(host["healthy"], ours.healthy, "{what}");
-    assert_eq!(host["enabled"].as_bool().unwrap_or(true), ours.enabled, "{what}");
-    assert_eq!(host["ephemeral"].as_bool().unwrap_or(true), ours.ephemeral, "{what}");
-    assert_eq!(host["clusterName"], ours.cluster_name, "{what}");
-    assert_eq!(host["instanceId"].as_str().unwrap_or(""), ours.instance_id, "{what}");
-    assert_eq!(host["metadata"], serde_json::to_value(&ours.metadata).unwrap(), "{what}");
+    assert_eq!(or("enabled", true.into()), ours.enabled, "{what}");
+    assert_eq!(or("ephemeral", true.into()), ours.ephemeral, "{what}");
+    assert_eq!(or("clusterName", "DEFAULT".into()), ours.cluster_name, "{what}");
+    assert_eq!(or("instanceId", "".into()), ours.instance_id, "{what}");
+    assert_eq!(or("metadata", Value::Object(Default::default())), json(&ours.metadata), "{what}");
     assert_eq!(service.to_string(), ours.service_name, "{what}");
+}
+
+fn json(value: &impl serde::Serialize) -> Value {
+    serde_json::to_value(value).unwrap()
 }
 
 /// How many exchanges of each kind a recording had. Compared with literal numbers, so that an empty read fails.

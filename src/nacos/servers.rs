@@ -11,9 +11,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
+use tokio::{net::lookup_host, sync::watch};
 
-use crate::{config::ServerAddress, error::Error, Protocol};
+use crate::{
+    config::{local_ip_towards, Protocol, ServerAddress},
+    error::Error,
+};
 
 /// The pause after the first failure; each further one doubles it.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -31,7 +34,15 @@ pub(crate) struct Server {
     pub(crate) base_url: String,
     /// What it was last found to speak.
     protocol: Cell<Option<Protocol>>,
+    /// Its addresses and ours towards it, as they were last looked up.
+    resolved: RefCell<Resolved>,
     health: RefCell<Health>,
+}
+
+#[derive(Default)]
+struct Resolved {
+    ips: Vec<IpAddr>,
+    local: Option<IpAddr>,
 }
 
 /// What happened to the requests to one server.
@@ -55,6 +66,7 @@ impl Server {
             base_url: address.base_url(),
             address,
             protocol: Cell::new(None),
+            resolved: RefCell::default(),
             health: RefCell::default(),
         }
     }
@@ -66,6 +78,26 @@ impl Server {
     /// Gives what was known before.
     pub(crate) fn speaks(&self, protocol: Protocol) -> Option<Protocol> {
         self.protocol.replace(Some(protocol))
+    }
+
+    /// Looks its addresses up, unless that is done.
+    pub(crate) async fn resolve(&self) {
+        if self.resolved.borrow().local.is_some() {
+            return;
+        }
+        let found = lookup_host((self.address.host.as_str(), self.address.port)).await;
+        let addresses: Vec<_> = found.map(Iterator::collect).unwrap_or_default();
+        let local = addresses.iter().find_map(|address| local_ip_towards(*address).ok());
+        *self.resolved.borrow_mut() = Resolved { ips: addresses.iter().map(|address| address.ip()).collect(), local };
+    }
+
+    /// Our address by which it is reached, once that was looked up.
+    pub(crate) fn local_ip(&self) -> Option<IpAddr> {
+        self.resolved.borrow().local
+    }
+
+    fn is_at(&self, ip: IpAddr) -> bool {
+        self.resolved.borrow().ips.contains(&ip) || self.address.host.parse::<IpAddr>() == Ok(ip)
     }
 
     pub(crate) fn health(&self) -> Health {
@@ -206,6 +238,8 @@ impl Servers {
             health.failures += 1;
             health.paused_until = Some(now + pause(health.failures));
             health.last_failure = Some(now);
+            // It may have moved.
+            *server.resolved.borrow_mut() = Resolved::default();
         }
     }
 
@@ -222,10 +256,16 @@ impl Servers {
         }
     }
 
-    /// Whether a datagram from `ip` may come from a server. Names are resolved when the list is read.
-    pub(crate) fn trusts(&self, ip: IpAddr, resolved: &[IpAddr]) -> bool {
-        resolved.contains(&ip)
-            || self.list.borrow().iter().any(|server| server.address.host.parse::<IpAddr>() == Ok(ip))
+    /// Whether a datagram from `ip` may come from a server.
+    pub(crate) fn trusts(&self, ip: IpAddr) -> bool {
+        self.list.borrow().iter().any(|server| server.is_at(ip))
+    }
+
+    /// The server at `ip`, the one in use if it may be that; a datagram does not tell the server's port.
+    pub(crate) fn named_by(&self, ip: IpAddr) -> String {
+        let current = self.current().filter(|server| server.is_at(ip));
+        let server = current.or_else(|| self.list.borrow().iter().find(|server| server.is_at(ip)).cloned());
+        server.map_or_else(|| ip.to_string(), |server| server.name.clone())
     }
 }
 

@@ -91,13 +91,14 @@ impl Handler<PollList> for Registry {
     type Result = ResponseFuture<Result<Listed, Error>>;
 
     fn handle(&mut self, poll: PollList, _: &mut Context<Self>) -> Self::Result {
+        let registry = self.myself.clone();
         self.guard(Operation::List, |desk| async move {
             let query = ListQuery {
                 namespace: None,
                 service: &poll.service,
                 clusters: &poll.clusters,
                 healthy_only: false,
-                push_to: None,
+                push_to: desk.push_address(&registry).await,
             };
             desk.nacos.list(&query, Patience::Round).await
         })

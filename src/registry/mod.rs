@@ -3,6 +3,7 @@
 mod instances;
 mod lists;
 mod own;
+mod pushes;
 mod shutdown;
 mod status;
 mod subscriptions;
@@ -30,7 +31,7 @@ pub use self::{
     status::{GetStatus, InstanceStatus, RegistryStatus, ServerStatus, SessionStatus},
     subscriptions::{Discover, StopSubscribe, Subscribe, Unsubscribe},
 };
-use self::{own::OwnInstances, subscriptions::Subscriptions};
+use self::{own::OwnInstances, pushes::Pushes, subscriptions::Subscriptions};
 use crate::{
     config::Config,
     error::Error,
@@ -72,6 +73,7 @@ pub(crate) struct Desk {
     pub(crate) nacos: Nacos,
     pub(crate) own: OwnInstances,
     pub(crate) subscriptions: Subscriptions,
+    pub(crate) pushes: Pushes,
     pub(crate) grid: Grid,
     pub(crate) began: std::time::Instant,
     pub(crate) log: Logger,
@@ -136,6 +138,7 @@ impl Registry {
             nacos: Nacos::new(&config)?,
             own: OwnInstances::default(),
             subscriptions: Subscriptions::default(),
+            pushes: Pushes::default(),
             grid: Grid::new(),
             began: std::time::Instant::now(),
             closing: std::cell::Cell::new(false),
@@ -156,6 +159,7 @@ impl Registry {
         }
         supervise(self, mailbox, log.clone()).await;
         desk.last_address_dropped().await;
+        desk.pushes.stop();
         desk.ended.send_replace(true);
         for _ in 0..YIELDS_FOR_LAST_ANSWERS {
             actix_rt::task::yield_now().await;
@@ -165,7 +169,11 @@ impl Registry {
 
     /// The one door of all messages: begins `work` with the shared state, and guards it. Whatever panics in `work` or in
     /// the future it gives costs this answer alone.
-    fn answer<T, F>(&self, operation: Operation, work: impl FnOnce(Rc<Desk>) -> F) -> ResponseFuture<Result<T, Error>>
+    pub(crate) fn answer<T, F>(
+        &self,
+        operation: Operation,
+        work: impl FnOnce(Rc<Desk>) -> F,
+    ) -> ResponseFuture<Result<T, Error>>
     where
         T: 'static,
         F: Future<Output = Result<T, Error>> + 'static,
@@ -197,6 +205,23 @@ impl Registry {
                 }
             }),
             Err(panic) => Box::pin(ready(Err(panicked(&log, operation, &*panic)))),
+        }
+    }
+}
+
+#[cfg(feature = "embedded")]
+impl Desk {
+    /// Orders to our own actors, in tests.
+    pub(crate) fn pass_on(&self, victim: crate::Victim, order: crate::staged_panic::PanicNow) {
+        match victim {
+            crate::Victim::Registry => {}
+            crate::Victim::Heartbeats => {
+                self.own.for_each(|own| own.heartbeat.iter().for_each(|heartbeat| heartbeat.do_send(order)));
+            }
+            crate::Victim::Subscribers => {
+                self.subscriptions.all().iter().for_each(|(_, subscriber)| subscriber.do_send(order));
+            }
+            crate::Victim::PushReceiver => self.pushes.pass_on(order),
         }
     }
 }

@@ -1,0 +1,70 @@
+//! A Nacos for the laptop: `cargo run --example embedded_server -- --port 8848`.
+
+use std::process::ExitCode;
+
+use actix_nacos::embedded::{EmbeddedServer, EmbeddedServerBuilder};
+
+const HELP: &str = "\
+A Nacos for the laptop. It keeps everything in memory and ends on Ctrl-C.
+
+Usage: embedded_server [OPTIONS]
+
+  --port PORT           listen on this port of 127.0.0.1 [8848]; 0 for a free one
+  --dialect DIALECT     speak like Nacos 1.4, 2.5, 3.0 or 3.2 [2.5]
+  --user NAME:PASSWORD  want a log-in; may be given several times
+  --help                print this";
+
+/// What the command line asks for; none for help.
+fn read(mut arguments: impl Iterator<Item = String>) -> Result<Option<EmbeddedServerBuilder>, String> {
+    let mut builder = EmbeddedServer::builder().port(8848);
+    while let Some(option) = arguments.next() {
+        if option == "--help" || option == "-h" {
+            return Ok(None);
+        }
+        let (option, value) = match option.split_once('=') {
+            Some((option, value)) => (option.to_owned(), Some(value.to_owned())),
+            None => (option, arguments.next()),
+        };
+        let value = value.ok_or_else(|| format!("{option} wants a value"))?;
+        builder = match option.as_str() {
+            "--port" => builder.port(value.parse().map_err(|_| format!("{value:?} is no port"))?),
+            "--dialect" => builder.dialect(value.parse().map_err(|error| format!("{error}"))?),
+            "--user" => {
+                let (name, password) = value.split_once(':').ok_or("--user wants NAME:PASSWORD")?;
+                builder.user(name, password)
+            }
+            other => return Err(format!("{other} is no option")),
+        };
+    }
+    Ok(Some(builder))
+}
+
+fn main() -> ExitCode {
+    match read(std::env::args().skip(1)) {
+        Ok(None) => {
+            println!("{HELP}");
+            ExitCode::SUCCESS
+        }
+        Ok(Some(builder)) => match builder.start() {
+            Ok(server) => serve(server),
+            Err(error) => fail(&format!("cannot listen: {error}")),
+        },
+        Err(mistake) => fail(&format!("{mistake}\n\n{HELP}")),
+    }
+}
+
+/// Until Ctrl-C. The server needs no runtime; waiting for the signal does.
+fn serve(server: EmbeddedServer) -> ExitCode {
+    println!("Nacos {} on {}", server.dialect(), server.url());
+    let waited = actix_rt::System::new().block_on(actix_rt::signal::ctrl_c());
+    server.stop();
+    match waited {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("cannot wait for Ctrl-C: {error}")),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("{message}");
+    ExitCode::FAILURE
+}

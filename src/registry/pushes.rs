@@ -1,0 +1,141 @@
+//! Pushed lists: opening the socket, telling servers where it is, and handing on what comes in.
+
+use std::{net::IpAddr, rc::Rc};
+
+use actix::{Addr, Context, Handler, WeakAddr};
+use slog::{debug, warn};
+use tokio::sync::OnceCell;
+
+use super::{Desk, Registry};
+use crate::{
+    config::Protocol,
+    nacos::{v1::PushAddress, Origin},
+    push::{PushReceiver, PushTally, Pushed, StopReceiving},
+    service::ServiceName,
+    subscriber::{Hint, PushedList, Watched},
+    supervise,
+};
+
+/// So many lists wait for the Registry; one that finds no room is pushed again.
+const RECEIVER_MAILBOX: usize = 16;
+
+/// The socket of one Registry, opened by the first subscription.
+#[derive(Default)]
+pub(crate) struct Pushes {
+    /// None in it: there is no socket to be had, lists are only asked for.
+    receiver: OnceCell<Option<Receiver>>,
+}
+
+struct Receiver {
+    address: Addr<PushReceiver>,
+    port: u16,
+    tally: Rc<PushTally>,
+}
+
+impl Pushes {
+    pub(crate) fn tally(&self) -> Option<Rc<PushTally>> {
+        self.receiver.get()?.as_ref().map(|receiver| receiver.tally.clone())
+    }
+
+    #[cfg(feature = "embedded")]
+    pub(crate) fn pass_on(&self, order: crate::staged_panic::PanicNow) {
+        if let Some(Some(receiver)) = self.receiver.get() {
+            receiver.address.do_send(order);
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        if let Some(Some(receiver)) = self.receiver.get() {
+            receiver.address.do_send(StopReceiving);
+        }
+    }
+}
+
+impl Desk {
+    /// Where the server in use may push to; none if it shall not, or cannot.
+    pub(super) async fn push_address(self: &Rc<Self>, registry: &WeakAddr<Registry>) -> Option<PushAddress> {
+        let settings = &self.config.push;
+        if !settings.enabled || self.nacos.is_disabled() {
+            return None;
+        }
+        let server = self.nacos.servers().current()?;
+        if server.protocol() == Some(Protocol::V3) {
+            return None;
+        }
+        server.resolve().await;
+        let ip = settings.advertise_ip.or_else(|| server.local_ip())?;
+        let receiver = self.pushes.receiver.get_or_init(|| self.open_receiver(ip, registry)).await.as_ref()?;
+        Some(PushAddress { ip, port: settings.advertise_port.unwrap_or(receiver.port) })
+    }
+
+    async fn open_receiver(self: &Rc<Self>, reached_by: IpAddr, registry: &WeakAddr<Registry>) -> Option<Receiver> {
+        let any = |ip: IpAddr| if ip.is_ipv4() { [0; 4].into() } else { IpAddr::from([0u16; 8]) };
+        let bind = self.config.push.bind.unwrap_or_else(|| (any(reached_by), 0).into());
+        let desk = Rc::downgrade(self);
+        let trusts = Rc::new(move |ip| desk.upgrade().is_some_and(|desk| desk.trusts(ip)));
+        let opened = PushReceiver::bind(bind, trusts, registry.clone().recipient()).await;
+        let opened = opened.and_then(|receiver| receiver.local_addr().map(|local| (receiver, local)));
+        match opened {
+            Ok((receiver, local)) => {
+                debug!(self.log, "receiving pushes"; "address" => %local);
+                let tally = receiver.tally();
+                let address = supervise::start(receiver, RECEIVER_MAILBOX, self.log.clone());
+                Some(Receiver { address, port: local.port(), tally })
+            }
+            Err(error) => {
+                warn!(self.log, "no socket for pushes, lists are only asked for"; "bind" => %bind, "error" => %error);
+                None
+            }
+        }
+    }
+
+    /// Only servers may say what the list is: nothing else tells a push from a forgery.
+    fn trusts(&self, ip: IpAddr) -> bool {
+        self.config.push.any_source || self.nacos.servers().trusts(ip)
+    }
+
+    fn pushed(&self, pushed: Pushed) {
+        let service = ServiceName::from_wire(&pushed.list.name, &pushed.list.group_name);
+        let subscribers = self.subscriptions.of_service(&service);
+        if !pushed.trusted || self.config.push.hint_only {
+            subscribers.iter().for_each(|(_, subscriber)| subscriber.do_send(Hint));
+            return;
+        }
+        let server = self.nacos.servers().named_by(pushed.from.ip());
+        let origin = Origin { server, protocol: Protocol::V1, generation: self.nacos.generation() };
+        let info = pushed.list.into_info(&service);
+        for (watched, subscriber) in subscribers {
+            if covers(&info.clusters, &watched) {
+                subscriber.do_send(PushedList { info: info.clone(), origin: origin.clone() });
+            }
+        }
+    }
+}
+
+/// Whether a list of these clusters has all that is watched: a list of one cluster says nothing about the others.
+fn covers(clusters: &str, watched: &Watched) -> bool {
+    let told = |cluster| clusters.split(',').any(|told| told == cluster);
+    clusters.is_empty() || (!watched.clusters.is_empty() && watched.clusters.split(',').all(told))
+}
+
+impl Handler<Pushed> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, pushed: Pushed, _: &mut Context<Self>) {
+        self.desk.pushed(pushed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_one_cluster_is_no_list_of_all() {
+        let watched =
+            |clusters: &str| Watched { service: ServiceName::parse("orders").unwrap(), clusters: clusters.into() };
+        assert!(covers("", &watched("")) && covers("", &watched("a")));
+        assert!(covers("b,a", &watched("a,b")) && covers("a,b", &watched("a")));
+        assert!(!covers("a", &watched("")) && !covers("a", &watched("a,b")));
+    }
+}
