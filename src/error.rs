@@ -132,7 +132,8 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Unreachable { .. } | Error::Timeout { .. } | Error::Unreadable { .. } => true,
-            Error::Refused { status, .. } => *status >= 500 || *status == 429,
+            // 30000: what v3 calls an error of the server's own. Its other codes are no better a second time.
+            Error::Refused { status, .. } => matches!(status, 429 | 500..=599 | 30_000),
             _ => false,
         }
     }
@@ -168,6 +169,7 @@ mod tests {
             |status| Error::Refused { operation: Operation::List, server: "a:1".into(), status, body: String::new() };
         assert!(refused(503).is_retryable());
         assert!(!refused(400).is_retryable());
+        assert!(!refused(21_000).is_retryable(), "v3's own code for a bad service name");
         assert_eq!(refused(400).status(), Some(400));
         assert!(!Error::Stopped.is_retryable());
         assert!(!Error::invalid("port", "must not be 0").is_retryable());

@@ -537,6 +537,47 @@ mod tests {
         assert!(timeout(Duration::from_millis(50), world.server.recv(&mut [0; 100])).await.is_err());
     }
 
+    /// Takes nothing out of its mailbox.
+    struct Busy;
+
+    impl Actor for Busy {
+        type Context = Context<Self>;
+
+        fn started(&mut self, ctx: &mut Self::Context) {
+            ctx.set_mailbox_capacity(1);
+            ctx.wait(std::future::pending::<()>().into_actor(self));
+        }
+    }
+
+    impl Handler<Pushed> for Busy {
+        type Result = ();
+
+        fn handle(&mut self, _: Pushed, _: &mut Self::Context) {}
+    }
+
+    #[actix::test]
+    async fn a_push_nobody_has_room_for_is_not_acknowledged() {
+        const PUSHES: u64 = 10;
+        let busy = Busy.start();
+        let mut world = World::new(|_| true).await;
+        let free: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let receiver = PushReceiver::bind(free, Rc::new(|_| true), busy.downgrade().recipient()).await.unwrap();
+        world.server.connect(receiver.local_addr().unwrap()).await.unwrap();
+        world.tally = receiver.tally();
+        world.receiver = receiver.start();
+        for _ in 0..PUSHES {
+            world.server.send(&push("dom", &json!({ "name": "G@@s", "hosts": [] }))).await.unwrap();
+        }
+        // Acknowledged in order: what comes before the answer to this one is all there is.
+        world.server.send(&push("dump", &json!(null))).await.unwrap();
+        let mut acknowledged = 0;
+        while world.acknowledged().await.kind == "push-ack" {
+            acknowledged += 1;
+        }
+        assert!((1..PUSHES).contains(&acknowledged), "{acknowledged}");
+        assert_eq!(world.tally.pushes.get(), PUSHES + 1);
+    }
+
     #[actix::test]
     async fn the_receiver_ends_when_told_and_when_nobody_wants_its_pushes() {
         let world = World::new(|_| true).await;

@@ -18,7 +18,7 @@ use serde::Serialize;
 use slog::{debug, Logger};
 
 use crate::{
-    config::Config,
+    config::{Config, Protocol},
     error::Error,
     grid::Grid,
     instance::Instance,
@@ -35,6 +35,11 @@ const FULL_RETRY: Duration = Duration::from_millis(50);
 const HINT_INTERVAL: Duration = Duration::from_secs(1);
 /// A list that is held back is asked for again after this.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
+
+/// After a change on a server without push, the list is asked for so often…
+const RESTLESS_INTERVAL: Duration = Duration::from_secs(2);
+/// …for so long.
+const RESTLESS_TIME: Duration = Duration::from_secs(20);
 
 /// How a list was learned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -238,6 +243,7 @@ struct Truth {
     /// By the clock of the origin's server.
     server_millis: i64,
     applied: Instant,
+    changed: Instant,
     source: Source,
     received: SystemTime,
 }
@@ -270,7 +276,7 @@ pub(crate) struct Subscriber {
     truth: Option<Truth>,
     /// Something happened after which a server may not know all instances: see [`Subscriber::merge`].
     upheaval: bool,
-    /// Until then a sharply shrunken list is held back.
+    /// Until then nothing is taken out of the list.
     hold_until: Option<Instant>,
     holding: bool,
     empty_polls: u32,
@@ -382,6 +388,9 @@ impl Subscriber {
         if self.status.last_error.is_some() {
             return interval.min(LONGEST_RETRY);
         }
+        if self.is_restless() {
+            return interval.min(RESTLESS_INTERVAL).max(settings.min_interval);
+        }
         if self.holding || self.empty_polls > 0 {
             return interval.min(CONFIRM_INTERVAL);
         }
@@ -390,6 +399,13 @@ impl Subscriber {
             return interval.mul_f64(0.5 + 0.5 * fastrand::f64());
         }
         interval
+    }
+
+    /// v3 has no push, and changes seldom come alone: instances of a deployment are replaced one after the other.
+    fn is_restless(&self) -> bool {
+        self.truth.as_ref().is_some_and(|truth| {
+            truth.origin.protocol == Protocol::V3 && self.status.changes > 1 && truth.changed.elapsed() < RESTLESS_TIME
+        })
     }
 
     fn poll_after(&mut self, wait: Duration, ctx: &mut Context<Self>) {
@@ -423,7 +439,7 @@ impl Subscriber {
         let info = Arc::new(info);
         self.view.publish(info.clone());
         let (applied, received) = (Instant::now(), SystemTime::now());
-        self.truth = Some(Truth { info, origin, server_millis, applied, source, received });
+        self.truth = Some(Truth { info, origin, server_millis, applied, changed: applied, source, received });
         self.tell(ctx);
     }
 
@@ -456,9 +472,9 @@ impl Subscriber {
 
     /// What to believe of a list that lost instances.
     ///
-    /// A server that restarted empty fills up again within a beat interval: after an outage nothing is taken out of a
-    /// list that lost more than half, until the hold is over and a poll says the same. With `protect_from_empty` an empty
-    /// list always needs a second poll.
+    /// A server that restarted empty fills up again within a beat interval: for a while after an outage nothing is taken
+    /// out of a list, until a poll after that still misses it. With `protect_from_empty` an empty list always needs a
+    /// second poll.
     fn hold_back(&mut self, old: Arc<ServiceInfo>, new: ServiceInfo, polled: bool) -> ServiceInfo {
         let lost = Difference::between(&old.hosts, &new.hosts).removed;
         if lost.is_empty() {
@@ -467,8 +483,7 @@ impl Subscriber {
             return new;
         }
         let in_hold = self.hold_until.is_some_and(|until| Instant::now() < until);
-        let still_holding = self.holding && !polled;
-        self.holding = still_holding || (in_hold && (self.holding || lost.len() * 2 > old.hosts.len()));
+        self.holding = in_hold || (self.holding && !polled);
         let unconfirmed =
             self.settings.protect_from_empty && new.hosts.is_empty() && (self.empty_polls == 0 || !polled);
         self.empty_polls = if unconfirmed { self.empty_polls + u32::from(polled) } else { 0 };
@@ -741,7 +756,7 @@ mod tests {
     use actix_rt::time::sleep;
 
     use super::*;
-    use crate::{config::Protocol, supervise};
+    use crate::supervise;
 
     /// Answers polls as the Registry does.
     #[derive(Clone, Default)]
@@ -752,7 +767,7 @@ mod tests {
         hosts: Vec<(&'static str, f64)>,
         fails: bool,
         clock: i64,
-        generation: u64,
+        outages: u64,
         polls: u32,
         delay: Duration,
     }
@@ -764,7 +779,7 @@ mod tests {
 
         fn list(&self) -> Listed {
             let state = self.0.borrow();
-            Listed { info: list(&state.hosts, state.clock), origin: origin(state.generation) }
+            Listed { info: list(&state.hosts, state.clock), origin: origin(state.outages) }
         }
     }
 
@@ -796,8 +811,8 @@ mod tests {
         ServiceName::parse("orders").unwrap()
     }
 
-    fn origin(generation: u64) -> Origin {
-        Origin { server: "a:1".into(), protocol: Protocol::V1, generation }
+    fn origin(outages: u64) -> Origin {
+        Origin { server: "a:1".into(), protocol: Protocol::V1, outages }
     }
 
     fn list(hosts: &[(&str, f64)], clock: i64) -> ServiceInfo {
@@ -973,7 +988,7 @@ mod tests {
         let world = begin(&[("1", 1.0)]);
         world.told_after(0.2).await;
         world.server.holds(&[("1", 1.0), ("2", 1.0)]);
-        world.server.0.borrow_mut().generation = 1;
+        world.server.0.borrow_mut().outages = 1;
         world.server.0.borrow_mut().clock = -3_600_000;
         let told = world.told_after(1.2).await;
         assert_eq!((ips(&told[0].added), told[0].source), (vec!["2"], Source::Failover));
@@ -984,13 +999,13 @@ mod tests {
         let world = begin(&[("1", 1.0), ("2", 1.0)]);
         world.told_after(0.2).await;
         world.server.holds(&[]);
-        world.server.0.borrow_mut().generation = 1;
+        world.server.0.borrow_mut().outages = 1;
         assert!(world.told_after(5.0).await.is_empty(), "held");
         world.server.holds(&[("1", 1.0), ("2", 1.0), ("3", 1.0)]);
         let told = world.told_after(2.0).await;
         assert_eq!((told.len(), ips(&told[0].added)), (1, vec!["3"]), "new ones are told meanwhile");
         world.server.holds(&[]);
-        world.server.0.borrow_mut().generation = 2;
+        world.server.0.borrow_mut().outages = 2;
         assert!(world.told_after(14.0).await.is_empty(), "held again");
         let told = world.told_after(5.0).await;
         assert_eq!((told.len(), told[0].removed.len()), (1, 3), "believed in the end");

@@ -153,8 +153,9 @@ impl ServiceView {
         }
     }
 
-    /// Waits for a list that this view has not told of yet. A view that was made before the first list is told of that;
-    /// later ones, and clones, start from what there is. Several lists in between are told once.
+    /// Waits for a list that this view has not told of yet. A view that was made before the first list tells of that
+    /// one, a later view starts from what there is, and a clone from what its original has told. Several lists in
+    /// between are told once.
     ///
     /// # Errors
     /// [`Error::Stopped`] once the Registry has ended: there will be no other list.
@@ -671,6 +672,20 @@ mod tests {
         writer.publish(list(&[0.0, 0.0]));
         assert_eq!((before.len(), chosen.port, view.instances().len()), (1, 1, 2));
         assert!(view.select_one().is_none());
+    }
+
+    #[test]
+    fn many_guards_may_be_held_at_once() {
+        let writer = writer();
+        let view = writer.view(false);
+        let mut held = Vec::new();
+        for length in 1..=50 {
+            writer.publish(list(&vec![1.0; length]));
+            held.push((view.instances(), view.select_one().unwrap()));
+        }
+        for (length, (instances, chosen)) in (1..).zip(&held) {
+            assert!(instances.len() == length && usize::from(chosen.port) <= length);
+        }
     }
 
     #[test]

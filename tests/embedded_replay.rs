@@ -11,6 +11,7 @@
 //! - `cpu`, `load`, `mem` of 1.4's metrics, and ports and times that the servers tell of themselves.
 //!
 //! r-nacos has no dialect, so its recording is not replayed. See [`EXCEPTIONS`] for what is known to differ.
+#![allow(clippy::expect_used, clippy::panic)] // A test says what it expected.
 
 mod raw_http;
 

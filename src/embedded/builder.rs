@@ -1,6 +1,6 @@
 //! How a server is built.
 
-use std::{io, time::Duration};
+use std::{fmt, io, time::Duration};
 
 use super::{dialect::Dialect, settings::Settings, EmbeddedServer};
 
@@ -9,6 +9,18 @@ use super::{dialect::Dialect, settings::Settings, EmbeddedServer};
 #[must_use = "a server runs only once it is started"]
 pub struct EmbeddedServerBuilder {
     settings: Settings,
+}
+
+/// Without the passwords.
+impl fmt::Debug for EmbeddedServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Settings { port, dialect, context_path, .. } = &self.settings;
+        f.debug_struct("EmbeddedServerBuilder")
+            .field("port", port)
+            .field("dialect", dialect)
+            .field("context_path", context_path)
+            .finish_non_exhaustive()
+    }
 }
 
 impl EmbeddedServerBuilder {

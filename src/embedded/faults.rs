@@ -1,6 +1,7 @@
 //! Bad days to order.
 
 use std::{
+    fmt,
     sync::{Arc, MutexGuard},
     time::Duration,
 };
@@ -46,6 +47,7 @@ pub enum Spoilt {
 }
 
 /// What has been ordered.
+#[derive(Debug)]
 pub(crate) struct Orders {
     hang: bool,
     before: Duration,
@@ -140,6 +142,12 @@ impl Orders {
     /// Draws only where there is something to draw, so that one fault does not shift another's.
     fn hits(&mut self, share: f64) -> bool {
         share > 0.0 && (share >= 1.0 || self.dice.f64() < share)
+    }
+}
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Faults").field("orders", &*self.orders()).finish_non_exhaustive()
     }
 }
 

@@ -14,10 +14,16 @@ pub(crate) fn check(parameters: &Parameters, path: &str, unix_millis: i64) -> Re
     if parameters.dialect.is_v1_4() {
         return Ok(());
     }
+    // Of a list no more is looked at, so v3 takes several clusters as its `clusterName`.
+    if path.ends_with("/list") {
+        namespace(parameters)?;
+        service_and_group(parameters)?;
+        return clusters(parameters);
+    }
     let metadata = metadata(parameters, path, unix_millis)?;
     namespace(parameters)?;
     service_and_group(parameters)?;
-    clusters(parameters)?;
+    cluster(parameters)?;
     address(parameters)?;
     if length(&metadata) > METADATA_LIMIT {
         return Err(too_long("Metadata", METADATA_LIMIT));
@@ -37,7 +43,7 @@ fn metadata(parameters: &Parameters, path: &str, unix_millis: i64) -> Result<Met
 
 fn namespace(parameters: &Parameters) -> Result<(), Reply> {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    check_name("namespaceId", parameters.namespace(), 64, |name| name.chars().all(word))
+    check_name("namespaceId/tenant", parameters.namespace(), 64, |name| name.chars().all(word))
 }
 
 fn service_and_group(parameters: &Parameters) -> Result<(), Reply> {
@@ -49,13 +55,16 @@ fn service_and_group(parameters: &Parameters) -> Result<(), Reply> {
 }
 
 fn clusters(parameters: &Parameters) -> Result<(), Reply> {
+    parameters.or("clusters", "").split(',').filter(|cluster| !cluster.is_empty()).try_for_each(check_cluster)
+}
+
+fn cluster(parameters: &Parameters) -> Result<(), Reply> {
+    parameters.get("clusterName").or_else(|| parameters.get("cluster")).map_or(Ok(()), check_cluster)
+}
+
+fn check_cluster(cluster: &str) -> Result<(), Reply> {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    let listed = parameters.or("clusters", "").split(',').filter(|cluster| !cluster.is_empty());
-    let named = [parameters.get("clusterName"), parameters.get("cluster")];
-    for cluster in listed.chain(named.into_iter().flatten()) {
-        check_name("cluster", cluster, 64, |cluster| cluster.chars().all(word))?;
-    }
-    Ok(())
+    check_name("cluster", cluster, 64, |cluster| cluster.chars().all(word))
 }
 
 fn address(parameters: &Parameters) -> Result<(), Reply> {

@@ -31,6 +31,9 @@ use super::{
     v3_client,
 };
 
+/// Longer than clients keep idle connections: a request must not cross the server's closing of its connection.
+const KEPT_ALIVE: Duration = Duration::from_secs(75);
+
 const LARGEST_REQUEST: usize = 16 * 1024 * 1024;
 const TOO_LARGE: u64 = 64 * 1024 * 1024;
 
@@ -65,6 +68,7 @@ pub(crate) fn serve(shared: Arc<Shared>, address: SocketAddr) -> io::Result<(Ser
         App::new().app_data(PayloadConfig::new(LARGEST_REQUEST)).app_data(era.clone()).default_service(web::to(answer))
     })
     .workers(1)
+    .keep_alive(KEPT_ALIVE)
     .disable_signals()
     .on_connect(move |_, data| count_connection(&shared, data))
     .bind(address)?;

@@ -19,12 +19,13 @@
 //! a cluster.
 //!
 //! # In tests
+//! `docs/embedded.md` has an example, and all faults in a table.
 //! - [`EmbeddedServer::instances`] and [`EmbeddedServer::counters`] tell what has arrived.
 //! - [`EmbeddedServer::restart_empty`] is the registry's bad day; [`EmbeddedServer::faults`] has many others.
 //! - [`EmbeddedServer::advance`] moves the server's time on: 30 seconds without a beat pass in an instant.
 
 use std::{
-    io,
+    fmt, io,
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     sync::{Arc, Mutex},
     thread::JoinHandle,
@@ -61,6 +62,11 @@ mod v1_service;
 mod v3_admin;
 mod v3_client;
 
+/// The examples of the guide are tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/embedded.md")]
+mod guide {}
+
 pub use builder::EmbeddedServerBuilder;
 pub use counters::Counters;
 pub use dialect::{Dialect, UnknownDialect};
@@ -77,6 +83,7 @@ use state::State;
 /// A running Nacos. It ends when it is dropped: thread, sockets and timers, while the drop waits.
 pub struct EmbeddedServer {
     address: SocketAddr,
+    push_address: SocketAddr,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -98,6 +105,7 @@ impl EmbeddedServer {
     fn start_with(settings: Settings) -> io::Result<Self> {
         let pushes = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         pushes.set_nonblocking(true)?;
+        let push_address = pushes.local_addr()?;
         let orders = Arc::new(Mutex::new(Orders::default()));
         let port = settings.port;
         let state = State::new(settings, Pushes::new(pushes.try_clone()?, orders.clone()));
@@ -105,7 +113,7 @@ impl EmbeddedServer {
         let shared = Arc::new(Shared::new(state, orders, commands_tx));
         let (address, thread) = thread::start(shared.clone(), port, pushes, commands_rx)?;
         shared.with(|state| state.settings.port = address.port());
-        Ok(EmbeddedServer { address, shared, thread: Some(thread) })
+        Ok(EmbeddedServer { address, push_address, shared, thread: Some(thread) })
     }
 
     /// Where it listens. Restarts do not change it.
@@ -122,6 +130,11 @@ impl EmbeddedServer {
     pub fn url(&self) -> String {
         let context_path = self.shared.with(|state| state.settings.context_path.clone());
         format!("http://{}{context_path}", self.address)
+    }
+
+    /// Where its pushes come from, and where it takes acknowledgements. Restarts do not change it.
+    pub fn push_address(&self) -> SocketAddr {
+        self.push_address
     }
 
     /// Whose API it speaks now.
@@ -185,6 +198,12 @@ impl EmbeddedServer {
     /// What it has been asked and has sent.
     pub fn counters(&self) -> Counters {
         self.shared.with(|state| state.counters.clone())
+    }
+}
+
+impl fmt::Debug for EmbeddedServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedServer").field("address", &self.address).finish_non_exhaustive()
     }
 }
 

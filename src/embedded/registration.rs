@@ -35,33 +35,22 @@ impl State {
     }
 
     /// Registers the instance, or replaces the one under the same key. The error is Nacos' text.
-    pub(crate) fn register(&mut self, key: &ServiceKey, mut instance: Instance) -> Result<(), String> {
+    pub(crate) fn register(&mut self, key: &ServiceKey, instance: Instance) -> Result<(), String> {
         let now = self.now();
-        let dialect = self.dialect();
+        let is_v1_4 = self.dialect().is_v1_4();
         let instance_key = self.instance_key(&instance.ip, instance.port, &instance.cluster, instance.ephemeral);
         let registration = self.catalogue.next_registration();
         let service = self.catalogue.service_or_new(key, instance.ephemeral, now);
-        if !dialect.is_v1_4() && service.ephemeral != instance.ephemeral {
+        if !is_v1_4 && service.ephemeral != instance.ephemeral {
             return Err(mixing(service));
         }
-        let known =
-            service.instances.get_key_value(&instance_key).map(|(key, known)| (key.clone(), known.registration));
-        instance.last_beat = now;
-        instance.registration = known.as_ref().map_or(registration, |(_, registration)| *registration);
-        let (instance_key, is_new) = match known {
-            Some((key, _)) => (key, false),
-            None => (Arc::new(instance_key), true),
-        };
-        service.take_in(instance_key.clone(), instance, now);
-        let (service_key, created) = (service.key.clone(), service.created);
-        if is_new && instance_key.ephemeral {
+        let newcomer = service.take_in(instance_key, Instance { last_beat: now, registration, ..instance });
+        let (service, created) = (service.key.clone(), service.created);
+        if let Some(instance) = newcomer.filter(|newcomer| newcomer.ephemeral) {
             let first_check = self.first_check(created, now);
-            self.agenda.enter(
-                first_check,
-                Due::CheckBeat { service: service_key.clone(), instance: instance_key, registration },
-            );
+            self.agenda.enter(first_check, Due::CheckBeat { service: service.clone(), instance, registration });
         }
-        self.changed(&service_key);
+        self.changed(&service);
         Ok(())
     }
 
@@ -181,17 +170,27 @@ impl State {
 }
 
 impl Service {
-    fn take_in(&mut self, key: Arc<InstanceKey>, instance: Instance, now: Duration) {
-        let place = instance.place();
-        if self.overrides.get(&place).and_then(|over| over.expires).is_some_and(|expires| expires <= now) {
-            self.overrides.remove(&place);
-        }
-        if let Some(over) = self.overrides.get_mut(&place) {
-            over.expires = None;
-        }
+    /// Gives the key of one that was not there before. One that was keeps its registration, and so its checks.
+    fn take_in(&mut self, key: InstanceKey, mut instance: Instance) -> Option<Arc<InstanceKey>> {
+        self.revive_override(&instance);
         self.clusters.insert(instance.cluster.clone());
         self.empty_since = None;
-        self.instances.insert(key, instance);
+        if let Some(known) = self.instances.get_mut(&key) {
+            instance.registration = known.registration;
+            *known = instance;
+            return None;
+        }
+        let key = Arc::new(key);
+        self.instances.insert(key.clone(), instance);
+        Some(key)
+    }
+
+    fn revive_override(&mut self, instance: &Instance) {
+        let place = instance.place();
+        let Some(over) = self.overrides.get_mut(&place) else { return };
+        if over.expires.take().is_some_and(|expires| expires <= instance.last_beat) {
+            self.overrides.remove(&place);
+        }
     }
 
     fn let_out(&mut self, key: &InstanceKey, now: Duration) -> bool {

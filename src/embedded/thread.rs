@@ -16,7 +16,7 @@ use super::{
     shared::{Command, Shared},
 };
 
-/// How long a port is waited for that an earlier server may just be letting go of.
+/// How long a restart waits for its port, which its own connections may just be letting go of.
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long closing connections may take.
@@ -48,7 +48,7 @@ async fn live(
     listening_tx: mpsc::Sender<io::Result<SocketAddr>>,
 ) {
     let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let (handle, address) = match listen(&shared, wanted).await {
+    let (handle, address) = match http::serve(shared.clone(), wanted) {
         Ok(listening) => listening,
         Err(error) => return drop(listening_tx.send(Err(error))),
     };
@@ -96,7 +96,7 @@ impl Listener {
 
     async fn listen(&mut self) -> io::Result<()> {
         if self.handle.is_none() {
-            self.handle = Some(listen(&self.shared, self.address).await?.0);
+            self.handle = Some(listen_again(&self.shared, self.address).await?);
         }
         Ok(())
     }
@@ -114,14 +114,14 @@ impl Listener {
     }
 }
 
-async fn listen(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<(ServerHandle, SocketAddr)> {
+async fn listen_again(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<ServerHandle> {
     let deadline = Instant::now() + PORT_PATIENCE;
     loop {
         match http::serve(shared.clone(), address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                 rt::time::sleep(Duration::from_millis(10)).await;
             }
-            other => return other,
+            listening => return listening.map(|(handle, _)| handle),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
 
 use super::{
     call::Call,
-    catalogue::Instance,
+    catalogue::{Instance, ServiceKey},
     listing::{instance_id, Told},
     modification::{Batch, BatchAction, Patch},
     parameters::Parameters,
@@ -77,38 +77,34 @@ pub(crate) fn overwrite(state: &mut State, call: &Call) -> Result<Reply, Reply> 
         return register(state, call);
     }
     if state.catalogue.service(&key).is_none() {
-        let (namespace, name) = (&key.namespace, &key.service);
-        return Err(if parameters.dialect.is_v1_4() {
-            parameters.refused(500, &format!("service not found, namespace: {namespace}, service: {name}"))
-        } else {
-            let service = format!(
-                "Service{{namespace='{namespace}', group='{}', name='{}', ephemeral={}, revision=0}}",
-                name.group, name.name, instance.ephemeral
-            );
-            parameters.refused(400, &format!("service not found, namespace: {namespace}, service: {service}"))
-        });
+        return Err(no_such_service(parameters, &key, &instance));
     }
-    let missing = format!(
-        "instance not exist: {}:{}:unknown:{cluster}_{:?}_{}_{}_{cluster}",
-        instance.ip,
-        instance.port,
-        instance.weight,
-        instance.healthy,
-        instance.marked(),
-        cluster = instance.cluster
-    );
+    let missing = no_such_instance(parameters, &instance);
     if state.overwrite(&key, instance) {
         Ok(Reply::ok())
     } else {
-        Err(parameters.refused(500, &missing))
+        Err(missing)
     }
 }
 
-impl Instance {
-    /// Only 1.4 has the word, and never sets it.
-    fn marked(&self) -> bool {
-        false
-    }
+fn no_such_service(parameters: &Parameters, key: &ServiceKey, instance: &Instance) -> Reply {
+    let (namespace, name) = (&key.namespace, &key.service);
+    let (status, service) = if parameters.dialect.is_v1_4() {
+        (500, name.to_string())
+    } else {
+        let (group, name, ephemeral) = (&name.group, &name.name, instance.ephemeral);
+        let service =
+            format!("namespace='{namespace}', group='{group}', name='{name}', ephemeral={ephemeral}, revision=0");
+        (400, format!("Service{{{service}}}"))
+    };
+    parameters.refused(status, &format!("service not found, namespace: {namespace}, service: {service}"))
+}
+
+/// Java's `Instance.toString()`, with `marked` before the last.
+fn no_such_instance(parameters: &Parameters, instance: &Instance) -> Reply {
+    let Instance { ip, port, cluster, weight, healthy, .. } = instance;
+    let instance = format!("{ip}:{port}:unknown:{cluster}_{weight:?}_{healthy}_false_{cluster}");
+    parameters.refused(500, &format!("instance not exist: {instance}"))
 }
 
 pub(crate) fn patch(state: &mut State, call: &Call) -> Result<Reply, Reply> {
@@ -154,19 +150,10 @@ pub(crate) fn get(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let ip = parameters.required("ip")?;
     parameters.required("port")?;
     let port = parameters.number("port")?.unwrap_or(0);
-    let not_found = |message: &str| {
+    let instance = find(state, &key, (cluster, ip, port)).map_err(|missing| {
         let status = if parameters.dialect.is_v1_4() { 500 } else { 404 };
-        parameters.refused(status, message)
-    };
-    let service = state.catalogue.service(&key);
-    if parameters.dialect.is_v1_4() && service.is_none() {
-        return Err(not_found(&format!("no service {} found!", key.service)));
-    }
-    let service = service
-        .filter(|service| !service.instances.is_empty())
-        .ok_or_else(|| not_found(&format!("no ips found for cluster {cluster} in service {}", key.service)))?;
-    let instance = service.at(cluster, ip, port).ok_or_else(|| not_found("no matched ip found!"))?;
-    let instance = service.shown(instance);
+        parameters.refused(status, &missing)
+    })?;
     Ok(Reply::json(&OneInstance {
         service: &key.service.to_string(),
         ip,
@@ -177,6 +164,20 @@ pub(crate) fn get(state: &mut State, call: &Call) -> Result<Reply, Reply> {
         instance_id: instance_id(&key, &instance),
         metadata: &instance.metadata,
     }))
+}
+
+/// The instance as lists show it. The error is Nacos' text.
+pub(crate) fn find(state: &State, key: &ServiceKey, place: (&str, &str, i64)) -> Result<Instance, String> {
+    let (cluster, ip, port) = place;
+    let service = state.catalogue.service(key);
+    if state.dialect().is_v1_4() && service.is_none() {
+        return Err(format!("no service {} found!", key.service));
+    }
+    let service = service
+        .filter(|service| !service.instances.is_empty())
+        .ok_or_else(|| format!("no ips found for cluster {cluster} in service {}", key.service))?;
+    let instance = service.at(cluster, ip, port).ok_or("no matched ip found!")?;
+    Ok(service.shown(instance))
 }
 
 pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {

@@ -10,6 +10,7 @@ use super::{
     parameters::Parameters,
     reply::Reply,
     state::State,
+    v1_instance,
     v3_client::{
         failure, instance, required, service, success, INSTANCE_ERROR, PARAMETER_VALIDATE_ERROR, RESOURCE_NOT_FOUND,
     },
@@ -91,12 +92,9 @@ fn positive(parameters: &Parameters, name: &str, default: usize) -> Result<usize
 pub(crate) fn get(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let key = service(&call.parameters)?;
     let asked = instance(&call.parameters)?;
-    let not_found = |message: String| failure(404, RESOURCE_NOT_FOUND, message);
-    let found = state.catalogue.service(&key).filter(|found| !found.instances.is_empty());
-    let found = found
-        .ok_or_else(|| not_found(format!("no ips found for cluster {} in service {}", asked.cluster, key.service)))?;
-    let instance = found.at(&asked.cluster, &asked.ip, asked.port);
-    let instance = found.shown(instance.ok_or_else(|| not_found("no matched ip found!".into()))?);
+    let place = (asked.cluster.as_str(), asked.ip.as_str(), asked.port);
+    let found = v1_instance::find(state, &key, place);
+    let instance = found.map_err(|missing| failure(404, RESOURCE_NOT_FOUND, missing))?;
     Ok(success(ListedHost::new(&state.settings, &key, instance, &key.service.to_string())))
 }
 

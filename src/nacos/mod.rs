@@ -6,12 +6,16 @@
 
 pub(crate) mod exchange;
 #[cfg(test)]
-mod recordings;
+pub(crate) mod recordings;
 pub(crate) mod sentinel;
 pub(crate) mod servers;
 pub(crate) mod session;
+#[cfg(any(feature = "rustls", feature = "openssl"))]
+mod tls;
 pub(crate) mod transport;
 pub(crate) mod v1;
+#[allow(dead_code)]
+pub(crate) mod v3;
 
 use std::{
     rc::Rc,
@@ -71,7 +75,7 @@ pub(crate) struct Listed {
 impl Listed {
     /// What there is without a server.
     fn nothing(query: &ListQuery<'_>) -> Self {
-        let origin = Origin { server: String::new(), protocol: Protocol::V1, generation: 0 };
+        let origin = Origin { server: String::new(), protocol: Protocol::V1, outages: 0 };
         Listed { info: ServiceInfo::empty(query.service, query.clusters), origin }
     }
 }
@@ -81,8 +85,8 @@ impl Listed {
 pub(crate) struct Origin {
     pub(crate) server: String,
     pub(crate) protocol: Protocol,
-    /// See [`Nacos::generation`].
-    pub(crate) generation: u64,
+    /// See [`Servers::outages`].
+    pub(crate) outages: u64,
 }
 
 /// What a server said, and which one.
@@ -135,18 +139,23 @@ impl Nacos {
         if self.disabled {
             return Ok(());
         }
-        let make = |_| v1::register(&self.namespace, service, instance);
+        let make = |protocol| match protocol {
+            Protocol::V3 => v3::register(&self.namespace, service, instance),
+            _ => v1::register(&self.namespace, service, instance),
+        };
         let key = || InstanceKey::of(service, instance).to_string();
-        self.attempt(Operation::Register, patience, make, |_, answer| v1::read_ok(answer), key).await.map(drop)
+        self.attempt(Operation::Register, patience, make, read_ok, key).await.map(drop)
     }
 
     pub(crate) async fn deregister(&self, key: &InstanceKey, ephemeral: bool) -> Result<(), Error> {
         if self.disabled {
             return Ok(());
         }
-        let make = |_| v1::deregister(&self.namespace, key, ephemeral);
-        let read = |_, answer: &Answer| v1::read_ok(answer);
-        self.attempt(Operation::Deregister, Patience::Operation, make, read, || key.to_string()).await.map(drop)
+        let make = |protocol| match protocol {
+            Protocol::V3 => v3::deregister(&self.namespace, key, ephemeral),
+            _ => v1::deregister(&self.namespace, key, ephemeral),
+        };
+        self.attempt(Operation::Deregister, Patience::Operation, make, read_ok, || key.to_string()).await.map(drop)
     }
 
     pub(crate) async fn beat(
@@ -159,9 +168,16 @@ impl Nacos {
         if self.disabled {
             return Ok(HeartbeatReply::taken());
         }
-        let make = |_| v1::beat(&self.namespace, service, instance, light);
-        let key = || InstanceKey::of(service, instance).to_string();
-        let told = self.attempt(Operation::Beat, patience, make, |_, answer| v1::read_beat(answer), key).await?;
+        let key = InstanceKey::of(service, instance);
+        let make = |protocol| match protocol {
+            Protocol::V3 => v3::beat(&self.namespace, &key),
+            _ => v1::beat(&self.namespace, service, instance, light),
+        };
+        let read = |protocol, answer: &Answer| match protocol {
+            Protocol::V3 => v3::read_beat(answer),
+            _ => v1::read_beat(answer),
+        };
+        let told = self.attempt(Operation::Beat, patience, make, read, || key.to_string()).await?;
         Ok(told.value)
     }
 
@@ -171,13 +187,20 @@ impl Nacos {
             return Ok(Listed::nothing(query));
         }
         let namespace = query.namespace.unwrap_or(&self.namespace);
-        let make = |_| v1::list(namespace, query.service, query.clusters, query.healthy_only, query.push_to);
-        let read = |_, answer: &Answer| v1::read_list(answer, query.service);
-        let generation = self.generation();
+        let ListQuery { service, clusters, healthy_only, push_to, .. } = *query;
+        let make = |protocol| match protocol {
+            Protocol::V3 => v3::list(namespace, service, clusters, healthy_only),
+            _ => v1::list(namespace, service, clusters, healthy_only, push_to),
+        };
+        let read = |protocol, answer: &Answer| match protocol {
+            Protocol::V3 => v3::read_list(answer, service),
+            _ => v1::read_list(answer, service),
+        };
+        let outages = self.servers.outages();
         let told = self.attempt(Operation::List, patience, make, read, || query.service.to_string()).await?;
         let mut info = told.value;
         info.tidy(query.clusters, query.healthy_only);
-        let origin = Origin { server: told.server.name.clone(), protocol: told.protocol, generation };
+        let origin = Origin { server: told.server.name.clone(), protocol: told.protocol, outages };
         Ok(Listed { info, origin })
     }
 
@@ -190,8 +213,14 @@ impl Nacos {
         if self.disabled {
             return Ok((0, Vec::new()));
         }
-        let make = |_| v1::list_services(&self.namespace, group, page_no, page_size);
-        let read = |_, answer: &Answer| v1::read_services(answer);
+        let make = |protocol| match protocol {
+            Protocol::V3 => v3::list_services(&self.namespace, group, page_no, page_size),
+            _ => v1::list_services(&self.namespace, group, page_no, page_size),
+        };
+        let read = |protocol, answer: &Answer| match protocol {
+            Protocol::V3 => v3::read_services(answer, group),
+            _ => v1::read_services(answer),
+        };
         let told = self.attempt(Operation::ListServices, Patience::Operation, make, read, || group.to_owned()).await?;
         Ok((told.value.count, told.value.doms))
     }
@@ -199,8 +228,14 @@ impl Nacos {
     /// Writes all values of somebody else's instance.
     pub(crate) async fn overwrite(&self, service: &ServiceName, instance: &Instance) -> Result<(), Error> {
         let key = || InstanceKey::of(service, instance).to_string();
-        let make = |_| v1::overwrite(&self.namespace, service, instance);
-        let read = |_, answer: &Answer| v1::read_ok(answer);
+        let make = |protocol| match protocol {
+            Protocol::V3 => v3::overwrite(&self.namespace, service, instance),
+            _ => v1::overwrite(&self.namespace, service, instance),
+        };
+        let read = |protocol, answer: &Answer| match protocol {
+            Protocol::V3 => v3::read_overwritten(answer),
+            _ => v1::read_ok(answer),
+        };
         self.attempt(Operation::Modify, Patience::Operation, make, read, key).await.map(drop)
     }
 
@@ -211,7 +246,8 @@ impl Nacos {
     /// [`Error::NotFound`]; with `may_be_disabled` where the server has no GET.
     pub(crate) async fn current(&self, key: &InstanceKey) -> Result<Current, Error> {
         let found = match self.get(key).await {
-            Err(Error::Unsupported { .. }) => return self.from_list(key).await,
+            // Nacos 3 has it in the admin API alone, for those with that right.
+            Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => return self.from_list(key).await,
             found => found?,
         };
         let v1::Found { instance, enabled_told, ephemeral_told } = found.value;
@@ -230,8 +266,14 @@ impl Nacos {
         if self.disabled {
             return Err(Error::NotFound { instance: key.to_string(), may_be_disabled: false });
         }
-        let make = |_| v1::get(&self.namespace, key);
-        let read = |_, answer: &Answer| v1::read_instance(answer, key);
+        let make = |protocol| match protocol {
+            Protocol::V3 => v3::get(&self.namespace, key),
+            _ => v1::get(&self.namespace, key),
+        };
+        let read = |protocol, answer: &Answer| match protocol {
+            Protocol::V3 => v3::read_instance(answer, key),
+            _ => v1::read_instance(answer, key),
+        };
         self.attempt(Operation::Get, Patience::Operation, make, read, || key.to_string()).await
     }
 
@@ -296,7 +338,7 @@ impl Nacos {
         Error::Unreachable { operation, server, reason }
     }
 
-    /// Asks one server, in the protocol it is known to speak, and in the other if it does not any more.
+    /// Asks one server, in the protocol it is known to speak, and in the other if it does not speak that (any more).
     async fn ask<T>(
         &self,
         server: &Rc<Server>,
@@ -305,11 +347,38 @@ impl Nacos {
         read: &impl Fn(Protocol, &Answer) -> Result<T, Refusal>,
         subject: &impl Fn() -> String,
     ) -> Result<Told<T>, Error> {
-        let protocol = Protocol::V1;
-        let answered = self.speak(server, operation, protocol, make, read).await?;
+        let mut protocol = self.protocol_of(server);
+        let mut answered = self.speak(server, operation, protocol, make, read).await?;
+        if self.protocol == Protocol::Auto && matches!(answered, Err(Refusal::NotSpoken)) {
+            protocol = other(protocol);
+            answered = self.speak(server, operation, protocol, make, read).await?;
+        }
+        if is_in_every_api(operation) && !matches!(answered, Err(Refusal::NotSpoken)) {
+            self.note_protocol(server, protocol);
+        }
         match answered {
             Ok(value) => Ok(Told { value, server: server.clone(), protocol }),
             Err(refusal) => Err(refusal.into_error(operation, &server.name, subject())),
+        }
+    }
+
+    /// v1 is tried first: where both are there, only that has push.
+    fn protocol_of(&self, server: &Server) -> Protocol {
+        match self.protocol {
+            Protocol::Auto => server.protocol().unwrap_or(Protocol::V1),
+            fixed => fixed,
+        }
+    }
+
+    /// A server that speaks another protocol than before was replaced: it may not know what that was told.
+    fn note_protocol(&self, server: &Server, protocol: Protocol) {
+        match server.speaks(protocol) {
+            Some(before) if before != protocol => {
+                info!(self.log, "registry server speaks another protocol now";
+                    "server" => &server.name, "before" => ?before, "now" => ?protocol);
+                self.servers.next_generation();
+            }
+            _ => {}
         }
     }
 
@@ -343,10 +412,27 @@ impl Nacos {
     }
 
     async fn log_in(&self, server: &Rc<Server>, credentials: Credentials) -> Result<LoginAnswer, Error> {
-        let request = v1::login(v1::LOGIN, &credentials.username, &credentials.password);
+        let first = self.protocol_of(server);
+        let mut answered = self.log_in_by(server, first, &credentials).await?;
+        if self.protocol == Protocol::Auto && matches!(answered, Err(Refusal::NotSpoken)) {
+            answered = self.log_in_by(server, other(first), &credentials).await?;
+        }
+        answered.map_err(|refusal| refusal.into_error(Operation::Login, &server.name, &credentials.username))
+    }
+
+    async fn log_in_by(
+        &self,
+        server: &Server,
+        protocol: Protocol,
+        credentials: &Credentials,
+    ) -> Result<Result<LoginAnswer, Refusal>, Error> {
+        let Credentials { username, password } = credentials;
+        let (request, read): (_, fn(&Answer) -> _) = match protocol {
+            Protocol::V3 => (v3::login(username, password), v3::read_login),
+            _ => (v1::login(v1::LOGIN, username, password), v1::read_login),
+        };
         let answer = self.send(server, Operation::Login, &request, None).await?;
-        v1::read_login(&answer)
-            .map_err(|refusal| refusal.into_error(Operation::Login, &server.name, &credentials.username))
+        Ok(read(&answer))
     }
 
     async fn send(
@@ -375,6 +461,26 @@ impl Nacos {
         if failures < OUTAGE && server.failures() >= OUTAGE {
             warn!(self.log, "registry server fails"; "server" => &server.name, "error" => %error);
         }
+    }
+}
+
+fn other(protocol: Protocol) -> Protocol {
+    match protocol {
+        Protocol::V3 => Protocol::V1,
+        _ => Protocol::V3,
+    }
+}
+
+/// Whether a server that does not speak this operation in one protocol does not speak that protocol. Nacos 3.0 has lost
+/// the others from v1, and has them in v3's admin API, while it still speaks v1.
+fn is_in_every_api(operation: Operation) -> bool {
+    matches!(operation, Operation::Register | Operation::Deregister | Operation::List | Operation::Beat)
+}
+
+fn read_ok(protocol: Protocol, answer: &Answer) -> Result<(), Refusal> {
+    match protocol {
+        Protocol::V3 => v3::read_ok(answer),
+        _ => v1::read_ok(answer),
     }
 }
 

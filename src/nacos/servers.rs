@@ -123,6 +123,8 @@ pub(crate) struct Servers {
     trial: Duration,
     /// Counts what may have cost us our registrations: another server is in use, or the one in use was cut off.
     generation: watch::Sender<u64>,
+    /// Counts what surely emptied or changed the lists: another server is in use, or the one in use ended.
+    outages: Cell<u64>,
 }
 
 /// What to do next.
@@ -143,6 +145,7 @@ impl Servers {
             list: RefCell::new(list),
             trial: request_timeout,
             generation: watch::channel(0).0,
+            outages: Cell::new(0),
         }
     }
 
@@ -179,6 +182,16 @@ impl Servers {
     /// Told of every change of the generation.
     pub(crate) fn generations(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
+    }
+
+    /// Changes when lists from before and after may not be compared: servers that restart empty fill up again, and clocks
+    /// differ.
+    pub(crate) fn outages(&self) -> u64 {
+        self.outages.get()
+    }
+
+    pub(crate) fn note_outage(&self) {
+        self.outages.set(self.outages.get() + 1);
     }
 
     /// See [`generation`](Servers::generation).

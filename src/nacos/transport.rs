@@ -10,6 +10,8 @@ use awc::{
 };
 use tokio::sync::Semaphore;
 
+#[cfg(any(feature = "rustls", feature = "openssl"))]
+use crate::nacos::tls;
 use crate::{
     config::Config,
     error::Error,
@@ -63,6 +65,16 @@ impl Transport {
             .timeout(config.request_timeout)
             .limit(config.max_connections)
             .conn_lifetime(CONNECTION_LIFETIME);
+        #[cfg(feature = "rustls")]
+        let connector = match tls::connector::client_config(config)? {
+            Some(client) => connector.rustls_0_23(client),
+            None => connector,
+        };
+        #[cfg(all(feature = "openssl", not(feature = "rustls")))]
+        let connector = match tls::connector::client_config(config)? {
+            Some(client) => connector.openssl(client),
+            None => connector,
+        };
         let client = Client::builder()
             .connector(connector)
             .disable_timeout()

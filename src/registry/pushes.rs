@@ -102,7 +102,7 @@ impl Desk {
             return;
         }
         let server = self.nacos.servers().named_by(pushed.from.ip());
-        let origin = Origin { server, protocol: Protocol::V1, generation: self.nacos.generation() };
+        let origin = Origin { server, protocol: Protocol::V1, outages: self.nacos.servers().outages() };
         let info = pushed.list.into_info(&service);
         for (watched, subscriber) in subscribers {
             if covers(&info.clusters, &watched) {

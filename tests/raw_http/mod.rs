@@ -10,34 +10,34 @@ use std::{
 use serde_json::Value;
 
 /// One connection, kept alive.
-pub struct Connection {
+pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-pub struct Response {
-    pub status: u16,
-    pub content_type: Option<String>,
-    pub body: String,
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) content_type: Option<String>,
+    pub(crate) body: String,
 }
 
 impl Response {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
     }
 
     #[track_caller]
-    pub fn is(&self, status: u16, body: &str) {
+    pub(crate) fn is(&self, status: u16, body: &str) {
         assert_eq!((self.status, self.body.as_str()), (status, body));
     }
 }
 
 impl Connection {
-    pub fn to(address: SocketAddr) -> Self {
+    pub(crate) fn to(address: SocketAddr) -> Self {
         Self::try_to(address).expect("the server accepts connections")
     }
 
-    pub fn try_to(address: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn try_to(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         stream.set_nodelay(true)?;
@@ -46,16 +46,16 @@ impl Connection {
 
     /// A request without body; `target` is path and query, encoded.
     #[track_caller]
-    pub fn send(&mut self, method: &str, target: &str) -> Response {
+    pub(crate) fn send(&mut self, method: &str, target: &str) -> Response {
         self.try_send(method, target, &[], None).expect("an answer")
     }
 
     #[track_caller]
-    pub fn get(&mut self, target: &str) -> Response {
+    pub(crate) fn get(&mut self, target: &str) -> Response {
         self.send("GET", target)
     }
 
-    pub fn try_send(
+    pub(crate) fn try_send(
         &mut self,
         method: &str,
         target: &str,
@@ -106,7 +106,7 @@ impl Connection {
 
 /// Waits for a thing that another thread does.
 #[track_caller]
-pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !is_so() {
         assert!(Instant::now() < deadline, "waited 10 s until {what}");

@@ -1,0 +1,109 @@
+//! TLS for `https` servers, by rustls or by OpenSSL; rustls where both features are on.
+
+use crate::{config::Config, error::Error};
+
+/// A setting that names a file we cannot use.
+fn unusable(what: &str, path: &std::path::Path, error: impl std::fmt::Display) -> Error {
+    Error::invalid("tls", format!("{what} {}: {error}", path.display()))
+}
+
+/// Whether any server is asked by https: only then are the platform's roots read, which takes time and memory.
+fn is_needed(config: &Config) -> Result<bool, Error> {
+    let endpoint_is_https = config.endpoint.as_deref().is_some_and(|url| url.starts_with("https:"));
+    Ok(endpoint_is_https || config.addresses()?.iter().any(|address| address.https))
+}
+
+#[cfg(feature = "rustls")]
+pub(crate) mod connector {
+    use std::{path::Path, sync::Arc};
+
+    use rustls::{
+        crypto::ring,
+        pki_types::{pem::PemObject as _, CertificateDer, PrivateKeyDer},
+        ClientConfig, RootCertStore,
+    };
+
+    use super::{is_needed, unusable};
+    use crate::{
+        config::{Config, TlsConfig},
+        error::Error,
+    };
+
+    /// None where every server is asked by http.
+    pub(crate) fn client_config(config: &Config) -> Result<Option<Arc<ClientConfig>>, Error> {
+        if !is_needed(config)? {
+            return Ok(None);
+        }
+        let roots = roots(&config.tls)?;
+        // Named, since a process in which several providers are built in has no default one.
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Error::invalid("tls", error.to_string()))?
+            .with_root_certificates(roots);
+        let files = config.tls.client_certificate_file.as_deref().zip(config.tls.client_key_file.as_deref());
+        let mut client = match files {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable("client key", key, error))?;
+                builder
+                    .with_client_auth_cert(certificates(certificate)?, private)
+                    .map_err(|error| unusable("client certificate", certificate, error))?
+            }
+        };
+        client.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Some(Arc::new(client)))
+    }
+
+    fn roots(tls: &TlsConfig) -> Result<RootCertStore, Error> {
+        let mut roots = RootCertStore::empty();
+        // A platform may have certificates that nobody can read; the others count.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if let Some(file) = &tls.ca_file {
+            for certificate in certificates(file)? {
+                roots.add(certificate).map_err(|error| unusable("CA file", file, error))?;
+            }
+        }
+        if roots.is_empty() {
+            return Err(Error::invalid("tls", "the platform has no root certificates; name a CA file"));
+        }
+        Ok(roots)
+    }
+
+    fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+        let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let certificates = read.map_err(|error| unusable("certificate file", file, error))?;
+        if certificates.is_empty() {
+            return Err(unusable("certificate file", file, "holds no certificate"));
+        }
+        Ok(certificates)
+    }
+}
+
+#[cfg(all(feature = "openssl", not(feature = "rustls")))]
+pub(crate) mod connector {
+    use openssl::ssl::{SslConnector, SslConnectorBuilder, SslFiletype, SslMethod};
+
+    use super::{is_needed, unusable};
+    use crate::{config::Config, error::Error};
+
+    /// None where every server is asked by http.
+    pub(crate) fn client_config(config: &Config) -> Result<Option<SslConnectorBuilder>, Error> {
+        if !is_needed(config)? {
+            return Ok(None);
+        }
+        let no_tls = |error: openssl::error::ErrorStack| Error::invalid("tls", error.to_string());
+        let mut client = SslConnector::builder(SslMethod::tls()).map_err(no_tls)?;
+        client.set_alpn_protos(b"\x08http/1.1").map_err(no_tls)?;
+        if let Some(file) = &config.tls.ca_file {
+            client.set_ca_file(file).map_err(|error| unusable("CA file", file, error))?;
+        }
+        let files = config.tls.client_certificate_file.as_deref().zip(config.tls.client_key_file.as_deref());
+        if let Some((certificate, key)) = files {
+            client
+                .set_certificate_chain_file(certificate)
+                .map_err(|error| unusable("client certificate", certificate, error))?;
+            client.set_private_key_file(key, SslFiletype::PEM).map_err(|error| unusable("client key", key, error))?;
+        }
+        Ok(Some(client))
+    }
+}

@@ -1,0 +1,104 @@
+//! The embedded server starts anywhere, restarts on its port, and is gone when dropped.
+#![allow(clippy::expect_used, clippy::panic)] // A test says what it expected.
+
+mod raw_http;
+
+use std::{io, net::TcpStream};
+
+use actix_nacos::embedded::{Dialect, EmbeddedServer};
+use raw_http::Connection;
+
+const INSTANCE: &str = "/nacos/v1/ns/instance";
+
+fn register(server: &EmbeddedServer) -> Connection {
+    let mut nacos = Connection::to(server.address());
+    nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&ip=10.0.0.1&port=80")).is(200, "ok");
+    nacos
+}
+
+#[test]
+fn it_starts_in_a_plain_thread() {
+    register(&EmbeddedServer::start().expect("a server"));
+}
+
+#[test]
+fn it_starts_under_tokio() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    runtime.block_on(async { register(&EmbeddedServer::start().expect("a server")) });
+}
+
+#[actix_web::test]
+async fn it_starts_in_an_actix_system_and_leaves_it_alone() {
+    let server = EmbeddedServer::start().expect("a server");
+    register(&server);
+    server.stop();
+    let alive = actix_web::rt::spawn(async { "alive" });
+    assert_eq!(alive.await.expect("the caller's System goes on"), "alive");
+}
+
+#[test]
+fn a_restart_breaks_connections_off_and_forgets_everything() {
+    let server = EmbeddedServer::start().expect("a server");
+    let address = server.address();
+    let mut nacos = register(&server);
+    server.restart_empty().expect("a restart");
+    assert_eq!(server.address(), address);
+    let broken = nacos.try_send("GET", &format!("{INSTANCE}/list?serviceName=orders"), &[], None);
+    broken.expect_err("the connection is gone");
+    assert!(server.services().is_empty());
+    register(&server);
+    assert_eq!(server.instances("orders").len(), 1);
+}
+
+#[test]
+fn a_restart_may_come_back_as_another_nacos() {
+    let server = EmbeddedServer::start().expect("a server");
+    register(&server);
+    server.restart_as(Dialect::V3_2).expect("an upgrade");
+    let mut nacos = Connection::to(server.address());
+    assert_eq!(nacos.get(&format!("{INSTANCE}/list?serviceName=orders")).status, 404, "v1 is gone");
+    let list = nacos.get("/nacos/v3/client/ns/instance/list?serviceName=orders").json();
+    assert_eq!(list["data"].as_array().map(Vec::len), Some(0));
+    server.restart_as(Dialect::V2_5).expect("a downgrade");
+    register(&server);
+}
+
+#[test]
+fn a_hundred_restarts_find_their_port() {
+    let server = EmbeddedServer::start().expect("a server");
+    for _ in 0..100 {
+        register(&server);
+        server.restart_empty().expect("a restart");
+    }
+}
+
+#[test]
+fn another_server_starts_on_the_port_of_one_that_has_stopped() {
+    let server = EmbeddedServer::start().expect("a server");
+    let port = server.address().port();
+    let _open = register(&server);
+    server.stop();
+    let second = EmbeddedServer::builder().port(port).start().expect("a server on the same port");
+    assert!(second.services().is_empty());
+    register(&second);
+}
+
+#[test]
+fn nobody_answers_after_the_drop() {
+    let server = EmbeddedServer::start().expect("a server");
+    let address = server.address();
+    let mut nacos = register(&server);
+    let faults = server.faults();
+    drop(server);
+    assert_eq!(TcpStream::connect(address).map(drop).map_err(|e| e.kind()), Err(io::ErrorKind::ConnectionRefused));
+    nacos.try_send("GET", &format!("{INSTANCE}/list?serviceName=orders"), &[], None).expect_err("closed");
+    faults.clear();
+}
+
+#[test]
+fn a_taken_port_is_an_error() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let port = taken.local_addr().expect("an address").port();
+    let error = EmbeddedServer::builder().port(port).start().map(|server| server.address());
+    assert_eq!(error.map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
+}
