@@ -7,12 +7,14 @@ use futures_util::future::join_all;
 
 use super::{Desk, Registry};
 use crate::{
+    change::ServiceChanged,
     error::Error,
+    listeners::Listener,
     nacos::Operation,
     service::{cluster_filter, ServiceName},
     subscriber::{
-        AddView, DescribeSubscription, Listen, Listener, ServiceChanged, Settings, StopListening, StopWatching,
-        Subscriber, SubscriptionStatus, Watched,
+        AddView, DescribeSubscription, Listen, Settings, StopListening, StopWatching, Subscriber, SubscriptionStatus,
+        Watched,
     },
     supervise,
     view::ServiceView,
