@@ -335,9 +335,9 @@ impl Config {
         self
     }
 
-    /// For how long, after an outage or a change of server, a list that lost more than half of its instances is held
-    /// back: a registry that restarted empty fills up again within one beat interval, as a rule 5 s. Default: 15 s, when Nacos itself gives up on
-    /// an instance without beats; zero believes every list at once.
+    /// For how long, after an outage or a change of server, nothing is taken out of a subscribed list: a registry that
+    /// restarted empty fills up again within one beat interval, as a rule 5 s. Default: 15 s, when Nacos itself gives up
+    /// on an instance without beats; zero believes every list at once.
     #[must_use]
     pub fn outage_hold(mut self, hold: Duration) -> Self {
         self.outage_hold = hold;

@@ -4,6 +4,7 @@
 //! protocol that the server speaks; [`Nacos::attempt`] is the one place that chooses servers, tries again, logs in and
 //! finds out protocols.
 
+mod endpoint;
 pub(crate) mod exchange;
 #[cfg(test)]
 pub(crate) mod recordings;
@@ -23,8 +24,11 @@ use std::{
 };
 
 use actix_rt::time::sleep;
+pub(crate) use endpoint::keep_server_list;
 pub use exchange::Operation;
+use serde::Serialize;
 use slog::{debug, info, warn, Logger};
+use tokio::sync::watch;
 
 use self::{
     exchange::{Answer, Refusal, Request},
@@ -44,6 +48,9 @@ use crate::{
 /// A disabled instance is one that GET knows and lists do not; 2.x takes up to a second to list a new one.
 const LIST_DELAY: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether an endpoint has named servers.
+const SERVER_LIST_WAIT: Duration = Duration::from_millis(50);
+
 /// The client of one Registry: which servers there are, the login, the connections.
 pub(crate) struct Nacos {
     namespace: String,
@@ -53,7 +60,24 @@ pub(crate) struct Nacos {
     transport: Transport,
     servers: Servers,
     session: Session,
+    connection: watch::Sender<ConnectionState>,
     log: Logger,
+}
+
+/// How the servers can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ConnectionState {
+    /// No server has answered yet.
+    #[default]
+    Unknown,
+    /// The server in use answers, and no other is known to fail.
+    Connected,
+    /// A server fails, another one serves.
+    Degraded,
+    /// No server answers.
+    Lost,
 }
 
 /// How long to go on trying.
@@ -75,7 +99,7 @@ pub(crate) struct Listed {
 impl Listed {
     /// What there is without a server.
     fn nothing(query: &ListQuery<'_>) -> Self {
-        let origin = Origin { server: String::new(), protocol: Protocol::V1, generation: 0 };
+        let origin = Origin { server: String::new(), protocol: Protocol::V1, outages: 0 };
         Listed { info: ServiceInfo::empty(query.service, query.clusters), origin }
     }
 }
@@ -85,8 +109,15 @@ impl Listed {
 pub(crate) struct Origin {
     pub(crate) server: String,
     pub(crate) protocol: Protocol,
-    /// See [`Nacos::generation`].
-    pub(crate) generation: u64,
+    /// See [`Servers::outages`].
+    pub(crate) outages: u64,
+}
+
+impl Origin {
+    /// No server: whatever one says is newer.
+    pub(crate) fn disk() -> Self {
+        Origin { server: String::new(), protocol: Protocol::Auto, outages: 0 }
+    }
 }
 
 /// What a server said, and which one.
@@ -107,6 +138,7 @@ impl Nacos {
             transport: Transport::new(config)?,
             servers: Servers::new(config.addresses()?, config.request_timeout),
             session: Session::new(config.username.clone(), config.password.clone()),
+            connection: watch::channel(ConnectionState::Unknown).0,
             log: config.logger.clone(),
         })
     }
@@ -125,6 +157,15 @@ impl Nacos {
         self.servers.generation()
     }
 
+    pub(crate) fn connection(&self) -> ConnectionState {
+        *self.connection.borrow()
+    }
+
+    /// Told of every change of the connection; ends with the client.
+    pub(crate) fn connection_changes(&self) -> watch::Receiver<ConnectionState> {
+        self.connection.subscribe()
+    }
+
     /// There is no server, and none is missed: see [`Config::disabled`].
     pub(crate) fn is_disabled(&self) -> bool {
         self.disabled
@@ -139,18 +180,23 @@ impl Nacos {
         if self.disabled {
             return Ok(());
         }
-        let make = |_| v1::register(&self.namespace, service, instance);
+        let make = |protocol| match protocol {
+            Protocol::V3 => v3::register(&self.namespace, service, instance),
+            _ => v1::register(&self.namespace, service, instance),
+        };
         let key = || InstanceKey::of(service, instance).to_string();
-        self.attempt(Operation::Register, patience, make, |_, answer| v1::read_ok(answer), key).await.map(drop)
+        self.attempt(Operation::Register, patience, make, read_ok, key).await.map(drop)
     }
 
     pub(crate) async fn deregister(&self, key: &InstanceKey, ephemeral: bool) -> Result<(), Error> {
         if self.disabled {
             return Ok(());
         }
-        let make = |_| v1::deregister(&self.namespace, key, ephemeral);
-        let read = |_, answer: &Answer| v1::read_ok(answer);
-        self.attempt(Operation::Deregister, Patience::Operation, make, read, || key.to_string()).await.map(drop)
+        let make = |protocol| match protocol {
+            Protocol::V3 => v3::deregister(&self.namespace, key, ephemeral),
+            _ => v1::deregister(&self.namespace, key, ephemeral),
+        };
+        self.attempt(Operation::Deregister, Patience::Operation, make, read_ok, || key.to_string()).await.map(drop)
     }
 
     pub(crate) async fn beat(
@@ -163,9 +209,16 @@ impl Nacos {
         if self.disabled {
             return Ok(HeartbeatReply::taken());
         }
-        let make = |_| v1::beat(&self.namespace, service, instance, light);
-        let key = || InstanceKey::of(service, instance).to_string();
-        let told = self.attempt(Operation::Beat, patience, make, |_, answer| v1::read_beat(answer), key).await?;
+        let key = InstanceKey::of(service, instance);
+        let make = |protocol| match protocol {
+            Protocol::V3 => v3::beat(&self.namespace, &key),
+            _ => v1::beat(&self.namespace, service, instance, light),
+        };
+        let read = |protocol, answer: &Answer| match protocol {
+            Protocol::V3 => v3::read_beat(answer),
+            _ => v1::read_beat(answer),
+        };
+        let told = self.attempt(Operation::Beat, patience, make, read, || key.to_string()).await?;
         Ok(told.value)
     }
 
@@ -175,13 +228,20 @@ impl Nacos {
             return Ok(Listed::nothing(query));
         }
         let namespace = query.namespace.unwrap_or(&self.namespace);
-        let make = |_| v1::list(namespace, query.service, query.clusters, query.healthy_only, query.push_to);
-        let read = |_, answer: &Answer| v1::read_list(answer, query.service);
-        let generation = self.generation();
+        let ListQuery { service, clusters, healthy_only, push_to, .. } = *query;
+        let make = |protocol| match protocol {
+            Protocol::V3 => v3::list(namespace, service, clusters, healthy_only),
+            _ => v1::list(namespace, service, clusters, healthy_only, push_to),
+        };
+        let read = |protocol, answer: &Answer| match protocol {
+            Protocol::V3 => v3::read_list(answer, service),
+            _ => v1::read_list(answer, service),
+        };
+        let outages = self.servers.outages();
         let told = self.attempt(Operation::List, patience, make, read, || query.service.to_string()).await?;
         let mut info = told.value;
         info.tidy(query.clusters, query.healthy_only);
-        let origin = Origin { server: told.server.name.clone(), protocol: told.protocol, generation };
+        let origin = Origin { server: told.server.name.clone(), protocol: told.protocol, outages };
         Ok(Listed { info, origin })
     }
 
@@ -194,8 +254,14 @@ impl Nacos {
         if self.disabled {
             return Ok((0, Vec::new()));
         }
-        let make = |_| v1::list_services(&self.namespace, group, page_no, page_size);
-        let read = |_, answer: &Answer| v1::read_services(answer);
+        let make = |protocol| match protocol {
+            Protocol::V3 => v3::list_services(&self.namespace, group, page_no, page_size),
+            _ => v1::list_services(&self.namespace, group, page_no, page_size),
+        };
+        let read = |protocol, answer: &Answer| match protocol {
+            Protocol::V3 => v3::read_services(answer, group),
+            _ => v1::read_services(answer),
+        };
         let told = self.attempt(Operation::ListServices, Patience::Operation, make, read, || group.to_owned()).await?;
         Ok((told.value.count, told.value.doms))
     }
@@ -203,8 +269,14 @@ impl Nacos {
     /// Writes all values of somebody else's instance.
     pub(crate) async fn overwrite(&self, service: &ServiceName, instance: &Instance) -> Result<(), Error> {
         let key = || InstanceKey::of(service, instance).to_string();
-        let make = |_| v1::overwrite(&self.namespace, service, instance);
-        let read = |_, answer: &Answer| v1::read_ok(answer);
+        let make = |protocol| match protocol {
+            Protocol::V3 => v3::overwrite(&self.namespace, service, instance),
+            _ => v1::overwrite(&self.namespace, service, instance),
+        };
+        let read = |protocol, answer: &Answer| match protocol {
+            Protocol::V3 => v3::read_overwritten(answer),
+            _ => v1::read_ok(answer),
+        };
         self.attempt(Operation::Modify, Patience::Operation, make, read, key).await.map(drop)
     }
 
@@ -215,7 +287,8 @@ impl Nacos {
     /// [`Error::NotFound`]; with `may_be_disabled` where the server has no GET.
     pub(crate) async fn current(&self, key: &InstanceKey) -> Result<Current, Error> {
         let found = match self.get(key).await {
-            Err(Error::Unsupported { .. }) => return self.from_list(key).await,
+            // Nacos 3 has it in the admin API alone, for those with that right.
+            Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => return self.from_list(key).await,
             found => found?,
         };
         let v1::Found { instance, enabled_told, ephemeral_told } = found.value;
@@ -234,8 +307,14 @@ impl Nacos {
         if self.disabled {
             return Err(Error::NotFound { instance: key.to_string(), may_be_disabled: false });
         }
-        let make = |_| v1::get(&self.namespace, key);
-        let read = |_, answer: &Answer| v1::read_instance(answer, key);
+        let make = |protocol| match protocol {
+            Protocol::V3 => v3::get(&self.namespace, key),
+            _ => v1::get(&self.namespace, key),
+        };
+        let read = |protocol, answer: &Answer| match protocol {
+            Protocol::V3 => v3::read_instance(answer, key),
+            _ => v1::read_instance(answer, key),
+        };
         self.attempt(Operation::Get, Patience::Operation, make, read, || key.to_string()).await
     }
 
@@ -264,10 +343,14 @@ impl Nacos {
             let server = match self.servers.choose(&tried) {
                 Choice::Ask(server) => server,
                 Choice::Wait(pause) if patience == Patience::Operation && Instant::now() + pause < deadline => {
-                    sleep(pause).await;
+                    self.servers.wait(pause).await;
                     continue;
                 }
-                Choice::Nobody if patience == Patience::Operation && !tried.is_empty() => {
+                Choice::Nobody if patience == Patience::Operation && Instant::now() < deadline => {
+                    // Once around; or the first list of servers has not come yet.
+                    if tried.is_empty() {
+                        sleep(SERVER_LIST_WAIT).await;
+                    }
                     tried.clear();
                     continue;
                 }
@@ -300,7 +383,7 @@ impl Nacos {
         Error::Unreachable { operation, server, reason }
     }
 
-    /// Asks one server, in the protocol it is known to speak, and in the other if it does not any more.
+    /// Asks one server, in the protocol it is known to speak, and in the other if it does not speak that (any more).
     async fn ask<T>(
         &self,
         server: &Rc<Server>,
@@ -309,11 +392,38 @@ impl Nacos {
         read: &impl Fn(Protocol, &Answer) -> Result<T, Refusal>,
         subject: &impl Fn() -> String,
     ) -> Result<Told<T>, Error> {
-        let protocol = Protocol::V1;
-        let answered = self.speak(server, operation, protocol, make, read).await?;
+        let mut protocol = self.protocol_of(server);
+        let mut answered = self.speak(server, operation, protocol, make, read).await?;
+        if self.protocol == Protocol::Auto && matches!(answered, Err(Refusal::NotSpoken)) {
+            protocol = other(protocol);
+            answered = self.speak(server, operation, protocol, make, read).await?;
+        }
+        if is_in_every_api(operation) && !matches!(answered, Err(Refusal::NotSpoken)) {
+            self.note_protocol(server, protocol);
+        }
         match answered {
             Ok(value) => Ok(Told { value, server: server.clone(), protocol }),
             Err(refusal) => Err(refusal.into_error(operation, &server.name, subject())),
+        }
+    }
+
+    /// v1 is tried first: where both are there, only that has push.
+    fn protocol_of(&self, server: &Server) -> Protocol {
+        match self.protocol {
+            Protocol::Auto => server.protocol().unwrap_or(Protocol::V1),
+            fixed => fixed,
+        }
+    }
+
+    /// A server that speaks another protocol than before was replaced: it may not know what that was told.
+    fn note_protocol(&self, server: &Server, protocol: Protocol) {
+        match server.speaks(protocol) {
+            Some(before) if before != protocol => {
+                info!(self.log, "registry server speaks another protocol now";
+                    "server" => &server.name, "before" => ?before, "now" => ?protocol);
+                self.servers.next_generation();
+            }
+            _ => {}
         }
     }
 
@@ -347,10 +457,27 @@ impl Nacos {
     }
 
     async fn log_in(&self, server: &Rc<Server>, credentials: Credentials) -> Result<LoginAnswer, Error> {
-        let request = v1::login(v1::LOGIN, &credentials.username, &credentials.password);
+        let first = self.protocol_of(server);
+        let mut answered = self.log_in_by(server, first, &credentials).await?;
+        if self.protocol == Protocol::Auto && matches!(answered, Err(Refusal::NotSpoken)) {
+            answered = self.log_in_by(server, other(first), &credentials).await?;
+        }
+        answered.map_err(|refusal| refusal.into_error(Operation::Login, &server.name, &credentials.username))
+    }
+
+    async fn log_in_by(
+        &self,
+        server: &Server,
+        protocol: Protocol,
+        credentials: &Credentials,
+    ) -> Result<Result<LoginAnswer, Refusal>, Error> {
+        let Credentials { username, password } = credentials;
+        let (request, read): (_, fn(&Answer) -> _) = match protocol {
+            Protocol::V3 => (v3::login(username, password), v3::read_login),
+            _ => (v1::login(v1::LOGIN, username, password), v1::read_login),
+        };
         let answer = self.send(server, Operation::Login, &request, None).await?;
-        v1::read_login(&answer)
-            .map_err(|refusal| refusal.into_error(Operation::Login, &server.name, &credentials.username))
+        Ok(read(&answer))
     }
 
     async fn send(
@@ -370,6 +497,7 @@ impl Nacos {
         if failures >= OUTAGE {
             info!(self.log, "registry server is back"; "server" => &server.name);
         }
+        self.note_connection(true);
     }
 
     fn note_failure(&self, server: &Rc<Server>, began: Instant, error: &Error) {
@@ -379,6 +507,39 @@ impl Nacos {
         if failures < OUTAGE && server.failures() >= OUTAGE {
             warn!(self.log, "registry server fails"; "server" => &server.name, "error" => %error);
         }
+        self.note_connection(false);
+    }
+
+    /// A few failures are a hiccup: they change nothing.
+    fn note_connection(&self, answered: bool) {
+        let (failing, servers) = self.servers.failing();
+        let state = match failing {
+            0 if answered => ConnectionState::Connected,
+            0 => return,
+            _ if failing == servers => ConnectionState::Lost,
+            _ => ConnectionState::Degraded,
+        };
+        self.connection.send_if_modified(|now| std::mem::replace(now, state) != state);
+    }
+}
+
+fn other(protocol: Protocol) -> Protocol {
+    match protocol {
+        Protocol::V3 => Protocol::V1,
+        _ => Protocol::V3,
+    }
+}
+
+/// Whether a server that does not speak this operation in one protocol does not speak that protocol. Nacos 3.0 has lost
+/// the others from v1, and has them in v3's admin API, while it still speaks v1.
+fn is_in_every_api(operation: Operation) -> bool {
+    matches!(operation, Operation::Register | Operation::Deregister | Operation::List | Operation::Beat)
+}
+
+fn read_ok(protocol: Protocol, answer: &Answer) -> Result<(), Refusal> {
+    match protocol {
+        Protocol::V3 => v3::read_ok(answer),
+        _ => v1::read_ok(answer),
     }
 }
 

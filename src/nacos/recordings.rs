@@ -323,6 +323,8 @@ fn assert_login(what: &str, response: &RecordedResponse) {
             assert_eq!(json["tokenTtl"], login.token_ttl, "{what}");
             assert_eq!(json["globalAdmin"], login.global_admin, "{what}");
         }
+        // 3.0 has nothing behind the path any more.
+        500 if what.starts_with("nacos-3.0.3") => assert_eq!(read.map(drop), Err(Refusal::NotSpoken), "{what}"),
         _ => assert!(matches!(read, Err(Refusal::Denied(_))), "{what}"),
     }
 }

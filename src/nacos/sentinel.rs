@@ -57,10 +57,12 @@ async fn watch_servers(desk: Weak<Desk>) {
             }
         };
         let refused = outcome.is_err();
-        if habit.is_broken_by(outcome) {
-            if let Some(present) = desk.upgrade() {
-                debug!(present.log, "registry server ended our connections"; "server" => &server.name);
-                present.nacos.servers().next_generation();
+        let end = habit.judge(outcome);
+        if let Some(present) = desk.upgrade().filter(|_| end != End::Usual) {
+            debug!(present.log, "registry server ended our connections"; "server" => &server.name, "how" => ?end);
+            present.nacos.servers().next_generation();
+            if end == End::Cut {
+                present.nacos.servers().note_outage();
             }
         }
         if refused {
@@ -79,6 +81,20 @@ async fn hold_connection(address: (String, u16)) -> io::Result<Duration> {
     Ok(opened.elapsed())
 }
 
+/// What the end of the connection says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The server does that with idle connections.
+    Usual,
+    /// It may be the one or the other: there is no habit yet.
+    Doubtful,
+    /// The server ended.
+    Cut,
+}
+
+/// No server ends idle connections earlier.
+const SHORTEST_HABIT: Duration = Duration::from_secs(4);
+
 /// For how long a server keeps idle connections.
 #[derive(Debug, Default)]
 struct Habit {
@@ -88,22 +104,25 @@ struct Habit {
 }
 
 impl Habit {
-    /// Whether this end of a connection means that the server ended.
-    fn is_broken_by(&mut self, lived: io::Result<Duration>) -> bool {
+    fn judge(&mut self, lived: io::Result<Duration>) -> End {
         let Ok(lived) = lived else {
             // One outage, however often it refuses.
-            return !std::mem::replace(&mut self.refusing, true);
+            let known = std::mem::replace(&mut self.refusing, true);
+            return if known { End::Usual } else { End::Cut };
         };
         self.refusing = false;
-        let alike = |other: Duration| lived >= other.mul_f64(0.9) && lived <= other.mul_f64(1.1);
-        let usual = self.usual.is_some_and(|usual| lived >= usual.mul_f64(0.9));
-        if usual || self.last.is_some_and(alike) {
+        let as_usual = self.usual.is_some_and(|usual| lived >= usual.mul_f64(0.9));
+        let as_last = self.last.is_some_and(|last| lived >= last.mul_f64(0.9) && lived <= last.mul_f64(1.1));
+        let end = match self.usual {
+            _ if as_usual => End::Usual,
+            None if lived >= SHORTEST_HABIT => End::Doubtful,
+            _ => End::Cut,
+        };
+        if end != End::Cut || as_last {
             self.usual = Some(lived);
         }
-        // The first end may be either: it is taken for the worse, and for the habit.
-        self.usual = self.usual.or(Some(lived));
         self.last = Some(lived);
-        !usual
+        end
     }
 }
 
@@ -122,28 +141,35 @@ mod tests {
     #[test]
     fn an_end_before_its_usual_time_is_a_cut() {
         let mut habit = Habit::default();
-        assert!(habit.is_broken_by(lived(5000)), "the first one may be");
-        assert!(!habit.is_broken_by(lived(5003)));
-        assert!(!habit.is_broken_by(lived(4998)));
-        assert!(habit.is_broken_by(lived(1200)));
-        assert!(!habit.is_broken_by(lived(5001)), "the habit is remembered");
+        assert_eq!(habit.judge(lived(5000)), End::Doubtful, "the first one");
+        assert_eq!(habit.judge(lived(5003)), End::Usual);
+        assert_eq!(habit.judge(lived(4998)), End::Usual);
+        assert_eq!(habit.judge(lived(1200)), End::Cut);
+        assert_eq!(habit.judge(lived(5001)), End::Usual, "the habit is remembered");
+    }
+
+    #[test]
+    fn a_short_life_is_a_cut_before_there_is_a_habit() {
+        let mut habit = Habit::default();
+        assert_eq!(habit.judge(lived(200)), End::Cut);
+        assert_eq!(habit.judge(lived(5000)), End::Doubtful);
     }
 
     #[test]
     fn a_new_habit_is_learned() {
         let mut habit = Habit::default();
-        habit.is_broken_by(lived(20_000));
-        assert!(habit.is_broken_by(lived(5000)));
-        assert!(habit.is_broken_by(lived(5000)), "twice the same is a habit from now on");
-        assert!(!habit.is_broken_by(lived(5000)));
+        habit.judge(lived(20_000));
+        assert_eq!(habit.judge(lived(5000)), End::Cut);
+        assert_eq!(habit.judge(lived(5000)), End::Cut, "twice the same is a habit from now on");
+        assert_eq!(habit.judge(lived(5000)), End::Usual);
     }
 
     #[test]
     fn refused_connections_are_one_outage() {
         let mut habit = Habit::default();
-        assert!(habit.is_broken_by(refused()));
-        assert!(!habit.is_broken_by(refused()));
-        habit.is_broken_by(lived(5000));
-        assert!(habit.is_broken_by(refused()), "a new one");
+        assert_eq!(habit.judge(refused()), End::Cut);
+        assert_eq!(habit.judge(refused()), End::Usual);
+        habit.judge(lived(5000));
+        assert_eq!(habit.judge(refused()), End::Cut, "a new one");
     }
 }

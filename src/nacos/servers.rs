@@ -11,7 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{net::lookup_host, sync::watch};
+use actix_rt::time::timeout;
+use tokio::{
+    net::lookup_host,
+    sync::{watch, Notify},
+};
 
 use crate::{
     config::{local_ip_towards, Protocol, ServerAddress},
@@ -123,6 +127,10 @@ pub(crate) struct Servers {
     trial: Duration,
     /// Counts what may have cost us our registrations: another server is in use, or the one in use was cut off.
     generation: watch::Sender<u64>,
+    /// Wakes whoever waits for a server to come back.
+    recovered: Notify,
+    /// Counts what surely emptied or changed the lists: another server is in use, or the one in use ended.
+    outages: Cell<u64>,
 }
 
 /// What to do next.
@@ -143,6 +151,8 @@ impl Servers {
             list: RefCell::new(list),
             trial: request_timeout,
             generation: watch::channel(0).0,
+            outages: Cell::new(0),
+            recovered: Notify::new(),
         }
     }
 
@@ -167,6 +177,12 @@ impl Servers {
         self.list.borrow().clone()
     }
 
+    /// How many servers are out, and how many there are.
+    pub(crate) fn failing(&self) -> (usize, usize) {
+        let list = self.list.borrow();
+        (list.iter().filter(|server| server.failures() >= OUTAGE).count(), list.len())
+    }
+
     pub(crate) fn current(&self) -> Option<Rc<Server>> {
         self.list.borrow().get(self.current.get()).cloned()
     }
@@ -179,6 +195,16 @@ impl Servers {
     /// Told of every change of the generation.
     pub(crate) fn generations(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
+    }
+
+    /// Changes when lists from before and after may not be compared: servers that restart empty fill up again, and clocks
+    /// differ.
+    pub(crate) fn outages(&self) -> u64 {
+        self.outages.get()
+    }
+
+    pub(crate) fn note_outage(&self) {
+        self.outages.set(self.outages.get() + 1);
     }
 
     /// See [`generation`](Servers::generation).
@@ -220,10 +246,19 @@ impl Servers {
         let mut health = server.health.borrow_mut();
         health.requests += 1;
         health.failures = 0;
-        health.paused_until = None;
         health.last_success = Some(Instant::now());
+        let was_paused = health.paused_until.take().is_some();
         drop(health);
         self.use_now(server);
+        if was_paused {
+            self.recovered.notify_waiters();
+        }
+    }
+
+    /// Waits for `pause`, but not longer than until a server answers again.
+    pub(crate) async fn wait(&self, pause: Duration) {
+        // Waiting too long is all that an elapsed pause means.
+        let _ = timeout(pause, self.recovered.notified()).await;
     }
 
     /// A request that began at `began` failed in a way that another server might not.

@@ -420,6 +420,8 @@ pub(crate) fn read_services(answer: &Answer) -> Result<ServiceListAnswer, Refusa
 
 pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Refusal> {
     match answer.status {
+        // 3.0 keeps the path and has nothing behind it.
+        500 if answer.excerpt().contains("API Compatibility") => Err(Refusal::NotSpoken),
         // An unknown user is a 500 on 2.x.
         401 | 403 | 500 => Err(Refusal::Denied(format!("{}; check username and password", answer.excerpt()))),
         404 | 405 | 410 | 501 => Err(Refusal::NotSpoken),

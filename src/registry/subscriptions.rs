@@ -7,12 +7,14 @@ use futures_util::future::join_all;
 
 use super::{Desk, Registry};
 use crate::{
+    change::ServiceChanged,
     error::Error,
+    listeners::Listener,
     nacos::Operation,
     service::{cluster_filter, ServiceName},
     subscriber::{
-        AddView, DescribeSubscription, Listen, Listener, ServiceChanged, Settings, StopListening, StopWatching,
-        Subscriber, SubscriptionStatus, Watched,
+        AddView, DescribeSubscription, Listen, Settings, StopListening, StopWatching, Subscriber, SubscriptionStatus,
+        Watched,
     },
     supervise,
     view::ServiceView,
@@ -60,7 +62,7 @@ impl Desk {
         if let Some(living) = subscribers.get(watched).filter(|subscriber| subscriber.connected()) {
             return living.clone();
         }
-        let settings = Settings::new(&self.config, self.grid);
+        let settings = Settings::new(&self.config, watched, self.grid);
         let Watched { service, clusters } = watched.clone();
         let subscriber = Subscriber::new(service, clusters, registry.clone().recipient(), settings);
         actix_rt::spawn(subscriber.clock());
