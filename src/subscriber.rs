@@ -148,7 +148,23 @@ impl Listener {
 /// Adds a listener; one that listens already is the same one.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Listen(pub(crate) Listener);
+pub(crate) struct Listen {
+    pub(crate) listener: Listener,
+    /// While this is in the mailbox, the Subscriber does not end.
+    pub(crate) on_its_way: Expected,
+}
+
+/// Counts the listeners that are on their way to a Subscriber: one that is about to end, because its last listener has
+/// just left, would lose them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Expected(Arc<()>);
+
+impl Expected {
+    /// Besides the two that the Subscriber and whoever sends to it keep.
+    fn is_any(&self) -> bool {
+        Arc::strong_count(&self.0) > 2
+    }
+}
 
 /// Removes one listener, or all.
 #[derive(Message)]
@@ -271,6 +287,7 @@ pub(crate) struct Subscriber {
     registry: WeakRecipient<PollList>,
     settings: Settings,
     listeners: Vec<Told>,
+    expected: Expected,
     next_id: u64,
     view: ViewWriter,
     truth: Option<Truth>,
@@ -311,6 +328,7 @@ impl Subscriber {
             registry,
             settings,
             listeners: Vec::new(),
+            expected: Expected::default(),
             next_id: 0,
             truth: None,
             upheaval: false,
@@ -324,6 +342,11 @@ impl Subscriber {
             retrying: false,
             status: Counters::default(),
         }
+    }
+
+    /// To be sent along with each [`Listen`].
+    pub(crate) fn expected(&self) -> Expected {
+        self.expected.clone()
     }
 
     /// The future that keeps the time for the views' waiting, apart from the actor and its restarts.
@@ -543,7 +566,7 @@ impl Subscriber {
     }
 
     fn is_unused(&self) -> bool {
-        self.listeners.is_empty() && self.view.readers() == 0
+        self.listeners.is_empty() && !self.expected.is_any() && self.view.readers() == 0
     }
 
     fn end_if_unused(&mut self, ctx: &mut Context<Self>) {
@@ -640,7 +663,8 @@ impl Supervised for Subscriber {}
 impl Handler<Listen> for Subscriber {
     type Result = ();
 
-    fn handle(&mut self, Listen(listener): Listen, ctx: &mut Context<Self>) {
+    fn handle(&mut self, Listen { listener, on_its_way }: Listen, ctx: &mut Context<Self>) {
+        drop(on_its_way);
         let known = match &listener {
             Listener::Strong(recipient) => self.is_told(recipient),
             Listener::Weak(weak) => weak.upgrade().is_some_and(|recipient| self.is_told(&recipient)),
@@ -873,6 +897,7 @@ mod tests {
         server: Server,
         registry: Addr<Server>,
         subscriber: Addr<Subscriber>,
+        expected: Expected,
         ear: Addr<Ear>,
     }
 
@@ -894,10 +919,12 @@ mod tests {
         let registry = server.clone().start();
         let log = settings.log.clone();
         let subscriber = Subscriber::new(service(), String::new(), registry.clone().downgrade().recipient(), settings);
+        let expected = subscriber.expected();
         let subscriber = supervise::start(subscriber, 16, log);
         let ear = Ear::default().start();
-        subscriber.do_send(Listen(Listener::Strong(ear.clone().recipient())));
-        World { server, registry, subscriber, ear }
+        let world = World { server, registry, subscriber, expected, ear };
+        world.listen(Listener::Strong(world.ear.clone().recipient()));
+        world
     }
 
     fn begin(hosts: &[(&'static str, f64)]) -> World {
@@ -905,6 +932,10 @@ mod tests {
     }
 
     impl World {
+        fn listen(&self, listener: Listener) {
+            self.subscriber.do_send(Listen { listener, on_its_way: self.expected.clone() });
+        }
+
         async fn told_after(&self, seconds: f64) -> Vec<ServiceChanged> {
             sleep(Duration::from_secs_f64(seconds)).await;
             self.ear.send(TellBack).await.unwrap()
@@ -939,11 +970,24 @@ mod tests {
         let world = begin(&[("1", 1.0)]);
         world.told_after(0.5).await;
         let late = Ear::default().start();
-        world.subscriber.do_send(Listen(Listener::Strong(late.clone().recipient())));
-        world.subscriber.do_send(Listen(Listener::Strong(world.ear.clone().recipient())));
+        world.listen(Listener::Strong(late.clone().recipient()));
+        world.listen(Listener::Strong(world.ear.clone().recipient()));
         assert!(world.told_after(0.1).await.is_empty());
         let told = late.send(TellBack).await.unwrap();
         assert!(told.len() == 1 && told[0].first);
+    }
+
+    #[actix::test]
+    async fn a_listener_that_comes_as_the_last_one_leaves_is_told() {
+        let world = begin(&[("1", 1.0)]);
+        world.told_after(0.5).await;
+        world.subscriber.do_send(StopListening(None));
+        world.listen(Listener::Strong(world.ear.clone().recipient()));
+        let told = world.told_after(0.1).await;
+        assert!(told.len() == 1 && told[0].first);
+        world.subscriber.do_send(StopListening(None));
+        sleep(Duration::from_secs(1)).await;
+        assert!(!world.subscriber.connected(), "nobody is left, nobody is expected");
     }
 
     #[actix::test]
@@ -1036,7 +1080,7 @@ mod tests {
     async fn a_full_listener_is_told_the_newest_list_compared_with_what_it_received() {
         let world = begin(&[("1", 1.0)]);
         let (slow, mailbox) = full_listener();
-        world.subscriber.do_send(Listen(Listener::Strong(slow.clone().recipient())));
+        world.listen(Listener::Strong(slow.clone().recipient()));
         world.told_after(0.5).await;
         for weight in [2.0, 3.0, 4.0] {
             world.server.0.borrow_mut().hosts = vec![("1", weight), ("2", weight)];
@@ -1064,7 +1108,7 @@ mod tests {
     async fn a_weak_listener_is_told_and_not_kept_alive() {
         let world = begin(&[("1", 1.0)]);
         let weak = Ear::default().start();
-        world.subscriber.do_send(Listen(Listener::Weak(weak.clone().downgrade().recipient())));
+        world.listen(Listener::Weak(weak.clone().downgrade().recipient()));
         world.told_after(0.5).await;
         world.server.holds(&[("2", 1.0)]);
         world.told_after(1.2).await;
@@ -1099,7 +1143,7 @@ mod tests {
 
     #[actix::test]
     async fn it_ends_with_the_registry_and_its_views_say_so() {
-        let World { server: _, registry, subscriber, ear: _ear } = begin(&[("1", 1.0)]);
+        let World { server: _, registry, subscriber, expected: _, ear: _ear } = begin(&[("1", 1.0)]);
         let view = subscriber.send(AddView { healthy_only: false }).await.unwrap();
         sleep(Duration::from_secs(1)).await;
         assert!(view.is_ready() && !view.is_stale());
