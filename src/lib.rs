@@ -222,6 +222,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod cache;
 mod config;
 mod error;
 mod grid;
@@ -249,11 +250,12 @@ pub use heartbeat::HeartbeatReply;
 pub use instance::{
     Instance, InstanceKey, Metadata, DEFAULT_CLUSTER, HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT,
 };
-pub use nacos::Operation;
+pub use nacos::{ConnectionState, Operation};
 pub use registry::{
-    DeregisterInstance, Discover, GetInstance, GetStatus, InstanceStatus, ListInstances, ListServices, ModifyInstance,
-    NotDeregistered, RegisterInstance, Registry, RegistryStatus, SendHeartbeat, ServerStatus, ServiceList,
-    SessionStatus, Shutdown, ShutdownGuard, ShutdownReport, StopSubscribe, Subscribe, Unsubscribe,
+    ConnectionChanged, DeregisterInstance, Discover, GetInstance, GetStatus, InstanceStatus, ListInstances,
+    ListServices, ModifyInstance, NotDeregistered, PushStatus, RegisterInstance, Registry, RegistryStatus,
+    SendHeartbeat, ServerStatus, ServiceList, SessionStatus, Shutdown, ShutdownGuard, ShutdownReport, StopSubscribe,
+    Subscribe, Unsubscribe, WatchConnection,
 };
 pub use service::{ServiceInfo, ServiceName, DEFAULT_GROUP};
 #[cfg(feature = "embedded")]

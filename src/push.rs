@@ -23,6 +23,10 @@ use crate::nacos::v1::ListAnswer;
 const LONGEST: usize = 4 * 1024 * 1024;
 /// The largest that UDP can carry.
 const LARGEST_DATAGRAM: usize = 65_535;
+/// How many lists may wait for a recipient that is busy. The next ones are dropped, and come again if they are trusted.
+const MOST_UNDER_WAY: usize = 64;
+/// How many of them before strangers are dropped: the rest is for our servers.
+const MOST_OF_STRANGERS: usize = 16;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// What a datagram carries, plain or gzipped.
@@ -175,6 +179,8 @@ pub(crate) struct PushReceiver {
     trusts: Rc<dyn Fn(IpAddr) -> bool>,
     recipient: WeakRecipient<Pushed>,
     tally: Rc<PushTally>,
+    /// Lists that the recipient has not taken yet.
+    under_way: usize,
 }
 
 impl PushReceiver {
@@ -184,7 +190,7 @@ impl PushReceiver {
         recipient: WeakRecipient<Pushed>,
     ) -> io::Result<Self> {
         let socket = Rc::new(UdpSocket::bind(address).await?);
-        Ok(PushReceiver { socket, trusts, recipient, tally: Rc::default() })
+        Ok(PushReceiver { socket, trusts, recipient, tally: Rc::default(), under_way: 0 })
     }
 
     /// Where it listens, the port that was found free included.
@@ -203,18 +209,26 @@ impl PushReceiver {
         ctx.spawn(send.into_actor(self));
     }
 
-    /// Whether the list has reached its recipient.
-    fn hand_on(&self, pushed: Pushed, ctx: &mut Context<Self>) -> bool {
-        let sent = self.recipient.upgrade().ok_or(SendError::Closed(())).and_then(|recipient| {
-            recipient.try_send(pushed).map_err(|error| match error {
-                SendError::Full(_) => SendError::Full(()),
-                SendError::Closed(_) => SendError::Closed(()),
-            })
-        });
-        if let Err(SendError::Closed(())) = sent {
+    /// Asks the recipient to take the list, and acknowledges it once that is done.
+    fn hand_on(&mut self, pushed: Pushed, acknowledgement: Acknowledgement, ctx: &mut Context<Self>) {
+        let Some(recipient) = self.recipient.upgrade().filter(Recipient::connected) else {
             ctx.stop();
+            return;
+        };
+        let room = if pushed.trusted { MOST_UNDER_WAY } else { MOST_OF_STRANGERS };
+        if self.under_way >= room {
+            return;
         }
-        sent.is_ok()
+        self.under_way += 1;
+        let (from, trusted) = (pushed.from, pushed.trusted);
+        // Not `try_send`: each upgraded address has a place of its own in the mailbox, however full that is.
+        let taken = recipient.send(pushed).into_actor(self).map(move |taken, this, ctx| {
+            this.under_way -= 1;
+            if taken.is_ok() && trusted {
+                this.acknowledge(from, &acknowledgement, ctx);
+            }
+        });
+        ctx.spawn(taken);
     }
 }
 
@@ -222,6 +236,8 @@ impl Actor for PushReceiver {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        // After a restart nothing is under way any more.
+        self.under_way = 0;
         ctx.add_stream(datagrams(self.socket.clone()));
     }
 }
@@ -262,12 +278,14 @@ impl StreamHandler<Datagram> for PushReceiver {
         });
         let Ok(message) = message else { return };
         let acknowledgement = message.acknowledgement();
-        let taken = match message.content {
-            PushContent::List(list) => self.hand_on(Pushed { from: datagram.from, list: *list, trusted }, ctx),
-            PushContent::Dump | PushContent::Unknown => true,
-        };
-        if taken && trusted {
-            self.acknowledge(datagram.from, &acknowledgement, ctx);
+        match message.content {
+            PushContent::List(list) => {
+                self.hand_on(Pushed { from: datagram.from, list: *list, trusted }, acknowledgement, ctx);
+            }
+            PushContent::Dump | PushContent::Unknown if trusted => {
+                self.acknowledge(datagram.from, &acknowledgement, ctx);
+            }
+            PushContent::Dump | PushContent::Unknown => {}
         }
     }
 }
@@ -282,12 +300,16 @@ impl Handler<StopReceiving> for PushReceiver {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, sync::LazyLock};
+    use std::{
+        io::Write,
+        sync::{Arc, LazyLock},
+    };
 
     use actix_rt::time::timeout;
     use flate2::{write::GzEncoder, Compression};
     use proptest::prelude::*;
     use serde_json::{json, Value};
+    use tokio::sync::{mpsc, Notify};
 
     use super::*;
     use crate::{
@@ -463,8 +485,19 @@ mod tests {
         }
     }
 
-    /// Keeps what it is handed.
-    struct Keeper(tokio::sync::mpsc::UnboundedSender<Pushed>);
+    /// Shows what it is handed.
+    struct Keeper(mpsc::UnboundedSender<Pushed>);
+
+    impl Keeper {
+        fn new() -> (Addr<Self>, mpsc::UnboundedReceiver<Pushed>) {
+            let (handed_on_tx, handed_on) = mpsc::unbounded_channel();
+            (Keeper(handed_on_tx).start(), handed_on)
+        }
+    }
+
+    async fn next(handed_on: &mut mpsc::UnboundedReceiver<Pushed>) -> Pushed {
+        timeout(Duration::from_secs(5), handed_on.recv()).await.unwrap().unwrap()
+    }
 
     impl Actor for Keeper {
         type Context = Context<Self>;
@@ -478,25 +511,20 @@ mod tests {
         }
     }
 
-    /// A receiver, the server that pushes to it, and what it hands on.
+    /// A receiver, and the server that pushes to it.
     struct World {
         receiver: Addr<PushReceiver>,
         tally: Rc<PushTally>,
         server: UdpSocket,
-        keeper: Addr<Keeper>,
-        handed_on: tokio::sync::mpsc::UnboundedReceiver<Pushed>,
     }
 
     impl World {
-        async fn new(trusts: impl Fn(IpAddr) -> bool + 'static) -> Self {
-            let (handed_on_tx, handed_on) = tokio::sync::mpsc::unbounded_channel();
-            let keeper = Keeper(handed_on_tx).start();
-            let recipient = keeper.downgrade().recipient();
+        async fn handing_on_to(recipient: WeakRecipient<Pushed>, trusts: impl Fn(IpAddr) -> bool + 'static) -> Self {
             let free: SocketAddr = "127.0.0.1:0".parse().unwrap();
             let receiver = PushReceiver::bind(free, Rc::new(trusts), recipient).await.unwrap();
             let server = UdpSocket::bind(free).await.unwrap();
             server.connect(receiver.local_addr().unwrap()).await.unwrap();
-            World { tally: receiver.tally(), receiver: receiver.start(), server, keeper, handed_on }
+            World { tally: receiver.tally(), receiver: receiver.start(), server }
         }
 
         async fn acknowledged(&self) -> Acknowledgement {
@@ -504,17 +532,14 @@ mod tests {
             let length = timeout(Duration::from_secs(5), self.server.recv(&mut buffer)).await.unwrap().unwrap();
             serde_json::from_slice(&buffer[..length]).unwrap()
         }
-
-        async fn handed_on(&mut self) -> Pushed {
-            timeout(Duration::from_secs(5), self.handed_on.recv()).await.unwrap().unwrap()
-        }
     }
 
     #[actix::test]
     async fn a_servers_push_is_handed_on_and_acknowledged() {
-        let mut world = World::new(|ip| ip.is_loopback()).await;
+        let (keeper, mut handed_on) = Keeper::new();
+        let world = World::handing_on_to(keeper.downgrade().recipient(), |ip| ip.is_loopback()).await;
         world.server.send(&push("dom", &json!({ "name": "G@@s", "hosts": [] }))).await.unwrap();
-        let pushed = world.handed_on().await;
+        let pushed = next(&mut handed_on).await;
         assert!(pushed.trusted && pushed.list.name == "G@@s");
         assert_eq!(pushed.from, world.server.local_addr().unwrap());
         assert_eq!(world.acknowledged().await.kind, "push-ack");
@@ -526,10 +551,11 @@ mod tests {
 
     #[actix::test]
     async fn a_stranger_gets_no_answer() {
-        let mut world = World::new(|_| false).await;
+        let (keeper, mut handed_on) = Keeper::new();
+        let world = World::handing_on_to(keeper.downgrade().recipient(), |_| false).await;
         for name in ["G@@a", "G@@b"] {
             world.server.send(&push("dom", &json!({ "name": name, "hosts": [] }))).await.unwrap();
-            let pushed = world.handed_on().await;
+            let pushed = next(&mut handed_on).await;
             assert!(!pushed.trusted && pushed.list.name == name);
         }
         assert_eq!(world.tally.strangers.get(), 2);
@@ -537,15 +563,15 @@ mod tests {
         assert!(timeout(Duration::from_millis(50), world.server.recv(&mut [0; 100])).await.is_err());
     }
 
-    /// Takes nothing out of its mailbox.
-    struct Busy;
+    /// Takes nothing out of its mailbox before it is told to.
+    struct Busy(Arc<Notify>);
 
     impl Actor for Busy {
         type Context = Context<Self>;
 
         fn started(&mut self, ctx: &mut Self::Context) {
-            ctx.set_mailbox_capacity(1);
-            ctx.wait(std::future::pending::<()>().into_actor(self));
+            let free = self.0.clone();
+            ctx.wait(async move { free.notified().await }.into_actor(self));
         }
     }
 
@@ -557,35 +583,32 @@ mod tests {
 
     #[actix::test]
     async fn a_push_nobody_has_room_for_is_not_acknowledged() {
-        const PUSHES: u64 = 10;
-        let busy = Busy.start();
-        let mut world = World::new(|_| true).await;
-        let free: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let receiver = PushReceiver::bind(free, Rc::new(|_| true), busy.downgrade().recipient()).await.unwrap();
-        world.server.connect(receiver.local_addr().unwrap()).await.unwrap();
-        world.tally = receiver.tally();
-        world.receiver = receiver.start();
-        for _ in 0..PUSHES {
+        let free = Arc::new(Notify::new());
+        let busy = Busy(free.clone()).start();
+        let world = World::handing_on_to(busy.downgrade().recipient(), |_| true).await;
+        for _ in 0..MOST_UNDER_WAY + 20 {
             world.server.send(&push("dom", &json!({ "name": "G@@s", "hosts": [] }))).await.unwrap();
         }
-        // Acknowledged in order: what comes before the answer to this one is all there is.
+        // Read after all those, and the first to be acknowledged: they still wait.
         world.server.send(&push("dump", &json!(null))).await.unwrap();
-        let mut acknowledged = 0;
-        while world.acknowledged().await.kind == "push-ack" {
-            acknowledged += 1;
+        assert_eq!(world.acknowledged().await.kind, "dump-ack");
+        free.notify_one();
+        for _ in 0..MOST_UNDER_WAY {
+            assert_eq!(world.acknowledged().await.kind, "push-ack");
         }
-        assert!((1..PUSHES).contains(&acknowledged), "{acknowledged}");
-        assert_eq!(world.tally.pushes.get(), PUSHES + 1);
+        // Room again, for what comes next alone.
+        world.server.send(&push("weather", &json!(null))).await.unwrap();
+        assert_eq!(world.acknowledged().await.kind, "unknown-ack");
     }
 
     #[actix::test]
     async fn the_receiver_ends_when_told_and_when_nobody_wants_its_pushes() {
-        let world = World::new(|_| true).await;
+        let (keeper, mut handed_on) = Keeper::new();
+        let world = World::handing_on_to(keeper.downgrade().recipient(), |_| true).await;
         world.receiver.send(StopReceiving).await.unwrap();
         assert!(world.receiver.send(StopReceiving).await.is_err());
 
-        let world = World::new(|_| true).await;
-        let World { receiver, server, keeper, mut handed_on, .. } = world;
+        let World { receiver, server, .. } = World::handing_on_to(keeper.downgrade().recipient(), |_| true).await;
         drop(keeper);
         assert!(handed_on.recv().await.is_none(), "the recipient is gone");
         server.send(&push("dom", &json!({ "name": "G@@s", "hosts": [] }))).await.unwrap();

@@ -1,8 +1,9 @@
 //! The Subscriber actor: keeps one service's list current, and tells listeners and views.
 
 use std::{
-    fmt,
+    fmt, io,
     ops::Deref,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -13,11 +14,12 @@ use actix::{
     Actor, ActorContext, AsyncContext, Context, Handler, MailboxError, Message, MessageResult, Recipient, SpawnHandle,
     Supervised, WeakRecipient, WrapFuture,
 };
-use actix_rt::time::Instant;
+use actix_rt::{task::spawn_blocking, time::Instant};
 use serde::Serialize;
-use slog::{debug, Logger};
+use slog::{debug, warn, Logger};
 
 use crate::{
+    cache::CacheFile,
     config::{Config, Protocol},
     error::Error,
     grid::Grid,
@@ -235,17 +237,20 @@ pub(crate) struct Settings {
     pub(crate) max_interval: Duration,
     pub(crate) protect_from_empty: bool,
     pub(crate) outage_hold: Duration,
+    pub(crate) cache: Option<CacheFile>,
     pub(crate) grid: Grid,
     pub(crate) log: Logger,
 }
 
 impl Settings {
-    pub(crate) fn new(config: &Config, grid: Grid) -> Self {
+    pub(crate) fn new(config: &Config, watched: &Watched, grid: Grid) -> Self {
+        let file = |folder: &PathBuf| CacheFile::new(folder, config.namespace_id(), watched);
         Settings {
             min_interval: config.min_poll_interval,
             max_interval: config.max_poll_interval,
             protect_from_empty: config.protect_from_empty,
             outage_hold: config.outage_hold,
+            cache: config.cache_dir.as_ref().map(file),
             grid,
             log: config.logger.clone(),
         }
@@ -302,6 +307,8 @@ pub(crate) struct Subscriber {
     next_poll: SpawnHandle,
     last_poll: Option<Instant>,
     retrying: bool,
+    saving: bool,
+    save_again: bool,
     status: Counters,
 }
 
@@ -340,6 +347,8 @@ impl Subscriber {
             next_poll: SpawnHandle::default(),
             last_poll: None,
             retrying: false,
+            saving: false,
+            save_again: false,
             status: Counters::default(),
         }
     }
@@ -386,18 +395,59 @@ impl Subscriber {
                 self.view.set_stale(false);
             }
             Err(MailboxError::Closed) | Ok(Err(Error::Stopped)) => return ctx.stop(),
-            Ok(Err(error)) => self.poll_failed(error),
-            Err(error) => self.poll_failed(error.into()),
+            Ok(Err(error)) => self.poll_failed(error, ctx),
+            Err(error) => self.poll_failed(error.into(), ctx),
         }
         let wait = self.pause();
         self.poll_after(wait, ctx);
     }
 
-    fn poll_failed(&mut self, error: Error) {
+    fn poll_failed(&mut self, error: Error, ctx: &mut Context<Self>) {
         debug!(self.settings.log, "a subscribed list cannot be had"; "service" => %self.service, "error" => %error);
         self.status.last_error = Some(error);
         self.upheaval = true;
         self.view.set_stale(true);
+        if self.truth.is_none() {
+            self.load_cached(ctx);
+        }
+    }
+
+    // The disk, always in another thread: a slow one must cost no heartbeat.
+
+    fn load_cached(&mut self, ctx: &mut Context<Self>) {
+        let Some(file) = self.settings.cache.clone() else { return };
+        let path = file.path().display().to_string();
+        let loaded = spawn_blocking(move || file.load()).into_actor(self);
+        ctx.spawn(loaded.map(move |loaded, subscriber, ctx| match loaded {
+            Ok(Ok(info)) if subscriber.truth.is_none() => subscriber.apply(info, Origin::disk(), Source::Cache, ctx),
+            Ok(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(subscriber.settings.log, "a cached list cannot be used"; "file" => path, "error" => %error);
+            }
+            _ => {}
+        }));
+    }
+
+    fn save_cached(&mut self, ctx: &mut Context<Self>) {
+        let (Some(file), Some(truth)) = (self.settings.cache.clone(), &self.truth) else { return };
+        if truth.source == Source::Cache {
+            return;
+        }
+        if std::mem::replace(&mut self.saving, true) {
+            self.save_again = true;
+            return;
+        }
+        let info = truth.info.clone();
+        let path = file.path().display().to_string();
+        let saved = spawn_blocking(move || file.save(&info)).into_actor(self);
+        ctx.spawn(saved.map(move |saved, subscriber, ctx| {
+            subscriber.saving = false;
+            if let Ok(Err(error)) = saved {
+                warn!(subscriber.settings.log, "a list cannot be cached"; "file" => path, "error" => %error);
+            }
+            if std::mem::take(&mut subscriber.save_again) {
+                subscriber.save_cached(ctx);
+            }
+        }));
     }
 
     /// How long until the next poll.
@@ -458,11 +508,16 @@ impl Subscriber {
             truth.applied = Instant::now();
             return;
         }
+        self.apply(info, origin, source, ctx);
+    }
+
+    fn apply(&mut self, info: ServiceInfo, origin: Origin, source: Source, ctx: &mut Context<Self>) {
         self.status.changes += 1;
         let info = Arc::new(info);
         self.view.publish(info.clone());
-        let (applied, received) = (Instant::now(), SystemTime::now());
+        let (applied, received, server_millis) = (Instant::now(), SystemTime::now(), info.last_ref_time);
         self.truth = Some(Truth { info, origin, server_millis, applied, changed: applied, source, received });
+        self.save_cached(ctx);
         self.tell(ctx);
     }
 
@@ -647,6 +702,7 @@ impl Actor for Subscriber {
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.polling = false;
         self.retrying = false;
+        self.saving = false;
         self.next_poll = SpawnHandle::default();
         self.listeners.iter_mut().for_each(|told| told.unhandled = false);
         if self.view.readers() > 0 {
@@ -907,6 +963,7 @@ mod tests {
             max_interval: Duration::from_secs(1),
             protect_from_empty: false,
             outage_hold: Duration::from_secs(15),
+            cache: None,
             grid: Grid::new(),
             log: Logger::root(slog::Discard, slog::o!()),
         }

@@ -4,6 +4,7 @@
 //! protocol that the server speaks; [`Nacos::attempt`] is the one place that chooses servers, tries again, logs in and
 //! finds out protocols.
 
+mod endpoint;
 pub(crate) mod exchange;
 #[cfg(test)]
 pub(crate) mod recordings;
@@ -23,8 +24,11 @@ use std::{
 };
 
 use actix_rt::time::sleep;
+pub(crate) use endpoint::keep_server_list;
 pub use exchange::Operation;
+use serde::Serialize;
 use slog::{debug, info, warn, Logger};
+use tokio::sync::watch;
 
 use self::{
     exchange::{Answer, Refusal, Request},
@@ -44,6 +48,9 @@ use crate::{
 /// A disabled instance is one that GET knows and lists do not; 2.x takes up to a second to list a new one.
 const LIST_DELAY: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether an endpoint has named servers.
+const SERVER_LIST_WAIT: Duration = Duration::from_millis(50);
+
 /// The client of one Registry: which servers there are, the login, the connections.
 pub(crate) struct Nacos {
     namespace: String,
@@ -53,7 +60,24 @@ pub(crate) struct Nacos {
     transport: Transport,
     servers: Servers,
     session: Session,
+    connection: watch::Sender<ConnectionState>,
     log: Logger,
+}
+
+/// How the servers can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ConnectionState {
+    /// No server has answered yet.
+    #[default]
+    Unknown,
+    /// The server in use answers, and no other is known to fail.
+    Connected,
+    /// A server fails, another one serves.
+    Degraded,
+    /// No server answers.
+    Lost,
 }
 
 /// How long to go on trying.
@@ -89,6 +113,13 @@ pub(crate) struct Origin {
     pub(crate) outages: u64,
 }
 
+impl Origin {
+    /// No server: whatever one says is newer.
+    pub(crate) fn disk() -> Self {
+        Origin { server: String::new(), protocol: Protocol::Auto, outages: 0 }
+    }
+}
+
 /// What a server said, and which one.
 struct Told<T> {
     value: T,
@@ -107,6 +138,7 @@ impl Nacos {
             transport: Transport::new(config)?,
             servers: Servers::new(config.addresses()?, config.request_timeout),
             session: Session::new(config.username.clone(), config.password.clone()),
+            connection: watch::channel(ConnectionState::Unknown).0,
             log: config.logger.clone(),
         })
     }
@@ -123,6 +155,15 @@ impl Nacos {
     /// registered in another generation is registered again.
     pub(crate) fn generation(&self) -> u64 {
         self.servers.generation()
+    }
+
+    pub(crate) fn connection(&self) -> ConnectionState {
+        *self.connection.borrow()
+    }
+
+    /// Told of every change of the connection; ends with the client.
+    pub(crate) fn connection_changes(&self) -> watch::Receiver<ConnectionState> {
+        self.connection.subscribe()
     }
 
     /// There is no server, and none is missed: see [`Config::disabled`].
@@ -305,7 +346,11 @@ impl Nacos {
                     sleep(pause).await;
                     continue;
                 }
-                Choice::Nobody if patience == Patience::Operation && !tried.is_empty() => {
+                Choice::Nobody if patience == Patience::Operation && Instant::now() < deadline => {
+                    // Once around; or the first list of servers has not come yet.
+                    if tried.is_empty() {
+                        sleep(SERVER_LIST_WAIT).await;
+                    }
                     tried.clear();
                     continue;
                 }
@@ -452,6 +497,7 @@ impl Nacos {
         if failures >= OUTAGE {
             info!(self.log, "registry server is back"; "server" => &server.name);
         }
+        self.note_connection(true);
     }
 
     fn note_failure(&self, server: &Rc<Server>, began: Instant, error: &Error) {
@@ -461,6 +507,19 @@ impl Nacos {
         if failures < OUTAGE && server.failures() >= OUTAGE {
             warn!(self.log, "registry server fails"; "server" => &server.name, "error" => %error);
         }
+        self.note_connection(false);
+    }
+
+    /// A few failures are a hiccup: they change nothing.
+    fn note_connection(&self, answered: bool) {
+        let (failing, servers) = self.servers.failing();
+        let state = match failing {
+            0 if answered => ConnectionState::Connected,
+            0 => return,
+            _ if failing == servers => ConnectionState::Lost,
+            _ => ConnectionState::Degraded,
+        };
+        self.connection.send_if_modified(|now| std::mem::replace(now, state) != state);
     }
 }
 

@@ -170,6 +170,12 @@ impl Servers {
         self.list.borrow().clone()
     }
 
+    /// How many servers are out, and how many there are.
+    pub(crate) fn failing(&self) -> (usize, usize) {
+        let list = self.list.borrow();
+        (list.iter().filter(|server| server.failures() >= OUTAGE).count(), list.len())
+    }
+
     pub(crate) fn current(&self) -> Option<Rc<Server>> {
         self.list.borrow().get(self.current.get()).cloned()
     }

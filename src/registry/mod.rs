@@ -1,5 +1,6 @@
 //! The Registry actor: owns the Nacos client, takes one message per operation, knows what should be registered and watched.
 
+mod connection;
 mod instances;
 mod lists;
 mod own;
@@ -24,19 +25,26 @@ use futures_util::{
 use slog::{debug, info, Logger};
 use tokio::sync::watch;
 
+use self::{
+    connection::{tell_of_connection, ConnectionListeners},
+    own::OwnInstances,
+    pushes::Pushes,
+    subscriptions::Subscriptions,
+};
 pub use self::{
+    connection::{ConnectionChanged, WatchConnection},
     instances::{DeregisterInstance, GetInstance, ModifyInstance, RegisterInstance, SendHeartbeat},
     lists::{ListInstances, ListServices, ServiceList},
+    pushes::PushStatus,
     shutdown::{NotDeregistered, Shutdown, ShutdownGuard, ShutdownReport},
     status::{GetStatus, InstanceStatus, RegistryStatus, ServerStatus, SessionStatus},
     subscriptions::{Discover, StopSubscribe, Subscribe, Unsubscribe},
 };
-use self::{own::OwnInstances, pushes::Pushes, subscriptions::Subscriptions};
 use crate::{
     config::Config,
     error::Error,
     grid::Grid,
-    nacos::{sentinel::watch_server, Nacos, Operation},
+    nacos::{keep_server_list, sentinel::watch_server, Nacos, Operation},
     supervise::{panic_text, supervise},
 };
 
@@ -74,6 +82,7 @@ pub(crate) struct Desk {
     pub(crate) own: OwnInstances,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) pushes: Pushes,
+    pub(crate) connection_listeners: ConnectionListeners,
     pub(crate) grid: Grid,
     pub(crate) began: std::time::Instant,
     pub(crate) log: Logger,
@@ -139,6 +148,7 @@ impl Registry {
             own: OwnInstances::default(),
             subscriptions: Subscriptions::default(),
             pushes: Pushes::default(),
+            connection_listeners: ConnectionListeners::default(),
             grid: Grid::new(),
             began: std::time::Instant::now(),
             closing: std::cell::Cell::new(false),
@@ -153,10 +163,7 @@ impl Registry {
     async fn run(self, mailbox: channel::AddressReceiver<Registry>) {
         let desk = self.desk.clone();
         let log = desk.log.clone();
-        info!(log, "registry client started"; "servers" => desk.config.servers.join(","));
-        if !desk.nacos.is_disabled() {
-            actix_rt::spawn(watch_server(Rc::downgrade(&desk), desk.ended.subscribe()));
-        }
+        desk.start_chores();
         supervise(self, mailbox, log.clone()).await;
         desk.last_address_dropped().await;
         desk.pushes.stop();
@@ -205,6 +212,21 @@ impl Registry {
                 }
             }),
             Err(panic) => Box::pin(ready(Err(panicked(&log, operation, &*panic)))),
+        }
+    }
+}
+
+impl Desk {
+    /// What runs beside the actor for as long as the Registry does. Each holds the desk weakly.
+    fn start_chores(self: &Rc<Self>) {
+        if self.nacos.is_disabled() {
+            info!(self.log, "no registry: configured as disabled, nothing is registered and every list is empty");
+            return;
+        }
+        actix_rt::spawn(watch_server(Rc::downgrade(self), self.ended.subscribe()));
+        actix_rt::spawn(tell_of_connection(Rc::downgrade(self), self.nacos.connection_changes()));
+        if let Some(url) = self.config.endpoint.clone() {
+            actix_rt::spawn(keep_server_list(Rc::downgrade(self), url, self.ended.subscribe()));
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, rc::Rc};
 
 use actix::{Addr, Context, Handler, WeakAddr};
+use serde::Serialize;
 use slog::{debug, warn};
 use tokio::sync::OnceCell;
 
@@ -26,6 +27,20 @@ pub(crate) struct Pushes {
     receiver: OnceCell<Option<Receiver>>,
 }
 
+/// The socket that servers push to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct PushStatus {
+    /// The UDP port it is bound to.
+    pub port: u16,
+    /// Pushes of our servers.
+    pub pushes: u64,
+    /// Datagrams from anybody else: dropped, or at most a reason to ask for a list.
+    pub strangers: u64,
+    /// Datagrams of our servers that could not be read.
+    pub unreadable: u64,
+}
+
 struct Receiver {
     address: Addr<PushReceiver>,
     port: u16,
@@ -33,8 +48,15 @@ struct Receiver {
 }
 
 impl Pushes {
-    pub(crate) fn tally(&self) -> Option<Rc<PushTally>> {
-        self.receiver.get()?.as_ref().map(|receiver| receiver.tally.clone())
+    /// None before the first subscription, and where pushes are off.
+    pub(crate) fn status(&self) -> Option<PushStatus> {
+        let receiver = self.receiver.get()?.as_ref()?;
+        Some(PushStatus {
+            port: receiver.port,
+            pushes: receiver.tally.pushes.get(),
+            strangers: receiver.tally.strangers.get(),
+            unreadable: receiver.tally.unreadable.get(),
+        })
     }
 
     #[cfg(feature = "embedded")]

@@ -5,12 +5,12 @@ use std::time::Instant;
 use actix::{Context, Handler, Message, ResponseFuture};
 use serde::Serialize;
 
-use super::{own::OwnInstance, Desk, Registry};
+use super::{own::OwnInstance, pushes::PushStatus, Desk, Registry};
 use crate::{
     config::Protocol,
     error::Error,
     instance::InstanceKey,
-    nacos::{servers::Server, Operation},
+    nacos::{servers::Server, ConnectionState, Operation},
     subscriber::SubscriptionStatus,
 };
 
@@ -25,7 +25,9 @@ pub struct GetStatus;
 pub struct RegistryStatus {
     /// Milliseconds since the Registry started.
     pub uptime_ms: u64,
-    /// The configured servers.
+    /// How the servers can be reached.
+    pub connection: ConnectionState,
+    /// The servers, configured or named by the endpoint.
     pub servers: Vec<ServerStatus>,
     /// The login, if there are credentials.
     pub session: Option<SessionStatus>,
@@ -33,6 +35,8 @@ pub struct RegistryStatus {
     pub instances: Vec<InstanceStatus>,
     /// The services that are watched.
     pub subscriptions: Vec<SubscriptionStatus>,
+    /// The socket that servers push to; none before the first subscription, and where pushes are off.
+    pub push: Option<PushStatus>,
 }
 
 /// One server.
@@ -100,10 +104,12 @@ impl Handler<GetStatus> for Registry {
             desk.own.for_each(|own| instances.push(InstanceStatus::of(own)));
             Ok(RegistryStatus {
                 uptime_ms: desk.began.elapsed().as_millis() as u64,
+                connection: desk.nacos.connection(),
                 servers: desk.server_status(),
                 session: desk.session_status(),
                 instances,
                 subscriptions: desk.subscriptions.describe().await,
+                push: desk.pushes.status(),
             })
         })
     }

@@ -81,7 +81,7 @@ impl Desk {
         if let Some(living) = subscribers.get(watched).filter(|watching| watching.subscriber.connected()) {
             return give(living);
         }
-        let settings = Settings::new(&self.config, self.grid);
+        let settings = Settings::new(&self.config, watched, self.grid);
         let Watched { service, clusters } = watched.clone();
         let subscriber = Subscriber::new(service, clusters, registry.clone().recipient(), settings);
         actix_rt::spawn(subscriber.clock());

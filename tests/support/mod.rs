@@ -1,0 +1,209 @@
+//! What a test builds its world with: a server, a Registry at it, a listener that can be awaited.
+//!
+//! Helpers wait for a thing, never for a time, and give up after [`PATIENCE`], far beyond what any of them takes.
+#![allow(dead_code)]
+
+pub mod fake;
+
+use std::{
+    future::Future,
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use actix::prelude::*;
+use actix_nacos::{
+    embedded::{EmbeddedServer, InstanceSnapshot},
+    Config, Error, PushConfig, Registry, ServiceChanged, Shutdown,
+};
+use tokio::sync::mpsc;
+
+/// So long a helper waits before it says what did not happen.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Subscriptions of tests ask so often.
+pub const POLL: Duration = Duration::from_millis(100);
+
+pub fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// A server of this test's own.
+pub fn server() -> EmbeddedServer {
+    EmbeddedServer::start().expect("a free port")
+}
+
+/// Asks often, and gives up soon. Without push: what a test counts comes from polls alone.
+pub fn config(server: &EmbeddedServer) -> Config {
+    config_at(&server.server_address())
+}
+
+pub fn config_at(addresses: &str) -> Config {
+    Config::new(addresses)
+        .poll_interval(POLL, POLL)
+        .request_timeout(ms(2000))
+        .operation_timeout(ms(4000))
+        .push(PushConfig::off())
+}
+
+pub fn registry(server: &EmbeddedServer) -> Addr<Registry> {
+    start(config(server))
+}
+
+pub fn start(config: Config) -> Addr<Registry> {
+    Registry::start(config).expect("a registry")
+}
+
+/// A name that no other test and no other run uses.
+pub fn unique(name: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock past 1970").as_millis();
+    format!("{name}-{}-{now}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Sends, and gives the answer or the one error that became of it.
+pub async fn ask<M, T>(registry: &Addr<Registry>, message: M) -> Result<T, Error>
+where
+    M: Message<Result = Result<T, Error>> + Send + 'static,
+    T: Send + 'static,
+    Registry: Handler<M>,
+{
+    registry.send(message).await?
+}
+
+pub async fn shut_down(registry: &Addr<Registry>) {
+    ask(registry, Shutdown::default()).await.expect("a report");
+}
+
+/// Waits until `probe` gives something.
+pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        assert!(began.elapsed() < PATIENCE, "waited {PATIENCE:?} until {what}");
+        actix_rt::time::sleep(ms(5)).await;
+    }
+}
+
+/// Waits until it is so.
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    eventually(what, async || is_so().then_some(())).await;
+}
+
+/// Waits for a future that ought to end.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match actix_rt::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited {PATIENCE:?} for {what}"),
+    }
+}
+
+/// The one instance of a service on the server.
+#[track_caller]
+pub fn only_instance(server: &EmbeddedServer, service: &str) -> InstanceSnapshot {
+    let mut instances = server.instances(service);
+    assert_eq!(instances.len(), 1, "{instances:?}");
+    instances.remove(0)
+}
+
+/// The ports of a service's instances on the server, in order.
+pub fn ports(server: &EmbeddedServer, service: &str) -> Vec<u16> {
+    let mut ports: Vec<_> = server.instances(service).iter().map(|instance| instance.port).collect();
+    ports.sort_unstable();
+    ports
+}
+
+/// Hands on every message it gets.
+pub struct Listener {
+    told: mpsc::UnboundedSender<ServiceChanged>,
+    /// Handling one message lasts until this gives a permit.
+    gate: Option<std::sync::Arc<std::sync::Mutex<()>>>,
+}
+
+impl Actor for Listener {
+    type Context = Context<Self>;
+}
+
+impl Handler<ServiceChanged> for Listener {
+    type Result = ();
+
+    fn handle(&mut self, news: ServiceChanged, _: &mut Context<Self>) {
+        // A test that has seen enough has dropped the other end.
+        let _ = self.told.send(news);
+        if let Some(gate) = &self.gate {
+            drop(gate.lock());
+        }
+    }
+}
+
+/// Ends the listener.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct StopListener;
+
+impl Handler<StopListener> for Listener {
+    type Result = ();
+
+    fn handle(&mut self, _: StopListener, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}
+
+/// A listener and what it was told, in order.
+pub struct News {
+    pub listener: Addr<Listener>,
+    told: mpsc::UnboundedReceiver<ServiceChanged>,
+}
+
+impl News {
+    /// Listens on the present arbiter.
+    pub fn listen() -> Self {
+        let (tell, told) = mpsc::unbounded_channel();
+        News { listener: Listener { told: tell, gate: None }.start(), told }
+    }
+
+    /// Listens on an arbiter of its own with a mailbox of `capacity`, and is busy with a message while `gate` is held.
+    pub fn listen_behind(gate: std::sync::Arc<std::sync::Mutex<()>>, capacity: usize) -> Self {
+        let (tell, told) = mpsc::unbounded_channel();
+        let listener = Listener::start_in_arbiter(&Arbiter::new().handle(), move |ctx| {
+            ctx.set_mailbox_capacity(capacity);
+            Listener { told: tell, gate: Some(gate) }
+        });
+        News { listener, told }
+    }
+
+    pub fn recipient(&self) -> Recipient<ServiceChanged> {
+        self.listener.clone().recipient()
+    }
+
+    /// The next news.
+    pub async fn next(&mut self) -> ServiceChanged {
+        soon("news", self.told.recv()).await.expect("the listener lives")
+    }
+
+    /// The first of the next news for which it is so.
+    pub async fn until(&mut self, is_so: impl Fn(&ServiceChanged) -> bool) -> ServiceChanged {
+        loop {
+            let news = self.next().await;
+            if is_so(&news) {
+                return news;
+            }
+        }
+    }
+
+    /// The news that have come and were not asked for yet.
+    pub fn waiting(&mut self) -> Vec<ServiceChanged> {
+        std::iter::from_fn(|| self.told.try_recv().ok()).collect()
+    }
+}
+
+/// The ports of the listed instances, in the list's order.
+pub fn listed_ports(news: &ServiceChanged) -> Vec<u16> {
+    news.info.hosts.iter().map(|host| host.port).collect()
+}
+
+pub fn ports_of(instances: &[std::sync::Arc<actix_nacos::Instance>]) -> Vec<u16> {
+    instances.iter().map(|instance| instance.port).collect()
+}
