@@ -1,0 +1,53 @@
+//! A panic costs what it happened in, and nothing else.
+
+mod support;
+
+use actix_nacos::{embedded::EmbeddedServer, Error, GetStatus, Place, RegisterInstance, StagePanic, Subscribe, Victim};
+
+const ROUNDS: usize = 100;
+
+/// Panics are what is tested: their texts would bury everything else.
+fn silence_panics() {
+    std::panic::set_hook(Box::new(|_| {}));
+}
+
+#[actix::test]
+async fn every_actor_survives_panics_anywhere_and_nothing_is_lost() -> Result<(), Error> {
+    silence_panics();
+    let server = EmbeddedServer::start().expect("a free port");
+    let registry = support::start(support::config(&server).push(Default::default()));
+    let mut told = support::News::listen();
+    for port in 1..=5 {
+        let instance = RegisterInstance::new("orders", "10.0.0.7", port);
+        registry.send(instance.heartbeat_interval(support::ms(200)).weight(f64::from(port))).await??;
+    }
+    registry.send(Subscribe::new("orders", told.recipient())).await??;
+    told.next().await;
+    for victim in [Victim::Registry, Victim::Heartbeats, Victim::Subscribers, Victim::PushReceiver] {
+        for place in [Place::Handler, Place::Timer, Place::Future] {
+            for _ in 0..ROUNDS {
+                let answer = registry.send(StagePanic { victim, place }).await?;
+                let costs_the_answer = victim == Victim::Registry && place != Place::Timer;
+                match answer {
+                    Err(Error::Panicked { .. }) if costs_the_answer => {}
+                    Ok(()) if !costs_the_answer => {}
+                    other => panic!("{victim:?} {place:?} gave {other:?}"),
+                }
+            }
+            let status = registry.send(GetStatus).await??;
+            assert_eq!((status.instances.len(), status.subscriptions.len()), (5, 1), "after {victim:?} {place:?}");
+            let beats: u64 = status.instances.iter().map(|instance| instance.beats).sum();
+            support::eventually("every instance beats on", || async {
+                let status = registry.send(GetStatus).await.ok()?.ok()?;
+                let now: u64 = status.instances.iter().map(|instance| instance.beats).sum();
+                (now >= beats + 5).then_some(())
+            })
+            .await;
+        }
+    }
+    registry.send(RegisterInstance::new("orders", "10.0.0.7", 6)).await??;
+    let news = told.until(|news| news.info.hosts.len() == 6).await;
+    assert_eq!(news.added.len(), 1, "{news:?}");
+    assert_eq!(server.instances("orders").len(), 6);
+    Ok(())
+}

@@ -1,0 +1,245 @@
+//! Lists that the server pushes: at once, in order, each once, and from nobody else.
+
+mod support;
+
+use std::{
+    net::UdpSocket,
+    time::{Duration, Instant},
+};
+
+use actix::Addr;
+use actix_nacos::{
+    embedded::{Dialect, EmbeddedServer},
+    Config, DeregisterInstance, Discover, Error, GetStatus, ModifyInstance, PushConfig, RegisterInstance, Registry,
+    ServiceChanged, Source, Subscribe,
+};
+use support::{ms, News};
+
+/// Asks so seldom that whatever is told in time was pushed.
+fn pushed_only(server: &EmbeddedServer) -> Config {
+    Config::new(server.server_address()).poll_interval(Duration::from_secs(600), Duration::from_secs(600))
+}
+
+async fn subscribed(registry: &Addr<Registry>, service: &str) -> Result<News, Error> {
+    let mut news = News::listen();
+    registry.send(Subscribe::new(service, news.recipient())).await??;
+    assert!(news.next().await.first);
+    Ok(news)
+}
+
+fn instance(port: u16) -> RegisterInstance {
+    RegisterInstance::new("orders", "10.0.0.7", port)
+}
+
+async fn next_push(news: &mut News, since: Instant) -> ServiceChanged {
+    let change = news.next().await;
+    assert_eq!(change.source, Source::Push, "{change:?}");
+    assert!(since.elapsed() < ms(1000), "{:?}", since.elapsed());
+    assert!(change.server_time.is_some());
+    change
+}
+
+#[actix::test]
+async fn every_kind_of_change_is_pushed_within_a_second() -> Result<(), Error> {
+    let server = EmbeddedServer::start().expect("a free port");
+    let registry = support::start(pushed_only(&server));
+    let mut news = subscribed(&registry, "orders").await?;
+
+    let began = Instant::now();
+    registry.send(instance(1)).await??;
+    assert_eq!(next_push(&mut news, began).await.added.len(), 1);
+
+    let began = Instant::now();
+    registry.send(instance(1).metadata("zone", "b")).await??;
+    assert_eq!(next_push(&mut news, began).await.changed[0].1.metadata["zone"], "b");
+
+    let began = Instant::now();
+    registry.send(ModifyInstance::new("orders", "10.0.0.7", 1).weight(5.0)).await??;
+    let change = next_push(&mut news, began).await;
+    assert_eq!((change.changed[0].0.weight, change.changed[0].1.weight), (1.0, 5.0));
+
+    let began = Instant::now();
+    registry.send(instance(1).healthy(false)).await??;
+    assert!(!next_push(&mut news, began).await.changed[0].1.healthy);
+
+    registry.send(instance(2)).await??;
+    news.next().await;
+    let began = Instant::now();
+    registry.send(DeregisterInstance::new("orders", "10.0.0.7", 1)).await??;
+    assert_eq!(next_push(&mut news, began).await.removed.len(), 1);
+
+    let began = Instant::now();
+    registry.send(DeregisterInstance::new("orders", "10.0.0.7", 2)).await??;
+    assert!(next_push(&mut news, began).await.info.hosts.is_empty());
+    Ok(())
+}
+
+#[actix::test]
+async fn what_the_network_does_to_pushes_reaches_no_listener() -> Result<(), Error> {
+    const CHANGES: u32 = 200;
+    let server = EmbeddedServer::builder().push_delay(ms(5)).push_retry(ms(200)).start().expect("a free port");
+    let faults = server.faults();
+    faults.seed(20);
+    faults.drop_pushes(0.1);
+    faults.double_pushes(0.1);
+    faults.reorder_pushes(0.1);
+    faults.delay_pushes(0.1, ms(100));
+    let registry = support::start(Config::new(server.server_address()).poll_interval(ms(1000), ms(1000)));
+    registry.send(instance(1)).await??;
+    let mut listeners = Vec::new();
+    for _ in 0..3 {
+        listeners.push(subscribed(&registry, "orders").await?);
+    }
+    let view = registry.send(Discover::new("orders")).await??;
+    for version in 2..=CHANGES {
+        registry.send(instance(1).weight(f64::from(version))).await??;
+        actix_rt::time::sleep(ms(20)).await;
+    }
+    for news in &mut listeners {
+        let mut seen = 1.0;
+        while seen < f64::from(CHANGES) {
+            let change = news.next().await;
+            let weight = change.info.hosts[0].weight;
+            assert!(weight > seen, "{weight} after {seen}");
+            assert_eq!(change.changed[0].0.weight, seen, "compared with what this listener was told last");
+            seen = weight;
+        }
+        assert!(news.waiting().is_empty());
+    }
+    support::until("the view has the last list", || view.instances()[0].weight == f64::from(CHANGES)).await;
+    let status = registry.send(GetStatus).await??;
+    assert!(status.subscriptions[0].pushes > 50, "{status:?}");
+    Ok(())
+}
+
+#[actix::test]
+async fn a_thousand_services_are_watched_and_no_change_is_missed() -> Result<(), Error> {
+    const SERVICES: usize = 1000;
+    let server = EmbeddedServer::start().expect("a free port");
+    let registry = support::start(pushed_only(&server));
+    let mut news = News::listen();
+    for n in 0..SERVICES {
+        registry.send(Subscribe::new(format!("service-{n}"), news.recipient())).await??;
+    }
+    for _ in 0..SERVICES {
+        assert!(news.next().await.first);
+    }
+    for n in 0..SERVICES {
+        registry.send(RegisterInstance::new(format!("service-{n}"), "10.0.0.7", 80)).await??;
+    }
+    let mut seen = std::collections::HashSet::new();
+    while seen.len() < SERVICES {
+        let change = news.next().await;
+        assert_eq!((change.source, change.added.len()), (Source::Push, 1));
+        assert!(seen.insert(change.service.name.clone()), "told once each");
+    }
+    Ok(())
+}
+
+#[actix::test]
+async fn a_subscription_is_kept_up_on_a_server_that_forgets_who_does_not_ask() -> Result<(), Error> {
+    let builder = EmbeddedServer::builder().dialect(Dialect::V1_4).cache_millis(ms(1000)).push_delay(ms(10));
+    let server = builder.start().expect("a free port");
+    let registry = support::start(Config::new(server.server_address()));
+    let mut news = subscribed(&registry, "orders").await?;
+    for port in 1..=4 {
+        // Beyond the time for which the server remembers.
+        actix_rt::time::sleep(ms(700)).await;
+        registry.send(instance(port)).await??;
+        assert_eq!(news.next().await.source, Source::Push);
+    }
+    Ok(())
+}
+
+/// The text of a push that says what is not so.
+fn forged(service: &str) -> Vec<u8> {
+    let list = serde_json::json!({
+        "name": format!("DEFAULT_GROUP@@{service}"), "groupName": "DEFAULT_GROUP", "clusters": "", "cacheMillis": 10000,
+        "hosts": [{"ip": "6.6.6.6", "port": 666, "weight": 1.0, "healthy": true, "enabled": true, "ephemeral": true,
+            "clusterName": "DEFAULT", "serviceName": format!("DEFAULT_GROUP@@{service}"), "metadata": {}}],
+        "lastRefTime": 9_999_999_999_999_i64,
+    });
+    serde_json::json!({"type": "dom", "data": list.to_string(), "lastRefTime": 1}).to_string().into_bytes()
+}
+
+/// Sends one datagram from `ip`, and tells whether it was answered.
+fn send_from(ip: &str, port: u16, datagram: &[u8]) -> bool {
+    let socket = UdpSocket::bind((ip, 0)).expect("a loopback address");
+    socket.set_read_timeout(Some(ms(200))).expect("a timeout");
+    socket.send_to(datagram, ("127.0.0.1", port)).expect("sent");
+    socket.recv_from(&mut [0; 1500]).is_ok()
+}
+
+async fn push_port(registry: &Addr<Registry>) -> u16 {
+    support::eventually("the socket is open", || async { Some(registry.send(GetStatus).await.ok()?.ok()?.push?.port) })
+        .await
+}
+
+#[actix::test]
+async fn a_strangers_list_is_not_applied_and_not_answered() -> Result<(), Error> {
+    let server = EmbeddedServer::start().expect("a free port");
+    let registry = support::start(pushed_only(&server));
+    registry.send(instance(1)).await??;
+    let mut news = subscribed(&registry, "orders").await?;
+    let port = push_port(&registry).await;
+    for _ in 0..3 {
+        assert!(!send_from("127.0.0.2", port, &forged("orders")));
+    }
+    let status = registry.send(GetStatus).await??;
+    assert_eq!(status.push.as_ref().map(|push| push.strangers), Some(3), "{status:?}");
+    // It is a reason to ask the server, who knows better.
+    support::eventually("the list is asked for", || async {
+        let status = registry.send(GetStatus).await.ok()?.ok()?;
+        (status.subscriptions[0].polls >= 2).then_some(())
+    })
+    .await;
+    assert!(news.waiting().is_empty());
+    Ok(())
+}
+
+#[actix::test]
+async fn any_source_is_believed_where_that_is_set() -> Result<(), Error> {
+    let server = EmbeddedServer::start().expect("a free port");
+    let registry = support::start(pushed_only(&server).push(PushConfig::default().any_source(true)));
+    let mut news = subscribed(&registry, "orders").await?;
+    assert!(send_from("127.0.0.2", push_port(&registry).await, &forged("orders")));
+    assert_eq!(news.next().await.added[0].ip, "6.6.6.6");
+    Ok(())
+}
+
+#[actix::test]
+async fn a_push_is_a_mere_hint_where_that_is_set() -> Result<(), Error> {
+    let server = EmbeddedServer::start().expect("a free port");
+    let registry = support::start(pushed_only(&server).push(PushConfig::default().hint_only(true)));
+    let mut news = subscribed(&registry, "orders").await?;
+    registry.send(instance(1)).await??;
+    assert_eq!(news.next().await.source, Source::Poll);
+    Ok(())
+}
+
+#[actix::test]
+async fn with_push_off_lists_are_only_asked_for() -> Result<(), Error> {
+    let server = EmbeddedServer::start().expect("a free port");
+    let registry = support::start(support::config(&server));
+    let mut news = subscribed(&registry, "orders").await?;
+    registry.send(instance(1)).await??;
+    assert_eq!(news.next().await.source, Source::Poll);
+    let status = registry.send(GetStatus).await??;
+    assert_eq!((status.push, server.subscribers("orders")), (None, 0));
+    Ok(())
+}
+
+#[actix::test]
+async fn the_advertised_address_is_what_servers_push_to() -> Result<(), Error> {
+    let server = EmbeddedServer::start().expect("a free port");
+    let elsewhere = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    elsewhere.set_read_timeout(Some(support::PATIENCE)).expect("a timeout");
+    let advertised = elsewhere.local_addr().expect("an address");
+    let push = PushConfig::default().advertise_ip(advertised.ip()).advertise_port(advertised.port());
+    let registry = support::start(pushed_only(&server).push(push));
+    let _news = subscribed(&registry, "orders").await?;
+    registry.send(instance(1)).await??;
+    let (length, _) = elsewhere.recv_from(&mut [0; 65_535]).expect("a push");
+    assert!(length > 0);
+    Ok(())
+}
