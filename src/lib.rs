@@ -223,11 +223,13 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod cache;
+mod change;
 mod config;
 mod error;
 mod grid;
 mod heartbeat;
 mod instance;
+mod listeners;
 mod nacos;
 mod push;
 mod registry;
@@ -236,6 +238,7 @@ mod service;
 mod staged_panic;
 mod subscriber;
 mod supervise;
+mod truth;
 mod view;
 
 #[cfg(feature = "embedded")]
@@ -244,6 +247,7 @@ pub mod embedded;
 
 pub mod prelude;
 
+pub use change::{Change, ServiceChanged, Source};
 pub use config::{Config, Protocol, PushConfig, TlsConfig};
 pub use error::Error;
 pub use heartbeat::HeartbeatReply;
@@ -261,7 +265,7 @@ pub use service::{ServiceInfo, ServiceName, DEFAULT_GROUP};
 #[cfg(feature = "embedded")]
 #[doc(hidden)]
 pub use staged_panic::{Place, StagePanic, Victim};
-pub use subscriber::{Change, ServiceChanged, Source, SubscriptionStatus};
+pub use subscriber::SubscriptionStatus;
 pub use view::{Instances, Selected, ServiceView};
 
 /// The code in these documents is tested.

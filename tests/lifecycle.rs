@@ -44,9 +44,21 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Asks from a thread without runtime.
-fn register_in_a_plain_thread(registry: &Addr<Registry>, port: u16) {
-    registry.do_send(RegisterInstance::new("orders", IP, port));
+/// Threads and descriptors of the process, once the server has all of its own and no Registry runs.
+fn settled(server: &EmbeddedServer) -> (usize, usize) {
+    let registry = registry(server);
+    registry.do_send(RegisterInstance::new("orders", IP, 80));
+    wait_until("a first one is served", || !server.instances("orders").is_empty());
+    drop(registry);
+    wait_until("it has ended", || !names_of_threads().contains(&"actix-nacos".into()));
+    wait_until("its connections are closed", || server.instances("orders").is_empty());
+    (threads(), descriptors())
+}
+
+fn names_of_threads() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    // A thread may end meanwhile.
+    tasks.flat_map(|task| std::fs::read_to_string(task.path().join("comm"))).map(|name| name.trim().into()).collect()
 }
 
 // Leaving nothing behind.
@@ -57,9 +69,7 @@ fn a_thousand_registries_leave_no_thread_and_no_descriptor() {
     let _alone = alone();
     let server = server();
     let config = config(&server);
-    drop(start(config.clone()));
-    wait_until("the first one has ended", || threads() < 10);
-    let (threads_before, descriptors_before) = (threads(), descriptors());
+    let (threads_before, descriptors_before) = settled(&server);
     for number in 0..1000u32 {
         let registry = start(config.clone());
         // Some are dropped at once, some with an instance and a subscription, some are shut down.
@@ -74,7 +84,7 @@ fn a_thousand_registries_leave_no_thread_and_no_descriptor() {
                 assert_eq!(answer.unwrap().deregistered, 1);
             }
             50 => {
-                register_in_a_plain_thread(&registry, 81);
+                registry.do_send(RegisterInstance::new("orders", IP, 81));
                 drop(System::new().block_on(ask(&registry, Discover::new("orders"))).unwrap());
             }
             _ => {}
@@ -83,7 +93,7 @@ fn a_thousand_registries_leave_no_thread_and_no_descriptor() {
     wait_until("all threads have ended", || threads() <= threads_before);
     // The server's ends of the connections close a moment later than ours.
     wait_until("all descriptors are closed", || descriptors() <= descriptors_before);
-    wait_until("all instances are deregistered", || server.instances("orders").is_empty());
+    assert!(server.instances("orders").is_empty());
 }
 
 #[cfg(target_os = "linux")]
@@ -91,12 +101,13 @@ fn a_thousand_registries_leave_no_thread_and_no_descriptor() {
 fn a_registry_whose_server_hangs_leaves_nothing_either() {
     let _alone = alone();
     let server = server();
-    let (threads_before, descriptors_before) = (threads(), descriptors());
+    let (threads_before, descriptors_before) = settled(&server);
+    server.faults().hang(true);
     for _ in 0..10 {
+        let requests = server.counters().requests;
         let registry = start(config(&server).request_timeout(ms(200)).shutdown_timeout(ms(100)));
-        server.faults().hang(true);
-        register_in_a_plain_thread(&registry, 80);
-        wait_until("the request hangs", || server.counters().requests > 0);
+        registry.do_send(RegisterInstance::new("orders", IP, 80));
+        wait_until("the request hangs", || server.counters().requests > requests);
         drop(registry);
         wait_until("its thread has ended", || threads() <= threads_before);
     }
@@ -283,7 +294,7 @@ fn a_registry_starts_and_serves_in_a_plain_thread() {
     let _alone = alone();
     let server = server();
     let registry = registry(&server);
-    register_in_a_plain_thread(&registry, 80);
+    registry.do_send(RegisterInstance::new("orders", IP, 80));
     wait_until("it is registered", || ports(&server, "orders") == [80]);
     drop(registry);
     wait_until("it is deregistered", || server.instances("orders").is_empty());
@@ -352,10 +363,9 @@ fn without_an_arbiter_starting_here_is_an_error() {
 #[test]
 fn a_configuration_that_cannot_work_starts_no_thread() {
     let _alone = alone();
-    let before = threads();
     let refused = Registry::start(Config::new("nowhere"));
     assert!(matches!(refused, Err(Error::InvalidInput { field: "servers", .. })), "{refused:?}");
-    assert_eq!(threads(), before);
+    wait_until("those of the tests before have ended", || !names_of_threads().contains(&"actix-nacos".into()));
 }
 
 // The guard.

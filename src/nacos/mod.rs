@@ -343,7 +343,7 @@ impl Nacos {
             let server = match self.servers.choose(&tried) {
                 Choice::Ask(server) => server,
                 Choice::Wait(pause) if patience == Patience::Operation && Instant::now() + pause < deadline => {
-                    sleep(pause).await;
+                    self.servers.wait(pause).await;
                     continue;
                 }
                 Choice::Nobody if patience == Patience::Operation && Instant::now() < deadline => {

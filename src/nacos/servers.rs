@@ -11,7 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{net::lookup_host, sync::watch};
+use actix_rt::time::timeout;
+use tokio::{
+    net::lookup_host,
+    sync::{watch, Notify},
+};
 
 use crate::{
     config::{local_ip_towards, Protocol, ServerAddress},
@@ -123,6 +127,8 @@ pub(crate) struct Servers {
     trial: Duration,
     /// Counts what may have cost us our registrations: another server is in use, or the one in use was cut off.
     generation: watch::Sender<u64>,
+    /// Wakes whoever waits for a server to come back.
+    recovered: Notify,
     /// Counts what surely emptied or changed the lists: another server is in use, or the one in use ended.
     outages: Cell<u64>,
 }
@@ -146,6 +152,7 @@ impl Servers {
             trial: request_timeout,
             generation: watch::channel(0).0,
             outages: Cell::new(0),
+            recovered: Notify::new(),
         }
     }
 
@@ -239,10 +246,19 @@ impl Servers {
         let mut health = server.health.borrow_mut();
         health.requests += 1;
         health.failures = 0;
-        health.paused_until = None;
         health.last_success = Some(Instant::now());
+        let was_paused = health.paused_until.take().is_some();
         drop(health);
         self.use_now(server);
+        if was_paused {
+            self.recovered.notify_waiters();
+        }
+    }
+
+    /// Waits for `pause`, but not longer than until a server answers again.
+    pub(crate) async fn wait(&self, pause: Duration) {
+        // Waiting too long is all that an elapsed pause means.
+        let _ = timeout(pause, self.recovered.notified()).await;
     }
 
     /// A request that began at `began` failed in a way that another server might not.

@@ -513,7 +513,7 @@ impl Desk {
         };
         let generation = self.nacos.generation();
         if beat.kind == BeatKind::Register || known_to != Some(generation) {
-            return self.register_again(&beat.key, &instance).await;
+            return self.register_again(&beat.key, &instance, Patience::Round).await;
         }
         let light = beat.kind == BeatKind::Light;
         let reply = self.nacos.beat(&beat.key.service, &instance, light, Patience::Round).await?;
@@ -523,13 +523,18 @@ impl Desk {
         // The beat itself found a connection broken: the server that took it may be a new one, which has the instance
         // from a light beat without its weight and metadata (r-nacos).
         if self.nacos.generation() != generation {
-            return self.register_again(&beat.key, &instance).await;
+            return self.register_again(&beat.key, &instance, Patience::Round).await;
         }
         Ok(Beaten::Taken(reply))
     }
 
-    async fn register_again(&self, key: &InstanceKey, instance: &Instance) -> Result<Beaten, Error> {
-        self.nacos.register(&key.service, instance, Patience::Round).await?;
+    async fn register_again(
+        &self,
+        key: &InstanceKey,
+        instance: &Instance,
+        patience: Patience,
+    ) -> Result<Beaten, Error> {
+        self.nacos.register(&key.service, instance, patience).await?;
         let generation = self.nacos.generation();
         let first = self.own.get(key, |own| own.known_to.is_none()).unwrap_or(false);
         self.own.update(key, |own| own.known_to = Some(generation));
@@ -539,6 +544,24 @@ impl Desk {
             debug!(self.log, "instance registered again"; "instance" => %key);
         }
         Ok(if instance.ephemeral { Beaten::Registered } else { Beaten::NotWanted })
+    }
+
+    /// Persistent instances have no Heartbeat that would notice that a server does not know them.
+    pub(super) async fn restore_persistent(&self) {
+        let generation = self.nacos.generation();
+        let mut lost = Vec::new();
+        self.own.for_each(|own| {
+            if !own.instance.ephemeral && own.heartbeat.is_none() && own.known_to != Some(generation) {
+                lost.push(own.key.clone());
+            }
+        });
+        for key in lost {
+            let mut turn = self.own.queue(&key);
+            turn.come().await;
+            let Some(instance) = self.own.get(&key, |own| own.instance.clone()) else { continue };
+            let outcome = self.register_again(&key, &instance, Patience::Operation).await;
+            self.note_beat(&key, &outcome);
+        }
     }
 
     fn note_beat(&self, key: &InstanceKey, outcome: &Result<Beaten, Error>) {

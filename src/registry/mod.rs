@@ -12,7 +12,7 @@ mod subscriptions;
 use std::{
     future::Future,
     panic::{catch_unwind, AssertUnwindSafe},
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::mpsc,
     thread,
 };
@@ -224,10 +224,19 @@ impl Desk {
             return;
         }
         actix_rt::spawn(watch_server(Rc::downgrade(self), self.ended.subscribe()));
+        actix_rt::spawn(keep_persistent(Rc::downgrade(self), self.nacos.servers().generations()));
         actix_rt::spawn(tell_of_connection(Rc::downgrade(self), self.nacos.connection_changes()));
         if let Some(url) = self.config.endpoint.clone() {
             actix_rt::spawn(keep_server_list(Rc::downgrade(self), url, self.ended.subscribe()));
         }
+    }
+}
+
+/// After every event that may have cost us our registrations; ends with the sender, which ends with the Registry.
+async fn keep_persistent(desk: Weak<Desk>, mut generations: watch::Receiver<u64>) {
+    while generations.changed().await.is_ok() {
+        let Some(desk) = desk.upgrade() else { return };
+        desk.restore_persistent().await;
     }
 }
 

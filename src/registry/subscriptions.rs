@@ -7,12 +7,14 @@ use futures_util::future::join_all;
 
 use super::{Desk, Registry};
 use crate::{
+    change::ServiceChanged,
     error::Error,
+    listeners::Listener,
     nacos::Operation,
     service::{cluster_filter, ServiceName},
     subscriber::{
-        AddView, DescribeSubscription, Expected, Listen, Listener, ServiceChanged, Settings, StopListening,
-        StopWatching, Subscriber, SubscriptionStatus, Watched,
+        AddView, DescribeSubscription, Expected, Listen, Settings, StopListening, StopWatching, Subscriber,
+        SubscriptionStatus, Watched,
     },
     supervise,
     view::ServiceView,

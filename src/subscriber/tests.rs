@@ -1,0 +1,395 @@
+//! The Subscriber with a paused clock, and a Registry that answers what it is told.
+
+use std::{cell::RefCell, rc::Rc, sync::Arc};
+
+use actix::{Addr, ResponseFuture};
+use actix_rt::time::sleep;
+
+use super::*;
+use crate::{instance::Instance, supervise};
+
+/// Answers polls as the Registry does.
+#[derive(Clone, Default)]
+struct Server(Rc<RefCell<ServerState>>);
+
+#[derive(Default)]
+struct ServerState {
+    hosts: Vec<(&'static str, f64)>,
+    fails: bool,
+    clock: i64,
+    outages: u64,
+    polls: u32,
+    delay: Duration,
+}
+
+impl Server {
+    fn holds(&self, hosts: &[(&'static str, f64)]) {
+        self.0.borrow_mut().hosts = hosts.to_vec();
+    }
+
+    fn list(&self) -> Listed {
+        let state = self.0.borrow();
+        Listed { info: list(&state.hosts, state.clock), origin: origin(state.outages) }
+    }
+}
+
+impl Actor for Server {
+    type Context = Context<Self>;
+}
+
+impl Handler<PollList> for Server {
+    type Result = ResponseFuture<Result<Listed, Error>>;
+
+    fn handle(&mut self, _: PollList, _: &mut Context<Self>) -> Self::Result {
+        self.0.borrow_mut().polls += 1;
+        self.0.borrow_mut().clock += 1000;
+        let delay = self.0.borrow().delay;
+        let answer = if self.0.borrow().fails {
+            let reason = "refused".into();
+            Err(Error::Unreachable { operation: crate::Operation::List, server: "a:1".into(), reason })
+        } else {
+            Ok(self.list())
+        };
+        Box::pin(async move {
+            sleep(delay).await;
+            answer
+        })
+    }
+}
+
+fn service() -> ServiceName {
+    ServiceName::parse("orders").unwrap()
+}
+
+fn origin(outages: u64) -> Origin {
+    Origin { server: "a:1".into(), protocol: Protocol::V1, outages }
+}
+
+fn list(hosts: &[(&str, f64)], clock: i64) -> ServiceInfo {
+    let mut info = ServiceInfo::empty(&service(), "");
+    info.last_ref_time = clock;
+    for (ip, weight) in hosts {
+        let mut instance = Instance::new(*ip, 80);
+        instance.weight = *weight;
+        info.hosts.push(Arc::new(instance));
+    }
+    info.tidy("", false);
+    info
+}
+
+/// Notes what it is told.
+#[derive(Default)]
+struct Ear {
+    told: Vec<ServiceChanged>,
+}
+
+impl Actor for Ear {
+    type Context = Context<Self>;
+}
+
+impl Handler<ServiceChanged> for Ear {
+    type Result = ();
+
+    fn handle(&mut self, news: ServiceChanged, _: &mut Context<Self>) {
+        self.told.push(news);
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "Vec<ServiceChanged>")]
+struct TellBack;
+
+impl Handler<TellBack> for Ear {
+    type Result = Vec<ServiceChanged>;
+
+    fn handle(&mut self, _: TellBack, _: &mut Context<Self>) -> Self::Result {
+        std::mem::take(&mut self.told)
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Leave;
+
+impl Handler<Leave> for Ear {
+    type Result = ();
+
+    fn handle(&mut self, _: Leave, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}
+
+struct World {
+    server: Server,
+    registry: Addr<Server>,
+    subscriber: Addr<Subscriber>,
+    expected: Expected,
+    ear: Addr<Ear>,
+}
+
+fn settings() -> Settings {
+    Settings {
+        min_interval: Duration::from_secs(1),
+        max_interval: Duration::from_secs(1),
+        protect_from_empty: false,
+        outage_hold: Duration::from_secs(15),
+        cache: None,
+        grid: Grid::new(),
+        log: Logger::root(slog::Discard, slog::o!()),
+    }
+}
+
+fn begin_with(settings: Settings, hosts: &[(&'static str, f64)]) -> World {
+    tokio::time::pause();
+    let server = Server::default();
+    server.holds(hosts);
+    let registry = server.clone().start();
+    let log = settings.log.clone();
+    let subscriber = Subscriber::new(service(), String::new(), registry.clone().downgrade().recipient(), settings);
+    let expected = subscriber.expected();
+    let subscriber = supervise::start(subscriber, 16, log);
+    let ear = Ear::default().start();
+    let world = World { server, registry, subscriber, expected, ear };
+    world.listen(Listener::Strong(world.ear.clone().recipient()));
+    world
+}
+
+fn begin(hosts: &[(&'static str, f64)]) -> World {
+    begin_with(settings(), hosts)
+}
+
+impl World {
+    fn listen(&self, listener: Listener) {
+        self.subscriber.do_send(Listen { listener, on_its_way: self.expected.clone() });
+    }
+
+    async fn told_after(&self, seconds: f64) -> Vec<ServiceChanged> {
+        sleep(Duration::from_secs_f64(seconds)).await;
+        self.ear.send(TellBack).await.unwrap()
+    }
+
+    fn push(&self, hosts: &[(&str, f64)], clock: i64) {
+        self.subscriber.do_send(PushedList { info: list(hosts, clock), origin: origin(0) });
+    }
+}
+
+fn ips(instances: &[Arc<Instance>]) -> Vec<&str> {
+    instances.iter().map(|instance| instance.ip.as_str()).collect()
+}
+
+#[actix::test]
+async fn a_listener_is_told_the_first_list_and_then_what_changes() {
+    let world = begin(&[("1", 1.0)]);
+    let told = world.told_after(2.5).await;
+    assert_eq!(told.len(), 1, "nothing changed, nothing more is told");
+    assert!(told[0].first && ips(&told[0].added) == ["1"] && told[0].source == Source::Poll);
+    world.server.holds(&[("1", 2.0), ("2", 1.0)]);
+    let told = world.told_after(1.2).await;
+    assert_eq!((told.len(), ips(&told[0].added)), (1, vec!["2"]));
+    assert_eq!((told[0].changed[0].0.weight, told[0].changed[0].1.weight), (1.0, 2.0));
+    world.server.holds(&[]);
+    let told = world.told_after(1.2).await;
+    assert!(!told[0].first && ips(&told[0].removed) == ["1", "2"] && told[0].info.hosts.is_empty());
+}
+
+#[actix::test]
+async fn a_late_listener_is_told_the_present_list_at_once_and_a_known_one_is_not() {
+    let world = begin(&[("1", 1.0)]);
+    world.told_after(0.5).await;
+    let late = Ear::default().start();
+    world.listen(Listener::Strong(late.clone().recipient()));
+    world.listen(Listener::Strong(world.ear.clone().recipient()));
+    assert!(world.told_after(0.1).await.is_empty());
+    let told = late.send(TellBack).await.unwrap();
+    assert!(told.len() == 1 && told[0].first);
+}
+
+#[actix::test]
+async fn a_listener_that_comes_as_the_last_one_leaves_is_told() {
+    let world = begin(&[("1", 1.0)]);
+    world.told_after(0.5).await;
+    world.subscriber.do_send(StopListening(None));
+    world.listen(Listener::Strong(world.ear.clone().recipient()));
+    let told = world.told_after(0.1).await;
+    assert!(told.len() == 1 && told[0].first);
+    world.subscriber.do_send(StopListening(None));
+    sleep(Duration::from_secs(1)).await;
+    assert!(!world.subscriber.connected(), "nobody is left, nobody is expected");
+}
+
+#[actix::test]
+async fn a_failed_poll_is_no_change() {
+    let world = begin(&[("1", 1.0)]);
+    world.told_after(0.5).await;
+    world.server.0.borrow_mut().fails = true;
+    assert!(world.told_after(10.0).await.is_empty());
+    world.server.0.borrow_mut().fails = false;
+    assert!(world.told_after(3.0).await.is_empty());
+}
+
+#[actix::test]
+async fn an_older_push_is_dropped_and_a_newer_one_told_at_once() {
+    let world = begin(&[("1", 1.0)]);
+    world.told_after(0.2).await;
+    world.push(&[("1", 1.0), ("2", 1.0)], 1500);
+    world.push(&[("1", 1.0)], 1200);
+    world.push(&[("1", 1.0), ("2", 1.0)], 1500);
+    let told = world.told_after(0.1).await;
+    assert_eq!((told.len(), told[0].source, ips(&told[0].info.hosts)), (1, Source::Push, vec!["1", "2"]));
+}
+
+#[actix::test]
+async fn a_poll_loses_only_to_a_later_push_that_came_meanwhile() {
+    let world = begin(&[("1", 1.0)]);
+    world.told_after(0.2).await;
+    world.server.0.borrow_mut().delay = Duration::from_millis(500);
+    sleep(Duration::from_secs(1)).await;
+    // The poll that is under way answers with the list of its time, 2000.
+    world.push(&[("2", 1.0)], 2500);
+    let told = world.told_after(0.6).await;
+    assert_eq!(ips(&told.last().unwrap().info.hosts), ["2"], "the poll's list is older");
+    // A poll that is sent now wins, whatever the clock says.
+    world.server.0.borrow_mut().clock = -100_000;
+    let told = world.told_after(2.0).await;
+    assert_eq!(ips(&told.last().unwrap().info.hosts), ["1"]);
+}
+
+#[actix::test]
+async fn the_clock_of_another_server_orders_nothing() {
+    let world = begin(&[("1", 1.0)]);
+    world.told_after(0.2).await;
+    world.server.holds(&[("1", 1.0), ("2", 1.0)]);
+    world.server.0.borrow_mut().outages = 1;
+    world.server.0.borrow_mut().clock = -3_600_000;
+    let told = world.told_after(1.2).await;
+    assert_eq!((ips(&told[0].added), told[0].source), (vec!["2"], Source::Failover));
+}
+
+#[actix::test]
+async fn a_list_emptied_by_an_outage_is_held_back_until_the_hold_is_over() {
+    let world = begin(&[("1", 1.0), ("2", 1.0)]);
+    world.told_after(0.2).await;
+    world.server.holds(&[]);
+    world.server.0.borrow_mut().outages = 1;
+    assert!(world.told_after(5.0).await.is_empty(), "held");
+    world.server.holds(&[("1", 1.0), ("2", 1.0), ("3", 1.0)]);
+    let told = world.told_after(2.0).await;
+    assert_eq!((told.len(), ips(&told[0].added)), (1, vec!["3"]), "new ones are told meanwhile");
+    world.server.holds(&[]);
+    world.server.0.borrow_mut().outages = 2;
+    assert!(world.told_after(14.0).await.is_empty(), "held again");
+    let told = world.told_after(5.0).await;
+    assert_eq!((told.len(), told[0].removed.len()), (1, 3), "believed in the end");
+}
+
+#[actix::test]
+async fn a_list_that_shrinks_without_an_outage_is_believed_at_once() {
+    let world = begin(&[("1", 1.0), ("2", 1.0), ("3", 1.0)]);
+    world.told_after(0.2).await;
+    world.server.holds(&[("1", 1.0)]);
+    assert_eq!(world.told_after(1.2).await[0].removed.len(), 2);
+}
+
+#[actix::test]
+async fn with_protection_an_empty_list_needs_a_second_poll() {
+    let world = begin_with(Settings { protect_from_empty: true, ..settings() }, &[("1", 1.0)]);
+    world.told_after(0.2).await;
+    world.push(&[], 1500);
+    assert!(world.told_after(0.3).await.is_empty(), "a push alone is not believed");
+    world.server.holds(&[]);
+    let polls = world.server.0.borrow().polls;
+    let told = world.told_after(3.0).await;
+    assert_eq!(told.len(), 1);
+    assert!(world.server.0.borrow().polls >= polls + 2);
+}
+
+#[actix::test]
+async fn a_full_listener_is_told_the_newest_list_compared_with_what_it_received() {
+    let world = begin(&[("1", 1.0)]);
+    let (slow, mailbox) = full_listener();
+    world.listen(Listener::Strong(slow.clone().recipient()));
+    world.told_after(0.5).await;
+    for weight in [2.0, 3.0, 4.0] {
+        world.server.0.borrow_mut().hosts = vec![("1", weight), ("2", weight)];
+        world.told_after(1.1).await;
+    }
+    actix_rt::spawn(supervise::supervise(Ear::default(), mailbox, Logger::root(slog::Discard, slog::o!())));
+    sleep(Duration::from_millis(200)).await;
+    let told = slow.send(TellBack).await.unwrap();
+    let last = told.last().unwrap();
+    assert!(told.len() <= 3, "one that fitted, one that was owed: {}", told.len());
+    assert!(told[0].first && last.info.hosts[0].weight == 4.0);
+    let received = &told[told.len() - 2].info.hosts;
+    assert_eq!(last.changed.first().map(|(old, _)| old.weight), Some(received[0].weight));
+}
+
+/// An actor that does not run yet, with a mailbox of one.
+fn full_listener() -> (Addr<Ear>, actix::dev::channel::AddressReceiver<Ear>) {
+    let (sender, mailbox) = actix::dev::channel::channel(1);
+    (Addr::new(sender), mailbox)
+}
+
+impl Supervised for Ear {}
+
+#[actix::test]
+async fn a_weak_listener_is_told_and_not_kept_alive() {
+    let world = begin(&[("1", 1.0)]);
+    let weak = Ear::default().start();
+    world.listen(Listener::Weak(weak.clone().downgrade().recipient()));
+    world.told_after(0.5).await;
+    world.server.holds(&[("2", 1.0)]);
+    world.told_after(1.2).await;
+    assert_eq!(weak.send(TellBack).await.unwrap().len(), 2);
+    let gone = weak.downgrade();
+    drop(weak);
+    world.server.holds(&[("3", 1.0)]);
+    world.told_after(1.2).await;
+    assert!(gone.upgrade().is_none_or(|ear| !ear.connected()));
+}
+
+#[actix::test]
+async fn it_ends_with_its_last_listener_and_view() {
+    let world = begin(&[]);
+    let view = world.subscriber.send(AddView { healthy_only: false }).await.unwrap();
+    world.subscriber.send(StopListening(None)).await.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    assert!(world.subscriber.connected(), "a view is left");
+    drop(view);
+    sleep(Duration::from_millis(10)).await;
+    assert!(!world.subscriber.connected());
+}
+
+#[actix::test]
+async fn a_listener_that_stopped_is_forgotten() {
+    let world = begin(&[]);
+    world.told_after(0.5).await;
+    world.ear.do_send(Leave);
+    sleep(Duration::from_secs(2)).await;
+    assert!(!world.subscriber.connected());
+}
+
+#[actix::test]
+async fn it_ends_with_the_registry_and_its_views_say_so() {
+    let World { server: _, registry, subscriber, expected: _, ear: _ear } = begin(&[("1", 1.0)]);
+    let view = subscriber.send(AddView { healthy_only: false }).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert!(view.is_ready() && !view.is_stale());
+    drop(registry);
+    sleep(Duration::from_secs(3)).await;
+    assert!(!subscriber.connected() && view.is_stale());
+    assert_eq!(ips(&view.instances()), ["1"], "the last list stays");
+}
+
+#[actix::test]
+async fn a_stranger_brings_the_next_poll_forward_once_a_second() {
+    let slow = Duration::from_secs(10);
+    let world = begin_with(Settings { min_interval: slow, max_interval: slow, ..settings() }, &[]);
+    sleep(Duration::from_secs(2)).await;
+    let polls = world.server.0.borrow().polls;
+    for _ in 0..2000 {
+        world.subscriber.send(Hint).await.unwrap();
+        sleep(Duration::from_millis(1)).await;
+    }
+    let more = world.server.0.borrow().polls - polls;
+    assert!((1..=4).contains(&more), "{more}");
+}

@@ -1,0 +1,175 @@
+//! What is believed of one service: polled and pushed lists, in one order. No actor, no I/O.
+//!
+//! All lists come through one door, [`Truth::offer`]. An older one is dropped; what an outage took out of a list is held
+//! back; an equal one is no news.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use actix_rt::time::Instant;
+
+use crate::{
+    change::Source,
+    nacos::Origin,
+    service::{Difference, ServiceInfo},
+};
+
+/// The list that everybody is told, and what orders the next one.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) info: Arc<ServiceInfo>,
+    pub(crate) origin: Origin,
+    /// By the clock of the origin's server.
+    pub(crate) server_millis: i64,
+    /// When a list last confirmed or changed it.
+    pub(crate) applied: Instant,
+    pub(crate) changed: Instant,
+    pub(crate) source: Source,
+    pub(crate) received: SystemTime,
+}
+
+/// How a list came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    Pushed,
+    Polled {
+        /// When the request was sent.
+        asked: Instant,
+    },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Truth {
+    held: Option<Held>,
+    outage_hold: Duration,
+    protect_from_empty: bool,
+    /// Something happened after which a server may not know all instances.
+    upheaval: bool,
+    /// Until then nothing is taken out of the list.
+    hold_until: Option<Instant>,
+    holding: bool,
+    /// Polls in a row that gave an empty list which is not believed yet.
+    empty_polls: u32,
+}
+
+impl Truth {
+    pub(crate) fn new(outage_hold: Duration, protect_from_empty: bool) -> Self {
+        Truth {
+            held: None,
+            outage_hold,
+            protect_from_empty,
+            upheaval: false,
+            hold_until: None,
+            holding: false,
+            empty_polls: 0,
+        }
+    }
+
+    /// None before the first list.
+    pub(crate) fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
+    }
+
+    /// Whether instances are held back that the last list does not have: worth asking again soon.
+    pub(crate) fn is_holding(&self) -> bool {
+        self.holding || self.empty_polls > 0
+    }
+
+    /// The server could not be asked: it may come back empty.
+    pub(crate) fn note_failure(&mut self) {
+        self.upheaval = true;
+    }
+
+    /// A list from the disk counts until a server says anything. Tells whether it does.
+    pub(crate) fn restore(&mut self, info: ServiceInfo) -> bool {
+        if self.held.is_some() {
+            return false;
+        }
+        self.apply(info, Origin::disk(), 0, Source::Cache);
+        true
+    }
+
+    /// Tells whether there is news. `info` is in order and filtered.
+    pub(crate) fn offer(&mut self, mut info: ServiceInfo, origin: Origin, arrival: Arrival) -> bool {
+        if self.is_outdated(&info, &origin, arrival) {
+            return false;
+        }
+        let source = self.note_origin(&origin, arrival);
+        let server_millis = info.last_ref_time;
+        if let Some(held) = &self.held {
+            info = self.hold_back(held.info.clone(), info, arrival);
+        }
+        match &mut self.held {
+            Some(held) if Difference::between(&held.info.hosts, &info.hosts).is_empty() => {
+                held.origin = origin;
+                held.server_millis = server_millis;
+                held.applied = Instant::now();
+                false
+            }
+            _ => {
+                self.apply(info, origin, server_millis, source);
+                true
+            }
+        }
+    }
+
+    fn apply(&mut self, info: ServiceInfo, origin: Origin, server_millis: i64, source: Source) {
+        let (now, received) = (Instant::now(), SystemTime::now());
+        let info = Arc::new(info);
+        self.held = Some(Held { info, origin, server_millis, applied: now, changed: now, source, received });
+    }
+
+    /// Whether what we have is newer. Clocks of two servers, or of one before and after its restart, say nothing.
+    fn is_outdated(&self, info: &ServiceInfo, origin: &Origin, arrival: Arrival) -> bool {
+        let Some(held) = self.held.as_ref().filter(|held| held.origin == *origin) else { return false };
+        match arrival {
+            // Asked after the list that is held came: newer, whatever the clock says.
+            Arrival::Polled { asked } if asked >= held.applied => false,
+            _ => info.last_ref_time < held.server_millis,
+        }
+    }
+
+    /// How this list was learned; opens the time in which nothing is taken out after an outage.
+    fn note_origin(&mut self, origin: &Origin, arrival: Arrival) -> Source {
+        let other_origin = self.held.as_ref().is_some_and(|held| held.origin != *origin);
+        let upheaval = std::mem::take(&mut self.upheaval) || other_origin;
+        if upheaval {
+            self.hold_until = Some(Instant::now() + self.outage_hold);
+        }
+        match arrival {
+            Arrival::Pushed => Source::Push,
+            Arrival::Polled { .. } if upheaval && self.held.is_some() => Source::Failover,
+            Arrival::Polled { .. } => Source::Poll,
+        }
+    }
+
+    /// What to believe of a list that lost instances.
+    ///
+    /// A server that restarted empty fills up again within a beat interval: for a while after an outage nothing is taken
+    /// out of a list, until a poll after that still misses it. With `protect_from_empty` an empty list always needs a
+    /// second poll.
+    fn hold_back(&mut self, old: Arc<ServiceInfo>, new: ServiceInfo, arrival: Arrival) -> ServiceInfo {
+        let polled = arrival != Arrival::Pushed;
+        let lost = Difference::between(&old.hosts, &new.hosts).removed;
+        if lost.is_empty() {
+            self.holding = false;
+            self.empty_polls = 0;
+            return new;
+        }
+        let in_hold = self.hold_until.is_some_and(|until| Instant::now() < until);
+        self.holding = in_hold || (self.holding && !polled);
+        let unconfirmed = self.protect_from_empty && new.hosts.is_empty() && (self.empty_polls == 0 || !polled);
+        self.empty_polls = if unconfirmed { self.empty_polls + u32::from(polled) } else { 0 };
+        if !self.holding && !unconfirmed {
+            return new;
+        }
+        let mut held = new;
+        held.hosts.extend(lost);
+        let clusters = held.clusters.clone();
+        held.tidy(&clusters, false);
+        held
+    }
+}
