@@ -267,3 +267,12 @@ pub use service::{ServiceInfo, ServiceName, DEFAULT_GROUP};
 pub use staged_panic::{Place, StagePanic, Victim};
 pub use subscriber::SubscriptionStatus;
 pub use view::{Instances, Selected, ServiceView};
+
+/// The code in these documents is tested.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../README.md")]
+    mod readme {}
+    #[doc = include_str!("../docs/api.md")]
+    mod api {}
+}
