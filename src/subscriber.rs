@@ -1,10 +1,11 @@
 //! The Subscriber actor: keeps one service's list current, and tells listeners and views.
 
-use std::{fmt, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, io, path::PathBuf, time::Duration};
 
 use actix::{
-    fut::ActorFutureExt, Actor, ActorContext, AsyncContext, Context, Handler, MailboxError, Message, MessageResult,
-    Recipient, SpawnHandle, Supervised, WeakRecipient, WrapFuture,
+    fut::{self, ActorFutureExt},
+    Actor, ActorContext, AsyncContext, Context, Handler, MailboxError, Message, MessageResult, Recipient, SpawnHandle,
+    Supervised, WeakRecipient, WrapFuture,
 };
 use actix_rt::{task::spawn_blocking, time::Instant};
 use serde::Serialize;
@@ -48,23 +49,7 @@ pub(crate) struct PollList {
 /// Adds a listener; one that listens already is the same one.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Listen {
-    pub(crate) listener: Listener,
-    /// While this is in the mailbox, the Subscriber does not end.
-    pub(crate) on_its_way: Expected,
-}
-
-/// Counts the listeners that are on their way to a Subscriber: one that is about to end, because its last listener has
-/// just left, would lose them.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Expected(Arc<()>);
-
-impl Expected {
-    /// Besides the two that the Subscriber and whoever sends to it keep.
-    fn is_any(&self) -> bool {
-        Arc::strong_count(&self.0) > 2
-    }
-}
+pub(crate) struct Listen(pub(crate) Listener);
 
 /// Removes one listener, or all.
 #[derive(Message)]
@@ -166,7 +151,6 @@ pub(crate) struct Subscriber {
     registry: WeakRecipient<PollList>,
     settings: Settings,
     listeners: Listeners,
-    expected: Expected,
     view: ViewWriter,
     truth: Truth,
     polling: bool,
@@ -203,7 +187,6 @@ impl Subscriber {
             registry,
             settings,
             listeners: Listeners::default(),
-            expected: Expected::default(),
             polling: false,
             poll_again: false,
             next_poll: SpawnHandle::default(),
@@ -213,11 +196,6 @@ impl Subscriber {
             save_again: false,
             status: Counters::default(),
         }
-    }
-
-    /// To be sent along with each [`Listen`].
-    pub(crate) fn expected(&self) -> Expected {
-        self.expected.clone()
     }
 
     /// The future that keeps the time for the views' waiting, apart from the actor and its restarts.
@@ -398,12 +376,17 @@ impl Subscriber {
     }
 
     fn is_unused(&self) -> bool {
-        self.listeners.is_empty() && !self.expected.is_any() && self.view.readers() == 0
+        self.listeners.is_empty() && self.view.readers() == 0
     }
 
+    /// Not before the mailbox is empty: a listener that came as the last one left is in it.
     fn end_if_unused(&mut self, ctx: &mut Context<Self>) {
         if self.is_unused() {
-            ctx.stop();
+            ctx.spawn(fut::ready(()).map(|(), subscriber: &mut Self, ctx: &mut Context<Self>| {
+                if subscriber.is_unused() {
+                    ctx.stop();
+                }
+            }));
         }
     }
 
@@ -437,8 +420,7 @@ impl Supervised for Subscriber {}
 impl Handler<Listen> for Subscriber {
     type Result = ();
 
-    fn handle(&mut self, Listen { listener, on_its_way }: Listen, ctx: &mut Context<Self>) {
-        drop(on_its_way);
+    fn handle(&mut self, Listen(listener): Listen, ctx: &mut Context<Self>) {
         self.listeners.add(listener);
         self.tell(ctx);
     }

@@ -13,8 +13,8 @@ use crate::{
     nacos::Operation,
     service::{cluster_filter, ServiceName},
     subscriber::{
-        AddView, DescribeSubscription, Expected, Listen, Settings, StopListening, StopWatching, Subscriber,
-        SubscriptionStatus, Watched,
+        AddView, DescribeSubscription, Listen, Settings, StopListening, StopWatching, Subscriber, SubscriptionStatus,
+        Watched,
     },
     supervise,
     view::ServiceView,
@@ -26,21 +26,15 @@ const SUBSCRIBER_MAILBOX: usize = 16;
 /// Which services are watched, and by which Subscriber.
 #[derive(Default)]
 pub(crate) struct Subscriptions {
-    subscribers: RefCell<HashMap<Watched, Watching>>,
-}
-
-struct Watching {
-    subscriber: Addr<Subscriber>,
-    /// To be sent along with each listener.
-    expected: Expected,
+    subscribers: RefCell<HashMap<Watched, Addr<Subscriber>>>,
 }
 
 impl Subscriptions {
     /// The living Subscribers. One ends by itself when its last listener and view are gone.
     pub(crate) fn all(&self) -> Vec<(Watched, Addr<Subscriber>)> {
         let mut subscribers = self.subscribers.borrow_mut();
-        subscribers.retain(|_, watching| watching.subscriber.connected());
-        subscribers.iter().map(|(watched, watching)| (watched.clone(), watching.subscriber.clone())).collect()
+        subscribers.retain(|_, subscriber| subscriber.connected());
+        subscribers.iter().map(|(watched, subscriber)| (watched.clone(), subscriber.clone())).collect()
     }
 
     pub(crate) fn of_service(&self, service: &ServiceName) -> Vec<(Watched, Addr<Subscriber>)> {
@@ -50,8 +44,8 @@ impl Subscriptions {
     }
 
     pub(crate) fn stop_all(&self) {
-        for (_, watching) in self.subscribers.borrow_mut().drain() {
-            watching.subscriber.do_send(StopWatching);
+        for (_, subscriber) in self.subscribers.borrow_mut().drain() {
+            subscriber.do_send(StopWatching);
         }
     }
 
@@ -64,35 +58,17 @@ impl Subscriptions {
 impl Desk {
     /// The Subscriber of `watched`, a new one if there is none.
     fn subscriber(&self, watched: &Watched, registry: &WeakAddr<Registry>) -> Addr<Subscriber> {
-        self.with_subscriber(watched, registry, |watching| watching.subscriber.clone())
-    }
-
-    fn listen(&self, watched: &Watched, registry: &WeakAddr<Registry>, listener: Listener) {
-        self.with_subscriber(watched, registry, |watching| {
-            watching.subscriber.do_send(Listen { listener, on_its_way: watching.expected.clone() });
-        });
-    }
-
-    fn with_subscriber<T>(
-        &self,
-        watched: &Watched,
-        registry: &WeakAddr<Registry>,
-        give: impl FnOnce(&Watching) -> T,
-    ) -> T {
         let mut subscribers = self.subscriptions.subscribers.borrow_mut();
-        if let Some(living) = subscribers.get(watched).filter(|watching| watching.subscriber.connected()) {
-            return give(living);
+        if let Some(living) = subscribers.get(watched).filter(|subscriber| subscriber.connected()) {
+            return living.clone();
         }
         let settings = Settings::new(&self.config, watched, self.grid);
         let Watched { service, clusters } = watched.clone();
         let subscriber = Subscriber::new(service, clusters, registry.clone().recipient(), settings);
         actix_rt::spawn(subscriber.clock());
-        let expected = subscriber.expected();
-        let subscriber = supervise::start(subscriber, SUBSCRIBER_MAILBOX, self.log.clone());
-        let watching = Watching { subscriber, expected };
-        let given = give(&watching);
-        subscribers.insert(watched.clone(), watching);
-        given
+        let address = supervise::start(subscriber, SUBSCRIBER_MAILBOX, self.log.clone());
+        subscribers.insert(watched.clone(), address.clone());
+        address
     }
 }
 
@@ -172,7 +148,7 @@ impl Handler<Subscribe> for Registry {
     fn handle(&mut self, message: Subscribe, _: &mut Context<Self>) -> Self::Result {
         self.answer(Operation::Subscribe, |desk| {
             let done = message.filter.resolve().map(|watched| {
-                desk.listen(&watched, &self.myself, message.listener);
+                desk.subscriber(&watched, &self.myself).do_send(Listen(message.listener));
             });
             std::future::ready(done)
         })

@@ -123,7 +123,6 @@ struct World {
     server: Server,
     registry: Addr<Server>,
     subscriber: Addr<Subscriber>,
-    expected: Expected,
     ear: Addr<Ear>,
 }
 
@@ -146,10 +145,9 @@ fn begin_with(settings: Settings, hosts: &[(&'static str, f64)]) -> World {
     let registry = server.clone().start();
     let log = settings.log.clone();
     let subscriber = Subscriber::new(service(), String::new(), registry.clone().downgrade().recipient(), settings);
-    let expected = subscriber.expected();
     let subscriber = supervise::start(subscriber, 16, log);
     let ear = Ear::default().start();
-    let world = World { server, registry, subscriber, expected, ear };
+    let world = World { server, registry, subscriber, ear };
     world.listen(Listener::Strong(world.ear.clone().recipient()));
     world
 }
@@ -160,7 +158,7 @@ fn begin(hosts: &[(&'static str, f64)]) -> World {
 
 impl World {
     fn listen(&self, listener: Listener) {
-        self.subscriber.do_send(Listen { listener, on_its_way: self.expected.clone() });
+        self.subscriber.do_send(Listen(listener));
     }
 
     async fn told_after(&self, seconds: f64) -> Vec<ServiceChanged> {
@@ -370,7 +368,7 @@ async fn a_listener_that_stopped_is_forgotten() {
 
 #[actix::test]
 async fn it_ends_with_the_registry_and_its_views_say_so() {
-    let World { server: _, registry, subscriber, expected: _, ear: _ear } = begin(&[("1", 1.0)]);
+    let World { server: _, registry, subscriber, ear: _ear } = begin(&[("1", 1.0)]);
     let view = subscriber.send(AddView { healthy_only: false }).await.unwrap();
     sleep(Duration::from_secs(1)).await;
     assert!(view.is_ready() && !view.is_stale());
