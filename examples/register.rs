@@ -111,7 +111,7 @@ fn key_and_value(arguments: &cli::Arguments, pair: &str) -> (String, String) {
 /// Where the instance `step` places after the first one lives: the next port, and after the last one the next ip.
 fn place(ip: &str, port: u16, step: usize) -> Option<(String, u16)> {
     const PORTS: usize = u16::MAX as usize;
-    let from_one = usize::from(port).checked_sub(1).unwrap_or_default() + step;
+    let from_one = usize::from(port).saturating_sub(1) + step;
     let (ips, port) = (from_one / PORTS, u16::try_from(from_one % PORTS + 1).ok()?);
     if ips == 0 {
         return Some((ip.to_owned(), port));

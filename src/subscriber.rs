@@ -260,7 +260,8 @@ impl Subscriber {
         let loaded = spawn_blocking(move || file.load()).into_actor(self);
         ctx.spawn(loaded.map(move |loaded, subscriber, ctx| match loaded {
             Ok(Ok(info)) => {
-                if subscriber.truth.restore(info) {
+                let is_news = subscriber.truth.restore(info);
+                if is_news {
                     subscriber.publish(ctx);
                 }
             }

@@ -288,7 +288,7 @@ impl Nacos {
     pub(crate) async fn current(&self, key: &InstanceKey) -> Result<Current, Error> {
         let found = match self.get(key).await {
             // Nacos 3 has it in the admin API alone, for those with that right.
-            Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => return self.from_list(key).await,
+            Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => return self.find_in_list(key).await,
             found => found?,
         };
         let v1::Found { instance, enabled_told, ephemeral_told } = found.value;
@@ -318,7 +318,7 @@ impl Nacos {
         self.attempt(Operation::Get, Patience::Operation, make, read, || key.to_string()).await
     }
 
-    async fn from_list(&self, key: &InstanceKey) -> Result<Current, Error> {
+    async fn find_in_list(&self, key: &InstanceKey) -> Result<Current, Error> {
         let listed = self.list(&ListQuery::all_of(&key.service), Patience::Operation).await?;
         let found = find(&listed.info, key).cloned();
         found
