@@ -200,8 +200,11 @@
 //!   comes late gets the list that is known, at once. A service nobody is in has an empty first list. Afterwards only
 //!   changes, each counted from the list that *this* listener received last. One whose mailbox is full is told later, then
 //!   of the newest list; one that has stopped is forgotten.
+//! - **How news come.** Servers that push (Nacos 1.x to 3.1) tell of a change within about a second, by UDP. Lists are
+//!   polled besides, every 10 s as a rule, which is how news come from the others and through firewalls; a listener is told each
+//!   change once, in the server's order.
 //! - **Lists through an outage.** A failed poll is no change: listeners hear nothing, views keep serving and say
-//!   [`is_stale`](ServiceView::is_stale). After it a list that lost more than half of its instances is held back for
+//!   [`is_stale`](ServiceView::is_stale). After an outage or a change of server nothing is taken out of a list for
 //!   [`Config::outage_hold`] (15 s), because a server that restarted empty fills up within one beat interval.
 //! - **Panics.** One in a handler, timer or future costs the operation it happened in, answered with
 //!   [`Error::Panicked`]; the same address serves on. (`panic = "abort"` is outside this promise.)
@@ -267,3 +270,12 @@ pub use service::{ServiceInfo, ServiceName, DEFAULT_GROUP};
 pub use staged_panic::{Place, StagePanic, Victim};
 pub use subscriber::SubscriptionStatus;
 pub use view::{Instances, Selected, ServiceView};
+
+/// The code in these documents is tested.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../README.md")]
+    mod readme {}
+    #[doc = include_str!("../docs/api.md")]
+    mod api {}
+}

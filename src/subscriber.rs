@@ -3,8 +3,9 @@
 use std::{fmt, io, path::PathBuf, time::Duration};
 
 use actix::{
-    fut::ActorFutureExt, Actor, ActorContext, AsyncContext, Context, Handler, MailboxError, Message, MessageResult,
-    Recipient, SpawnHandle, Supervised, WeakRecipient, WrapFuture,
+    fut::{self, ActorFutureExt},
+    Actor, ActorContext, AsyncContext, Context, Handler, MailboxError, Message, MessageResult, Recipient, SpawnHandle,
+    Supervised, WeakRecipient, WrapFuture,
 };
 use actix_rt::{task::spawn_blocking, time::Instant};
 use serde::Serialize;
@@ -259,7 +260,8 @@ impl Subscriber {
         let loaded = spawn_blocking(move || file.load()).into_actor(self);
         ctx.spawn(loaded.map(move |loaded, subscriber, ctx| match loaded {
             Ok(Ok(info)) => {
-                if subscriber.truth.restore(info) {
+                let is_news = subscriber.truth.restore(info);
+                if is_news {
                     subscriber.publish(ctx);
                 }
             }
@@ -378,9 +380,14 @@ impl Subscriber {
         self.listeners.is_empty() && self.view.readers() == 0
     }
 
+    /// Not before the mailbox is empty: a listener that came as the last one left is in it.
     fn end_if_unused(&mut self, ctx: &mut Context<Self>) {
         if self.is_unused() {
-            ctx.stop();
+            ctx.spawn(fut::ready(()).map(|(), subscriber: &mut Self, ctx: &mut Context<Self>| {
+                if subscriber.is_unused() {
+                    ctx.stop();
+                }
+            }));
         }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! A binary of its own, whose tests run one after the other: some count the threads and descriptors of the process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// Each test has a runtime of its own, in which nobody else wants the lock.
+#![allow(clippy::await_holding_lock)]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! A panic costs what it happened in, and nothing else.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 

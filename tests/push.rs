@@ -1,4 +1,5 @@
 //! Lists that the server pushes: at once, in order, each once, and from nobody else.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 

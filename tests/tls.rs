@@ -1,4 +1,5 @@
 //! Servers behind https, with a certificate authority of one's own and with client certificates.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! A server that is upgraded under our feet, and downgraded again, empty each time.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 

@@ -1,9 +1,10 @@
 //! What crosses the wire: the Nacos client. No actor in sight.
 //!
 //! [`Nacos`] has one method per operation. Each makes a request and reads the answer by the pure functions of the
-//! protocol that the server speaks; [`Nacos::attempt`] is the one place that chooses servers, tries again, logs in and
-//! finds out protocols.
+//! protocol that the server speaks; [`attempt`] is the one place that chooses servers, tries again, logs in and finds out
+//! protocols.
 
+mod attempt;
 mod endpoint;
 pub(crate) mod exchange;
 #[cfg(test)]
@@ -15,27 +16,24 @@ pub(crate) mod session;
 mod tls;
 pub(crate) mod transport;
 pub(crate) mod v1;
-#[allow(dead_code)]
 pub(crate) mod v3;
 
-use std::{
-    rc::Rc,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use actix_rt::time::sleep;
 pub(crate) use endpoint::keep_server_list;
 pub use exchange::Operation;
 use serde::Serialize;
-use slog::{debug, info, warn, Logger};
+use slog::Logger;
 use tokio::sync::watch;
 
 use self::{
-    exchange::{Answer, Refusal, Request},
-    servers::{Choice, Server, Servers, OUTAGE},
-    session::{Credentials, Session},
+    attempt::Told,
+    exchange::{Answer, Refusal},
+    servers::Servers,
+    session::Session,
     transport::Transport,
-    v1::{LoginAnswer, PushAddress},
+    v1::PushAddress,
 };
 use crate::{
     config::{Config, Protocol},
@@ -47,9 +45,6 @@ use crate::{
 
 /// A disabled instance is one that GET knows and lists do not; 2.x takes up to a second to list a new one.
 const LIST_DELAY: Duration = Duration::from_secs(1);
-
-/// How often it is looked whether an endpoint has named servers.
-const SERVER_LIST_WAIT: Duration = Duration::from_millis(50);
 
 /// The client of one Registry: which servers there are, the login, the connections.
 pub(crate) struct Nacos {
@@ -118,13 +113,6 @@ impl Origin {
     pub(crate) fn disk() -> Self {
         Origin { server: String::new(), protocol: Protocol::Auto, outages: 0 }
     }
-}
-
-/// What a server said, and which one.
-struct Told<T> {
-    value: T,
-    server: Rc<Server>,
-    protocol: Protocol,
 }
 
 impl Nacos {
@@ -288,7 +276,7 @@ impl Nacos {
     pub(crate) async fn current(&self, key: &InstanceKey) -> Result<Current, Error> {
         let found = match self.get(key).await {
             // Nacos 3 has it in the admin API alone, for those with that right.
-            Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => return self.from_list(key).await,
+            Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => return self.find_in_list(key).await,
             found => found?,
         };
         let v1::Found { instance, enabled_told, ephemeral_told } = found.value;
@@ -318,222 +306,13 @@ impl Nacos {
         self.attempt(Operation::Get, Patience::Operation, make, read, || key.to_string()).await
     }
 
-    async fn from_list(&self, key: &InstanceKey) -> Result<Current, Error> {
+    async fn find_in_list(&self, key: &InstanceKey) -> Result<Current, Error> {
         let listed = self.list(&ListQuery::all_of(&key.service), Patience::Operation).await?;
         let found = find(&listed.info, key).cloned();
         found
             .map(|instance| Current { instance, is_complete: true })
             .ok_or_else(|| Error::NotFound { instance: key.to_string(), may_be_disabled: true })
     }
-
-    /// Makes the request and reads the answer, at one server after the other, until one gives an answer that no other
-    /// would give better.
-    async fn attempt<T>(
-        &self,
-        operation: Operation,
-        patience: Patience,
-        make: impl Fn(Protocol) -> Request,
-        read: impl Fn(Protocol, &Answer) -> Result<T, Refusal>,
-        subject: impl Fn() -> String,
-    ) -> Result<Told<T>, Error> {
-        let deadline = Instant::now() + self.operation_timeout;
-        let mut tried = Vec::new();
-        let mut last_error = None;
-        loop {
-            let server = match self.servers.choose(&tried) {
-                Choice::Ask(server) => server,
-                Choice::Wait(pause) if patience == Patience::Operation && Instant::now() + pause < deadline => {
-                    self.servers.wait(pause).await;
-                    continue;
-                }
-                Choice::Nobody if patience == Patience::Operation && Instant::now() < deadline => {
-                    // Once around; or the first list of servers has not come yet.
-                    if tried.is_empty() {
-                        sleep(SERVER_LIST_WAIT).await;
-                    }
-                    tried.clear();
-                    continue;
-                }
-                _ => return Err(last_error.unwrap_or_else(|| self.nobody(operation))),
-            };
-            let began = Instant::now();
-            match self.ask(&server, operation, &make, &read, &subject).await {
-                Err(error) if error.is_retryable() => {
-                    self.note_failure(&server, began, &error);
-                    last_error = Some(error);
-                    tried.push(server);
-                }
-                answered => {
-                    self.note_success(&server);
-                    return answered;
-                }
-            }
-            if Instant::now() >= deadline {
-                return Err(last_error.unwrap_or_else(|| self.nobody(operation)));
-            }
-        }
-    }
-
-    /// Every server is paused: the last error of the one in use says why.
-    fn nobody(&self, operation: Operation) -> Error {
-        let current = self.servers.current();
-        let server = current.as_ref().map_or_else(|| "any server".to_owned(), |server| server.name.clone());
-        let last = current.and_then(|server| server.health().last_error);
-        let reason = last.map_or_else(|| "no server is known yet".to_owned(), |error| error.to_string());
-        Error::Unreachable { operation, server, reason }
-    }
-
-    /// Asks one server, in the protocol it is known to speak, and in the other if it does not speak that (any more).
-    async fn ask<T>(
-        &self,
-        server: &Rc<Server>,
-        operation: Operation,
-        make: &impl Fn(Protocol) -> Request,
-        read: &impl Fn(Protocol, &Answer) -> Result<T, Refusal>,
-        subject: &impl Fn() -> String,
-    ) -> Result<Told<T>, Error> {
-        let mut protocol = self.protocol_of(server);
-        let mut answered = self.speak(server, operation, protocol, make, read).await?;
-        if self.protocol == Protocol::Auto && matches!(answered, Err(Refusal::NotSpoken)) {
-            protocol = other(protocol);
-            answered = self.speak(server, operation, protocol, make, read).await?;
-        }
-        if is_in_every_api(operation) && !matches!(answered, Err(Refusal::NotSpoken)) {
-            self.note_protocol(server, protocol);
-        }
-        match answered {
-            Ok(value) => Ok(Told { value, server: server.clone(), protocol }),
-            Err(refusal) => Err(refusal.into_error(operation, &server.name, subject())),
-        }
-    }
-
-    /// v1 is tried first: where both are there, only that has push.
-    fn protocol_of(&self, server: &Server) -> Protocol {
-        match self.protocol {
-            Protocol::Auto => server.protocol().unwrap_or(Protocol::V1),
-            fixed => fixed,
-        }
-    }
-
-    /// A server that speaks another protocol than before was replaced: it may not know what that was told.
-    fn note_protocol(&self, server: &Server, protocol: Protocol) {
-        match server.speaks(protocol) {
-            Some(before) if before != protocol => {
-                info!(self.log, "registry server speaks another protocol now";
-                    "server" => &server.name, "before" => ?before, "now" => ?protocol);
-                self.servers.next_generation();
-            }
-            _ => {}
-        }
-    }
-
-    /// One request in one protocol; once more after a new login when the token was refused.
-    async fn speak<T>(
-        &self,
-        server: &Rc<Server>,
-        operation: Operation,
-        protocol: Protocol,
-        make: &impl Fn(Protocol) -> Request,
-        read: &impl Fn(Protocol, &Answer) -> Result<T, Refusal>,
-    ) -> Result<Result<T, Refusal>, Error> {
-        let request = make(protocol);
-        let token = self.token(server).await?;
-        let outcome = self.send(server, operation, &request, token.as_deref()).await.map(|a| read(protocol, &a))?;
-        match (outcome, token) {
-            (Err(Refusal::TokenRefused(_)), Some(token)) => {
-                self.session.forget(&token);
-                let token = self.token(server).await?;
-                self.send(server, operation, &request, token.as_deref()).await.map(|a| read(protocol, &a))
-            }
-            (Err(Refusal::TokenRefused(said)), None) => {
-                Ok(Err(Refusal::Denied(format!("{said}; it wants a login: set credentials"))))
-            }
-            (outcome, _) => Ok(outcome),
-        }
-    }
-
-    async fn token(&self, server: &Rc<Server>) -> Result<Option<Rc<str>>, Error> {
-        self.session.token(|credentials| self.log_in(server, credentials)).await
-    }
-
-    async fn log_in(&self, server: &Rc<Server>, credentials: Credentials) -> Result<LoginAnswer, Error> {
-        let first = self.protocol_of(server);
-        let mut answered = self.log_in_by(server, first, &credentials).await?;
-        if self.protocol == Protocol::Auto && matches!(answered, Err(Refusal::NotSpoken)) {
-            answered = self.log_in_by(server, other(first), &credentials).await?;
-        }
-        answered.map_err(|refusal| refusal.into_error(Operation::Login, &server.name, &credentials.username))
-    }
-
-    async fn log_in_by(
-        &self,
-        server: &Server,
-        protocol: Protocol,
-        credentials: &Credentials,
-    ) -> Result<Result<LoginAnswer, Refusal>, Error> {
-        let Credentials { username, password } = credentials;
-        let (request, read): (_, fn(&Answer) -> _) = match protocol {
-            Protocol::V3 => (v3::login(username, password), v3::read_login),
-            _ => (v1::login(v1::LOGIN, username, password), v1::read_login),
-        };
-        let answer = self.send(server, Operation::Login, &request, None).await?;
-        Ok(read(&answer))
-    }
-
-    async fn send(
-        &self,
-        server: &Server,
-        operation: Operation,
-        request: &Request,
-        token: Option<&str>,
-    ) -> Result<Answer, Error> {
-        let sent = self.transport.send(&server.base_url, request, token).await;
-        sent.map_err(|none| none.into_error(operation, &server.name))
-    }
-
-    fn note_success(&self, server: &Rc<Server>) {
-        let failures = server.failures();
-        self.servers.succeeded(server);
-        if failures >= OUTAGE {
-            info!(self.log, "registry server is back"; "server" => &server.name);
-        }
-        self.note_connection(true);
-    }
-
-    fn note_failure(&self, server: &Rc<Server>, began: Instant, error: &Error) {
-        let failures = server.failures();
-        self.servers.failed(server, began, error);
-        debug!(self.log, "request to registry server failed"; "server" => &server.name, "error" => %error);
-        if failures < OUTAGE && server.failures() >= OUTAGE {
-            warn!(self.log, "registry server fails"; "server" => &server.name, "error" => %error);
-        }
-        self.note_connection(false);
-    }
-
-    /// A few failures are a hiccup: they change nothing.
-    fn note_connection(&self, answered: bool) {
-        let (failing, servers) = self.servers.failing();
-        let state = match failing {
-            0 if answered => ConnectionState::Connected,
-            0 => return,
-            _ if failing == servers => ConnectionState::Lost,
-            _ => ConnectionState::Degraded,
-        };
-        self.connection.send_if_modified(|now| std::mem::replace(now, state) != state);
-    }
-}
-
-fn other(protocol: Protocol) -> Protocol {
-    match protocol {
-        Protocol::V3 => Protocol::V1,
-        _ => Protocol::V3,
-    }
-}
-
-/// Whether a server that does not speak this operation in one protocol does not speak that protocol. Nacos 3.0 has lost
-/// the others from v1, and has them in v3's admin API, while it still speaks v1.
-fn is_in_every_api(operation: Operation) -> bool {
-    matches!(operation, Operation::Register | Operation::Deregister | Operation::List | Operation::Beat)
 }
 
 fn read_ok(protocol: Protocol, answer: &Answer) -> Result<(), Refusal> {

@@ -344,7 +344,7 @@ mod tests {
         servers.succeeded(&first);
         assert_eq!(ask(&servers, &[]).unwrap().name, "a:1");
         fail(&servers, &first);
-        let second = ask(&servers, &[first.clone()]).unwrap();
+        let second = ask(&servers, std::slice::from_ref(&first)).unwrap();
         servers.succeeded(&second);
         assert_eq!(servers.current().unwrap().name, "b:1");
         assert_eq!(servers.generation(), 1);

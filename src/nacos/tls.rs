@@ -81,13 +81,13 @@ pub(crate) mod connector {
 
 #[cfg(all(feature = "openssl", not(feature = "rustls")))]
 pub(crate) mod connector {
-    use openssl::ssl::{SslConnector, SslConnectorBuilder, SslFiletype, SslMethod};
+    use openssl::ssl::{SslConnector, SslFiletype, SslMethod};
 
     use super::{is_needed, unusable};
     use crate::{config::Config, error::Error};
 
     /// None where every server is asked by http.
-    pub(crate) fn client_config(config: &Config) -> Result<Option<SslConnectorBuilder>, Error> {
+    pub(crate) fn client_config(config: &Config) -> Result<Option<SslConnector>, Error> {
         if !is_needed(config)? {
             return Ok(None);
         }
@@ -104,6 +104,6 @@ pub(crate) mod connector {
                 .map_err(|error| unusable("client certificate", certificate, error))?;
             client.set_private_key_file(key, SslFiletype::PEM).map_err(|error| unusable("client key", key, error))?;
         }
-        Ok(Some(client))
+        Ok(Some(client.build()))
     }
 }

@@ -419,14 +419,16 @@ pub(crate) fn read_services(answer: &Answer) -> Result<ServiceListAnswer, Refusa
 }
 
 pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Refusal> {
+    let said = answer.excerpt();
     match answer.status {
-        // 3.0 keeps the path and has nothing behind it.
-        500 if answer.excerpt().contains("API Compatibility") => Err(Refusal::NotSpoken),
-        // An unknown user is a 500 on 2.x.
-        401 | 403 | 500 => Err(Refusal::Denied(format!("{}; check username and password", answer.excerpt()))),
-        404 | 405 | 410 | 501 => Err(Refusal::NotSpoken),
         200 => answer.json(),
-        status => Err(Refusal::Refused { status, body: answer.excerpt() }),
+        401 | 403 => Err(Refusal::Denied(format!("{said}; check username and password"))),
+        // An unknown user, or none, on 2.x.
+        500 if said.starts_with("caused: ") => Err(Refusal::Denied(format!("{said}; check username and password"))),
+        // 3.0 keeps the path and has nothing behind it.
+        500 if said.contains("API Compatibility") => Err(Refusal::NotSpoken),
+        404 | 405 | 410 | 501 => Err(Refusal::NotSpoken),
+        status => Err(Refusal::Refused { status, body: said }),
     }
 }
 
@@ -445,7 +447,7 @@ fn forbidden(answer: &Answer) -> Refusal {
     let said =
         serde_json::from_slice::<SpringError>(&answer.body).map_or_else(|_| answer.excerpt(), |error| error.message);
     let lower = said.to_lowercase();
-    if ["token expired", "token invalid", "user not found"].iter().any(|what| lower.contains(what)) {
+    if ["token expired", "token invalid", "user not found", "unknown user"].iter().any(|what| lower.contains(what)) {
         Refusal::TokenRefused(said)
     } else {
         Refusal::Denied(said)

@@ -1,13 +1,16 @@
 //! The Registry actor: owns the Nacos client, takes one message per operation, knows what should be registered and watched.
 
+mod beats;
 mod connection;
 mod instances;
 mod lists;
+mod modify;
 mod own;
 mod pushes;
 mod shutdown;
 mod status;
 mod subscriptions;
+mod target;
 
 use std::{
     future::Future,
@@ -25,20 +28,22 @@ use futures_util::{
 use slog::{debug, info, Logger};
 use tokio::sync::watch;
 
+pub use self::{
+    beats::SendHeartbeat,
+    connection::{ConnectionChanged, WatchConnection},
+    instances::{DeregisterInstance, RegisterInstance},
+    lists::{ListInstances, ListServices, ServiceList},
+    modify::{GetInstance, ModifyInstance},
+    pushes::PushStatus,
+    shutdown::{NotDeregistered, Shutdown, ShutdownGuard, ShutdownReport},
+    status::{GetStatus, InstanceStatus, RegistryStatus, ServerStatus, SessionStatus},
+    subscriptions::{Discover, StopSubscribe, Subscribe, Unsubscribe},
+};
 use self::{
     connection::{tell_of_connection, ConnectionListeners},
     own::OwnInstances,
     pushes::Pushes,
     subscriptions::Subscriptions,
-};
-pub use self::{
-    connection::{ConnectionChanged, WatchConnection},
-    instances::{DeregisterInstance, GetInstance, ModifyInstance, RegisterInstance, SendHeartbeat},
-    lists::{ListInstances, ListServices, ServiceList},
-    pushes::PushStatus,
-    shutdown::{NotDeregistered, Shutdown, ShutdownGuard, ShutdownReport},
-    status::{GetStatus, InstanceStatus, RegistryStatus, ServerStatus, SessionStatus},
-    subscriptions::{Discover, StopSubscribe, Subscribe, Unsubscribe},
 };
 use crate::{
     config::Config,

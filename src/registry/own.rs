@@ -79,10 +79,13 @@ impl OwnInstances {
     }
 }
 
+/// The number of a turn, and its end.
+type LastTurn = (u64, oneshot::Receiver<()>);
+
 /// For each instance, who comes last in the queue of those that talk to the server about it.
 #[derive(Default)]
 struct Turns {
-    queues: RefCell<HashMap<Arc<InstanceKey>, (u64, oneshot::Receiver<()>)>>,
+    queues: RefCell<HashMap<Arc<InstanceKey>, LastTurn>>,
     next: Cell<u64>,
 }
 

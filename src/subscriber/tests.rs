@@ -147,8 +147,9 @@ fn begin_with(settings: Settings, hosts: &[(&'static str, f64)]) -> World {
     let subscriber = Subscriber::new(service(), String::new(), registry.clone().downgrade().recipient(), settings);
     let subscriber = supervise::start(subscriber, 16, log);
     let ear = Ear::default().start();
-    subscriber.do_send(Listen(Listener::Strong(ear.clone().recipient())));
-    World { server, registry, subscriber, ear }
+    let world = World { server, registry, subscriber, ear };
+    world.listen(Listener::Strong(world.ear.clone().recipient()));
+    world
 }
 
 fn begin(hosts: &[(&'static str, f64)]) -> World {
@@ -156,6 +157,10 @@ fn begin(hosts: &[(&'static str, f64)]) -> World {
 }
 
 impl World {
+    fn listen(&self, listener: Listener) {
+        self.subscriber.do_send(Listen(listener));
+    }
+
     async fn told_after(&self, seconds: f64) -> Vec<ServiceChanged> {
         sleep(Duration::from_secs_f64(seconds)).await;
         self.ear.send(TellBack).await.unwrap()
@@ -190,11 +195,24 @@ async fn a_late_listener_is_told_the_present_list_at_once_and_a_known_one_is_not
     let world = begin(&[("1", 1.0)]);
     world.told_after(0.5).await;
     let late = Ear::default().start();
-    world.subscriber.do_send(Listen(Listener::Strong(late.clone().recipient())));
-    world.subscriber.do_send(Listen(Listener::Strong(world.ear.clone().recipient())));
+    world.listen(Listener::Strong(late.clone().recipient()));
+    world.listen(Listener::Strong(world.ear.clone().recipient()));
     assert!(world.told_after(0.1).await.is_empty());
     let told = late.send(TellBack).await.unwrap();
     assert!(told.len() == 1 && told[0].first);
+}
+
+#[actix::test]
+async fn a_listener_that_comes_as_the_last_one_leaves_is_told() {
+    let world = begin(&[("1", 1.0)]);
+    world.told_after(0.5).await;
+    world.subscriber.do_send(StopListening(None));
+    world.listen(Listener::Strong(world.ear.clone().recipient()));
+    let told = world.told_after(0.1).await;
+    assert!(told.len() == 1 && told[0].first);
+    world.subscriber.do_send(StopListening(None));
+    sleep(Duration::from_secs(1)).await;
+    assert!(!world.subscriber.connected(), "nobody is left, nobody is expected");
 }
 
 #[actix::test]
@@ -287,7 +305,7 @@ async fn with_protection_an_empty_list_needs_a_second_poll() {
 async fn a_full_listener_is_told_the_newest_list_compared_with_what_it_received() {
     let world = begin(&[("1", 1.0)]);
     let (slow, mailbox) = full_listener();
-    world.subscriber.do_send(Listen(Listener::Strong(slow.clone().recipient())));
+    world.listen(Listener::Strong(slow.clone().recipient()));
     world.told_after(0.5).await;
     for weight in [2.0, 3.0, 4.0] {
         world.server.0.borrow_mut().hosts = vec![("1", weight), ("2", weight)];
@@ -315,7 +333,7 @@ impl Supervised for Ear {}
 async fn a_weak_listener_is_told_and_not_kept_alive() {
     let world = begin(&[("1", 1.0)]);
     let weak = Ear::default().start();
-    world.subscriber.do_send(Listen(Listener::Weak(weak.clone().downgrade().recipient())));
+    world.listen(Listener::Weak(weak.clone().downgrade().recipient()));
     world.told_after(0.5).await;
     world.server.holds(&[("2", 1.0)]);
     world.told_after(1.2).await;

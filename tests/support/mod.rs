@@ -1,7 +1,7 @@
 //! What a test builds its world with: a server, a Registry at it, a listener that can be awaited.
 //!
 //! Helpers wait for a thing, never for a time, and give up after [`PATIENCE`], far beyond what any of them takes.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod fake;
 

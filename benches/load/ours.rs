@@ -1,0 +1,124 @@
+//! The client that is measured, driven as an application drives it.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use actix::Addr;
+use actix_nacos::{Config, DeregisterInstance, Discover, ListInstances, RegisterInstance, Registry};
+use actix_rt::time::sleep;
+use futures_util::{future::join_all, stream, StreamExt as _};
+
+use crate::{
+    measure::{memory, Figures, Meter},
+    stub::BEAT_INTERVAL,
+    Options, Target, Window, IN_FLIGHT,
+};
+
+/// After this every instance has beaten, and what comes is what stays.
+const WARM_UP: Duration = Duration::from_secs(2);
+
+fn start(address: SocketAddr, client: &str) -> Addr<Registry> {
+    let second = Duration::from_secs(1);
+    let config = Config::new(address.to_string()).poll_interval(second, second);
+    match client {
+        // On the thread of the caller, as `Registry::start_here` promises: no wake-ups between threads.
+        "here" => Registry::start_here(config).expect("it starts"),
+        _ => Registry::start(config).expect("it starts"),
+    }
+}
+
+pub(crate) fn service(number: usize, options: &Options) -> String {
+    format!("orders-{}", number % options.services)
+}
+
+pub(crate) fn ip(number: usize) -> String {
+    format!("10.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255)
+}
+
+async fn register_all(registry: &Addr<Registry>, options: &Options) {
+    let one = |number| {
+        registry
+            .send(RegisterInstance::new(service(number, options), ip(number + 1), 8080).metadata("zone", "a"))
+    };
+    let answers = stream::iter(0..options.instances).map(one).buffer_unordered(IN_FLIGHT);
+    answers.for_each(|answer| async { answer.expect("it lives").expect("registered") }).await;
+}
+
+/// Nothing but heartbeats.
+pub(crate) async fn beats(options: &Options, target: &Target) -> Figures {
+    let registry = start(target.address, "thread");
+    let (before, _) = memory();
+    register_all(&registry, options).await;
+    sleep(BEAT_INTERVAL + WARM_UP).await;
+    let window = Window::open(target);
+    sleep(Duration::from_secs_f64(options.seconds)).await;
+    let nominal = options.instances as f64 * options.seconds / BEAT_INTERVAL.as_secs_f64();
+    let mut figures = window.close(nominal, |counts| counts.beats);
+    let growth = figures["rss_kib"] - before;
+    figures.insert("kib_each".into(), growth / options.instances as f64);
+    figures
+}
+
+/// Lists, as many as it can give.
+pub(crate) async fn lists(options: &Options, target: &Target, client: &str) -> Figures {
+    let registry = start(target.address, client);
+    let until = Instant::now() + Duration::from_secs_f64(options.seconds);
+    let window = Window::open(target);
+    let ask = |number| {
+        let (registry, service) = (&registry, service(number, options));
+        async move {
+            let mut asked = 0;
+            while Instant::now() < until {
+                let list = registry.send(ListInstances::new(&service)).await.expect("it lives").expect("a list");
+                asked += usize::from(list.hosts.len() < usize::MAX);
+            }
+            asked
+        }
+    };
+    let asked: usize = join_all((0..IN_FLIGHT).map(ask)).await.into_iter().sum();
+    window.close(asked as f64, |counts| counts.lists)
+}
+
+/// Registers all, then deregisters all.
+pub(crate) async fn register(options: &Options, target: &Target, client: &str) -> Figures {
+    let registry = start(target.address, client);
+    let registering = Meter::start();
+    register_all(&registry, options).await;
+    let registering = registering.read();
+    let deregistering = Meter::start();
+    let one = |number| registry.send(DeregisterInstance::new(service(number, options), ip(number + 1), 8080));
+    let answers = stream::iter(0..options.instances).map(one).buffer_unordered(IN_FLIGHT);
+    answers.for_each(|answer| async { answer.expect("it lives").expect("deregistered") }).await;
+    both(options.instances, registering, deregistering.read())
+}
+
+pub(crate) fn both(instances: usize, registering: (f64, f64), deregistering: (f64, f64)) -> Figures {
+    let instances = instances as f64;
+    Figures::from([
+        ("registered_per_second".into(), instances / registering.1),
+        ("register_cpu_us".into(), registering.0 / instances),
+        ("deregistered_per_second".into(), instances / deregistering.1),
+        ("deregister_cpu_us".into(), deregistering.0 / instances),
+    ])
+}
+
+/// Views of services in which nothing changes, each polled once a second.
+pub(crate) async fn watch(options: &Options, target: &Target) -> Figures {
+    let registry = start(target.address, "thread");
+    let (before, _) = memory();
+    let mut views = Vec::new();
+    for number in 0..options.services {
+        let view = registry.send(Discover::new(service(number, options))).await.expect("it lives").expect("a view");
+        view.ready().await.expect("a first list");
+        views.push(view);
+    }
+    sleep(WARM_UP).await;
+    let window = Window::open(target);
+    sleep(Duration::from_secs_f64(options.seconds)).await;
+    let mut figures = window.close(options.services as f64 * options.seconds, |counts| counts.lists);
+    let growth = figures["rss_kib"] - before;
+    figures.insert("kib_each".into(), growth / options.services as f64);
+    figures
+}

@@ -1,0 +1,187 @@
+//! All measurements in one run, as tables: the goals, and the growth.
+
+use crate::{
+    measure::{median, run_apart, Figures},
+    Options,
+};
+
+/// How much of everything.
+pub(crate) struct Size {
+    runs: usize,
+    seconds: f64,
+    many: usize,
+    /// In one process, for the largest load.
+    most: usize,
+    services: usize,
+    growth_instances: &'static [usize],
+    growth_services: &'static [usize],
+}
+
+pub(crate) const FULL: Size = Size {
+    runs: 3,
+    seconds: 8.0,
+    many: 10_000,
+    most: 100_000,
+    services: 1_000,
+    growth_instances: &[1_000, 3_000, 10_000, 30_000, 100_000],
+    growth_services: &[1, 10, 100, 1_000],
+};
+
+pub(crate) const SMOKE: Size = Size {
+    runs: 1,
+    seconds: 0.2,
+    many: 64,
+    most: 64,
+    services: 16,
+    growth_instances: &[16],
+    growth_services: &[2],
+};
+
+/// Each client once in every round, so that what slows the machine slows both; of each figure the median.
+fn rounds(runs: usize, options: &Options, clients: &[&str]) -> Vec<Runs> {
+    let mut all: Vec<Runs> = clients.iter().map(|_| Runs(Vec::new())).collect();
+    for _ in 0..runs {
+        for (client, runs) in clients.iter().zip(&mut all) {
+            let options = Options { client: (*client).into(), ..options.clone() };
+            runs.0.extend(run_apart(&options.arguments(), options.limit()));
+        }
+    }
+    all
+}
+
+struct Runs(Vec<Figures>);
+
+impl Runs {
+    fn median(&self, name: &str) -> f64 {
+        median(self.0.iter().filter_map(|figures| figures.get(name).copied()).collect())
+    }
+
+    fn ratio(&self, other: &Runs, name: &str) -> f64 {
+        let pairs = self.0.iter().zip(&other.0);
+        median(pairs.map(|(own, other)| own.get(name).zip(other.get(name)).map_or(f64::NAN, |(a, b)| a / b)).collect())
+    }
+}
+
+fn base(scenario: &str, size: &Size) -> Options {
+    Options {
+        scenario: scenario.into(),
+        client: "ours".into(),
+        instances: 1_000.min(size.many),
+        services: 10,
+        hosts: 10,
+        seconds: size.seconds,
+        against: None,
+    }
+}
+
+fn row(work: &str, ours: &str, beside: &str, ratio: f64, goal: &str) {
+    println!("| {work} | {ours} | {beside} | {ratio:.2} | {goal} |");
+}
+
+/// The goals that need no peer.
+pub(crate) fn goals(size: &Size) {
+    println!("| work | ours | raw awc | ratio | goal |\n|---|---|---|---|---|");
+    steady_beats(size);
+    crowd(size);
+    lists(size);
+    registering(size);
+    watching(size);
+}
+
+fn steady_beats(size: &Size) {
+    for instances in [1_000.min(size.many), size.many / 2] {
+        let options = Options { instances, ..base("beats", size) };
+        let runs = rounds(size.runs, &options, &["ours", "raw"]);
+        let (ours, raw) = (&runs[0], &runs[1]);
+        let told = format!(
+            "{:.1} µs; RSS {:.1} MB, at most {:.1}; {} connections, {} closed; latest beat {} ms late",
+            ours.median("cpu_us"),
+            ours.median("rss_kib") / 1024.0,
+            ours.median("peak_kib") / 1024.0,
+            ours.median("connections"),
+            ours.median("closed"),
+            ours.median("latest_ms"),
+        );
+        let work = format!("CPU per beat, {instances} instances");
+        row(&work, &told, &format!("{:.1} µs", raw.median("cpu_us")), ours.ratio(raw, "cpu_us"), "RSS 10 MB, 0 closed");
+    }
+}
+
+fn crowd(size: &Size) {
+    let options = Options { instances: size.most, seconds: size.seconds * 1.5, ..base("beats", size) };
+    let runs = rounds(1, &options, &["ours", "raw"]);
+    let (ours, raw) = (&runs[0], &runs[1]);
+    let told = format!(
+        "{:.2} cores, {:.2} KiB each; {} connections, {} closed; {} beats late, the latest {} ms",
+        ours.median("cores"),
+        ours.median("kib_each"),
+        ours.median("connections"),
+        ours.median("closed"),
+        ours.median("late"),
+        ours.median("latest_ms"),
+    );
+    let work = format!("{} instances", size.most);
+    let goal = "0.4 cores, 2.5 KiB each, 64 connections, none 1 s late";
+    row(&work, &told, &format!("{:.2} cores", raw.median("cores")), ours.ratio(raw, "cores"), goal);
+}
+
+fn lists(size: &Size) {
+    let options = Options { seconds: size.seconds / 3.0, ..base("lists", size) };
+    let runs = rounds(size.runs, &options, &["ours", "here", "raw"]);
+    let raw = &runs[2];
+    for (ours, where_) in [(&runs[0], "own thread"), (&runs[1], "caller's thread")] {
+        let (speed, raw_speed) = (ours.median("per_second"), raw.median("per_second"));
+        let work = format!("lists, 64 in flight, {where_}");
+        let goal = "at least 0.9";
+        row(&work, &format!("{speed:.0}/s"), &format!("{raw_speed:.0}/s"), ours.ratio(raw, "per_second"), goal);
+        let (cpu, raw_cpu) = (ours.median("cpu_us"), raw.median("cpu_us"));
+        let work = format!("their CPU, {where_}");
+        row(&work, &format!("{cpu:.1} µs"), &format!("{raw_cpu:.1} µs"), ours.ratio(raw, "cpu_us"), "at most 1.15");
+    }
+}
+
+fn registering(size: &Size) {
+    let options = Options { instances: size.many, ..base("register", size) };
+    let runs = rounds(size.runs, &options, &["ours", "raw"]);
+    let (ours, raw) = (&runs[0], &runs[1]);
+    for (work, speed, cpu) in [
+        ("registering", "registered_per_second", "register_cpu_us"),
+        ("deregistering", "deregistered_per_second", "deregister_cpu_us"),
+    ] {
+        let told = |runs: &Runs| format!("{:.0}/s, {:.1} µs CPU", runs.median(speed), runs.median(cpu));
+        row(&format!("{work} {}", size.many), &told(ours), &told(raw), ours.ratio(raw, speed), "at least 0.9");
+    }
+}
+
+fn watching(size: &Size) {
+    let options = Options { services: size.services, ..base("watch", size) };
+    let runs = rounds(size.runs, &options, &["ours", "raw"]);
+    let (ours, raw) = (&runs[0], &runs[1]);
+    let told = |runs: &Runs| format!("{:.1} µs", runs.median("cpu_us"));
+    let work = format!("CPU per poll, {} services", size.services);
+    row(&work, &told(ours), &told(raw), ours.ratio(raw, "cpu_us"), "at most 1.3");
+}
+
+/// How the costs grow with instances and services.
+pub(crate) fn growth(size: &Size) {
+    println!("\n| instances | services | CPU per beat | cores | KiB each | latest beat |\n|---|---|---|---|---|---|");
+    let by_instances = size.growth_instances.iter().map(|instances| (*instances, 10));
+    let by_services = size.growth_services.iter().map(|services| (size.many, *services));
+    for (instances, services) in by_instances.chain(by_services) {
+        let options = Options { instances, services, ..base("beats", size) };
+        let ours = &rounds(1, &options, &["ours"])[0];
+        println!(
+            "| {instances} | {services} | {:.1} µs | {:.3} | {:.2} | {:.0} ms |",
+            ours.median("cpu_us"),
+            ours.median("cores"),
+            ours.median("kib_each"),
+            ours.median("latest_ms"),
+        );
+    }
+    println!("\n| services watched | CPU per poll | KiB each |\n|---|---|---|");
+    for services in size.growth_services {
+        let options = Options { services: *services, ..base("watch", size) };
+        let ours = &rounds(1, &options, &["ours"])[0];
+        println!("| {services} | {:.1} µs | {:.1} |", ours.median("cpu_us"), ours.median("kib_each"));
+    }
+}

@@ -1,0 +1,150 @@
+//! Who gets how many calls: `cargo run --example discover`.
+//!
+//! Threads choose instances from one view without a pause while instances come, change and go; after each change the
+//! shares of the calls follow the weights.
+
+mod cli;
+
+use std::{
+    collections::BTreeMap,
+    process::{id, ExitCode},
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        Arc,
+    },
+    thread,
+    time::Duration,
+};
+
+use actix::Addr;
+use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+use actix_rt::time::{sleep, timeout};
+
+const HELP: &str = "\
+Chooses instances from several threads while they come and go, and compares the shares with the weights.
+
+Usage: discover [OPTIONS]
+
+  --server HOST:PORT  use this Nacos; else the one in NACOS_SERVER_ADDR, else one inside this process
+  --threads N         threads that choose [4]
+  --for SECS          time for each of the three phases [1]
+  --help              print this";
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How far a share may be from what the weights say. The standard deviation of 100,000 choices is a tenth of it.
+const TOLERANCE: f64 = 0.015;
+/// While the list changes nobody counts.
+const BETWEEN: usize = usize::MAX;
+const END: usize = usize::MAX - 1;
+
+/// For each phase, how often each instance was chosen.
+type Tally = BTreeMap<(usize, String), u64>;
+
+#[actix::main]
+async fn main() -> ExitCode {
+    cli::log_to_stderr();
+    let mut arguments = cli::Arguments::read(HELP);
+    let config = arguments.config();
+    let threads: usize = arguments.option("threads").unwrap_or(4);
+    let time = arguments.seconds("for").unwrap_or(Duration::from_secs(1));
+    arguments.finish();
+    cli::ended(run(config, threads, time).await)
+}
+
+async fn run(config: Option<Config>, threads: usize, time: Duration) -> Result<(), Box<dyn std::error::Error>> {
+    let embedded = if config.is_none() { Some(EmbeddedServer::start()?) } else { None };
+    let address = embedded.as_ref().map(EmbeddedServer::server_address).unwrap_or_default();
+    let second = Duration::from_secs(1);
+    let config = config.unwrap_or_else(|| Config::new(address)).poll_interval(second, second);
+    let registry = Registry::start(config)?;
+    let service = format!("discover-{}", id());
+    let instance = |last: u8| RegisterInstance::new(&service, format!("10.0.0.{last}"), 8080);
+
+    registry.send(instance(1).weight(1.0)).await??;
+    registry.send(instance(2).weight(2.0)).await??;
+    registry.send(instance(3).weight(5.0)).await??;
+    let mut view = registry.send(Discover::new(&service)).await??;
+    until(&mut view, |list| list.len() == 3).await?;
+
+    let phase = Arc::new(AtomicUsize::new(BETWEEN));
+    let choosers: Vec<_> = (0..threads).map(|_| choose(view.clone(), phase.clone())).collect();
+    let mut expected = Vec::new();
+    expected.push(("three instances", count(&view, &phase, 0, time).await));
+    registry.send(instance(4).weight(2.0)).await??;
+    until(&mut view, |list| list.len() == 4).await?;
+    expected.push(("one has come", count(&view, &phase, 1, time).await));
+    change_and_go(&registry, &service).await?;
+    until(&mut view, |list| list.len() == 3 && list.iter().any(|host| host.weight == 10.0)).await?;
+    expected.push(("one has gone, one weighs more", count(&view, &phase, 2, time).await));
+    phase.store(END, Ordering::Release);
+
+    let mut tally = Tally::new();
+    for chooser in choosers {
+        let chosen = chooser.join().map_err(|_| "a thread panicked")?;
+        chosen.into_iter().for_each(|(place, times)| *tally.entry(place).or_default() += times);
+    }
+    registry.send(Shutdown::default()).await??;
+    compare(&tally, &expected)
+}
+
+async fn change_and_go(registry: &Addr<Registry>, service: &str) -> Result<(), Error> {
+    registry.send(ModifyInstance::new(service, "10.0.0.1", 8080).weight(10.0)).await??;
+    registry.send(DeregisterInstance::new(service, "10.0.0.3", 8080)).await?
+}
+
+/// Waits until the view shows what was changed.
+async fn until(
+    view: &mut ServiceView,
+    shows: impl Fn(&[Arc<Instance>]) -> bool,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let shown = async {
+        while !shows(&view.instances()) {
+            view.changed().await?;
+        }
+        Ok::<(), Error>(())
+    };
+    Ok(timeout(PATIENCE, shown).await.map_err(|_| "the change was not shown")??)
+}
+
+/// Lets the threads count for a while; gives the weights of that time.
+async fn count(view: &ServiceView, phase: &AtomicUsize, number: usize, time: Duration) -> BTreeMap<String, f64> {
+    phase.store(number, Ordering::Release);
+    sleep(time).await;
+    phase.store(BETWEEN, Ordering::Release);
+    view.instances().iter().map(|host| (host.authority(), host.weight)).collect()
+}
+
+/// A thread of the application, no runtime in it.
+fn choose(view: ServiceView, phase: Arc<AtomicUsize>) -> thread::JoinHandle<Tally> {
+    thread::spawn(move || {
+        let mut tally = Tally::new();
+        loop {
+            let before = phase.load(Ordering::Acquire);
+            let chosen = view.select_one().map(|instance| instance.authority());
+            match (before, chosen) {
+                (END, _) => return tally,
+                (BETWEEN, _) | (_, None) => thread::yield_now(),
+                (number, Some(chosen)) => *tally.entry((number, chosen)).or_default() += 1,
+            }
+        }
+    })
+}
+
+fn compare(tally: &Tally, expected: &[(&str, BTreeMap<String, f64>)]) -> Result<(), Box<dyn std::error::Error>> {
+    let mut worst: f64 = 0.0;
+    for (number, (title, weights)) in expected.iter().enumerate() {
+        let total: u64 = tally.iter().filter(|((phase, _), _)| *phase == number).map(|(_, times)| times).sum();
+        let whole: f64 = weights.values().sum();
+        println!("{title}: {total} choices");
+        for (address, weight) in weights {
+            let times = tally.get(&(number, address.clone())).copied().unwrap_or_default();
+            let (share, wanted) = (times as f64 / total as f64, weight / whole);
+            println!("  {address}  weight {weight:>4}  wanted {wanted:.3}  chosen {share:.3}");
+            worst = worst.max((share - wanted).abs());
+        }
+    }
+    if worst < TOLERANCE {
+        return Ok(());
+    }
+    Err(format!("a share is {worst:.3} off").into())
+}

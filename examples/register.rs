@@ -1,0 +1,122 @@
+//! Keeps instances registered: `cargo run --example register -- --server 127.0.0.1:8848 --service orders --ip 10.0.0.7
+//! --port 8080`.
+
+mod cli;
+
+use std::{
+    net::Ipv4Addr,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use actix::Addr;
+use actix_nacos::{prelude::*, Metadata};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+
+const HELP: &str = "\
+Registers instances, keeps them alive, and deregisters them at the end: on Ctrl-C, SIGTERM, or after --for.
+Prints `REGISTERED <seconds>` when all are registered.
+
+Usage: register --server HOST:PORT --service SERVICE --ip IP --port PORT [OPTIONS]
+
+  --server HOST:PORT    the Nacos; several comma separated; else NACOS_SERVER_ADDR
+  --service SERVICE     the service, or GROUP@@SERVICE
+  --ip IP               the address of the first instance
+  --port PORT           its port
+  --count N             register N instances [1]: ports count up, and after 65535 the last part of the ip
+  --for SECS            end after so long [on a signal only]
+  --group GROUP         the group [DEFAULT_GROUP]
+  --cluster CLUSTER     the cluster [DEFAULT]
+  --weight WEIGHT       the weight [1]
+  --metadata KEY=VALUE  a pair of metadata; may be given several times
+  --help                print this";
+
+/// So many registrations are under way at once.
+const AT_ONCE: usize = 256;
+
+#[actix::main]
+async fn main() -> ExitCode {
+    cli::log_to_stderr();
+    let mut arguments = cli::Arguments::read(HELP);
+    let config = arguments.required_config();
+    let last = arguments.seconds("for");
+    let instances = instances(&mut arguments);
+    arguments.finish();
+    cli::ended(run(config, instances, last).await)
+}
+
+async fn run(config: Config, instances: Vec<RegisterInstance>, last: Option<Duration>) -> Result<(), Error> {
+    let registry = Registry::start(config)?;
+    tokio::select! {
+        outcome = register(&registry, instances) => outcome?,
+        () = cli::told_to_end(None) => return go(&registry).await,
+    }
+    cli::told_to_end(last).await;
+    go(&registry).await
+}
+
+async fn register(registry: &Addr<Registry>, instances: Vec<RegisterInstance>) -> Result<(), Error> {
+    let began = Instant::now();
+    let register = |instance| async { registry.send(instance).await? };
+    stream::iter(instances).map(register).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    println!("REGISTERED {:.3}", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+async fn go(registry: &Addr<Registry>) -> Result<(), Error> {
+    let began = Instant::now();
+    let report = registry.send(Shutdown::default().deadline(Duration::from_secs(30))).await??;
+    let taken = began.elapsed().as_secs_f64();
+    eprintln!("{} deregistered, {} failed, {taken:.3} s", report.deregistered, report.failed.len());
+    match report.failed.into_iter().next() {
+        None => Ok(()),
+        Some(failed) => Err(failed.error),
+    }
+}
+
+/// All instances that the command line asks for.
+fn instances(arguments: &mut cli::Arguments) -> Vec<RegisterInstance> {
+    let service: String = arguments.required("service");
+    let (ip, port): (String, u16) = (arguments.required("ip"), arguments.required("port"));
+    let count: usize = arguments.option("count").unwrap_or(1);
+    let (group, cluster): (Option<String>, Option<String>) = (arguments.option("group"), arguments.option("cluster"));
+    let weight: f64 = arguments.option("weight").unwrap_or(1.0);
+    let metadata: Metadata = arguments.all("metadata").iter().map(|pair| key_and_value(arguments, pair)).collect();
+    let instance = |(ip, port): (String, u16)| {
+        let mut instance = RegisterInstance::new(&service, ip, port).weight(weight).with_metadata(metadata.clone());
+        if let Some(group) = &group {
+            instance = instance.group(group);
+        }
+        if let Some(cluster) = &cluster {
+            instance = instance.cluster(cluster);
+        }
+        instance
+    };
+    let places: Option<Vec<_>> = (0..count).map(|step| place(&ip, port, step)).collect();
+    match places {
+        Some(places) => places.into_iter().map(instance).collect(),
+        None => {
+            arguments.refuse(format!("--count {count}: after port 65535 the last part of {ip} cannot count so far"))
+        }
+    }
+}
+
+fn key_and_value(arguments: &cli::Arguments, pair: &str) -> (String, String) {
+    match pair.split_once('=') {
+        Some((key, value)) => (key.to_owned(), value.to_owned()),
+        None => arguments.refuse(format!("--metadata wants KEY=VALUE, not {pair:?}")),
+    }
+}
+
+/// Where the instance `step` places after the first one lives: the next port, and after the last one the next ip.
+fn place(ip: &str, port: u16, step: usize) -> Option<(String, u16)> {
+    const PORTS: usize = u16::MAX as usize;
+    let from_one = usize::from(port).saturating_sub(1) + step;
+    let (ips, port) = (from_one / PORTS, u16::try_from(from_one % PORTS + 1).ok()?);
+    if ips == 0 {
+        return Some((ip.to_owned(), port));
+    }
+    let [a, b, c, d] = ip.parse::<Ipv4Addr>().ok()?.octets();
+    let d = u8::try_from(usize::from(d) + ips).ok()?;
+    Some((Ipv4Addr::new(a, b, c, d).to_string(), port))
+}

@@ -1,0 +1,51 @@
+# The one door: CI calls the same commands.
+
+default:
+    @just --list
+
+# Everything that is quick and must hold before a commit.
+check: fmt-check clippy test doc
+
+fmt:
+    cargo fmt
+
+fmt-check:
+    cargo fmt --check
+
+clippy:
+    cargo clippy --all-targets --all-features -- -D warnings
+
+test:
+    cargo test
+
+# The tests of the TLS features too.
+test-all:
+    cargo test --all-features
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features
+
+# Every feature alone and all together, without what only tests need.
+features:
+    cargo hack --feature-powerset --exclude-features default --no-dev-deps check
+
+deny:
+    cargo deny check licenses bans sources
+
+# Needs the advisory database, which is fetched.
+advisories:
+    cargo deny check advisories
+
+quickstart:
+    cargo run --example quickstart
+
+# Against a server that runs already: `just conformance 127.0.0.1:8848`; without one, on the embedded server.
+conformance server="":
+    NACOS_SERVER_ADDR={{ server }} cargo test --test conformance
+
+bench *arguments:
+    cargo bench {{ arguments }}
+
+# All that must pass before a merge.
+ci:
+    .ci/run

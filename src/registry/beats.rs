@@ -1,0 +1,186 @@
+//! Signs of life: heartbeats by hand, those of our Heartbeats, and registering again what a server may have forgotten.
+
+use std::{sync::Arc, time::Instant};
+
+use actix::{Context, Handler, Message, ResponseFuture};
+use slog::{debug, info};
+
+use super::{
+    target::{target_setters, Target},
+    Desk, Registry,
+};
+use crate::{
+    error::Error,
+    heartbeat::{Beat, BeatKind, Beaten, HeartbeatReply},
+    instance::{Instance, InstanceKey},
+    nacos::{Operation, Patience},
+};
+
+/// Sends one heartbeat by hand. A server that does not know the instance registers it.
+///
+/// Instances that were registered by [`RegisterInstance`] have a Heartbeat and need none by hand.
+///
+/// # Errors
+/// [`Error::InvalidInput`] naming the field, for a persistent instance too: those have no heartbeats; what the server says.
+#[derive(Debug, Clone, PartialEq, Message)]
+#[rtype(result = "Result<HeartbeatReply, Error>")]
+pub struct SendHeartbeat {
+    target: Target,
+    values: Instance,
+}
+
+impl SendHeartbeat {
+    /// A heartbeat of `ip:port` of `service` (or `GROUP@@service`).
+    pub fn new(service: impl Into<String>, ip: impl Into<String>, port: u16) -> Self {
+        SendHeartbeat { target: Target::new(service, ip, port), values: Instance::new("", port) }
+    }
+
+    target_setters!();
+
+    /// The weight with which an unknown instance is registered, 0 to 10,000. Default: 1.
+    #[must_use]
+    pub fn weight(mut self, weight: f64) -> Self {
+        self.values.weight = weight;
+        self
+    }
+
+    /// Adds one pair to the metadata with which an unknown instance is registered. Default: none.
+    #[must_use]
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.values.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// Whether the instance is ephemeral. Default: true; a persistent one has no heartbeats and is refused.
+    #[must_use]
+    pub fn ephemeral(mut self, ephemeral: bool) -> Self {
+        self.values.ephemeral = ephemeral;
+        self
+    }
+
+    fn resolve(self) -> Result<(Arc<InstanceKey>, Instance), Error> {
+        if !self.values.ephemeral {
+            let reason = "a persistent instance has no heartbeats: the server checks its health by itself";
+            return Err(Error::invalid("ephemeral", reason));
+        }
+        self.target.with_values(self.values)
+    }
+}
+
+impl Handler<SendHeartbeat> for Registry {
+    type Result = ResponseFuture<Result<HeartbeatReply, Error>>;
+
+    fn handle(&mut self, message: SendHeartbeat, _: &mut Context<Self>) -> Self::Result {
+        self.answer(Operation::Beat, |desk| {
+            let taken = message.resolve().map(|(key, instance)| (desk.own.queue(&key), key, instance));
+            async move {
+                let (mut turn, key, instance) = taken?;
+                turn.come().await;
+                if desk.own.get(&key, |own| own.instance.ephemeral) == Some(false) {
+                    return Err(Error::invalid("ephemeral", "the instance is registered as persistent: no heartbeats"));
+                }
+                desk.beat_by_hand(&key, &instance).await
+            }
+        })
+    }
+}
+
+impl Desk {
+    /// v1 registers the unknown instance of a beat by itself; v3's beats are the key alone, so that is a request of its own.
+    async fn beat_by_hand(&self, key: &InstanceKey, instance: &Instance) -> Result<HeartbeatReply, Error> {
+        let reply = self.nacos.beat(&key.service, instance, false, Patience::Operation).await?;
+        if !reply.is_unknown() {
+            return Ok(reply);
+        }
+        self.nacos.register(&key.service, instance, Patience::Operation).await?;
+        Ok(HeartbeatReply::taken())
+    }
+}
+
+/// Of our own Heartbeats: only for what is still wanted, with the values that are wanted now.
+impl Handler<Beat> for Registry {
+    type Result = ResponseFuture<Result<Beaten, Error>>;
+
+    fn handle(&mut self, beat: Beat, _: &mut Context<Self>) -> Self::Result {
+        self.answer(Operation::Beat, |desk| {
+            let mut turn = desk.own.queue(&beat.key);
+            async move {
+                turn.come().await;
+                let outcome = desk.beat(&beat).await;
+                desk.note_beat(&beat.key, &outcome);
+                outcome
+            }
+        })
+    }
+}
+
+impl Desk {
+    async fn beat(&self, beat: &Beat) -> Result<Beaten, Error> {
+        let Some((instance, known_to)) = self.own.get(&beat.key, |own| (own.instance.clone(), own.known_to)) else {
+            return Ok(Beaten::NotWanted);
+        };
+        let generation = self.nacos.generation();
+        if beat.kind == BeatKind::Register || known_to != Some(generation) {
+            return self.register_again(&beat.key, &instance, Patience::Round).await;
+        }
+        let light = beat.kind == BeatKind::Light;
+        let reply = self.nacos.beat(&beat.key.service, &instance, light, Patience::Round).await?;
+        if reply.is_unknown() {
+            return Ok(Beaten::Forgotten);
+        }
+        // The beat itself found a connection broken: the server that took it may be a new one, which has the instance
+        // from a light beat without its weight and metadata (r-nacos).
+        if self.nacos.generation() != generation {
+            return self.register_again(&beat.key, &instance, Patience::Round).await;
+        }
+        Ok(Beaten::Taken(reply))
+    }
+
+    async fn register_again(
+        &self,
+        key: &InstanceKey,
+        instance: &Instance,
+        patience: Patience,
+    ) -> Result<Beaten, Error> {
+        self.nacos.register(&key.service, instance, patience).await?;
+        let generation = self.nacos.generation();
+        let first = self.own.get(key, |own| own.known_to.is_none()).unwrap_or(false);
+        self.own.update(key, |own| own.known_to = Some(generation));
+        if first {
+            info!(self.log, "instance registered, now that the server can be reached"; "instance" => %key);
+        } else {
+            debug!(self.log, "instance registered again"; "instance" => %key);
+        }
+        Ok(if instance.ephemeral { Beaten::Registered } else { Beaten::NotWanted })
+    }
+
+    /// Persistent instances have no Heartbeat that would notice that a server does not know them.
+    pub(super) async fn restore_persistent(&self) {
+        let generation = self.nacos.generation();
+        let mut lost = Vec::new();
+        self.own.for_each(|own| {
+            if !own.instance.ephemeral && own.heartbeat.is_none() && own.known_to != Some(generation) {
+                lost.push(own.key.clone());
+            }
+        });
+        for key in lost {
+            let mut turn = self.own.queue(&key);
+            turn.come().await;
+            let Some(instance) = self.own.get(&key, |own| own.instance.clone()) else { continue };
+            let outcome = self.register_again(&key, &instance, Patience::Operation).await;
+            self.note_beat(&key, &outcome);
+        }
+    }
+
+    fn note_beat(&self, key: &InstanceKey, outcome: &Result<Beaten, Error>) {
+        self.own.update(key, |own| match outcome {
+            Ok(Beaten::Forgotten | Beaten::NotWanted) => {}
+            Ok(_) => {
+                own.beats += 1;
+                own.last_success = Some(Instant::now());
+                own.last_error = None;
+            }
+            Err(error) => own.last_error = Some(error.clone()),
+        });
+    }
+}

@@ -1,0 +1,172 @@
+//! Messages that read one instance, and change some of its values.
+
+use std::{rc::Rc, sync::Arc};
+
+use actix::{Context, Handler, Message, ResponseFuture};
+
+use super::{
+    target::{target_setters, Target},
+    Desk, Registry,
+};
+use crate::{
+    error::Error,
+    instance::{Instance, InstanceKey, Metadata},
+    nacos::{Operation, Patience},
+};
+
+/// Changes some values of an instance; what is not given stays as it is, on every server.
+///
+/// An own instance is registered again with the merged values, and keeps them. Of somebody else's the present values are
+/// read first (GET and list together, since neither tells all), then all are written.
+///
+/// # Errors
+/// [`Error::NotFound`]; [`Error::Unsupported`] where the server does not tell what is so now, or takes no changes;
+/// [`Error::InvalidInput`] naming the field.
+#[derive(Debug, Clone, PartialEq, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct ModifyInstance {
+    target: Target,
+    weight: Option<f64>,
+    metadata: Option<Metadata>,
+    enabled: Option<bool>,
+}
+
+impl ModifyInstance {
+    /// Changes `ip:port` of `service` (or `GROUP@@service`).
+    pub fn new(service: impl Into<String>, ip: impl Into<String>, port: u16) -> Self {
+        ModifyInstance { target: Target::new(service, ip, port), weight: None, metadata: None, enabled: None }
+    }
+
+    target_setters!();
+
+    /// Its new weight, 0 to 10,000.
+    #[must_use]
+    pub fn weight(mut self, weight: f64) -> Self {
+        self.weight = Some(weight);
+        self
+    }
+
+    /// Its new metadata, instead of all that it has.
+    #[must_use]
+    pub fn metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = Some(metadata);
+        self
+    }
+
+    /// Whether it takes calls from now on.
+    #[must_use]
+    pub fn enabled(mut self, enabled: bool) -> Self {
+        self.enabled = Some(enabled);
+        self
+    }
+
+    fn apply_to(&self, instance: &Instance) -> Result<Instance, Error> {
+        let mut changed = instance.clone();
+        changed.weight = self.weight.unwrap_or(changed.weight);
+        changed.enabled = self.enabled.unwrap_or(changed.enabled);
+        if let Some(metadata) = &self.metadata {
+            changed.metadata.clone_from(metadata);
+        }
+        changed.validate()?;
+        Ok(changed)
+    }
+
+    /// The key, if the given values are acceptable whatever the instance is like.
+    fn validate(&self) -> Result<Arc<InstanceKey>, Error> {
+        let key = self.target.key()?;
+        self.apply_to(&Instance::new(&key.ip, key.port)).map(|_| key)
+    }
+}
+
+impl Handler<ModifyInstance> for Registry {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, message: ModifyInstance, _: &mut Context<Self>) -> Self::Result {
+        self.answer(Operation::Modify, |desk| {
+            let taken = message.validate().map(|key| (desk.own.queue(&key), key));
+            async move {
+                let (mut turn, key) = taken?;
+                turn.come().await;
+                match desk.own.get(&key, |own| own.instance.clone()) {
+                    Some(instance) => desk.modify_own(&key, message.apply_to(&instance)?).await,
+                    None => desk.modify_others(&key, &message).await,
+                }
+            }
+        })
+    }
+}
+
+impl Desk {
+    async fn modify_own(&self, key: &InstanceKey, instance: Instance) -> Result<(), Error> {
+        self.nacos.register(&key.service, &instance, Patience::Operation).await?;
+        let generation = self.nacos.generation();
+        self.own.update(key, |own| {
+            own.instance = Rc::new(instance);
+            own.known_to = Some(generation);
+        });
+        Ok(())
+    }
+}
+
+impl Desk {
+    /// What cannot be learned is never written over.
+    async fn modify_others(&self, key: &InstanceKey, change: &ModifyInstance) -> Result<(), Error> {
+        let current = self.nacos.current(key).await?;
+        if !current.is_complete {
+            let server = self.nacos.servers().current().map_or_else(String::new, |server| server.name.clone());
+            let reason = format!("it does not tell whether {key}, which is disabled, is ephemeral");
+            return Err(Error::Unsupported { operation: Operation::Modify, server, reason });
+        }
+        self.nacos.overwrite(&key.service, &change.apply_to(&current.instance)?).await
+    }
+}
+
+/// Reads one instance.
+///
+/// # Errors
+/// [`Error::NotFound`], which on servers without such a request (Nacos 3) says that the instance may also be disabled;
+/// [`Error::InvalidInput`] naming the field; what the server says.
+#[derive(Debug, Clone, PartialEq, Message)]
+#[rtype(result = "Result<Instance, Error>")]
+pub struct GetInstance {
+    target: Target,
+}
+
+impl GetInstance {
+    /// Reads `ip:port` of `service` (or `GROUP@@service`).
+    pub fn new(service: impl Into<String>, ip: impl Into<String>, port: u16) -> Self {
+        GetInstance { target: Target::new(service, ip, port) }
+    }
+
+    target_setters!();
+}
+
+impl Handler<GetInstance> for Registry {
+    type Result = ResponseFuture<Result<Instance, Error>>;
+
+    fn handle(&mut self, message: GetInstance, _: &mut Context<Self>) -> Self::Result {
+        self.answer(Operation::Get, |desk| {
+            let taken = message.target.key().map(|key| (desk.own.queue(&key), key));
+            async move {
+                let (mut turn, key) = taken?;
+                turn.come().await;
+                let own = desk.own.get(&key, |own| own.instance.clone());
+                match own {
+                    Some(own) => desk.get_own(&key, &own).await,
+                    None => desk.nacos.current(&key).await.map(|current| current.instance),
+                }
+            }
+        })
+    }
+}
+
+impl Desk {
+    /// Of an own instance we know by ourselves what servers do not tell.
+    async fn get_own(&self, key: &InstanceKey, own: &Instance) -> Result<Instance, Error> {
+        match self.nacos.current(key).await {
+            Ok(current) => Ok(Instance { enabled: own.enabled, ephemeral: own.ephemeral, ..current.instance }),
+            Err(Error::NotFound { may_be_disabled: true, .. }) if !own.enabled => Ok(own.clone()),
+            Err(error) => Err(error),
+        }
+    }
+}
