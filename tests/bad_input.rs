@@ -219,7 +219,7 @@ fn server_addresses_that_are_none_start_no_registry() {
         (" , ", "empty"),
         ("nacos", "no port"),
         (":8848", "no host"),
-        ("http://:8848", "address"),
+        ("http://:8848", "no host"),
         ("nacos:0", "port"),
         ("nacos:70000", "address"),
         ("ftp://nacos:21", "scheme"),
