@@ -1,0 +1,185 @@
+//! Password and token are in no record, text, URL or status, over a whole run at the finest level of logging.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::{
+    fmt::Write as _,
+    sync::{Arc, Mutex},
+};
+
+use actix_nacos::{
+    embedded::{Dialect, EmbeddedServer, Spoilt},
+    Config, DeregisterInstance, Discover, Error, GetInstance, GetStatus, ListInstances, ListServices, ModifyInstance,
+    Protocol, RegisterInstance, Registry, SendHeartbeat, Shutdown, Subscribe, HEART_BEAT_INTERVAL,
+};
+use slog::{o, Drain, Level, Logger, OwnedKVList, Record, KV};
+use support::{
+    ask, config_at,
+    fake::{Answer, Fake},
+    ms, start, until, News,
+};
+
+const IP: &str = "10.77.0.7";
+const PASSWORD: &str = "hush-hush-0815";
+const WRONG: &str = "wrong-but-secret-4711";
+
+/// Everything that anybody could read.
+#[derive(Clone, Default)]
+struct Readable(Arc<Mutex<String>>);
+
+impl Readable {
+    fn add(&self, text: impl AsRef<str>) {
+        let mut all = self.0.lock().unwrap();
+        all.push_str(text.as_ref());
+        all.push('\n');
+    }
+
+    fn outcome<T: std::fmt::Debug>(&self, outcome: Result<T, Error>) {
+        self.add(format!("{outcome:?}"));
+        if let Err(error) = outcome {
+            self.add(error.to_string());
+        }
+    }
+
+    fn logger(&self) -> Logger {
+        Logger::root(self.clone().fuse(), o!())
+    }
+
+    fn does_not_contain(&self, secrets: &[String]) {
+        let all = self.0.lock().unwrap();
+        for secret in secrets {
+            let found = all.lines().find(|line| line.contains(secret.as_str()));
+            assert_eq!(found, None, "{secret} can be read");
+        }
+    }
+}
+
+struct Pairs<'a>(&'a mut String);
+
+impl slog::Serializer for Pairs<'_> {
+    fn emit_arguments(&mut self, key: slog::Key, value: &std::fmt::Arguments<'_>) -> slog::Result {
+        write!(self.0, " {key}={value}").map_err(slog::Error::from)
+    }
+}
+
+impl Drain for Readable {
+    type Ok = ();
+    type Err = std::fmt::Error;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), std::fmt::Error> {
+        let mut line = format!("{} {}", record.level(), record.msg());
+        // Writing to a string does not fail.
+        let _ = record.kv().serialize(record, &mut Pairs(&mut line));
+        let _ = values.serialize(record, &mut Pairs(&mut line));
+        self.add(line);
+        Ok(())
+    }
+
+    fn is_enabled(&self, _: Level) -> bool {
+        true
+    }
+}
+
+/// Everything an application does, and everything that goes wrong meanwhile.
+async fn a_whole_run(server: &EmbeddedServer, config: Config, readable: &Readable) {
+    readable.add(format!("{config:?}"));
+    readable.add(serde_json::to_string(&config).unwrap());
+    let registry = start(config.logger(readable.logger()));
+    let register = RegisterInstance::new("orders", IP, 80).metadata(HEART_BEAT_INTERVAL, "100");
+    readable.add(format!("{register:?}"));
+    readable.outcome(ask(&registry, register.clone()).await);
+    let mut news = News::listen();
+    readable.outcome(ask(&registry, Subscribe::new("orders", news.recipient())).await);
+    readable.outcome(ask(&registry, Discover::new("orders")).await.map(drop));
+    for fault in [Spoilt::Html, Spoilt::CutOff, Spoilt::WrongType] {
+        server.faults().spoil_share(fault, 1.0);
+        ask_everything(&registry, readable).await;
+    }
+    server.faults().clear();
+    server.faults().fail_share(1.0, 500);
+    ask_everything(&registry, readable).await;
+    server.faults().clear();
+    server.faults().expire_tokens();
+    ask_everything(&registry, readable).await;
+    server.faults().refuse_connections();
+    ask_everything(&registry, readable).await;
+    server.faults().accept_connections();
+    server.restart_empty().unwrap();
+    ask_everything(&registry, readable).await;
+    for news in news.waiting() {
+        readable.add(format!("{news:?}"));
+    }
+    readable.outcome(ask(&registry, Shutdown::default()).await);
+}
+
+async fn ask_everything(registry: &actix::Addr<Registry>, readable: &Readable) {
+    readable.outcome(ask(registry, ListInstances::new("orders")).await);
+    readable.outcome(ask(registry, GetInstance::new("orders", IP, 80)).await);
+    readable.outcome(ask(registry, ModifyInstance::new("orders", IP, 80).weight(2.0)).await);
+    readable.outcome(ask(registry, SendHeartbeat::new("orders", IP, 81)).await);
+    readable.outcome(ask(registry, ListServices::new(1, 10)).await);
+    readable.outcome(ask(registry, DeregisterInstance::new("orders", IP, 81)).await);
+    let status = ask(registry, GetStatus).await.unwrap();
+    readable.add(format!("{status:?}"));
+    readable.add(serde_json::to_string(&status).unwrap());
+}
+
+#[actix::test]
+async fn a_password_can_be_read_nowhere() {
+    let readable = Readable::default();
+    for dialect in Dialect::ALL {
+        for password in [PASSWORD, WRONG] {
+            let server = EmbeddedServer::builder().dialect(dialect).user("me", PASSWORD).start().unwrap();
+            let config = config_at(&server.server_address()).operation_timeout(ms(50)).credentials("me", password);
+            a_whole_run(&server, config, &readable).await;
+        }
+    }
+    readable.does_not_contain(&[PASSWORD.into(), WRONG.into()]);
+    let all = readable.0.lock().unwrap();
+    assert!(all.contains("registry client is offline") && all.contains("Unauthorized"), "it was read");
+}
+
+#[actix::test]
+async fn a_token_can_be_read_nowhere() {
+    const TOKEN: &str = "0123456789abcdef-token";
+    let readable = Readable::default();
+    let bodies = [
+        Answer::Text(200, "text/plain", "ok".into()),
+        Answer::Text(500, "text/plain", "caused: no leader;".into()),
+        Answer::Text(403, "application/json", r#"{"status":403,"message":"token invalid!"}"#.into()),
+        Answer::Close,
+    ];
+    for body in bodies {
+        let fake = Fake::start(move |seen| match seen.path() {
+            "/nacos/v1/auth/login" => {
+                Answer::json(format!(r#"{{"accessToken":"{TOKEN}","tokenTtl":18000,"globalAdmin":true}}"#))
+            }
+            _ => body.clone(),
+        });
+        let config = config_at(&fake.server_address()).operation_timeout(ms(50)).protocol(Protocol::V1);
+        let registry = start(config.credentials("me", PASSWORD).logger(readable.logger()));
+        readable.outcome(ask(&registry, RegisterInstance::new("orders", IP, 80)).await);
+        ask_everything(&registry, &readable).await;
+        until("the token was used", || fake.seen().iter().any(|seen| seen.header("accessToken") == Some(TOKEN))).await;
+        for seen in fake.seen() {
+            readable.add(seen.target);
+        }
+        readable.outcome(ask(&registry, Shutdown::default()).await);
+    }
+    readable.does_not_contain(&[TOKEN.into(), PASSWORD.into()]);
+}
+
+#[test]
+fn a_login_answer_that_cannot_be_read_is_told_without_its_token() {
+    const TOKEN: &str = "0123456789abcdef-token";
+    let readable = Readable::default();
+    let fake = Fake::start(|_| Answer::json(format!(r#"{{"accessToken":"{TOKEN}","tokenTtl":"soon"}}"#)));
+    let config = config_at(&fake.server_address()).operation_timeout(ms(50)).credentials("me", PASSWORD);
+    actix::System::new().block_on(async {
+        let registry = start(config.logger(readable.logger()));
+        readable.outcome(ask(&registry, ListInstances::new("orders")).await);
+        ask_everything(&registry, &readable).await;
+    });
+    readable.does_not_contain(&[TOKEN.into(), PASSWORD.into()]);
+}
