@@ -537,7 +537,7 @@ impl ServerAddress {
             return Err(invalid(format!("{text:?} has no host")));
         }
         let port = uri.port_u16().filter(|port| *port > 0);
-        let port = port.ok_or_else(|| invalid(format!("{text:?} has no port; Nacos listens on 8848 by default")))?;
+        let port = port.ok_or_else(|| invalid(format!("{text:?} has no port between 1 and 65535; Nacos listens on 8848 by default")))?;
         let path = if uri.path().trim_matches('/').is_empty() { context_path } else { uri.path() };
         let path = path.trim_matches('/');
         let context_path = if path.is_empty() { String::new() } else { format!("/{path}") };
