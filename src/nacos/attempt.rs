@@ -45,13 +45,17 @@ impl Nacos {
         let mut tried = Vec::new();
         let mut last_error = None;
         loop {
+            // Before a server is chosen: many wait here while one hangs, and none of them shall choose that one.
+            let room = self.transport.room().await;
             let server = match self.servers.choose(&tried) {
                 Choice::Ask(server) => server,
                 Choice::Wait(pause) if patience == Patience::Operation && Instant::now() + pause < deadline => {
+                    drop(room);
                     self.servers.wait(pause).await;
                     continue;
                 }
                 Choice::Nobody if patience == Patience::Operation && Instant::now() < deadline => {
+                    drop(room);
                     // Once around; or the first list of servers has not come yet.
                     if tried.is_empty() {
                         sleep(SERVER_LIST_WAIT).await;

@@ -47,6 +47,7 @@ async fn ask_for_ever(desk: Weak<Desk>, url: String) {
 impl Nacos {
     async fn ask_endpoint(&self, url: &str, context_path: &str) -> Result<(), Error> {
         let request = Request { method: Method::GET, path: "", query: String::new(), form: None };
+        let _room = self.transport.room().await;
         let answer = self.transport.send(url, &request, None).await;
         let answer = answer.map_err(|none| none.into_error(Operation::ServerList, url))?;
         if answer.status != 200 {

@@ -8,7 +8,7 @@ use awc::{
     http::header::{HeaderName, CONTENT_TYPE, USER_AGENT},
     Client, Connector,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 #[cfg(any(feature = "rustls", feature = "openssl"))]
 use crate::nacos::tls;
@@ -34,7 +34,7 @@ const CONNECTION_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// Sends requests over a bounded pool of connections.
 pub(crate) struct Transport {
     client: Client,
-    /// Requests wait here and not in awc's pool, where the waiting would count against their timeout.
+    /// See [`room`](Transport::room).
     permits: Semaphore,
     timeout: Duration,
 }
@@ -85,6 +85,13 @@ impl Transport {
         Ok(Transport { client, permits: Semaphore::new(config.max_connections), timeout: config.request_timeout })
     }
 
+    /// Waits until one more request at a time may be sent. Whoever sends waits here first, and not in awc's pool, where
+    /// the waiting would count against the request's timeout.
+    pub(crate) async fn room(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed; without a permit the pool's own limit holds.
+        self.permits.acquire().await.ok()
+    }
+
     /// Sends `request` to the server at `base_url`.
     pub(crate) async fn send(
         &self,
@@ -92,8 +99,6 @@ impl Transport {
         request: &Request,
         token: Option<&str>,
     ) -> Result<Answer, NoAnswer> {
-        // The semaphore is never closed; without a permit the pool's own limit holds.
-        let _permit = self.permits.acquire().await;
         match timeout(self.timeout, self.exchange(base_url, request, token)).await {
             Ok(result) => result,
             Err(_) => Err(NoAnswer::Timeout(self.timeout)),

@@ -4,6 +4,8 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod fake;
+pub mod logs;
+pub mod process;
 
 use std::{
     future::Future,
@@ -14,7 +16,7 @@ use std::{
 use actix::prelude::*;
 use actix_nacos::{
     embedded::{EmbeddedServer, InstanceSnapshot},
-    Config, Error, PushConfig, Registry, ServiceChanged, Shutdown,
+    Config, Error, GetStatus, PushConfig, Registry, ServiceChanged, Shutdown,
 };
 use tokio::sync::mpsc;
 
@@ -44,6 +46,20 @@ pub fn config_at(addresses: &str) -> Config {
         .request_timeout(ms(2000))
         .operation_timeout(ms(4000))
         .push(PushConfig::off())
+}
+
+/// Several servers, and what a client is configured with to use them all. They know nothing of each other.
+pub fn servers(count: usize) -> (Vec<EmbeddedServer>, String) {
+    let servers: Vec<_> = (0..count).map(|_| server()).collect();
+    let addresses: Vec<_> = servers.iter().map(EmbeddedServer::server_address).collect();
+    (servers, addresses.join(","))
+}
+
+/// The one of `servers` that is asked now.
+pub async fn in_use<'a>(registry: &Addr<Registry>, servers: &'a [EmbeddedServer]) -> &'a EmbeddedServer {
+    let status = ask(registry, GetStatus).await.expect("a status");
+    let address = status.servers.iter().find(|server| server.in_use).expect("one is in use").address.clone();
+    servers.iter().find(|server| server.server_address() == address).expect("one of ours")
 }
 
 pub fn registry(server: &EmbeddedServer) -> Addr<Registry> {
@@ -176,6 +192,11 @@ impl News {
 
     pub fn recipient(&self) -> Recipient<ServiceChanged> {
         self.listener.clone().recipient()
+    }
+
+    /// The address and what is told to it, apart.
+    pub fn into_parts(self) -> (Addr<Listener>, mpsc::UnboundedReceiver<ServiceChanged>) {
+        (self.listener, self.told)
     }
 
     /// The next news.

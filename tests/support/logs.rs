@@ -1,0 +1,65 @@
+//! What was logged, for tests to look at.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+};
+
+use slog::{o, Drain, Level, Logger, Never, OwnedKVList, Record, KV as _};
+
+/// One record: its level, and its text with all keys and values.
+#[derive(Debug, Clone)]
+pub struct Line {
+    pub level: Level,
+    pub text: String,
+}
+
+/// All records of one logger, in order.
+#[derive(Debug, Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<Line>>>);
+
+impl Log {
+    pub fn lines(&self) -> Vec<Line> {
+        self.0.lock().expect("no panic").clone()
+    }
+
+    /// The texts of what is louder than debug.
+    pub fn loud(&self) -> Vec<String> {
+        let loud = |line: &Line| line.level.is_at_least(Level::Info);
+        self.lines().into_iter().filter(loud).map(|line| line.text).collect()
+    }
+
+    /// How many of the lines louder than debug contain `text`.
+    pub fn count(&self, text: &str) -> usize {
+        self.loud().iter().filter(|line| line.contains(text)).count()
+    }
+}
+
+/// A logger of all levels, and what is logged to it.
+pub fn logger() -> (Logger, Log) {
+    let log = Log::default();
+    (Logger::root(log.clone(), o!()), log)
+}
+
+impl Drain for Log {
+    type Ok = ();
+    type Err = Never;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
+        let mut text = Text(record.msg().to_string());
+        // Writing to a string cannot fail.
+        let _ = record.kv().serialize(record, &mut text);
+        let _ = values.serialize(record, &mut text);
+        self.0.lock().expect("no panic").push(Line { level: record.level(), text: text.0 });
+        Ok(())
+    }
+}
+
+struct Text(String);
+
+impl slog::Serializer for Text {
+    fn emit_arguments(&mut self, key: slog::Key, value: &fmt::Arguments<'_>) -> slog::Result {
+        use fmt::Write as _;
+        write!(self.0, " {key}={value}").map_err(slog::Error::from)
+    }
+}
