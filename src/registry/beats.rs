@@ -18,7 +18,7 @@ use crate::{
 
 /// Sends one heartbeat by hand. A server that does not know the instance registers it.
 ///
-/// Instances that were registered by [`RegisterInstance`] have a Heartbeat and need none by hand.
+/// Instances that were registered by [`RegisterInstance`](super::RegisterInstance) have a Heartbeat and need none by hand.
 ///
 /// # Errors
 /// [`Error::InvalidInput`] naming the field, for a persistent instance too: those have no heartbeats; what the server says.
