@@ -124,10 +124,7 @@ impl Answers {
     fn new(hosts: usize) -> Self {
         Answers {
             ok: answer("text/plain", "ok"),
-            beat: answer(
-                "application/json",
-                r#"{"clientBeatInterval":5000,"code":10200,"lightBeatEnabled":true}"#,
-            ),
+            beat: answer("application/json", r#"{"clientBeatInterval":5000,"code":10200,"lightBeatEnabled":true}"#),
             list: answer("application/json", &list(hosts)),
         }
     }

@@ -1,4 +1,5 @@
 //! A server is killed and comes back without its data.
+#![allow(dead_code, unreachable_pub)]
 
 use std::time::{Duration, Instant};
 
