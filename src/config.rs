@@ -55,6 +55,8 @@ pub enum Protocol {
 pub struct Config {
     pub(crate) servers: Vec<String>,
     pub(crate) endpoint: Option<String>,
+    #[serde(with = "humantime_serde")]
+    pub(crate) endpoint_interval: Duration,
     pub(crate) context_path: String,
     pub(crate) namespace: String,
     pub(crate) username: Option<String>,
@@ -184,6 +186,8 @@ impl Default for Config {
         Config {
             servers: Vec::new(),
             endpoint: None,
+            // As the Java client asks (`ServerListManager`).
+            endpoint_interval: Duration::from_secs(30),
             context_path: DEFAULT_CONTEXT_PATH.into(),
             namespace: DEFAULT_NAMESPACE.into(),
             username: None,
@@ -213,8 +217,8 @@ impl Config {
         Config { servers: split(servers.as_ref()), ..Self::default() }
     }
 
-    /// A Registry at the servers that this URL lists, one `host:port` a line, asked again every 30 s, as an address
-    /// server of Nacos gives it.
+    /// A Registry at the servers that this URL lists, one `host:port` a line, as an address server of Nacos gives it. The
+    /// list is asked for again and again: see [`endpoint_interval`](Config::endpoint_interval).
     pub fn at_endpoint(url: impl Into<String>) -> Self {
         Config { endpoint: Some(url.into()), ..Self::default() }
     }
@@ -264,6 +268,13 @@ impl Config {
     pub fn credentials(mut self, username: impl Into<String>, password: impl Into<String>) -> Self {
         self.username = Some(username.into());
         self.password = Some(password.into());
+        self
+    }
+
+    /// How often an endpoint is asked for the list of servers. Default: 30 s, as Nacos' Java client asks.
+    #[must_use]
+    pub fn endpoint_interval(mut self, interval: Duration) -> Self {
+        self.endpoint_interval = interval;
         self
     }
 
@@ -476,6 +487,7 @@ impl fmt::Debug for Config {
         f.debug_struct("Config")
             .field("servers", &self.servers)
             .field("endpoint", &self.endpoint)
+            .field("endpoint_interval", &self.endpoint_interval)
             .field("context_path", &self.context_path)
             .field("namespace", &self.namespace)
             .field("username", &self.username)

@@ -13,7 +13,7 @@ use slog::{debug, info, warn};
 
 use super::{
     exchange::{Answer, Operation, Refusal, Request},
-    servers::{Choice, Server, OUTAGE},
+    servers::{Choice, Server},
     session::Credentials,
     v1::{self, LoginAnswer},
     v3, ConnectionState, Nacos, Patience,
@@ -162,7 +162,7 @@ impl Nacos {
     }
 
     async fn token(&self, server: &Rc<Server>) -> Result<Option<Rc<str>>, Error> {
-        self.session.token(|credentials| self.log_in(server, credentials)).await
+        self.session.token(&server.name, |credentials| self.log_in(server, credentials)).await
     }
 
     async fn log_in(&self, server: &Rc<Server>, credentials: Credentials) -> Result<LoginAnswer, Error> {
@@ -171,7 +171,16 @@ impl Nacos {
         if self.protocol == Protocol::Auto && matches!(answered, Err(Refusal::NotSpoken)) {
             answered = self.log_in_by(server, other(first), &credentials).await?;
         }
-        answered.map_err(|refusal| refusal.into_error(Operation::Login, &server.name, &credentials.username))
+        let answered =
+            answered.map_err(|refusal| refusal.into_error(Operation::Login, &server.name, &credentials.username));
+        match &answered {
+            Err(error @ Error::Unauthorized { .. }) if !self.session.is_refused() => {
+                warn!(self.log, "the login is refused, and tried again at growing intervals"; "error" => %error);
+            }
+            Ok(_) if self.session.is_refused() => info!(self.log, "the login is accepted"; "server" => &server.name),
+            _ => {}
+        }
+        answered
     }
 
     async fn log_in_by(
@@ -201,34 +210,31 @@ impl Nacos {
     }
 
     fn note_success(&self, server: &Rc<Server>) {
-        let failures = server.failures();
         self.servers.succeeded(server);
-        if failures >= OUTAGE {
-            info!(self.log, "registry server is back"; "server" => &server.name);
-        }
         self.note_connection(true);
     }
 
     fn note_failure(&self, server: &Rc<Server>, began: Instant, error: &Error) {
-        let failures = server.failures();
         self.servers.failed(server, began, error);
         debug!(self.log, "request to registry server failed"; "server" => &server.name, "error" => %error);
-        if failures < OUTAGE && server.failures() >= OUTAGE {
-            warn!(self.log, "registry server fails"; "server" => &server.name, "error" => %error);
-        }
         self.note_connection(false);
     }
 
-    /// A few failures are a hiccup: they change nothing.
+    /// One line when it turns bad, one when it is good again, however many requests tell so.
     fn note_connection(&self, answered: bool) {
-        let (failing, servers) = self.servers.failing();
-        let state = match failing {
-            0 if answered => ConnectionState::Connected,
-            0 => return,
-            _ if failing == servers => ConnectionState::Lost,
-            _ => ConnectionState::Degraded,
-        };
-        self.connection.send_if_modified(|now| std::mem::replace(now, state) != state);
+        let Some(state) = self.servers.connection_after(answered) else { return };
+        if !self.connection.send_if_modified(|now| std::mem::replace(now, state) != state) {
+            return;
+        }
+        let in_use = self.servers.current().map_or_else(String::new, |server| server.name.clone());
+        let error = self.servers.last_error().map_or_else(String::new, |error| error.to_string());
+        match state {
+            ConnectionState::Lost => warn!(self.log, "no registry server answers"; "last_error" => error),
+            ConnectionState::Degraded => {
+                warn!(self.log, "a registry server fails, another one serves"; "in_use" => in_use, "last_error" => error);
+            }
+            _ => info!(self.log, "the registry can be reached"; "in_use" => in_use),
+        }
     }
 }
 

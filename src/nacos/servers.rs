@@ -20,6 +20,7 @@ use tokio::{
 use crate::{
     config::{local_ip_towards, Protocol, ServerAddress},
     error::Error,
+    nacos::ConnectionState,
 };
 
 /// The pause after the first failure; each further one doubles it.
@@ -27,8 +28,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause: what a server that came back waits at most to be used again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// So many failures in a row are an outage, worth a log line; fewer are a hiccup.
-pub(crate) const OUTAGE: u32 = 3;
+/// So many failures in a row are an outage; fewer are a hiccup, unless another server took over.
+const OUTAGE: u32 = 3;
+/// A server that another one took over from is not asked any more: so long it counts as one that fails.
+const MEMORY: Duration = Duration::from_secs(60);
 
 /// One server.
 pub(crate) struct Server {
@@ -113,6 +116,12 @@ impl Server {
         self.health.borrow().failures
     }
 
+    /// And has not answered since.
+    fn failed_lately(&self) -> bool {
+        let health = self.health.borrow();
+        health.failures > 0 && health.last_failure.is_some_and(|last| last.elapsed() < MEMORY)
+    }
+
     fn is_paused(&self, now: Instant) -> bool {
         self.health.borrow().paused_until.is_some_and(|until| until > now)
     }
@@ -173,14 +182,25 @@ impl Servers {
         *list = new;
     }
 
+    /// Of the request that failed last.
+    pub(crate) fn last_error(&self) -> Option<Error> {
+        let list = self.list.borrow();
+        let health = list.iter().map(|server| server.health()).max_by_key(|health| health.last_failure);
+        health.and_then(|health| health.last_error)
+    }
+
     pub(crate) fn all(&self) -> Vec<Rc<Server>> {
         self.list.borrow().clone()
     }
 
-    /// How many servers are out, and how many there are.
-    pub(crate) fn failing(&self) -> (usize, usize) {
+    /// What the end of a request says of the connection; nothing when it is a hiccup.
+    pub(crate) fn connection_after(&self, answered: bool) -> Option<ConnectionState> {
         let list = self.list.borrow();
-        (list.iter().filter(|server| server.failures() >= OUTAGE).count(), list.len())
+        if list.iter().all(|server| server.failures() >= OUTAGE) {
+            return Some(ConnectionState::Lost);
+        }
+        let degraded = list.iter().any(|server| server.failed_lately());
+        answered.then_some(if degraded { ConnectionState::Degraded } else { ConnectionState::Connected })
     }
 
     pub(crate) fn current(&self) -> Option<Rc<Server>> {
@@ -372,6 +392,33 @@ mod tests {
             servers.failed(&server, began, &Error::Stopped);
         }
         assert_eq!((server.health().failures, server.health().failed_requests), (1, 64));
+    }
+
+    #[test]
+    fn the_connection_is_degraded_after_a_failover_and_for_a_while() {
+        let servers = servers(&["a:1", "b:1"]);
+        let (first, second) = (servers.all()[0].clone(), servers.all()[1].clone());
+        servers.succeeded(&first);
+        assert_eq!(servers.connection_after(true), Some(ConnectionState::Connected));
+        fail(&servers, &first);
+        assert_eq!(servers.connection_after(false), None, "nobody has taken over yet");
+        servers.succeeded(&second);
+        assert_eq!(servers.connection_after(true), Some(ConnectionState::Degraded));
+        first.health.borrow_mut().last_failure = Instant::now().checked_sub(MEMORY);
+        assert_eq!(servers.connection_after(true), Some(ConnectionState::Connected));
+    }
+
+    #[test]
+    fn the_connection_is_lost_when_all_fail_and_not_only_hiccup() {
+        let servers = servers(&["a:1", "b:1"]);
+        for _ in 1..OUTAGE {
+            servers.all().iter().for_each(|server| fail(&servers, server));
+            assert_eq!(servers.connection_after(false), None);
+        }
+        servers.all().iter().for_each(|server| fail(&servers, server));
+        assert_eq!(servers.connection_after(false), Some(ConnectionState::Lost));
+        servers.succeeded(&servers.all()[1]);
+        assert_eq!(servers.connection_after(true), Some(ConnectionState::Degraded), "the other one still fails");
     }
 
     #[test]

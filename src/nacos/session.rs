@@ -39,6 +39,14 @@ struct State {
     logins: u64,
     refusals: u32,
     refused: Option<(Error, Instant)>,
+    unanswered: Unanswered,
+}
+
+/// Logins that ended without an answer.
+#[derive(Default)]
+struct Unanswered {
+    count: u64,
+    last: Option<(String, Error)>,
 }
 
 #[derive(Clone)]
@@ -61,13 +69,17 @@ impl Session {
         Session { credentials, state: RefCell::default(), login: Mutex::new(()) }
     }
 
-    /// The token to send; none without credentials. `login` is called when there is none that will last, by one caller
-    /// while the others wait for its outcome.
+    /// The token to send; none without credentials. `login` at `server` is called when there is none that will last, by
+    /// one caller while the others wait for its outcome.
     ///
     /// # Errors
     /// What `login` says. Refused credentials are not tried again before a growing pause is over: the last refusal is
     /// repeated meanwhile.
-    pub(crate) async fn token<F>(&self, login: impl FnOnce(Credentials) -> F) -> Result<Option<Rc<str>>, Error>
+    pub(crate) async fn token<F>(
+        &self,
+        server: &str,
+        login: impl FnOnce(Credentials) -> F,
+    ) -> Result<Option<Rc<str>>, Error>
     where
         F: std::future::Future<Output = Result<LoginAnswer, Error>>,
     {
@@ -75,13 +87,15 @@ impl Session {
         if let Some(token) = self.lasting_token() {
             return Ok(Some(token));
         }
+        let unanswered = self.state.borrow().unanswered.count;
         let _one_at_a_time = self.login.lock().await;
         if let Some(token) = self.lasting_token() {
             return Ok(Some(token));
         }
         self.refused_lately()?;
+        self.unanswered_since(unanswered, server)?;
         let outcome = login(credentials.clone()).await;
-        self.remember(outcome).map(Some)
+        self.remember(server, outcome).map(Some)
     }
 
     /// The server refused this token: it is not sent again.
@@ -90,6 +104,11 @@ impl Session {
         if state.token.as_ref().is_some_and(|token| &*token.text == refused) {
             state.token = None;
         }
+    }
+
+    /// The last login was refused.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.state.borrow().refused.is_some()
     }
 
     pub(crate) fn is_needed(&self) -> bool {
@@ -117,7 +136,15 @@ impl Session {
         }
     }
 
-    fn remember(&self, outcome: Result<LoginAnswer, Error>) -> Result<Rc<str>, Error> {
+    /// Whoever waited for a login that got no answer shares its error, instead of waiting for the same server once more.
+    fn unanswered_since(&self, count: u64, server: &str) -> Result<(), Error> {
+        match &self.state.borrow().unanswered {
+            Unanswered { count: now, last: Some((at, error)) } if *now > count && at == server => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    fn remember(&self, server: &str, outcome: Result<LoginAnswer, Error>) -> Result<Rc<str>, Error> {
         let mut state = self.state.borrow_mut();
         state.logins += 1;
         match outcome {
@@ -134,6 +161,9 @@ impl Session {
                     let pause = FIRST_PAUSE.saturating_mul(1 << state.refusals.min(10)).min(LONGEST_PAUSE);
                     state.refusals += 1;
                     state.refused = Some((error.clone(), Instant::now() + pause));
+                } else {
+                    state.unanswered.count += 1;
+                    state.unanswered.last = Some((server.to_owned(), error.clone()));
                 }
                 Err(error)
             }
@@ -160,7 +190,7 @@ mod tests {
     async fn many_callers_make_one_login() {
         let (session, logins) = (session(), Cell::new(0));
         let ask = || {
-            session.token(|_| async {
+            session.token("a:1", |_| async {
                 actix_rt::task::yield_now().await;
                 logins.set(logins.get() + 1);
                 Ok(answer("t", 100))
@@ -174,12 +204,12 @@ mod tests {
     #[actix::test]
     async fn a_refused_token_is_fetched_again_once() {
         let session = session();
-        let old = session.token(|_| async { Ok(answer("old", 100)) }).await.unwrap().unwrap();
+        let old = session.token("a:1", |_| async { Ok(answer("old", 100)) }).await.unwrap().unwrap();
         session.forget(&old);
-        let new = session.token(|_| async { Ok(answer("new", 100)) }).await.unwrap().unwrap();
+        let new = session.token("a:1", |_| async { Ok(answer("new", 100)) }).await.unwrap().unwrap();
         session.forget(&old);
         assert_eq!(&*new, "new");
-        let kept = session.token(|_| async { panic!("no login is due") }).await.unwrap().unwrap();
+        let kept = session.token("a:1", |_| async { panic!("no login is due") }).await.unwrap().unwrap();
         assert_eq!(&*kept, "new");
     }
 
@@ -191,7 +221,7 @@ mod tests {
         let logins = Cell::new(0);
         for _ in 0..10 {
             let outcome = session
-                .token(|_| async {
+                .token("a:1", |_| async {
                     logins.set(logins.get() + 1);
                     Err(refused())
                 })
@@ -202,8 +232,29 @@ mod tests {
     }
 
     #[actix::test]
+    async fn many_callers_wait_for_a_server_that_does_not_answer_once() {
+        let session = session();
+        let silent = |server: &str| Error::Timeout {
+            operation: Operation::Login,
+            server: server.into(),
+            after: std::time::Duration::from_secs(3),
+        };
+        let ask = |server: &'static str| {
+            session.token(server, move |_| async move {
+                actix_rt::task::yield_now().await;
+                Err(silent(server))
+            })
+        };
+        let asked = (0..64).map(|n| ask(if n < 32 { "a:1" } else { "b:1" }));
+        let outcomes = futures_util::future::join_all(asked).await;
+        assert_eq!(session.health().logins, 2, "one at each server");
+        assert!(outcomes[..32].iter().all(|outcome| *outcome == Err(silent("a:1"))));
+        assert!(outcomes[32..].iter().all(|outcome| *outcome == Err(silent("b:1"))));
+    }
+
+    #[actix::test]
     async fn without_credentials_nobody_logs_in() {
         let session = Session::new(None, None);
-        assert_eq!(session.token(|_| async { panic!("no login is due") }).await, Ok(None));
+        assert_eq!(session.token("a:1", |_| async { panic!("no login is due") }).await, Ok(None));
     }
 }
