@@ -49,6 +49,8 @@ impl Nacos {
             let room = self.transport.room().await;
             // Not counted while nobody could be asked: a burst of operations may wait for longer than one may take.
             let deadline = *turn_came.get_or_insert_with(Instant::now) + self.operation_timeout;
+            // A refused login says nothing of the servers' health.
+            self.session.check()?;
             let server = match self.servers.choose(operation, &tried) {
                 Choice::Ask(server) => server,
                 Choice::Wait(pause) if patience == Patience::Operation && Instant::now() + pause < deadline => {
@@ -150,21 +152,24 @@ impl Nacos {
         let request = make(protocol);
         let token = self.token(server).await?;
         let outcome = self.send(server, operation, &request, token.as_deref()).await.map(|a| read(protocol, &a))?;
-        match (outcome, token) {
-            (Err(Refusal::TokenRefused(_)), Some(token)) => {
-                self.session.forget(&token);
-                let token = self.token(server).await?;
-                self.send(server, operation, &request, token.as_deref()).await.map(|a| read(protocol, &a))
-            }
-            (Err(Refusal::TokenRefused(said)), None) => {
-                Ok(Err(Refusal::Denied(format!("{said}; it wants a login: set credentials"))))
-            }
-            (outcome, _) => Ok(outcome),
+        let Some(token) = token else {
+            return Ok(outcome.map_err(without_login));
+        };
+        if !matches!(outcome, Err(Refusal::TokenRefused(_))) {
+            self.session.note_accepted();
+            return Ok(outcome);
         }
+        self.session.forget(&token);
+        let Some(token) = self.token(server).await? else { return Ok(outcome) };
+        let outcome = self.send(server, operation, &request, Some(&token)).await.map(|a| read(protocol, &a))?;
+        if let Err(refusal @ Refusal::TokenRefused(_)) = &outcome {
+            self.session.forget_useless(&token, &refusal.clone().into_error(operation, &server.name, ""));
+        }
+        Ok(outcome)
     }
 
     async fn token(&self, server: &Rc<Server>) -> Result<Option<Rc<str>>, Error> {
-        self.session.token(|credentials| self.log_in(server, credentials)).await
+        self.session.token(&server.name, |credentials| self.log_in(server, credentials)).await
     }
 
     async fn log_in(&self, server: &Rc<Server>, credentials: Credentials) -> Result<LoginAnswer, Error> {
@@ -238,6 +243,14 @@ impl Nacos {
             _ => ConnectionState::Degraded,
         };
         self.connection.send_if_modified(|now| std::mem::replace(now, state) != state);
+    }
+}
+
+/// A token that is missing is no matter of logging in again.
+fn without_login(refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::TokenRefused(said) => Refusal::Denied(format!("{said}; it wants a login: set credentials")),
+        other => other,
     }
 }
 
