@@ -212,6 +212,8 @@ impl Nacos {
         self.servers.succeeded(server, operation);
         if failures >= OUTAGE {
             info!(self.log, "registry server is back"; "server" => &server.name);
+            // Whatever it was: it may have forgotten us meanwhile.
+            self.servers.next_generation();
         }
         self.note_connection(true);
     }

@@ -18,9 +18,11 @@ use std::{
     rc::{Rc, Weak},
     sync::mpsc,
     thread,
+    time::Duration,
 };
 
 use actix::{dev::channel, Actor, Addr, Arbiter, Context, ResponseFuture, Supervised, System, WeakAddr};
+use actix_rt::time::sleep;
 use futures_util::{
     future::{ready, select, Either, FutureExt as _},
     pin_mut,
@@ -56,6 +58,9 @@ use crate::{
 /// So often the answers that were just given may be fetched before the thread ends: without it most waiting callers
 /// would see a closed mailbox instead of their answer.
 const YIELDS_FOR_LAST_ANSWERS: usize = 64;
+
+/// Persistent instances that could not be registered again are tried again after this.
+const PERSISTENT_RETRY: Duration = Duration::from_secs(2);
 
 /// The actor that an application talks to: one typed message per operation, from any thread.
 ///
@@ -237,11 +242,19 @@ impl Desk {
     }
 }
 
-/// After every event that may have cost us our registrations; ends with the sender, which ends with the Registry.
+/// After every event that may have cost us our registrations, until all are there again; ends with the sender, which ends
+/// with the Registry.
 async fn keep_persistent(desk: Weak<Desk>, mut generations: watch::Receiver<u64>) {
     while generations.changed().await.is_ok() {
-        let Some(desk) = desk.upgrade() else { return };
-        desk.restore_persistent().await;
+        loop {
+            let Some(present) = desk.upgrade() else { return };
+            if present.restore_persistent().await {
+                break;
+            }
+            // Held any longer, it would keep the Registry's state alive while nothing happens.
+            drop(present);
+            sleep(PERSISTENT_RETRY).await;
+        }
     }
 }
 
