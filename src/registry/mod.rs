@@ -140,8 +140,9 @@ impl Registry {
     /// As [`start`](Registry::start); [`Error::NotStarted`] outside an arbiter.
     pub fn start_here(config: Config) -> Result<Addr<Registry>, Error> {
         config.validate()?;
-        if Arbiter::try_current().is_none() {
-            let reason = "this thread has no arbiter; call it inside an actix System, or use Registry::start".into();
+        // A System that was made and does not run yet has an arbiter, but nothing can be spawned there.
+        if Arbiter::try_current().is_none() || tokio::runtime::Handle::try_current().is_err() {
+            let reason = "no arbiter runs here; call it inside an actix System, or use Registry::start".into();
             return Err(Error::NotStarted { reason });
         }
         let (sender, mailbox) = channel::channel(config.mailbox_capacity);
