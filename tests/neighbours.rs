@@ -5,12 +5,12 @@ mod support;
 use std::time::Instant;
 
 use actix::Addr;
-use actix_nacos::{Error, RegisterInstance, Registry};
+use actix_nacos::{DeregisterInstance, Error, Operation, RegisterInstance, Registry};
 use futures_util::future::join;
 use support::{
-    ask, config_at,
+    ask, config, config_at,
     fake::{Answer, Fake},
-    ms, shut_down, start,
+    ms, ports, server, shut_down, start,
 };
 
 async fn register(registry: &Addr<Registry>, port: u16) -> Result<(), Error> {
@@ -41,6 +41,22 @@ async fn a_request_that_always_fails_costs_nobody_else_anything() -> Result<(), 
     assert!(slowest < ms(40), "no pause: {slowest:?}");
     let asked = fake.seen().iter().filter(|seen| seen.parameter("ip") == Some("10.0.0.66")).count();
     assert!(asked < 10, "with growing pauses of its own: {asked}");
+    shut_down(&registry).await;
+    Ok(())
+}
+
+#[actix::test]
+async fn a_persistent_instance_is_deregistered_as_one_at_the_second_try_too() -> Result<(), Error> {
+    let server = server();
+    let registry = start(config(&server).operation_timeout(ms(300)));
+    ask(&registry, RegisterInstance::new("ledger", "10.0.0.7", 80).ephemeral(false)).await?;
+    server.faults().only_for(&[Operation::Deregister]);
+    server.faults().fail_share(1.0, 503);
+    let deregister = DeregisterInstance::new("ledger", "10.0.0.7", 80);
+    assert!(ask(&registry, deregister.clone()).await.unwrap_err().is_retryable());
+    server.faults().clear();
+    ask(&registry, deregister).await?;
+    assert!(ports(&server, "ledger").is_empty());
     shut_down(&registry).await;
     Ok(())
 }
