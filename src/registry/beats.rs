@@ -142,8 +142,9 @@ impl Desk {
         instance: &Instance,
         patience: Patience,
     ) -> Result<Beaten, Error> {
-        self.nacos.register(&key.service, instance, patience).await?;
+        // Of before: whatever happens meanwhile may have cost us what we were just told.
         let generation = self.nacos.generation();
+        self.nacos.register(&key.service, instance, patience).await?;
         let first = self.own.get(key, |own| own.known_to.is_none()).unwrap_or(false);
         self.own.update(key, |own| {
             own.known_to = Some(generation);

@@ -121,10 +121,11 @@ impl Handler<RegisterInstance> for Registry {
             async move {
                 let (mut turn, key, instance) = taken?;
                 turn.come().await;
+                // Of before: whatever happens meanwhile may have cost us what we were just told.
+                let known_to = (!when_reachable).then(|| desk.nacos.generation());
                 if !when_reachable {
                     desk.nacos.register(&key.service, &instance, Patience::Operation).await?;
                 }
-                let known_to = (!when_reachable).then(|| desk.nacos.generation());
                 desk.want(key, instance, known_to, registry);
                 Ok(())
             }
