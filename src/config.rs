@@ -337,7 +337,8 @@ impl Config {
 
     /// For how long, after an outage or a change of server, nothing is taken out of a subscribed list: a registry that
     /// restarted empty fills up again within one beat interval, as a rule 5 s. Default: 15 s, when Nacos itself gives up
-    /// on an instance without beats; zero believes every list at once.
+    /// on an instance without beats; zero believes every list at once. While one trouble follows the other, what no list
+    /// has any more is held for four times as long at most.
     #[must_use]
     pub fn outage_hold(mut self, hold: Duration) -> Self {
         self.outage_hold = hold;

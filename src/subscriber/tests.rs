@@ -281,6 +281,21 @@ async fn a_list_emptied_by_an_outage_is_held_back_until_the_hold_is_over() {
 }
 
 #[actix::test]
+async fn troubles_without_end_do_not_hold_the_gone_for_ever() {
+    let world = begin(&[("1", 1.0), ("2", 1.0)]);
+    world.told_after(0.2).await;
+    world.server.holds(&[("1", 1.0)]);
+    let began = Instant::now();
+    let mut told = Vec::new();
+    while told.is_empty() && began.elapsed() < Duration::from_secs(200) {
+        world.server.0.borrow_mut().outages += 1;
+        told = world.told_after(10.0).await;
+    }
+    assert_eq!((told.len(), ips(&told[0].removed)), (1, vec!["2"]));
+    assert!(began.elapsed() > Duration::from_secs(50), "four times the hold: {:?}", began.elapsed());
+}
+
+#[actix::test]
 async fn a_list_that_shrinks_without_an_outage_is_believed_at_once() {
     let world = begin(&[("1", 1.0), ("2", 1.0), ("3", 1.0)]);
     world.told_after(0.2).await;
