@@ -316,10 +316,13 @@ impl Servers {
         self.list.borrow().iter().any(|server| server.is_at(ip))
     }
 
-    /// The server at `ip`, the one in use if it may be that; a datagram does not tell the server's port.
+    /// The server at `ip`, the one in use if it may be that; a datagram does not tell the server's port. An address of
+    /// none of them is a translated one, of the server in use: that is where we ask to be pushed to.
     pub(crate) fn named_by(&self, ip: IpAddr) -> String {
-        let current = self.current().filter(|server| server.is_at(ip));
-        let server = current.or_else(|| self.list.borrow().iter().find(|server| server.is_at(ip)).cloned());
+        let current = self.current();
+        let at_ip = |server: &&Rc<Server>| server.is_at(ip);
+        let list = self.list.borrow();
+        let server = current.as_ref().filter(at_ip).or_else(|| list.iter().find(at_ip)).or(current.as_ref());
         server.map_or_else(|| ip.to_string(), |server| server.name.clone())
     }
 }
@@ -392,6 +395,16 @@ mod tests {
             servers.failed(&server, Operation::Beat, String::new, began, &error);
         }
         assert_eq!((server.health().failures, server.health().failed_requests), (1, 64));
+    }
+
+    #[test]
+    fn a_datagram_is_of_the_server_at_its_address_or_of_the_one_in_use() {
+        let servers = servers(&["10.0.0.1:1", "10.0.0.2:1", "10.0.0.2:2"]);
+        let named_by = |ip: &str| servers.named_by(ip.parse().unwrap());
+        assert_eq!((named_by("10.0.0.1"), named_by("10.0.0.2")), ("10.0.0.1:1".into(), "10.0.0.2:1".into()));
+        assert_eq!(named_by("172.17.0.1"), "10.0.0.1:1", "translated");
+        servers.current.set(2);
+        assert_eq!(named_by("10.0.0.2"), "10.0.0.2:2");
     }
 
     #[test]
