@@ -298,7 +298,8 @@ impl Subscriber {
     /// How long until the next poll.
     fn pause(&mut self) -> Duration {
         let settings = &self.settings;
-        let asked_for = self.truth.held().map_or(settings.max_interval, |held| held.info.cache_time());
+        // Within that time: Nacos 1.4 pushes to nobody who asks a moment later.
+        let asked_for = self.truth.held().map_or(settings.max_interval, |held| held.info.cache_time().mul_f64(0.9));
         let interval = asked_for.clamp(settings.min_interval, settings.max_interval);
         if std::mem::take(&mut self.poll_again) {
             return settings.min_interval.min(HINT_INTERVAL);

@@ -216,6 +216,18 @@ async fn a_listener_that_comes_as_the_last_one_leaves_is_told() {
 }
 
 #[actix::test]
+async fn a_list_is_asked_for_again_before_the_server_forgets_who_asked() {
+    let (min_interval, max_interval) = (Duration::from_secs(1), Duration::from_secs(60));
+    let world = begin_with(Settings { min_interval, max_interval, ..settings() }, &[]);
+    // The first interval is a shorter one.
+    sleep(Duration::from_secs(20)).await;
+    let polls = world.server.0.borrow().polls;
+    sleep(Duration::from_secs(200)).await;
+    let more = world.server.0.borrow().polls - polls;
+    assert!((21..=23).contains(&more), "its cacheMillis are 10 s: {more}");
+}
+
+#[actix::test]
 async fn a_failed_poll_is_no_change() {
     let world = begin(&[("1", 1.0)]);
     world.told_after(0.5).await;
