@@ -403,9 +403,7 @@ impl Config {
         if self.username.is_some() != self.password.is_some() {
             return Err(Error::invalid("credentials", "need both username and password"));
         }
-        if self.namespace.chars().any(|c| !c.is_ascii_alphanumeric() && !"-_.:".contains(c)) {
-            return Err(Error::invalid("namespace", "wants the namespace's id: digits, letters and '-_.:'"));
-        }
+        validate_namespace(&self.namespace)?;
         if self.tls.client_certificate_file.is_some() != self.tls.client_key_file.is_some() {
             return Err(Error::invalid("tls", "a client certificate needs both its certificate file and its key file"));
         }
@@ -463,14 +461,25 @@ impl Config {
         self.servers.iter().map(|server| ServerAddress::parse(server, &self.context_path)).collect()
     }
 
-    /// As servers know the default namespace.
+    /// As servers know it.
     pub(crate) fn namespace_id(&self) -> &str {
-        if self.namespace.is_empty() {
-            DEFAULT_NAMESPACE
-        } else {
-            &self.namespace
-        }
+        namespace_id(&self.namespace)
     }
+}
+
+/// An empty id is that of the default namespace.
+pub(crate) fn namespace_id(id: &str) -> &str {
+    match id {
+        "" => DEFAULT_NAMESPACE,
+        id => id,
+    }
+}
+
+pub(crate) fn validate_namespace(id: &str) -> Result<(), Error> {
+    if id.chars().any(|c| !c.is_ascii_alphanumeric() && !"-_.:".contains(c)) {
+        return Err(Error::invalid("namespace", "wants the namespace's id: digits, letters and '-_.:'"));
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Config {

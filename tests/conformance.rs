@@ -38,19 +38,14 @@ enum Kind {
 }
 
 impl Kind {
-    /// Nacos 3 has no GET of an instance: a disabled one cannot be told from one that is not there.
-    fn tells_of_disabled_instances(self) -> bool {
-        !matches!(self, Kind::Nacos(Dialect::V3_0 | Dialect::V3_2))
+    /// Nacos 3 tells of single instances, and takes changes of somebody else's, by the administrators' API alone.
+    fn wants_an_administrator(self) -> bool {
+        matches!(self, Kind::Nacos(Dialect::V3_0 | Dialect::V3_2))
     }
 
-    /// Nacos 3 takes changes of somebody else's instance from administrators only.
-    fn modifies_others(self) -> bool {
-        !matches!(self, Kind::Nacos(Dialect::V3_0 | Dialect::V3_2))
-    }
-
-    /// Nacos 2 lays a change over the values that the owner registered: keys that are left out shine through.
+    /// Since 2.0, a change is laid over the values that the owner registered: keys that are left out shine through.
     fn takes_metadata_from_others(self) -> bool {
-        self != Kind::Nacos(Dialect::V2_5)
+        matches!(self, Kind::Nacos(Dialect::V1_4) | Kind::RNacos)
     }
 
     /// The v3 API answers a beat with no more than ok.
@@ -100,37 +95,38 @@ struct World {
     /// None for the server that `NACOS_SERVER_ADDR` names.
     embedded: Option<EmbeddedServer>,
     config: Config,
+    /// Whether what only administrators may is to be had.
+    administers: bool,
     registry: Addr<Registry>,
     stranger: Addr<Registry>,
     service: String,
 }
 
 impl World {
+    /// 3.2 with users, one of which it is; the others without any.
     fn embedded(dialect: Dialect) -> Self {
-        let server = EmbeddedServer::builder().dialect(dialect);
-        // 3.2 lists services to administrators only.
-        let (server, user) = match dialect {
-            Dialect::V3_2 => (server.user("nacos", "nacos"), true),
-            _ => (server, false),
+        let (server, credentials) = match dialect {
+            Dialect::V3_2 => (EmbeddedServer::builder().user("nacos", "nacos"), Some(("nacos".into(), "nacos".into()))),
+            _ => (EmbeddedServer::builder(), None),
         };
-        let server = server.start().unwrap();
-        let config = config_at(&server.server_address());
-        let config = if user { config.credentials("nacos", "nacos") } else { config };
-        Self::at(Kind::Nacos(dialect), config, Some(server))
+        let server = server.dialect(dialect).start().unwrap();
+        Self::at(Kind::Nacos(dialect), &server.server_address(), credentials, Some(server))
     }
 
     fn named(address: &str) -> Self {
-        let config = config_at(address);
-        let config = match (env::var("NACOS_USERNAME"), env::var("NACOS_PASSWORD")) {
-            (Ok(username), Ok(password)) => config.credentials(username, password),
-            _ => config,
-        };
-        Self::at(Kind::find_out(address), config, None)
+        let credentials = env::var("NACOS_USERNAME").ok().zip(env::var("NACOS_PASSWORD").ok());
+        Self::at(Kind::find_out(address), address, credentials, None)
     }
 
-    fn at(kind: Kind, config: Config, embedded: Option<EmbeddedServer>) -> Self {
+    fn at(kind: Kind, address: &str, credentials: Option<(String, String)>, embedded: Option<EmbeddedServer>) -> Self {
+        let administers = !kind.wants_an_administrator() || credentials.is_some();
+        let config = config_at(address);
+        let config = match credentials {
+            Some((username, password)) => config.credentials(username, password),
+            None => config,
+        };
         let (registry, stranger) = (start(config.clone()), start(config.clone()));
-        World { kind, embedded, config, registry, stranger, service: unique("conformance") }
+        World { kind, embedded, config, administers, registry, stranger, service: unique("conformance") }
     }
 
     async fn ask<M, T>(&self, message: M) -> T
@@ -206,8 +202,8 @@ impl World {
     }
 }
 
-/// The dialects whose API the client speaks.
-const DIALECTS: [Dialect; 3] = [Dialect::V1_4, Dialect::V2_5, Dialect::V3_0];
+/// Every dialect, oldest first.
+const DIALECTS: [Dialect; 4] = Dialect::ALL;
 
 /// Runs `claim` on one server after the other. All are tried, and those that failed are named.
 async fn everywhere(claim: impl AsyncFn(&World)) {
@@ -429,7 +425,7 @@ async fn modifying_somebody_elses_instance_leaves_what_is_not_given_or_says_that
         world.ask(world.register(8081)).await;
         world.listed_ports(&[8080, 8081]).await;
         let modify = |change| ask(&world.stranger, change);
-        if !world.kind.modifies_others() {
+        if !world.administers {
             let refused = modify(world.modify(8080).weight(3.0)).await;
             // Nacos 3 has it in the admin API, and that wants a login.
             assert!(matches!(refused, Err(Error::Unauthorized { .. })), "{refused:?}");
@@ -509,7 +505,7 @@ async fn getting_what_is_not_there_is_not_found() {
             let refused = ask(&world.registry, get).await;
             let Err(Error::NotFound { instance, may_be_disabled }) = refused else { panic!("{refused:?}") };
             assert!(instance.contains(IP) && instance.contains(&world.service), "{instance}");
-            assert_eq!(may_be_disabled, !world.kind.tells_of_disabled_instances());
+            assert_eq!(may_be_disabled, !world.administers);
         };
         not_found(world.get(8080)).await;
         world.ask(world.register(8080)).await;
@@ -531,11 +527,11 @@ async fn a_disabled_instance_is_read_by_its_owner_and_where_servers_tell_by_othe
         assert_eq!((own.enabled, own.weight), (false, 2.0));
         match ask(&world.stranger, world.get(8080)).await {
             Ok(found) => {
-                assert!(world.kind.tells_of_disabled_instances());
+                assert!(world.administers);
                 assert_eq!((found.enabled, found.weight), (false, 2.0));
             }
             Err(Error::NotFound { may_be_disabled: true, .. }) => {
-                assert!(!world.kind.tells_of_disabled_instances());
+                assert!(!world.administers);
             }
             other => panic!("{other:?}"),
         }
@@ -770,7 +766,7 @@ async fn a_view_is_ready_and_stays_current() {
         let mut view = world.ask(Discover::new(&world.service)).await;
         view.ready_within(support::PATIENCE).await.unwrap();
         assert_eq!(view.select_one().map(|chosen| chosen.port), Some(8080));
-        view.changed().await.unwrap();
+        support::soon("the first list", view.changed()).await.unwrap();
         world.ask(world.register(8080).weight(0.0)).await;
         support::soon("another list", view.changed()).await.unwrap();
         assert!(view.select_one().is_none(), "of weight 0");

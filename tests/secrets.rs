@@ -1,104 +1,185 @@
-//! Password and token are shown nowhere, not even at trace level.
+//! Password and token are in no record, text, URL or status, over a whole run at the finest level of logging.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
-use std::sync::{
-    atomic::{AtomicUsize, Ordering},
-    Mutex,
+use std::{
+    fmt::Write as _,
+    sync::{Arc, Mutex},
 };
 
-use actix_nacos::{Config, Error, GetStatus, ListInstances, RegisterInstance, Subscribe, HEART_BEAT_INTERVAL};
+use actix_nacos::{
+    embedded::{Dialect, EmbeddedServer, Spoilt},
+    Config, DeregisterInstance, Discover, Error, GetInstance, GetStatus, ListInstances, ListServices, ModifyInstance,
+    Protocol, RegisterInstance, Registry, SendHeartbeat, Shutdown, Subscribe, HEART_BEAT_INTERVAL,
+};
+use slog::{o, Drain, Level, Logger, OwnedKVList, Record, KV};
 use support::{
-    ask, eventually,
-    fake::{Answer, Fake, Seen},
-    shut_down, start, News,
+    ask, config_at,
+    fake::{Answer, Fake},
+    ms, start, until, News,
 };
 
-/// Nothing that an encoding would change.
-const PASSWORD: &str = "p4ssw0rd-that-nobody-sees";
-const TOKEN: &str = "t0ken-that-nobody-sees";
-const WRONG: &str = "wr0ng-password-that-nobody-sees";
+const IP: &str = "10.77.0.7";
+const PASSWORD: &str = "hush-hush-0815";
+const WRONG: &str = "wrong-but-secret-4711";
 
-/// What any crate of the process logs.
-struct Everything(Mutex<Vec<String>>);
+/// Everything that anybody could read.
+#[derive(Clone, Default)]
+struct Readable(Arc<Mutex<String>>);
 
-static EVERYTHING: Everything = Everything(Mutex::new(Vec::new()));
+impl Readable {
+    fn add(&self, text: impl AsRef<str>) {
+        let mut all = self.0.lock().unwrap();
+        all.push_str(text.as_ref());
+        all.push('\n');
+    }
 
-impl log::Log for Everything {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+    fn outcome<T: std::fmt::Debug>(&self, outcome: Result<T, Error>) {
+        self.add(format!("{outcome:?}"));
+        if let Err(error) = outcome {
+            self.add(error.to_string());
+        }
+    }
+
+    fn logger(&self) -> Logger {
+        Logger::root(self.clone().fuse(), o!())
+    }
+
+    fn does_not_contain(&self, secrets: &[String]) {
+        let all = self.0.lock().unwrap();
+        for secret in secrets {
+            let found = all.lines().find(|line| line.contains(secret.as_str()));
+            assert_eq!(found, None, "{secret} can be read");
+        }
+    }
+}
+
+struct Pairs<'a>(&'a mut String);
+
+impl slog::Serializer for Pairs<'_> {
+    fn emit_arguments(&mut self, key: slog::Key, value: &std::fmt::Arguments<'_>) -> slog::Result {
+        write!(self.0, " {key}={value}").map_err(slog::Error::from)
+    }
+}
+
+impl Drain for Readable {
+    type Ok = ();
+    type Err = std::fmt::Error;
+
+    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), std::fmt::Error> {
+        let mut line = format!("{} {}", record.level(), record.msg());
+        // Writing to a string does not fail.
+        let _ = record.kv().serialize(record, &mut Pairs(&mut line));
+        let _ = values.serialize(record, &mut Pairs(&mut line));
+        self.add(line);
+        Ok(())
+    }
+
+    fn is_enabled(&self, _: Level) -> bool {
         true
     }
+}
 
-    fn log(&self, record: &log::Record<'_>) {
-        self.0.lock().unwrap().push(format!("{}: {}", record.target(), record.args()));
+/// Everything an application does, and everything that goes wrong meanwhile.
+async fn a_whole_run(server: &EmbeddedServer, config: Config, readable: &Readable) {
+    readable.add(format!("{config:?}"));
+    readable.add(serde_json::to_string(&config).unwrap());
+    let registry = start(config.logger(readable.logger()));
+    let register = RegisterInstance::new("orders", IP, 80).metadata(HEART_BEAT_INTERVAL, "100");
+    readable.add(format!("{register:?}"));
+    readable.outcome(ask(&registry, register.clone()).await);
+    let mut news = News::listen();
+    readable.outcome(ask(&registry, Subscribe::new("orders", news.recipient())).await);
+    readable.outcome(ask(&registry, Discover::new("orders")).await.map(drop));
+    for fault in [Spoilt::Html, Spoilt::CutOff, Spoilt::WrongType] {
+        server.faults().spoil_share(fault, 1.0);
+        ask_everything(&registry, readable).await;
     }
-
-    fn flush(&self) {}
+    server.faults().clear();
+    server.faults().fail_share(1.0, 500);
+    ask_everything(&registry, readable).await;
+    server.faults().clear();
+    server.faults().expire_tokens();
+    ask_everything(&registry, readable).await;
+    server.faults().refuse_connections();
+    ask_everything(&registry, readable).await;
+    server.faults().accept_connections();
+    server.restart_empty().unwrap();
+    ask_everything(&registry, readable).await;
+    for news in news.waiting() {
+        readable.add(format!("{news:?}"));
+    }
+    readable.outcome(ask(&registry, Shutdown::default()).await);
 }
 
-/// Refuses every fifth request with a token.
-fn nacos() -> Fake {
-    let requests = AtomicUsize::new(0);
-    Fake::start(move |seen| {
-        if seen.path().ends_with("/auth/login") {
-            return match seen.body.contains(PASSWORD) {
-                true => Answer::json(format!(r#"{{"accessToken":"{TOKEN}","tokenTtl":2,"globalAdmin":true}}"#)),
-                false => Answer::Text(403, "text/plain", "user not found!".into()),
-            };
-        }
-        match requests.fetch_add(1, Ordering::Relaxed) % 5 {
-            4 => Answer::Text(403, "application/json", r#"{"status":403,"message":"token expired!"}"#.into()),
-            _ if seen.path().ends_with("/beat") => Answer::json(r#"{"clientBeatInterval":50,"code":10200}"#),
-            _ => Answer::usual(seen),
-        }
-    })
-}
-
-fn config(nacos: &Fake, password: &str, logger: slog::Logger) -> Config {
-    support::config_at(&nacos.server_address()).credentials("orders", password).logger(logger)
+async fn ask_everything(registry: &actix::Addr<Registry>, readable: &Readable) {
+    readable.outcome(ask(registry, ListInstances::new("orders")).await);
+    readable.outcome(ask(registry, GetInstance::new("orders", IP, 80)).await);
+    readable.outcome(ask(registry, ModifyInstance::new("orders", IP, 80).weight(2.0)).await);
+    readable.outcome(ask(registry, SendHeartbeat::new("orders", IP, 81)).await);
+    readable.outcome(ask(registry, ListServices::new(1, 10)).await);
+    readable.outcome(ask(registry, DeregisterInstance::new("orders", IP, 81)).await);
+    let status = ask(registry, GetStatus).await.unwrap();
+    readable.add(format!("{status:?}"));
+    readable.add(serde_json::to_string(&status).unwrap());
 }
 
 #[actix::test]
-async fn password_and_token_are_in_no_log_url_error_status_or_configuration() {
-    log::set_logger(&EVERYTHING).unwrap();
-    log::set_max_level(log::LevelFilter::Trace);
-    let (logger, log) = support::logs::logger();
-    let nacos = nacos();
-    let good = config(&nacos, PASSWORD, logger.clone());
-    let wrong = config(&nacos, WRONG, logger);
-    let mut shown = vec![format!("{good:?} {wrong:?}"), serde_json::to_string(&[&good, &wrong]).unwrap()];
-
-    let registry = start(good);
-    let instance = RegisterInstance::new("orders", "10.0.0.7", 80).metadata(HEART_BEAT_INTERVAL, "50");
-    ask(&registry, instance).await.unwrap();
-    ask(&registry, Subscribe::new("orders", News::listen().recipient())).await.unwrap();
-    let refused = start(wrong);
-    let error = ask(&refused, ListInstances::new("orders")).await.expect_err("the password is wrong");
-    assert!(matches!(error, Error::Unauthorized { .. }), "{error:?}");
-    shown.push(format!("{error} {error:?}"));
-
-    let logins = || nacos.seen().iter().filter(|seen| seen.path().ends_with("/auth/login")).count();
-    support::until("several logins", || logins() >= 6).await;
-    let beats = async || {
-        let status = ask(&registry, GetStatus).await.ok()?;
-        (status.instances[0].beats > 5).then_some(status)
-    };
-    for status in [eventually("beats", beats).await, ask(&refused, GetStatus).await.unwrap()] {
-        shown.push(format!("{status:?} {}", serde_json::to_string(&status).unwrap()));
+async fn a_password_can_be_read_nowhere() {
+    let readable = Readable::default();
+    for dialect in Dialect::ALL {
+        for password in [PASSWORD, WRONG] {
+            let server = EmbeddedServer::builder().dialect(dialect).user("me", PASSWORD).start().unwrap();
+            let config = config_at(&server.server_address()).operation_timeout(ms(50)).credentials("me", password);
+            a_whole_run(&server, config, &readable).await;
+        }
     }
-    shut_down(&registry).await;
-    shut_down(&refused).await;
+    readable.does_not_contain(&[PASSWORD.into(), WRONG.into()]);
+    let all = readable.0.lock().unwrap();
+    assert!(all.contains("registry client is offline") && all.contains("Unauthorized"), "it was read");
+}
 
-    let seen = nacos.seen();
-    let with_token = |seen: &Seen| seen.headers.iter().any(|(_, value)| value == TOKEN);
-    assert!(seen.iter().filter(|seen| with_token(seen)).count() > 5, "the token is used");
-    shown.extend(seen.into_iter().map(|seen| seen.target));
-    shown.extend(log.lines().into_iter().map(|line| line.text));
-    shown.extend(EVERYTHING.0.lock().unwrap().iter().cloned());
-    assert!(shown.len() > 100, "something was looked at");
-    for secret in [PASSWORD, TOKEN, WRONG] {
-        let found: Vec<_> = shown.iter().filter(|text| text.contains(secret)).collect();
-        assert!(found.is_empty(), "{secret} is in {found:?}");
+#[actix::test]
+async fn a_token_can_be_read_nowhere() {
+    const TOKEN: &str = "0123456789abcdef-token";
+    let readable = Readable::default();
+    let bodies = [
+        Answer::Text(200, "text/plain", "ok".into()),
+        Answer::Text(500, "text/plain", "caused: no leader;".into()),
+        Answer::Text(403, "application/json", r#"{"status":403,"message":"token invalid!"}"#.into()),
+        Answer::Close,
+    ];
+    for body in bodies {
+        let fake = Fake::start(move |seen| match seen.path() {
+            "/nacos/v1/auth/login" => {
+                Answer::json(format!(r#"{{"accessToken":"{TOKEN}","tokenTtl":18000,"globalAdmin":true}}"#))
+            }
+            _ => body.clone(),
+        });
+        let config = config_at(&fake.server_address()).operation_timeout(ms(50)).protocol(Protocol::V1);
+        let registry = start(config.credentials("me", PASSWORD).logger(readable.logger()));
+        readable.outcome(ask(&registry, RegisterInstance::new("orders", IP, 80)).await);
+        ask_everything(&registry, &readable).await;
+        until("the token was used", || fake.seen().iter().any(|seen| seen.header("accessToken") == Some(TOKEN))).await;
+        for seen in fake.seen() {
+            readable.add(seen.target);
+        }
+        readable.outcome(ask(&registry, Shutdown::default()).await);
     }
+    readable.does_not_contain(&[TOKEN.into(), PASSWORD.into()]);
+}
+
+#[test]
+fn a_login_answer_that_cannot_be_read_is_told_without_its_token() {
+    const TOKEN: &str = "0123456789abcdef-token";
+    let readable = Readable::default();
+    let fake = Fake::start(|_| Answer::json(format!(r#"{{"accessToken":"{TOKEN}","tokenTtl":"soon"}}"#)));
+    let config = config_at(&fake.server_address()).operation_timeout(ms(50)).credentials("me", PASSWORD);
+    actix::System::new().block_on(async {
+        let registry = start(config.logger(readable.logger()));
+        readable.outcome(ask(&registry, ListInstances::new("orders")).await);
+        ask_everything(&registry, &readable).await;
+    });
+    readable.does_not_contain(&[TOKEN.into(), PASSWORD.into()]);
 }

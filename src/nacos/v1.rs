@@ -418,10 +418,11 @@ pub(crate) fn read_services(answer: &Answer) -> Result<ServiceListAnswer, Refusa
     answer.json()
 }
 
+/// What cannot be read is not quoted: there may be a token in it.
 pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Refusal> {
     let said = answer.excerpt();
     match answer.status {
-        200 => answer.json(),
+        200 => answer.json().map_err(|_| Refusal::Unreadable("no token and how long it lives".into())),
         401 | 403 => Err(Refusal::Denied(format!("{said}; check username and password"))),
         // An unknown user, or none, on 2.x.
         500 if said.starts_with("caused: ") => Err(Refusal::Denied(format!("{said}; check username and password"))),

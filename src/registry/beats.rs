@@ -18,7 +18,7 @@ use crate::{
 
 /// Sends one heartbeat by hand. A server that does not know the instance registers it.
 ///
-/// Instances that were registered by [`RegisterInstance`] have a Heartbeat and need none by hand.
+/// Instances that were registered by [`RegisterInstance`](super::RegisterInstance) have a Heartbeat and need none by hand.
 ///
 /// # Errors
 /// [`Error::InvalidInput`] naming the field, for a persistent instance too: those have no heartbeats; what the server says.
@@ -79,9 +79,21 @@ impl Handler<SendHeartbeat> for Registry {
                 if desk.own.get(&key, |own| own.instance.ephemeral) == Some(false) {
                     return Err(Error::invalid("ephemeral", "the instance is registered as persistent: no heartbeats"));
                 }
-                desk.nacos.beat(&key.service, &instance, false, Patience::Operation).await
+                desk.beat_by_hand(&key, &instance).await
             }
         })
+    }
+}
+
+impl Desk {
+    /// v1 registers the unknown instance of a beat by itself; v3's beats are the key alone, so that is a request of its own.
+    async fn beat_by_hand(&self, key: &InstanceKey, instance: &Instance) -> Result<HeartbeatReply, Error> {
+        let reply = self.nacos.beat(&key.service, instance, false, Patience::Operation).await?;
+        if !reply.is_unknown() {
+            return Ok(reply);
+        }
+        self.nacos.register(&key.service, instance, Patience::Operation).await?;
+        Ok(HeartbeatReply::taken())
     }
 }
 

@@ -4,6 +4,7 @@ use actix::{Context, Handler, Message, ResponseFuture};
 
 use super::Registry;
 use crate::{
+    config::{namespace_id, validate_namespace},
     error::Error,
     nacos::{ListQuery, Listed, Operation, Patience},
     service::{cluster_filter, validate_group, ServiceInfo, ServiceName, DEFAULT_GROUP},
@@ -52,7 +53,7 @@ impl ListInstances {
         self
     }
 
-    /// The namespace, by its id. Default: the configured one.
+    /// The namespace, by its id; an empty one is `public`. Default: the configured one.
     #[must_use]
     pub fn namespace(mut self, id: impl Into<String>) -> Self {
         self.namespace = Some(id.into());
@@ -74,8 +75,9 @@ impl Handler<ListInstances> for Registry {
         self.answer(Operation::List, |desk| async move {
             let service = ServiceName::resolve(&message.service, message.group.as_deref())?;
             let clusters = cluster_filter(&message.clusters)?;
+            validate_namespace(message.namespace.as_deref().unwrap_or_default())?;
             let query = ListQuery {
-                namespace: message.namespace.as_deref(),
+                namespace: message.namespace.as_deref().map(namespace_id),
                 service: &service,
                 clusters: &clusters,
                 healthy_only: message.healthy_only,

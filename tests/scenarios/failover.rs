@@ -1,5 +1,5 @@
 //! One of three servers dies.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, reason = "each binary that shares it takes what it needs")]
 
 use std::{
     cell::{Cell, RefCell},

@@ -194,6 +194,11 @@ impl News {
         self.listener.clone().recipient()
     }
 
+    /// The address and what is told to it, apart.
+    pub fn into_parts(self) -> (Addr<Listener>, mpsc::UnboundedReceiver<ServiceChanged>) {
+        (self.listener, self.told)
+    }
+
     /// The next news.
     pub async fn next(&mut self) -> ServiceChanged {
         soon("news", self.told.recv()).await.expect("the listener lives")

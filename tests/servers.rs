@@ -1,0 +1,193 @@
+//! Several servers: one that is dead, hangs or fails costs no operation, and is used again when it is back.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::time::Instant;
+
+use actix::Addr;
+use actix_nacos::{
+    embedded::EmbeddedServer, DeregisterInstance, Error, GetStatus, ListInstances, RegisterInstance, Registry,
+    ServerStatus, HEART_BEAT_INTERVAL,
+};
+use futures_util::{stream, StreamExt as _};
+use support::{ask, config_at, eventually, ms, server, shut_down, start, until, News};
+
+const IP: &str = "10.77.0.7";
+
+fn addresses(servers: &[EmbeddedServer]) -> String {
+    servers.iter().map(EmbeddedServer::server_address).collect::<Vec<_>>().join(",")
+}
+
+fn cluster(size: usize) -> (Vec<EmbeddedServer>, Addr<Registry>) {
+    let servers: Vec<_> = (0..size).map(|_| server()).collect();
+    let registry = start(config_at(&addresses(&servers)).request_timeout(ms(1000)).operation_timeout(ms(8000)));
+    (servers, registry)
+}
+
+/// The server in use, as its place in the list.
+async fn in_use(registry: &Addr<Registry>) -> usize {
+    let servers = status(registry).await;
+    servers.iter().position(|server| server.in_use).unwrap()
+}
+
+async fn status(registry: &Addr<Registry>) -> Vec<ServerStatus> {
+    ask(registry, GetStatus).await.unwrap().servers
+}
+
+/// Many operations, 64 at a time, while `fault` strikes the server in use; none may fail.
+async fn no_operation_fails_when(fault: impl Fn(&EmbeddedServer)) {
+    let (servers, registry) = cluster(3);
+    ask(&registry, ListInstances::new("orders")).await.unwrap();
+    let used = in_use(&registry).await;
+    let operate = async |number: u16| {
+        let port = 8000 + number % 200;
+        match number % 4 {
+            0 => ask(&registry, RegisterInstance::new("orders", IP, port)).await,
+            1 => ask(&registry, DeregisterInstance::new("orders", IP, port)).await,
+            _ => ask(&registry, ListInstances::new("orders")).await.map(drop),
+        }
+    };
+    let mut operations = std::pin::pin!(stream::iter(0..1000).map(operate).buffer_unordered(64).enumerate());
+    let mut failed = Vec::new();
+    while let Some((number, outcome)) = operations.next().await {
+        if number == 300 {
+            fault(&servers[used]);
+        }
+        failed.extend(outcome.err());
+    }
+    assert!(failed.is_empty(), "{} failed: {:?}", failed.len(), failed.first());
+    assert_ne!(in_use(&registry).await, used, "another one took over");
+    servers[used].faults().clear();
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn a_server_that_dies_costs_no_operation() {
+    no_operation_fails_when(|server| server.faults().refuse_connections()).await;
+}
+
+#[actix::test]
+async fn a_server_that_hangs_costs_no_operation() {
+    no_operation_fails_when(|server| server.faults().hang(true)).await;
+}
+
+#[actix::test]
+async fn a_server_that_fails_within_costs_no_operation() {
+    no_operation_fails_when(|server| server.faults().fail_share(1.0, 503)).await;
+}
+
+#[actix::test]
+async fn a_server_that_is_dead_from_the_start_costs_no_operation() {
+    for _ in 0..10 {
+        // Where it begins is drawn by lot.
+        let (servers, registry) = cluster(2);
+        servers[0].faults().refuse_connections();
+        ask(&registry, RegisterInstance::new("orders", IP, 80)).await.unwrap();
+        assert_eq!(servers[1].instances("orders").len(), 1);
+        assert_eq!(in_use(&registry).await, 1);
+        shut_down(&registry).await;
+    }
+}
+
+#[actix::test]
+async fn what_was_registered_with_a_dead_server_is_registered_with_the_next() {
+    let (servers, registry) = cluster(2);
+    for port in 80..90 {
+        let register = RegisterInstance::new("orders", IP, port).weight(3.0).metadata(HEART_BEAT_INTERVAL, "300");
+        ask(&registry, register).await.unwrap();
+    }
+    let used = in_use(&registry).await;
+    servers[used].faults().refuse_connections();
+    let next = &servers[1 - used];
+    until("the next one has all", || next.instances("orders").len() == 10).await;
+    assert!(next.instances("orders").iter().all(|instance| instance.weight == 3.0));
+    shut_down(&registry).await;
+    assert!(next.instances("orders").is_empty());
+}
+
+#[actix::test]
+async fn a_server_that_came_back_is_used_again() {
+    let (servers, registry) = cluster(2);
+    ask(&registry, ListInstances::new("orders")).await.unwrap();
+    let first = in_use(&registry).await;
+    for used in [first, 1 - first, first] {
+        assert_eq!(in_use(&registry).await, used);
+        servers[used].faults().refuse_connections();
+        ask(&registry, RegisterInstance::new("orders", IP, 80)).await.unwrap();
+        assert_eq!(in_use(&registry).await, 1 - used);
+        servers[used].faults().accept_connections();
+    }
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn an_outage_of_all_servers_is_bridged_within_the_operations_deadline() {
+    let (servers, registry) = cluster(2);
+    ask(&registry, ListInstances::new("orders")).await.unwrap();
+    servers.iter().for_each(|server| server.faults().refuse_connections());
+    let waiting = registry.send(RegisterInstance::new("orders", IP, 80));
+    let failing = async || status(&registry).await.iter().all(|server| server.failures > 0).then_some(());
+    eventually("both have been tried", failing).await;
+    servers[1].faults().accept_connections();
+    waiting.await.unwrap().unwrap();
+    assert_eq!(servers[1].instances("orders").len(), 1);
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn an_outage_beyond_the_deadline_is_an_error_that_may_pass() {
+    let servers = [server(), server()];
+    let registry = start(config_at(&addresses(&servers)).operation_timeout(ms(300)));
+    servers.iter().for_each(|server| server.faults().refuse_connections());
+    let began = Instant::now();
+    let refused = ask(&registry, ListInstances::new("orders")).await.unwrap_err();
+    assert!(matches!(refused, Error::Unreachable { .. }) && refused.is_retryable(), "{refused:?}");
+    assert!(began.elapsed() < ms(2000), "{:?}", began.elapsed());
+}
+
+#[actix::test]
+async fn requests_while_all_servers_are_down_do_not_grow_with_the_instances() {
+    let server = server();
+    let registry = start(config_at(&server.server_address()));
+    for port in 8000..8200 {
+        ask(&registry, RegisterInstance::new("orders", IP, port).metadata(HEART_BEAT_INTERVAL, "200")).await.unwrap();
+    }
+    let requests = async || status(&registry).await[0].requests;
+    server.faults().fail_share(1.0, 503);
+    let failing = async || (status(&registry).await[0].failures >= 5).then_some(());
+    eventually("it is noticed", failing).await;
+    let before = requests().await;
+    // What is measured is what is sent in a second: 1,000 beats would be due.
+    actix_rt::time::sleep(ms(1000)).await;
+    let sent = requests().await - before;
+    assert!(sent <= 20, "{sent} requests in a second");
+    server.faults().clear();
+    let recovered = async || (status(&registry).await[0].failures == 0).then_some(());
+    eventually("it is used again", recovered).await;
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn listeners_hear_of_no_change_when_another_server_takes_over() {
+    let (servers, registry) = cluster(2);
+    for server in &servers {
+        // Both know the instance, as servers of one cluster do.
+        let owner = start(config_at(&server.server_address()));
+        ask(&owner, RegisterInstance::new("orders", IP, 80)).await.unwrap();
+        std::mem::forget(owner);
+    }
+    let mut news = News::listen();
+    ask(&registry, actix_nacos::Subscribe::new("orders", news.recipient())).await.unwrap();
+    news.next().await;
+    let used = in_use(&registry).await;
+    servers[used].faults().refuse_connections();
+    let taken_over = async || (in_use(&registry).await != used).then_some(());
+    eventually("the other one is asked", taken_over).await;
+    let fine = async || {
+        let subscriptions = ask(&registry, GetStatus).await.unwrap().subscriptions;
+        subscriptions[0].last_error.is_none().then_some(())
+    };
+    eventually("its list has come", fine).await;
+    assert!(news.waiting().is_empty());
+}
