@@ -154,6 +154,24 @@
 //! # }
 //! ```
 //!
+//! # Looking inside
+//! [`GetStatus`] tells the state of each server, of the login, of each instance and subscription; it serialises, for a
+//! health page. [`WatchConnection`] sends a [`ConnectionChanged`] whenever servers are lost or back.
+//!
+//! ```
+//! # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+//! # #[actix::main]
+//! # async fn main() -> Result<(), Error> {
+//! # let nacos = EmbeddedServer::start().unwrap();
+//! # let registry = Registry::start(Config::new(nacos.server_address()))?;
+//! registry.send(RegisterInstance::new("orders", "10.0.0.7", 8080)).await??;
+//! let status = registry.send(GetStatus).await??;
+//! assert!(status.servers[0].in_use && status.instances[0].registered);
+//! println!("{}", serde_json::to_string_pretty(&status).unwrap());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Going
 //! An awaited [`Shutdown`] deregisters first, then ends the Registry; with [`drain`](Shutdown::drain) it gives callers
 //! that have not heard of it yet some time. [`ShutdownGuard`] does the same from its `Drop`. In an actix-web application

@@ -5,7 +5,7 @@
 //! ```
 
 pub use crate::{
-    Config, DeregisterInstance, Discover, Error, GetInstance, GetStatus, Instance, ListInstances, ListServices,
-    ModifyInstance, RegisterInstance, Registry, SendHeartbeat, ServiceChanged, ServiceInfo, ServiceView, Shutdown,
-    StopSubscribe, Subscribe, Unsubscribe,
+    Config, ConnectionChanged, DeregisterInstance, Discover, Error, GetInstance, GetStatus, Instance, ListInstances,
+    ListServices, ModifyInstance, RegisterInstance, Registry, SendHeartbeat, ServiceChanged, ServiceInfo, ServiceView,
+    Shutdown, StopSubscribe, Subscribe, Unsubscribe, WatchConnection,
 };

@@ -1,15 +1,97 @@
 //! Servers that are gone for a while, or come back without their data: nothing is lost, and nobody is told "empty".
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "scenarios/outage.rs"]
+mod outage;
 #[path = "scenarios/restart.rs"]
 mod restart;
 mod support;
 
-use support::ms;
+use std::time::Instant;
+
+use actix_nacos::{DeregisterInstance, Discover, RegisterInstance, Source, Subscribe, HEART_BEAT_INTERVAL};
+use outage::{all_servers_fail, Fault, Figures};
+use support::{ask, config, listed_ports, ms, registry, server, shut_down, soon, start, until, News};
 
 #[actix::test]
 async fn a_thousand_instances_are_back_within_a_beat_and_a_second_after_a_restart_without_data() {
-    let sizes = restart::Sizes { instances: 1000, subscriptions: 50, interval: ms(1000) };
+    let sizes = restart::Sizes { instances: 1000, subscriptions: 50, interval: ms(3000) };
     let took = restart::restart_empty(&sizes).await;
     assert!(took <= sizes.interval + ms(1000), "{took:?}");
+}
+
+fn sizes() -> outage::Sizes {
+    outage::Sizes { instances: 100, services: 10, interval: ms(1000), request_timeout: ms(500), down_for: ms(5000) }
+}
+
+#[actix::test]
+async fn while_all_servers_refuse_little_is_asked_and_all_is_back_soon_after() {
+    let figures = all_servers_fail(Fault::Refuse, &sizes()).await;
+    assert_bounded(&figures);
+}
+
+#[actix::test]
+async fn while_all_servers_hang_little_is_asked_and_all_is_back_soon_after() {
+    let figures = all_servers_fail(Fault::Hang, &sizes()).await;
+    assert_bounded(&figures);
+}
+
+/// Three servers are each tried every 1.5 to 2 s once the pauses have grown, however much there is to ask.
+fn assert_bounded(figures: &Figures) {
+    assert!(figures.requests_per_second < 5.0, "{figures:?}");
+    assert!(figures.back_after < ms(5000), "{figures:?}");
+}
+
+#[actix::test]
+async fn an_instance_that_does_not_come_back_is_taken_out_after_the_hold() {
+    let (server, hold) = (server(), ms(1500));
+    let registry = start(config(&server).outage_hold(hold));
+    let other = support::registry(&server);
+    ask(&registry, RegisterInstance::new("orders", "10.0.0.7", 80).metadata(HEART_BEAT_INTERVAL, "200")).await.unwrap();
+    ask(&other, RegisterInstance::new("orders", "10.0.0.7", 81)).await.unwrap();
+    let mut news = News::listen();
+    ask(&registry, Subscribe::new("orders", news.recipient())).await.unwrap();
+    news.until(|news| news.info.hosts.len() == 2).await;
+
+    // The other one ends while the server does; nobody deregisters it.
+    server.faults().refuse_connections();
+    ask(&other, actix_nacos::Shutdown::default().deadline(ms(1))).await.unwrap();
+    server.faults().accept_connections();
+    server.restart_empty().expect("the same port");
+    let restarted = Instant::now();
+    let news = news.next().await;
+    assert_eq!((listed_ports(&news), news.removed.len()), (vec![80], 1), "{news:?}");
+    assert!(restarted.elapsed() >= hold, "{:?}", restarted.elapsed());
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn a_removal_that_has_nothing_to_do_with_an_outage_is_told_at_once() {
+    let server = server();
+    let registry = registry(&server);
+    for port in [80, 81] {
+        ask(&registry, RegisterInstance::new("orders", "10.0.0.7", port)).await.unwrap();
+    }
+    let mut news = News::listen();
+    ask(&registry, Subscribe::new("orders", news.recipient())).await.unwrap();
+    news.until(|news| news.info.hosts.len() == 2).await;
+    ask(&registry, DeregisterInstance::new("orders", "10.0.0.7", 80)).await.unwrap();
+    let began = Instant::now();
+    let news = news.next().await;
+    assert_eq!((listed_ports(&news), news.source), (vec![81], Source::Poll));
+    assert!(began.elapsed() < ms(1000), "{:?}", began.elapsed());
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn a_view_that_never_had_a_list_is_not_ready_in_an_outage() {
+    let server = server();
+    server.faults().refuse_connections();
+    let registry = registry(&server);
+    let view = ask(&registry, Discover::new("orders")).await.unwrap();
+    assert!(view.ready_within(ms(300)).await.is_err());
+    server.faults().accept_connections();
+    soon("the first list", view.ready()).await.unwrap();
+    until("it is current", || !view.is_stale()).await;
+    shut_down(&registry).await;
 }

@@ -8,12 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_rt::time::sleep;
 use slog::{debug, info, warn};
 
 use super::{
     exchange::{Answer, Operation, Refusal, Request},
-    servers::{Choice, Server, OUTAGE},
+    servers::{pause, Choice, Server, OUTAGE},
     session::Credentials,
     v1::{self, LoginAnswer},
     v3, ConnectionState, Nacos, Patience,
@@ -41,13 +40,18 @@ impl Nacos {
         read: impl Fn(Protocol, &Answer) -> Result<T, Refusal>,
         subject: impl Fn() -> String,
     ) -> Result<Told<T>, Error> {
-        let deadline = Instant::now() + self.operation_timeout;
+        let mut turn_came = None;
         let mut tried = Vec::new();
+        let mut rounds = 0;
         let mut last_error = None;
         loop {
             // Before a server is chosen: many wait here while one hangs, and none of them shall choose that one.
             let room = self.transport.room().await;
-            let server = match self.servers.choose(&tried) {
+            // Not counted while nobody could be asked: a burst of operations may wait for longer than one may take.
+            let deadline = *turn_came.get_or_insert_with(Instant::now) + self.operation_timeout;
+            // A refused login says nothing of the servers' health.
+            self.session.check()?;
+            let server = match self.servers.choose(operation, &tried) {
                 Choice::Ask(server) => server,
                 Choice::Wait(pause) if patience == Patience::Operation && Instant::now() + pause < deadline => {
                     drop(room);
@@ -57,9 +61,9 @@ impl Nacos {
                 Choice::Nobody if patience == Patience::Operation && Instant::now() < deadline => {
                     drop(room);
                     // Once around; or the first list of servers has not come yet.
-                    if tried.is_empty() {
-                        sleep(SERVER_LIST_WAIT).await;
-                    }
+                    rounds += u32::from(!tried.is_empty());
+                    let wait = if tried.is_empty() { SERVER_LIST_WAIT } else { pause(rounds) };
+                    self.servers.wait(wait.min(deadline.saturating_duration_since(Instant::now()))).await;
                     tried.clear();
                     continue;
                 }
@@ -68,12 +72,12 @@ impl Nacos {
             let began = Instant::now();
             match self.ask(&server, operation, &make, &read, &subject).await {
                 Err(error) if error.is_retryable() => {
-                    self.note_failure(&server, began, &error);
+                    self.note_failure(&server, operation, &subject, began, &error);
                     last_error = Some(error);
                     tried.push(server);
                 }
                 answered => {
-                    self.note_success(&server);
+                    self.note_success(&server, operation);
                     return answered;
                 }
             }
@@ -148,21 +152,24 @@ impl Nacos {
         let request = make(protocol);
         let token = self.token(server).await?;
         let outcome = self.send(server, operation, &request, token.as_deref()).await.map(|a| read(protocol, &a))?;
-        match (outcome, token) {
-            (Err(Refusal::TokenRefused(_)), Some(token)) => {
-                self.session.forget(&token);
-                let token = self.token(server).await?;
-                self.send(server, operation, &request, token.as_deref()).await.map(|a| read(protocol, &a))
-            }
-            (Err(Refusal::TokenRefused(said)), None) => {
-                Ok(Err(Refusal::Denied(format!("{said}; it wants a login: set credentials"))))
-            }
-            (outcome, _) => Ok(outcome),
+        let Some(token) = token else {
+            return Ok(outcome.map_err(without_login));
+        };
+        if !matches!(outcome, Err(Refusal::TokenRefused(_))) {
+            self.session.note_accepted();
+            return Ok(outcome);
         }
+        self.session.forget(&token);
+        let Some(token) = self.token(server).await? else { return Ok(outcome) };
+        let outcome = self.send(server, operation, &request, Some(&token)).await.map(|a| read(protocol, &a))?;
+        if let Err(refusal @ Refusal::TokenRefused(_)) = &outcome {
+            self.session.forget_useless(&token, &refusal.clone().into_error(operation, &server.name, ""));
+        }
+        Ok(outcome)
     }
 
     async fn token(&self, server: &Rc<Server>) -> Result<Option<Rc<str>>, Error> {
-        self.session.token(|credentials| self.log_in(server, credentials)).await
+        self.session.token(&server.name, |credentials| self.log_in(server, credentials)).await
     }
 
     async fn log_in(&self, server: &Rc<Server>, credentials: Credentials) -> Result<LoginAnswer, Error> {
@@ -171,7 +178,16 @@ impl Nacos {
         if self.protocol == Protocol::Auto && matches!(answered, Err(Refusal::NotSpoken)) {
             answered = self.log_in_by(server, other(first), &credentials).await?;
         }
-        answered.map_err(|refusal| refusal.into_error(Operation::Login, &server.name, &credentials.username))
+        let answered =
+            answered.map_err(|refusal| refusal.into_error(Operation::Login, &server.name, &credentials.username));
+        match &answered {
+            Err(error @ Error::Unauthorized { .. }) if !self.session.is_refused() => {
+                warn!(self.log, "the login is refused, and tried again at growing intervals"; "error" => %error);
+            }
+            Ok(_) if self.session.is_refused() => info!(self.log, "the login is accepted"; "server" => &server.name),
+            _ => {}
+        }
+        answered
     }
 
     async fn log_in_by(
@@ -200,35 +216,52 @@ impl Nacos {
         sent.map_err(|none| none.into_error(operation, &server.name))
     }
 
-    fn note_success(&self, server: &Rc<Server>) {
+    fn note_success(&self, server: &Rc<Server>, operation: Operation) {
         let failures = server.failures();
-        self.servers.succeeded(server);
+        self.servers.succeeded(server, operation);
         if failures >= OUTAGE {
-            info!(self.log, "registry server is back"; "server" => &server.name);
+            // Whatever it was: it may have forgotten us meanwhile.
+            self.servers.next_generation();
         }
         self.note_connection(true);
     }
 
-    fn note_failure(&self, server: &Rc<Server>, began: Instant, error: &Error) {
-        let failures = server.failures();
-        self.servers.failed(server, began, error);
+    fn note_failure(
+        &self,
+        server: &Rc<Server>,
+        operation: Operation,
+        subject: &impl Fn() -> String,
+        began: Instant,
+        error: &Error,
+    ) {
+        self.servers.failed(server, operation, subject, began, error);
         debug!(self.log, "request to registry server failed"; "server" => &server.name, "error" => %error);
-        if failures < OUTAGE && server.failures() >= OUTAGE {
-            warn!(self.log, "registry server fails"; "server" => &server.name, "error" => %error);
-        }
         self.note_connection(false);
     }
 
-    /// A few failures are a hiccup: they change nothing.
+    /// One line when it turns bad, one when it is good again, however many requests tell so.
     fn note_connection(&self, answered: bool) {
-        let (failing, servers) = self.servers.failing();
-        let state = match failing {
-            0 if answered => ConnectionState::Connected,
-            0 => return,
-            _ if failing == servers => ConnectionState::Lost,
-            _ => ConnectionState::Degraded,
-        };
-        self.connection.send_if_modified(|now| std::mem::replace(now, state) != state);
+        let Some(state) = self.servers.connection_after(answered) else { return };
+        if !self.connection.send_if_modified(|now| std::mem::replace(now, state) != state) {
+            return;
+        }
+        let in_use = self.servers.current().map_or_else(String::new, |server| server.name.clone());
+        let error = self.servers.last_error().map_or_else(String::new, |error| error.to_string());
+        match state {
+            ConnectionState::Lost => warn!(self.log, "no registry server answers"; "last_error" => error),
+            ConnectionState::Degraded => {
+                warn!(self.log, "a registry server fails, another one serves"; "in_use" => in_use, "last_error" => error);
+            }
+            _ => info!(self.log, "the registry can be reached"; "in_use" => in_use),
+        }
+    }
+}
+
+/// A token that is missing is no matter of logging in again.
+fn without_login(refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::TokenRefused(said) => Refusal::Denied(format!("{said}; it wants a login: set credentials")),
+        other => other,
     }
 }
 

@@ -11,8 +11,6 @@ use tokio::sync::watch;
 use super::{exchange::Request, Nacos, Operation};
 use crate::{config::ServerAddress, error::Error, registry::Desk};
 
-/// As the Java client asks (`ServerListManager`).
-const INTERVAL: Duration = Duration::from_secs(30);
 /// Before the first list has come.
 const RETRY: Duration = Duration::from_secs(1);
 /// What the Java client takes for a server without a port.
@@ -38,7 +36,8 @@ async fn ask_for_ever(desk: Weak<Desk>, url: String) {
             _ => {}
         }
         well = outcome.is_ok();
-        let pause = if present.nacos.servers().all().is_empty() { RETRY } else { INTERVAL };
+        let interval = present.config.endpoint_interval;
+        let pause = if present.nacos.servers().all().is_empty() { RETRY.min(interval) } else { interval };
         drop(present);
         sleep(pause).await;
     }

@@ -9,6 +9,7 @@ mod endpoint;
 pub(crate) mod exchange;
 #[cfg(test)]
 pub(crate) mod recordings;
+mod refusals;
 pub(crate) mod sentinel;
 pub(crate) mod servers;
 pub(crate) mod session;
@@ -225,10 +226,12 @@ impl Nacos {
             Protocol::V3 => v3::read_list(answer, service),
             _ => v1::read_list(answer, service),
         };
-        let outages = self.servers.outages();
+
         let told = self.attempt(Operation::List, patience, make, read, || query.service.to_string()).await?;
         let mut info = told.value;
         info.tidy(query.clusters, query.healthy_only);
+        // As counted when the answer came: one from before an outage that is taken for one from after it does no harm.
+        let outages = self.servers.outages();
         let origin = Origin { server: told.server.name.clone(), protocol: told.protocol, outages };
         Ok(Listed { info, origin })
     }

@@ -14,6 +14,8 @@ use crate::{error::Error, nacos::v1::LoginAnswer};
 
 /// A token is renewed when this share of its life has passed.
 const RENEW_AFTER: f64 = 0.85;
+/// The pause after a login that failed while the token still lives.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
 /// The pause after refused credentials; each further refusal doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -39,12 +41,16 @@ struct State {
     logins: u64,
     refusals: u32,
     refused: Option<(Error, Instant)>,
+    /// At which server the last login failed for another reason than its credentials.
+    failed: Option<(String, Error)>,
 }
 
 #[derive(Clone)]
 struct Token {
     text: Rc<str>,
+    since: Instant,
     renew_at: Instant,
+    ends_at: Instant,
 }
 
 /// What is known of the login.
@@ -61,13 +67,18 @@ impl Session {
         Session { credentials, state: RefCell::default(), login: Mutex::new(()) }
     }
 
-    /// The token to send; none without credentials. `login` is called when there is none that will last, by one caller
-    /// while the others wait for its outcome.
+    /// The token to send to `server`; none without credentials. `login` is called when there is none that will last, by
+    /// one caller while the others wait for its outcome: a server that hangs costs them one timeout and not one each.
+    /// Should it fail, the old token serves until its end.
     ///
     /// # Errors
     /// What `login` says. Refused credentials are not tried again before a growing pause is over: the last refusal is
     /// repeated meanwhile.
-    pub(crate) async fn token<F>(&self, login: impl FnOnce(Credentials) -> F) -> Result<Option<Rc<str>>, Error>
+    pub(crate) async fn token<F>(
+        &self,
+        server: &str,
+        login: impl FnOnce(Credentials) -> F,
+    ) -> Result<Option<Rc<str>>, Error>
     where
         F: std::future::Future<Output = Result<LoginAnswer, Error>>,
     {
@@ -75,13 +86,34 @@ impl Session {
         if let Some(token) = self.lasting_token() {
             return Ok(Some(token));
         }
+        let renewed = self.renew(server, || login(credentials.clone())).await;
+        renewed.or_else(|error| self.living_token().ok_or(error)).map(Some)
+    }
+
+    async fn renew<F>(&self, server: &str, login: impl FnOnce() -> F) -> Result<Rc<str>, Error>
+    where
+        F: std::future::Future<Output = Result<LoginAnswer, Error>>,
+    {
+        let logins_before = self.state.borrow().logins;
         let _one_at_a_time = self.login.lock().await;
         if let Some(token) = self.lasting_token() {
-            return Ok(Some(token));
+            return Ok(token);
         }
         self.refused_lately()?;
-        let outcome = login(credentials.clone()).await;
-        self.remember(outcome).map(Some)
+        self.failed_since(server, logins_before)?;
+        let outcome = login().await;
+        self.remember(server, outcome)
+    }
+
+    /// Whether there is any use in asking a server.
+    ///
+    /// # Errors
+    /// The last refusal of our credentials, until it is time to try them again.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match self.living_token() {
+            Some(_) => Ok(()),
+            None => self.refused_lately(),
+        }
     }
 
     /// The server refused this token: it is not sent again.
@@ -90,6 +122,26 @@ impl Session {
         if state.token.as_ref().is_some_and(|token| &*token.text == refused) {
             state.token = None;
         }
+    }
+
+    /// The last login was refused.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.state.borrow().refused.is_some()
+    }
+
+    /// The server refused a token that it has just given: another login would end the same way. As with refused
+    /// credentials, the next one waits.
+    pub(crate) fn forget_useless(&self, refused: &str, error: &Error) {
+        let mut state = self.state.borrow_mut();
+        if state.token.take_if(|token| &*token.text == refused).is_some_and(|token| token.since.elapsed() < FIRST_PAUSE)
+        {
+            state.refuse(error);
+        }
+    }
+
+    /// A token was good for something.
+    pub(crate) fn note_accepted(&self) {
+        self.state.borrow_mut().refusals = 0;
     }
 
     pub(crate) fn is_needed(&self) -> bool {
@@ -110,6 +162,11 @@ impl Session {
         state.token.as_ref().filter(|token| token.renew_at > Instant::now()).map(|token| token.text.clone())
     }
 
+    fn living_token(&self) -> Option<Rc<str>> {
+        let state = self.state.borrow();
+        state.token.as_ref().filter(|token| token.ends_at > Instant::now()).map(|token| token.text.clone())
+    }
+
     fn refused_lately(&self) -> Result<(), Error> {
         match &self.state.borrow().refused {
             Some((error, until)) if *until > Instant::now() => Err(error.clone()),
@@ -117,27 +174,47 @@ impl Session {
         }
     }
 
-    fn remember(&self, outcome: Result<LoginAnswer, Error>) -> Result<Rc<str>, Error> {
+    /// The failure of a login at `server` that this caller has waited for.
+    fn failed_since(&self, server: &str, logins_before: u64) -> Result<(), Error> {
+        let state = self.state.borrow();
+        match &state.failed {
+            Some((at, error)) if at == server && state.logins != logins_before => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    fn remember(&self, server: &str, outcome: Result<LoginAnswer, Error>) -> Result<Rc<str>, Error> {
         let mut state = self.state.borrow_mut();
         state.logins += 1;
+        state.failed = None;
         match outcome {
             Ok(answer) => {
+                let (since, text) = (Instant::now(), Rc::<str>::from(answer.access_token));
                 let life = Duration::from_secs(answer.token_ttl.max(1).unsigned_abs());
-                let text: Rc<str> = answer.access_token.into();
-                state.token = Some(Token { text: text.clone(), renew_at: Instant::now() + life.mul_f64(RENEW_AFTER) });
-                state.refusals = 0;
+                let (renew_at, ends_at) = (since + life.mul_f64(RENEW_AFTER), since + life);
+                state.token = Some(Token { text: text.clone(), since, renew_at, ends_at });
                 state.refused = None;
                 Ok(text)
             }
             Err(error) => {
-                if let Error::Unauthorized { .. } = error {
-                    let pause = FIRST_PAUSE.saturating_mul(1 << state.refusals.min(10)).min(LONGEST_PAUSE);
-                    state.refusals += 1;
-                    state.refused = Some((error.clone(), Instant::now() + pause));
+                if let Some(token) = &mut state.token {
+                    token.renew_at = token.ends_at.min(Instant::now() + RENEWAL_PAUSE);
+                }
+                match error {
+                    Error::Unauthorized { .. } => state.refuse(&error),
+                    _ => state.failed = Some((server.to_owned(), error.clone())),
                 }
                 Err(error)
             }
         }
+    }
+}
+
+impl State {
+    fn refuse(&mut self, error: &Error) {
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.refusals.min(10)).min(LONGEST_PAUSE);
+        self.refusals += 1;
+        self.refused = Some((error.clone(), Instant::now() + pause));
     }
 }
 
@@ -160,7 +237,7 @@ mod tests {
     async fn many_callers_make_one_login() {
         let (session, logins) = (session(), Cell::new(0));
         let ask = || {
-            session.token(|_| async {
+            session.token("a:1", |_| async {
                 actix_rt::task::yield_now().await;
                 logins.set(logins.get() + 1);
                 Ok(answer("t", 100))
@@ -174,12 +251,12 @@ mod tests {
     #[actix::test]
     async fn a_refused_token_is_fetched_again_once() {
         let session = session();
-        let old = session.token(|_| async { Ok(answer("old", 100)) }).await.unwrap().unwrap();
+        let old = session.token("a:1", |_| async { Ok(answer("old", 100)) }).await.unwrap().unwrap();
         session.forget(&old);
-        let new = session.token(|_| async { Ok(answer("new", 100)) }).await.unwrap().unwrap();
+        let new = session.token("a:1", |_| async { Ok(answer("new", 100)) }).await.unwrap().unwrap();
         session.forget(&old);
         assert_eq!(&*new, "new");
-        let kept = session.token(|_| async { panic!("no login is due") }).await.unwrap().unwrap();
+        let kept = session.token("a:1", |_| async { panic!("no login is due") }).await.unwrap().unwrap();
         assert_eq!(&*kept, "new");
     }
 
@@ -191,7 +268,7 @@ mod tests {
         let logins = Cell::new(0);
         for _ in 0..10 {
             let outcome = session
-                .token(|_| async {
+                .token("a:1", |_| async {
                     logins.set(logins.get() + 1);
                     Err(refused())
                 })
@@ -202,8 +279,57 @@ mod tests {
     }
 
     #[actix::test]
+    async fn a_login_that_hangs_costs_one_timeout_however_many_wait() {
+        let (session, logins) = (session(), Cell::new(0));
+        let late =
+            || Error::Timeout { operation: Operation::Login, server: "a:1".into(), after: Duration::from_secs(3) };
+        let ask = |server| {
+            session.token(server, |_| async {
+                actix_rt::task::yield_now().await;
+                logins.set(logins.get() + 1);
+                Err(late())
+            })
+        };
+        let outcomes = futures_util::future::join_all((0..64).map(|_| ask("a:1"))).await;
+        assert!(outcomes.iter().all(|outcome| *outcome == Err(late())));
+        assert_eq!(logins.get(), 1);
+        let _ = futures_util::future::join(ask("a:1"), ask("b:1")).await;
+        assert_eq!(logins.get(), 3, "another time, and at another server, it may be well");
+    }
+
+    #[actix::test]
+    async fn a_token_that_is_refused_as_soon_as_it_is_given_is_not_fetched_in_a_loop() {
+        let session = session();
+        let refused =
+            || Error::Unauthorized { operation: Operation::Beat, server: "a:1".into(), reason: "invalid".into() };
+        let token = session.token("a:1", |_| async { Ok(answer("t", 100)) }).await.unwrap().unwrap();
+        session.forget_useless(&token, &refused());
+        assert_eq!(session.check(), Err(refused()));
+        assert_eq!(session.token("a:1", |_| async { panic!("no login is due") }).await, Err(refused()));
+    }
+
+    #[actix::test]
+    async fn a_token_that_cannot_be_renewed_serves_until_its_end() {
+        let session = session();
+        session.token("a:1", |_| async { Ok(answer("old", 100)) }).await.unwrap();
+        let lives = |renew_at: Instant, ends_at: Instant| {
+            let mut state = session.state.borrow_mut();
+            let token = state.token.as_mut().unwrap();
+            (token.renew_at, token.ends_at) = (renew_at, ends_at);
+        };
+        let down = || Error::Unreachable { operation: Operation::Login, server: "a:1".into(), reason: "down".into() };
+        let now = Instant::now();
+        lives(now, now + RENEWAL_PAUSE * 10);
+        let kept = session.token("a:1", |_| async { Err(down()) }).await;
+        assert_eq!(kept.unwrap().as_deref(), Some("old"));
+        session.token("a:1", |_| async { panic!("not again at once") }).await.unwrap();
+        lives(now, now);
+        assert_eq!(session.token("a:1", |_| async { Err(down()) }).await, Err(down()));
+    }
+
+    #[actix::test]
     async fn without_credentials_nobody_logs_in() {
         let session = Session::new(None, None);
-        assert_eq!(session.token(|_| async { panic!("no login is due") }).await, Ok(None));
+        assert_eq!(session.token("a:1", |_| async { panic!("no login is due") }).await, Ok(None));
     }
 }

@@ -1,4 +1,5 @@
 //! One of three servers dies.
+#![allow(dead_code, unreachable_pub, reason = "each binary that shares it takes what it needs")]
 
 use std::{
     cell::{Cell, RefCell},
@@ -93,7 +94,8 @@ pub async fn instances_move_to_another_server(
 ) -> Duration {
     let (servers, addresses) = servers(3);
     let registry = start(Config::new(addresses).request_timeout(request_timeout));
-    let register = |port| ask(&registry, RegisterInstance::new("orders", "10.0.0.7", port).heartbeat_interval(interval));
+    let register =
+        |port| ask(&registry, RegisterInstance::new("orders", "10.0.0.7", port).heartbeat_interval(interval));
     join_all((1..=instances).map(register)).await.into_iter().for_each(Result::unwrap);
 
     let dead = in_use(&registry, &servers).await;

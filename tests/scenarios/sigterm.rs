@@ -1,0 +1,89 @@
+//! A deploy: one of two instances is told to end while it is called.
+#![allow(dead_code, unreachable_pub)]
+
+use std::{
+    cell::RefCell,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use actix_nacos::{embedded::EmbeddedServer, Config, Discover};
+use futures_util::future::join_all;
+
+use crate::support::{
+    ask, ms, ports,
+    process::{example, Process},
+    server, shut_down, start, until,
+};
+
+const WORKERS: u32 = 16;
+
+#[derive(Debug, Default)]
+pub struct Figures {
+    pub requests: usize,
+    pub failed: Vec<String>,
+    /// From the signal.
+    pub ended_after: Duration,
+}
+
+fn start_example(server: &EmbeddedServer) -> Process {
+    let mut command = Command::new(example("actix_web"));
+    let address = server.server_address();
+    command.args(["--server", address.as_str(), "--service", "greeter", "--drain", "2"]).stdout(Stdio::null());
+    Process::start(&mut command)
+}
+
+/// `rate` requests per second for `before`, until the one instance has ended, and a second more.
+pub async fn sigterm_under_load(rate: u32, before: Duration) -> Figures {
+    let server = server();
+    let (mut leaving, _staying) = (start_example(&server), start_example(&server));
+    until("both are registered", || ports(&server, "greeter").len() == 2).await;
+    let registry = start(Config::new(server.server_address()));
+    let mut view = ask(&registry, Discover::new("greeter")).await.unwrap();
+    while view.instances().len() < 2 {
+        view.changed().await.expect("the registry lives");
+    }
+
+    let (figures, over) = (RefCell::new(Figures::default()), RefCell::new(None));
+    let client = awc::Client::default();
+    let period = Duration::from_secs(1) * WORKERS / rate;
+    let worker = async |number: u32| {
+        let mut due = actix_rt::time::Instant::now() + period * number / WORKERS;
+        while over.borrow().is_none_or(|over: Instant| Instant::now() < over) {
+            actix_rt::time::sleep_until(due).await;
+            due += period;
+            let outcome = match view.select_one().map(|chosen| chosen.authority()) {
+                Some(authority) => call(&client, &authority).await,
+                None => Err("nobody is there".into()),
+            };
+            let mut figures = figures.borrow_mut();
+            figures.requests += 1;
+            figures.failed.extend(outcome.err());
+        }
+    };
+    let deploy = async {
+        actix_rt::time::sleep(before).await;
+        leaving.signal("TERM");
+        let told = Instant::now();
+        while leaving.has_ended().is_none() {
+            actix_rt::time::sleep(ms(10)).await;
+        }
+        figures.borrow_mut().ended_after = told.elapsed();
+        *over.borrow_mut() = Some(Instant::now() + ms(1000));
+    };
+    futures_util::future::join(deploy, join_all((0..WORKERS).map(worker))).await;
+    assert!(leaving.wait().success());
+    assert_eq!(ports(&server, "greeter").len(), 1);
+    shut_down(&registry).await;
+    figures.into_inner()
+}
+
+async fn call(client: &awc::Client, authority: &str) -> Result<(), String> {
+    let said = |error: &dyn std::fmt::Display| format!("{authority}: {error}");
+    let mut answer = client.get(format!("http://{authority}/")).send().await.map_err(|error| said(&error))?;
+    let body = answer.body().await.map_err(|error| said(&error))?;
+    match answer.status().as_u16() {
+        200 if body.starts_with(b"hello from") => Ok(()),
+        status => Err(format!("{authority}: {status}")),
+    }
+}
