@@ -185,8 +185,8 @@ async fn a_disabled_registry_takes_everything_asks_nobody_and_says_so_once() {
     ask(&registry, Subscribe::new("orders", news.recipient())).await.unwrap();
     let first = news.next().await;
     assert!(first.first && first.info.hosts.is_empty());
-    let invalid = ask(&registry, RegisterInstance::new("orders", "nowhere", 80)).await;
-    assert!(matches!(invalid, Err(Error::InvalidInput { field: "ip", .. })), "{invalid:?}");
+    let invalid = ask(&registry, RegisterInstance::new("orders", "10.0.0.7", 80).weight(-1.0)).await;
+    assert!(matches!(invalid, Err(Error::InvalidInput { field: "weight", .. })), "{invalid:?}");
     ask(&registry, DeregisterInstance::new("orders", "10.0.0.7", 81)).await.unwrap();
     let report = ask(&registry, actix_nacos::Shutdown::default()).await.unwrap();
     assert_eq!((report.deregistered, report.failed.len()), (1, 0));

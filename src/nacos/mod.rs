@@ -9,6 +9,7 @@ mod endpoint;
 pub(crate) mod exchange;
 #[cfg(test)]
 pub(crate) mod recordings;
+mod refusals;
 pub(crate) mod sentinel;
 pub(crate) mod servers;
 pub(crate) mod session;

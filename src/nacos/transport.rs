@@ -5,8 +5,8 @@ use std::time::Duration;
 use actix_rt::time::timeout;
 use awc::{
     error::{ConnectError, PayloadError, SendRequestError},
-    http::header::{HeaderName, CONTENT_TYPE, USER_AGENT},
-    Client, Connector,
+    http::header::{HeaderName, CONTENT_LENGTH, CONTENT_TYPE, USER_AGENT},
+    Client, ClientResponse, Connector,
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -123,6 +123,10 @@ impl Transport {
         let mut response = sent.await.map_err(|error| self.not_sent(error))?;
         let status = response.status().as_u16();
         let body = response.body().limit(ANSWER_LIMIT).await.map_err(not_read)?;
+        // awc takes what came before the end of the connection for all of it.
+        if promised_length(&response).is_some_and(|length| body.len() < length) {
+            return Err(NoAnswer::Unreadable("cut off".into()));
+        }
         Ok(Answer { status, body: body.into() })
     }
 
@@ -135,6 +139,10 @@ impl Transport {
             error => NoAnswer::Unreachable(error.to_string()),
         }
     }
+}
+
+fn promised_length<S>(response: &ClientResponse<S>) -> Option<usize> {
+    response.headers().get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
 fn not_read(error: PayloadError) -> NoAnswer {

@@ -229,6 +229,6 @@ impl Drop for ShutdownGuard {
         let shutdown = Shutdown { tell: Some(tell), ..Shutdown::default() };
         self.registry.do_send(shutdown.deadline(self.deadline).drain(self.drain));
         // A Registry that has ended already drops the sender at once.
-        let _ = told.recv_timeout(self.deadline + self.drain);
+        let _ = told.recv_timeout(self.deadline.saturating_add(self.drain));
     }
 }

@@ -103,7 +103,8 @@ fn mutated(push: &[u8], dice: &mut fastrand::Rng) -> Vec<u8> {
 
 /// A quarter claims to be gzip.
 fn random_bytes(dice: &mut fastrand::Rng) -> Vec<u8> {
-    let mut bytes: Vec<u8> = std::iter::repeat_with(|| dice.u8(..)).take(dice.usize(..LONGEST)).collect();
+    let mut bytes = vec![0; dice.usize(..LONGEST)];
+    dice.fill(&mut bytes);
     if dice.u8(..4) == 0 && bytes.len() > 10 {
         bytes[..4].copy_from_slice(&[0x1f, 0x8b, 8, 0]);
     }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use actix_nacos::{Config, RegisterInstance, Shutdown};
+use actix_nacos::{Config, RegisterInstance, Shutdown, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT};
 use futures_util::stream::{self, StreamExt as _};
 
 use crate::support::{ask, server, start};
@@ -27,7 +27,8 @@ pub async fn many_instances_go_offline(instances: usize, deadline: Duration) -> 
         let ip = format!("10.0.{}.7", number / PORTS);
         let instance = RegisterInstance::new(format!("orders-{}", number % 100), ip, (number % PORTS + 1) as u16);
         // So seldom that beats do not count here.
-        ask(&registry, instance.heartbeat_interval(Duration::from_secs(600)))
+        let instance = instance.heartbeat_interval(Duration::from_secs(600));
+        ask(&registry, instance.metadata(HEART_BEAT_TIMEOUT, "1800000").metadata(IP_DELETE_TIMEOUT, "3600000"))
     };
     let registered = stream::iter(0..instances).map(register).buffer_unordered(256);
     registered.for_each(|registered| async { registered.unwrap() }).await;

@@ -1,0 +1,188 @@
+//! The bad days at full length. What each promises and what was measured stands in `docs/reliability.md`.
+//!
+//! `cargo bench --bench reliability -- NAME [--seconds N] [--seed S]` stages one, `-- all` one after the other. A promise
+//! that does not hold ends the program with a panic.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(missing_docs, reason = "a program has no readers of its items")]
+
+#[path = "../tests/scenarios/blocked.rs"]
+mod blocked;
+#[path = "../tests/scenarios/datagrams.rs"]
+mod datagrams;
+#[path = "../tests/scenarios/failover.rs"]
+mod failover;
+#[path = "../tests/scenarios/listeners.rs"]
+mod listeners;
+#[path = "../tests/scenarios/many_offline.rs"]
+mod many_offline;
+#[path = "../tests/scenarios/outage.rs"]
+mod outage;
+#[path = "../tests/scenarios/restart.rs"]
+mod restart;
+#[path = "../tests/scenarios/rnacos.rs"]
+mod rnacos;
+#[path = "../tests/scenarios/session.rs"]
+mod session;
+#[path = "../tests/scenarios/sigterm.rs"]
+mod sigterm;
+#[path = "../tests/scenarios/soak.rs"]
+mod soak;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::{future::Future, time::Duration};
+
+use actix::System;
+
+const NAMES: [&str; 11] = [
+    "restart", "rnacos", "failover", "outage", "blocked", "listeners", "session", "datagrams", "sigterm", "offline", "soak",
+];
+
+/// As fast as the servers and clients of this crate, on any day: a second is a long time.
+const SECOND: Duration = Duration::from_secs(1);
+/// What a client of Nacos beats at.
+const BEAT: Duration = Duration::from_secs(5);
+
+struct Options {
+    seconds: u64,
+    seed: u64,
+}
+
+fn main() {
+    let (mut names, mut options) = (Vec::new(), Options { seconds: 300, seed: 1 });
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    while let Some(argument) = arguments.next() {
+        let mut number = || arguments.next().and_then(|text| text.parse().ok()).expect("a number");
+        match argument.as_str() {
+            "--seconds" => options.seconds = number(),
+            "--seed" => options.seed = number(),
+            "all" => names.extend(NAMES.map(String::from)),
+            name if NAMES.contains(&name) => names.push(name.into()),
+            _ => {}
+        }
+    }
+    if names.is_empty() {
+        println!("cargo bench --bench reliability -- all | {} [--seconds N] [--seed S]", NAMES.join(" | "));
+    }
+    for name in names {
+        stage(&name, &options);
+    }
+}
+
+fn run<T>(scenario: impl Future<Output = T>) -> T {
+    System::new().block_on(scenario)
+}
+
+fn stage(name: &str, options: &Options) {
+    match name {
+        "restart" => restart(),
+        "rnacos" => rnacos(),
+        "failover" => failover(),
+        "outage" => outage(),
+        "blocked" => blocked(),
+        "listeners" => listeners(),
+        "session" => session(),
+        "datagrams" => datagrams(options),
+        "sigterm" => sigterm(),
+        "offline" => offline(),
+        _ => soak(options),
+    }
+}
+
+fn restart() {
+    let sizes = restart::Sizes { instances: 1000, subscriptions: 50, interval: BEAT };
+    let took = run(restart::restart_empty(&sizes));
+    println!("restart: 1,000 instances and 50 subscriptions, all back after {took:.1?}, nobody told of a removal");
+    assert!(took <= BEAT + SECOND);
+}
+
+fn rnacos() {
+    let figures = run(rnacos::killed_and_restarted_without_data(1000, BEAT));
+    let rnacos::Figures { back_after, out_for } = figures;
+    println!("rnacos: 1,000 instances with weights and metadata, all back {back_after:.1?} after its first answer, {out_for:.1?} after its end");
+    assert!(back_after <= BEAT + SECOND);
+}
+
+fn failover() {
+    use failover::{instances_move_to_another_server, one_of_three_dies_under_load, Death};
+    for death in [Death::Refuses, Death::Hangs] {
+        let timeout = Duration::from_secs(3);
+        let figures = run(one_of_three_dies_under_load(10_000, death, timeout));
+        let failover::Figures { operations, failed, slowest, took } = figures;
+        let failed = failed.len();
+        println!("failover: {death:?}: {operations} operations in {took:.1?}, {failed} failed, the slowest took {slowest:.1?}");
+        assert_eq!(failed, 0);
+        let moved = run(instances_move_to_another_server(1000, BEAT, death, timeout));
+        println!("failover: {death:?}: 1,000 instances at another server after {moved:.1?}");
+        assert!(moved <= BEAT + timeout + SECOND);
+    }
+}
+
+fn outage() {
+    let sizes = outage::Sizes {
+        instances: 1000,
+        services: 50,
+        interval: BEAT,
+        request_timeout: Duration::from_secs(3),
+        down_for: Duration::from_secs(60),
+    };
+    for fault in [outage::Fault::Refuse, outage::Fault::Hang] {
+        let outage::Figures { requests_per_second, back_after } = run(outage::all_servers_fail(fault, &sizes));
+        println!("outage: {fault:?} for 60 s: {requests_per_second:.1} requests/s, 1,000 instances back after {back_after:.1?}");
+        assert!(requests_per_second < 5.0 && back_after < BEAT);
+    }
+}
+
+fn blocked() {
+    let silence = blocked::application_threads_are_blocked(Duration::from_secs(20), BEAT);
+    let late = silence.saturating_sub(BEAT);
+    println!("blocked: 5 threads for 20 s: a beat at least every {silence:.1?}, late by {late:.1?}, healthy throughout");
+    assert!(late < SECOND);
+}
+
+fn listeners() {
+    let figures = run(listeners::four_bad_listeners_among_a_hundred(10_000));
+    let listeners::Figures { changes, took, grown_kib } = figures;
+    println!("listeners: 96 of 100 saw each of {changes} changes in {took:.1?}; memory grew by {grown_kib} KiB");
+    assert!(grown_kib < 8 * 1024);
+}
+
+fn session() {
+    let (life, last) = (Duration::from_secs(8), Duration::from_secs(60));
+    let session::Figures { operations, failed, logins, .. } = run(session::tokens_run_out(life, last));
+    let failed = failed.len();
+    println!("session: {operations} operations in 60 s with tokens of 8 s: {logins} logins, {failed} failed");
+    // Renewed after 6.8 s: at 0, 6.8, …, 54.4 s.
+    assert_eq!((failed, logins), (0, 9));
+}
+
+fn datagrams(options: &Options) {
+    let figures = run(datagrams::datagrams_that_no_server_sent(1_000_000, 10_000, options.seed));
+    let datagrams::Figures { sent, polls, grown_kib } = figures;
+    println!("datagrams: {sent}, none applied or answered; {polls} polls; memory grew by {grown_kib} KiB");
+    assert!(grown_kib < 8 * 1024);
+}
+
+fn sigterm() {
+    let figures = run(sigterm::sigterm_under_load(1000, Duration::from_secs(3)));
+    let sigterm::Figures { requests, failed, ended_after } = figures;
+    println!("sigterm: {requests} requests at 1,000/s, {} failed; ended {ended_after:.1?} after the signal", failed.len());
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+fn offline() {
+    let figures = run(many_offline::many_instances_go_offline(100_000, Duration::from_secs(60)));
+    let many_offline::Figures { registered_in, took, deregistered, failed, still_there } = figures;
+    println!("offline: 100,000 instances registered in {registered_in:.1?}, {deregistered} deregistered in {took:.1?}");
+    assert_eq!((deregistered, failed, still_there), (100_000, 0, 0));
+}
+
+fn soak(options: &Options) {
+    let Options { seconds, seed } = *options;
+    let figures = run(soak::soak(Duration::from_secs(seconds), seed, |line| println!("soak: {line}")));
+    println!("soak: {seconds} s, seed {seed}: {figures:?}");
+    let (early, late) = figures.resident_kib;
+    assert!(late < early + early / 4 + 8 * 1024, "memory grew from {early} to {late} KiB");
+    let (early, late) = figures.descriptors;
+    assert!(late < early + 64, "descriptors grew from {early} to {late}");
+}

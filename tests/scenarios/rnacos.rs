@@ -1,0 +1,115 @@
+//! r-nacos, which never says that it does not know an instance, is killed and restarted without its data.
+#![allow(dead_code, unreachable_pub)]
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use actix::Addr;
+use actix_nacos::{Config, Instance, ListInstances, RegisterInstance, Registry, Subscribe};
+use futures_util::future::join_all;
+
+use crate::support::{ask, config_at, eventually, ms, process::Process, shut_down, start, unique, News};
+
+/// A running r-nacos with data of its own; both gone when it is dropped.
+struct Rnacos {
+    process: Process,
+    data: PathBuf,
+}
+
+impl Rnacos {
+    /// The binary is `RNACOS`, or what `PATH` has.
+    fn start(ports: [u16; 3]) -> Self {
+        let data = std::env::temp_dir().join(unique("actix-nacos-rnacos"));
+        fs::create_dir_all(&data).expect("a folder");
+        let binary = std::env::var_os("RNACOS").unwrap_or_else(|| "rnacos".into());
+        let mut command = Command::new(binary);
+        command.current_dir(&data).stdout(Stdio::null()).stderr(Stdio::null()).env("RNACOS_CONFIG_DB_DIR", &data);
+        for (name, port) in ["HTTP_PORT", "GRPC_PORT", "HTTP_CONSOLE_PORT"].into_iter().zip(ports) {
+            command.env(format!("RNACOS_{name}"), port.to_string());
+        }
+        Rnacos { process: Process::start(&mut command), data }
+    }
+}
+
+impl Drop for Rnacos {
+    fn drop(&mut self) {
+        // Killed, as nobody is asked before a crash. An error means that it has ended.
+        let _ = self.process.child().kill();
+        let _ = self.process.child().wait();
+        let _ = fs::remove_dir_all(&self.data);
+    }
+}
+
+fn free_ports() -> [u16; 3] {
+    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("an address").port())
+}
+
+#[derive(Debug)]
+pub struct Figures {
+    /// From the first answer of the new server.
+    pub back_after: Duration,
+    /// From the end of the old one.
+    pub out_for: Duration,
+}
+
+/// Kills r-nacos and removes its data; gives the time until all instances are listed with their weights and metadata.
+///
+/// # Panics
+/// When a listener was told of a removal.
+pub async fn killed_and_restarted_without_data(instances: u16, interval: Duration) -> Figures {
+    let ports = free_ports();
+    let address = format!("127.0.0.1:{}", ports[0]);
+    let server = Rnacos::start(ports);
+    // An observer, whose lists do not depend on what the Registry under test believes.
+    let observer = start(config_at(&address).operation_timeout(ms(500)));
+    eventually("r-nacos answers", async || list(&observer).await).await;
+
+    let registry = start(Config::new(&address));
+    let register = |port: u16| {
+        let instance = RegisterInstance::new("orders", "10.0.0.7", port).weight(weight(port));
+        ask(&registry, instance.metadata("port", port.to_string()).heartbeat_interval(interval))
+    };
+    join_all((1..=instances).map(register)).await.into_iter().for_each(Result::unwrap);
+    eventually("all are listed", async || all_as_wanted(&observer, instances).await).await;
+    let mut news = News::listen();
+    ask(&registry, Subscribe::new("orders", news.recipient())).await.unwrap();
+    news.until(|news| news.info.hosts.len() == usize::from(instances)).await;
+    // Beats are light from the second on: two intervals make sure that such ones are under way.
+    actix_rt::time::sleep(interval * 2).await;
+
+    let killed = Instant::now();
+    drop(server);
+    let _server = Rnacos::start(ports);
+    eventually("r-nacos answers again", async || list(&observer).await).await;
+    let answered = Instant::now();
+    eventually("all are listed again", async || all_as_wanted(&observer, instances).await).await;
+    let figures = Figures { back_after: answered.elapsed(), out_for: killed.elapsed() };
+
+    // A round of polls later nobody has been told of a removal, nor of other values.
+    actix_rt::time::sleep(Duration::from_secs(6)).await;
+    let told = news.waiting();
+    assert!(told.iter().all(|news| news.removed.is_empty() && news.changed.is_empty()), "{told:?}");
+    shut_down(&registry).await;
+    figures
+}
+
+fn weight(port: u16) -> f64 {
+    f64::from(port % 7 + 1)
+}
+
+async fn list(observer: &Addr<Registry>) -> Option<Vec<std::sync::Arc<Instance>>> {
+    ask(observer, ListInstances::new("orders")).await.ok().map(|list| list.hosts)
+}
+
+async fn all_as_wanted(observer: &Addr<Registry>, instances: u16) -> Option<()> {
+    let hosts = list(observer).await?;
+    let as_wanted =
+        |host: &Instance| host.weight == weight(host.port) && host.metadata.get("port") == Some(&host.port.to_string());
+    (hosts.len() == usize::from(instances) && hosts.iter().all(|host| as_wanted(host))).then_some(())
+}

@@ -1,0 +1,314 @@
+//! Everything at once, for as long as one likes: registering, modifying, deregistering, watching, and faults at random.
+//!
+//! The draws come from one seed. What is registered is kept in a model beside; in the end servers, views and listeners
+//! must agree with it.
+#![allow(dead_code, unreachable_pub)]
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use actix::prelude::*;
+use actix_nacos::{
+    embedded::{Dialect, EmbeddedServer, Spoilt},
+    Config, DeregisterInstance, Discover, Error, GetStatus, ListInstances, ModifyInstance, RegisterInstance, Registry,
+    ServiceChanged, ServiceView, Subscribe, Unsubscribe,
+};
+use futures_util::future::{join, join_all};
+
+use crate::support::{
+    ask, in_use, ms,
+    process::{descriptors, resident_kib},
+    start,
+};
+
+const SERVICES: u16 = 20;
+const WORKERS: u16 = 16;
+/// Instances that a worker registers and deregisters.
+const OF_EACH_WORKER: u16 = 32;
+/// Hold and expiry, and something on top.
+const SETTLE: Duration = Duration::from_secs(90);
+const INTERVAL: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+pub struct Figures {
+    pub operations: u64,
+    /// Tried again by the application, after the operation's deadline.
+    pub repeated: u64,
+    pub faults: u64,
+    pub news: u64,
+    pub instances: usize,
+    /// From the end of the faults until all agree.
+    pub settled_after: Duration,
+    pub resident_kib: (u64, u64),
+    pub descriptors: (usize, usize),
+}
+
+/// Port and weight of all instances of each service.
+type Model = BTreeMap<u16, BTreeMap<u16, u16>>;
+
+fn service(number: u16) -> String {
+    format!("orders-{number}")
+}
+
+struct World {
+    registry: Addr<Registry>,
+    servers: Vec<EmbeddedServer>,
+    model: RefCell<Model>,
+    over: Cell<bool>,
+    figures: RefCell<Figures>,
+}
+
+/// Checks that each message leads from the list before to the list now, and that no anchor is ever told to be gone.
+struct Checker {
+    list: BTreeMap<u16, u16>,
+    shared: Arc<Mutex<Checked>>,
+}
+
+#[derive(Default)]
+struct Checked {
+    list: BTreeMap<u16, u16>,
+    news: u64,
+    wrong: Vec<String>,
+}
+
+impl Actor for Checker {
+    type Context = Context<Self>;
+}
+
+impl Handler<ServiceChanged> for Checker {
+    type Result = ();
+
+    fn handle(&mut self, news: ServiceChanged, _: &mut Context<Self>) {
+        let told = |instance: &actix_nacos::Instance| (instance.port, instance.weight as u16);
+        if news.first {
+            self.list.clear();
+        }
+        news.removed.iter().for_each(|gone| drop(self.list.remove(&gone.port)));
+        self.list.extend(news.added.iter().map(|instance| told(instance)));
+        self.list.extend(news.changed.iter().map(|(_, now)| told(now)));
+        let now: BTreeMap<_, _> = news.info.hosts.iter().map(|host| told(host)).collect();
+        let mut shared = self.shared.lock().expect("no panic");
+        if self.list != now {
+            shared.wrong.push(format!("{news:?} does not lead to its own list"));
+        }
+        if news.removed.iter().any(|gone| is_anchor(gone.port)) {
+            shared.wrong.push(format!("an anchor is told to be gone: {news:?}"));
+        }
+        shared.news += 1;
+        shared.list.clone_from(&now);
+        self.list = now;
+    }
+}
+
+/// One in each service is registered throughout.
+fn is_anchor(port: u16) -> bool {
+    port <= SERVICES
+}
+
+/// Says now and then how far it is.
+pub async fn soak(last: Duration, seed: u64, mut say: impl FnMut(&str)) -> Figures {
+    let servers: Vec<_> = (0..2).map(|_| EmbeddedServer::builder().user("nacos", "secret").start().unwrap()).collect();
+    let addresses: Vec<_> = servers.iter().map(EmbeddedServer::server_address).collect();
+    let config = Config::new(addresses.join(",")).credentials("nacos", "secret").request_timeout(ms(1000));
+    let registry = start(config.poll_interval(ms(500), ms(2000)));
+    let world = Rc::new(World {
+        registry,
+        servers,
+        model: RefCell::default(),
+        over: Cell::new(false),
+        figures: RefCell::default(),
+    });
+    let mut dice = fastrand::Rng::with_seed(seed);
+    for number in 0..SERVICES {
+        world.register(number, number + 1, 1).await;
+    }
+    let checked: Vec<_> = (0..SERVICES).map(|_| Arc::new(Mutex::new(Checked::default()))).collect();
+    let mut views = Vec::new();
+    for (number, shared) in (0..SERVICES).zip(&checked) {
+        let checker = Checker { list: BTreeMap::new(), shared: shared.clone() }.start();
+        ask(&world.registry, Subscribe::new(service(number), checker.recipient())).await.unwrap();
+        views.push(ask(&world.registry, Discover::new(service(number))).await.unwrap());
+    }
+
+    let workers = (0..WORKERS).map(|worker| world.work(worker, dice.fork()));
+    let (faults, watching) = (world.make_faults(dice.fork()), world.watch_and_leave(dice.fork()));
+    let clock = async {
+        let began = Instant::now();
+        for tenth in 1..=10 {
+            actix_rt::time::sleep(last / 10).await;
+            if tenth == 1 {
+                let mut figures = world.figures.borrow_mut();
+                (figures.resident_kib.0, figures.descriptors.0) = (resident_kib(), descriptors());
+            }
+            let figures = world.figures.borrow();
+            say(&format!(
+                "{:>5} s: {} operations, {} faults, {} KiB, {} descriptors",
+                began.elapsed().as_secs(),
+                figures.operations,
+                figures.faults,
+                resident_kib(),
+                descriptors()
+            ));
+        }
+        world.over.set(true);
+    };
+    join(clock, join(join_all(workers), join(faults, watching))).await;
+
+    let settling = Instant::now();
+    world.settle(&views, &checked).await;
+    let mut figures = std::mem::take(&mut *world.figures.borrow_mut());
+    figures.settled_after = settling.elapsed();
+    (figures.resident_kib.1, figures.descriptors.1) = (resident_kib(), descriptors());
+    figures.instances = world.model.borrow().values().map(BTreeMap::len).sum();
+    for shared in &checked {
+        let shared = shared.lock().expect("no panic");
+        assert!(shared.wrong.is_empty(), "{} wrong, first {}", shared.wrong.len(), shared.wrong[0]);
+        figures.news += shared.news;
+    }
+    drop(views);
+    let report = ask(&world.registry, actix_nacos::Shutdown::default()).await.unwrap();
+    assert_eq!((report.deregistered, report.failed.len()), (figures.instances, 0));
+    figures
+}
+
+impl World {
+    /// As an application does that will not take no for an answer.
+    async fn insist<T>(&self, mut operation: impl AsyncFnMut() -> Result<T, Error>) -> T {
+        loop {
+            match operation().await {
+                Ok(value) => {
+                    self.figures.borrow_mut().operations += 1;
+                    return value;
+                }
+                Err(error) if error.is_retryable() => self.figures.borrow_mut().repeated += 1,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+
+    async fn register(&self, number: u16, port: u16, weight: u16) {
+        let instance = RegisterInstance::new(service(number), "10.0.0.7", port).weight(f64::from(weight));
+        let instance = instance.heartbeat_interval(INTERVAL).metadata("port", port.to_string());
+        self.insist(async || ask(&self.registry, instance.clone()).await).await;
+        self.model.borrow_mut().entry(number).or_default().insert(port, weight);
+    }
+
+    async fn work(&self, worker: u16, mut dice: fastrand::Rng) {
+        while !self.over.get() {
+            let port = 1000 + worker * OF_EACH_WORKER + dice.u16(..OF_EACH_WORKER);
+            let (number, weight) = (port % SERVICES, dice.u16(1..1000));
+            let is_there = self.model.borrow().get(&number).is_some_and(|ports| ports.contains_key(&port));
+            match dice.u8(..10) {
+                0..4 => self.register(number, port, weight).await,
+                4..6 if is_there => {
+                    let modify = ModifyInstance::new(service(number), "10.0.0.7", port).weight(f64::from(weight));
+                    self.insist(async || ask(&self.registry, modify.clone()).await).await;
+                    self.model.borrow_mut().entry(number).or_default().insert(port, weight);
+                }
+                6..9 => {
+                    let deregister = DeregisterInstance::new(service(number), "10.0.0.7", port);
+                    self.insist(async || ask(&self.registry, deregister.clone()).await).await;
+                    self.model.borrow_mut().entry(number).or_default().remove(&port);
+                }
+                _ => drop(self.insist(async || ask(&self.registry, ListInstances::new(service(number))).await).await),
+            }
+            // The pace of an application that has other things to do.
+            actix_rt::time::sleep(ms(dice.u64(..100))).await;
+        }
+    }
+
+    /// Listeners and views that come and go.
+    async fn watch_and_leave(&self, mut dice: fastrand::Rng) {
+        let mut views: Vec<ServiceView> = Vec::new();
+        while !self.over.get() {
+            let number = dice.u16(..SERVICES);
+            let checker = Checker { list: BTreeMap::new(), shared: Arc::default() }.start();
+            let listener = checker.recipient::<ServiceChanged>();
+            ask(&self.registry, Subscribe::new(service(number), listener.clone())).await.unwrap();
+            views.push(ask(&self.registry, Discover::new(service(number))).await.unwrap());
+            if views.len() > 10 {
+                views.swap_remove(dice.usize(..views.len()));
+            }
+            ask(&self.registry, GetStatus).await.unwrap();
+            actix_rt::time::sleep(ms(dice.u64(..200))).await;
+            ask(&self.registry, Unsubscribe::new(service(number)).listener(listener)).await.unwrap();
+        }
+    }
+
+    async fn make_faults(&self, mut dice: fastrand::Rng) {
+        while !self.over.get() {
+            actix_rt::time::sleep(ms(dice.u64(..2000))).await;
+            let both = dice.u8(..4) == 0;
+            let first = dice.usize(..2);
+            for server in [first, 1 - first].iter().take(1 + usize::from(both)) {
+                self.make_fault(&self.servers[*server], &mut dice);
+                self.figures.borrow_mut().faults += 1;
+            }
+            actix_rt::time::sleep(ms(dice.u64(..3000))).await;
+            self.servers.iter().for_each(|server| server.faults().clear());
+        }
+    }
+
+    fn make_fault(&self, server: &EmbeddedServer, dice: &mut fastrand::Rng) {
+        let faults = server.faults();
+        let spoilt = [Spoilt::CutOff, Spoilt::WrongType, Spoilt::Html];
+        let dialects = [Dialect::V1_4, Dialect::V2_5, Dialect::V3_0, Dialect::V3_2];
+        match dice.u8(..14) {
+            0 | 1 => faults.refuse_connections(),
+            2 => faults.hang(true),
+            3 => faults.delay_requests(ms(dice.u64(..600))),
+            4 => faults.delay_answers(ms(dice.u64(..600))),
+            5 | 6 => faults.fail_share(dice.f64(), 503),
+            7 => faults.spoil_share(spoilt[dice.usize(..3)], dice.f64()),
+            8 => server.restart_empty().expect("the same port"),
+            9 => server.restart_as(dialects[dice.usize(..4)]).expect("the same port"),
+            10 => faults.expire_tokens(),
+            11 => faults.skew_clock(dice.i64(-3_600_000..3_600_000)),
+            12 => {
+                faults.drop_pushes(0.3);
+                faults.double_pushes(0.3);
+                faults.reorder_pushes(0.3);
+                faults.delay_pushes(0.3, ms(500));
+            }
+            _ => {
+                let port = 1000 + dice.u16(..WORKERS * OF_EACH_WORKER);
+                faults.forget_instance(&service(port % SERVICES), "10.0.0.7", port);
+            }
+        }
+    }
+
+    /// Waits until the server in use, the views and the listeners say what the model says.
+    async fn settle(&self, views: &[ServiceView], checked: &[Arc<Mutex<Checked>>]) {
+        let began = Instant::now();
+        loop {
+            let differs = self.difference(views, checked).await;
+            let Some(differs) = differs else { return };
+            assert!(began.elapsed() < SETTLE, "after {SETTLE:?} {differs}");
+            actix_rt::time::sleep(ms(50)).await;
+        }
+    }
+
+    async fn difference(&self, views: &[ServiceView], checked: &[Arc<Mutex<Checked>>]) -> Option<String> {
+        let server = in_use(&self.registry, &self.servers).await;
+        let model = self.model.borrow();
+        for number in 0..SERVICES {
+            let wanted = &model[&number];
+            let at_server: BTreeMap<_, _> =
+                server.instances(&service(number)).iter().map(|found| (found.port, found.weight as u16)).collect();
+            let view = &views[usize::from(number)];
+            let in_view: BTreeMap<_, _> = view.instances().iter().map(|host| (host.port, host.weight as u16)).collect();
+            let listener = &checked[usize::from(number)].lock().expect("no panic").list;
+            for (who, list) in [("the server", &at_server), ("the view", &in_view), ("the listener", listener)] {
+                if list != wanted {
+                    return Some(format!("{who} has {list:?} in {}, wanted {wanted:?}", service(number)));
+                }
+            }
+        }
+        None
+    }
+}
