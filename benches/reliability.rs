@@ -35,7 +35,17 @@ use std::{future::Future, time::Duration};
 use actix::System;
 
 const NAMES: [&str; 11] = [
-    "restart", "rnacos", "failover", "outage", "blocked", "listeners", "session", "datagrams", "sigterm", "offline", "soak",
+    "restart",
+    "rnacos",
+    "failover",
+    "outage",
+    "blocked",
+    "listeners",
+    "session",
+    "datagrams",
+    "sigterm",
+    "offline",
+    "soak",
 ];
 
 /// As fast as the servers and clients of this crate, on any day: a second is a long time.
@@ -136,7 +146,9 @@ fn outage() {
 fn blocked() {
     let silence = blocked::application_threads_are_blocked(Duration::from_secs(20), BEAT);
     let late = silence.saturating_sub(BEAT);
-    println!("blocked: 5 threads for 20 s: a beat at least every {silence:.1?}, late by {late:.1?}, healthy throughout");
+    println!(
+        "blocked: 5 threads for 20 s: a beat at least every {silence:.1?}, late by {late:.1?}, healthy throughout"
+    );
     assert!(late < SECOND);
 }
 
@@ -166,7 +178,10 @@ fn datagrams(options: &Options) {
 fn sigterm() {
     let figures = run(sigterm::sigterm_under_load(1000, Duration::from_secs(3)));
     let sigterm::Figures { requests, failed, ended_after } = figures;
-    println!("sigterm: {requests} requests at 1,000/s, {} failed; ended {ended_after:.1?} after the signal", failed.len());
+    println!(
+        "sigterm: {requests} requests at 1,000/s, {} failed; ended {ended_after:.1?} after the signal",
+        failed.len()
+    );
     assert!(failed.is_empty(), "{failed:?}");
 }
 

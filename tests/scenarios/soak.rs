@@ -135,7 +135,7 @@ pub async fn soak(last: Duration, seed: u64, mut say: impl FnMut(&str)) -> Figur
         views.push(ask(&world.registry, Discover::new(service(number))).await.unwrap());
     }
 
-    let workers = (0..WORKERS).map(|worker| world.work(worker, dice.fork()));
+    let workers: Vec<_> = (0..WORKERS).map(|worker| world.work(worker, dice.fork())).collect();
     let (faults, watching) = (world.make_faults(dice.fork()), world.watch_and_leave(dice.fork()));
     let clock = async {
         let began = Instant::now();
