@@ -9,9 +9,7 @@ mod support;
 
 use std::time::Instant;
 
-use actix_nacos::{
-    DeregisterInstance, Discover, Error, ListInstances, RegisterInstance, Source, Subscribe, HEART_BEAT_INTERVAL,
-};
+use actix_nacos::{DeregisterInstance, Discover, RegisterInstance, Source, Subscribe, HEART_BEAT_INTERVAL};
 use outage::{all_servers_fail, Fault, Figures};
 use support::{ask, config, listed_ports, ms, registry, server, shut_down, soon, start, until, News};
 
@@ -82,38 +80,6 @@ async fn a_removal_that_has_nothing_to_do_with_an_outage_is_told_at_once() {
     let news = news.next().await;
     assert_eq!((listed_ports(&news), news.source), (vec![81], Source::Poll));
     assert!(began.elapsed() < ms(1000), "{:?}", began.elapsed());
-    shut_down(&registry).await;
-}
-
-#[actix::test]
-async fn operations_that_began_in_an_outage_succeed_if_it_ends_in_time() {
-    let server = server();
-    let registry = registry(&server);
-    server.faults().refuse_connections();
-    let asked = actix_rt::spawn({
-        let registry = registry.clone();
-        async move { ask(&registry, RegisterInstance::new("orders", "10.0.0.7", 80)).await }
-    });
-    let failed = async || {
-        let status = ask(&registry, actix_nacos::GetStatus).await.ok()?;
-        (status.servers[0].failed_requests >= 3).then_some(())
-    };
-    support::eventually("it has failed", failed).await;
-    server.faults().accept_connections();
-    soon("the answer", asked).await.unwrap().unwrap();
-    assert_eq!(server.instances("orders").len(), 1);
-    shut_down(&registry).await;
-}
-
-#[actix::test]
-async fn operations_fail_with_a_retryable_error_when_their_time_is_over() {
-    let server = server();
-    server.faults().refuse_connections();
-    let registry = start(config(&server).operation_timeout(ms(500)));
-    let began = Instant::now();
-    let error = ask(&registry, ListInstances::new("orders")).await.expect_err("nobody answers");
-    assert!(matches!(error, Error::Unreachable { .. }) && error.is_retryable(), "{error:?}");
-    assert!(began.elapsed() < ms(1500), "{:?}", began.elapsed());
     shut_down(&registry).await;
 }
 

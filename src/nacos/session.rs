@@ -14,6 +14,8 @@ use crate::{error::Error, nacos::v1::LoginAnswer};
 
 /// A token is renewed when this share of its life has passed.
 const RENEW_AFTER: f64 = 0.85;
+/// The pause after a login that failed while the token still lives.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
 /// The pause after refused credentials; each further refusal doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -48,6 +50,7 @@ struct Token {
     text: Rc<str>,
     since: Instant,
     renew_at: Instant,
+    ends_at: Instant,
 }
 
 /// What is known of the login.
@@ -66,6 +69,7 @@ impl Session {
 
     /// The token to send to `server`; none without credentials. `login` is called when there is none that will last, by
     /// one caller while the others wait for its outcome: a server that hangs costs them one timeout and not one each.
+    /// Should it fail, the old token serves until its end.
     ///
     /// # Errors
     /// What `login` says. Refused credentials are not tried again before a growing pause is over: the last refusal is
@@ -82,15 +86,23 @@ impl Session {
         if let Some(token) = self.lasting_token() {
             return Ok(Some(token));
         }
+        let renewed = self.renew(server, || login(credentials.clone())).await;
+        renewed.or_else(|error| self.living_token().ok_or(error)).map(Some)
+    }
+
+    async fn renew<F>(&self, server: &str, login: impl FnOnce() -> F) -> Result<Rc<str>, Error>
+    where
+        F: std::future::Future<Output = Result<LoginAnswer, Error>>,
+    {
         let logins_before = self.state.borrow().logins;
         let _one_at_a_time = self.login.lock().await;
         if let Some(token) = self.lasting_token() {
-            return Ok(Some(token));
+            return Ok(token);
         }
         self.refused_lately()?;
         self.failed_since(server, logins_before)?;
-        let outcome = login(credentials.clone()).await;
-        self.remember(server, outcome).map(Some)
+        let outcome = login().await;
+        self.remember(server, outcome)
     }
 
     /// Whether there is any use in asking a server.
@@ -98,7 +110,7 @@ impl Session {
     /// # Errors
     /// The last refusal of our credentials, until it is time to try them again.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        match self.lasting_token() {
+        match self.living_token() {
             Some(_) => Ok(()),
             None => self.refused_lately(),
         }
@@ -150,6 +162,11 @@ impl Session {
         state.token.as_ref().filter(|token| token.renew_at > Instant::now()).map(|token| token.text.clone())
     }
 
+    fn living_token(&self) -> Option<Rc<str>> {
+        let state = self.state.borrow();
+        state.token.as_ref().filter(|token| token.ends_at > Instant::now()).map(|token| token.text.clone())
+    }
+
     fn refused_lately(&self) -> Result<(), Error> {
         match &self.state.borrow().refused {
             Some((error, until)) if *until > Instant::now() => Err(error.clone()),
@@ -174,11 +191,15 @@ impl Session {
             Ok(answer) => {
                 let (since, text) = (Instant::now(), Rc::<str>::from(answer.access_token));
                 let life = Duration::from_secs(answer.token_ttl.max(1).unsigned_abs());
-                state.token = Some(Token { text: text.clone(), since, renew_at: since + life.mul_f64(RENEW_AFTER) });
+                let (renew_at, ends_at) = (since + life.mul_f64(RENEW_AFTER), since + life);
+                state.token = Some(Token { text: text.clone(), since, renew_at, ends_at });
                 state.refused = None;
                 Ok(text)
             }
             Err(error) => {
+                if let Some(token) = &mut state.token {
+                    token.renew_at = token.ends_at.min(Instant::now() + RENEWAL_PAUSE);
+                }
                 match error {
                     Error::Unauthorized { .. } => state.refuse(&error),
                     _ => state.failed = Some((server.to_owned(), error.clone())),
@@ -285,6 +306,25 @@ mod tests {
         session.forget_useless(&token, &refused());
         assert_eq!(session.check(), Err(refused()));
         assert_eq!(session.token("a:1", |_| async { panic!("no login is due") }).await, Err(refused()));
+    }
+
+    #[actix::test]
+    async fn a_token_that_cannot_be_renewed_serves_until_its_end() {
+        let session = session();
+        session.token("a:1", |_| async { Ok(answer("old", 100)) }).await.unwrap();
+        let lives = |renew_at: Instant, ends_at: Instant| {
+            let mut state = session.state.borrow_mut();
+            let token = state.token.as_mut().unwrap();
+            (token.renew_at, token.ends_at) = (renew_at, ends_at);
+        };
+        let down = || Error::Unreachable { operation: Operation::Login, server: "a:1".into(), reason: "down".into() };
+        let now = Instant::now();
+        lives(now, now + RENEWAL_PAUSE * 10);
+        let kept = session.token("a:1", |_| async { Err(down()) }).await;
+        assert_eq!(kept.unwrap().as_deref(), Some("old"));
+        session.token("a:1", |_| async { panic!("not again at once") }).await.unwrap();
+        lives(now, now);
+        assert_eq!(session.token("a:1", |_| async { Err(down()) }).await, Err(down()));
     }
 
     #[actix::test]
