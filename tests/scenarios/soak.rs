@@ -88,7 +88,9 @@ impl Handler<ServiceChanged> for Checker {
         if news.first {
             self.list.clear();
         }
-        news.removed.iter().for_each(|gone| drop(self.list.remove(&gone.port)));
+        for gone in &news.removed {
+            self.list.remove(&gone.port);
+        }
         self.list.extend(news.added.iter().map(|instance| told(instance)));
         self.list.extend(news.changed.iter().map(|(_, now)| told(now)));
         let now: BTreeMap<_, _> = news.info.hosts.iter().map(|host| told(host)).collect();
