@@ -559,8 +559,7 @@ impl ServerAddress {
         if host.is_empty() {
             return Err(invalid(format!("{text:?} has no host")));
         }
-        let port = uri.port_u16().filter(|port| *port > 0);
-        let port = port.ok_or_else(|| invalid(format!("{text:?} has no port between 1 and 65535; Nacos listens on 8848 by default")))?;
+        let port = port_of(&uri, text).map_err(invalid)?;
         let path = if uri.path().trim_matches('/').is_empty() { context_path } else { uri.path() };
         let path = path.trim_matches('/');
         let context_path = if path.is_empty() { String::new() } else { format!("/{path}") };
@@ -581,6 +580,19 @@ impl ServerAddress {
     /// `http(s)://host:port/context`, without a trailing slash.
     pub(crate) fn base_url(&self) -> String {
         format!("{}://{self}{}", if self.https { "https" } else { "http" }, self.context_path)
+    }
+}
+
+/// A port that is none is none at all to `Uri`; whoever wrote it wants to hear of the number.
+fn port_of(uri: &Uri, text: &str) -> Result<u16, String> {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let port = authority.strip_prefix(uri.host().unwrap_or_default()).and_then(|rest| rest.strip_prefix(':'));
+    match port.unwrap_or_default() {
+        "" => Err(format!("{text:?} has no port; Nacos listens on 8848 by default")),
+        port => match port.parse() {
+            Ok(port) if port > 0 => Ok(port),
+            _ => Err(format!("{text:?} is no address: its port is not between 1 and 65535")),
+        },
     }
 }
 
