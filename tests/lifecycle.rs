@@ -398,6 +398,17 @@ fn a_guard_has_deregistered_when_it_is_dropped() {
 }
 
 #[test]
+fn a_guard_waits_for_a_shutdown_that_is_under_way() {
+    let _alone = alone();
+    let server = server();
+    let registry = registered(&server);
+    server.faults().delay_requests(ms(500));
+    registry.do_send(Shutdown::default());
+    drop(ShutdownGuard::new(registry, PATIENCE));
+    assert!(server.instances("orders").is_empty());
+}
+
+#[test]
 fn a_guard_deregisters_also_when_a_panic_unwinds() {
     let _alone = alone();
     let server = server();
