@@ -295,6 +295,19 @@ impl Nacos {
         Ok(complete(instance, &list, key))
     }
 
+    /// What the server itself says of an instance, in one request where it has GET. `enabled` and `ephemeral` may be guesses.
+    ///
+    /// # Errors
+    /// As [`current`](Nacos::current).
+    pub(crate) async fn told(&self, key: &InstanceKey) -> Result<Instance, Error> {
+        match self.get(key).await {
+            Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => {
+                self.find_in_list(key).await.map(|current| current.instance)
+            }
+            found => Ok(found?.value.instance),
+        }
+    }
+
     async fn get(&self, key: &InstanceKey) -> Result<Told<v1::Found>, Error> {
         if self.disabled {
             return Err(Error::NotFound { instance: key.to_string(), may_be_disabled: false });
