@@ -150,7 +150,7 @@ impl Nacos {
         let outcome = self.send(server, operation, &request, token.as_deref()).await.map(|a| read(protocol, &a))?;
         match (outcome, token) {
             (Err(Refusal::TokenRefused(_)), Some(token)) => {
-                self.session.forget(&token);
+                self.session.forget(&server.name, &token);
                 let token = self.token(server).await?;
                 self.send(server, operation, &request, token.as_deref()).await.map(|a| read(protocol, &a))
             }

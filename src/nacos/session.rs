@@ -1,9 +1,10 @@
-//! Logging in: one token for all requests, fetched by one login at a time.
+//! Logging in: one token for all requests to a server, fetched by one login at a time.
 //!
 //! Only durations count, measured here: the server's clock may say what it likes.
 
 use std::{
     cell::RefCell,
+    collections::HashMap,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -37,7 +38,8 @@ pub(crate) struct Session {
 
 #[derive(Default)]
 struct State {
-    token: Option<Token>,
+    /// By server. Those of a cluster may take each other's, or not; while two are in use, each keeps its own.
+    tokens: HashMap<String, Token>,
     logins: u64,
     refusals: u32,
     refused: Option<(Error, Instant)>,
@@ -87,11 +89,11 @@ impl Session {
         F: std::future::Future<Output = Result<LoginAnswer, Error>>,
     {
         let Some(credentials) = &self.credentials else { return Ok(None) };
-        if let Some(token) = self.lasting_token() {
+        if let Some(token) = self.lasting_token(server) {
             return Ok(Some(token));
         }
         let renewed = self.renew(server, || login(credentials.clone())).await;
-        renewed.or_else(|error| self.living_token().ok_or(error)).map(Some)
+        renewed.or_else(|error| self.living_token(server).ok_or(error)).map(Some)
     }
 
     async fn renew<F>(&self, server: &str, login: impl FnOnce() -> F) -> Result<Rc<str>, Error>
@@ -100,7 +102,7 @@ impl Session {
     {
         let unanswered = self.state.borrow().unanswered.count;
         let _one_at_a_time = self.login.lock().await;
-        if let Some(token) = self.lasting_token() {
+        if let Some(token) = self.lasting_token(server) {
             return Ok(token);
         }
         self.refused_lately()?;
@@ -109,11 +111,11 @@ impl Session {
         self.remember(server, outcome)
     }
 
-    /// The server refused this token: it is not sent again.
-    pub(crate) fn forget(&self, refused: &str) {
+    /// The server refused this token: it is not sent there again.
+    pub(crate) fn forget(&self, server: &str, refused: &str) {
         let mut state = self.state.borrow_mut();
-        if state.token.as_ref().is_some_and(|token| &*token.text == refused) {
-            state.token = None;
+        if state.tokens.get(server).is_some_and(|token| &*token.text == refused) {
+            state.tokens.remove(server);
         }
     }
 
@@ -129,20 +131,20 @@ impl Session {
     pub(crate) fn health(&self) -> SessionHealth {
         let state = self.state.borrow();
         SessionHealth {
-            logged_in: state.token.is_some(),
+            logged_in: state.tokens.values().any(|token| token.ends_at > Instant::now()),
             logins: state.logins,
             last_error: state.refused.as_ref().map(|(error, _)| error.clone()),
         }
     }
 
-    fn lasting_token(&self) -> Option<Rc<str>> {
+    fn lasting_token(&self, server: &str) -> Option<Rc<str>> {
         let state = self.state.borrow();
-        state.token.as_ref().filter(|token| token.renew_at > Instant::now()).map(|token| token.text.clone())
+        state.tokens.get(server).filter(|token| token.renew_at > Instant::now()).map(|token| token.text.clone())
     }
 
-    fn living_token(&self) -> Option<Rc<str>> {
+    fn living_token(&self, server: &str) -> Option<Rc<str>> {
         let state = self.state.borrow();
-        state.token.as_ref().filter(|token| token.ends_at > Instant::now()).map(|token| token.text.clone())
+        state.tokens.get(server).filter(|token| token.ends_at > Instant::now()).map(|token| token.text.clone())
     }
 
     fn refused_lately(&self) -> Result<(), Error> {
@@ -169,13 +171,13 @@ impl Session {
                 let text: Rc<str> = answer.access_token.into();
                 let now = Instant::now();
                 let (renew_at, ends_at) = (now + life.mul_f64(RENEW_AFTER), now + life);
-                state.token = Some(Token { text: text.clone(), renew_at, ends_at });
+                state.tokens.insert(server.to_owned(), Token { text: text.clone(), renew_at, ends_at });
                 state.refusals = 0;
                 state.refused = None;
                 Ok(text)
             }
             Err(error) => {
-                if let Some(token) = &mut state.token {
+                if let Some(token) = state.tokens.get_mut(server) {
                     token.renew_at = token.ends_at.min(Instant::now() + RENEWAL_PAUSE);
                 }
                 if let Error::Unauthorized { .. } = error {
@@ -226,12 +228,23 @@ mod tests {
     async fn a_refused_token_is_fetched_again_once() {
         let session = session();
         let old = session.token("a:1", |_| async { Ok(answer("old", 100)) }).await.unwrap().unwrap();
-        session.forget(&old);
+        session.forget("a:1", &old);
         let new = session.token("a:1", |_| async { Ok(answer("new", 100)) }).await.unwrap().unwrap();
-        session.forget(&old);
+        session.forget("a:1", &old);
         assert_eq!(&*new, "new");
         let kept = session.token("a:1", |_| async { panic!("no login is due") }).await.unwrap().unwrap();
         assert_eq!(&*kept, "new");
+    }
+
+    #[actix::test]
+    async fn each_server_has_a_token_of_its_own() {
+        let session = session();
+        let first = session.token("a:1", |_| async { Ok(answer("a", 100)) }).await.unwrap().unwrap();
+        session.token("b:1", |_| async { Ok(answer("b", 100)) }).await.unwrap();
+        session.forget("b:1", &first);
+        let kept = |server| session.token(server, |_| async { panic!("no login is due") });
+        assert_eq!(kept("a:1").await.unwrap().as_deref(), Some("a"));
+        assert_eq!(kept("b:1").await.unwrap().as_deref(), Some("b"));
     }
 
     #[actix::test]
@@ -279,7 +292,7 @@ mod tests {
         session.token("a:1", |_| async { Ok(answer("old", 100)) }).await.unwrap();
         let lives = |renew_at: Instant, ends_at: Instant| {
             let mut state = session.state.borrow_mut();
-            let token = state.token.as_mut().unwrap();
+            let token = state.tokens.get_mut("a:1").unwrap();
             (token.renew_at, token.ends_at) = (renew_at, ends_at);
         };
         let down = || Error::Unreachable { operation: Operation::Login, server: "a:1".into(), reason: "down".into() };

@@ -88,7 +88,9 @@ impl Handler<ServiceChanged> for Checker {
         if news.first {
             self.list.clear();
         }
-        news.removed.iter().for_each(|gone| drop(self.list.remove(&gone.port)));
+        for gone in &news.removed {
+            self.list.remove(&gone.port);
+        }
         self.list.extend(news.added.iter().map(|instance| told(instance)));
         self.list.extend(news.changed.iter().map(|(_, now)| told(now)));
         let now: BTreeMap<_, _> = news.info.hosts.iter().map(|host| told(host)).collect();
@@ -135,7 +137,7 @@ pub async fn soak(last: Duration, seed: u64, mut say: impl FnMut(&str)) -> Figur
         views.push(ask(&world.registry, Discover::new(service(number))).await.unwrap());
     }
 
-    let workers = (0..WORKERS).map(|worker| world.work(worker, dice.fork()));
+    let workers: Vec<_> = (0..WORKERS).map(|worker| world.work(worker, dice.fork())).collect();
     let (faults, watching) = (world.make_faults(dice.fork()), world.watch_and_leave(dice.fork()));
     let clock = async {
         let began = Instant::now();
