@@ -17,6 +17,8 @@ use crate::{error::Error, nacos::Operation};
 /// Nacos' own default (`server.servlet.contextPath`).
 const DEFAULT_CONTEXT_PATH: &str = "/nacos";
 const DEFAULT_NAMESPACE: &str = "public";
+/// Of any duration: what is longer is no time that anything waits, and could not be added to a moment.
+const LONGEST_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// Which of Nacos' HTTP APIs is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -328,8 +330,8 @@ impl Config {
         self
     }
 
-    /// The bounds of the interval at which a subscribed list is asked for; between them the server decides (its
-    /// `cacheMillis`, as a rule 10 s). Default: 1 s to 10 s. A longer maximum than 10 s loses pushes on Nacos 1.4, which
+    /// The bounds of the interval at which a subscribed list is asked for; between them the server decides (nine
+    /// tenths of its `cacheMillis`, which is 10 s as a rule). Default: 1 s to 10 s. A longer maximum than 10 s loses pushes on Nacos 1.4, which
     /// forgets subscribers that do not ask.
     #[must_use]
     pub fn poll_interval(mut self, min: Duration, max: Duration) -> Self {
@@ -348,7 +350,8 @@ impl Config {
 
     /// For how long, after an outage or a change of server, nothing is taken out of a subscribed list: a registry that
     /// restarted empty fills up again within one beat interval, as a rule 5 s. Default: 15 s, when Nacos itself gives up
-    /// on an instance without beats; zero believes every list at once.
+    /// on an instance without beats; zero believes every list at once. While one trouble follows the other, what no list
+    /// has any more is held for four times as long at most.
     #[must_use]
     pub fn outage_hold(mut self, hold: Duration) -> Self {
         self.outage_hold = hold;
@@ -413,6 +416,9 @@ impl Config {
     fn validate_endpoint(&self) -> Result<(), Error> {
         let Some(endpoint) = &self.endpoint else { return Ok(()) };
         let uri = Uri::from_str(endpoint).map_err(|error| Error::invalid("endpoint", error.to_string()))?;
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err(Error::invalid("endpoint", "may hold no credentials: it is shown in logs"));
+        }
         match uri.scheme_str() {
             Some("http") => Ok(()),
             Some("https") => tls_is_built_in("endpoint"),
@@ -421,15 +427,20 @@ impl Config {
     }
 
     fn validate_durations(&self) -> Result<(), Error> {
-        let positive = [
+        let durations = [
             ("request_timeout", self.request_timeout),
             ("operation_timeout", self.operation_timeout),
             ("shutdown_timeout", self.shutdown_timeout),
             ("poll_interval", self.min_poll_interval),
+            ("poll_interval", self.max_poll_interval),
+            ("outage_hold", self.outage_hold),
         ];
-        for (field, duration) in positive {
-            if duration < Duration::from_millis(1) {
+        for (field, duration) in durations {
+            if duration < Duration::from_millis(1) && field != "outage_hold" {
                 return Err(Error::invalid(field, "must be at least 1 ms"));
+            }
+            if duration > LONGEST_DURATION {
+                return Err(Error::invalid(field, "must be at most 10 years"));
             }
         }
         if self.min_poll_interval > self.max_poll_interval {
@@ -548,8 +559,7 @@ impl ServerAddress {
         if host.is_empty() {
             return Err(invalid(format!("{text:?} has no host")));
         }
-        let port = uri.port_u16().filter(|port| *port > 0);
-        let port = port.ok_or_else(|| invalid(format!("{text:?} has no port; Nacos listens on 8848 by default")))?;
+        let port = port_of(&uri, text).map_err(invalid)?;
         let path = if uri.path().trim_matches('/').is_empty() { context_path } else { uri.path() };
         let path = path.trim_matches('/');
         let context_path = if path.is_empty() { String::new() } else { format!("/{path}") };
@@ -570,6 +580,19 @@ impl ServerAddress {
     /// `http(s)://host:port/context`, without a trailing slash.
     pub(crate) fn base_url(&self) -> String {
         format!("{}://{self}{}", if self.https { "https" } else { "http" }, self.context_path)
+    }
+}
+
+/// A port that is none is none at all to `Uri`; whoever wrote it wants to hear of the number.
+fn port_of(uri: &Uri, text: &str) -> Result<u16, String> {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let port = authority.strip_prefix(uri.host().unwrap_or_default()).and_then(|rest| rest.strip_prefix(':'));
+    match port.unwrap_or_default() {
+        "" => Err(format!("{text:?} has no port; Nacos listens on 8848 by default")),
+        port => match port.parse() {
+            Ok(port) if port > 0 => Ok(port),
+            _ => Err(format!("{text:?} is no address: its port is not between 1 and 65535")),
+        },
     }
 }
 
@@ -669,9 +692,15 @@ mod tests {
         assert_eq!(field(Config::new("")), "servers");
         assert_eq!(field(Config::new("a:1").request_timeout(Duration::ZERO)), "request_timeout");
         assert_eq!(field(Config::new("a:1").poll_interval(second * 2, second)), "poll_interval");
+        // Added to a moment it would overflow, in the middle of an operation.
+        assert_eq!(field(Config::new("a:1").operation_timeout(Duration::MAX)), "operation_timeout");
+        assert_eq!(field(Config::new("a:1").poll_interval(second, Duration::MAX)), "poll_interval");
+        assert_eq!(field(Config::new("a:1").outage_hold(Duration::MAX)), "outage_hold");
+        assert_eq!(Config::new("a:1").outage_hold(Duration::ZERO).validate(), Ok(()));
         assert_eq!(field(Config::new("a:1").mailbox_capacity(0)), "mailbox_capacity");
         assert_eq!(field(Config::new("a:1").namespace("a b")), "namespace");
         assert_eq!(field(Config::at_endpoint("nacos/list")), "endpoint");
+        assert_eq!(field(Config::at_endpoint("http://me:hush@nacos/list")), "endpoint");
         assert_eq!(Config::disabled().validate(), Ok(()));
     }
 

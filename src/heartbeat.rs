@@ -148,14 +148,23 @@ impl Heartbeat {
                 return self.beat(ctx);
             }
             Ok(Ok(Beaten::NotWanted)) | Err(MailboxError::Closed) | Ok(Err(Error::Stopped)) => return ctx.stop(),
-            // What the server knows is uncertain now: register instead of the next beat, soon.
-            Ok(Err(_)) | Err(MailboxError::Timeout) => {
-                self.next = BeatKind::Register;
-                self.due = Instant::now() + self.interval.min(LONGEST_RETRY).mul_f64(0.5 + 0.5 * fastrand::f64());
+            // What the server knows is uncertain now: register instead of the next beat. Soon, unless it said that it will
+            // not: a fleet that is refused asks no more often than one that is served.
+            Ok(Err(error)) => {
+                let wait = if error.is_retryable() { self.interval.min(LONGEST_RETRY) } else { self.interval };
+                self.register_in(wait);
             }
+            Err(MailboxError::Timeout) => self.register_in(self.interval.min(LONGEST_RETRY)),
         }
         self.due = self.due.max(Instant::now());
         self.arm(ctx);
+    }
+}
+
+impl Heartbeat {
+    fn register_in(&mut self, wait: Duration) {
+        self.next = BeatKind::Register;
+        self.due = Instant::now() + wait.mul_f64(0.5 + 0.5 * fastrand::f64());
     }
 }
 
@@ -289,6 +298,16 @@ mod tests {
         let beats = beats_after(&server, Duration::from_secs(10)).await;
         assert_eq!(kinds(&beats)[..3], [BeatKind::Full, BeatKind::Register, BeatKind::Register]);
         assert!(beats[2].0 - beats[0].0 <= Duration::from_millis(4200), "{beats:?}");
+    }
+
+    #[actix::test]
+    async fn a_beat_that_is_refused_for_good_is_not_repeated_faster_than_beats_are() {
+        let refused = || {
+            Err(Error::Unauthorized { operation: crate::Operation::Beat, server: "a:1".into(), reason: "no".into() })
+        };
+        let (server, _heartbeat) = begin((0..100).map(|_| refused()).collect());
+        let beats = beats_after(&server, Duration::from_secs(60)).await;
+        assert!(beats.len() >= 11 && beats.len() <= 25, "{beats:?}");
     }
 
     #[actix::test]

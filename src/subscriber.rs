@@ -158,6 +158,7 @@ pub(crate) struct Subscriber {
     next_poll: SpawnHandle,
     last_poll: Option<Instant>,
     retrying: bool,
+    cache_is_read: bool,
     saving: bool,
     save_again: bool,
     status: Counters,
@@ -192,6 +193,7 @@ impl Subscriber {
             next_poll: SpawnHandle::default(),
             last_poll: None,
             retrying: false,
+            cache_is_read: false,
             saving: false,
             save_again: false,
             status: Counters::default(),
@@ -254,8 +256,12 @@ impl Subscriber {
 
     // The disk, always in another thread: a slow one must cost no heartbeat.
 
+    /// Once: what was no list then is none at the next failure either.
     fn load_cached(&mut self, ctx: &mut Context<Self>) {
         let Some(file) = self.settings.cache.clone() else { return };
+        if std::mem::replace(&mut self.cache_is_read, true) {
+            return;
+        }
         let path = file.path().display().to_string();
         let loaded = spawn_blocking(move || file.load()).into_actor(self);
         ctx.spawn(loaded.map(move |loaded, subscriber, ctx| match loaded {
@@ -298,7 +304,8 @@ impl Subscriber {
     /// How long until the next poll.
     fn pause(&mut self) -> Duration {
         let settings = &self.settings;
-        let asked_for = self.truth.held().map_or(settings.max_interval, |held| held.info.cache_time());
+        // Within that time: Nacos 1.4 pushes to nobody who asks a moment later.
+        let asked_for = self.truth.held().map_or(settings.max_interval, |held| held.info.cache_time().mul_f64(0.9));
         let interval = asked_for.clamp(settings.min_interval, settings.max_interval);
         if std::mem::take(&mut self.poll_again) {
             return settings.min_interval.min(HINT_INTERVAL);
@@ -404,6 +411,7 @@ impl Actor for Subscriber {
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.polling = false;
         self.retrying = false;
+        self.cache_is_read = false;
         self.saving = false;
         self.next_poll = SpawnHandle::default();
         self.listeners.restarted();

@@ -40,6 +40,10 @@ pub(crate) enum Arrival {
     },
 }
 
+/// While troubles follow each other, instances that no list has any more are held for so many times the usual hold at most:
+/// else one unsteady registry would keep the dead in every list for ever.
+const LONGEST_HOLD: u32 = 4;
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Truth {
@@ -50,6 +54,8 @@ pub(crate) struct Truth {
     upheaval: bool,
     /// Until then nothing is taken out of the list.
     hold_until: Option<Instant>,
+    /// Since when every list has missed instances that are held.
+    missing_since: Option<Instant>,
     holding: bool,
     /// Polls in a row that gave an empty list which is not believed yet.
     empty_polls: u32,
@@ -63,6 +69,7 @@ impl Truth {
             protect_from_empty,
             upheaval: false,
             hold_until: None,
+            missing_since: None,
             holding: false,
             empty_polls: 0,
         }
@@ -156,14 +163,19 @@ impl Truth {
         let lost = Difference::between(&old.hosts, &new.hosts).removed;
         if lost.is_empty() {
             self.holding = false;
+            self.missing_since = None;
             self.empty_polls = 0;
             return new;
         }
-        let in_hold = self.hold_until.is_some_and(|until| Instant::now() < until);
+        let now = Instant::now();
+        let missing_for = now - *self.missing_since.get_or_insert(now);
+        let in_hold = self.hold_until.is_some_and(|until| now < until)
+            && missing_for < self.outage_hold.saturating_mul(LONGEST_HOLD);
         self.holding = in_hold || (self.holding && !polled);
         let unconfirmed = self.protect_from_empty && new.hosts.is_empty() && (self.empty_polls == 0 || !polled);
         self.empty_polls = if unconfirmed { self.empty_polls + u32::from(polled) } else { 0 };
         if !self.holding && !unconfirmed {
+            self.missing_since = None;
             return new;
         }
         let mut held = new;

@@ -266,3 +266,20 @@ async fn registering_when_reachable_waits_for_the_server() {
     eventually("the status says so", registered).await;
     shut_down(&registry).await;
 }
+
+#[actix::test]
+async fn a_persistent_instance_comes_back_after_an_outage_longer_than_an_operation() {
+    let server = server();
+    let registry = start(config(&server).operation_timeout(ms(300)));
+    let register = |port| RegisterInstance::new("ledger", IP, port).ephemeral(false).weight(3.0);
+    ask(&registry, register(80)).await.unwrap();
+    ask(&registry, register(81).when_reachable()).await.unwrap();
+    until("both are there", || ports(&server, "ledger") == [80, 81]).await;
+    server.faults().refuse_connections();
+    server.faults().forget_everything();
+    actix_rt::time::sleep(ms(1000)).await; // Longer than any operation tries.
+    server.faults().accept_connections();
+    until("both are back", || ports(&server, "ledger") == [80, 81]).await;
+    assert!(server.instances("ledger").iter().all(|instance| instance.weight == 3.0));
+    shut_down(&registry).await;
+}

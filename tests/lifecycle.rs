@@ -363,6 +363,14 @@ fn without_an_arbiter_starting_here_is_an_error() {
 }
 
 #[test]
+fn a_system_that_does_not_run_yet_is_no_place_to_start_here() {
+    let _alone = alone();
+    let _system = System::new();
+    let started = Registry::start_here(Config::new("127.0.0.1:8848"));
+    assert!(matches!(started, Err(Error::NotStarted { .. })), "{started:?}");
+}
+
+#[test]
 fn a_configuration_that_cannot_work_starts_no_thread() {
     let _alone = alone();
     let refused = Registry::start(Config::new("nowhere"));
@@ -387,6 +395,17 @@ fn a_guard_has_deregistered_when_it_is_dropped() {
     drop(ShutdownGuard::new(registry.clone(), PATIENCE));
     assert!(server.instances("orders").is_empty());
     drop(ShutdownGuard::new(registry, PATIENCE));
+}
+
+#[test]
+fn a_guard_waits_for_a_shutdown_that_is_under_way() {
+    let _alone = alone();
+    let server = server();
+    let registry = registered(&server);
+    server.faults().delay_requests(ms(500));
+    registry.do_send(Shutdown::default());
+    drop(ShutdownGuard::new(registry, PATIENCE));
+    assert!(server.instances("orders").is_empty());
 }
 
 #[test]

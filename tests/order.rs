@@ -3,8 +3,6 @@
 
 mod support;
 
-use std::sync::{Arc, Condvar, Mutex};
-
 use actix::Addr;
 use actix_nacos::{
     DeregisterInstance, Error, GetStatus, Metadata, ModifyInstance, Operation, Protocol, RegisterInstance, Registry,
@@ -14,7 +12,7 @@ use futures_util::future::join_all;
 use support::{
     ask, config, config_at,
     fake::{Answer, Fake, Seen},
-    ms, ports, registry, server, shut_down, soon, start, until,
+    ms, ports, registry, server, shut_down, soon, start, until, Gate,
 };
 
 const IP: &str = "10.77.0.7";
@@ -103,12 +101,11 @@ async fn the_last_of_many_unawaited_messages_decides_what_the_server_has() {
 
 #[actix::test]
 async fn different_instances_do_not_wait_for_each_other() {
-    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let gate = Gate::default();
     let held = gate.clone();
     let fake = Fake::start(move |seen| {
         if seen.parameter("port") == Some("81") {
-            let open = held.0.lock().unwrap();
-            drop(held.1.wait_while(open, |open| !*open).unwrap());
+            held.wait();
         }
         Answer::usual(seen)
     });
@@ -122,8 +119,7 @@ async fn different_instances_do_not_wait_for_each_other() {
     soon("the status", ask(&registry, GetStatus)).await.unwrap();
     let of_the_hung = fake.seen().iter().filter(|seen| seen.parameter("port") == Some("81")).count();
     assert_eq!(of_the_hung, 1, "its own successor waits");
-    *gate.0.lock().unwrap() = true;
-    gate.1.notify_all();
+    gate.open();
     soon("the hung one", hung).await.unwrap().unwrap();
     soon("the one behind it", behind).await.unwrap().unwrap();
 }

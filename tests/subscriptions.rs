@@ -5,8 +5,6 @@
 
 mod support;
 
-use std::sync::{Arc, Mutex};
-
 use actix::{Actor, Addr, AsyncContext, Context, Handler};
 use actix_nacos::{
     embedded::{EmbeddedServer, Spoilt},
@@ -15,7 +13,7 @@ use actix_nacos::{
 };
 use futures_util::future::join_all;
 use support::{
-    ask, config, eventually, listed_ports, ms, ports_of, registry, server, shut_down, soon, start, until, News,
+    ask, config, eventually, listed_ports, ms, ports_of, registry, server, shut_down, soon, start, until, Gate, News,
     StopListener,
 };
 
@@ -419,8 +417,7 @@ async fn stop_subscribe_ends_all_subscriptions_and_no_view() {
 #[actix::test]
 async fn a_listener_whose_mailbox_is_full_gets_the_newest_counted_from_what_it_received() {
     let (_server, registry) = world().await;
-    let gate = Arc::new(Mutex::new(()));
-    let held = gate.lock().unwrap();
+    let gate = Gate::default();
     let mut slow = News::listen_behind(gate.clone(), 1);
     let mut quick = News::listen();
     for news in [&slow, &quick] {
@@ -435,7 +432,7 @@ async fn a_listener_whose_mailbox_is_full_gets_the_newest_counted_from_what_it_r
     }
     ask(&registry, deregister(80)).await.unwrap();
     quick.next().await;
-    drop(held);
+    gate.open();
     let mut known = vec![80];
     let mut messages = 0;
     while known != (81..100).collect::<Vec<_>>() {
@@ -472,8 +469,7 @@ impl Handler<ServiceChanged> for Panicking {
 #[actix::test]
 async fn a_slow_a_full_a_panicking_and_a_stopped_listener_cost_the_others_nothing() {
     let (_server, registry) = world().await;
-    let gate = Arc::new(Mutex::new(()));
-    let held = gate.lock().unwrap();
+    let gate = Gate::default();
     let troubled = [News::listen_behind(gate.clone(), 1), News::listen_behind(gate.clone(), 1), News::listen()];
     troubled[2].listener.send(StopListener).await.unwrap();
     let panicking = Panicking::start_in_arbiter(&actix::Arbiter::new().handle(), |_| Panicking { panicked: false });
@@ -494,7 +490,7 @@ async fn a_slow_a_full_a_panicking_and_a_stopped_listener_cost_the_others_nothin
             assert_eq!(ports_of(&news.next().await.added), [port]);
         }
     }
-    drop(held);
+    gate.open();
 }
 
 /// Subscribes when it starts, as actors do.

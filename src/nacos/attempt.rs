@@ -8,12 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_rt::time::sleep;
 use slog::{debug, info, warn};
 
 use super::{
     exchange::{Answer, Operation, Refusal, Request},
-    servers::{Choice, Server},
+    servers::{pause, Choice, Server, OUTAGE},
     session::Credentials,
     v1::{self, LoginAnswer},
     v3, ConnectionState, Nacos, Patience,
@@ -41,13 +40,18 @@ impl Nacos {
         read: impl Fn(Protocol, &Answer) -> Result<T, Refusal>,
         subject: impl Fn() -> String,
     ) -> Result<Told<T>, Error> {
-        let deadline = Instant::now() + self.operation_timeout;
+        let mut turn_came = None;
         let mut tried = Vec::new();
+        let mut rounds = 0;
         let mut last_error = None;
         loop {
             // Before a server is chosen: many wait here while one hangs, and none of them shall choose that one.
             let room = self.transport.room().await;
-            let server = match self.servers.choose(&tried) {
+            // Not counted while nobody could be asked: a burst of operations may wait for longer than one may take.
+            let deadline = *turn_came.get_or_insert_with(Instant::now) + self.operation_timeout;
+            // A refused login says nothing of the servers' health.
+            self.session.check()?;
+            let server = match self.servers.choose(operation, &tried) {
                 Choice::Ask(server) => server,
                 Choice::Wait(pause) if patience == Patience::Operation && Instant::now() + pause < deadline => {
                     drop(room);
@@ -57,9 +61,9 @@ impl Nacos {
                 Choice::Nobody if patience == Patience::Operation && Instant::now() < deadline => {
                     drop(room);
                     // Once around; or the first list of servers has not come yet.
-                    if tried.is_empty() {
-                        sleep(SERVER_LIST_WAIT).await;
-                    }
+                    rounds += u32::from(!tried.is_empty());
+                    let wait = if tried.is_empty() { SERVER_LIST_WAIT } else { pause(rounds) };
+                    self.servers.wait(wait.min(deadline.saturating_duration_since(Instant::now()))).await;
                     tried.clear();
                     continue;
                 }
@@ -68,12 +72,12 @@ impl Nacos {
             let began = Instant::now();
             match self.ask(&server, operation, &make, &read, &subject).await {
                 Err(error) if error.is_retryable() => {
-                    self.note_failure(&server, began, &error);
+                    self.note_failure(&server, operation, &subject, began, &error);
                     last_error = Some(error);
                     tried.push(server);
                 }
                 answered => {
-                    self.note_success(&server);
+                    self.note_success(&server, operation);
                     return answered;
                 }
             }
@@ -148,17 +152,20 @@ impl Nacos {
         let request = make(protocol);
         let token = self.token(server).await?;
         let outcome = self.send(server, operation, &request, token.as_deref()).await.map(|a| read(protocol, &a))?;
-        match (outcome, token) {
-            (Err(Refusal::TokenRefused(_)), Some(token)) => {
-                self.session.forget(&server.name, &token);
-                let token = self.token(server).await?;
-                self.send(server, operation, &request, token.as_deref()).await.map(|a| read(protocol, &a))
-            }
-            (Err(Refusal::TokenRefused(said)), None) => {
-                Ok(Err(Refusal::Denied(format!("{said}; it wants a login: set credentials"))))
-            }
-            (outcome, _) => Ok(outcome),
+        let Some(token) = token else {
+            return Ok(outcome.map_err(without_login));
+        };
+        if !matches!(outcome, Err(Refusal::TokenRefused(_))) {
+            self.session.note_accepted();
+            return Ok(outcome);
         }
+        self.session.forget(&server.name, &token);
+        let Some(token) = self.token(server).await? else { return Ok(outcome) };
+        let outcome = self.send(server, operation, &request, Some(&token)).await.map(|a| read(protocol, &a))?;
+        if let Err(refusal @ Refusal::TokenRefused(_)) = &outcome {
+            self.session.forget_useless(&server.name, &token, &refusal.clone().into_error(operation, &server.name, ""));
+        }
+        Ok(outcome)
     }
 
     async fn token(&self, server: &Rc<Server>) -> Result<Option<Rc<str>>, Error> {
@@ -209,13 +216,25 @@ impl Nacos {
         sent.map_err(|none| none.into_error(operation, &server.name))
     }
 
-    fn note_success(&self, server: &Rc<Server>) {
-        self.servers.succeeded(server);
+    fn note_success(&self, server: &Rc<Server>, operation: Operation) {
+        let failures = server.failures();
+        self.servers.succeeded(server, operation);
+        if failures >= OUTAGE {
+            // Whatever it was: it may have forgotten us meanwhile.
+            self.servers.next_generation();
+        }
         self.note_connection(true);
     }
 
-    fn note_failure(&self, server: &Rc<Server>, began: Instant, error: &Error) {
-        self.servers.failed(server, began, error);
+    fn note_failure(
+        &self,
+        server: &Rc<Server>,
+        operation: Operation,
+        subject: &impl Fn() -> String,
+        began: Instant,
+        error: &Error,
+    ) {
+        self.servers.failed(server, operation, subject, began, error);
         debug!(self.log, "request to registry server failed"; "server" => &server.name, "error" => %error);
         self.note_connection(false);
     }
@@ -235,6 +254,14 @@ impl Nacos {
             }
             _ => info!(self.log, "the registry can be reached"; "in_use" => in_use),
         }
+    }
+}
+
+/// A token that is missing is no matter of logging in again.
+fn without_login(refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::TokenRefused(said) => Refusal::Denied(format!("{said}; it wants a login: set credentials")),
+        other => other,
     }
 }
 

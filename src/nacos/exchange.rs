@@ -103,7 +103,8 @@ impl Answer {
     /// The beginning of the body, in one line, for an error text.
     pub(crate) fn excerpt(&self) -> String {
         const LONGEST: usize = 300;
-        let text = String::from_utf8_lossy(&self.body);
+        // Of an answer of many megabytes the rest is not looked at.
+        let text = String::from_utf8_lossy(&self.body[..self.body.len().min(8 * LONGEST)]);
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         match text.char_indices().nth(LONGEST) {
             Some((end, _)) => format!("{}…", &text[..end]),

@@ -9,6 +9,7 @@ mod endpoint;
 pub(crate) mod exchange;
 #[cfg(test)]
 pub(crate) mod recordings;
+mod refusals;
 pub(crate) mod sentinel;
 pub(crate) mod servers;
 pub(crate) mod session;
@@ -20,7 +21,7 @@ pub(crate) mod v3;
 
 use std::time::Duration;
 
-use actix_rt::time::sleep;
+use actix_rt::{task::yield_now, time::sleep};
 pub(crate) use endpoint::keep_server_list;
 pub use exchange::Operation;
 use serde::Serialize;
@@ -225,11 +226,12 @@ impl Nacos {
             Protocol::V3 => v3::read_list(answer, service),
             _ => v1::read_list(answer, service),
         };
-
         let told = self.attempt(Operation::List, patience, make, read, || query.service.to_string()).await?;
         let mut info = told.value;
         info.tidy(query.clusters, query.healthy_only);
-        // As counted when the answer came: one from before an outage that is taken for one from after it does no harm.
+        // As counted when the answer came, once whoever watches the server had a chance to see that the one before it had
+        // ended: one from before an outage that is taken for one from after it does no harm.
+        yield_now().await;
         let outages = self.servers.outages();
         let origin = Origin { server: told.server.name.clone(), protocol: told.protocol, outages };
         Ok(Listed { info, origin })

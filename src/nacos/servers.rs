@@ -2,7 +2,8 @@
 //!
 //! A server's health is what happens to requests, nobody is probed. The one in use is used until it fails; then the next
 //! takes its place. While all fail, each is tried once per step of a growing pause and everybody else waits, so that
-//! requests while the registry is down do not grow with the number of instances.
+//! requests while the registry is down do not grow with the number of instances. One that answers, but with failures, is
+//! paused for the operations that fail alone: see [`Refusals`].
 
 use std::{
     cell::{Cell, RefCell},
@@ -17,6 +18,7 @@ use tokio::{
     sync::{watch, Notify},
 };
 
+use super::{refusals::Refusals, Operation};
 use crate::{
     config::{local_ip_towards, Protocol, ServerAddress},
     error::Error,
@@ -29,7 +31,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// So many failures in a row are an outage; fewer are a hiccup, unless another server took over.
-const OUTAGE: u32 = 3;
+pub(crate) const OUTAGE: u32 = 3;
 /// A server that another one took over from is not asked any more: so long it counts as one that fails.
 const MEMORY: Duration = Duration::from_secs(60);
 
@@ -59,6 +61,7 @@ pub(crate) struct Health {
     pub(crate) failures: u32,
     /// Not to be asked before.
     pub(crate) paused_until: Option<Instant>,
+    refusals: Refusals,
     pub(crate) last_success: Option<Instant>,
     pub(crate) last_failure: Option<Instant>,
     pub(crate) last_error: Option<Error>,
@@ -122,8 +125,11 @@ impl Server {
         health.failures > 0 && health.last_failure.is_some_and(|last| last.elapsed() < MEMORY)
     }
 
-    fn is_paused(&self, now: Instant) -> bool {
-        self.health.borrow().paused_until.is_some_and(|until| until > now)
+    /// How long it is not to be asked for `operation`; zero if it may be.
+    fn pause_for(&self, operation: Operation, now: Instant) -> Duration {
+        let health = self.health.borrow();
+        let until = health.paused_until.max(health.refusals.paused_until(operation));
+        until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 }
 
@@ -233,7 +239,7 @@ impl Servers {
     }
 
     /// The one in use, else the next that is not paused, else how long to wait. `tried` are left out.
-    pub(crate) fn choose(&self, tried: &[Rc<Server>]) -> Choice {
+    pub(crate) fn choose(&self, operation: Operation, tried: &[Rc<Server>]) -> Choice {
         let list = self.list.borrow();
         let now = Instant::now();
         let order = (0..list.len()).map(|step| &list[(self.current.get() + step) % list.len()]);
@@ -243,31 +249,31 @@ impl Servers {
         }
         let mut wait = LONGEST_PAUSE;
         for server in candidates {
-            if !server.is_paused(now) {
-                self.begin_trial(server, now);
+            let pause = server.pause_for(operation, now);
+            if pause.is_zero() {
+                self.begin_trial(server, operation, now);
                 return Choice::Ask(server.clone());
             }
-            let until = server.health.borrow().paused_until;
-            wait = wait.min(until.map_or(LONGEST_PAUSE, |until| until - now));
+            wait = wait.min(pause);
         }
         Choice::Wait(wait)
     }
 
     /// A failing server is asked by one request at a time.
-    fn begin_trial(&self, server: &Server, now: Instant) {
+    fn begin_trial(&self, server: &Server, operation: Operation, now: Instant) {
         let mut health = server.health.borrow_mut();
-        if health.paused_until.is_some() {
-            health.paused_until = Some(now + self.trial);
-        }
+        let until = now + self.trial;
+        health.paused_until = health.paused_until.map(|_| until);
+        health.refusals.begin_trial(operation, until);
     }
 
-    /// It answered.
-    pub(crate) fn succeeded(&self, server: &Rc<Server>) {
+    /// It answered as one that is well.
+    pub(crate) fn succeeded(&self, server: &Rc<Server>, operation: Operation) {
         let mut health = server.health.borrow_mut();
         health.requests += 1;
         health.failures = 0;
         health.last_success = Some(Instant::now());
-        let was_paused = health.paused_until.take().is_some();
+        let was_paused = health.refusals.succeeded(operation) | health.paused_until.take().is_some();
         drop(health);
         self.use_now(server);
         if was_paused {
@@ -281,20 +287,34 @@ impl Servers {
         let _ = timeout(pause, self.recovered.notified()).await;
     }
 
-    /// A request that began at `began` failed in a way that another server might not.
-    pub(crate) fn failed(&self, server: &Rc<Server>, began: Instant, error: &Error) {
+    /// A request of `subject` that began at `began` failed in a way that another server might not.
+    pub(crate) fn failed(
+        &self,
+        server: &Rc<Server>,
+        operation: Operation,
+        subject: impl Fn() -> String,
+        began: Instant,
+        error: &Error,
+    ) {
         let now = Instant::now();
         let mut health = server.health.borrow_mut();
         health.requests += 1;
         health.failed_requests += 1;
         health.last_error = Some(error.clone());
+        let answers = !matches!(error, Error::Unreachable { .. } | Error::Timeout { .. });
+        if answers {
+            health.paused_until = None;
+            health.refusals.failed(operation, subject(), began);
+        }
         // Of many requests that failed together one counts.
         if health.last_failure.is_none_or(|last| began >= last) {
             health.failures += 1;
-            health.paused_until = Some(now + pause(health.failures));
             health.last_failure = Some(now);
-            // It may have moved.
-            *server.resolved.borrow_mut() = Resolved::default();
+            if !answers {
+                health.paused_until = Some(now + pause(health.failures));
+                // It may have moved.
+                *server.resolved.borrow_mut() = Resolved::default();
+            }
         }
     }
 
@@ -316,16 +336,19 @@ impl Servers {
         self.list.borrow().iter().any(|server| server.is_at(ip))
     }
 
-    /// The server at `ip`, the one in use if it may be that; a datagram does not tell the server's port.
+    /// The server at `ip`, the one in use if it may be that; a datagram does not tell the server's port. An address of
+    /// none of them is a translated one, of the server in use: that is where we ask to be pushed to.
     pub(crate) fn named_by(&self, ip: IpAddr) -> String {
-        let current = self.current().filter(|server| server.is_at(ip));
-        let server = current.or_else(|| self.list.borrow().iter().find(|server| server.is_at(ip)).cloned());
+        let current = self.current();
+        let at_ip = |server: &&Rc<Server>| server.is_at(ip);
+        let list = self.list.borrow();
+        let server = current.as_ref().filter(at_ip).or_else(|| list.iter().find(at_ip)).or(current.as_ref());
         server.map_or_else(|| ip.to_string(), |server| server.name.clone())
     }
 }
 
 /// Doubles from 50 ms to 2 s, with a quarter of jitter so that a fleet does not return in step.
-fn pause(failures: u32) -> Duration {
+pub(super) fn pause(failures: u32) -> Duration {
     let doubled = FIRST_PAUSE.saturating_mul(1 << (failures.clamp(1, 16) - 1));
     let longest = doubled.min(LONGEST_PAUSE);
     longest.mul_f64(0.75 + 0.25 * fastrand::f64())
@@ -334,7 +357,6 @@ fn pause(failures: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Operation;
 
     fn servers(names: &[&str]) -> Servers {
         let addresses = names.iter().map(|name| ServerAddress::parse(name, "/nacos").unwrap()).collect();
@@ -344,7 +366,7 @@ mod tests {
     }
 
     fn ask(servers: &Servers, tried: &[Rc<Server>]) -> Option<Rc<Server>> {
-        match servers.choose(tried) {
+        match servers.choose(Operation::Beat, tried) {
             Choice::Ask(server) => Some(server),
             _ => None,
         }
@@ -353,7 +375,7 @@ mod tests {
     fn fail(servers: &Servers, server: &Rc<Server>) {
         let error =
             Error::Unreachable { operation: Operation::Beat, server: server.name.clone(), reason: "refused".into() };
-        servers.failed(server, Instant::now(), &error);
+        servers.failed(server, Operation::Beat, String::new, Instant::now(), &error);
     }
 
     #[test]
@@ -361,11 +383,11 @@ mod tests {
         let servers = servers(&["a:1", "b:1"]);
         let first = ask(&servers, &[]).unwrap();
         assert_eq!(first.name, "a:1");
-        servers.succeeded(&first);
+        servers.succeeded(&first, Operation::Beat);
         assert_eq!(ask(&servers, &[]).unwrap().name, "a:1");
         fail(&servers, &first);
         let second = ask(&servers, std::slice::from_ref(&first)).unwrap();
-        servers.succeeded(&second);
+        servers.succeeded(&second, Operation::Beat);
         assert_eq!(servers.current().unwrap().name, "b:1");
         assert_eq!(servers.generation(), 1);
     }
@@ -375,11 +397,11 @@ mod tests {
         let servers = servers(&["a:1"]);
         let server = ask(&servers, &[]).unwrap();
         fail(&servers, &server);
-        assert!(matches!(servers.choose(&[]), Choice::Wait(wait) if wait <= FIRST_PAUSE));
+        assert!(matches!(servers.choose(Operation::Beat, &[]), Choice::Wait(wait) if wait <= FIRST_PAUSE));
         server.health.borrow_mut().paused_until = Some(Instant::now());
         assert!(ask(&servers, &[]).is_some(), "the pause is over: one may try");
-        assert!(matches!(servers.choose(&[]), Choice::Wait(_)), "a second may not");
-        servers.succeeded(&server);
+        assert!(matches!(servers.choose(Operation::Beat, &[]), Choice::Wait(_)), "a second may not");
+        servers.succeeded(&server, Operation::Beat);
         assert!(ask(&servers, &[]).is_some());
     }
 
@@ -388,8 +410,9 @@ mod tests {
         let servers = servers(&["a:1"]);
         let server = ask(&servers, &[]).unwrap();
         let began = Instant::now() - Duration::from_secs(1);
+        let error = Error::Timeout { operation: Operation::Beat, server: "a:1".into(), after: Duration::from_secs(3) };
         for _ in 0..64 {
-            servers.failed(&server, began, &Error::Stopped);
+            servers.failed(&server, Operation::Beat, String::new, began, &error);
         }
         assert_eq!((server.health().failures, server.health().failed_requests), (1, 64));
     }
@@ -398,11 +421,11 @@ mod tests {
     fn the_connection_is_degraded_after_a_failover_and_for_a_while() {
         let servers = servers(&["a:1", "b:1"]);
         let (first, second) = (servers.all()[0].clone(), servers.all()[1].clone());
-        servers.succeeded(&first);
+        servers.succeeded(&first, Operation::Beat);
         assert_eq!(servers.connection_after(true), Some(ConnectionState::Connected));
         fail(&servers, &first);
         assert_eq!(servers.connection_after(false), None, "nobody has taken over yet");
-        servers.succeeded(&second);
+        servers.succeeded(&second, Operation::Beat);
         assert_eq!(servers.connection_after(true), Some(ConnectionState::Degraded));
         first.health.borrow_mut().last_failure = Instant::now().checked_sub(MEMORY);
         assert_eq!(servers.connection_after(true), Some(ConnectionState::Connected));
@@ -417,8 +440,18 @@ mod tests {
         }
         servers.all().iter().for_each(|server| fail(&servers, server));
         assert_eq!(servers.connection_after(false), Some(ConnectionState::Lost));
-        servers.succeeded(&servers.all()[1]);
+        servers.succeeded(&servers.all()[1], Operation::Beat);
         assert_eq!(servers.connection_after(true), Some(ConnectionState::Degraded), "the other one still fails");
+    }
+
+    #[test]
+    fn a_datagram_is_of_the_server_at_its_address_or_of_the_one_in_use() {
+        let servers = servers(&["10.0.0.1:1", "10.0.0.2:1", "10.0.0.2:2"]);
+        let named_by = |ip: &str| servers.named_by(ip.parse().unwrap());
+        assert_eq!((named_by("10.0.0.1"), named_by("10.0.0.2")), ("10.0.0.1:1".into(), "10.0.0.2:1".into()));
+        assert_eq!(named_by("172.17.0.1"), "10.0.0.1:1", "translated");
+        servers.current.set(2);
+        assert_eq!(named_by("10.0.0.2"), "10.0.0.2:2");
     }
 
     #[test]

@@ -43,19 +43,14 @@ struct State {
     logins: u64,
     refusals: u32,
     refused: Option<(Error, Instant)>,
-    unanswered: Unanswered,
-}
-
-/// Logins that ended without an answer.
-#[derive(Default)]
-struct Unanswered {
-    count: u64,
-    last: Option<(String, Error)>,
+    /// At which server the last login failed for another reason than its credentials.
+    failed: Option<(String, Error)>,
 }
 
 #[derive(Clone)]
 struct Token {
     text: Rc<str>,
+    since: Instant,
     renew_at: Instant,
     ends_at: Instant,
 }
@@ -74,8 +69,9 @@ impl Session {
         Session { credentials, state: RefCell::default(), login: Mutex::new(()) }
     }
 
-    /// The token to send; none without credentials. `login` at `server` is called when there is none that will last, by
-    /// one caller while the others wait for its outcome. Should it fail, the old token serves until its end.
+    /// The token to send to `server`; none without credentials. `login` is called when there is none that will last, by
+    /// one caller while the others wait for its outcome: a server that hangs costs them one timeout and not one each.
+    /// Should it fail, the old token serves until its end.
     ///
     /// # Errors
     /// What `login` says. Refused credentials are not tried again before a growing pause is over: the last refusal is
@@ -100,15 +96,26 @@ impl Session {
     where
         F: std::future::Future<Output = Result<LoginAnswer, Error>>,
     {
-        let unanswered = self.state.borrow().unanswered.count;
+        let logins_before = self.state.borrow().logins;
         let _one_at_a_time = self.login.lock().await;
         if let Some(token) = self.lasting_token(server) {
             return Ok(token);
         }
         self.refused_lately()?;
-        self.unanswered_since(unanswered, server)?;
+        self.failed_since(server, logins_before)?;
         let outcome = login().await;
         self.remember(server, outcome)
+    }
+
+    /// Whether there is any use in asking a server.
+    ///
+    /// # Errors
+    /// The last refusal of our credentials, until it is time to try them again.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match self.is_logged_in() {
+            true => Ok(()),
+            false => self.refused_lately(),
+        }
     }
 
     /// The server refused this token: it is not sent there again.
@@ -124,6 +131,21 @@ impl Session {
         self.state.borrow().refused.is_some()
     }
 
+    /// The server refused a token that it has just given: another login would end the same way. As with refused
+    /// credentials, the next one waits.
+    pub(crate) fn forget_useless(&self, server: &str, refused: &str, error: &Error) {
+        let since = self.state.borrow().tokens.get(server).filter(|token| &*token.text == refused).map(|t| t.since);
+        self.forget(server, refused);
+        if since.is_some_and(|since| since.elapsed() < FIRST_PAUSE) {
+            self.state.borrow_mut().refuse(error);
+        }
+    }
+
+    /// A token was good for something.
+    pub(crate) fn note_accepted(&self) {
+        self.state.borrow_mut().refusals = 0;
+    }
+
     pub(crate) fn is_needed(&self) -> bool {
         self.credentials.is_some()
     }
@@ -131,10 +153,15 @@ impl Session {
     pub(crate) fn health(&self) -> SessionHealth {
         let state = self.state.borrow();
         SessionHealth {
-            logged_in: state.tokens.values().any(|token| token.ends_at > Instant::now()),
+            logged_in: self.is_logged_in(),
             logins: state.logins,
             last_error: state.refused.as_ref().map(|(error, _)| error.clone()),
         }
+    }
+
+    /// At one server at least.
+    fn is_logged_in(&self) -> bool {
+        self.state.borrow().tokens.values().any(|token| token.ends_at > Instant::now())
     }
 
     fn lasting_token(&self, server: &str) -> Option<Rc<str>> {
@@ -154,10 +181,11 @@ impl Session {
         }
     }
 
-    /// Whoever waited for a login that got no answer shares its error, instead of waiting for the same server once more.
-    fn unanswered_since(&self, count: u64, server: &str) -> Result<(), Error> {
-        match &self.state.borrow().unanswered {
-            Unanswered { count: now, last: Some((at, error)) } if *now > count && at == server => Err(error.clone()),
+    /// The failure of a login at `server` that this caller has waited for.
+    fn failed_since(&self, server: &str, logins_before: u64) -> Result<(), Error> {
+        let state = self.state.borrow();
+        match &state.failed {
+            Some((at, error)) if at == server && state.logins != logins_before => Err(error.clone()),
             _ => Ok(()),
         }
     }
@@ -165,14 +193,13 @@ impl Session {
     fn remember(&self, server: &str, outcome: Result<LoginAnswer, Error>) -> Result<Rc<str>, Error> {
         let mut state = self.state.borrow_mut();
         state.logins += 1;
+        state.failed = None;
         match outcome {
             Ok(answer) => {
+                let (since, text) = (Instant::now(), Rc::<str>::from(answer.access_token));
                 let life = Duration::from_secs(answer.token_ttl.max(1).unsigned_abs());
-                let text: Rc<str> = answer.access_token.into();
-                let now = Instant::now();
-                let (renew_at, ends_at) = (now + life.mul_f64(RENEW_AFTER), now + life);
-                state.tokens.insert(server.to_owned(), Token { text: text.clone(), renew_at, ends_at });
-                state.refusals = 0;
+                let (renew_at, ends_at) = (since + life.mul_f64(RENEW_AFTER), since + life);
+                state.tokens.insert(server.to_owned(), Token { text: text.clone(), since, renew_at, ends_at });
                 state.refused = None;
                 Ok(text)
             }
@@ -180,17 +207,21 @@ impl Session {
                 if let Some(token) = state.tokens.get_mut(server) {
                     token.renew_at = token.ends_at.min(Instant::now() + RENEWAL_PAUSE);
                 }
-                if let Error::Unauthorized { .. } = error {
-                    let pause = FIRST_PAUSE.saturating_mul(1 << state.refusals.min(10)).min(LONGEST_PAUSE);
-                    state.refusals += 1;
-                    state.refused = Some((error.clone(), Instant::now() + pause));
-                } else {
-                    state.unanswered.count += 1;
-                    state.unanswered.last = Some((server.to_owned(), error.clone()));
+                match error {
+                    Error::Unauthorized { .. } => state.refuse(&error),
+                    _ => state.failed = Some((server.to_owned(), error.clone())),
                 }
                 Err(error)
             }
         }
+    }
+}
+
+impl State {
+    fn refuse(&mut self, error: &Error) {
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.refusals.min(10)).min(LONGEST_PAUSE);
+        self.refusals += 1;
+        self.refused = Some((error.clone(), Instant::now() + pause));
     }
 }
 
@@ -266,24 +297,33 @@ mod tests {
     }
 
     #[actix::test]
-    async fn many_callers_wait_for_a_server_that_does_not_answer_once() {
-        let session = session();
-        let silent = |server: &str| Error::Timeout {
-            operation: Operation::Login,
-            server: server.into(),
-            after: std::time::Duration::from_secs(3),
-        };
-        let ask = |server: &'static str| {
-            session.token(server, move |_| async move {
+    async fn a_login_that_hangs_costs_one_timeout_however_many_wait() {
+        let (session, logins) = (session(), Cell::new(0));
+        let late =
+            || Error::Timeout { operation: Operation::Login, server: "a:1".into(), after: Duration::from_secs(3) };
+        let ask = |server| {
+            session.token(server, |_| async {
                 actix_rt::task::yield_now().await;
-                Err(silent(server))
+                logins.set(logins.get() + 1);
+                Err(late())
             })
         };
-        let asked = (0..64).map(|n| ask(if n < 32 { "a:1" } else { "b:1" }));
-        let outcomes = futures_util::future::join_all(asked).await;
-        assert_eq!(session.health().logins, 2, "one at each server");
-        assert!(outcomes[..32].iter().all(|outcome| *outcome == Err(silent("a:1"))));
-        assert!(outcomes[32..].iter().all(|outcome| *outcome == Err(silent("b:1"))));
+        let outcomes = futures_util::future::join_all((0..64).map(|_| ask("a:1"))).await;
+        assert!(outcomes.iter().all(|outcome| *outcome == Err(late())));
+        assert_eq!(logins.get(), 1);
+        let _ = futures_util::future::join(ask("a:1"), ask("b:1")).await;
+        assert_eq!(logins.get(), 3, "another time, and at another server, it may be well");
+    }
+
+    #[actix::test]
+    async fn a_token_that_is_refused_as_soon_as_it_is_given_is_not_fetched_in_a_loop() {
+        let session = session();
+        let refused =
+            || Error::Unauthorized { operation: Operation::Beat, server: "a:1".into(), reason: "invalid".into() };
+        let token = session.token("a:1", |_| async { Ok(answer("t", 100)) }).await.unwrap().unwrap();
+        session.forget_useless("a:1", &token, &refused());
+        assert_eq!(session.check(), Err(refused()));
+        assert_eq!(session.token("a:1", |_| async { panic!("no login is due") }).await, Err(refused()));
     }
 
     #[actix::test]

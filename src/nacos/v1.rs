@@ -243,7 +243,7 @@ pub(crate) struct Host {
     /// Beside it r-nacos sends `service`, and GET answers have only that: no alias, one of both is enough.
     #[serde(default, deserialize_with = "null_as_default")]
     pub(crate) service_name: String,
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default, deserialize_with = "metadata")]
     pub(crate) metadata: Metadata,
 }
 
@@ -422,7 +422,7 @@ pub(crate) fn read_services(answer: &Answer) -> Result<ServiceListAnswer, Refusa
 pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Refusal> {
     let said = answer.excerpt();
     match answer.status {
-        200 => answer.json().map_err(|_| Refusal::Unreadable("no token and how long it lives".into())),
+        200 => serde_json::from_slice(&answer.body).map_err(|error| unreadable_login(&error)),
         401 | 403 => Err(Refusal::Denied(format!("{said}; check username and password"))),
         // An unknown user, or none, on 2.x.
         500 if said.starts_with("caused: ") => Err(Refusal::Denied(format!("{said}; check username and password"))),
@@ -431,6 +431,11 @@ pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Refusal> {
         404 | 405 | 410 | 501 => Err(Refusal::NotSpoken),
         status => Err(Refusal::Refused { status, body: said }),
     }
+}
+
+/// Says nothing of the text: it may hold the token.
+fn unreadable_login(error: &serde_json::Error) -> Refusal {
+    Refusal::Unreadable(format!("no token in it ({:?} error at column {})", error.classify(), error.column()))
 }
 
 /// Sorts out what no operation takes for success.
@@ -471,6 +476,24 @@ fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(des
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// Clients register metadata as JSON, and servers list what they get: a null, or a number, is no reason to know nothing of
+/// the whole service.
+fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Metadata, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Text {
+        Text(String),
+        Other(serde_json::Value),
+    }
+    let told: Option<BTreeMap<String, Text>> = Option::deserialize(deserializer)?;
+    let pairs = told.unwrap_or_default().into_iter().filter_map(|(key, value)| match value {
+        Text::Text(text) => Some((key, text)),
+        Text::Other(serde_json::Value::Null) => None,
+        Text::Other(other) => Some((key, other.to_string())),
+    });
+    Ok(pairs.collect())
+}
+
 /// Servers register a weight of NaN and list it as `"NaN"`: such an instance gets no calls, its neighbours do.
 fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     #[derive(Deserialize)]
@@ -485,4 +508,36 @@ fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
         Weight::Text(text) => text.parse().ok().filter(|weight: &f64| weight.is_finite()).unwrap_or(0.0),
         Weight::Null(()) => 0.0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(body: &str) -> Answer {
+        Answer { status: 200, body: body.into() }
+    }
+
+    #[test]
+    fn an_unreadable_login_shows_no_token() {
+        for body in
+            [r#"{"accessToken":"hush","tokenTtl":180"#, r#"{"accessToken":"hush","tokenTtl":"long"}"#, r#""hush""#]
+        {
+            match read_login(&answer(body)) {
+                Err(Refusal::Unreadable(reason)) => assert!(!reason.contains("hush"), "{reason}"),
+                other => panic!("{body} gave {:?}", other.map(drop)),
+            }
+        }
+    }
+
+    #[test]
+    fn one_instance_with_strange_metadata_spoils_no_list() {
+        let strange = r#"{"hosts":[{"ip":"10.0.0.7","port":80,"healthy":true,
+            "metadata":{"none":null,"number":7,"yes":true,"text":"t","more":{"a":[1]}}},
+            {"ip":"10.0.0.8","port":80,"healthy":true,"metadata":null}]}"#;
+        let info = read_list(&answer(strange), &ServiceName::parse("orders").unwrap()).unwrap();
+        let told: Vec<_> = info.hosts[0].metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(told, [("more", r#"{"a":[1]}"#), ("number", "7"), ("text", "t"), ("yes", "true")]);
+        assert!(info.hosts[1].metadata.is_empty());
+    }
 }

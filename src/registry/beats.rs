@@ -142,10 +142,17 @@ impl Desk {
         instance: &Instance,
         patience: Patience,
     ) -> Result<Beaten, Error> {
-        self.nacos.register(&key.service, instance, patience).await?;
+        // Of before: whatever happens meanwhile may have cost us what we were just told.
         let generation = self.nacos.generation();
+        self.nacos.register(&key.service, instance, patience).await?;
         let first = self.own.get(key, |own| own.known_to.is_none()).unwrap_or(false);
-        self.own.update(key, |own| own.known_to = Some(generation));
+        self.own.update(key, |own| {
+            own.known_to = Some(generation);
+            own.last_success = Some(Instant::now());
+            own.last_error = None;
+            // Whose first registration was all that there was to do.
+            own.heartbeat.take_if(|_| !own.instance.ephemeral);
+        });
         if first {
             info!(self.log, "instance registered, now that the server can be reached"; "instance" => %key);
         } else {
@@ -154,8 +161,9 @@ impl Desk {
         Ok(if instance.ephemeral { Beaten::Registered } else { Beaten::NotWanted })
     }
 
-    /// Persistent instances have no Heartbeat that would notice that a server does not know them.
-    pub(super) async fn restore_persistent(&self) {
+    /// Persistent instances have no Heartbeat that would notice that a server does not know them. Tells whether none is
+    /// left to restore.
+    pub(super) async fn restore_persistent(&self) -> bool {
         let generation = self.nacos.generation();
         let mut lost = Vec::new();
         self.own.for_each(|own| {
@@ -163,13 +171,16 @@ impl Desk {
                 lost.push(own.key.clone());
             }
         });
+        let mut all = true;
         for key in lost {
             let mut turn = self.own.queue(&key);
             turn.come().await;
             let Some(instance) = self.own.get(&key, |own| own.instance.clone()) else { continue };
-            let outcome = self.register_again(&key, &instance, Patience::Operation).await;
+            let outcome = self.register_again(&key, &instance, Patience::Round).await;
             self.note_beat(&key, &outcome);
+            all &= outcome.is_ok();
         }
+        all
     }
 
     fn note_beat(&self, key: &InstanceKey, outcome: &Result<Beaten, Error>) {

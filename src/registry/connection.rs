@@ -23,7 +23,8 @@ pub struct ConnectionChanged {
 }
 
 /// Tells `listener` of every change of the connection to the servers, beginning with how it is now
-/// ([`ConnectionChanged`]). One whose mailbox is full misses what it has no room for; one that has stopped is forgotten.
+/// ([`ConnectionChanged`]). The same listener watching twice is told once. One whose mailbox is full misses what it has no
+/// room for; one that has stopped is forgotten.
 ///
 /// # Errors
 /// [`Error::Stopped`] alone.
@@ -47,6 +48,13 @@ pub(crate) struct ConnectionListeners {
 }
 
 impl ConnectionListeners {
+    fn add(&self, listener: Recipient<ConnectionChanged>) {
+        let mut listeners = self.listeners.borrow_mut();
+        if !listeners.contains(&listener) {
+            listeners.push(listener);
+        }
+    }
+
     fn tell(&self, news: &ConnectionChanged) {
         self.listeners.borrow_mut().retain(|listener| is_alive_after(listener, news));
     }
@@ -78,7 +86,7 @@ impl Handler<WatchConnection> for Registry {
     fn handle(&mut self, WatchConnection { listener }: WatchConnection, _: &mut Context<Self>) -> Self::Result {
         self.answer(Operation::Status, |desk| {
             if is_alive_after(&listener, &desk.connection_news()) {
-                desk.connection_listeners.listeners.borrow_mut().push(listener);
+                desk.connection_listeners.add(listener);
             }
             std::future::ready(Ok(()))
         })

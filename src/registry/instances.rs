@@ -121,10 +121,11 @@ impl Handler<RegisterInstance> for Registry {
             async move {
                 let (mut turn, key, instance) = taken?;
                 turn.come().await;
+                // Of before: whatever happens meanwhile may have cost us what we were just told.
+                let known_to = (!when_reachable).then(|| desk.nacos.generation());
                 if !when_reachable {
                     desk.nacos.register(&key.service, &instance, Patience::Operation).await?;
                 }
-                let known_to = (!when_reachable).then(|| desk.nacos.generation());
                 desk.want(key, instance, known_to, registry);
                 Ok(())
             }
@@ -167,7 +168,8 @@ impl Desk {
 
 /// Stops an instance's Heartbeat and deregisters it. One that is not there is ok.
 ///
-/// An instance that this Registry registered is deregistered as the ephemeral or persistent one it was registered as.
+/// An instance that this Registry registered is deregistered as the ephemeral or persistent one it was registered as, also
+/// when the message is sent again after an error.
 ///
 /// # Errors
 /// [`Error::InvalidInput`] naming the field; what the server says. The Heartbeat has ended in any case: the server
@@ -205,8 +207,15 @@ impl Handler<DeregisterInstance> for Registry {
                 let (mut turn, key) = taken?;
                 turn.come().await;
                 let own = desk.own.remove(&key);
-                let ephemeral = own.map_or(message.ephemeral, |own| own.instance.ephemeral);
-                desk.nacos.deregister(&key, ephemeral).await?;
+                let ephemeral = match own {
+                    Some(own) => own.instance.ephemeral,
+                    None => message.ephemeral && !desk.own.is_left(&key),
+                };
+                let outcome = desk.nacos.deregister(&key, ephemeral).await;
+                if !ephemeral {
+                    desk.own.note_persistent_end(&key, outcome.is_ok());
+                }
+                outcome?;
                 info!(desk.log, "instance deregistered"; "instance" => %key);
                 Ok(())
             }

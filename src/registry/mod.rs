@@ -18,9 +18,11 @@ use std::{
     rc::{Rc, Weak},
     sync::mpsc,
     thread,
+    time::Duration,
 };
 
 use actix::{dev::channel, Actor, Addr, Arbiter, Context, ResponseFuture, Supervised, System, WeakAddr};
+use actix_rt::time::sleep;
 use futures_util::{
     future::{ready, select, Either, FutureExt as _},
     pin_mut,
@@ -56,6 +58,9 @@ use crate::{
 /// So often the answers that were just given may be fetched before the thread ends: without it most waiting callers
 /// would see a closed mailbox instead of their answer.
 const YIELDS_FOR_LAST_ANSWERS: usize = 64;
+
+/// Persistent instances that could not be registered again are tried again after this.
+const PERSISTENT_RETRY: Duration = Duration::from_secs(2);
 
 /// The actor that an application talks to: one typed message per operation, from any thread.
 ///
@@ -135,8 +140,9 @@ impl Registry {
     /// As [`start`](Registry::start); [`Error::NotStarted`] outside an arbiter.
     pub fn start_here(config: Config) -> Result<Addr<Registry>, Error> {
         config.validate()?;
-        if Arbiter::try_current().is_none() {
-            let reason = "this thread has no arbiter; call it inside an actix System, or use Registry::start".into();
+        // A System that was made and does not run yet has an arbiter, but nothing can be spawned there.
+        if Arbiter::try_current().is_none() || tokio::runtime::Handle::try_current().is_err() {
+            let reason = "no arbiter runs here; call it inside an actix System, or use Registry::start".into();
             return Err(Error::NotStarted { reason });
         }
         let (sender, mailbox) = channel::channel(config.mailbox_capacity);
@@ -237,11 +243,19 @@ impl Desk {
     }
 }
 
-/// After every event that may have cost us our registrations; ends with the sender, which ends with the Registry.
+/// After every event that may have cost us our registrations, until all are there again; ends with the sender, which ends
+/// with the Registry.
 async fn keep_persistent(desk: Weak<Desk>, mut generations: watch::Receiver<u64>) {
     while generations.changed().await.is_ok() {
-        let Some(desk) = desk.upgrade() else { return };
-        desk.restore_persistent().await;
+        loop {
+            let Some(present) = desk.upgrade() else { return };
+            if present.restore_persistent().await {
+                break;
+            }
+            // Held any longer, it would keep the Registry's state alive while nothing happens.
+            drop(present);
+            sleep(PERSISTENT_RETRY).await;
+        }
     }
 }
 

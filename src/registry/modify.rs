@@ -98,8 +98,8 @@ impl Handler<ModifyInstance> for Registry {
 
 impl Desk {
     async fn modify_own(&self, key: &InstanceKey, instance: Instance) -> Result<(), Error> {
-        self.nacos.register(&key.service, &instance, Patience::Operation).await?;
         let generation = self.nacos.generation();
+        self.nacos.register(&key.service, &instance, Patience::Operation).await?;
         self.own.update(key, |own| {
             own.instance = Rc::new(instance);
             own.known_to = Some(generation);

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     rc::Rc,
     sync::Arc,
     time::Instant,
@@ -35,6 +35,8 @@ pub(crate) struct OwnInstance {
 #[derive(Default)]
 pub(crate) struct OwnInstances {
     wanted: RefCell<HashMap<Arc<InstanceKey>, OwnInstance>>,
+    /// Persistent ones that nobody wants any more, and that a server may still have: deregistering them failed.
+    left: RefCell<HashSet<Arc<InstanceKey>>>,
     turns: Rc<Turns>,
 }
 
@@ -55,6 +57,7 @@ impl OwnInstances {
     }
 
     pub(crate) fn insert(&self, own: OwnInstance) {
+        self.left.borrow_mut().remove(&own.key);
         self.wanted.borrow_mut().insert(own.key.clone(), own);
     }
 
@@ -65,6 +68,21 @@ impl OwnInstances {
             heartbeat.do_send(StopBeating);
         }
         Some(own)
+    }
+
+    /// Whether it was persistent when it was deregistered, in vain.
+    pub(crate) fn is_left(&self, key: &InstanceKey) -> bool {
+        self.left.borrow().contains(key)
+    }
+
+    /// A persistent one was deregistered; `done` if that is so.
+    pub(crate) fn note_persistent_end(&self, key: &Arc<InstanceKey>, done: bool) {
+        let mut left = self.left.borrow_mut();
+        if done {
+            left.remove(key);
+        } else {
+            left.insert(key.clone());
+        }
     }
 
     /// The keys of all instances that are registered or about to be.

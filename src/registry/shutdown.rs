@@ -1,6 +1,12 @@
 //! Going offline: deregister what we registered, then end.
 
-use std::{cell::RefCell, rc::Rc, sync::mpsc, time::Duration};
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
 
 use actix::{ActorContext, Addr, Context, Handler, Message, ResponseFuture};
 use actix_rt::time::{sleep, timeout};
@@ -9,6 +15,9 @@ use slog::{info, warn};
 
 use super::{own::Turn, Desk, Registry};
 use crate::{error::Error, heartbeat::StopBeating, instance::InstanceKey, nacos::Operation};
+
+/// A guard looks so often whether somebody else's shutdown is done.
+const GUARD_STEP: Duration = Duration::from_millis(10);
 
 /// Ends the Registry: stops the beats, deregisters the own ephemeral instances, then ends subscriptions, sockets and the
 /// thread. Final: every later message is answered with [`Error::Stopped`].
@@ -189,7 +198,8 @@ impl Desk {
     }
 }
 
-/// Shuts the Registry down when dropped, and blocks until that is done or its deadline has passed. For programs that end
+/// Shuts the Registry down when dropped, and blocks until that is done or its deadline has passed, also where a [`Shutdown`]
+/// is under way already. For programs that end
 /// in many ways, by `?` or by a panic.
 ///
 /// Do not drop it on the Registry's own arbiter (after [`Registry::start_here`]): it would wait for itself until the deadline.
@@ -225,10 +235,15 @@ impl ShutdownGuard {
 
 impl Drop for ShutdownGuard {
     fn drop(&mut self) {
+        let (began, patience) = (Instant::now(), self.deadline.saturating_add(self.drain));
         let (tell, told) = mpsc::channel();
         let shutdown = Shutdown { tell: Some(tell), ..Shutdown::default() };
         self.registry.do_send(shutdown.deadline(self.deadline).drain(self.drain));
-        // A Registry that has ended already drops the sender at once.
-        let _ = told.recv_timeout(self.deadline + self.drain);
+        // A Registry that has ended, or is shutting down already, drops the sender at once.
+        if told.recv_timeout(patience) == Err(RecvTimeoutError::Disconnected) {
+            while self.registry.connected() && began.elapsed() < patience {
+                thread::sleep(GUARD_STEP);
+            }
+        }
     }
 }

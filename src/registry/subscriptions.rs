@@ -67,6 +67,10 @@ impl Desk {
         let subscriber = Subscriber::new(service, clusters, registry.clone().recipient(), settings);
         actix_rt::spawn(subscriber.clock());
         let address = supervise::start(subscriber, SUBSCRIBER_MAILBOX, self.log.clone());
+        if subscribers.len() == subscribers.capacity() {
+            // Rather than to grow for those that have ended.
+            subscribers.retain(|_, subscriber| subscriber.connected());
+        }
         subscribers.insert(watched.clone(), address.clone());
         address
     }

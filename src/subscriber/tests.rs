@@ -216,6 +216,18 @@ async fn a_listener_that_comes_as_the_last_one_leaves_is_told() {
 }
 
 #[actix::test]
+async fn a_list_is_asked_for_again_before_the_server_forgets_who_asked() {
+    let (min_interval, max_interval) = (Duration::from_secs(1), Duration::from_secs(60));
+    let world = begin_with(Settings { min_interval, max_interval, ..settings() }, &[]);
+    // The first interval is a shorter one.
+    sleep(Duration::from_secs(20)).await;
+    let polls = world.server.0.borrow().polls;
+    sleep(Duration::from_secs(200)).await;
+    let more = world.server.0.borrow().polls - polls;
+    assert!((21..=23).contains(&more), "its cacheMillis are 10 s: {more}");
+}
+
+#[actix::test]
 async fn a_failed_poll_is_no_change() {
     let world = begin(&[("1", 1.0)]);
     world.told_after(0.5).await;
@@ -278,6 +290,21 @@ async fn a_list_emptied_by_an_outage_is_held_back_until_the_hold_is_over() {
     assert!(world.told_after(14.0).await.is_empty(), "held again");
     let told = world.told_after(5.0).await;
     assert_eq!((told.len(), told[0].removed.len()), (1, 3), "believed in the end");
+}
+
+#[actix::test]
+async fn troubles_without_end_do_not_hold_the_gone_for_ever() {
+    let world = begin(&[("1", 1.0), ("2", 1.0)]);
+    world.told_after(0.2).await;
+    world.server.holds(&[("1", 1.0)]);
+    let began = Instant::now();
+    let mut told = Vec::new();
+    while told.is_empty() && began.elapsed() < Duration::from_secs(200) {
+        world.server.0.borrow_mut().outages += 1;
+        told = world.told_after(10.0).await;
+    }
+    assert_eq!((told.len(), ips(&told[0].removed)), (1, vec!["2"]));
+    assert!(began.elapsed() > Duration::from_secs(50), "four times the hold: {:?}", began.elapsed());
 }
 
 #[actix::test]

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         atomic::{AtomicU64, Ordering},
-        Arc, Mutex,
+        Arc,
     },
     thread,
     time::{Duration, Instant},
@@ -13,7 +13,7 @@ use std::{
 use actix::prelude::*;
 use actix_nacos::{embedded::EmbeddedServer, Config, RegisterInstance, Registry, ServiceChanged, Subscribe};
 
-use crate::support::{ask, ms, process::resident_kib, shut_down, start, until, News, StopListener};
+use crate::support::{ask, ms, process::resident_kib, shut_down, start, until, Gate, News, StopListener};
 
 const GOOD: u64 = 96;
 const SLOW: Duration = Duration::from_millis(100);
@@ -112,17 +112,8 @@ pub async fn four_bad_listeners_among_a_hundred(changes: u64) -> Figures {
     let slow_last = Arc::new(AtomicU64::new(0));
     let last = slow_last.clone();
     subscribe(Slow::start_in_arbiter(&slow_arbiter.handle(), move |_| Slow { last }).recipient()).await;
-    let gate = Arc::new(Mutex::new(()));
+    let gate = Gate::default();
     let mut full = News::listen_behind(gate.clone(), 1);
-    // Held by a thread: a guard may not be kept over an await.
-    let (open_gate, opened) = std::sync::mpsc::channel::<()>();
-    let (closed_tx, closed) = std::sync::mpsc::channel();
-    let keeper = thread::spawn(move || {
-        let _closed = gate.lock().expect("no panic");
-        closed_tx.send(()).expect("the test waits");
-        let _ = opened.recv();
-    });
-    closed.recv().expect("the gate is closed");
     subscribe(full.recipient()).await;
     subscribe(Panicking.start().recipient()).await;
     let gone = News::listen();
@@ -142,8 +133,7 @@ pub async fn four_bad_listeners_among_a_hundred(changes: u64) -> Figures {
     let (took, grown_kib) = (began.elapsed(), resident_kib() as i64 - early as i64);
 
     until("the slow one has the newest list", || slow_last.load(Ordering::Relaxed) == changes).await;
-    drop(open_gate);
-    keeper.join().expect("no panic");
+    gate.open();
     let newest = full.until(|news| version(news) == changes).await;
     assert!(!newest.first && newest.changed.len() == 1, "compared with what it was told last: {newest:?}");
     shut_down(&registry).await;

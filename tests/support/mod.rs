@@ -9,7 +9,10 @@ pub mod process;
 
 use std::{
     future::Future,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        Arc, Condvar, Mutex,
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -131,11 +134,27 @@ pub fn ports(server: &EmbeddedServer, service: &str) -> Vec<u16> {
     ports
 }
 
+/// Holds threads up until it is opened.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn open(&self) {
+        *self.0 .0.lock().unwrap() = true;
+        self.0 .1.notify_all();
+    }
+
+    pub fn wait(&self) {
+        let is_open = self.0 .0.lock().unwrap();
+        drop(self.0 .1.wait_while(is_open, |is_open| !*is_open).unwrap());
+    }
+}
+
 /// Hands on every message it gets.
 pub struct Listener {
     told: mpsc::UnboundedSender<ServiceChanged>,
-    /// Handling one message lasts until this gives a permit.
-    gate: Option<std::sync::Arc<std::sync::Mutex<()>>>,
+    /// Handling a message lasts until this is open.
+    gate: Option<Gate>,
 }
 
 impl Actor for Listener {
@@ -149,7 +168,7 @@ impl Handler<ServiceChanged> for Listener {
         // A test that has seen enough has dropped the other end.
         let _ = self.told.send(news);
         if let Some(gate) = &self.gate {
-            drop(gate.lock());
+            gate.wait();
         }
     }
 }
@@ -180,8 +199,8 @@ impl News {
         News { listener: Listener { told: tell, gate: None }.start(), told }
     }
 
-    /// Listens on an arbiter of its own with a mailbox of `capacity`, and is busy with a message while `gate` is held.
-    pub fn listen_behind(gate: std::sync::Arc<std::sync::Mutex<()>>, capacity: usize) -> Self {
+    /// Listens on an arbiter of its own with a mailbox of `capacity`, and is busy with a message until `gate` is open.
+    pub fn listen_behind(gate: Gate, capacity: usize) -> Self {
         let (tell, told) = mpsc::unbounded_channel();
         let listener = Listener::start_in_arbiter(&Arbiter::new().handle(), move |ctx| {
             ctx.set_mailbox_capacity(capacity);
