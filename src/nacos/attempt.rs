@@ -159,11 +159,11 @@ impl Nacos {
             self.session.note_accepted();
             return Ok(outcome);
         }
-        self.session.forget(&token);
+        self.session.forget(&server.name, &token);
         let Some(token) = self.token(server).await? else { return Ok(outcome) };
         let outcome = self.send(server, operation, &request, Some(&token)).await.map(|a| read(protocol, &a))?;
         if let Err(refusal @ Refusal::TokenRefused(_)) = &outcome {
-            self.session.forget_useless(&token, &refusal.clone().into_error(operation, &server.name, ""));
+            self.session.forget_useless(&server.name, &token, &refusal.clone().into_error(operation, &server.name, ""));
         }
         Ok(outcome)
     }

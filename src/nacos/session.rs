@@ -1,9 +1,10 @@
-//! Logging in: one token for all requests, fetched by one login at a time.
+//! Logging in: one token for all requests to a server, fetched by one login at a time.
 //!
 //! Only durations count, measured here: the server's clock may say what it likes.
 
 use std::{
     cell::RefCell,
+    collections::HashMap,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -37,7 +38,8 @@ pub(crate) struct Session {
 
 #[derive(Default)]
 struct State {
-    token: Option<Token>,
+    /// By server. Those of a cluster may take each other's, or not; while two are in use, each keeps its own.
+    tokens: HashMap<String, Token>,
     logins: u64,
     refusals: u32,
     refused: Option<(Error, Instant)>,
@@ -83,11 +85,11 @@ impl Session {
         F: std::future::Future<Output = Result<LoginAnswer, Error>>,
     {
         let Some(credentials) = &self.credentials else { return Ok(None) };
-        if let Some(token) = self.lasting_token() {
+        if let Some(token) = self.lasting_token(server) {
             return Ok(Some(token));
         }
         let renewed = self.renew(server, || login(credentials.clone())).await;
-        renewed.or_else(|error| self.living_token().ok_or(error)).map(Some)
+        renewed.or_else(|error| self.living_token(server).ok_or(error)).map(Some)
     }
 
     async fn renew<F>(&self, server: &str, login: impl FnOnce() -> F) -> Result<Rc<str>, Error>
@@ -96,7 +98,7 @@ impl Session {
     {
         let logins_before = self.state.borrow().logins;
         let _one_at_a_time = self.login.lock().await;
-        if let Some(token) = self.lasting_token() {
+        if let Some(token) = self.lasting_token(server) {
             return Ok(token);
         }
         self.refused_lately()?;
@@ -110,17 +112,17 @@ impl Session {
     /// # Errors
     /// The last refusal of our credentials, until it is time to try them again.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        match self.living_token() {
-            Some(_) => Ok(()),
-            None => self.refused_lately(),
+        match self.is_logged_in() {
+            true => Ok(()),
+            false => self.refused_lately(),
         }
     }
 
-    /// The server refused this token: it is not sent again.
-    pub(crate) fn forget(&self, refused: &str) {
+    /// The server refused this token: it is not sent there again.
+    pub(crate) fn forget(&self, server: &str, refused: &str) {
         let mut state = self.state.borrow_mut();
-        if state.token.as_ref().is_some_and(|token| &*token.text == refused) {
-            state.token = None;
+        if state.tokens.get(server).is_some_and(|token| &*token.text == refused) {
+            state.tokens.remove(server);
         }
     }
 
@@ -131,11 +133,11 @@ impl Session {
 
     /// The server refused a token that it has just given: another login would end the same way. As with refused
     /// credentials, the next one waits.
-    pub(crate) fn forget_useless(&self, refused: &str, error: &Error) {
-        let mut state = self.state.borrow_mut();
-        if state.token.take_if(|token| &*token.text == refused).is_some_and(|token| token.since.elapsed() < FIRST_PAUSE)
-        {
-            state.refuse(error);
+    pub(crate) fn forget_useless(&self, server: &str, refused: &str, error: &Error) {
+        let since = self.state.borrow().tokens.get(server).filter(|token| &*token.text == refused).map(|t| t.since);
+        self.forget(server, refused);
+        if since.is_some_and(|since| since.elapsed() < FIRST_PAUSE) {
+            self.state.borrow_mut().refuse(error);
         }
     }
 
@@ -151,20 +153,25 @@ impl Session {
     pub(crate) fn health(&self) -> SessionHealth {
         let state = self.state.borrow();
         SessionHealth {
-            logged_in: state.token.is_some(),
+            logged_in: self.is_logged_in(),
             logins: state.logins,
             last_error: state.refused.as_ref().map(|(error, _)| error.clone()),
         }
     }
 
-    fn lasting_token(&self) -> Option<Rc<str>> {
-        let state = self.state.borrow();
-        state.token.as_ref().filter(|token| token.renew_at > Instant::now()).map(|token| token.text.clone())
+    /// At one server at least.
+    fn is_logged_in(&self) -> bool {
+        self.state.borrow().tokens.values().any(|token| token.ends_at > Instant::now())
     }
 
-    fn living_token(&self) -> Option<Rc<str>> {
+    fn lasting_token(&self, server: &str) -> Option<Rc<str>> {
         let state = self.state.borrow();
-        state.token.as_ref().filter(|token| token.ends_at > Instant::now()).map(|token| token.text.clone())
+        state.tokens.get(server).filter(|token| token.renew_at > Instant::now()).map(|token| token.text.clone())
+    }
+
+    fn living_token(&self, server: &str) -> Option<Rc<str>> {
+        let state = self.state.borrow();
+        state.tokens.get(server).filter(|token| token.ends_at > Instant::now()).map(|token| token.text.clone())
     }
 
     fn refused_lately(&self) -> Result<(), Error> {
@@ -192,12 +199,12 @@ impl Session {
                 let (since, text) = (Instant::now(), Rc::<str>::from(answer.access_token));
                 let life = Duration::from_secs(answer.token_ttl.max(1).unsigned_abs());
                 let (renew_at, ends_at) = (since + life.mul_f64(RENEW_AFTER), since + life);
-                state.token = Some(Token { text: text.clone(), since, renew_at, ends_at });
+                state.tokens.insert(server.to_owned(), Token { text: text.clone(), since, renew_at, ends_at });
                 state.refused = None;
                 Ok(text)
             }
             Err(error) => {
-                if let Some(token) = &mut state.token {
+                if let Some(token) = state.tokens.get_mut(server) {
                     token.renew_at = token.ends_at.min(Instant::now() + RENEWAL_PAUSE);
                 }
                 match error {
@@ -252,12 +259,23 @@ mod tests {
     async fn a_refused_token_is_fetched_again_once() {
         let session = session();
         let old = session.token("a:1", |_| async { Ok(answer("old", 100)) }).await.unwrap().unwrap();
-        session.forget(&old);
+        session.forget("a:1", &old);
         let new = session.token("a:1", |_| async { Ok(answer("new", 100)) }).await.unwrap().unwrap();
-        session.forget(&old);
+        session.forget("a:1", &old);
         assert_eq!(&*new, "new");
         let kept = session.token("a:1", |_| async { panic!("no login is due") }).await.unwrap().unwrap();
         assert_eq!(&*kept, "new");
+    }
+
+    #[actix::test]
+    async fn each_server_has_a_token_of_its_own() {
+        let session = session();
+        let first = session.token("a:1", |_| async { Ok(answer("a", 100)) }).await.unwrap().unwrap();
+        session.token("b:1", |_| async { Ok(answer("b", 100)) }).await.unwrap();
+        session.forget("b:1", &first);
+        let kept = |server| session.token(server, |_| async { panic!("no login is due") });
+        assert_eq!(kept("a:1").await.unwrap().as_deref(), Some("a"));
+        assert_eq!(kept("b:1").await.unwrap().as_deref(), Some("b"));
     }
 
     #[actix::test]
@@ -303,7 +321,7 @@ mod tests {
         let refused =
             || Error::Unauthorized { operation: Operation::Beat, server: "a:1".into(), reason: "invalid".into() };
         let token = session.token("a:1", |_| async { Ok(answer("t", 100)) }).await.unwrap().unwrap();
-        session.forget_useless(&token, &refused());
+        session.forget_useless("a:1", &token, &refused());
         assert_eq!(session.check(), Err(refused()));
         assert_eq!(session.token("a:1", |_| async { panic!("no login is due") }).await, Err(refused()));
     }
@@ -314,7 +332,7 @@ mod tests {
         session.token("a:1", |_| async { Ok(answer("old", 100)) }).await.unwrap();
         let lives = |renew_at: Instant, ends_at: Instant| {
             let mut state = session.state.borrow_mut();
-            let token = state.token.as_mut().unwrap();
+            let token = state.tokens.get_mut("a:1").unwrap();
             (token.renew_at, token.ends_at) = (renew_at, ends_at);
         };
         let down = || Error::Unreachable { operation: Operation::Login, server: "a:1".into(), reason: "down".into() };

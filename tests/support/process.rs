@@ -70,7 +70,8 @@ pub fn example(name: &str) -> PathBuf {
     let profile = test.parent().and_then(|deps| deps.parent()).expect("target/<profile>/deps");
     let binary = profile.join("examples").join(name);
     if !binary.exists() {
-        let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--example", name]).status();
+        let release = profile.ends_with("release").then_some("--release");
+        let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--example", name]).args(release).status();
         assert!(built.expect("cargo").success(), "the example {name} is built");
     }
     binary
