@@ -27,15 +27,8 @@ pub(crate) const FULL: Size = Size {
     growth_services: &[1, 10, 100, 1_000],
 };
 
-pub(crate) const SMOKE: Size = Size {
-    runs: 1,
-    seconds: 0.2,
-    many: 64,
-    most: 64,
-    services: 16,
-    growth_instances: &[16],
-    growth_services: &[2],
-};
+pub(crate) const SMOKE: Size =
+    Size { runs: 1, seconds: 0.2, many: 64, most: 64, services: 16, growth_instances: &[16], growth_services: &[2] };
 
 /// Each client once in every round, so that what slows the machine slows both; of each figure the median.
 fn rounds(runs: usize, options: &Options, clients: &[&str]) -> Vec<Runs> {

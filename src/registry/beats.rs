@@ -79,7 +79,7 @@ impl Handler<SendHeartbeat> for Registry {
                 if desk.own.get(&key, |own| own.instance.ephemeral) == Some(false) {
                     return Err(Error::invalid("ephemeral", "the instance is registered as persistent: no heartbeats"));
                 }
-                desk.nacos.beat(&key.service, &instance, false, Patience::Operation).await
+                desk.nacos.beat(&key, &instance, false, Patience::Operation).await
             }
         })
     }
@@ -94,7 +94,10 @@ impl Handler<Beat> for Registry {
             let mut turn = desk.own.queue(&beat.key);
             async move {
                 turn.come().await;
-                let outcome = desk.beat(&beat).await;
+                // Thousands fall due together. What a request needs is set up when it can be sent: those that wait are
+                // small, and those that are sent use the same memory over and over.
+                let _place = desk.beats_under_way.acquire().await;
+                let outcome = Box::pin(desk.beat(&beat)).await;
                 desk.note_beat(&beat.key, &outcome);
                 outcome
             }
@@ -112,7 +115,7 @@ impl Desk {
             return self.register_again(&beat.key, &instance, Patience::Round).await;
         }
         let light = beat.kind == BeatKind::Light;
-        let reply = self.nacos.beat(&beat.key.service, &instance, light, Patience::Round).await?;
+        let reply = self.nacos.beat(&beat.key, &instance, light, Patience::Round).await?;
         if reply.is_unknown() {
             return Ok(Beaten::Forgotten);
         }
