@@ -190,7 +190,7 @@ impl Nacos {
 
     pub(crate) async fn beat(
         &self,
-        service: &ServiceName,
+        key: &InstanceKey,
         instance: &Instance,
         light: bool,
         patience: Patience,
@@ -198,10 +198,9 @@ impl Nacos {
         if self.disabled {
             return Ok(HeartbeatReply::taken());
         }
-        let key = InstanceKey::of(service, instance);
         let make = |protocol| match protocol {
-            Protocol::V3 => v3::beat(&self.namespace, &key),
-            _ => v1::beat(&self.namespace, service, instance, light),
+            Protocol::V3 => v3::beat(&self.namespace, key),
+            _ => v1::beat(&self.namespace, key, (!light).then_some(instance)),
         };
         let read = |protocol, answer: &Answer| match protocol {
             Protocol::V3 => v3::read_beat(answer),

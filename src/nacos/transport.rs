@@ -108,8 +108,8 @@ impl Transport {
 
     async fn exchange(&self, base_url: &str, request: &Request, token: Option<&str>) -> Result<Answer, NoAnswer> {
         let url = match request.query.as_str() {
-            "" => format!("{base_url}{}", request.path),
-            query => format!("{base_url}{}?{query}", request.path),
+            "" => [base_url, request.path].concat(),
+            query => [base_url, request.path, "?", query].concat(),
         };
         let mut head = self.client.request(request.method.clone(), url);
         if let Some(token) = token {
