@@ -114,11 +114,14 @@ struct Size {
     runs: usize,
     instances: [usize; 2],
     beat_seconds: f64,
+    /// Where nobody counts: long, so that what beats in bursts beats about as often as it should.
+    uncounted_seconds: f64,
     list_seconds: f64,
 }
 
-const FULL: Size = Size { runs: 3, instances: [1_000, 5_000], beat_seconds: 4.0, list_seconds: 2.0 };
-const SMOKE: Size = Size { runs: 1, instances: [10, 20], beat_seconds: 0.3, list_seconds: 0.2 };
+const FULL: Size =
+    Size { runs: 3, instances: [1_000, 5_000], beat_seconds: 5.0, uncounted_seconds: 10.0, list_seconds: 2.0 };
+const SMOKE: Size = Size { runs: 1, instances: [10, 20], beat_seconds: 0.3, uncounted_seconds: 0.3, list_seconds: 0.2 };
 
 fn table(size: &Size) -> String {
     let mut table = String::from(
@@ -139,9 +142,10 @@ fn table(size: &Size) -> String {
         return table;
     };
     let clients = ["ours", "nacos_rust_client", "nacos-sdk"];
-    let options = base("beats", size.instances[0], size.beat_seconds, real.address, false);
+    let options = base("beats", size.instances[0], size.uncounted_seconds, real.address, false);
     let work = format!("keeping {} instances, per instance and 5 s", size.instances[0]);
     rows(&mut table, "r-nacos", &work, size.runs, &options, &clients);
+    // nacos-sdk comes last: with it end the instances that ours registered for all.
     let options = base("lists", 100.min(size.instances[0]), size.list_seconds, real.address, false);
     rows(
         &mut table,
@@ -149,7 +153,7 @@ fn table(size: &Size) -> String {
         "a list of 10, 64 in flight",
         size.runs,
         &options,
-        &["ours", "nacos-sdk", "reqwest", "awc"],
+        &["ours", "reqwest", "awc", "nacos-sdk"],
     );
     table
 }
