@@ -145,5 +145,13 @@ fn mailbox(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, lookups, beside_clones, cloned_list, mailbox);
+/// Short: claims are ratios within one run, not the third digit.
+fn briefly() -> Criterion {
+    Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .sample_size(20)
+}
+
+criterion_group! { name = benches; config = briefly(); targets = lookups, beside_clones, cloned_list, mailbox }
 criterion_main!(benches);

@@ -6,6 +6,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -67,8 +68,10 @@ impl CacheFile {
         if let Some(folder) = self.path.parent() {
             fs::create_dir_all(folder)?;
         }
-        // Of this process alone: several may share the folder.
-        let beside = self.path.with_extension(format!("{}.tmp", std::process::id()));
+        // Of this write alone: several processes, and Registries of one, may share the folder.
+        static WRITES: AtomicU64 = AtomicU64::new(0);
+        let write = WRITES.fetch_add(1, Ordering::Relaxed);
+        let beside = self.path.with_extension(format!("{}-{write}.tmp", std::process::id()));
         fs::write(&beside, text)?;
         fs::rename(&beside, &self.path)
     }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _, UdpSocket},
     path::PathBuf,
     str::FromStr,
     time::Duration,
@@ -450,7 +450,7 @@ impl Config {
     }
 
     /// The address of this machine by which it reaches the first server: what to register as an instance's `ip`. Nothing
-    /// is sent; a host name is looked up, which blocks.
+    /// is sent; a host name is looked up, which blocks. Where the Registry is [`disabled`](Config::disabled): 127.0.0.1.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] for a bad address or none; [`Error::Unreachable`] if the host has no address or no way leads
@@ -462,6 +462,9 @@ impl Config {
     /// # Ok::<(), actix_nacos::Error>(())
     /// ```
     pub fn local_ip(&self) -> Result<IpAddr, Error> {
+        if self.disabled {
+            return Ok(Ipv4Addr::LOCALHOST.into());
+        }
         let addresses = self.addresses()?;
         let server = addresses.first().ok_or_else(|| Error::invalid("servers", "is empty: no server to reach"))?;
         server.local_ip()

@@ -138,7 +138,7 @@ impl Error {
         }
     }
 
-    /// The HTTP status that the server refused with, where it did.
+    /// The HTTP status that the server refused with, or its own error code where it sent one with HTTP 200.
     pub fn status(&self) -> Option<u16> {
         match self {
             Error::Refused { status, .. } => Some(*status),

@@ -243,6 +243,9 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+#[cfg(feature = "embedded")]
+#[doc(hidden)]
+pub mod bench_door;
 mod cache;
 mod change;
 mod config;

@@ -58,6 +58,11 @@ impl ServiceName {
         Ok(ServiceName { group: group.into(), name: name.into() })
     }
 
+    /// Whether `text` is this name with its group, as servers write it.
+    pub(crate) fn is_written(&self, text: &str) -> bool {
+        text.split_once(GROUP_SEPARATOR) == Some((&self.group, &self.name))
+    }
+
     /// Reads what a server sends, which needs no approval.
     pub(crate) fn from_wire(name: &str, group: &str) -> Self {
         match name.split_once(GROUP_SEPARATOR) {

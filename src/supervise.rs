@@ -20,11 +20,13 @@ use actix::{
     },
     Actor, Addr, Context, Supervised,
 };
-use actix_rt::time::{sleep, Sleep};
+use actix_rt::time::{sleep, Instant, Sleep};
 use slog::{error, Logger};
 
-/// So many panics follow each other at once; from then on each restart waits, so that a panicking `started` is no hot loop.
-const QUICK_RESTARTS: u32 = 3;
+/// So many restarts within [`WINDOW`] happen at once; from then on each waits, so that an actor that panics over and over is
+/// no hot loop.
+const QUICK_RESTARTS: u32 = 20;
+const WINDOW: Duration = Duration::from_secs(1);
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs `actor` on the present arbiter until it stops itself, or nobody can reach it and it waits for nothing.
@@ -42,14 +44,21 @@ pub(crate) fn supervise<A>(actor: A, mailbox: AddressReceiver<A>, log: Logger) -
 where
     A: Supervised + Actor<Context = Context<A>>,
 {
-    Supervise { actor: Context::with_receiver(mailbox).into_future(actor), panics: 0, pause: None, log }
+    Supervise {
+        actor: Context::with_receiver(mailbox).into_future(actor),
+        panics: 0,
+        window: Instant::now(),
+        pause: None,
+        log,
+    }
 }
 
 /// See [`supervise`].
 pub(crate) struct Supervise<A: Actor<Context = Context<A>>> {
     actor: ContextFut<A, Context<A>>,
-    /// Since the last poll without one.
+    /// Since the window began.
     panics: u32,
+    window: Instant,
     pause: Option<Pin<Box<Sleep>>>,
     log: Logger,
 }
@@ -59,6 +68,9 @@ impl<A: Actor<Context = Context<A>>> Unpin for Supervise<A> {}
 
 impl<A: Supervised + Actor<Context = Context<A>>> Supervise<A> {
     fn restart(&mut self, panic: &(dyn Any + Send)) -> bool {
+        if self.window.elapsed() > WINDOW {
+            (self.panics, self.window) = (0, Instant::now());
+        }
         self.panics += 1;
         error!(self.log, "an actor panicked and is restarted";
             "actor" => std::any::type_name::<A>(), "panic" => panic_text(panic));
@@ -80,10 +92,7 @@ impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervise<A> {
             }
             match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut self.actor).poll(cx))) {
                 Ok(Poll::Ready(())) => return Poll::Ready(()),
-                Ok(Poll::Pending) => {
-                    self.panics = 0;
-                    return Poll::Pending;
-                }
+                Ok(Poll::Pending) => return Poll::Pending,
                 Err(panic) if !self.restart(&*panic) => return Poll::Ready(()),
                 Err(_) => {}
             }
@@ -100,7 +109,7 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use actix::{ActorContext, AsyncContext, Handler, Message, ResponseFuture, WrapFuture};
-    use actix_rt::time::{timeout, Instant};
+    use actix_rt::time::timeout;
 
     use super::*;
 
@@ -197,9 +206,9 @@ mod tests {
     async fn a_start_that_panics_over_and_over_is_no_hot_loop_and_ends_well() {
         tokio::time::pause();
         let began = Instant::now();
-        let address = begin(Counting { panic_at_start: 20, ..Counting::default() });
+        let address = begin(Counting { panic_at_start: 40, ..Counting::default() });
         let (started, _) = timeout(Duration::from_secs(60), address.send(Count)).await.unwrap().unwrap();
-        assert_eq!(started, 21);
-        assert!(began.elapsed() >= RESTART_PAUSE * 16, "{:?}", began.elapsed());
+        assert_eq!(started, 41);
+        assert!(began.elapsed() >= RESTART_PAUSE * 10, "{:?}", began.elapsed());
     }
 }

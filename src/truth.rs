@@ -12,6 +12,7 @@ use actix_rt::time::Instant;
 
 use crate::{
     change::Source,
+    instance::Instance,
     nacos::Origin,
     service::{Difference, ServiceInfo},
 };
@@ -106,11 +107,14 @@ impl Truth {
         }
         let source = self.note_origin(&origin, arrival);
         let server_millis = info.last_ref_time;
-        if let Some(held) = &self.held {
-            info = self.hold_back(held.info.clone(), info, arrival);
+        let mut difference = self.held.as_ref().map(|held| Difference::between(&held.info.hosts, &info.hosts));
+        if let Some(difference) = &mut difference {
+            if self.holds_back(&difference.removed, &info, arrival) {
+                put_back(&mut info, std::mem::take(&mut difference.removed));
+            }
         }
         match &mut self.held {
-            Some(held) if Difference::between(&held.info.hosts, &info.hosts).is_empty() => {
+            Some(held) if difference.is_some_and(|difference| difference.is_empty()) => {
                 held.origin = origin;
                 held.server_millis = server_millis;
                 held.applied = Instant::now();
@@ -153,19 +157,18 @@ impl Truth {
         }
     }
 
-    /// What to believe of a list that lost instances.
+    /// Whether to believe a list that lost instances.
     ///
     /// A server that restarted empty fills up again within a beat interval: for a while after an outage nothing is taken
     /// out of a list, until a poll after that still misses it. With `protect_from_empty` an empty list always needs a
     /// second poll.
-    fn hold_back(&mut self, old: Arc<ServiceInfo>, new: ServiceInfo, arrival: Arrival) -> ServiceInfo {
+    fn holds_back(&mut self, lost: &[Arc<Instance>], new: &ServiceInfo, arrival: Arrival) -> bool {
         let polled = arrival != Arrival::Pushed;
-        let lost = Difference::between(&old.hosts, &new.hosts).removed;
         if lost.is_empty() {
             self.holding = false;
             self.missing_since = None;
             self.empty_polls = 0;
-            return new;
+            return false;
         }
         let now = Instant::now();
         let missing_for = now - *self.missing_since.get_or_insert(now);
@@ -174,14 +177,16 @@ impl Truth {
         self.holding = in_hold || (self.holding && !polled);
         let unconfirmed = self.protect_from_empty && new.hosts.is_empty() && (self.empty_polls == 0 || !polled);
         self.empty_polls = if unconfirmed { self.empty_polls + u32::from(polled) } else { 0 };
-        if !self.holding && !unconfirmed {
+        let held = self.holding || unconfirmed;
+        if !held {
             self.missing_since = None;
-            return new;
         }
-        let mut held = new;
-        held.hosts.extend(lost);
-        let clusters = held.clusters.clone();
-        held.tidy(&clusters, false);
         held
     }
+}
+
+fn put_back(info: &mut ServiceInfo, lost: Vec<Arc<Instance>>) {
+    info.hosts.extend(lost);
+    let clusters = info.clusters.clone();
+    info.tidy(&clusters, false);
 }

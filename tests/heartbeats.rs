@@ -215,18 +215,12 @@ async fn instances_registered_in_one_burst_do_not_beat_in_one_spike() {
     let registry = registry(&server);
     let register = |port| RegisterInstance::new("orders", IP, port).metadata(HEART_BEAT_INTERVAL, "2000");
     join_all((8000..8400).map(|port| ask(&registry, register(port)))).await.into_iter().for_each(Result::unwrap);
-    let mut spikes = Vec::new();
-    let began = Instant::now();
-    let mut so_far = beats(&server);
-    while began.elapsed() < ms(2000) {
-        // What is measured is how many beats come in each grid step of 100 ms.
-        actix_rt::time::sleep(ms(100)).await;
-        let now = beats(&server);
-        spikes.push(now - so_far);
-        so_far = now;
-    }
-    assert!(so_far >= 350, "nearly all have beaten once: {so_far}");
-    assert!(spikes.iter().max() < Some(&80), "20 each if they are spread evenly: {spikes:?}");
+    until("all have beaten", || beats(&server) >= 400).await;
+    // At one moment, how many grid steps of 100 ms ago each has last beaten.
+    let ago = |instance: InstanceSnapshot| instance.since_last_beat.as_millis() / 100;
+    let steps: std::collections::BTreeSet<_> = server.instances("orders").into_iter().map(ago).collect();
+    // Of 20; a machine that is busy elsewhere holds some up, and sends them together.
+    assert!(steps.len() >= 8, "{steps:?}");
     shut_down(&registry).await;
 }
 

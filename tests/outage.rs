@@ -95,3 +95,25 @@ async fn a_view_that_never_had_a_list_is_not_ready_in_an_outage() {
     until("it is current", || !view.is_stale()).await;
     shut_down(&registry).await;
 }
+
+#[actix::test]
+async fn a_second_restart_soon_after_the_first_is_noticed_too() {
+    const INSTANCES: u16 = 50;
+    let server = server();
+    let registry = registry(&server);
+    for port in 1..=INSTANCES {
+        let instance = RegisterInstance::new("orders", "10.0.0.7", port).enabled(false).weight(2.0);
+        ask(&registry, instance.heartbeat_interval(ms(1000))).await.unwrap();
+    }
+    for _ in 0..3 {
+        server.restart_empty().unwrap();
+        until("some are back", || !server.instances("orders").is_empty()).await;
+    }
+    // A beat with all values would bring an instance back, but as an enabled one.
+    until("all are back as they were registered", || {
+        let instances = server.instances("orders");
+        instances.len() == usize::from(INSTANCES) && instances.iter().all(|it| !it.enabled && it.weight == 2.0)
+    })
+    .await;
+    shut_down(&registry).await;
+}

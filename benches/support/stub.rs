@@ -6,7 +6,6 @@
 use std::{
     cell::RefCell,
     collections::{hash_map::DefaultHasher, HashMap},
-    fmt::Write as _,
     hash::{Hash as _, Hasher as _},
     io::{self, Read as _, Write as _},
     net::{SocketAddr, TcpStream as StdStream},
@@ -20,6 +19,9 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
+
+#[path = "list.rs"]
+mod list;
 
 /// The interval that it asks its clients to beat at.
 pub(crate) const BEAT_INTERVAL: Duration = Duration::from_secs(5);
@@ -125,32 +127,13 @@ impl Answers {
         Answers {
             ok: answer("text/plain", "ok"),
             beat: answer("application/json", r#"{"clientBeatInterval":5000,"code":10200,"lightBeatEnabled":true}"#),
-            list: answer("application/json", &list(hosts)),
+            list: answer("application/json", &list::list(hosts)),
         }
     }
 }
 
 fn answer(kind: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
-}
-
-/// A list as Nacos 2.x gives it.
-pub(crate) fn list(hosts: usize) -> String {
-    let mut list = String::from(
-        r#"{"name":"DEFAULT_GROUP@@orders","groupName":"DEFAULT_GROUP","clusters":"","cacheMillis":10000,"hosts":["#,
-    );
-    for number in 0..hosts {
-        let comma = if number > 0 { "," } else { "" };
-        let (c, d) = (number / 250, number % 250 + 1);
-        let _ = write!(
-            list,
-            r#"{comma}{{"instanceId":"10.1.{c}.{d}#8080#DEFAULT#DEFAULT_GROUP@@orders","ip":"10.1.{c}.{d}","port":8080,"weight":1.0,"healthy":true,"enabled":true,"ephemeral":true,"clusterName":"DEFAULT","serviceName":"DEFAULT_GROUP@@orders","metadata":{{"zone":"a","version":"1.2.3"}},"instanceHeartBeatInterval":5000,"instanceHeartBeatTimeOut":15000,"ipDeleteTimeout":30000,"instanceIdGenerator":"simple"}}"#
-        );
-    }
-    list.push_str(
-        r#"],"lastRefTime":1700000000000,"checksum":"","allIPs":false,"reachProtectionThreshold":false,"valid":true}"#,
-    );
-    list
 }
 
 struct Desk {

@@ -89,7 +89,12 @@ impl Request {
 
 /// Flat structs of strings and numbers always encode; what would not is sent without parameters, and the server says so.
 fn encode(parameters: &impl Serialize) -> String {
-    serde_urlencoded::to_string(parameters).unwrap_or_default()
+    // As long as a beat's: grown from nothing it would be allocated anew six times over.
+    let mut encoded = form_urlencoded::Serializer::new(String::with_capacity(256));
+    match parameters.serialize(serde_urlencoded::Serializer::new(&mut encoded)) {
+        Ok(encoded) => encoded.finish(),
+        Err(_) => String::new(),
+    }
 }
 
 /// What came back.

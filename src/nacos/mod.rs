@@ -190,7 +190,7 @@ impl Nacos {
 
     pub(crate) async fn beat(
         &self,
-        service: &ServiceName,
+        key: &InstanceKey,
         instance: &Instance,
         light: bool,
         patience: Patience,
@@ -198,10 +198,9 @@ impl Nacos {
         if self.disabled {
             return Ok(HeartbeatReply::taken());
         }
-        let key = InstanceKey::of(service, instance);
         let make = |protocol| match protocol {
-            Protocol::V3 => v3::beat(&self.namespace, &key),
-            _ => v1::beat(&self.namespace, service, instance, light),
+            Protocol::V3 => v3::beat(&self.namespace, key),
+            _ => v1::beat(&self.namespace, key, (!light).then_some(instance)),
         };
         let read = |protocol, answer: &Answer| match protocol {
             Protocol::V3 => v3::read_beat(answer),
@@ -293,6 +292,19 @@ impl Nacos {
             list = self.list(&ListQuery::all_of(&key.service), Patience::Operation).await?.info;
         }
         Ok(complete(instance, &list, key))
+    }
+
+    /// What the server itself says of an instance, in one request where it has GET. `enabled` and `ephemeral` may be guesses.
+    ///
+    /// # Errors
+    /// As [`current`](Nacos::current).
+    pub(crate) async fn told(&self, key: &InstanceKey) -> Result<Instance, Error> {
+        match self.get(key).await {
+            Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => {
+                self.find_in_list(key).await.map(|current| current.instance)
+            }
+            found => Ok(found?.value.instance),
+        }
     }
 
     async fn get(&self, key: &InstanceKey) -> Result<Told<v1::Found>, Error> {

@@ -371,7 +371,7 @@ fn beat(request: &RecordedRequest) -> Option<Request> {
         instance.weight = body["weight"].as_f64().unwrap();
         instance.metadata = serde_json::from_value(body["metadata"].clone()).unwrap();
     }
-    Some(v1::beat(&request.namespace(), &request.service()?, &instance, body.is_none()))
+    Some(v1::beat(&request.namespace(), &request.key()?, body.is_some().then_some(&instance)))
 }
 
 fn push_address(request: &RecordedRequest) -> Option<PushAddress> {

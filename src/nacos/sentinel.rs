@@ -45,7 +45,13 @@ async fn watch_servers(desk: Weak<Desk>) {
             continue;
         };
         let address = (server.address.host.clone(), server.address.port);
-        let watched = hold_connection(address);
+        let was_refusing = habit.refusing;
+        let watched = hold_connection(address, || {
+            // It may have come back, and gone again, and come back since it was last seen.
+            if let Some(present) = desk.upgrade().filter(|_| was_refusing) {
+                note_cut(&present);
+            }
+        });
         let changed = generations.changed();
         pin_mut!(watched, changed);
         let outcome = match select(watched, changed).await {
@@ -60,9 +66,9 @@ async fn watch_servers(desk: Weak<Desk>) {
         let end = habit.judge(outcome);
         if let Some(present) = desk.upgrade().filter(|_| end != End::Usual) {
             debug!(present.log, "registry server ended our connections"; "server" => &server.name, "how" => ?end);
-            present.nacos.servers().next_generation();
-            if end == End::Cut {
-                present.nacos.servers().note_outage();
+            match end {
+                End::Cut => note_cut(&present),
+                _ => present.nacos.servers().next_generation(),
             }
         }
         if refused {
@@ -71,9 +77,16 @@ async fn watch_servers(desk: Weak<Desk>) {
     }
 }
 
+/// What the server knew is gone, and its lists fill up again.
+fn note_cut(desk: &Desk) {
+    desk.nacos.servers().next_generation();
+    desk.nacos.servers().note_outage();
+}
+
 /// How long the connection lived; an error if there was none.
-async fn hold_connection(address: (String, u16)) -> io::Result<Duration> {
+async fn hold_connection(address: (String, u16), opened_now: impl FnOnce()) -> io::Result<Duration> {
     let mut stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
+    opened_now();
     let opened = Instant::now();
     let mut answer = [0; 512];
     // A server may say why it closes; that it does is what counts. A reset is an end, too.

@@ -35,6 +35,9 @@ pub(crate) const OUTAGE: u32 = 3;
 /// A server that another one took over from is not asked any more: so long it counts as one that fails.
 const MEMORY: Duration = Duration::from_secs(60);
 
+/// A name service that hangs must not hold up the lists.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// One server.
 pub(crate) struct Server {
     pub(crate) address: ServerAddress,
@@ -95,8 +98,8 @@ impl Server {
         if self.resolved.borrow().local.is_some() {
             return;
         }
-        let found = lookup_host((self.address.host.as_str(), self.address.port)).await;
-        let addresses: Vec<_> = found.map(Iterator::collect).unwrap_or_default();
+        let found = timeout(LOOKUP_TIMEOUT, lookup_host((self.address.host.as_str(), self.address.port))).await;
+        let addresses: Vec<_> = found.ok().and_then(Result::ok).map(Iterator::collect).unwrap_or_default();
         let local = addresses.iter().find_map(|address| local_ip_towards(*address).ok());
         *self.resolved.borrow_mut() = Resolved { ips: addresses.iter().map(|address| address.ip()).collect(), local };
     }

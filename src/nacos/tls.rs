@@ -7,10 +7,10 @@ fn unusable(what: &str, path: &std::path::Path, error: impl std::fmt::Display) -
     Error::invalid("tls", format!("{what} {}: {error}", path.display()))
 }
 
-/// Whether any server is asked by https: only then are the platform's roots read, which takes time and memory.
+/// Whether any server may be asked by https: only then are the platform's roots read, which takes time and memory. An
+/// endpoint may name one later.
 fn is_needed(config: &Config) -> Result<bool, Error> {
-    let endpoint_is_https = config.endpoint.as_deref().is_some_and(|url| url.starts_with("https:"));
-    Ok(endpoint_is_https || config.addresses()?.iter().any(|address| address.https))
+    Ok(config.endpoint.is_some() || config.addresses()?.iter().any(|address| address.https))
 }
 
 #[cfg(feature = "rustls")]

@@ -28,7 +28,7 @@ const ACCESS_TOKEN: HeaderName = HeaderName::from_static("accesstoken");
 /// Of the largest answer that is read: a list of some 100,000 instances.
 const ANSWER_LIMIT: usize = 64 * 1024 * 1024;
 
-/// Connections are kept as long as the server keeps them.
+/// Connections are kept as long as the server keeps them; one that it has closed is noticed before it is used.
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Sends requests over a bounded pool of connections.
@@ -64,6 +64,7 @@ impl Transport {
         let connector = Connector::new()
             .timeout(config.request_timeout)
             .limit(config.max_connections)
+            .conn_keep_alive(CONNECTION_LIFETIME)
             .conn_lifetime(CONNECTION_LIFETIME);
         #[cfg(feature = "rustls")]
         let connector = match tls::connector::client_config(config)? {
@@ -107,8 +108,8 @@ impl Transport {
 
     async fn exchange(&self, base_url: &str, request: &Request, token: Option<&str>) -> Result<Answer, NoAnswer> {
         let url = match request.query.as_str() {
-            "" => format!("{base_url}{}", request.path),
-            query => format!("{base_url}{}?{query}", request.path),
+            "" => [base_url, request.path].concat(),
+            query => [base_url, request.path, "?", query].concat(),
         };
         let mut head = self.client.request(request.method.clone(), url);
         if let Some(token) = token {

@@ -3,10 +3,10 @@
 //! The answers' structs serve both sides: the client reads them, the embedded server writes them.
 //! Parameters go into the query, the only place where Nacos 1.4 takes them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use awc::http::Method;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{de::Visitor, Deserialize, Deserializer, Serialize};
 
 use crate::{
     heartbeat::HeartbeatReply,
@@ -181,10 +181,10 @@ pub(crate) struct BeatBody {
     pub(crate) stopped: bool,
 }
 
-pub(crate) fn beat(namespace: &str, service: &ServiceName, instance: &Instance, light: bool) -> Request {
-    let key = InstanceKey::of(service, instance);
-    let beat = if light { None } else { Some(beat_body(&key, instance)) };
-    let parameters = KeyParameters { ephemeral: Some(true), beat, ..KeyParameters::of(namespace, &key) };
+/// With its `values` a full beat, without them a light one.
+pub(crate) fn beat(namespace: &str, key: &InstanceKey, values: Option<&Instance>) -> Request {
+    let beat = values.map(|instance| beat_body(key, instance));
+    let parameters = KeyParameters { ephemeral: Some(true), beat, ..KeyParameters::of(namespace, key) };
     Request::by_query(Method::PUT, INSTANCE_BEAT, &parameters)
 }
 
@@ -259,7 +259,7 @@ impl Host {
             enabled: self.enabled,
             ephemeral: self.ephemeral,
             cluster_name: if self.cluster_name.is_empty() { crate::DEFAULT_CLUSTER.into() } else { self.cluster_name },
-            service_name: service.to_string(),
+            service_name: if service.is_written(&self.service_name) { self.service_name } else { service.to_string() },
             metadata: self.metadata,
         })
     }
@@ -403,7 +403,18 @@ fn instance_is_missing(answer: &Answer) -> bool {
 }
 
 pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Refusal> {
+    /// What every server says, and most say no more: read without looking for more it takes half the time.
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct Usual {
+        client_beat_interval: u64,
+        code: i64,
+        light_beat_enabled: bool,
+    }
     accepted(answer)?;
+    if let Ok(Usual { client_beat_interval, code, light_beat_enabled }) = serde_json::from_slice(&answer.body) {
+        return Ok(HeartbeatReply { client_beat_interval, code, light_beat_enabled, extra: BTreeMap::new() });
+    }
     let beat: BeatAnswer = answer.json()?;
     Ok(HeartbeatReply {
         client_beat_interval: u64::try_from(beat.client_beat_interval.unwrap_or(0)).unwrap_or(0),
@@ -496,18 +507,38 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Metadata, D::E
 
 /// Servers register a weight of NaN and list it as `"NaN"`: such an instance gets no calls, its neighbours do.
 fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Weight {
-        Number(f64),
-        Text(String),
-        Null(()),
+    deserializer.deserialize_any(WeightVisitor)
+}
+
+/// Not an untagged enum: that keeps a copy of each number to try it twice.
+struct WeightVisitor;
+
+impl Visitor<'_> for WeightVisitor {
+    type Value = f64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a weight")
     }
-    Ok(match Weight::deserialize(deserializer)? {
-        Weight::Number(number) => number,
-        Weight::Text(text) => text.parse().ok().filter(|weight: &f64| weight.is_finite()).unwrap_or(0.0),
-        Weight::Null(()) => 0.0,
-    })
+
+    fn visit_f64<E>(self, number: f64) -> Result<f64, E> {
+        Ok(number)
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<f64, E> {
+        Ok(number as f64)
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<f64, E> {
+        Ok(number as f64)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<f64, E> {
+        Ok(text.parse().ok().filter(|weight: &f64| weight.is_finite()).unwrap_or(0.0))
+    }
+
+    fn visit_unit<E>(self) -> Result<f64, E> {
+        Ok(0.0)
+    }
 }
 
 #[cfg(test)]

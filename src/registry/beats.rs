@@ -88,7 +88,7 @@ impl Handler<SendHeartbeat> for Registry {
 impl Desk {
     /// v1 registers the unknown instance of a beat by itself; v3's beats are the key alone, so that is a request of its own.
     async fn beat_by_hand(&self, key: &InstanceKey, instance: &Instance) -> Result<HeartbeatReply, Error> {
-        let reply = self.nacos.beat(&key.service, instance, false, Patience::Operation).await?;
+        let reply = self.nacos.beat(key, instance, false, Patience::Operation).await?;
         if !reply.is_unknown() {
             return Ok(reply);
         }
@@ -106,7 +106,10 @@ impl Handler<Beat> for Registry {
             let mut turn = desk.own.queue(&beat.key);
             async move {
                 turn.come().await;
-                let outcome = desk.beat(&beat).await;
+                // Thousands fall due together. What a request needs is set up when it can be sent: those that wait are
+                // small, and those that are sent use the same memory over and over.
+                let _place = desk.beats_under_way.acquire().await;
+                let outcome = Box::pin(desk.beat(&beat)).await;
                 desk.note_beat(&beat.key, &outcome);
                 outcome
             }
@@ -124,7 +127,7 @@ impl Desk {
             return self.register_again(&beat.key, &instance, Patience::Round).await;
         }
         let light = beat.kind == BeatKind::Light;
-        let reply = self.nacos.beat(&beat.key.service, &instance, light, Patience::Round).await?;
+        let reply = self.nacos.beat(&beat.key, &instance, light, Patience::Round).await?;
         if reply.is_unknown() {
             return Ok(Beaten::Forgotten);
         }

@@ -28,7 +28,7 @@ use futures_util::{
     pin_mut,
 };
 use slog::{debug, info, Logger};
-use tokio::sync::watch;
+use tokio::sync::{watch, Semaphore};
 
 pub use self::{
     beats::SendHeartbeat,
@@ -94,6 +94,8 @@ pub(crate) struct Desk {
     pub(crate) pushes: Pushes,
     pub(crate) connection_listeners: ConnectionListeners,
     pub(crate) grid: Grid,
+    /// Of our Heartbeats: as many as there are connections, so that an application's own requests wait behind few.
+    beats_under_way: Semaphore,
     pub(crate) began: std::time::Instant,
     pub(crate) log: Logger,
     /// True from the moment a `Shutdown` is taken, or the last address is gone.
@@ -161,6 +163,7 @@ impl Registry {
             pushes: Pushes::default(),
             connection_listeners: ConnectionListeners::default(),
             grid: Grid::new(),
+            beats_under_way: Semaphore::new(config.max_connections),
             began: std::time::Instant::now(),
             closing: std::cell::Cell::new(false),
             ended: watch::channel(false).0,

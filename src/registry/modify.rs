@@ -163,8 +163,8 @@ impl Handler<GetInstance> for Registry {
 impl Desk {
     /// Of an own instance we know by ourselves what servers do not tell.
     async fn get_own(&self, key: &InstanceKey, own: &Instance) -> Result<Instance, Error> {
-        match self.nacos.current(key).await {
-            Ok(current) => Ok(Instance { enabled: own.enabled, ephemeral: own.ephemeral, ..current.instance }),
+        match self.nacos.told(key).await {
+            Ok(told) => Ok(Instance { enabled: own.enabled, ephemeral: own.ephemeral, ..told }),
             Err(Error::NotFound { may_be_disabled: true, .. }) if !own.enabled => Ok(own.clone()),
             Err(error) => Err(error),
         }

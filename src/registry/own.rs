@@ -9,6 +9,7 @@ use std::{
 };
 
 use actix::Addr;
+use foldhash::fast::RandomState as FastHash;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -34,7 +35,8 @@ pub(crate) struct OwnInstance {
 /// The desired state: every recovery compares with it. Changed only by whoever holds the instance's [`Turn`].
 #[derive(Default)]
 pub(crate) struct OwnInstances {
-    wanted: RefCell<HashMap<Arc<InstanceKey>, OwnInstance>>,
+    /// Boxed, since a hash map keeps up to twice as many places as it needs.
+    wanted: RefCell<HashMap<Arc<InstanceKey>, Box<OwnInstance>, FastHash>>,
     /// Persistent ones that nobody wants any more, and that a server may still have: deregistering them failed.
     left: RefCell<HashSet<Arc<InstanceKey>>>,
     turns: Rc<Turns>,
@@ -47,7 +49,7 @@ impl OwnInstances {
     }
 
     pub(crate) fn get<T>(&self, key: &InstanceKey, read: impl FnOnce(&OwnInstance) -> T) -> Option<T> {
-        self.wanted.borrow().get(key).map(read)
+        self.wanted.borrow().get(key).map(|own| read(own))
     }
 
     pub(crate) fn update(&self, key: &InstanceKey, change: impl FnOnce(&mut OwnInstance)) {
@@ -58,11 +60,11 @@ impl OwnInstances {
 
     pub(crate) fn insert(&self, own: OwnInstance) {
         self.left.borrow_mut().remove(&own.key);
-        self.wanted.borrow_mut().insert(own.key.clone(), own);
+        self.wanted.borrow_mut().insert(own.key.clone(), Box::new(own));
     }
 
     /// Forgets the instance and ends its Heartbeat.
-    pub(crate) fn remove(&self, key: &InstanceKey) -> Option<OwnInstance> {
+    pub(crate) fn remove(&self, key: &InstanceKey) -> Option<Box<OwnInstance>> {
         let own = self.wanted.borrow_mut().remove(key)?;
         if let Some(heartbeat) = &own.heartbeat {
             heartbeat.do_send(StopBeating);
@@ -93,7 +95,7 @@ impl OwnInstances {
     }
 
     pub(crate) fn for_each(&self, mut read: impl FnMut(&OwnInstance)) {
-        self.wanted.borrow().values().for_each(&mut read);
+        self.wanted.borrow().values().for_each(|own| read(own));
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix::{ActorContext, Addr, Context, Handler, Message, ResponseFuture};
+use actix::{ActorContext, Addr, Context, Handler, Message, ResponseFuture, WeakAddr};
 use actix_rt::time::{sleep, timeout};
 use futures_util::stream::{self, StreamExt as _};
 use slog::{info, warn};
@@ -95,15 +95,14 @@ impl Handler<Shutdown> for Registry {
         let registry = self.myself.clone();
         self.answer(Operation::Shutdown, |desk| {
             desk.closing.set(true);
+            let ends = EndsRegistry(registry);
             let turns = desk.take_all_turns();
             async move {
+                let _ends = ends;
                 let deadline = message.deadline.unwrap_or(desk.config.shutdown_timeout);
                 let report = desk.go_offline(turns, deadline, message.persistent_too).await;
                 sleep(message.drain).await;
                 desk.subscriptions.stop_all();
-                if let Some(registry) = registry.upgrade() {
-                    registry.do_send(End);
-                }
                 if let Some(tell) = message.tell {
                     // Whoever waited may have given up.
                     let _ = tell.send(report.clone());
@@ -111,6 +110,17 @@ impl Handler<Shutdown> for Registry {
                 Ok(report)
             }
         })
+    }
+}
+
+/// Ends the Registry when dropped, also by a panic: one that is closing for ever would answer nobody and never end.
+struct EndsRegistry(WeakAddr<Registry>);
+
+impl Drop for EndsRegistry {
+    fn drop(&mut self) {
+        if let Some(registry) = self.0.upgrade() {
+            registry.do_send(End);
+        }
     }
 }
 

@@ -1,0 +1,148 @@
+//! What is inside the process: the difference between two lists, reading lists, pushes and answers to beats, building
+//! beats, and telling a change to many listeners.
+//!
+//! `cargo bench --bench inside`.
+
+use std::{
+    cell::Cell,
+    hint::black_box,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use actix::prelude::*;
+use actix_nacos::{
+    bench_door::{beat, difference, pushed, Answered, Watch},
+    Instance, InstanceKey, ServiceChanged, ServiceInfo, ServiceName, ServiceView, DEFAULT_CLUSTER, DEFAULT_GROUP,
+};
+use criterion::{criterion_group, criterion_main, BatchSize, BenchmarkId, Criterion};
+use tokio::sync::Notify;
+
+#[path = "support/list.rs"]
+mod list;
+
+fn service() -> ServiceName {
+    ServiceName { group: DEFAULT_GROUP.into(), name: "orders".into() }
+}
+
+/// A list of `length`, in which the instance at `port` has another weight.
+fn info(length: u16, heavier: Option<u16>) -> Arc<ServiceInfo> {
+    let instance = |port: u16| {
+        let mut instance = Instance::new("10.0.0.7", port);
+        instance.weight = if heavier == Some(port) { 2.0 } else { 1.0 };
+        instance.metadata.insert("zone".into(), "a".into());
+        instance
+    };
+    ServiceView::fixed(service(), (1..=length).map(instance)).info()
+}
+
+fn differences(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("difference");
+    for length in [10, 1_000, 10_000] {
+        let (old, same, other) = (info(length, None), info(length, None), info(length, Some(length / 2)));
+        group.bench_function(BenchmarkId::new("none", length), |bench| bench.iter(|| difference(&old, &same)));
+        group.bench_function(BenchmarkId::new("one", length), |bench| bench.iter(|| difference(&old, &other)));
+    }
+    group.finish();
+}
+
+fn reading(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("read");
+    for length in [10, 1_000] {
+        let answer = Answered::new(list::list(length));
+        let service = service();
+        group.bench_function(BenchmarkId::new("list", length), |bench| bench.iter(|| answer.list(&service)));
+    }
+    let text = list::list(10);
+    group.bench_function("serde_json_value/10", |bench| {
+        bench.iter(|| serde_json::from_str::<serde_json::Value>(&text));
+    });
+    let push = serde_json::json!({ "type": "dom", "data": text, "lastRefTime": 1_700_000_000_000_000_i64 }).to_string();
+    group.bench_function("push/10", |bench| bench.iter(|| pushed(push.as_bytes())));
+    let reply = Answered::new(r#"{"clientBeatInterval":5000,"code":10200,"lightBeatEnabled":true}"#);
+    group.bench_function("beat", |bench| bench.iter(|| reply.beat_code()));
+    group.finish();
+}
+
+fn building(criterion: &mut Criterion) {
+    let key = InstanceKey { service: service(), cluster: DEFAULT_CLUSTER.into(), ip: "10.0.0.7".into(), port: 8080 };
+    let instance = Instance::new("10.0.0.7", 8080);
+    criterion.bench_function("build/light_beat", |bench| bench.iter(|| beat(black_box(&key), None)));
+    criterion.bench_function("build/full_beat", |bench| bench.iter(|| beat(black_box(&key), Some(&instance))));
+}
+
+/// Counts what all listeners of a watch were told.
+struct Crowd {
+    told: Cell<usize>,
+    size: usize,
+    all_told: Notify,
+}
+
+struct Listener(Rc<Crowd>);
+
+impl Actor for Listener {
+    type Context = Context<Self>;
+}
+
+impl Handler<ServiceChanged> for Listener {
+    type Result = ();
+
+    fn handle(&mut self, news: ServiceChanged, _: &mut Context<Self>) {
+        black_box(news.changed.len());
+        self.0.told.set(self.0.told.get() + 1);
+        if self.0.told.get().is_multiple_of(self.0.size) {
+            self.0.all_told.notify_one();
+        }
+    }
+}
+
+/// From a pushed list with one change until the last listener was told.
+fn telling(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("tell");
+    for listeners in [1, 100] {
+        for length in [1_000, 10_000] {
+            let lists = [info(length, None), info(length, Some(length / 2))];
+            group.bench_function(BenchmarkId::new(format!("listeners/{listeners}"), length), |bench| {
+                bench.iter_custom(|rounds| System::new().block_on(tell(listeners, &lists, rounds)));
+            });
+        }
+    }
+    group.finish();
+}
+
+async fn tell(listeners: usize, lists: &[Arc<ServiceInfo>; 2], rounds: u64) -> Duration {
+    let crowd = Rc::new(Crowd { told: Cell::new(0), size: listeners, all_told: Notify::new() });
+    let recipients = (0..listeners).map(|_| Listener(crowd.clone()).start().recipient());
+    let watch = Watch::start(service(), recipients);
+    watch.push((*lists[1]).clone());
+    crowd.all_told.notified().await;
+    let mut took = Duration::ZERO;
+    for round in 0..rounds {
+        let info = (*lists[(round % 2) as usize]).clone();
+        let began = Instant::now();
+        watch.push(info);
+        crowd.all_told.notified().await;
+        took += began.elapsed();
+    }
+    took
+}
+
+/// What a clone of the list costs, which the measurements of `tell` leave out.
+fn copying(criterion: &mut Criterion) {
+    let info = info(10_000, None);
+    criterion.bench_function("tell/clone_of_the_list/10000", |bench| {
+        bench.iter_batched(|| (), |()| (*info).clone(), BatchSize::SmallInput);
+    });
+}
+
+/// Short: claims are ratios within one run, not the third digit.
+fn briefly() -> Criterion {
+    Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .sample_size(20)
+}
+
+criterion_group! { name = benches; config = briefly(); targets = differences, reading, building, telling, copying }
+criterion_main!(benches);
