@@ -22,6 +22,8 @@ use tokio::sync::Notify;
 #[path = "support/list.rs"]
 mod list;
 
+const SERVICE: &str = "DEFAULT_GROUP@@orders";
+
 fn service() -> ServiceName {
     ServiceName { group: DEFAULT_GROUP.into(), name: "orders".into() }
 }
@@ -50,11 +52,11 @@ fn differences(criterion: &mut Criterion) {
 fn reading(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("read");
     for length in [10, 1_000] {
-        let answer = Answered::new(list::list(length));
+        let answer = Answered::new(list::list(SERVICE, length));
         let service = service();
         group.bench_function(BenchmarkId::new("list", length), |bench| bench.iter(|| answer.list(&service)));
     }
-    let text = list::list(10);
+    let text = list::list(SERVICE, 10);
     group.bench_function("serde_json_value/10", |bench| {
         bench.iter(|| serde_json::from_str::<serde_json::Value>(&text));
     });

@@ -16,8 +16,10 @@ use crate::{
     Options, Target, Window, IN_FLIGHT,
 };
 
-/// After this every instance has beaten, and what comes is what stays.
-const WARM_UP: Duration = Duration::from_secs(2);
+/// After this every instance has beaten, and what comes is what stays. A short run does not wait for that.
+fn warm_up(options: &Options) -> Duration {
+    Duration::from_secs_f64(options.seconds * 3.0).min(BEAT_INTERVAL + Duration::from_secs(2))
+}
 
 fn start(address: SocketAddr, client: &str) -> Addr<Registry> {
     let second = Duration::from_secs(1);
@@ -38,9 +40,7 @@ pub(crate) fn ip(number: usize) -> String {
 }
 
 async fn register_all(registry: &Addr<Registry>, options: &Options) {
-    let one = |number| {
-        registry.send(RegisterInstance::new(service(number, options), ip(number + 1), 8080).metadata("zone", "a"))
-    };
+    let one = |number| registry.send(RegisterInstance::new(service(number, options), ip(number + 1), 8080));
     let answers = stream::iter(0..options.instances).map(one).buffer_unordered(IN_FLIGHT);
     answers.for_each(|answer| async { answer.expect("it lives").expect("registered") }).await;
 }
@@ -50,7 +50,7 @@ pub(crate) async fn beats(options: &Options, target: &Target) -> Figures {
     let registry = start(target.address, "thread");
     let (before, _) = memory();
     register_all(&registry, options).await;
-    sleep(BEAT_INTERVAL + WARM_UP).await;
+    sleep(warm_up(options)).await;
     let window = Window::open(target);
     sleep(Duration::from_secs_f64(options.seconds)).await;
     let nominal = options.instances as f64 * options.seconds / BEAT_INTERVAL.as_secs_f64();
@@ -113,7 +113,7 @@ pub(crate) async fn watch(options: &Options, target: &Target) -> Figures {
         view.ready().await.expect("a first list");
         views.push(view);
     }
-    sleep(WARM_UP).await;
+    sleep(warm_up(options)).await;
     let window = Window::open(target);
     sleep(Duration::from_secs_f64(options.seconds)).await;
     let mut figures = window.close(options.services as f64 * options.seconds, |counts| counts.lists);

@@ -112,7 +112,7 @@ pub(crate) async fn register(options: &Options, target: &Target) -> Figures {
     let client = &Client::default();
     let register = |number| {
         let url = url(target.address, "", number, options);
-        exchange(client.post(url + "&weight=1.0&enabled=true&healthy=true&metadata=%7B%22zone%22%3A%22a%22%7D"))
+        exchange(client.post(url + "&weight=1.0&enabled=true&healthy=true&metadata=%7B%7D"))
     };
     let registering = Meter::start();
     stream::iter(0..options.instances).map(register).buffer_unordered(IN_FLIGHT).count().await;

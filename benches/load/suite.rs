@@ -19,7 +19,7 @@ pub(crate) struct Size {
 
 pub(crate) const FULL: Size = Size {
     runs: 3,
-    seconds: 8.0,
+    seconds: 5.0,
     many: 10_000,
     most: 100_000,
     services: 1_000,

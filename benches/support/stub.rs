@@ -119,7 +119,9 @@ async fn serve(hosts: usize) {
 struct Answers {
     ok: Vec<u8>,
     beat: Vec<u8>,
-    list: Vec<u8>,
+    hosts: usize,
+    /// By the parameter that names the service; each is rendered once.
+    lists: RefCell<HashMap<Vec<u8>, Vec<u8>>>,
 }
 
 impl Answers {
@@ -127,8 +129,23 @@ impl Answers {
         Answers {
             ok: answer("text/plain", "ok"),
             beat: answer("application/json", r#"{"clientBeatInterval":5000,"code":10200,"lightBeatEnabled":true}"#),
-            list: answer("application/json", &list::list(hosts)),
+            hosts,
+            lists: RefCell::default(),
         }
+    }
+}
+
+impl Answers {
+    fn list(&self, request: &Request<'_>, outbox: &mut Vec<u8>) {
+        let name = parameter(request.query, b"serviceName=").unwrap_or_default();
+        let mut lists = self.lists.borrow_mut();
+        if let Some(list) = lists.get(name) {
+            return outbox.extend(list);
+        }
+        let service = String::from_utf8_lossy(name).replace("%40", "@");
+        let list = answer("application/json", &list::list(&service, self.hosts));
+        outbox.extend(&list);
+        lists.insert(name.to_vec(), list);
     }
 }
 
@@ -178,7 +195,7 @@ impl Desk {
             outbox.extend(&self.answers.beat);
         } else if request.path.ends_with(b"/instance/list") {
             counts.lists += 1;
-            outbox.extend(&self.answers.list);
+            self.answers.list(request, outbox);
         } else {
             outbox.extend(&self.answers.ok);
         }
