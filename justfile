@@ -43,8 +43,21 @@ quickstart:
 conformance server="":
     NACOS_SERVER_ADDR={{ server }} cargo test --test conformance
 
-bench *arguments:
-    cargo bench {{ arguments }}
+# What the client costs, inside and across the wire, against a stub server.
+bench:
+    cargo bench --bench inside --bench view --bench load
+
+# How the costs grow with instances and services.
+bench-growth:
+    cargo bench --bench load -- growth
+
+# Beside what a user could take instead; writes its table into docs/performance.md.
+bench-peers *arguments="--write docs/performance.md":
+    cargo run --release --manifest-path benches/peers/Cargo.toml -- {{ arguments }}
+
+# Every bench once and short, so that none rots.
+bench-smoke:
+    cargo bench --bench inside --bench view --bench load -- --test
 
 # All that must pass before a merge.
 ci:
