@@ -34,6 +34,7 @@ pub(crate) async fn watch_server(desk: Weak<Desk>, mut ended: watch::Receiver<bo
 
 async fn watch_servers(desk: Weak<Desk>) {
     let mut habit = Habit::default();
+    let mut habit_of = String::new();
     while let Some(present) = desk.upgrade() {
         let mut generations = present.nacos.servers().generations();
         generations.mark_unchanged();
@@ -44,6 +45,9 @@ async fn watch_servers(desk: Weak<Desk>) {
             sleep(RETRY).await;
             continue;
         };
+        if habit_of != server.name {
+            (habit, habit_of) = (Habit::default(), server.name.clone());
+        }
         let address = (server.address.host.clone(), server.address.port);
         let was_refusing = habit.refusing;
         let watched = hold_connection(address, || {
@@ -56,9 +60,9 @@ async fn watch_servers(desk: Weak<Desk>) {
         pin_mut!(watched, changed);
         let outcome = match select(watched, changed).await {
             Either::Left((outcome, _)) => outcome,
-            // Another server is in use, with habits of its own.
+            // Another server may be in use; or it is this one, which does not refuse any more.
             Either::Right(_) => {
-                habit = Habit::default();
+                habit.refusing = false;
                 continue;
             }
         };
@@ -108,10 +112,12 @@ enum End {
 /// No server ends idle connections earlier.
 const SHORTEST_HABIT: Duration = Duration::from_secs(4);
 
-/// For how long a server keeps idle connections.
+/// For how long a server keeps idle connections: the age at which two of them ended one after the other. One end alone is
+/// no habit, and neither is one that comes much earlier or later.
 #[derive(Debug, Default)]
 struct Habit {
     usual: Option<Duration>,
+    /// Of those that a habit could explain.
     last: Option<Duration>,
     refusing: bool,
 }
@@ -124,19 +130,23 @@ impl Habit {
             return if known { End::Usual } else { End::Cut };
         };
         self.refusing = false;
-        let as_usual = self.usual.is_some_and(|usual| lived >= usual.mul_f64(0.9));
-        let as_last = self.last.is_some_and(|last| lived >= last.mul_f64(0.9) && lived <= last.mul_f64(1.1));
-        let end = match self.usual {
-            _ if as_usual => End::Usual,
-            None if lived >= SHORTEST_HABIT => End::Doubtful,
-            _ => End::Cut,
-        };
-        if end != End::Cut || as_last {
+        if lived < SHORTEST_HABIT {
+            return End::Cut;
+        }
+        let last = self.last.replace(lived);
+        if alike(last, lived) {
             self.usual = Some(lived);
         }
-        self.last = Some(lived);
-        end
+        match last {
+            _ if alike(self.usual, lived) => End::Usual,
+            None => End::Doubtful,
+            Some(_) => End::Cut,
+        }
     }
+}
+
+fn alike(other: Option<Duration>, lived: Duration) -> bool {
+    other.is_some_and(|other| lived >= other.mul_f64(0.9) && lived <= other.mul_f64(1.1))
 }
 
 #[cfg(test)]
@@ -173,8 +183,8 @@ mod tests {
         let mut habit = Habit::default();
         habit.judge(lived(20_000));
         assert_eq!(habit.judge(lived(5000)), End::Cut);
-        assert_eq!(habit.judge(lived(5000)), End::Cut, "twice the same is a habit from now on");
-        assert_eq!(habit.judge(lived(5000)), End::Usual);
+        assert_eq!(habit.judge(lived(5000)), End::Usual, "twice the same is a habit");
+        assert_eq!(habit.judge(lived(60_000)), End::Cut, "no idle connection outlives it");
     }
 
     #[test]

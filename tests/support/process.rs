@@ -64,15 +64,17 @@ impl Drop for Process {
     }
 }
 
-/// The binary of an example. `cargo test` builds them all; where only one test was built, this builds it.
+/// The binary of an example, made with the features of this test. `cargo test` has built it already; where only this test
+/// was built, it may be missing or old.
 pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a path");
     let profile = test.parent().and_then(|deps| deps.parent()).expect("target/<profile>/deps");
-    let binary = profile.join("examples").join(name);
-    if !binary.exists() {
-        let release = profile.ends_with("release").then_some("--release");
-        let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--example", name]).args(release).status();
-        assert!(built.expect("cargo").success(), "the example {name} is built");
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--example", name, "--target-dir"]).arg(profile.parent().expect("target"));
+    build.args(profile.ends_with("release").then_some("--release"));
+    for (feature, is_on) in [("rustls", cfg!(feature = "rustls")), ("openssl", cfg!(feature = "openssl"))] {
+        build.args(is_on.then(|| format!("--features={feature}")));
     }
-    binary
+    assert!(build.status().expect("cargo").success(), "the example {name} is built");
+    profile.join("examples").join(name)
 }
