@@ -1,6 +1,6 @@
 //! The Subscriber actor: keeps one service's list current, and tells listeners and views.
 
-use std::{fmt, io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use actix::{
     fut::{self, ActorFutureExt},
@@ -517,16 +517,6 @@ pub(crate) struct Watched {
     pub(crate) service: ServiceName,
     /// Comma separated, in order; empty for all.
     pub(crate) clusters: String,
-}
-
-impl fmt::Display for Watched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.service)?;
-        if !self.clusters.is_empty() {
-            write!(f, " (clusters {})", self.clusters)?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

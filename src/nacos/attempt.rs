@@ -91,7 +91,7 @@ impl Nacos {
     fn nobody(&self, operation: Operation) -> Error {
         let current = self.servers.current();
         let server = current.as_ref().map_or_else(|| "any server".to_owned(), |server| server.name.clone());
-        let last = current.and_then(|server| server.health().last_error);
+        let last = current.and_then(|server| server.last_error());
         let reason = last.map_or_else(|| "no server is known yet".to_owned(), |error| error.to_string());
         Error::Unreachable { operation, server, reason }
     }

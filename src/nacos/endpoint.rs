@@ -4,9 +4,7 @@ use std::{rc::Weak, time::Duration};
 
 use actix_rt::time::sleep;
 use awc::http::Method;
-use futures_util::{future::select, pin_mut};
 use slog::{info, warn};
-use tokio::sync::watch;
 
 use super::{exchange::Request, Nacos, Operation};
 use crate::{config::ServerAddress, error::Error, registry::Desk};
@@ -16,15 +14,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// What the Java client takes for a server without a port.
 const DEFAULT_PORT: u16 = 8848;
 
-/// Asks for the list until the Registry ends.
-pub(crate) async fn keep_server_list(desk: Weak<Desk>, url: String, mut ended: watch::Receiver<bool>) {
-    let asking = ask_for_ever(desk, url);
-    let ended = ended.wait_for(|ended| *ended);
-    pin_mut!(asking, ended);
-    select(asking, ended).await;
-}
-
-async fn ask_for_ever(desk: Weak<Desk>, url: String) {
+/// Asks for the list, over and over.
+pub(crate) async fn keep_server_list(desk: Weak<Desk>, url: String) {
     let mut well = true;
     while let Some(present) = desk.upgrade() {
         let outcome = present.nacos.ask_endpoint(&url, &present.config.context_path).await;

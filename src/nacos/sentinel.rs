@@ -16,7 +16,7 @@ use futures_util::{
     pin_mut,
 };
 use slog::debug;
-use tokio::{io::AsyncReadExt as _, sync::watch};
+use tokio::io::AsyncReadExt as _;
 
 use crate::registry::Desk;
 
@@ -24,15 +24,8 @@ use crate::registry::Desk;
 const RETRY: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Watches the server in use until the Registry ends.
-pub(crate) async fn watch_server(desk: Weak<Desk>, mut ended: watch::Receiver<bool>) {
-    let watching = watch_servers(desk);
-    let ended = ended.wait_for(|ended| *ended);
-    pin_mut!(watching, ended);
-    select(watching, ended).await;
-}
-
-async fn watch_servers(desk: Weak<Desk>) {
+/// Watches the server in use.
+pub(crate) async fn watch_server(desk: Weak<Desk>) {
     let mut habit = Habit::default();
     let mut habit_of = String::new();
     while let Some(present) = desk.upgrade() {

@@ -122,6 +122,10 @@ impl Server {
         self.health.borrow().failures
     }
 
+    pub(crate) fn last_error(&self) -> Option<Error> {
+        self.health.borrow().last_error.clone()
+    }
+
     /// And has not answered since.
     fn failed_lately(&self) -> bool {
         let health = self.health.borrow();
@@ -194,8 +198,7 @@ impl Servers {
     /// Of the request that failed last.
     pub(crate) fn last_error(&self) -> Option<Error> {
         let list = self.list.borrow();
-        let health = list.iter().map(|server| server.health()).max_by_key(|health| health.last_failure);
-        health.and_then(|health| health.last_error)
+        list.iter().max_by_key(|server| server.health.borrow().last_failure)?.last_error()
     }
 
     pub(crate) fn all(&self) -> Vec<Rc<Server>> {

@@ -164,14 +164,19 @@ impl Session {
         self.state.borrow().tokens.values().any(|token| token.ends_at > Instant::now())
     }
 
+    /// One that need not be renewed yet.
     fn lasting_token(&self, server: &str) -> Option<Rc<str>> {
-        let state = self.state.borrow();
-        state.tokens.get(server).filter(|token| token.renew_at > Instant::now()).map(|token| token.text.clone())
+        self.token_before(server, |token| token.renew_at)
     }
 
+    /// One that the server still takes.
     fn living_token(&self, server: &str) -> Option<Rc<str>> {
+        self.token_before(server, |token| token.ends_at)
+    }
+
+    fn token_before(&self, server: &str, moment: impl Fn(&Token) -> Instant) -> Option<Rc<str>> {
         let state = self.state.borrow();
-        state.tokens.get(server).filter(|token| token.ends_at > Instant::now()).map(|token| token.text.clone())
+        state.tokens.get(server).filter(|token| moment(token) > Instant::now()).map(|token| token.text.clone())
     }
 
     fn refused_lately(&self) -> Result<(), Error> {

@@ -9,7 +9,7 @@ use awc::http::Method;
 use serde::{de::Visitor, Deserialize, Deserializer, Serialize};
 
 use crate::{
-    heartbeat::HeartbeatReply,
+    heartbeat::{HeartbeatReply, DEFAULT_INTERVAL},
     instance::{Instance, InstanceKey, Metadata},
     nacos::exchange::{Answer, Refusal, Request},
     service::{ServiceInfo, ServiceName},
@@ -189,7 +189,7 @@ pub(crate) fn beat(namespace: &str, key: &InstanceKey, values: Option<&Instance>
 }
 
 fn beat_body(key: &InstanceKey, instance: &Instance) -> String {
-    let period = instance.preserved_interval().map_or(5000, |interval| interval.as_millis() as u64);
+    let period = instance.preserved_interval().unwrap_or(DEFAULT_INTERVAL).as_millis() as u64;
     let body = BeatBody {
         service_name: key.service.to_string(),
         cluster: key.cluster.clone(),

@@ -71,7 +71,7 @@ impl Desk {
     }
 }
 
-/// Passes every change on until the Registry ends, which ends the sender.
+/// Passes every change on.
 pub(super) async fn tell_of_connection(desk: Weak<Desk>, mut states: watch::Receiver<ConnectionState>) {
     while states.changed().await.is_ok() {
         let Some(desk) = desk.upgrade() else { return };

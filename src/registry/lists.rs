@@ -2,13 +2,16 @@
 
 use actix::{Context, Handler, Message, ResponseFuture};
 
-use super::Registry;
+use super::{
+    filter::{filter_setters, Filter},
+    Registry,
+};
 use crate::{
     config::{namespace_id, validate_namespace},
     error::Error,
     nacos::{ListQuery, Listed, Operation, Patience},
-    service::{cluster_filter, validate_group, ServiceInfo, ServiceName, DEFAULT_GROUP},
-    subscriber::PollList,
+    service::{validate_group, ServiceInfo, DEFAULT_GROUP},
+    subscriber::{PollList, Watched},
 };
 
 /// Asks the server for a service's instances, in one request. A service that does not exist has none.
@@ -20,9 +23,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<ServiceInfo, Error>")]
 pub struct ListInstances {
-    service: String,
-    group: Option<String>,
-    clusters: Vec<String>,
+    filter: Filter,
     namespace: Option<String>,
     healthy_only: bool,
 }
@@ -30,28 +31,10 @@ pub struct ListInstances {
 impl ListInstances {
     /// Lists all instances of `service` (or `GROUP@@service`).
     pub fn new(service: impl Into<String>) -> Self {
-        ListInstances {
-            service: service.into(),
-            group: None,
-            clusters: Vec::new(),
-            namespace: None,
-            healthy_only: false,
-        }
+        ListInstances { filter: Filter::new(service), namespace: None, healthy_only: false }
     }
 
-    /// The group of the service. Default: the one in `GROUP@@service`, else `DEFAULT_GROUP`.
-    #[must_use]
-    pub fn group(mut self, group: impl Into<String>) -> Self {
-        self.group = Some(group.into());
-        self
-    }
-
-    /// Only these clusters. Default: all.
-    #[must_use]
-    pub fn clusters<C: Into<String>>(mut self, clusters: impl IntoIterator<Item = C>) -> Self {
-        self.clusters.extend(clusters.into_iter().map(Into::into));
-        self
-    }
+    filter_setters!();
 
     /// The namespace, by its id; an empty one is `public`. Default: the configured one.
     #[must_use]
@@ -73,8 +56,7 @@ impl Handler<ListInstances> for Registry {
 
     fn handle(&mut self, message: ListInstances, _: &mut Context<Self>) -> Self::Result {
         self.answer(Operation::List, |desk| async move {
-            let service = ServiceName::resolve(&message.service, message.group.as_deref())?;
-            let clusters = cluster_filter(&message.clusters)?;
+            let Watched { service, clusters } = message.filter.resolve()?;
             validate_namespace(message.namespace.as_deref().unwrap_or_default())?;
             let query = ListQuery {
                 namespace: message.namespace.as_deref().map(namespace_id),

@@ -2,6 +2,7 @@
 
 mod beats;
 mod connection;
+mod filter;
 mod instances;
 mod lists;
 mod modify;
@@ -231,23 +232,32 @@ impl Registry {
 }
 
 impl Desk {
-    /// What runs beside the actor for as long as the Registry does. Each holds the desk weakly.
+    /// What runs beside the actor. Each holds the desk weakly.
     fn start_chores(self: &Rc<Self>) {
         if self.nacos.is_disabled() {
             info!(self.log, "no registry: configured as disabled, nothing is registered and every list is empty");
             return;
         }
-        actix_rt::spawn(watch_server(Rc::downgrade(self), self.ended.subscribe()));
-        actix_rt::spawn(keep_persistent(Rc::downgrade(self), self.nacos.servers().generations()));
-        actix_rt::spawn(tell_of_connection(Rc::downgrade(self), self.nacos.connection_changes()));
+        self.start_chore(watch_server(Rc::downgrade(self)));
+        self.start_chore(keep_persistent(Rc::downgrade(self), self.nacos.servers().generations()));
+        self.start_chore(tell_of_connection(Rc::downgrade(self), self.nacos.connection_changes()));
         if let Some(url) = self.config.endpoint.clone() {
-            actix_rt::spawn(keep_server_list(Rc::downgrade(self), url, self.ended.subscribe()));
+            self.start_chore(keep_server_list(Rc::downgrade(self), url));
         }
+    }
+
+    /// Runs `chore` until the Registry ends, whatever it waits for then.
+    fn start_chore(&self, chore: impl Future<Output = ()> + 'static) {
+        let mut ended = self.ended.subscribe();
+        actix_rt::spawn(async move {
+            let ended = ended.wait_for(|ended| *ended);
+            pin_mut!(chore, ended);
+            select(chore, ended).await;
+        });
     }
 }
 
-/// After every event that may have cost us our registrations, until all are there again; ends with the sender, which ends
-/// with the Registry.
+/// After every event that may have cost us our registrations, until all are there again.
 async fn keep_persistent(desk: Weak<Desk>, mut generations: watch::Receiver<u64>) {
     while generations.changed().await.is_ok() {
         loop {

@@ -2,8 +2,10 @@
 
 use std::{
     cell::RefCell,
-    rc::Rc,
-    sync::mpsc::{self, RecvTimeoutError},
+    sync::{
+        mpsc::{self, RecvTimeoutError},
+        Arc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -143,18 +145,18 @@ impl Desk {
     }
 
     /// Behind everything that was asked for before.
-    fn take_all_turns(&self) -> Vec<(Turn, Rc<InstanceKey>)> {
+    fn take_all_turns(&self) -> Vec<(Turn, Arc<InstanceKey>)> {
         self.own.for_each(|own| {
             if let Some(heartbeat) = &own.heartbeat {
                 heartbeat.do_send(StopBeating);
             }
         });
-        self.own.keys().into_iter().map(|key| (self.own.queue(&key), Rc::new((*key).clone()))).collect()
+        self.own.keys().into_iter().map(|key| (self.own.queue(&key), key)).collect()
     }
 
     async fn go_offline(
         &self,
-        turns: Vec<(Turn, Rc<InstanceKey>)>,
+        turns: Vec<(Turn, Arc<InstanceKey>)>,
         deadline: Duration,
         persistent_too: bool,
     ) -> ShutdownReport {
@@ -209,8 +211,7 @@ impl Desk {
 }
 
 /// Shuts the Registry down when dropped, and blocks until that is done or its deadline has passed, also where a [`Shutdown`]
-/// is under way already. For programs that end
-/// in many ways, by `?` or by a panic.
+/// is under way already. For programs that end in many ways, by `?` or by a panic.
 ///
 /// Do not drop it on the Registry's own arbiter (after [`Registry::start_here`]): it would wait for itself until the deadline.
 ///

@@ -5,13 +5,16 @@ use std::{cell::RefCell, collections::HashMap, rc::Rc};
 use actix::{Addr, Context, Handler, Message, Recipient, ResponseFuture, WeakAddr, WeakRecipient};
 use futures_util::future::join_all;
 
-use super::{Desk, Registry};
+use super::{
+    filter::{filter_setters, Filter},
+    Desk, Registry,
+};
 use crate::{
     change::ServiceChanged,
     error::Error,
     listeners::Listener,
     nacos::Operation,
-    service::{cluster_filter, ServiceName},
+    service::ServiceName,
     subscriber::{
         AddView, DescribeSubscription, Listen, Settings, StopListening, StopWatching, Subscriber, SubscriptionStatus,
         Watched,
@@ -74,47 +77,6 @@ impl Desk {
         subscribers.insert(watched.clone(), address.clone());
         address
     }
-}
-
-/// Names what to watch, as the caller wrote it.
-#[derive(Debug, Clone)]
-struct Filter {
-    service: String,
-    group: Option<String>,
-    clusters: Vec<String>,
-}
-
-impl Filter {
-    fn new(service: impl Into<String>) -> Self {
-        Filter { service: service.into(), group: None, clusters: Vec::new() }
-    }
-
-    fn service(&self) -> Result<ServiceName, Error> {
-        ServiceName::resolve(&self.service, self.group.as_deref())
-    }
-
-    fn resolve(&self) -> Result<Watched, Error> {
-        Ok(Watched { service: self.service()?, clusters: cluster_filter(&self.clusters)? })
-    }
-}
-
-/// The setters of everything that watches.
-macro_rules! filter_setters {
-    () => {
-        /// The group of the service. Default: the one in `GROUP@@service`, else `DEFAULT_GROUP`.
-        #[must_use]
-        pub fn group(mut self, group: impl Into<String>) -> Self {
-            self.filter.group = Some(group.into());
-            self
-        }
-
-        /// Only these clusters. Default: all.
-        #[must_use]
-        pub fn clusters<C: Into<String>>(mut self, clusters: impl IntoIterator<Item = C>) -> Self {
-            self.filter.clusters.extend(clusters.into_iter().map(Into::into));
-            self
-        }
-    };
 }
 
 /// Tells `listener` of every change of a service's list, beginning with the list as it is ([`ServiceChanged`]).
