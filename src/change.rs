@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     instance::Instance,
     service::{Difference, ServiceInfo, ServiceName},
-    truth::Held,
+    truth::{Held, Step},
 };
 
 /// How a list was learned.
@@ -89,10 +89,13 @@ pub struct Change {
 }
 
 impl ServiceChanged {
-    /// What is held now to a listener that was told `last`; nothing if that is the same.
-    pub(crate) fn since(last: Option<&Arc<ServiceInfo>>, held: &Held) -> Option<Self> {
-        let before = last.map_or(&[][..], |last| &last.hosts);
-        let difference = Difference::between(before, &held.info.hosts);
+    /// What is held now to a listener that was told `last`; nothing if that is the same. Who was told the list that `step`
+    /// led away from needs no comparing.
+    pub(crate) fn since(last: Option<&Arc<ServiceInfo>>, held: &Held, step: &Step) -> Option<Self> {
+        let difference = match (last, &step.from) {
+            (Some(last), Some(from)) if Arc::ptr_eq(last, from) => step.difference.clone(),
+            _ => Difference::between(last.map_or(&[][..], |last| &last.hosts), &held.info.hosts),
+        };
         if last.is_some() && difference.is_empty() {
             return None;
         }

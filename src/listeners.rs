@@ -8,7 +8,12 @@ use actix::{
     AsyncContext as _, Context, Recipient, WeakRecipient,
 };
 
-use crate::{change::ServiceChanged, service::ServiceInfo, subscriber::Subscriber, truth::Held};
+use crate::{
+    change::ServiceChanged,
+    service::ServiceInfo,
+    subscriber::Subscriber,
+    truth::{Held, Step},
+};
 
 /// A listener, as it was given.
 #[derive(Debug, Clone)]
@@ -104,13 +109,14 @@ impl Listeners {
         }
     }
 
-    /// Tells everybody what is new to them. Those that were told the same list last share one message.
-    pub(crate) fn tell(&mut self, held: &Held, ctx: &mut Context<Subscriber>) {
+    /// Tells everybody what is new to them: as a rule the `step` that was just taken. Those that were told the same list last
+    /// share one message.
+    pub(crate) fn tell(&mut self, held: &Held, step: &Step, ctx: &mut Context<Subscriber>) {
         let mut prepared: Vec<(*const ServiceInfo, Option<ServiceChanged>)> = Vec::new();
         self.told.retain_mut(|told| {
             let last = told.last.as_ref().map_or(std::ptr::null(), Arc::as_ptr);
             let known = prepared.iter().position(|(base, _)| *base == last).unwrap_or_else(|| {
-                prepared.push((last, ServiceChanged::since(told.last.as_ref(), held)));
+                prepared.push((last, ServiceChanged::since(told.last.as_ref(), held, step)));
                 prepared.len() - 1
             });
             told.tell(prepared[known].1.as_ref(), &held.info, ctx)

@@ -20,7 +20,7 @@ use crate::{
     listeners::{Listener, Listeners},
     nacos::{Listed, Origin},
     service::{ServiceInfo, ServiceName},
-    truth::{Arrival, Truth},
+    truth::{Arrival, Step, Truth},
     view::{ServiceView, ViewWriter},
 };
 
@@ -266,9 +266,8 @@ impl Subscriber {
         let loaded = spawn_blocking(move || file.load()).into_actor(self);
         ctx.spawn(loaded.map(move |loaded, subscriber, ctx| match loaded {
             Ok(Ok(info)) => {
-                let is_news = subscriber.truth.restore(info);
-                if is_news {
-                    subscriber.publish(ctx);
+                if let Some(step) = subscriber.truth.restore(info) {
+                    subscriber.publish(&step, ctx);
                 }
             }
             Ok(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
@@ -342,8 +341,8 @@ impl Subscriber {
     // Merging and telling.
 
     fn merge(&mut self, info: ServiceInfo, origin: Origin, arrival: Arrival, ctx: &mut Context<Self>) {
-        if self.truth.offer(info, origin, arrival) {
-            self.publish(ctx);
+        if let Some(step) = self.truth.offer(info, origin, arrival) {
+            self.publish(&step, ctx);
         }
         if self.truth.is_holding() {
             debug!(self.settings.log, "instances are missing in a list and held"; "service" => %self.service);
@@ -351,17 +350,18 @@ impl Subscriber {
     }
 
     /// Shows everybody what is new.
-    fn publish(&mut self, ctx: &mut Context<Self>) {
+    fn publish(&mut self, step: &Step, ctx: &mut Context<Self>) {
         let Some(held) = self.truth.held() else { return };
         self.status.changes += 1;
         self.view.publish(held.info.clone());
         self.save_cached(ctx);
-        self.tell(ctx);
+        self.tell(step, ctx);
     }
 
-    fn tell(&mut self, ctx: &mut Context<Self>) {
+    /// Also those that are owed something of earlier steps.
+    fn tell(&mut self, step: &Step, ctx: &mut Context<Self>) {
         if let Some(held) = self.truth.held() {
-            self.listeners.tell(held, ctx);
+            self.listeners.tell(held, step, ctx);
         }
         self.retry_owed(ctx);
         self.end_if_unused(ctx);
@@ -369,7 +369,7 @@ impl Subscriber {
 
     pub(crate) fn handled(&mut self, id: u64, ctx: &mut Context<Self>) {
         self.listeners.handled(id);
-        self.tell(ctx);
+        self.tell(&Step::default(), ctx);
     }
 
     fn retry_owed(&mut self, ctx: &mut Context<Self>) {
@@ -379,7 +379,7 @@ impl Subscriber {
         self.retrying = true;
         ctx.run_later(FULL_RETRY, |subscriber, ctx| {
             subscriber.retrying = false;
-            subscriber.tell(ctx);
+            subscriber.tell(&Step::default(), ctx);
         });
     }
 
@@ -431,7 +431,7 @@ impl Handler<Listen> for Subscriber {
 
     fn handle(&mut self, Listen(listener): Listen, ctx: &mut Context<Self>) {
         self.listeners.add(listener);
-        self.tell(ctx);
+        self.tell(&Step::default(), ctx);
     }
 }
 

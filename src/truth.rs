@@ -4,6 +4,7 @@
 //! back; an equal one is no news.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -31,6 +32,14 @@ pub(crate) struct Held {
     pub(crate) received: SystemTime,
 }
 
+/// From one list to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Step {
+    /// None before the first list.
+    pub(crate) from: Option<Arc<ServiceInfo>>,
+    pub(crate) difference: Difference,
+}
+
 /// How a list came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {
@@ -41,7 +50,7 @@ pub(crate) enum Arrival {
     },
 }
 
-/// While troubles follow each other, instances that no list has any more are held for so many times the usual hold at most:
+/// While troubles follow each other, an instance that no list has any more is held for so many times the usual hold at most:
 /// else one unsteady registry would keep the dead in every list for ever.
 const LONGEST_HOLD: u32 = 4;
 
@@ -55,8 +64,8 @@ pub(crate) struct Truth {
     upheaval: bool,
     /// Until then nothing is taken out of the list.
     hold_until: Option<Instant>,
-    /// Since when every list has missed instances that are held.
-    missing_since: Option<Instant>,
+    /// Since when every list has missed an instance that is held, by its address: held, it stays where it is.
+    missing_since: HashMap<*const Instance, Instant>,
     holding: bool,
     /// Polls in a row that gave an empty list which is not believed yet.
     empty_polls: u32,
@@ -70,7 +79,7 @@ impl Truth {
             protect_from_empty,
             upheaval: false,
             hold_until: None,
-            missing_since: None,
+            missing_since: HashMap::new(),
             holding: false,
             empty_polls: 0,
         }
@@ -91,38 +100,39 @@ impl Truth {
         self.upheaval = true;
     }
 
-    /// A list from the disk counts until a server says anything. Tells whether it does.
-    pub(crate) fn restore(&mut self, info: ServiceInfo) -> bool {
+    /// A list from the disk counts until a server says anything. Gives nothing when it does not.
+    pub(crate) fn restore(&mut self, info: ServiceInfo) -> Option<Step> {
         if self.held.is_some() {
-            return false;
+            return None;
         }
         self.apply(info, Origin::disk(), 0, Source::Cache);
-        true
+        Some(Step::default())
     }
 
-    /// Tells whether there is news. `info` is in order and filtered.
-    pub(crate) fn offer(&mut self, mut info: ServiceInfo, origin: Origin, arrival: Arrival) -> bool {
+    /// Gives what is new, if anything is. `info` is in order and filtered.
+    pub(crate) fn offer(&mut self, mut info: ServiceInfo, origin: Origin, arrival: Arrival) -> Option<Step> {
         if self.is_outdated(&info, &origin, arrival) {
-            return false;
+            return None;
         }
         let source = self.note_origin(&origin, arrival);
         let server_millis = info.last_ref_time;
-        let mut difference = self.held.as_ref().map(|held| Difference::between(&held.info.hosts, &info.hosts));
-        if let Some(difference) = &mut difference {
-            if self.holds_back(&difference.removed, &info, arrival) {
-                put_back(&mut info, std::mem::take(&mut difference.removed));
-            }
-        }
+        let Some(from) = self.held.as_ref().map(|held| held.info.clone()) else {
+            self.apply(info, origin, server_millis, source);
+            return Some(Step::default());
+        };
+        let mut difference = Difference::between(&from.hosts, &info.hosts);
+        let held = self.hold_back(&mut difference.removed, &info, arrival);
+        put_back(&mut info, held);
         match &mut self.held {
-            Some(held) if difference.is_some_and(|difference| difference.is_empty()) => {
+            Some(held) if difference.is_empty() => {
                 held.origin = origin;
                 held.server_millis = server_millis;
                 held.applied = Instant::now();
-                false
+                None
             }
             _ => {
                 self.apply(info, origin, server_millis, source);
-                true
+                Some(Step { from: Some(from), difference })
             }
         }
     }
@@ -157,36 +167,39 @@ impl Truth {
         }
     }
 
-    /// Whether to believe a list that lost instances.
+    /// Takes out of `lost` what is not believed to be lost.
     ///
     /// A server that restarted empty fills up again within a beat interval: for a while after an outage nothing is taken
     /// out of a list, until a poll after that still misses it. With `protect_from_empty` an empty list always needs a
     /// second poll.
-    fn holds_back(&mut self, lost: &[Arc<Instance>], new: &ServiceInfo, arrival: Arrival) -> bool {
+    fn hold_back(&mut self, lost: &mut Vec<Arc<Instance>>, new: &ServiceInfo, arrival: Arrival) -> Vec<Arc<Instance>> {
         let polled = arrival != Arrival::Pushed;
-        if lost.is_empty() {
-            self.holding = false;
-            self.missing_since = None;
-            self.empty_polls = 0;
-            return false;
-        }
         let now = Instant::now();
-        let missing_for = now - *self.missing_since.get_or_insert(now);
-        let in_hold = self.hold_until.is_some_and(|until| now < until)
-            && missing_for < self.outage_hold.saturating_mul(LONGEST_HOLD);
-        self.holding = in_hold || (self.holding && !polled);
-        let unconfirmed = self.protect_from_empty && new.hosts.is_empty() && (self.empty_polls == 0 || !polled);
+        let before = std::mem::take(&mut self.missing_since);
+        let missing = lost.iter().map(Arc::as_ptr).map(|lost| (lost, before.get(&lost).copied().unwrap_or(now)));
+        let missing: HashMap<_, _> = missing.collect();
+
+        let empty = self.protect_from_empty && new.hosts.is_empty() && !lost.is_empty();
+        let unconfirmed = empty && (self.empty_polls == 0 || !polled);
         self.empty_polls = if unconfirmed { self.empty_polls + u32::from(polled) } else { 0 };
-        let held = self.holding || unconfirmed;
-        if !held {
-            self.missing_since = None;
+
+        let in_hold = self.hold_until.is_some_and(|until| now < until) || (self.holding && !polled);
+        let longest = self.outage_hold.saturating_mul(LONGEST_HOLD);
+        let is_held = |lost: &Arc<Instance>| in_hold && now - missing[&Arc::as_ptr(lost)] < longest;
+        let held: Vec<_> = lost.extract_if(.., |lost| unconfirmed || is_held(lost)).collect();
+        self.holding = in_hold && !held.is_empty();
+        if !held.is_empty() {
+            self.missing_since = missing;
         }
         held
     }
 }
 
-fn put_back(info: &mut ServiceInfo, lost: Vec<Arc<Instance>>) {
-    info.hosts.extend(lost);
+fn put_back(info: &mut ServiceInfo, held: Vec<Arc<Instance>>) {
+    if held.is_empty() {
+        return;
+    }
+    info.hosts.extend(held);
     let clusters = info.clusters.clone();
     info.tidy(&clusters, false);
 }

@@ -308,6 +308,25 @@ async fn troubles_without_end_do_not_hold_the_gone_for_ever() {
 }
 
 #[actix::test]
+async fn one_that_is_let_go_at_last_takes_nobody_with_it_who_went_missing_later() {
+    let world = begin(&[("1", 1.0), ("2", 1.0)]);
+    world.told_after(0.2).await;
+    world.server.holds(&[("1", 1.0)]);
+    let mut told = Vec::new();
+    for _ in 0..11 {
+        world.server.0.borrow_mut().outages += 1;
+        told.extend(world.told_after(5.0).await);
+    }
+    assert!(told.is_empty(), "2 is held");
+    world.server.holds(&[]);
+    for _ in 0..2 {
+        world.server.0.borrow_mut().outages += 1;
+        told.extend(world.told_after(5.0).await);
+    }
+    assert_eq!((told.len(), ips(&told[0].removed), ips(&told[0].info.hosts)), (1, vec!["2"], vec!["1"]));
+}
+
+#[actix::test]
 async fn a_list_that_shrinks_without_an_outage_is_believed_at_once() {
     let world = begin(&[("1", 1.0), ("2", 1.0), ("3", 1.0)]);
     world.told_after(0.2).await;
