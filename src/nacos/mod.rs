@@ -7,6 +7,7 @@
 mod attempt;
 mod endpoint;
 pub(crate) mod exchange;
+mod last_lists;
 #[cfg(test)]
 pub(crate) mod recordings;
 mod refusals;
@@ -31,6 +32,7 @@ use tokio::sync::watch;
 use self::{
     attempt::Told,
     exchange::{Answer, Refusal},
+    last_lists::LastLists,
     servers::Servers,
     session::Session,
     transport::Transport,
@@ -56,6 +58,7 @@ pub(crate) struct Nacos {
     transport: Transport,
     servers: Servers,
     session: Session,
+    last_lists: LastLists,
     connection: watch::Sender<ConnectionState>,
     log: Logger,
 }
@@ -127,6 +130,7 @@ impl Nacos {
             transport: Transport::new(config)?,
             servers: Servers::new(config.addresses()?, config.request_timeout),
             session: Session::new(config.username.clone(), config.password.clone()),
+            last_lists: LastLists::new(),
             connection: watch::channel(ConnectionState::Unknown).0,
             log: config.logger.clone(),
         })
@@ -221,19 +225,20 @@ impl Nacos {
             Protocol::V3 => v3::list(namespace, service, clusters, healthy_only),
             _ => v1::list(namespace, service, clusters, healthy_only, push_to),
         };
-        let read = |protocol, answer: &Answer| match protocol {
-            Protocol::V3 => v3::read_list(answer, service),
-            _ => v1::read_list(answer, service),
+        let key = format!("{namespace} {service} {clusters} {healthy_only}");
+        let read = |protocol, answer: &Answer| {
+            self.last_lists.read(&key, query, answer, |answer| match protocol {
+                Protocol::V3 => v3::read_list(answer, service),
+                _ => v1::read_list(answer, service),
+            })
         };
         let told = self.attempt(Operation::List, patience, make, read, || query.service.to_string()).await?;
-        let mut info = told.value;
-        info.tidy(query.clusters, query.healthy_only);
         // As counted when the answer came, once whoever watches the server had a chance to see that the one before it had
         // ended: one from before an outage that is taken for one from after it does no harm.
         yield_now().await;
         let outages = self.servers.outages();
         let origin = Origin { server: told.server.name.clone(), protocol: told.protocol, outages };
-        Ok(Listed { info, origin })
+        Ok(Listed { info: told.value, origin })
     }
 
     pub(crate) async fn list_services(
