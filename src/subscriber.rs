@@ -334,7 +334,7 @@ impl Subscriber {
 
     fn poll_after(&mut self, wait: Duration, ctx: &mut Context<Self>) {
         ctx.cancel_future(self.next_poll);
-        let wait = self.settings.grid.wait_for(Instant::now() + wait);
+        let wait = self.settings.grid.wait_for(Instant::now() + wait, wait);
         self.next_poll = ctx.run_later(wait, Self::poll);
     }
 

@@ -38,7 +38,7 @@ pub(crate) struct OwnInstances {
     /// Boxed, since a hash map keeps up to twice as many places as it needs.
     wanted: RefCell<HashMap<Arc<InstanceKey>, Box<OwnInstance>, FastHash>>,
     /// Persistent ones that nobody wants any more, and that a server may still have: deregistering them failed.
-    left: RefCell<HashSet<Arc<InstanceKey>>>,
+    left: RefCell<HashSet<Arc<InstanceKey>, FastHash>>,
     turns: Rc<Turns>,
 }
 
@@ -105,7 +105,7 @@ type LastTurn = (u64, oneshot::Receiver<()>);
 /// For each instance, who comes last in the queue of those that talk to the server about it.
 #[derive(Default)]
 struct Turns {
-    queues: RefCell<HashMap<Arc<InstanceKey>, LastTurn>>,
+    queues: RefCell<HashMap<Arc<InstanceKey>, LastTurn, FastHash>>,
     next: Cell<u64>,
 }
 
