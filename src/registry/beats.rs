@@ -134,7 +134,9 @@ impl Desk {
         // The beat itself found a connection broken: the server that took it may be a new one, which has the instance
         // from a light beat without its weight and metadata (r-nacos).
         if self.nacos.generation() != generation {
-            return self.register_again(&beat.key, &instance, Patience::Round).await;
+            let again = self.register_again(&beat.key, &instance, Patience::Round).await?;
+            // What the beat was answered holds: the interval, above all.
+            return Ok(if again == Beaten::Registered { Beaten::Taken(reply) } else { again });
         }
         Ok(Beaten::Taken(reply))
     }
