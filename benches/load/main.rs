@@ -147,8 +147,10 @@ fn measure_one(options: &Options) -> Figures {
         match (options.scenario.as_str(), options.client.as_str()) {
             ("beats", "raw") => raw::beats(options, &target).await,
             ("beats", _) => ours::beats(options, &target).await,
-            ("lists", "raw") => raw::lists(options, &target).await,
-            ("lists", client) => ours::lists(options, &target, client).await,
+            ("lists", "raw") => raw::lists(options, &target, false).await,
+            ("lists", client) => ours::lists(options, &target, client, false).await,
+            ("changing", "raw") => raw::lists(options, &target, true).await,
+            ("changing", client) => ours::lists(options, &target, client, true).await,
             ("register", "raw") => raw::register(options, &target).await,
             ("register", client) => ours::register(options, &target, client).await,
             ("watch", "raw") => raw::watch(options, &target).await,

@@ -60,8 +60,8 @@ pub(crate) async fn beats(options: &Options, target: &Target) -> Figures {
     figures
 }
 
-/// Lists, as many as it can give.
-pub(crate) async fn lists(options: &Options, target: &Target, client: &str) -> Figures {
+/// Lists, as many as it can give; with `changing`, none of them is the one before.
+pub(crate) async fn lists(options: &Options, target: &Target, client: &str, changing: bool) -> Figures {
     let registry = start(target.address, client);
     let until = Instant::now() + Duration::from_secs_f64(options.seconds);
     let window = Window::open(target);
@@ -70,7 +70,9 @@ pub(crate) async fn lists(options: &Options, target: &Target, client: &str) -> F
         async move {
             let mut asked = 0;
             while Instant::now() < until {
-                let list = registry.send(ListInstances::new(&service)).await.expect("it lives").expect("a list");
+                let message = ListInstances::new(&service);
+                let message = if changing { message.healthy_only() } else { message };
+                let list = registry.send(message).await.expect("it lives").expect("a list");
                 asked += usize::from(list.hosts.len() < usize::MAX);
             }
             asked

@@ -51,11 +51,11 @@ fn url(address: SocketAddr, what: &str, number: usize, options: &Options) -> Str
     )
 }
 
-fn list_url(address: SocketAddr, number: usize, options: &Options) -> String {
+fn list_url(address: SocketAddr, number: usize, options: &Options, healthy_only: bool) -> String {
     let service = service(number, options);
     format!(
         "http://{address}/nacos/v1/ns/instance/list?namespaceId=public&groupName=DEFAULT_GROUP\
-         &serviceName=DEFAULT_GROUP%40%40{service}&clusters=&healthyOnly=false"
+         &serviceName=DEFAULT_GROUP%40%40{service}&clusters=&healthyOnly={healthy_only}"
     )
 }
 
@@ -90,12 +90,12 @@ pub(crate) async fn beats(options: &Options, target: &Target) -> Figures {
     window.close(sent as f64, |counts| counts.beats)
 }
 
-pub(crate) async fn lists(options: &Options, target: &Target) -> Figures {
+pub(crate) async fn lists(options: &Options, target: &Target, changing: bool) -> Figures {
     let client = Client::default();
     let until = Instant::now() + Duration::from_secs_f64(options.seconds);
     let window = Window::open(target);
     let ask = |number| {
-        let (client, url) = (&client, list_url(target.address, number, options));
+        let (client, url) = (&client, list_url(target.address, number, options, changing));
         async move {
             let mut asked = 0;
             while Instant::now() < until {
@@ -126,7 +126,7 @@ pub(crate) async fn register(options: &Options, target: &Target) -> Figures {
 /// A GET and a parse per service and second, a tenth of them at each tick.
 pub(crate) async fn watch(options: &Options, target: &Target) -> Figures {
     let client = Client::default();
-    let urls: Vec<_> = (0..options.services).map(|number| list_url(target.address, number, options)).collect();
+    let urls: Vec<_> = (0..options.services).map(|number| list_url(target.address, number, options, false)).collect();
     let mut ticking = interval(TICK);
     sleep(TICK).await;
     let window = Window::open(target);

@@ -118,17 +118,24 @@ fn crowd(size: &Size) {
     row(&work, &told, &format!("{:.2} cores", raw.median("cores")), ours.ratio(raw, "cores"), goal);
 }
 
+/// Unchanged ones, and such as differ each time.
 fn lists(size: &Size) {
-    let options = Options { seconds: size.seconds / 3.0, ..base("lists", size) };
+    for (scenario, lists) in [("lists", "lists"), ("changing", "changing lists")] {
+        these_lists(size, scenario, lists);
+    }
+}
+
+fn these_lists(size: &Size, scenario: &str, lists: &str) {
+    let options = Options { seconds: size.seconds / 3.0, ..base(scenario, size) };
     let runs = rounds(size.runs, &options, &["ours", "here", "raw"]);
     let raw = &runs[2];
     for (ours, where_) in [(&runs[0], "own thread"), (&runs[1], "caller's thread")] {
         let (speed, raw_speed) = (ours.median("per_second"), raw.median("per_second"));
-        let work = format!("lists, 64 in flight, {where_}");
+        let work = format!("{lists}, 64 in flight, {where_}");
         let goal = "at least 0.9";
         row(&work, &format!("{speed:.0}/s"), &format!("{raw_speed:.0}/s"), ours.ratio(raw, "per_second"), goal);
         let (cpu, raw_cpu) = (ours.median("cpu_us"), raw.median("cpu_us"));
-        let work = format!("their CPU, {where_}");
+        let work = format!("CPU of {lists}, {where_}");
         row(&work, &format!("{cpu:.1} µs"), &format!("{raw_cpu:.1} µs"), ours.ratio(raw, "cpu_us"), "at most 1.15");
     }
 }

@@ -120,8 +120,8 @@ struct Answers {
     ok: Vec<u8>,
     beat: Vec<u8>,
     hosts: usize,
-    /// By the parameter that names the service; each is rendered once.
-    lists: RefCell<HashMap<Vec<u8>, Vec<u8>>>,
+    /// By the parameter that names the service; each is rendered once, and once more with other weights.
+    lists: RefCell<HashMap<Vec<u8>, [Vec<u8>; 2]>>,
 }
 
 impl Answers {
@@ -139,13 +139,22 @@ impl Answers {
     fn list(&self, request: &Request<'_>, outbox: &mut Vec<u8>) {
         let name = parameter(request.query, b"serviceName=").unwrap_or_default();
         let mut lists = self.lists.borrow_mut();
-        if let Some(list) = lists.get(name) {
-            return outbox.extend(list);
+        if !lists.contains_key(name) {
+            lists.insert(name.to_vec(), self.render(name));
         }
+        let Some(list) = lists.get_mut(name) else { return };
+        outbox.extend(&list[0]);
+        // Who asks for healthy instances alone finds every list changed.
+        if parameter(request.query, b"healthyOnly=") == Some(b"true") {
+            list.swap(0, 1);
+        }
+    }
+
+    fn render(&self, name: &[u8]) -> [Vec<u8>; 2] {
         let service = String::from_utf8_lossy(name).replace("%40", "@");
-        let list = answer("application/json", &list::list(&service, self.hosts));
-        outbox.extend(&list);
-        lists.insert(name.to_vec(), list);
+        let list = list::list(&service, self.hosts);
+        let heavier = list.replace("\"weight\":1.0", "\"weight\":2.0");
+        [list, heavier].map(|list| answer("application/json", &list))
     }
 }
 
