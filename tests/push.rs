@@ -237,3 +237,17 @@ async fn the_advertised_address_is_what_servers_push_to() -> Result<(), Error> {
     assert!(length > 0);
     Ok(())
 }
+
+#[actix::test]
+async fn a_socket_that_could_not_be_had_is_tried_for_again_at_the_next_poll() -> Result<(), Error> {
+    let server = EmbeddedServer::start().expect("a free port");
+    let taken = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it has an address");
+    let config = Config::new(server.server_address()).poll_interval(ms(100), ms(100));
+    let registry = support::start(config.push(PushConfig::default().bind(address)));
+    let _news = subscribed(&registry, "orders").await?;
+    assert!(registry.send(GetStatus).await??.push.is_none(), "somebody else has it");
+    drop(taken);
+    assert_eq!(push_port(&registry).await, address.port());
+    Ok(())
+}

@@ -1,10 +1,10 @@
 //! Pushed lists: opening the socket, telling servers where it is, and handing on what comes in.
 
-use std::{net::IpAddr, rc::Rc};
+use std::{cell::Cell, io, net::IpAddr, rc::Rc};
 
 use actix::{Addr, Context, Handler, WeakAddr};
 use serde::Serialize;
-use slog::{debug, warn};
+use slog::{debug, info, warn};
 use tokio::sync::OnceCell;
 
 use super::{Desk, Registry};
@@ -23,8 +23,10 @@ const RECEIVER_MAILBOX: usize = 16;
 /// The socket of one Registry, opened by the first subscription.
 #[derive(Default)]
 pub(crate) struct Pushes {
-    /// None in it: there is no socket to be had, lists are only asked for.
-    receiver: OnceCell<Option<Receiver>>,
+    /// Empty while there is no socket to be had; lists are only asked for then, and the next one tries again.
+    receiver: OnceCell<Receiver>,
+    /// That there is none was said in the log.
+    is_missed: Cell<bool>,
 }
 
 /// The socket that servers push to.
@@ -50,7 +52,7 @@ struct Receiver {
 impl Pushes {
     /// None before the first subscription, and where pushes are off.
     pub(crate) fn status(&self) -> Option<PushStatus> {
-        let receiver = self.receiver.get()?.as_ref()?;
+        let receiver = self.receiver.get()?;
         Some(PushStatus {
             port: receiver.port,
             pushes: receiver.tally.pushes.get(),
@@ -61,13 +63,13 @@ impl Pushes {
 
     #[cfg(feature = "embedded")]
     pub(crate) fn pass_on(&self, order: crate::staged_panic::PanicNow) {
-        if let Some(Some(receiver)) = self.receiver.get() {
+        if let Some(receiver) = self.receiver.get() {
             receiver.address.do_send(order);
         }
     }
 
     pub(crate) fn stop(&self) {
-        if let Some(Some(receiver)) = self.receiver.get() {
+        if let Some(receiver) = self.receiver.get() {
             receiver.address.do_send(StopReceiving);
         }
     }
@@ -86,28 +88,32 @@ impl Desk {
         }
         server.resolve().await;
         let ip = settings.advertise_ip.or_else(|| server.local_ip())?;
-        let receiver = self.pushes.receiver.get_or_init(|| self.open_receiver(ip, registry)).await.as_ref()?;
+        let opened = self.pushes.receiver.get_or_try_init(|| self.open_receiver(ip, registry)).await;
+        let receiver = opened.map_err(|error| self.miss_receiver(&error)).ok()?;
         Some(PushAddress { ip, port: settings.advertise_port.unwrap_or(receiver.port) })
     }
 
-    async fn open_receiver(self: &Rc<Self>, reached_by: IpAddr, registry: &WeakAddr<Registry>) -> Option<Receiver> {
+    async fn open_receiver(self: &Rc<Self>, reached_by: IpAddr, registry: &WeakAddr<Registry>) -> io::Result<Receiver> {
         let any = |ip: IpAddr| if ip.is_ipv4() { [0; 4].into() } else { IpAddr::from([0u16; 8]) };
         let bind = self.config.push.bind.unwrap_or_else(|| (any(reached_by), 0).into());
         let desk = Rc::downgrade(self);
         let trusts = Rc::new(move |ip| desk.upgrade().is_some_and(|desk| desk.trusts(ip)));
-        let opened = PushReceiver::bind(bind, trusts, registry.clone().recipient()).await;
-        let opened = opened.and_then(|receiver| receiver.local_addr().map(|local| (receiver, local)));
-        match opened {
-            Ok((receiver, local)) => {
-                debug!(self.log, "receiving pushes"; "address" => %local);
-                let tally = receiver.tally();
-                let address = supervise::start(receiver, RECEIVER_MAILBOX, self.log.clone());
-                Some(Receiver { address, port: local.port(), tally })
-            }
-            Err(error) => {
-                warn!(self.log, "no socket for pushes, lists are only asked for"; "bind" => %bind, "error" => %error);
-                None
-            }
+        let receiver = PushReceiver::bind(bind, trusts, registry.clone().recipient()).await?;
+        let local = receiver.local_addr()?;
+        if self.pushes.is_missed.take() {
+            info!(self.log, "a socket for pushes is there now"; "address" => %local);
+        } else {
+            debug!(self.log, "receiving pushes"; "address" => %local);
+        }
+        let tally = receiver.tally();
+        let address = supervise::start(receiver, RECEIVER_MAILBOX, self.log.clone());
+        Ok(Receiver { address, port: local.port(), tally })
+    }
+
+    /// One line, however many lists are asked for meanwhile.
+    fn miss_receiver(&self, error: &io::Error) {
+        if !self.pushes.is_missed.replace(true) {
+            warn!(self.log, "no socket for pushes, lists are only asked for"; "bind" => ?self.config.push.bind, "error" => %error);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    panic::AssertUnwindSafe,
     sync::{
         mpsc::{self, RecvTimeoutError},
         Arc,
@@ -12,10 +13,13 @@ use std::{
 
 use actix::{ActorContext, Addr, Context, Handler, Message, ResponseFuture, WeakAddr};
 use actix_rt::time::{sleep, timeout};
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::{
+    future::FutureExt as _,
+    stream::{self, StreamExt as _},
+};
 use slog::{info, warn};
 
-use super::{own::Turn, Desk, Registry};
+use super::{own::Turn, panicked, Desk, Registry};
 use crate::{error::Error, heartbeat::StopBeating, instance::InstanceKey, nacos::Operation};
 
 /// A guard looks so often whether somebody else's shutdown is done.
@@ -165,7 +169,13 @@ impl Desk {
             let report = &report;
             async move {
                 turn.come().await;
-                self.take_offline(&key, persistent_too, report).await;
+                let work = AssertUnwindSafe(self.take_offline(&key, persistent_too, report));
+                if let Err(panic) = work.catch_unwind().await {
+                    // The others are still to be taken offline.
+                    self.own.remove(&key);
+                    let error = panicked(&self.log, Operation::Deregister, &*panic);
+                    report.borrow_mut().failed.push(NotDeregistered { instance: (*key).clone(), error });
+                }
             }
         });
         let in_time = timeout(deadline, work).await.is_ok();

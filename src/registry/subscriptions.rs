@@ -41,9 +41,10 @@ impl Subscriptions {
     }
 
     pub(crate) fn of_service(&self, service: &ServiceName) -> Vec<(Watched, Addr<Subscriber>)> {
-        let mut all = self.all();
-        all.retain(|(watched, _)| watched.service == *service);
-        all
+        let subscribers = self.subscribers.borrow();
+        let found =
+            subscribers.iter().filter(|(watched, subscriber)| watched.service == *service && subscriber.connected());
+        found.map(|(watched, subscriber)| (watched.clone(), subscriber.clone())).collect()
     }
 
     pub(crate) fn stop_all(&self) {
