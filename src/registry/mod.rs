@@ -23,7 +23,7 @@ use std::{
 };
 
 use actix::{dev::channel, Actor, Addr, Arbiter, Context, ResponseFuture, Supervised, System, WeakAddr};
-use actix_rt::time::sleep;
+use actix_rt::{task::yield_now, time::sleep};
 use futures_util::{
     future::{ready, select, Either, FutureExt as _},
     pin_mut,
@@ -98,6 +98,8 @@ pub(crate) struct Desk {
     /// Of our Heartbeats: as many as there are connections, so that an application's own requests wait behind few.
     beats_under_way: Semaphore,
     pub(crate) began: std::time::Instant,
+    /// On a thread of its own: whoever asks is in another one.
+    is_apart: bool,
     pub(crate) log: Logger,
     /// True from the moment a `Shutdown` is taken, or the last address is gone.
     closing: std::cell::Cell<bool>,
@@ -118,7 +120,7 @@ impl Registry {
         let (started_tx, started_rx) = mpsc::channel();
         let run = move || {
             System::new().block_on(async move {
-                match Registry::new(config, myself) {
+                match Registry::new(config, myself, true) {
                     Ok(registry) => {
                         let _ = started_tx.send(Ok(()));
                         registry.run(mailbox).await;
@@ -150,12 +152,12 @@ impl Registry {
         }
         let (sender, mailbox) = channel::channel(config.mailbox_capacity);
         let address = Addr::new(sender);
-        let registry = Registry::new(config, address.downgrade())?;
+        let registry = Registry::new(config, address.downgrade(), false)?;
         actix_rt::spawn(registry.run(mailbox));
         Ok(address)
     }
 
-    fn new(config: Config, myself: WeakAddr<Registry>) -> Result<Self, Error> {
+    fn new(config: Config, myself: WeakAddr<Registry>, is_apart: bool) -> Result<Self, Error> {
         let log = config.logger.clone();
         let desk = Desk {
             nacos: Nacos::new(&config)?,
@@ -166,6 +168,7 @@ impl Registry {
             grid: Grid::new(),
             beats_under_way: Semaphore::new(config.max_connections),
             began: std::time::Instant::now(),
+            is_apart,
             closing: std::cell::Cell::new(false),
             ended: watch::channel(false).0,
             config,
@@ -184,7 +187,7 @@ impl Registry {
         desk.pushes.stop();
         desk.ended.send_replace(true);
         for _ in 0..YIELDS_FOR_LAST_ANSWERS {
-            actix_rt::task::yield_now().await;
+            yield_now().await;
         }
         debug!(log, "registry client ended");
     }
@@ -214,13 +217,18 @@ impl Registry {
     {
         let mut ended = self.desk.ended.subscribe();
         let desk = self.desk.clone();
-        let log = desk.log.clone();
+        let (log, is_apart) = (desk.log.clone(), desk.is_apart);
         match catch_unwind(AssertUnwindSafe(|| work(desk))) {
             Ok(future) => Box::pin(async move {
                 let guarded = AssertUnwindSafe(future).catch_unwind();
                 let ended = ended.wait_for(|ended| *ended);
                 pin_mut!(guarded, ended);
-                match select(guarded, ended).await {
+                let outcome = select(guarded, ended).await;
+                if is_apart {
+                    // What is answered together wakes another thread together: registering takes 24 us of CPU, not 27.
+                    yield_now().await;
+                }
+                match outcome {
                     Either::Left((Ok(result), _)) => result,
                     Either::Left((Err(panic), _)) => Err(panicked(&log, operation, &*panic)),
                     Either::Right(_) => Err(Error::Stopped),
