@@ -197,6 +197,7 @@ impl Difference {
                 (None, None) => return difference,
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
+                (Some(before), Some(after)) if Arc::ptr_eq(before, after) => Ordering::Equal,
                 (Some(before), Some(after)) => before.place().cmp(&after.place()),
             };
             let before = if order.is_le() { old.next() } else { None };

@@ -217,6 +217,7 @@ impl Nacos {
     }
 
     fn note_success(&self, server: &Rc<Server>, operation: Operation) {
+        self.last_lists.sweep();
         let failures = server.failures();
         self.servers.succeeded(server, operation);
         if failures >= OUTAGE {

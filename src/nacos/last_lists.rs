@@ -11,13 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    exchange::{Answer, Refusal},
-    ListQuery,
-};
+use super::exchange::{Answer, Refusal};
 use crate::{instance::Instance, service::ServiceInfo};
 
-/// A list that nobody asked for during this time is forgotten, when another one is read.
+/// A list that nobody asked for during this time is forgotten.
 const KEPT: Duration = Duration::from_secs(60);
 
 /// See the module.
@@ -39,30 +36,26 @@ impl LastLists {
         LastLists { lists: RefCell::default(), swept: Cell::new(Instant::now()) }
     }
 
-    /// What `read` makes of `answer`, in order and filtered as `query` has it. `key` names all that a list depends on.
+    /// What `read` makes of `answer`, which is an ordered and filtered list. `key` names all that it depends on.
     pub(super) fn read(
         &self,
         key: &str,
-        query: &ListQuery<'_>,
         answer: &Answer,
         read: impl Fn(&Answer) -> Result<ServiceInfo, Refusal>,
     ) -> Result<ServiceInfo, Refusal> {
-        self.sweep();
         let split = Split::of(&answer.body);
         if let Some((hosts, split)) = split.and_then(|split| Some((self.unchanged(key, split.hosts)?, split))) {
-            let around = Answer { status: answer.status, body: split.without_hosts() };
-            // What cannot be read without its hosts is read with them.
-            if let Ok(info) = read(&around) {
-                return Ok(ServiceInfo { hosts, clusters: query.clusters.into(), ..info });
+            if let Ok(info) = read(&split.without_hosts(answer)) {
+                return Ok(ServiceInfo { hosts, ..info });
             }
         }
         let mut info = read(answer)?;
-        info.tidy(query.clusters, query.healthy_only);
-        if let Some(split) = split {
-            let last = LastList { text: split.hosts.to_vec(), hosts: info.hosts.clone(), asked: Instant::now() };
+        let hosts = std::mem::take(&mut info.hosts);
+        if let Some(split) = split.filter(|split| read(&split.without_hosts(answer)).is_ok_and(|rest| rest == info)) {
+            let last = LastList { text: split.hosts.to_vec(), hosts: hosts.clone(), asked: Instant::now() };
             self.lists.borrow_mut().insert(key.to_owned(), last);
         }
-        Ok(info)
+        Ok(ServiceInfo { hosts, ..info })
     }
 
     fn unchanged(&self, key: &str, text: &[u8]) -> Option<Vec<Arc<Instance>>> {
@@ -72,7 +65,8 @@ impl LastLists {
         Some(last.hosts.clone())
     }
 
-    fn sweep(&self) {
+    /// Forgets what nobody asks for any more.
+    pub(super) fn sweep(&self) {
         if self.swept.get().elapsed() > KEPT {
             self.swept.set(Instant::now());
             self.lists.borrow_mut().retain(|_, last| last.asked.elapsed() < KEPT);
@@ -82,8 +76,8 @@ impl LastLists {
 
 /// An answer, taken apart around its hosts: from the first `[` to the last `]`.
 ///
-/// Where a stray bracket stands elsewhere, what is called the hosts has more in it, and the rest lacks the field that every
-/// list must have.
+/// Where brackets stand elsewhere, what is called the hosts has more in it. Then the rest does not say what the whole says
+/// of all else, and such a list is read each time.
 #[derive(Clone, Copy)]
 struct Split<'a> {
     head: &'a [u8],
@@ -98,8 +92,8 @@ impl<'a> Split<'a> {
         (start < end).then(|| Split { head: &body[..start], hosts: &body[start..end], tail: &body[end..] })
     }
 
-    fn without_hosts(self) -> Vec<u8> {
-        [self.head, b"[]", self.tail].concat()
+    fn without_hosts(self, answer: &Answer) -> Answer {
+        Answer { status: answer.status, body: [self.head, b"[]", self.tail].concat() }
     }
 }
 
@@ -125,8 +119,7 @@ mod tests {
 
         fn read(&self, key: &str, body: &str) -> Result<ServiceInfo, Refusal> {
             let answer = Answer { status: 200, body: body.into() };
-            let query = ListQuery { clusters: "a", ..ListQuery::all_of(&self.service) };
-            self.lists.read(key, &query, &answer, |answer| {
+            self.lists.read(key, &answer, |answer| {
                 self.read.set(self.read.get() + u32::from(answer.body == body.as_bytes()));
                 v1::read_list(answer, &self.service)
             })
@@ -161,8 +154,8 @@ mod tests {
     fn brackets_elsewhere_and_answers_without_a_list_are_no_trap() {
         let world = World::new();
         for round in 1..=2 {
-            let tags = r#"{"tags":["x"],"hosts":[],"lastRefTime":1}"#;
-            assert_eq!(world.read("tags", tags).unwrap().last_ref_time, 1);
+            let tags = r#"{"lastRefTime":1,"hosts":[],"cacheMillis":3000,"tags":["x"]}"#;
+            assert_eq!(world.read("tags", tags).unwrap().cache_millis, 3000);
             let name = r#"{"name":"[","hosts":[],"lastRefTime":2}"#;
             assert_eq!(world.read("name", name).unwrap().last_ref_time, 2);
             assert_eq!(world.read.get(), 2 * round, "each is read whole");
@@ -171,8 +164,7 @@ mod tests {
         }
         let refused = Answer { status: 500, body: list("10.0.0.1", 1).into() };
         world.read("k", &list("10.0.0.1", 1)).unwrap();
-        let query = ListQuery { clusters: "a", ..ListQuery::all_of(&world.service) };
-        let outcome = world.lists.read("k", &query, &refused, |answer| v1::read_list(answer, &world.service));
+        let outcome = world.lists.read("k", &refused, |answer| v1::read_list(answer, &world.service));
         assert!(outcome.is_err(), "a failure is one, whatever it quotes");
     }
 }

@@ -227,9 +227,13 @@ impl Nacos {
         };
         let key = format!("{namespace} {service} {clusters} {healthy_only}");
         let read = |protocol, answer: &Answer| {
-            self.last_lists.read(&key, query, answer, |answer| match protocol {
-                Protocol::V3 => v3::read_list(answer, service),
-                _ => v1::read_list(answer, service),
+            self.last_lists.read(&key, answer, |answer| {
+                let mut info = match protocol {
+                    Protocol::V3 => v3::read_list(answer, service)?,
+                    _ => v1::read_list(answer, service)?,
+                };
+                info.tidy(clusters, healthy_only);
+                Ok(info)
             })
         };
         let told = self.attempt(Operation::List, patience, make, read, || query.service.to_string()).await?;
