@@ -330,8 +330,8 @@ impl Config {
         self
     }
 
-    /// The bounds of the interval at which a subscribed list is asked for; between them the server decides (nine
-    /// tenths of its `cacheMillis`, which is 10 s as a rule). Default: 1 s to 10 s. A longer maximum than 10 s loses pushes on Nacos 1.4, which
+    /// The bounds of the interval at which a subscribed list is asked for; between them the server decides (85
+    /// percent of its `cacheMillis`, which is 10 s as a rule). Default: 1 s to 10 s. A longer maximum than 10 s loses pushes on Nacos 1.4, which
     /// forgets subscribers that do not ask.
     #[must_use]
     pub fn poll_interval(mut self, min: Duration, max: Duration) -> Self {

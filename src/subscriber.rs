@@ -33,6 +33,9 @@ const HINT_INTERVAL: Duration = Duration::from_secs(1);
 /// A list that is held back is asked for again after this.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
 
+/// A list that has not changed since is cached again after this: too old a file counts for nothing.
+const SAVE_AGAIN: Duration = Duration::from_secs(60 * 60);
+
 /// After a change on a server without push, the list is asked for so often…
 const RESTLESS_INTERVAL: Duration = Duration::from_secs(2);
 /// …for so long.
@@ -161,6 +164,7 @@ pub(crate) struct Subscriber {
     cache_is_read: bool,
     saving: bool,
     save_again: bool,
+    last_save: Option<Instant>,
     status: Counters,
 }
 
@@ -196,6 +200,7 @@ impl Subscriber {
             cache_is_read: false,
             saving: false,
             save_again: false,
+            last_save: None,
             status: Counters::default(),
         }
     }
@@ -286,6 +291,7 @@ impl Subscriber {
             self.save_again = true;
             return;
         }
+        self.last_save = Some(Instant::now());
         let info = held.info.clone();
         let path = file.path().display().to_string();
         let saved = spawn_blocking(move || file.save(&info)).into_actor(self);
@@ -303,8 +309,8 @@ impl Subscriber {
     /// How long until the next poll.
     fn pause(&mut self) -> Duration {
         let settings = &self.settings;
-        // Within that time: Nacos 1.4 pushes to nobody who asks a moment later.
-        let asked_for = self.truth.held().map_or(settings.max_interval, |held| held.info.cache_time().mul_f64(0.9));
+        // Well within that time, grid and request included: Nacos 1.4 pushes to nobody who asks a moment later.
+        let asked_for = self.truth.held().map_or(settings.max_interval, |held| held.info.cache_time().mul_f64(0.85));
         let interval = asked_for.clamp(settings.min_interval, settings.max_interval);
         if std::mem::take(&mut self.poll_again) {
             return settings.min_interval.min(HINT_INTERVAL);
@@ -343,6 +349,8 @@ impl Subscriber {
     fn merge(&mut self, info: ServiceInfo, origin: Origin, arrival: Arrival, ctx: &mut Context<Self>) {
         if let Some(step) = self.truth.offer(info, origin, arrival) {
             self.publish(&step, ctx);
+        } else if self.last_save.is_some_and(|last| last.elapsed() > SAVE_AGAIN) {
+            self.save_cached(ctx);
         }
         if self.truth.is_holding() {
             debug!(self.settings.log, "instances are missing in a list and held"; "service" => %self.service);
@@ -511,7 +519,7 @@ impl Handler<DescribeSubscription> for Subscriber {
     }
 }
 
-/// What names a subscription.
+/// What names a subscription, or a list.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Watched {
     pub(crate) service: ServiceName,
