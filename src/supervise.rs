@@ -6,6 +6,7 @@
 
 use std::{
     any::Any,
+    fmt::Display,
     future::Future,
     panic::{catch_unwind, AssertUnwindSafe},
     pin::Pin,
@@ -72,8 +73,7 @@ impl<A: Supervised + Actor<Context = Context<A>>> Supervise<A> {
             (self.panics, self.window) = (0, Instant::now());
         }
         self.panics += 1;
-        error!(self.log, "an actor panicked and is restarted";
-            "actor" => std::any::type_name::<A>(), "panic" => panic_text(panic));
+        log_panic(&self.log, "an actor panicked and is restarted", std::any::type_name::<A>(), panic);
         if self.panics > QUICK_RESTARTS {
             self.pause = Some(Box::pin(sleep(RESTART_PAUSE)));
         }
@@ -100,8 +100,17 @@ impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervise<A> {
     }
 }
 
+/// One line for a panic in `place`; gives its text. Never panics, as a drain may: slog's `Fuse` does when its output is
+/// closed, and that may be why we are here.
+pub(crate) fn log_panic(log: &Logger, message: &str, place: impl Display, panic: &(dyn Any + Send)) -> String {
+    let text = panic_text(panic);
+    let line = || error!(log, "{message}"; "in" => %place, "panic" => &text);
+    let _ = catch_unwind(AssertUnwindSafe(line));
+    text
+}
+
 /// The text of a panic, as far as it has one.
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".into())
 }

@@ -14,6 +14,7 @@ mod subscriptions;
 mod target;
 
 use std::{
+    any::type_name,
     future::Future,
     panic::{catch_unwind, AssertUnwindSafe},
     rc::{Rc, Weak},
@@ -53,12 +54,15 @@ use crate::{
     error::Error,
     grid::Grid,
     nacos::{keep_server_list, sentinel::watch_server, Nacos, Operation},
-    supervise::{panic_text, supervise},
+    supervise::{log_panic, supervise},
 };
 
 /// So often the answers that were just given may be fetched before the thread ends: without it most waiting callers
 /// would see a closed mailbox instead of their answer.
 const YIELDS_FOR_LAST_ANSWERS: usize = 64;
+
+/// A chore that panicked is begun anew after this.
+const CHORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Persistent instances that could not be registered again are tried again after this.
 const PERSISTENT_RETRY: Duration = Duration::from_secs(2);
@@ -183,7 +187,10 @@ impl Registry {
         let log = desk.log.clone();
         desk.start_chores();
         supervise(self, mailbox, log.clone()).await;
-        desk.last_address_dropped().await;
+        if let Err(panic) = AssertUnwindSafe(desk.last_address_dropped()).catch_unwind().await {
+            panicked(&log, Operation::Shutdown, &*panic);
+            desk.subscriptions.stop_all();
+        }
         desk.pushes.stop();
         desk.ended.send_replace(true);
         for _ in 0..YIELDS_FOR_LAST_ANSWERS {
@@ -223,16 +230,12 @@ impl Registry {
                 let guarded = AssertUnwindSafe(future).catch_unwind();
                 let ended = ended.wait_for(|ended| *ended);
                 pin_mut!(guarded, ended);
-                let outcome = select(guarded, ended).await;
+                let Either::Left((outcome, _)) = select(guarded, ended).await else { return Err(Error::Stopped) };
                 if is_apart {
                     // What is answered together wakes another thread together: registering takes 24 us of CPU, not 27.
                     yield_now().await;
                 }
-                match outcome {
-                    Either::Left((Ok(result), _)) => result,
-                    Either::Left((Err(panic), _)) => Err(panicked(&log, operation, &*panic)),
-                    Either::Right(_) => Err(Error::Stopped),
-                }
+                outcome.unwrap_or_else(|panic| Err(panicked(&log, operation, &*panic)))
             }),
             Err(panic) => Box::pin(ready(Err(panicked(&log, operation, &*panic)))),
         }
@@ -246,21 +249,36 @@ impl Desk {
             info!(self.log, "no registry: configured as disabled, nothing is registered and every list is empty");
             return;
         }
-        self.start_chore(watch_server(Rc::downgrade(self)));
-        self.start_chore(keep_persistent(Rc::downgrade(self), self.nacos.servers().generations()));
-        self.start_chore(tell_of_connection(Rc::downgrade(self), self.nacos.connection_changes()));
+        let desk = Rc::downgrade(self);
+        self.start_chore(move || watch_server(desk.clone()));
+        let (desk, generations) = (Rc::downgrade(self), self.nacos.servers().generations());
+        self.start_chore(move || keep_persistent(desk.clone(), generations.clone()));
+        let (desk, changes) = (Rc::downgrade(self), self.nacos.connection_changes());
+        self.start_chore(move || tell_of_connection(desk.clone(), changes.clone()));
         if let Some(url) = self.config.endpoint.clone() {
-            self.start_chore(keep_server_list(Rc::downgrade(self), url));
+            let desk = Rc::downgrade(self);
+            self.start_chore(move || keep_server_list(desk.clone(), url.clone()));
         }
     }
 
-    /// Runs `chore` until the Registry ends, whatever it waits for then.
-    fn start_chore(&self, chore: impl Future<Output = ()> + 'static) {
-        let mut ended = self.ended.subscribe();
+    /// Runs a chore until the Registry ends, whatever it waits for then; begins it anew after a panic.
+    fn start_chore<F: Future<Output = ()>>(&self, chore: impl Fn() -> F + 'static) {
+        let (mut ended, log) = (self.ended.subscribe(), self.log.clone());
         actix_rt::spawn(async move {
+            let work = async {
+                while let Err(panic) = AssertUnwindSafe(chore()).catch_unwind().await {
+                    log_panic(
+                        &log,
+                        "a chore of the registry client panicked and is begun anew",
+                        type_name::<F>(),
+                        &*panic,
+                    );
+                    sleep(CHORE_PAUSE).await;
+                }
+            };
             let ended = ended.wait_for(|ended| *ended);
-            pin_mut!(chore, ended);
-            select(chore, ended).await;
+            pin_mut!(work, ended);
+            select(work, ended).await;
         });
     }
 }
@@ -298,8 +316,7 @@ impl Desk {
 }
 
 fn panicked(log: &Logger, operation: Operation, panic: &(dyn std::any::Any + Send)) -> Error {
-    let message = panic_text(panic);
-    slog::error!(log, "an operation panicked"; "operation" => %operation, "panic" => &message);
+    let message = log_panic(log, "an operation panicked", operation, panic);
     Error::Panicked { operation, message }
 }
 
