@@ -203,7 +203,7 @@
 //!
 //! # Behavior
 //! - **Who beats, and when.** Each own ephemeral instance has a Heartbeat on the Registry's thread: the first beat comes
-//!   within 5 s, then one every 5 s or as the server asks. Beats that fall due together are sent together, and instances
+//!   within 5.5 s, then one every 5 s or as the server asks. Beats that fall due together are sent together, and instances
 //!   registered in one burst are spread over the interval. Persistent instances are checked by the server and do not beat.
 //!   A handler that blocks the application's threads costs no beat.
 //! - **Order.** Messages for the same instance take effect in the order in which the mailbox took them, awaited or not;
@@ -223,7 +223,8 @@
 //!   change once, in the server's order.
 //! - **Lists through an outage.** A failed poll is no change: listeners hear nothing, views keep serving and say
 //!   [`is_stale`](ServiceView::is_stale). After an outage or a change of server nothing is taken out of a list for
-//!   [`Config::outage_hold`] (15 s), because a server that restarted empty fills up within one beat interval.
+//!   [`Config::outage_hold`] (15 s), because a server that restarted empty fills up within one beat interval;
+//!   while one outage follows another, no instance is kept for more than four times that.
 //! - **Panics.** One in a handler, timer or future costs the operation it happened in, answered with
 //!   [`Error::Panicked`]; the same address serves on. (`panic = "abort"` is outside this promise.)
 //! - **The end.** [`Shutdown`] is final: later messages are answered with [`Error::Stopped`]. A Registry whose last

@@ -62,9 +62,10 @@ pub(crate) struct Truth {
     protect_from_empty: bool,
     /// Something happened after which a server may not know all instances.
     upheaval: bool,
-    /// Until then nothing is taken out of the list.
+    /// Until then nothing is taken out of the list but what has been missing for very long.
     hold_until: Option<Instant>,
-    /// Since when every list has missed an instance that is held, by its address: held, it stays where it is.
+    /// Since when every list has missed an instance that is held. By its address: what is held is alive from one list to
+    /// the next, so that no two share one.
     missing_since: HashMap<*const Instance, Instant>,
     holding: bool,
     /// Polls in a row that gave an empty list which is not believed yet.
@@ -121,8 +122,8 @@ impl Truth {
             return Some(Step::default());
         };
         let mut difference = Difference::between(&from.hosts, &info.hosts);
-        let held = self.hold_back(&mut difference.removed, &info, arrival);
-        put_back(&mut info, held);
+        let kept = self.hold_back(&mut difference.removed, &info, arrival);
+        put_back(&mut info, kept);
         match &mut self.held {
             Some(held) if difference.is_empty() => {
                 held.origin = origin;

@@ -50,7 +50,7 @@ struct Receiver {
 }
 
 impl Pushes {
-    /// None before the first subscription, and where pushes are off.
+    /// None before the first subscription, where pushes are off, and while no socket can be had.
     pub(crate) fn status(&self) -> Option<PushStatus> {
         let receiver = self.receiver.get()?;
         Some(PushStatus {
@@ -98,7 +98,8 @@ impl Desk {
         let bind = self.config.push.bind.unwrap_or_else(|| (any(reached_by), 0).into());
         let desk = Rc::downgrade(self);
         let trusts = Rc::new(move |ip| desk.upgrade().is_some_and(|desk| desk.trusts(ip)));
-        let receiver = PushReceiver::bind(bind, trusts, registry.clone().recipient()).await?;
+        let bound = PushReceiver::bind(bind, trusts, registry.clone().recipient()).await;
+        let receiver = bound.map_err(|error| io::Error::new(error.kind(), format!("{bind}: {error}")))?;
         let local = receiver.local_addr()?;
         if self.pushes.is_missed.take() {
             info!(self.log, "a socket for pushes is there now"; "address" => %local);
@@ -113,7 +114,7 @@ impl Desk {
     /// One line, however many lists are asked for meanwhile.
     fn miss_receiver(&self, error: &io::Error) {
         if !self.pushes.is_missed.replace(true) {
-            warn!(self.log, "no socket for pushes, lists are only asked for"; "bind" => ?self.config.push.bind, "error" => %error);
+            warn!(self.log, "no socket for pushes, lists are only asked for"; "error" => %error);
         }
     }
 

@@ -35,7 +35,8 @@ pub struct RegistryStatus {
     pub instances: Vec<InstanceStatus>,
     /// The services that are watched.
     pub subscriptions: Vec<SubscriptionStatus>,
-    /// The socket that servers push to; none before the first subscription, and where pushes are off.
+    /// The socket that servers push to; none before the first subscription, where pushes are off, and while no socket can be
+    /// had.
     pub push: Option<PushStatus>,
 }
 

@@ -105,6 +105,10 @@ fn main() {
     let quick = arguments.iter().any(|argument| argument == "--test");
     let table = table(if quick { &SMOKE } else { &FULL });
     println!("{table}");
+    if quick && table.contains("NaN") {
+        eprintln!("a client gave no figures");
+        std::process::exit(1);
+    }
     if let Some(at) = arguments.iter().position(|argument| argument == "--write") {
         write_section(&arguments[at + 1], &table);
     }
