@@ -203,6 +203,25 @@ mod tests {
         assert!(address.send(Count).await.unwrap().0 > 75, "each but the last kind restarts the actor");
     }
 
+    /// As slog's `Fuse` around a terminal that was closed.
+    struct BrokenDrain;
+
+    impl slog::Drain for BrokenDrain {
+        type Ok = ();
+        type Err = slog::Never;
+
+        fn log(&self, _: &slog::Record<'_>, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
+            panic!("the log is broken")
+        }
+    }
+
+    #[actix::test]
+    async fn a_broken_log_costs_no_restart() {
+        let address = start(Counting::default(), 16, Logger::root(BrokenDrain, slog::o!()));
+        let _ = address.send(Misbehave::InHandler).await;
+        assert_eq!(address.send(Count).await, Ok((2, 1)));
+    }
+
     #[actix::test]
     async fn stopping_is_final() {
         let address = begin(Counting::default());
