@@ -28,11 +28,11 @@ fn service() -> ServiceName {
     ServiceName { group: DEFAULT_GROUP.into(), name: "orders".into() }
 }
 
-/// A list of `length`, in which the instance at `port` has another weight.
-fn info(length: u16, heavier: Option<u16>) -> Arc<ServiceInfo> {
-    let instance = |port: u16| {
-        let mut instance = Instance::new("10.0.0.7", port);
-        instance.weight = if heavier == Some(port) { 2.0 } else { 1.0 };
+/// A list of `length`, in which the instance `heavier` has another weight.
+fn info(length: usize, heavier: Option<usize>) -> Arc<ServiceInfo> {
+    let instance = |number: usize| {
+        let mut instance = Instance::new(format!("10.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255), 80);
+        instance.weight = if heavier == Some(number) { 2.0 } else { 1.0 };
         instance.metadata.insert("zone".into(), "a".into());
         instance
     };
@@ -41,7 +41,7 @@ fn info(length: u16, heavier: Option<u16>) -> Arc<ServiceInfo> {
 
 fn differences(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("difference");
-    for length in [10, 1_000, 10_000] {
+    for length in [10, 1_000, 10_000, 100_000] {
         let (old, same, other) = (info(length, None), info(length, None), info(length, Some(length / 2)));
         group.bench_function(BenchmarkId::new("none", length), |bench| bench.iter(|| difference(&old, &same)));
         group.bench_function(BenchmarkId::new("one", length), |bench| bench.iter(|| difference(&old, &other)));

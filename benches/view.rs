@@ -17,19 +17,20 @@ use actix::prelude::*;
 use actix_nacos::{Instance, ServiceName, ServiceView};
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion};
 
-const LENGTHS: [u16; 2] = [100, 10_000];
+const LENGTHS: [usize; 3] = [100, 10_000, 100_000];
 
-fn instances(length: u16) -> Vec<Instance> {
-    let with_weight = |port: u16| {
-        let mut instance = Instance::new("10.0.0.7", port);
-        instance.weight = f64::from(port % 10 + 1);
+fn instances(length: usize) -> Vec<Instance> {
+    let with_weight = |number: usize| {
+        let ip = format!("10.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255);
+        let mut instance = Instance::new(ip, 80);
+        instance.weight = (number % 10 + 1) as f64;
         instance.metadata.insert("zone".into(), "a".into());
         instance
     };
     (1..=length).map(with_weight).collect()
 }
 
-fn view(length: u16) -> ServiceView {
+fn view(length: usize) -> ServiceView {
     ServiceView::fixed(ServiceName { group: "DEFAULT_GROUP".into(), name: "orders".into() }, instances(length))
 }
 
