@@ -77,7 +77,7 @@ impl Watch {
 
     pub fn push(&self, info: ServiceInfo) {
         let origin = Origin { server: "bench".into(), protocol: Protocol::V1, outages: 0 };
-        self.subscriber.do_send(PushedList { info, origin });
+        self.subscriber.do_send(PushedList(Listed { info, origin, idle_end: None }));
     }
 }
 

@@ -18,8 +18,8 @@ use crate::{
     error::Error,
     grid::Grid,
     listeners::{Listener, Listeners},
-    nacos::{Listed, Origin},
-    service::{ServiceInfo, ServiceName},
+    nacos::Listed,
+    service::ServiceName,
     truth::{Arrival, Step, Truth},
     view::{ServiceView, ViewWriter},
 };
@@ -69,10 +69,7 @@ pub(crate) struct AddView {
 /// A list that a server pushed.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
-pub(crate) struct PushedList {
-    pub(crate) info: ServiceInfo,
-    pub(crate) origin: Origin,
-}
+pub(crate) struct PushedList(pub(crate) Listed);
 
 /// Somebody claims that the list has changed: worth a poll, no more.
 #[derive(Debug, Clone, Copy, Message)]
@@ -238,7 +235,7 @@ impl Subscriber {
             Ok(Ok(listed)) => {
                 self.status.last_success = Some(Instant::now());
                 self.status.last_error = None;
-                self.merge(listed.info, listed.origin, Arrival::Polled { asked }, ctx);
+                self.merge(listed, Arrival::Polled { asked }, ctx);
                 self.view.set_stale(false);
             }
             Err(MailboxError::Closed) | Ok(Err(Error::Stopped)) => return ctx.stop(),
@@ -346,8 +343,8 @@ impl Subscriber {
 
     // Merging and telling.
 
-    fn merge(&mut self, info: ServiceInfo, origin: Origin, arrival: Arrival, ctx: &mut Context<Self>) {
-        if let Some(step) = self.truth.offer(info, origin, arrival) {
+    fn merge(&mut self, listed: Listed, arrival: Arrival, ctx: &mut Context<Self>) {
+        if let Some(step) = self.truth.offer(listed, arrival) {
             self.publish(&step, ctx);
         } else if self.last_save.is_some_and(|last| last.elapsed() > SAVE_AGAIN) {
             self.save_cached(ctx);
@@ -468,13 +465,12 @@ impl Handler<AddView> for Subscriber {
 impl Handler<PushedList> for Subscriber {
     type Result = ();
 
-    fn handle(&mut self, pushed: PushedList, ctx: &mut Context<Self>) {
+    fn handle(&mut self, PushedList(mut pushed): PushedList, ctx: &mut Context<Self>) {
         self.status.pushes += 1;
         self.status.last_success = Some(Instant::now());
-        let mut info = pushed.info;
         // A push may be for another filter than ours.
-        info.tidy(&self.clusters, false);
-        self.merge(info, pushed.origin, Arrival::Pushed, ctx);
+        pushed.info.tidy(&self.clusters, false);
+        self.merge(pushed, Arrival::Pushed, ctx);
     }
 }
 

@@ -14,7 +14,7 @@ use actix_rt::time::Instant;
 use crate::{
     change::Source,
     instance::Instance,
-    nacos::Origin,
+    nacos::{IdleEnd, Listed, Origin},
     service::{Difference, ServiceInfo},
 };
 
@@ -54,6 +54,9 @@ pub(crate) enum Arrival {
 /// else one unsteady registry would keep the dead in every list for ever.
 const LONGEST_HOLD: u32 = 4;
 
+/// A usual beat interval, rounded up to the grid, and a second: after that all are back whom a restarted server forgot.
+const SUSPICION: Duration = Duration::from_millis(6500);
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Truth {
@@ -67,6 +70,8 @@ pub(crate) struct Truth {
     /// Since when every list has missed an instance that is held. By its address: what is held is alive from one list to
     /// the next, so that no two share one.
     missing_since: HashMap<*const Instance, Instant>,
+    /// Until then an instance that went missing after it began is held, too.
+    suspect_until: Option<Instant>,
     holding: bool,
     /// Polls in a row that gave an empty list which is not believed yet.
     empty_polls: u32,
@@ -80,6 +85,7 @@ impl Truth {
             protect_from_empty,
             upheaval: false,
             hold_until: None,
+            suspect_until: None,
             missing_since: HashMap::new(),
             holding: false,
             empty_polls: 0,
@@ -111,7 +117,8 @@ impl Truth {
     }
 
     /// Gives what is new, if anything is. `info` is in order and filtered.
-    pub(crate) fn offer(&mut self, mut info: ServiceInfo, origin: Origin, arrival: Arrival) -> Option<Step> {
+    pub(crate) fn offer(&mut self, listed: Listed, arrival: Arrival) -> Option<Step> {
+        let Listed { mut info, origin, idle_end } = listed;
         if self.is_outdated(&info, &origin, arrival) {
             return None;
         }
@@ -122,6 +129,7 @@ impl Truth {
             return Some(Step::default());
         };
         let mut difference = Difference::between(&from.hosts, &info.hosts);
+        self.suspect(difference.removed.len(), info.hosts.len(), idle_end);
         let kept = self.hold_back(&mut difference.removed, &info, arrival);
         put_back(&mut info, kept);
         match &mut self.held {
@@ -168,6 +176,18 @@ impl Truth {
         }
     }
 
+    /// An idle connection that ended may have ended with the server: then that restarts empty. So a list that lost most of
+    /// its instances just after such an end has to say so until each would have beaten; one that lost any, where it is not
+    /// known yet what is usual.
+    fn suspect(&mut self, lost: usize, left: usize, idle_end: Option<IdleEnd>) {
+        let now = Instant::now();
+        let Some(end) = idle_end.filter(|end| end.at.elapsed() < SUSPICION) else { return };
+        let tolerated = if end.is_doubtful { 0 } else { left };
+        if lost > tolerated && self.suspect_until.is_none_or(|until| now >= until) {
+            self.suspect_until = Some(now + SUSPICION);
+        }
+    }
+
     /// Takes out of `lost` what is not believed to be lost.
     ///
     /// A server that restarted empty fills up again within a beat interval: for a while after an outage nothing is taken
@@ -185,10 +205,14 @@ impl Truth {
         self.empty_polls = if unconfirmed { self.empty_polls + u32::from(polled) } else { 0 };
 
         let in_hold = self.hold_until.is_some_and(|until| now < until) || (self.holding && !polled);
-        let longest = self.outage_hold.saturating_mul(LONGEST_HOLD);
-        let is_held = |lost: &Arc<Instance>| in_hold && now - missing[&Arc::as_ptr(lost)] < longest;
+        let suspicious = self.suspect_until.is_some_and(|until| now < until);
+        let (longest, shortest) = (self.outage_hold.saturating_mul(LONGEST_HOLD), self.outage_hold.min(SUSPICION));
+        let is_held = |lost: &Arc<Instance>| {
+            let missing_for = now - missing[&Arc::as_ptr(lost)];
+            (in_hold && missing_for < longest) || (suspicious && missing_for < shortest)
+        };
         let held: Vec<_> = lost.extract_if(.., |lost| unconfirmed || is_held(lost)).collect();
-        self.holding = in_hold && !held.is_empty();
+        self.holding = (in_hold || suspicious) && !held.is_empty();
         if !held.is_empty() {
             self.missing_since = missing;
         }

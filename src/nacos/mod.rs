@@ -45,6 +45,7 @@ use crate::{
     instance::{Instance, InstanceKey},
     service::{ServiceInfo, ServiceName},
 };
+pub(crate) use servers::IdleEnd;
 
 /// A disabled instance is one that GET knows and lists do not; 2.x takes up to a second to list a new one.
 const LIST_DELAY: Duration = Duration::from_secs(1);
@@ -93,13 +94,15 @@ pub(crate) enum Patience {
 pub(crate) struct Listed {
     pub(crate) info: ServiceInfo,
     pub(crate) origin: Origin,
+    /// The last one before the list came.
+    pub(crate) idle_end: Option<IdleEnd>,
 }
 
 impl Listed {
     /// What there is without a server.
     fn nothing(query: &ListQuery<'_>) -> Self {
         let origin = Origin { server: String::new(), protocol: Protocol::V1, outages: 0 };
-        Listed { info: ServiceInfo::empty(query.service, query.clusters), origin }
+        Listed { info: ServiceInfo::empty(query.service, query.clusters), origin, idle_end: None }
     }
 }
 
@@ -242,7 +245,7 @@ impl Nacos {
         yield_now().await;
         let outages = self.servers.outages();
         let origin = Origin { server: told.server.name.clone(), protocol: told.protocol, outages };
-        Ok(Listed { info: told.value, origin })
+        Ok(Listed { info: told.value, origin, idle_end: self.servers.last_end() })
     }
 
     pub(crate) async fn list_services(

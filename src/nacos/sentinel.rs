@@ -61,17 +61,28 @@ pub(crate) async fn watch_server(desk: Weak<Desk>) {
         };
         let refused = outcome.is_err();
         let end = habit.judge(outcome);
-        if let Some(present) = desk.upgrade().filter(|_| end != End::Usual) {
-            debug!(present.log, "registry server ended our connections"; "server" => &server.name, "how" => ?end);
-            match end {
-                End::Cut => note_cut(&present),
-                _ => present.nacos.servers().next_generation(),
-            }
+        if let Some(present) = desk.upgrade() {
+            note(&present, end, refused);
         }
         if refused {
             sleep(RETRY).await;
         }
     }
+}
+
+fn note(desk: &Desk, end: End, refused: bool) {
+    let servers = desk.nacos.servers();
+    match end {
+        End::Usual if refused => return,
+        End::Usual => return servers.note_idle_end(false),
+        End::Doubtful => {
+            servers.note_idle_end(true);
+            servers.next_generation();
+        }
+        End::Cut => note_cut(desk),
+    }
+    let in_use = servers.current().map_or_else(String::new, |server| server.name.clone());
+    debug!(desk.log, "registry server ended our connections"; "server" => in_use, "how" => ?end);
 }
 
 /// What the server knew is gone, and its lists fill up again.
@@ -105,13 +116,18 @@ enum End {
 /// No server ends idle connections earlier.
 const SHORTEST_HABIT: Duration = Duration::from_secs(4);
 
-/// For how long a server keeps idle connections: the age at which two of them ended one after the other. One end alone is
-/// no habit, and neither is one that comes much earlier or later.
+/// So many ends at the same age, one after the other, are a habit.
+const TIMES_FOR_HABIT: u32 = 3;
+
+/// For how long a server keeps idle connections: the age at which several of them ended one after the other. It has no such
+/// habit if one lives longer.
 #[derive(Debug, Default)]
 struct Habit {
     usual: Option<Duration>,
     /// Of those that a habit could explain.
     last: Option<Duration>,
+    /// Ends in a row that were like the last one.
+    times: u32,
     refusing: bool,
 }
 
@@ -126,20 +142,25 @@ impl Habit {
         if lived < SHORTEST_HABIT {
             return End::Cut;
         }
+        self.usual.take_if(|usual| lived > usual.mul_f64(LONGER));
         let last = self.last.replace(lived);
-        if alike(last, lived) {
+        self.times = if alike(last, lived) { self.times + 1 } else { 1 };
+        if self.times >= TIMES_FOR_HABIT {
             self.usual = Some(lived);
         }
         match last {
             _ if alike(self.usual, lived) => End::Usual,
-            None => End::Doubtful,
-            Some(_) => End::Cut,
+            Some(last) if !alike(Some(last), lived) => End::Cut,
+            _ => End::Doubtful,
         }
     }
 }
 
+/// What servers and machines that are busy make of the same time.
+const LONGER: f64 = 1.1;
+
 fn alike(other: Option<Duration>, lived: Duration) -> bool {
-    other.is_some_and(|other| lived >= other.mul_f64(0.9) && lived <= other.mul_f64(1.1))
+    other.is_some_and(|other| lived.mul_f64(LONGER) >= other && lived <= other.mul_f64(LONGER))
 }
 
 #[cfg(test)]
@@ -158,7 +179,7 @@ mod tests {
     fn an_end_before_its_usual_time_is_a_cut() {
         let mut habit = Habit::default();
         assert_eq!(habit.judge(lived(5000)), End::Doubtful, "the first one");
-        assert_eq!(habit.judge(lived(5003)), End::Usual);
+        assert_eq!(habit.judge(lived(5003)), End::Doubtful, "by chance?");
         assert_eq!(habit.judge(lived(4998)), End::Usual);
         assert_eq!(habit.judge(lived(1200)), End::Cut);
         assert_eq!(habit.judge(lived(5001)), End::Usual, "the habit is remembered");
@@ -176,8 +197,10 @@ mod tests {
         let mut habit = Habit::default();
         habit.judge(lived(20_000));
         assert_eq!(habit.judge(lived(5000)), End::Cut);
-        assert_eq!(habit.judge(lived(5000)), End::Usual, "twice the same is a habit");
+        assert_eq!(habit.judge(lived(5000)), End::Doubtful);
+        assert_eq!(habit.judge(lived(5000)), End::Usual, "three times the same is a habit");
         assert_eq!(habit.judge(lived(60_000)), End::Cut, "no idle connection outlives it");
+        assert_eq!(habit.judge(lived(5000)), End::Cut, "so it was none");
     }
 
     #[test]

@@ -153,6 +153,16 @@ pub(crate) struct Servers {
     recovered: Notify,
     /// Counts what surely emptied or changed the lists: another server is in use, or the one in use ended.
     outages: Cell<u64>,
+    last_end: Cell<Option<IdleEnd>>,
+}
+
+/// An idle connection to the server in use ended, at its usual age as far as that is known. Nothing tells it from the end
+/// of a server that was restarted just then.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct IdleEnd {
+    pub(crate) at: Instant,
+    /// Whether it is not yet known what is usual.
+    pub(crate) is_doubtful: bool,
 }
 
 /// What to do next.
@@ -174,6 +184,7 @@ impl Servers {
             trial: request_timeout,
             generation: watch::channel(0).0,
             outages: Cell::new(0),
+            last_end: Cell::new(None),
             recovered: Notify::new(),
         }
     }
@@ -237,6 +248,14 @@ impl Servers {
 
     pub(crate) fn note_outage(&self) {
         self.outages.set(self.outages.get() + 1);
+    }
+
+    pub(crate) fn last_end(&self) -> Option<IdleEnd> {
+        self.last_end.get()
+    }
+
+    pub(crate) fn note_idle_end(&self, is_doubtful: bool) {
+        self.last_end.set(Some(IdleEnd { at: Instant::now(), is_doubtful }));
     }
 
     /// See [`generation`](Servers::generation).

@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 use super::{Desk, Registry};
 use crate::{
     config::Protocol,
-    nacos::{v1::PushAddress, Origin},
+    nacos::{v1::PushAddress, Listed, Origin},
     push::{PushReceiver, PushTally, Pushed, StopReceiving},
     service::ServiceName,
     subscriber::{Hint, PushedList, Watched},
@@ -135,7 +135,9 @@ impl Desk {
         let info = pushed.list.into_info(&service);
         for (watched, subscriber) in subscribers {
             if covers(&info.clusters, &watched) {
-                subscriber.do_send(PushedList { info: info.clone(), origin: origin.clone() });
+                let idle_end = self.nacos.servers().last_end();
+                let listed = Listed { info: info.clone(), origin: origin.clone(), idle_end };
+                subscriber.do_send(PushedList(listed));
             }
         }
     }

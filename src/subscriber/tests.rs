@@ -6,7 +6,12 @@ use actix::{Addr, ResponseFuture};
 use actix_rt::time::sleep;
 
 use super::*;
-use crate::{instance::Instance, supervise};
+use crate::{
+    instance::Instance,
+    nacos::{IdleEnd, Origin},
+    service::ServiceInfo,
+    supervise,
+};
 
 /// Answers polls as the Registry does.
 #[derive(Clone, Default)]
@@ -18,6 +23,8 @@ struct ServerState {
     fails: bool,
     clock: i64,
     outages: u64,
+    /// So long ago an idle connection ended, and whether it is known that they do.
+    ended: Option<(Duration, bool)>,
     polls: u32,
     delay: Duration,
 }
@@ -29,7 +36,9 @@ impl Server {
 
     fn list(&self) -> Listed {
         let state = self.0.borrow();
-        Listed { info: list(&state.hosts, state.clock), origin: origin(state.outages) }
+        let now = std::time::Instant::now();
+        let idle_end = state.ended.map(|(ago, is_doubtful)| IdleEnd { at: now - ago, is_doubtful });
+        Listed { info: list(&state.hosts, state.clock), origin: origin(state.outages), idle_end }
     }
 }
 
@@ -167,7 +176,8 @@ impl World {
     }
 
     fn push(&self, hosts: &[(&str, f64)], clock: i64) {
-        self.subscriber.do_send(PushedList { info: list(hosts, clock), origin: origin(0) });
+        let listed = Listed { info: list(hosts, clock), origin: origin(0), idle_end: None };
+        self.subscriber.do_send(PushedList(listed));
     }
 }
 
@@ -338,6 +348,35 @@ async fn one_that_is_let_go_at_last_takes_nobody_with_it_who_went_missing_later(
         told.extend(world.told_after(5.0).await);
     }
     assert_eq!((told.len(), ips(&told[0].removed), ips(&told[0].info.hosts)), (1, vec!["2"], vec!["1"]));
+}
+
+#[actix::test]
+async fn a_list_that_loses_most_just_after_a_connection_ended_is_held_until_each_has_beaten() {
+    let world = begin(&[("1", 1.0), ("2", 1.0), ("3", 1.0)]);
+    world.told_after(0.2).await;
+    // As all the time where idle connections end every few seconds.
+    world.server.0.borrow_mut().ended = Some((Duration::from_secs(1), false));
+    world.server.holds(&[("1", 1.0), ("2", 1.0)]);
+    assert_eq!(ips(&world.told_after(1.2).await[0].removed), ["3"], "one of three may go");
+    world.server.holds(&[]);
+    assert!(world.told_after(3.0).await.is_empty());
+    world.server.holds(&[("1", 1.0)]);
+    assert!(world.told_after(2.0).await.is_empty(), "the other may still come back");
+    let told = world.told_after(3.0).await;
+    assert_eq!((told.len(), ips(&told[0].removed)), (1, vec!["2"]), "it did not");
+    world.server.0.borrow_mut().ended = Some((Duration::from_secs(60), false));
+    world.server.holds(&[]);
+    assert_eq!(world.told_after(1.2).await.len(), 1, "the end was long ago");
+}
+
+#[actix::test]
+async fn any_loss_is_held_for_that_time_where_it_is_not_known_whether_the_server_ended() {
+    let world = begin(&[("1", 1.0), ("2", 1.0), ("3", 1.0)]);
+    world.told_after(0.2).await;
+    world.server.0.borrow_mut().ended = Some((Duration::from_secs(1), true));
+    world.server.holds(&[("1", 1.0), ("2", 1.0)]);
+    assert!(world.told_after(5.0).await.is_empty());
+    assert_eq!(ips(&world.told_after(3.0).await[0].removed), ["3"]);
 }
 
 #[actix::test]
