@@ -149,8 +149,8 @@ fn mailbox(criterion: &mut Criterion) {
 /// Short: claims are ratios within one run, not the third digit.
 fn briefly() -> Criterion {
     Criterion::default()
-        .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(1))
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(700))
         .sample_size(20)
 }
 

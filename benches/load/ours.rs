@@ -16,9 +16,12 @@ use crate::{
     Options, Target, Window, IN_FLIGHT,
 };
 
+/// The first beat is due within the interval, and sent at the next point of the grid.
+const GRID: Duration = Duration::from_millis(600);
+
 /// After this every instance has beaten, and what comes is what stays. A short run does not wait for that.
 fn warm_up(options: &Options) -> Duration {
-    Duration::from_secs_f64(options.seconds * 3.0).min(BEAT_INTERVAL + Duration::from_secs(2))
+    Duration::from_secs_f64(options.seconds * 3.0).min(BEAT_INTERVAL + GRID)
 }
 
 fn start(address: SocketAddr, client: &str) -> Addr<Registry> {

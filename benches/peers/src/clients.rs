@@ -18,7 +18,7 @@ use crate::{measure, measure::Figures, stub::BEAT_INTERVAL, Options, Window, IN_
 
 /// After this every instance has beaten. A short run does not wait for that.
 fn warm_up(options: &Options) -> Duration {
-    Duration::from_secs_f64(options.seconds * 3.0).min(BEAT_INTERVAL + Duration::from_secs(2))
+    Duration::from_secs_f64(options.seconds * 3.0).min(BEAT_INTERVAL + Duration::from_millis(600))
 }
 
 const TICK: Duration = Duration::from_millis(100);
