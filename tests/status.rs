@@ -207,6 +207,8 @@ async fn registering_when_reachable_is_told_by_status_and_log() {
     // One that is taken back meanwhile never comes.
     let taken_back = registry.send(DeregisterInstance::new("orders", "10.0.0.7", 10));
     let taken_back = actix_rt::spawn(taken_back);
+    let nine_left = async || (ask(&registry, GetStatus).await.ok()?.instances.len() == 9).then_some(());
+    eventually("it is not wanted any more", nine_left).await;
     server.faults().accept_connections();
     until("they are registered", || server.instances("orders").len() >= 9).await;
     soon("the answer", taken_back).await.unwrap().unwrap().unwrap();
