@@ -199,5 +199,7 @@ fn soak(options: &Options) {
     let (early, late) = figures.resident_kib;
     assert!(late < early + early / 4 + 8 * 1024, "memory grew from {early} to {late} KiB");
     let (early, late) = figures.descriptors;
-    assert!(late < early + 64, "descriptors grew from {early} to {late}");
+    // Full pools to both servers, whose ends are in this process too; and a few listeners and views that come and go.
+    let pools = 2 * 2 * 32;
+    assert!(late <= early + pools + 16, "descriptors grew from {early} to {late}");
 }

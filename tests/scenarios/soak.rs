@@ -45,6 +45,7 @@ pub struct Figures {
     /// From the end of the faults until all agree.
     pub settled_after: Duration,
     pub resident_kib: (u64, u64),
+    /// Before the first request, and at the end.
     pub descriptors: (usize, usize),
 }
 
@@ -125,6 +126,7 @@ pub async fn soak(last: Duration, seed: u64, mut say: impl FnMut(&str)) -> Figur
         over: Cell::new(false),
         figures: RefCell::default(),
     });
+    world.figures.borrow_mut().descriptors.0 = descriptors();
     let mut dice = fastrand::Rng::with_seed(seed);
     for number in 0..SERVICES {
         world.register(number, number + 1, 1).await;
@@ -144,8 +146,7 @@ pub async fn soak(last: Duration, seed: u64, mut say: impl FnMut(&str)) -> Figur
         for tenth in 1..=10 {
             actix_rt::time::sleep(last / 10).await;
             if tenth == 1 {
-                let mut figures = world.figures.borrow_mut();
-                (figures.resident_kib.0, figures.descriptors.0) = (resident_kib(), descriptors());
+                world.figures.borrow_mut().resident_kib.0 = resident_kib();
             }
             let figures = world.figures.borrow();
             say(&format!(
