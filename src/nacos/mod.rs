@@ -245,7 +245,7 @@ impl Nacos {
         yield_now().await;
         let outages = self.servers.outages();
         let origin = Origin { server: told.server.name.clone(), protocol: told.protocol, outages };
-        Ok(Listed { info: told.value, origin, idle_end: self.servers.last_end() })
+        Ok(Listed { info: told.value, origin, idle_end: self.servers.last_idle_end() })
     }
 
     pub(crate) async fn list_services(

@@ -153,7 +153,7 @@ pub(crate) struct Servers {
     recovered: Notify,
     /// Counts what surely emptied or changed the lists: another server is in use, or the one in use ended.
     outages: Cell<u64>,
-    last_end: Cell<Option<IdleEnd>>,
+    last_idle_end: Cell<Option<IdleEnd>>,
 }
 
 /// An idle connection to the server in use ended, at its usual age as far as that is known. Nothing tells it from the end
@@ -184,7 +184,7 @@ impl Servers {
             trial: request_timeout,
             generation: watch::channel(0).0,
             outages: Cell::new(0),
-            last_end: Cell::new(None),
+            last_idle_end: Cell::new(None),
             recovered: Notify::new(),
         }
     }
@@ -250,12 +250,12 @@ impl Servers {
         self.outages.set(self.outages.get() + 1);
     }
 
-    pub(crate) fn last_end(&self) -> Option<IdleEnd> {
-        self.last_end.get()
+    pub(crate) fn last_idle_end(&self) -> Option<IdleEnd> {
+        self.last_idle_end.get()
     }
 
     pub(crate) fn note_idle_end(&self, is_doubtful: bool) {
-        self.last_end.set(Some(IdleEnd { at: Instant::now(), is_doubtful }));
+        self.last_idle_end.set(Some(IdleEnd { at: Instant::now(), is_doubtful }));
     }
 
     /// See [`generation`](Servers::generation).

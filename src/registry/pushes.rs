@@ -132,10 +132,10 @@ impl Desk {
         }
         let server = self.nacos.servers().named_by(pushed.from.ip());
         let origin = Origin { server, protocol: Protocol::V1, outages: self.nacos.servers().outages() };
+        let idle_end = self.nacos.servers().last_idle_end();
         let info = pushed.list.into_info(&service);
         for (watched, subscriber) in subscribers {
             if covers(&info.clusters, &watched) {
-                let idle_end = self.nacos.servers().last_end();
                 let listed = Listed { info: info.clone(), origin: origin.clone(), idle_end };
                 subscriber.do_send(PushedList(listed));
             }
