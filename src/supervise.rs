@@ -5,7 +5,7 @@
 //! Lost at a restart are the context's timers and futures: `started` arms them again.
 
 use std::{
-    any::Any,
+    any::{type_name, Any},
     fmt::Display,
     future::Future,
     panic::{catch_unwind, AssertUnwindSafe},
@@ -22,6 +22,7 @@ use actix::{
     Actor, Addr, Context, Supervised,
 };
 use actix_rt::time::{sleep, Instant, Sleep};
+use futures_util::future::FutureExt as _;
 use slog::{error, Logger};
 
 /// So many restarts within [`WINDOW`] happen at once; from then on each waits, so that an actor that panics over and over is
@@ -29,6 +30,9 @@ use slog::{error, Logger};
 const QUICK_RESTARTS: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(1);
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
+
+/// A chore that panicked is begun anew after this: none is urgent.
+const CHORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs `actor` on the present arbiter until it stops itself, or nobody can reach it and it waits for nothing.
 pub(crate) fn start<A>(actor: A, mailbox_capacity: usize, log: Logger) -> Addr<A>
@@ -73,7 +77,7 @@ impl<A: Supervised + Actor<Context = Context<A>>> Supervise<A> {
             (self.panics, self.window) = (0, Instant::now());
         }
         self.panics += 1;
-        log_panic(&self.log, "an actor panicked and is restarted", std::any::type_name::<A>(), panic);
+        log_panic(&self.log, "an actor panicked and is restarted", type_name::<A>(), panic);
         if self.panics > QUICK_RESTARTS {
             self.pause = Some(Box::pin(sleep(RESTART_PAUSE)));
         }
@@ -100,6 +104,14 @@ impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervise<A> {
     }
 }
 
+/// Runs what is no actor until it is done; begins it anew after a panic.
+pub(crate) async fn supervise_chore<F: Future<Output = ()>>(chore: impl Fn() -> F, log: &Logger) {
+    while let Err(panic) = AssertUnwindSafe(chore()).catch_unwind().await {
+        log_panic(log, "a chore of the registry client panicked and is begun anew", type_name::<F>(), &*panic);
+        sleep(CHORE_PAUSE).await;
+    }
+}
+
 /// One line for a panic in `place`; gives its text. Never panics, as a drain may: slog's `Fuse` does when its output is
 /// closed, and that may be why we are here.
 pub(crate) fn log_panic(log: &Logger, message: &str, place: impl Display, panic: &(dyn Any + Send)) -> String {
@@ -117,6 +129,8 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use actix::{ActorContext, AsyncContext, Handler, Message, ResponseFuture, WrapFuture};
     use actix_rt::time::timeout;
 
@@ -220,6 +234,19 @@ mod tests {
         let address = start(Counting::default(), 16, Logger::root(BrokenDrain, slog::o!()));
         let _ = address.send(Misbehave::InHandler).await;
         assert_eq!(address.send(Count).await, Ok((2, 1)));
+    }
+
+    #[actix::test]
+    async fn a_chore_that_panics_is_begun_anew_until_it_is_done() {
+        tokio::time::pause();
+        let (began, times) = (Instant::now(), Cell::new(0));
+        let chore = async || {
+            times.set(times.get() + 1);
+            assert!(times.get() > 2, "staged in a chore");
+        };
+        supervise_chore(chore, &Logger::root(BrokenDrain, slog::o!())).await;
+        assert_eq!(times.get(), 3);
+        assert!(began.elapsed() >= CHORE_PAUSE * 2, "no hot loop: {:?}", began.elapsed());
     }
 
     #[actix::test]

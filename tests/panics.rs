@@ -3,7 +3,11 @@
 
 mod support;
 
-use actix_nacos::{embedded::EmbeddedServer, Error, GetStatus, Place, RegisterInstance, StagePanic, Subscribe, Victim};
+use actix_nacos::{
+    embedded::EmbeddedServer, Error, GetStatus, Operation, Place, RegisterInstance, Shutdown, StagePanic, Subscribe,
+    Victim,
+};
+use slog::{o, Drain, Logger, Never, OwnedKVList, Record};
 
 const ROUNDS: usize = 100;
 
@@ -50,5 +54,36 @@ async fn every_actor_survives_panics_anywhere_and_nothing_is_lost() -> Result<()
     let news = told.until(|news| news.info.hosts.len() == 6).await;
     assert_eq!(news.added.len(), 1, "{news:?}");
     assert_eq!(server.instances("orders").len(), 6);
+    Ok(())
+}
+
+/// Panics at each request that fails.
+struct BrokenLog;
+
+impl Drain for BrokenLog {
+    type Ok = ();
+    type Err = Never;
+
+    fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), Never> {
+        assert_ne!(record.msg().to_string(), "request to registry server failed", "staged in the log");
+        Ok(())
+    }
+}
+
+#[actix::test]
+async fn a_panic_while_one_instance_is_deregistered_costs_no_other_its_end() -> Result<(), Error> {
+    silence_panics();
+    let server = support::server();
+    let registry = support::start(support::config(&server).logger(Logger::root(BrokenLog, o!())));
+    for port in 1..=20 {
+        registry.send(RegisterInstance::new("orders", "10.0.0.7", port)).await??;
+    }
+    server.faults().only_for(&[Operation::Deregister]);
+    server.faults().fail_share(0.3, 503);
+    let report = registry.send(Shutdown::default()).await??;
+    assert!(report.deregistered > 0 && !report.failed.is_empty(), "{report:?}");
+    assert_eq!(report.deregistered + report.failed.len(), 20, "each is accounted for: {report:?}");
+    assert!(report.failed.iter().all(|failed| matches!(failed.error, Error::Panicked { .. })), "{report:?}");
+    assert_eq!(server.instances("orders").len(), report.failed.len());
     Ok(())
 }

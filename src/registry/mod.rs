@@ -14,7 +14,6 @@ mod subscriptions;
 mod target;
 
 use std::{
-    any::type_name,
     future::Future,
     panic::{catch_unwind, AssertUnwindSafe},
     rc::{Rc, Weak},
@@ -54,15 +53,12 @@ use crate::{
     error::Error,
     grid::Grid,
     nacos::{keep_server_list, sentinel::watch_server, Nacos, Operation},
-    supervise::{log_panic, supervise},
+    supervise::{log_panic, supervise, supervise_chore},
 };
 
 /// So often the answers that were just given may be fetched before the thread ends: without it most waiting callers
 /// would see a closed mailbox instead of their answer.
 const YIELDS_FOR_LAST_ANSWERS: usize = 64;
-
-/// A chore that panicked is begun anew after this.
-const CHORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Persistent instances that could not be registered again are tried again after this.
 const PERSISTENT_RETRY: Duration = Duration::from_secs(2);
@@ -265,17 +261,7 @@ impl Desk {
     fn start_chore<F: Future<Output = ()>>(&self, chore: impl Fn() -> F + 'static) {
         let (mut ended, log) = (self.ended.subscribe(), self.log.clone());
         actix_rt::spawn(async move {
-            let work = async {
-                while let Err(panic) = AssertUnwindSafe(chore()).catch_unwind().await {
-                    log_panic(
-                        &log,
-                        "a chore of the registry client panicked and is begun anew",
-                        type_name::<F>(),
-                        &*panic,
-                    );
-                    sleep(CHORE_PAUSE).await;
-                }
-            };
+            let work = supervise_chore(chore, &log);
             let ended = ended.wait_for(|ended| *ended);
             pin_mut!(work, ended);
             select(work, ended).await;
