@@ -10,7 +10,6 @@ use std::time::Duration;
 #[actix::test]
 #[ignore = "needs r-nacos (RNACOS=path, or rnacos in PATH)"]
 async fn all_instances_are_back_with_weights_and_metadata_after_r_nacos_lost_its_data() {
-    let interval = Duration::from_secs(2);
-    let figures = scenario::killed_and_restarted_without_data(50, interval).await;
-    assert!(figures.back_after <= interval + Duration::from_secs(1), "{figures:?}");
+    let figures = scenario::killed_and_restarted_without_data(50).await;
+    assert!(figures.back_after <= scenario::INTERVAL + Duration::from_secs(1), "{figures:?}");
 }

@@ -15,6 +15,9 @@ use futures_util::future::join_all;
 
 use crate::support::{ask, config_at, eventually, ms, process::Process, shut_down, start, unique, News};
 
+/// What r-nacos answers to each beat, whatever interval the instance was registered with.
+pub const INTERVAL: Duration = Duration::from_secs(5);
+
 /// A running r-nacos with data of its own; both gone when it is dropped.
 struct Rnacos {
     process: Process,
@@ -62,7 +65,7 @@ pub struct Figures {
 ///
 /// # Panics
 /// When a listener was told of a removal.
-pub async fn killed_and_restarted_without_data(instances: u16, interval: Duration) -> Figures {
+pub async fn killed_and_restarted_without_data(instances: u16) -> Figures {
     let ports = free_ports();
     let address = format!("127.0.0.1:{}", ports[0]);
     let server = Rnacos::start(ports);
@@ -73,7 +76,7 @@ pub async fn killed_and_restarted_without_data(instances: u16, interval: Duratio
     let registry = start(Config::new(&address));
     let register = |port: u16| {
         let instance = RegisterInstance::new("orders", "10.0.0.7", port).weight(weight(port));
-        ask(&registry, instance.metadata("port", port.to_string()).heartbeat_interval(interval))
+        ask(&registry, instance.metadata("port", port.to_string()))
     };
     join_all((1..=instances).map(register)).await.into_iter().for_each(Result::unwrap);
     eventually("all are listed", async || all_as_wanted(&observer, instances).await).await;
@@ -81,7 +84,7 @@ pub async fn killed_and_restarted_without_data(instances: u16, interval: Duratio
     ask(&registry, Subscribe::new("orders", news.recipient())).await.unwrap();
     news.until(|news| news.info.hosts.len() == usize::from(instances)).await;
     // Beats are light from the second on: two intervals make sure that such ones are under way.
-    actix_rt::time::sleep(interval * 2).await;
+    actix_rt::time::sleep(INTERVAL * 2).await;
 
     let killed = Instant::now();
     drop(server);
