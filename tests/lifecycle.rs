@@ -234,6 +234,23 @@ async fn a_shutdown_reports_what_could_not_be_deregistered() {
 }
 
 #[actix::test]
+async fn a_shutdown_is_done_also_when_the_last_address_is_dropped_behind_it() {
+    let _alone = alone();
+    let server = server();
+    let registry = registry(&server);
+    for port in 80..90 {
+        ask(&registry, RegisterInstance::new("orders", IP, port)).await.unwrap();
+    }
+    // Slow enough for the actor to end first, did it not wait.
+    server.faults().delay_requests(ms(50));
+    let shutdown = registry.send(Shutdown::default().drain(ms(100)));
+    drop(registry);
+    let report = soon("the report", shutdown).await.unwrap().unwrap();
+    assert_eq!((report.deregistered, report.failed.len()), (10, 0), "{report:?}");
+    assert!(server.instances("orders").is_empty());
+}
+
+#[actix::test]
 async fn calls_go_on_being_served_while_a_shutdown_drains() {
     let _alone = alone();
     let server = server();

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix::{ActorContext, Addr, Context, Handler, Message, ResponseFuture, WeakAddr};
+use actix::{ActorContext, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
 use actix_rt::time::{sleep, timeout};
 use futures_util::{
     future::FutureExt as _,
@@ -28,7 +28,8 @@ const GUARD_STEP: Duration = Duration::from_millis(10);
 /// Ends the Registry: stops the beats, deregisters the own ephemeral instances, then ends subscriptions, sockets and the
 /// thread. Final: every later message is answered with [`Error::Stopped`].
 ///
-/// What was asked for before takes effect before. Answered when all is done, or the deadline has passed.
+/// What was asked for before takes effect before. Answered when all is done, or the deadline has passed; then the
+/// [`drain`](Shutdown::drain) is over, too.
 ///
 /// # Errors
 /// [`Error::Stopped`] if the Registry is shutting down already. What could not be deregistered is in the report, and no
@@ -97,8 +98,8 @@ struct End;
 impl Handler<Shutdown> for Registry {
     type Result = ResponseFuture<Result<ShutdownReport, Error>>;
 
-    fn handle(&mut self, message: Shutdown, _: &mut Context<Self>) -> Self::Result {
-        let registry = self.myself.clone();
+    fn handle(&mut self, message: Shutdown, ctx: &mut Context<Self>) -> Self::Result {
+        let registry = ctx.address();
         self.answer(Operation::Shutdown, |desk| {
             desk.closing.set(true);
             let ends = EndsRegistry(registry);
@@ -119,14 +120,13 @@ impl Handler<Shutdown> for Registry {
     }
 }
 
-/// Ends the Registry when dropped, also by a panic: one that is closing for ever would answer nobody and never end.
-struct EndsRegistry(WeakAddr<Registry>);
+/// Ends the Registry when dropped, also by a panic: one that is closing for ever would answer nobody and never end. Until
+/// then it keeps it: whoever asked for the shutdown may have dropped the last address.
+struct EndsRegistry(Addr<Registry>);
 
 impl Drop for EndsRegistry {
     fn drop(&mut self) {
-        if let Some(registry) = self.0.upgrade() {
-            registry.do_send(End);
-        }
+        self.0.do_send(End);
     }
 }
 
@@ -234,6 +234,7 @@ impl Desk {
 /// # Ok::<(), actix_nacos::Error>(())
 /// ```
 #[derive(Debug)]
+#[must_use = "shuts the Registry down when dropped: bind it to a name"]
 pub struct ShutdownGuard {
     registry: Addr<Registry>,
     deadline: Duration,
@@ -247,7 +248,6 @@ impl ShutdownGuard {
     }
 
     /// See [`Shutdown::drain`]; comes on top of the deadline. Default: zero.
-    #[must_use]
     pub fn drain(mut self, time: Duration) -> Self {
         self.drain = time;
         self
