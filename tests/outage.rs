@@ -7,11 +7,17 @@ mod outage;
 mod restart;
 mod support;
 
-use std::time::Instant;
+use std::{
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        Arc,
+    },
+    time::Instant,
+};
 
 use actix_nacos::{DeregisterInstance, Discover, RegisterInstance, Source, Subscribe, HEART_BEAT_INTERVAL};
 use outage::{all_servers_fail, Fault, Figures};
-use support::{ask, config, listed_ports, ms, registry, server, shut_down, soon, start, until, News};
+use support::{ask, config, config_at, listed_ports, ms, registry, server, shut_down, soon, start, until, News};
 
 #[actix::test]
 async fn a_thousand_instances_are_back_within_a_beat_and_a_second_after_a_restart_without_data() {
@@ -116,4 +122,24 @@ async fn a_second_restart_soon_after_the_first_is_noticed_too() {
     })
     .await;
     shut_down(&registry).await;
+}
+
+/// What a proxy does whose servers are gone: it accepts, and closes at once.
+#[actix::test]
+async fn a_proxy_with_nobody_behind_it_is_not_asked_without_end() {
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = proxy.local_addr().unwrap().to_string();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = accepted.clone();
+    std::thread::spawn(move || {
+        for connection in proxy.incoming() {
+            count.fetch_add(1, Ordering::Relaxed);
+            drop(connection);
+        }
+    });
+    let registry = start(config_at(&address).operation_timeout(ms(1000)));
+    let failed = ask(&registry, RegisterInstance::new("orders", "10.0.0.7", 80)).await.unwrap_err();
+    assert!(failed.is_retryable(), "{failed:?}");
+    let accepted = accepted.load(Ordering::Relaxed);
+    assert!(accepted <= 20, "{accepted} connections in a second");
 }

@@ -20,7 +20,8 @@ use tokio::io::AsyncReadExt as _;
 
 use crate::registry::Desk;
 
-/// Before a refused connection is tried again.
+/// Before a refused connection is tried again. One that ends sooner was none: a proxy accepts also while there is nobody
+/// behind it.
 const RETRY: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -42,10 +43,11 @@ pub(crate) async fn watch_server(desk: Weak<Desk>) {
             (habit, habit_of) = (Habit::default(), server.name.clone());
         }
         let address = (server.address.host.clone(), server.address.port);
-        let was_refusing = habit.refusing;
-        let watched = hold_connection(address, || {
+        let trouble = habit.trouble;
+        let in_doubt = if trouble == Some(Trouble::EndsAtOnce) { RETRY } else { Duration::ZERO };
+        let watched = hold_connection(address, in_doubt, || {
             // It may have come back, and gone again, and come back since it was last seen.
-            if let Some(present) = desk.upgrade().filter(|_| was_refusing) {
+            if let Some(present) = desk.upgrade().filter(|_| trouble.is_some()) {
                 note_cut(&present);
             }
         });
@@ -55,25 +57,25 @@ pub(crate) async fn watch_server(desk: Weak<Desk>) {
             Either::Left((outcome, _)) => outcome,
             // Another server may be in use; or it is this one, which does not refuse any more.
             Either::Right(_) => {
-                habit.refusing = false;
+                habit.trouble = None;
                 continue;
             }
         };
-        let refused = outcome.is_err();
         let end = habit.judge(outcome);
+        let serves = habit.trouble.is_none();
         if let Some(present) = desk.upgrade() {
-            note(&present, end, refused);
+            note(&present, end, serves);
         }
-        if refused {
+        if !serves {
             sleep(RETRY).await;
         }
     }
 }
 
-fn note(desk: &Desk, end: End, refused: bool) {
+fn note(desk: &Desk, end: End, serves: bool) {
     let servers = desk.nacos.servers();
     match end {
-        End::Usual if refused => return,
+        End::Usual if !serves => return,
         End::Usual => return servers.note_idle_end(false),
         End::Doubtful => {
             servers.note_idle_end(true);
@@ -91,15 +93,21 @@ fn note_cut(desk: &Desk) {
     desk.nacos.servers().note_outage();
 }
 
-/// How long the connection lived; an error if there was none.
-async fn hold_connection(address: (String, u16), opened_now: impl FnOnce()) -> io::Result<Duration> {
+/// How long the connection lived; an error if there was none. `opened` is called once it is no more `in_doubt`.
+async fn hold_connection(address: (String, u16), in_doubt: Duration, opened: impl FnOnce()) -> io::Result<Duration> {
     let mut stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
-    opened_now();
-    let opened = Instant::now();
-    let mut answer = [0; 512];
-    // A server may say why it closes; that it does is what counts. A reset is an end, too.
-    while stream.read(&mut answer).await.is_ok_and(|read| read > 0) {}
-    Ok(opened.elapsed())
+    let began = Instant::now();
+    let ended = async {
+        let mut answer = [0; 512];
+        // A server may say why it closes; that it does is what counts. A reset is an end, too.
+        while stream.read(&mut answer).await.is_ok_and(|read| read > 0) {}
+    };
+    pin_mut!(ended);
+    if timeout(in_doubt, &mut ended).await.is_err() {
+        opened();
+        ended.await;
+    }
+    Ok(began.elapsed())
 }
 
 /// What the end of the connection says.
@@ -128,17 +136,29 @@ struct Habit {
     last: Option<Duration>,
     /// Ends in a row that were like the last one.
     times: u32,
-    refusing: bool,
+    /// Since the last connection that lived.
+    trouble: Option<Trouble>,
+}
+
+/// Why there is no connection to watch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Refuses,
+    EndsAtOnce,
 }
 
 impl Habit {
     fn judge(&mut self, lived: io::Result<Duration>) -> End {
-        let Ok(lived) = lived else {
-            // One outage, however often it refuses.
-            let known = std::mem::replace(&mut self.refusing, true);
-            return if known { End::Usual } else { End::Cut };
+        let trouble = match lived {
+            Err(_) => Some(Trouble::Refuses),
+            Ok(lived) if lived < RETRY => Some(Trouble::EndsAtOnce),
+            Ok(_) => None,
         };
-        self.refusing = false;
+        let known = std::mem::replace(&mut self.trouble, trouble);
+        let Some(lived) = lived.ok().filter(|_| trouble.is_none()) else {
+            // One outage, however often it shows.
+            return if known.is_some() { End::Usual } else { End::Cut };
+        };
         if lived < SHORTEST_HABIT {
             return End::Cut;
         }
@@ -188,7 +208,8 @@ mod tests {
     #[test]
     fn a_short_life_is_a_cut_before_there_is_a_habit() {
         let mut habit = Habit::default();
-        assert_eq!(habit.judge(lived(200)), End::Cut);
+        assert_eq!(habit.judge(lived(1200)), End::Cut);
+        assert_eq!(habit.judge(lived(1200)), End::Cut, "again");
         assert_eq!(habit.judge(lived(5000)), End::Doubtful);
     }
 
@@ -210,5 +231,15 @@ mod tests {
         assert_eq!(habit.judge(refused()), End::Usual);
         habit.judge(lived(5000));
         assert_eq!(habit.judge(refused()), End::Cut, "a new one");
+    }
+
+    #[test]
+    fn connections_that_end_at_once_are_one_outage_too() {
+        let mut habit = Habit::default();
+        assert_eq!(habit.judge(lived(3)), End::Cut);
+        assert_eq!(habit.judge(lived(1)), End::Usual);
+        assert_eq!(habit.judge(refused()), End::Usual, "the same one");
+        habit.judge(lived(5000));
+        assert_eq!(habit.judge(lived(1)), End::Cut, "a new one");
     }
 }
