@@ -182,3 +182,39 @@ async fn a_login_that_fails_otherwise_may_succeed_later() {
     let listed = async || ask(&registry, ListInstances::new("orders")).await.ok();
     eventually("the list can be had", listed).await;
 }
+
+#[actix::test]
+async fn a_server_that_refuses_our_login_costs_nothing_while_another_one_takes_it() {
+    for _ in 0..8 {
+        // Where it begins is drawn by lot.
+        let takes = guarded(Dialect::V2_5);
+        let refuses = EmbeddedServer::builder().user("me", "another").start().unwrap();
+        let addresses = format!("{},{}", refuses.server_address(), takes.server_address());
+        let registry = start(config_at(&addresses).credentials("me", PASSWORD));
+        for port in 80..90 {
+            ask(&registry, RegisterInstance::new("orders", IP, port)).await.unwrap();
+        }
+        assert_eq!(takes.instances("orders").len(), 10);
+        assert!(logins(&refuses) <= 2, "not tried in a loop: {}", logins(&refuses));
+
+        takes.faults().refuse_connections();
+        let refused = ask(&registry, ListInstances::new("orders")).await.unwrap_err();
+        assert!(matches!(refused, Error::Unauthorized { .. }), "what is left says why: {refused:?}");
+        takes.faults().accept_connections();
+        let serves = async || ask(&registry, ListInstances::new("orders")).await.ok();
+        eventually("the other one is used again", serves).await;
+        shut_down(&registry).await;
+    }
+}
+
+#[actix::test]
+async fn trouble_of_the_server_is_no_refused_login() {
+    let fake = Fake::start(|seen| match seen.path() {
+        "/nacos/v1/auth/login" => Answer::Text(500, "text/plain", "caused: the pool is exhausted;".into()),
+        _ => Answer::usual(seen),
+    });
+    let registry = start(config_at(&fake.server_address()).credentials("me", PASSWORD).operation_timeout(ms(300)));
+    let failed = ask(&registry, ListInstances::new("orders")).await.unwrap_err();
+    assert!(failed.is_retryable() && failed.status() == Some(500), "{failed:?}");
+    shut_down(&registry).await;
+}

@@ -46,6 +46,25 @@ async fn a_request_that_always_fails_costs_nobody_else_anything() -> Result<(), 
 }
 
 #[actix::test]
+async fn a_request_that_always_fails_is_no_outage() -> Result<(), Error> {
+    let fake = Fake::start(|seen| match seen.parameter("ip") {
+        Some("10.0.0.66") => Answer::Text(500, "text/plain", "caused: no leader!;".into()),
+        _ => Answer::usual(seen),
+    });
+    let (logger, log) = support::logs::logger();
+    let registry = start(config_at(&fake.server_address()).operation_timeout(ms(1000)).logger(logger));
+    register(&registry, 1).await?;
+    let doomed = ask(&registry, RegisterInstance::new("orders", "10.0.0.66", 80).ephemeral(false)).await;
+    assert_eq!(doomed.unwrap_err().status(), Some(500));
+    register(&registry, 2).await?;
+    assert_eq!(log.count("no registry server answers"), 0, "{:?}", log.loud());
+    let again = fake.seen().iter().filter(|seen| seen.method == "POST" && seen.parameter("port") == Some("1")).count();
+    assert_eq!(again, 1, "nothing was registered again");
+    shut_down(&registry).await;
+    Ok(())
+}
+
+#[actix::test]
 async fn a_persistent_instance_is_deregistered_as_one_at_the_second_try_too() -> Result<(), Error> {
     let server = server();
     let registry = start(config(&server).operation_timeout(ms(300)));

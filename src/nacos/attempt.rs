@@ -12,7 +12,7 @@ use slog::{debug, info, warn};
 
 use super::{
     exchange::{Answer, Operation, Refusal, Request},
-    servers::{pause, Choice, Server, OUTAGE},
+    servers::{pause, Choice, Server, Servers, OUTAGE},
     session::Credentials,
     v1::{self, LoginAnswer},
     v3, ConnectionState, Nacos, Patience,
@@ -44,21 +44,21 @@ impl Nacos {
         let mut tried = Vec::new();
         let mut rounds = 0;
         let mut last_error = None;
+        let mut refusal = None;
         loop {
             // Before a server is chosen: many wait here while one hangs, and none of them shall choose that one.
             let room = self.transport.room().await;
             // Not counted while nobody could be asked: a burst of operations may wait for longer than one may take.
             let deadline = *turn_came.get_or_insert_with(Instant::now) + self.operation_timeout;
-            // A refused login says nothing of the servers' health.
-            self.session.check()?;
+            let may_wait = patience == Patience::Operation && refusal.is_none();
             let server = match self.servers.choose(operation, &tried) {
                 Choice::Ask(server) => server,
-                Choice::Wait(pause) if patience == Patience::Operation && Instant::now() + pause < deadline => {
+                Choice::Wait(pause) if may_wait && Instant::now() + pause < deadline => {
                     drop(room);
                     self.servers.wait(pause).await;
                     continue;
                 }
-                Choice::Nobody if patience == Patience::Operation && Instant::now() < deadline => {
+                Choice::Nobody if may_wait && Instant::now() < deadline => {
                     drop(room);
                     // Once around; or the first list of servers has not come yet.
                     rounds += u32::from(!tried.is_empty());
@@ -67,8 +67,15 @@ impl Nacos {
                     tried.clear();
                     continue;
                 }
-                _ => return Err(last_error.unwrap_or_else(|| self.nobody(operation))),
+                // What a server has said tells more than that another one is silent.
+                _ => return Err(refusal.or(last_error).unwrap_or_else(|| self.nobody(operation))),
             };
+            // A refused login says nothing of the server's health.
+            if let Err(refused) = self.session.check(&server.name) {
+                refusal = Some(refused);
+                tried.push(server);
+                continue;
+            }
             let began = Instant::now();
             match self.ask(&server, operation, &make, &read, &subject).await {
                 Err(error) if error.is_retryable() => {
@@ -76,13 +83,20 @@ impl Nacos {
                     last_error = Some(error);
                     tried.push(server);
                 }
+                // It is well, and does not do this for us. Another one may, in a cluster of several minds.
+                Err(error @ (Error::Unauthorized { .. } | Error::Unsupported { .. })) => {
+                    self.note_answer(&server, |servers| servers.answered(&server, operation));
+                    refusal = Some(error);
+                    tried.push(server);
+                }
                 answered => {
-                    self.note_success(&server, operation);
+                    self.last_lists.sweep();
+                    self.note_answer(&server, |servers| servers.succeeded(&server, operation));
                     return answered;
                 }
             }
             if Instant::now() >= deadline {
-                return Err(last_error.unwrap_or_else(|| self.nobody(operation)));
+                return Err(refusal.or(last_error).unwrap_or_else(|| self.nobody(operation)));
             }
         }
     }
@@ -156,7 +170,7 @@ impl Nacos {
             return Ok(outcome.map_err(without_login));
         };
         if !matches!(outcome, Err(Refusal::TokenRefused(_))) {
-            self.session.note_accepted();
+            self.session.note_accepted(&server.name);
             return Ok(outcome);
         }
         self.session.forget(&server.name, &token);
@@ -181,10 +195,12 @@ impl Nacos {
         let answered =
             answered.map_err(|refusal| refusal.into_error(Operation::Login, &server.name, &credentials.username));
         match &answered {
-            Err(error @ Error::Unauthorized { .. }) if !self.session.is_refused() => {
+            Err(error @ Error::Unauthorized { .. }) if !self.session.is_refused(&server.name) => {
                 warn!(self.log, "the login is refused, and tried again at growing intervals"; "error" => %error);
             }
-            Ok(_) if self.session.is_refused() => info!(self.log, "the login is accepted"; "server" => &server.name),
+            Ok(_) if self.session.is_refused(&server.name) => {
+                info!(self.log, "the login is accepted"; "server" => &server.name)
+            }
             _ => {}
         }
         answered
@@ -216,10 +232,9 @@ impl Nacos {
         sent.map_err(|none| none.into_error(operation, &server.name))
     }
 
-    fn note_success(&self, server: &Rc<Server>, operation: Operation) {
-        self.last_lists.sweep();
+    fn note_answer(&self, server: &Server, note: impl FnOnce(&Servers)) {
         let failures = server.failures();
-        self.servers.succeeded(server, operation);
+        note(&self.servers);
         if failures >= OUTAGE {
             // Whatever it was: it may have forgotten us meanwhile.
             self.servers.next_generation();

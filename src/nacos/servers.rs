@@ -15,7 +15,7 @@ use std::{
 use actix_rt::time::timeout;
 use tokio::{
     net::lookup_host,
-    sync::{watch, Notify},
+    sync::{watch, Mutex, Notify},
 };
 
 use super::{refusals::Refusals, Operation};
@@ -48,6 +48,9 @@ pub(crate) struct Server {
     protocol: Cell<Option<Protocol>>,
     /// Its addresses and ours towards it, as they were last looked up.
     resolved: RefCell<Resolved>,
+    /// Held by the one lookup under way.
+    lookup: Mutex<()>,
+    lookup_failed: Cell<Option<Instant>>,
     health: RefCell<Health>,
 }
 
@@ -65,11 +68,21 @@ pub(crate) struct Health {
     /// Not to be asked before.
     pub(crate) paused_until: Option<Instant>,
     refusals: Refusals,
+    /// The one request that was answered with a failure since the server was last well, however often.
+    lone_refusal: Option<(Operation, String)>,
     pub(crate) last_success: Option<Instant>,
     pub(crate) last_failure: Option<Instant>,
     pub(crate) last_error: Option<Error>,
     pub(crate) requests: u64,
     pub(crate) failed_requests: u64,
+}
+
+impl Health {
+    /// Whether no other request was answered with a failure since the server was last well.
+    fn is_alone(&mut self, operation: Operation, subject: &str) -> bool {
+        let (of, about) = self.lone_refusal.get_or_insert_with(|| (operation, subject.to_owned()));
+        *of == operation && about == subject
+    }
 }
 
 impl Server {
@@ -80,6 +93,8 @@ impl Server {
             address,
             protocol: Cell::new(None),
             resolved: RefCell::default(),
+            lookup: Mutex::default(),
+            lookup_failed: Cell::default(),
             health: RefCell::default(),
         }
     }
@@ -93,14 +108,17 @@ impl Server {
         self.protocol.replace(Some(protocol))
     }
 
-    /// Looks its addresses up, unless that is done.
+    /// Looks its addresses up, unless that is done. Many ask together, and each lookup may hold a thread: one is made.
     pub(crate) async fn resolve(&self) {
-        if self.resolved.borrow().local.is_some() {
+        let _one_at_a_time = self.lookup.lock().await;
+        let failed_lately = self.lookup_failed.get().is_some_and(|failed| failed.elapsed() < LONGEST_PAUSE);
+        if self.local_ip().is_some() || failed_lately {
             return;
         }
         let found = timeout(LOOKUP_TIMEOUT, lookup_host((self.address.host.as_str(), self.address.port))).await;
         let addresses: Vec<_> = found.ok().and_then(Result::ok).map(Iterator::collect).unwrap_or_default();
         let local = addresses.iter().find_map(|address| local_ip_towards(*address).ok());
+        self.lookup_failed.set(local.is_none().then(Instant::now));
         *self.resolved.borrow_mut() = Resolved { ips: addresses.iter().map(|address| address.ip()).collect(), local };
     }
 
@@ -292,15 +310,21 @@ impl Servers {
         health.refusals.begin_trial(operation, until);
     }
 
-    /// It answered as one that is well.
+    /// It answered as one that is well: it is the one to ask.
     pub(crate) fn succeeded(&self, server: &Rc<Server>, operation: Operation) {
+        server.health.borrow_mut().last_success = Some(Instant::now());
+        self.use_now(server);
+        self.answered(server, operation);
+    }
+
+    /// It is well, and refuses: no reason to leave the one in use for it.
+    pub(crate) fn answered(&self, server: &Rc<Server>, operation: Operation) {
         let mut health = server.health.borrow_mut();
         health.requests += 1;
         health.failures = 0;
-        health.last_success = Some(Instant::now());
+        health.lone_refusal = None;
         let was_paused = health.refusals.succeeded(operation) | health.paused_until.take().is_some();
         drop(health);
-        self.use_now(server);
         if was_paused {
             self.recovered.notify_waiters();
         }
@@ -327,12 +351,15 @@ impl Servers {
         health.failed_requests += 1;
         health.last_error = Some(error.clone());
         let answers = !matches!(error, Error::Unreachable { .. } | Error::Timeout { .. });
+        let mut is_alone = false;
         if answers {
+            let subject = subject();
+            is_alone = health.is_alone(operation, &subject);
             health.paused_until = None;
-            health.refusals.failed(operation, subject(), began);
+            health.refusals.failed(operation, subject, began);
         }
-        // Of many requests that failed together one counts.
-        if health.last_failure.is_none_or(|last| began >= last) {
+        // Of many requests that failed together one counts, and none that may be the request's own fault.
+        if !is_alone && health.last_failure.is_none_or(|last| began >= last) {
             health.failures += 1;
             health.last_failure = Some(now);
             if !answers {
@@ -428,6 +455,33 @@ mod tests {
         assert!(matches!(servers.choose(Operation::Beat, &[]), Choice::Wait(_)), "a second may not");
         servers.succeeded(&server, Operation::Beat);
         assert!(ask(&servers, &[]).is_some());
+    }
+
+    #[test]
+    fn one_request_that_is_answered_with_failures_says_nothing_of_the_server() {
+        let servers = servers(&["a:1"]);
+        let server = ask(&servers, &[]).unwrap();
+        let refuse = |operation, subject: &str| {
+            let (status, body) = (500, "no leader".into());
+            let error = Error::Refused { operation, server: "a:1".into(), status, body };
+            servers.failed(&server, operation, || subject.into(), Instant::now(), &error);
+        };
+        (0..10).for_each(|_| refuse(Operation::Register, "orders"));
+        assert_eq!((server.failures(), server.health().failed_requests), (0, 10));
+        refuse(Operation::List, "orders");
+        assert_eq!(server.failures(), 1, "two of them do");
+        servers.succeeded(&server, Operation::List);
+        refuse(Operation::Register, "orders");
+        assert_eq!(server.failures(), 0);
+    }
+
+    #[test]
+    fn a_server_that_refuses_does_not_take_over() {
+        let servers = servers(&["a:1", "b:1"]);
+        let (first, second) = (servers.all()[0].clone(), servers.all()[1].clone());
+        fail(&servers, &first);
+        servers.answered(&second, Operation::Beat);
+        assert_eq!(servers.current().unwrap().name, "a:1");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::Mutex;
 
-use crate::{error::Error, nacos::v1::LoginAnswer};
+use crate::{config::LONGEST_DURATION, error::Error, nacos::v1::LoginAnswer};
 
 /// A token is renewed when this share of its life has passed.
 const RENEW_AFTER: f64 = 0.85;
@@ -41,10 +41,20 @@ struct State {
     /// By server. Those of a cluster may take each other's, or not; while two are in use, each keeps its own.
     tokens: HashMap<String, Token>,
     logins: u64,
-    refusals: u32,
-    refused: Option<(Error, Instant)>,
+    /// By server. One of them may refuse what the others take.
+    refused: HashMap<String, Refused>,
     /// At which server the last login failed for another reason than its credentials.
     failed: Option<(String, Error)>,
+}
+
+/// What came of our credentials at one server, until they are good for something there.
+struct Refused {
+    /// None once it has let us in.
+    error: Option<Error>,
+    /// In a row.
+    times: u32,
+    /// Not to be tried again before.
+    until: Instant,
 }
 
 #[derive(Clone)]
@@ -101,20 +111,20 @@ impl Session {
         if let Some(token) = self.lasting_token(server) {
             return Ok(token);
         }
-        self.refused_lately()?;
+        self.refused_lately(server)?;
         self.failed_since(server, logins_before)?;
         let outcome = login().await;
         self.remember(server, outcome)
     }
 
-    /// Whether there is any use in asking a server.
+    /// Whether there is any use in asking this server.
     ///
     /// # Errors
-    /// The last refusal of our credentials, until it is time to try them again.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        match self.is_logged_in() {
-            true => Ok(()),
-            false => self.refused_lately(),
+    /// Its last refusal of our credentials, until it is time to try them again.
+    pub(crate) fn check(&self, server: &str) -> Result<(), Error> {
+        match self.living_token(server) {
+            Some(_) => Ok(()),
+            None => self.refused_lately(server),
         }
     }
 
@@ -126,9 +136,9 @@ impl Session {
         }
     }
 
-    /// The last login was refused.
-    pub(crate) fn is_refused(&self) -> bool {
-        self.state.borrow().refused.is_some()
+    /// This server refused the last login.
+    pub(crate) fn is_refused(&self, server: &str) -> bool {
+        self.state.borrow().refused.get(server).is_some_and(|refused| refused.error.is_some())
     }
 
     /// The server refused a token that it has just given: another login would end the same way. As with refused
@@ -137,13 +147,13 @@ impl Session {
         let since = self.state.borrow().tokens.get(server).filter(|token| &*token.text == refused).map(|t| t.since);
         self.forget(server, refused);
         if since.is_some_and(|since| since.elapsed() < FIRST_PAUSE) {
-            self.state.borrow_mut().refuse(error);
+            self.state.borrow_mut().refuse(server, error);
         }
     }
 
     /// A token was good for something.
-    pub(crate) fn note_accepted(&self) {
-        self.state.borrow_mut().refusals = 0;
+    pub(crate) fn note_accepted(&self, server: &str) {
+        self.state.borrow_mut().refused.remove(server);
     }
 
     pub(crate) fn is_needed(&self) -> bool {
@@ -155,7 +165,7 @@ impl Session {
         SessionHealth {
             logged_in: self.is_logged_in(),
             logins: state.logins,
-            last_error: state.refused.as_ref().map(|(error, _)| error.clone()),
+            last_error: state.refused.values().max_by_key(|refused| refused.until).and_then(|last| last.error.clone()),
         }
     }
 
@@ -179,11 +189,10 @@ impl Session {
         state.tokens.get(server).filter(|token| moment(token) > Instant::now()).map(|token| token.text.clone())
     }
 
-    fn refused_lately(&self) -> Result<(), Error> {
-        match &self.state.borrow().refused {
-            Some((error, until)) if *until > Instant::now() => Err(error.clone()),
-            _ => Ok(()),
-        }
+    fn refused_lately(&self, server: &str) -> Result<(), Error> {
+        let state = self.state.borrow();
+        let lately = state.refused.get(server).filter(|refused| refused.until > Instant::now());
+        lately.and_then(|refused| refused.error.clone()).map_or(Ok(()), Err)
     }
 
     /// The failure of a login at `server` that this caller has waited for.
@@ -202,10 +211,12 @@ impl Session {
         match outcome {
             Ok(answer) => {
                 let (since, text) = (Instant::now(), Rc::<str>::from(answer.access_token));
-                let life = Duration::from_secs(answer.token_ttl.max(1).unsigned_abs());
+                let life = Duration::from_secs(answer.token_ttl.max(1).unsigned_abs()).min(LONGEST_DURATION);
                 let (renew_at, ends_at) = (since + life.mul_f64(RENEW_AFTER), since + life);
                 state.tokens.insert(server.to_owned(), Token { text: text.clone(), since, renew_at, ends_at });
-                state.refused = None;
+                if let Some(refused) = state.refused.get_mut(server) {
+                    refused.error = None;
+                }
                 Ok(text)
             }
             Err(error) => {
@@ -213,7 +224,7 @@ impl Session {
                     token.renew_at = token.ends_at.min(Instant::now() + RENEWAL_PAUSE);
                 }
                 match error {
-                    Error::Unauthorized { .. } => state.refuse(&error),
+                    Error::Unauthorized { .. } => state.refuse(server, &error),
                     _ => state.failed = Some((server.to_owned(), error.clone())),
                 }
                 Err(error)
@@ -223,10 +234,11 @@ impl Session {
 }
 
 impl State {
-    fn refuse(&mut self, error: &Error) {
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.refusals.min(10)).min(LONGEST_PAUSE);
-        self.refusals += 1;
-        self.refused = Some((error.clone(), Instant::now() + pause));
+    fn refuse(&mut self, server: &str, error: &Error) {
+        let times = self.refused.get(server).map_or(0, |refused| refused.times);
+        let pause = FIRST_PAUSE.saturating_mul(1 << times.min(10)).min(LONGEST_PAUSE);
+        let refused = Refused { error: Some(error.clone()), times: times + 1, until: Instant::now() + pause };
+        self.refused.insert(server.to_owned(), refused);
     }
 }
 
@@ -299,6 +311,15 @@ mod tests {
             assert_eq!(outcome, Err(refused()));
         }
         assert_eq!(logins.get(), 1);
+        assert_eq!(session.token("b:1", |_| async { Ok(answer("b", 100)) }).await.unwrap().as_deref(), Some("b"));
+        assert_eq!(session.check("a:1"), Err(refused()), "another server's login says nothing of this one");
+    }
+
+    #[actix::test]
+    async fn a_token_that_lives_for_ever_is_one() {
+        let session = session();
+        session.token("a:1", |_| async { Ok(answer("t", i64::MAX)) }).await.unwrap();
+        session.token("a:1", |_| async { panic!("no login is due") }).await.unwrap();
     }
 
     #[actix::test]
@@ -327,7 +348,7 @@ mod tests {
             || Error::Unauthorized { operation: Operation::Beat, server: "a:1".into(), reason: "invalid".into() };
         let token = session.token("a:1", |_| async { Ok(answer("t", 100)) }).await.unwrap().unwrap();
         session.forget_useless("a:1", &token, &refused());
-        assert_eq!(session.check(), Err(refused()));
+        assert_eq!(session.check("a:1"), Err(refused()));
         assert_eq!(session.token("a:1", |_| async { panic!("no login is due") }).await, Err(refused()));
     }
 

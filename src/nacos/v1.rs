@@ -435,8 +435,10 @@ pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Refusal> {
     match answer.status {
         200 => serde_json::from_slice(&answer.body).map_err(|error| unreadable_login(&error)),
         401 | 403 => Err(Refusal::Denied(format!("{said}; check username and password"))),
-        // An unknown user, or none, on 2.x.
-        500 if said.starts_with("caused: ") => Err(Refusal::Denied(format!("{said}; check username and password"))),
+        // An unknown user, or none, on 2.x. Any other cause is trouble of the server's own.
+        500 if said.starts_with("caused: User ") || said.starts_with("caused: Required request parameter") => {
+            Err(Refusal::Denied(format!("{said}; check username and password")))
+        }
         // 3.0 keeps the path and has nothing behind it.
         500 if said.contains("API Compatibility") => Err(Refusal::NotSpoken),
         404 | 405 | 410 | 501 => Err(Refusal::NotSpoken),
