@@ -10,8 +10,8 @@ use std::{
 
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer, InstanceSnapshot},
-    DeregisterInstance, GetStatus, Metadata, ModifyInstance, Operation, RegisterInstance, HEART_BEAT_INTERVAL,
-    HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT,
+    DeregisterInstance, GetStatus, Metadata, ModifyInstance, Operation, RegisterInstance, SendHeartbeat,
+    HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT,
 };
 use futures_util::future::join_all;
 use support::{ask, config, eventually, ms, only_instance, ports, registry, server, shut_down, start, until};
@@ -79,6 +79,35 @@ async fn the_interval_that_the_server_answers_is_obeyed() {
     until("five more beats", || beats(&server) >= 6).await;
     assert!(began.elapsed() < ms(2500) && began.elapsed() > ms(700), "{:?}", began.elapsed());
     shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn an_interval_that_is_changed_holds_at_once() {
+    for dialect in Dialect::ALL {
+        let server = EmbeddedServer::builder().dialect(dialect).start().unwrap();
+        let registry = registry(&server);
+        let hourly = RegisterInstance::new("orders", IP, 80).heartbeat_interval(ms(3_600_000));
+        let hourly = hourly.metadata(HEART_BEAT_TIMEOUT, "7200000").metadata(IP_DELETE_TIMEOUT, "7200000");
+        ask(&registry, hourly).await.unwrap();
+        let often = Metadata::from([(HEART_BEAT_INTERVAL.to_owned(), "200".to_owned())]);
+        ask(&registry, ModifyInstance::new("orders", IP, 80).metadata(often)).await.unwrap();
+        until("it beats as it was told last", || beats(&server) >= 5).await;
+        shut_down(&registry).await;
+    }
+}
+
+#[actix::test]
+async fn a_beat_by_hand_brings_an_own_instance_back_with_its_values() {
+    for dialect in Dialect::ALL {
+        let server = EmbeddedServer::builder().dialect(dialect).start().unwrap();
+        let registry = registry(&server);
+        ask(&registry, RegisterInstance::new("orders", IP, 80).weight(3.0).metadata("zone", "a")).await.unwrap();
+        let before = values(&server.instances("orders")[0]);
+        server.faults().forget_everything();
+        ask(&registry, SendHeartbeat::new("orders", IP, 80)).await.unwrap();
+        assert_eq!(values(&server.instances("orders")[0]), before, "on {dialect}");
+        shut_down(&registry).await;
+    }
 }
 
 /// All that an instance is.

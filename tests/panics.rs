@@ -57,15 +57,15 @@ async fn every_actor_survives_panics_anywhere_and_nothing_is_lost() -> Result<()
     Ok(())
 }
 
-/// Panics at each request that fails.
-struct BrokenLog;
+/// Panics at this line.
+struct BrokenLog(&'static str);
 
 impl Drain for BrokenLog {
     type Ok = ();
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), Never> {
-        assert_ne!(record.msg().to_string(), "request to registry server failed", "staged in the log");
+        assert_ne!(record.msg().to_string(), self.0, "staged in the log");
         Ok(())
     }
 }
@@ -74,7 +74,8 @@ impl Drain for BrokenLog {
 async fn a_panic_while_one_instance_is_deregistered_costs_no_other_its_end() -> Result<(), Error> {
     silence_panics();
     let server = support::server();
-    let registry = support::start(support::config(&server).logger(Logger::root(BrokenLog, o!())));
+    let log = Logger::root(BrokenLog("request to registry server failed"), o!());
+    let registry = support::start(support::config(&server).logger(log));
     for port in 1..=20 {
         registry.send(RegisterInstance::new("orders", "10.0.0.7", port)).await??;
     }
@@ -85,5 +86,17 @@ async fn a_panic_while_one_instance_is_deregistered_costs_no_other_its_end() -> 
     assert_eq!(report.deregistered + report.failed.len(), 20, "each is accounted for: {report:?}");
     assert!(report.failed.iter().all(|failed| matches!(failed.error, Error::Panicked { .. })), "{report:?}");
     assert_eq!(server.instances("orders").len(), report.failed.len());
+    Ok(())
+}
+
+#[actix::test]
+async fn a_log_that_panics_costs_no_heartbeat() -> Result<(), Error> {
+    silence_panics();
+    let server = support::server();
+    let log = Logger::root(BrokenLog("instance registered"), o!());
+    let registry = support::start(support::config(&server).logger(log));
+    let register = RegisterInstance::new("orders", "10.0.0.7", 80).heartbeat_interval(support::ms(100));
+    assert!(matches!(registry.send(register).await?, Err(Error::Panicked { .. })));
+    support::until("it beats", || server.counters().requests_for(Operation::Beat) >= 2).await;
     Ok(())
 }

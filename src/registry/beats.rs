@@ -18,7 +18,8 @@ use crate::{
 
 /// Sends one heartbeat by hand. A server that does not know the instance registers it.
 ///
-/// Instances that were registered by [`RegisterInstance`](super::RegisterInstance) have a Heartbeat and need none by hand.
+/// Instances that were registered by [`RegisterInstance`](super::RegisterInstance) have a Heartbeat and need none by hand;
+/// one that is sent all the same carries the values that they were registered with.
 ///
 /// # Errors
 /// [`Error::InvalidInput`] naming the field, for a persistent instance too: those have no heartbeats; what the server says.
@@ -76,10 +77,11 @@ impl Handler<SendHeartbeat> for Registry {
             async move {
                 let (mut turn, key, instance) = taken?;
                 turn.come().await;
-                if desk.own.get(&key, |own| own.instance.ephemeral) == Some(false) {
+                let own = desk.own.get(&key, |own| own.instance.clone());
+                if own.as_ref().is_some_and(|own| !own.ephemeral) {
                     return Err(Error::invalid("ephemeral", "the instance is registered as persistent: no heartbeats"));
                 }
-                desk.beat_by_hand(&key, &instance).await
+                desk.beat_by_hand(&key, own.as_deref().unwrap_or(&instance)).await
             }
         })
     }

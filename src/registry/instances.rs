@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix::{Context, Handler, Message, ResponseFuture};
+use actix::{Addr, Context, Handler, Message, ResponseFuture};
 use slog::info;
 
 use super::{
@@ -30,7 +30,8 @@ use crate::{
 ///
 /// # Errors
 /// [`Error::InvalidInput`] naming the field; what the server says, after the operation's deadline
-/// ([`Config::operation_timeout`](crate::Config::operation_timeout)) if it cannot be reached: nothing beats then.
+/// ([`Config::operation_timeout`](crate::Config::operation_timeout)) if it cannot be reached. Then nothing has changed: an
+/// instance that was not registered before does not beat, one that was goes on with its former values.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct RegisterInstance {
@@ -93,8 +94,9 @@ impl RegisterInstance {
         self
     }
 
-    /// The interval between its heartbeats, as `preserved.heart.beat.interval` in its metadata. Default: 5 s, or what the
-    /// server says. An interval near the server's 15 s until unhealthy wants its timeouts in the metadata, too.
+    /// The interval between its heartbeats, as `preserved.heart.beat.interval` in its metadata. Default: 5 s. What the
+    /// server answers to a beat replaces it: Nacos repeats this value, r-nacos says 5 s to everybody. An interval near the
+    /// server's 15 s until unhealthy wants its timeouts in the metadata, too.
     #[must_use]
     pub fn heartbeat_interval(self, interval: Duration) -> Self {
         self.metadata(HEART_BEAT_INTERVAL, interval.as_millis().to_string())
@@ -147,14 +149,13 @@ impl Desk {
         let heartbeat = needs_heartbeat.then(|| {
             let heartbeat = Heartbeat::new(key.clone(), registry, interval, self.grid);
             let heartbeat = if known_to.is_none() { heartbeat.registering() } else { heartbeat };
-            supervise::start(heartbeat, 1, self.log.clone())
+            self.start_heartbeat(heartbeat)
         });
         let now = Instant::now();
         let last_success = known_to.map(|_| now);
         self.own.remove(&key);
-        info!(self.log, "instance registered"; "instance" => %key, "pending" => known_to.is_none());
         self.own.insert(OwnInstance {
-            key,
+            key: key.clone(),
             instance: Rc::new(instance),
             heartbeat,
             known_to,
@@ -163,6 +164,12 @@ impl Desk {
             last_error: None,
             beats: 0,
         });
+        // Last: a log that panics must not cost the instance its Heartbeat.
+        info!(self.log, "instance registered"; "instance" => %key, "pending" => known_to.is_none());
+    }
+
+    pub(super) fn start_heartbeat(&self, heartbeat: Heartbeat) -> Addr<Heartbeat> {
+        supervise::start(heartbeat, 1, self.log.clone())
     }
 }
 

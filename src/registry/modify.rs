@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use actix::{Context, Handler, Message, ResponseFuture};
+use actix::{Context, Handler, Message, ResponseFuture, WeakRecipient};
 
 use super::{
     target::{target_setters, Target},
@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    heartbeat::{Beat, Heartbeat},
     instance::{Instance, InstanceKey, Metadata},
     nacos::{Operation, Patience},
 };
@@ -17,11 +18,13 @@ use crate::{
 /// Changes some values of an instance; what is not given stays as it is, on every server.
 ///
 /// An own instance is registered again with the merged values, and keeps them. Of somebody else's the present values are
-/// read first (GET and list together, since neither tells all), then all are written.
+/// read first (GET and list together, since neither tells all), then all are written. Nacos 2 and later lay that over what
+/// the owner registered: keys of its metadata can be added and changed there, and not be taken away.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Unsupported`] where the server does not tell what is so now, or takes no changes;
-/// [`Error::InvalidInput`] naming the field.
+/// [`Error::Unauthorized`] for somebody else's instance on Nacos 3, unless the login is an administrator's: let the owner
+/// change it; [`Error::InvalidInput`] naming the field; what the server says.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct ModifyInstance {
@@ -46,7 +49,7 @@ impl ModifyInstance {
         self
     }
 
-    /// Its new metadata, instead of all that it has.
+    /// Its new metadata, instead of all that it has; for the limits see [`ModifyInstance`].
     #[must_use]
     pub fn metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = Some(metadata);
@@ -82,13 +85,14 @@ impl Handler<ModifyInstance> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
     fn handle(&mut self, message: ModifyInstance, _: &mut Context<Self>) -> Self::Result {
+        let registry = self.myself.clone().recipient();
         self.answer(Operation::Modify, |desk| {
             let taken = message.validate().map(|key| (desk.own.queue(&key), key));
             async move {
                 let (mut turn, key) = taken?;
                 turn.come().await;
                 match desk.own.get(&key, |own| own.instance.clone()) {
-                    Some(instance) => desk.modify_own(&key, message.apply_to(&instance)?).await,
+                    Some(instance) => desk.modify_own(&key, message.apply_to(&instance)?, registry).await,
                     None => desk.modify_others(&key, &message).await,
                 }
             }
@@ -97,11 +101,23 @@ impl Handler<ModifyInstance> for Registry {
 }
 
 impl Desk {
-    async fn modify_own(&self, key: &InstanceKey, instance: Instance) -> Result<(), Error> {
+    async fn modify_own(
+        &self,
+        key: &Arc<InstanceKey>,
+        instance: Instance,
+        registry: WeakRecipient<Beat>,
+    ) -> Result<(), Error> {
         let generation = self.nacos.generation();
         self.nacos.register(&key.service, &instance, Patience::Operation).await?;
         self.own.update(key, |own| {
-            own.instance = Rc::new(instance);
+            let before = std::mem::replace(&mut own.instance, Rc::new(instance));
+            let interval = own.instance.preserved_interval();
+            if own.instance.ephemeral && interval != before.preserved_interval() {
+                // The next beat may be due long after the server has given the instance up.
+                own.replace_heartbeat(|| {
+                    self.start_heartbeat(Heartbeat::new(key.clone(), registry, interval, self.grid))
+                });
+            }
             own.known_to = Some(generation);
         });
         Ok(())

@@ -32,6 +32,16 @@ pub(crate) struct OwnInstance {
     pub(crate) beats: u64,
 }
 
+impl OwnInstance {
+    /// Where there is one.
+    pub(crate) fn replace_heartbeat(&mut self, start: impl FnOnce() -> Addr<Heartbeat>) {
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.do_send(StopBeating);
+            *heartbeat = start();
+        }
+    }
+}
+
 /// The desired state: every recovery compares with it. Changed only by whoever holds the instance's [`Turn`].
 #[derive(Default)]
 pub(crate) struct OwnInstances {
