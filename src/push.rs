@@ -12,7 +12,10 @@ use std::{
 };
 
 use actix::{prelude::*, WeakRecipient};
-use actix_rt::{net::UdpSocket, time::sleep};
+use actix_rt::{
+    net::UdpSocket,
+    time::{sleep, Instant},
+};
 use flate2::read::GzDecoder;
 use futures_util::stream::{unfold, Stream};
 use serde::{Deserialize, Serialize};
@@ -27,6 +30,10 @@ const LARGEST_DATAGRAM: usize = 65_535;
 const MOST_UNDER_WAY: usize = 64;
 /// How many of them before strangers are dropped: the rest is for our servers.
 const MOST_OF_STRANGERS: usize = 16;
+/// So many datagrams of strangers are read in a second, and of each so much: they may be made to cost as much as possible.
+/// A server whose address was translated is a stranger, too; polls bring what it could not hint at.
+const STRANGERS_IN_A_SECOND: u32 = 20;
+const LONGEST_OF_STRANGERS: usize = 256 * 1024;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// What a datagram carries, plain or gzipped.
@@ -78,9 +85,14 @@ pub(crate) struct NotAPush(pub(crate) String);
 impl PushMessage {
     /// Reads a datagram. What follows the first JSON value, or the first gzip member, is ignored.
     pub(crate) fn decode(datagram: &[u8]) -> Result<Self, NotAPush> {
+        Self::decode_up_to(LONGEST, datagram)
+    }
+
+    /// `longest` in bytes, once it is inflated.
+    fn decode_up_to(longest: usize, datagram: &[u8]) -> Result<Self, NotAPush> {
         let inflated;
         let text = if datagram.starts_with(&GZIP_MAGIC) {
-            inflated = inflate(datagram)?;
+            inflated = inflate(datagram, longest)?;
             &inflated
         } else {
             datagram
@@ -112,13 +124,13 @@ impl Acknowledgement {
     }
 }
 
-fn inflate(datagram: &[u8]) -> Result<Vec<u8>, NotAPush> {
+fn inflate(datagram: &[u8], longest: usize) -> Result<Vec<u8>, NotAPush> {
     let mut text = Vec::new();
     // One more than allowed tells too long from just fitting; read to its end, the check sum is compared.
-    let mut limited = GzDecoder::new(datagram).take(LONGEST as u64 + 1);
+    let mut limited = GzDecoder::new(datagram).take(longest as u64 + 1);
     limited.read_to_end(&mut text).map_err(|error| NotAPush(format!("bad gzip: {error}")))?;
-    if text.len() > LONGEST {
-        return Err(NotAPush(format!("inflates to more than {LONGEST} bytes")));
+    if text.len() > longest {
+        return Err(NotAPush(format!("inflates to more than {longest} bytes")));
     }
     Ok(text)
 }
@@ -181,6 +193,23 @@ pub(crate) struct PushReceiver {
     tally: Rc<PushTally>,
     /// Lists that the recipient has not taken yet.
     under_way: usize,
+    strangers: Allowance,
+}
+
+/// How many datagrams of strangers were read in this second.
+struct Allowance {
+    since: Instant,
+    read: u32,
+}
+
+impl Allowance {
+    fn take(&mut self) -> bool {
+        if self.since.elapsed() >= Duration::from_secs(1) {
+            *self = Allowance { since: Instant::now(), read: 0 };
+        }
+        self.read += 1;
+        self.read <= STRANGERS_IN_A_SECOND
+    }
 }
 
 impl PushReceiver {
@@ -190,7 +219,8 @@ impl PushReceiver {
         recipient: WeakRecipient<Pushed>,
     ) -> io::Result<Self> {
         let socket = Rc::new(UdpSocket::bind(address).await?);
-        Ok(PushReceiver { socket, trusts, recipient, tally: Rc::default(), under_way: 0 })
+        let strangers = Allowance { since: Instant::now(), read: 0 };
+        Ok(PushReceiver { socket, trusts, recipient, tally: Rc::default(), under_way: 0, strangers })
     }
 
     /// Where it listens, the port that was found free included.
@@ -270,12 +300,17 @@ impl StreamHandler<Datagram> for PushReceiver {
     fn handle(&mut self, datagram: Datagram, ctx: &mut Self::Context) {
         // A socket for both families shows IPv4 addresses in their IPv6 form.
         let trusted = (self.trusts)(datagram.from.ip().to_canonical());
-        let message = PushMessage::decode(&datagram.bytes);
-        count(match &message {
-            _ if !trusted => &self.tally.strangers,
-            Ok(_) => &self.tally.pushes,
-            Err(_) => &self.tally.unreadable,
-        });
+        let message = if trusted {
+            let message = PushMessage::decode(&datagram.bytes);
+            count(if message.is_ok() { &self.tally.pushes } else { &self.tally.unreadable });
+            message
+        } else {
+            count(&self.tally.strangers);
+            if !self.strangers.take() {
+                return;
+            }
+            PushMessage::decode_up_to(LONGEST_OF_STRANGERS, &datagram.bytes)
+        };
         let Ok(message) = message else { return };
         let acknowledgement = message.acknowledgement();
         match message.content {
@@ -430,7 +465,7 @@ mod tests {
     #[test]
     fn a_gzip_bomb_is_not_inflated() {
         let just_fits = LONGEST - 2;
-        assert_eq!(inflate(&gzip(&vec![b' '; just_fits])).unwrap().len(), just_fits);
+        assert_eq!(inflate(&gzip(&vec![b' '; just_fits]), LONGEST).unwrap().len(), just_fits);
         let bomb = gzip(&vec![b' '; 64 * 1024 * 1024]);
         assert!(bomb.len() < 2 * LARGEST_DATAGRAM);
         assert!(PushMessage::decode(&bomb).is_err());
@@ -561,6 +596,36 @@ mod tests {
         assert_eq!(world.tally.strangers.get(), 2);
         // What cannot be awaited is that nothing comes: by the second push the first was dealt with long ago.
         assert!(timeout(Duration::from_millis(50), world.server.recv(&mut [0; 100])).await.is_err());
+    }
+
+    #[actix::test]
+    async fn strangers_have_little_read_and_cost_our_servers_nothing() {
+        let (keeper, mut handed_on) = Keeper::new();
+        let trusts_servers = Rc::new(Cell::new(false));
+        let trusts = trusts_servers.clone();
+        let world = World::handing_on_to(keeper.downgrade().recipient(), move |_| trusts.get()).await;
+        let named = |name: &str| push("dom", &json!({ "name": name, "hosts": [] }));
+        let sent = STRANGERS_IN_A_SECOND as usize + 10;
+        for _ in 0..sent {
+            world.server.send(&named("G@@strange")).await.unwrap();
+        }
+        while world.tally.strangers.get() < sent as u64 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        trusts_servers.set(true);
+        world.server.send(&named("G@@ours")).await.unwrap();
+        let mut strange = 0;
+        while next(&mut handed_on).await.list.name == "G@@strange" {
+            strange += 1;
+        }
+        assert!(strange < sent, "{strange} of {sent}");
+    }
+
+    #[test]
+    fn of_a_stranger_less_is_inflated() {
+        let long = gzip(&vec![b' '; LONGEST_OF_STRANGERS + 1]);
+        assert!(inflate(&long, LONGEST).is_ok());
+        assert!(inflate(&long, LONGEST_OF_STRANGERS).is_err());
     }
 
     /// Takes nothing out of its mailbox before it is told to.
