@@ -17,8 +17,10 @@ use crate::{error::Error, nacos::Operation};
 /// Nacos' own default (`server.servlet.contextPath`).
 const DEFAULT_CONTEXT_PATH: &str = "/nacos";
 const DEFAULT_NAMESPACE: &str = "public";
+/// Of connections, and of messages in the mailbox: channels and semaphores panic far above it.
+const MOST: usize = 1_000_000;
 /// Of any duration: what is longer is no time that anything waits, and could not be added to a moment.
-const LONGEST_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+pub(crate) const LONGEST_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// Which of Nacos' HTTP APIs is spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -38,8 +40,7 @@ pub enum Protocol {
 /// How a Registry is set up. Each setter's doc names its default.
 ///
 /// A value that cannot work is an [`Error::InvalidInput`] when the Registry is started, or from
-/// [`validate`](Config::validate). With serde, durations read as `"3s"` or `"500ms"`; the password is read and never
-/// written.
+/// [`validate`](Config::validate).
 ///
 /// ```
 /// use actix_nacos::Config;
@@ -51,6 +52,24 @@ pub enum Protocol {
 ///     .request_timeout(Duration::from_secs(2));
 /// assert!(config.validate().is_ok());
 /// assert!(!format!("{config:?}").contains("s3cret"));
+/// ```
+///
+/// # In a configuration file
+/// With serde each setting is a key; what is missing has its default, and an unknown key is refused. Durations read as
+/// `"3s"` or `"500ms"`. The password is read and never written. Where a setter takes two values, each has a key:
+///
+/// ```
+/// # use actix_nacos::Config;
+/// let config: Config = serde_json::from_str(r#"{
+///     "servers": ["10.0.0.1:8848", "10.0.0.2:8848"],
+///     "namespace": "staging",
+///     "username": "orders", "password": "s3cret",
+///     "min_poll_interval": "1s", "max_poll_interval": "5s",
+///     "push": {"enabled": true, "bind": "0.0.0.0:7848"},
+///     "tls": {"ca_file": "ca.pem", "client_certificate_file": "us.pem", "client_key_file": "us.key"}
+/// }"#)?;
+/// assert!(config.validate().is_ok());
+/// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -234,7 +253,8 @@ impl Config {
     /// `NACOS_PASSWORD`. What is set on the result afterwards wins.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] naming the variable: `NACOS_SERVER_ADDR` missing or bad, a user name without password.
+    /// [`Error::InvalidInput`] naming the variable: `NACOS_SERVER_ADDR` missing or bad, a bad namespace, a user name without a
+    /// password or the other way round.
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variables(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
@@ -243,10 +263,9 @@ impl Config {
         let servers = variable("NACOS_SERVER_ADDR")
             .ok_or_else(|| Error::invalid("NACOS_SERVER_ADDR", "is not set; it wants host:port of a Nacos server"))?;
         let mut config = Config::new(servers);
-        if let Err(Error::InvalidInput { reason, .. }) = config.addresses() {
-            return Err(Error::invalid("NACOS_SERVER_ADDR", reason));
-        }
+        config.addresses().map_err(|error| error.in_field("NACOS_SERVER_ADDR"))?;
         if let Some(namespace) = variable("NACOS_NAMESPACE") {
+            validate_namespace(&namespace).map_err(|error| error.in_field("NACOS_NAMESPACE"))?;
             config = config.namespace(namespace);
         }
         match (variable("NACOS_USERNAME"), variable("NACOS_PASSWORD")) {
@@ -316,7 +335,8 @@ impl Config {
         self
     }
 
-    /// How many connections may be open at once, over all servers. Default: 32.
+    /// How many requests may be under way at once, over all servers, each on a connection of its own; up to as many are kept
+    /// idle to each server, and one more is watched. Default: 32.
     #[must_use]
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
@@ -331,8 +351,8 @@ impl Config {
     }
 
     /// The bounds of the interval at which a subscribed list is asked for; between them the server decides (85
-    /// percent of its `cacheMillis`, which is 10 s as a rule). Default: 1 s to 10 s. A longer maximum than 10 s loses pushes on Nacos 1.4, which
-    /// forgets subscribers that do not ask.
+    /// percent of its `cacheMillis`: 8.5 s as a rule). Default: 1 s to 10 s. A longer maximum than 10 s loses pushes on
+    /// Nacos 1.4, which forgets subscribers that do not ask.
     #[must_use]
     pub fn poll_interval(mut self, min: Duration, max: Duration) -> Self {
         self.min_poll_interval = min;
@@ -379,7 +399,7 @@ impl Config {
         self
     }
 
-    /// Where log records go. Default: the `log` crate, by `slog-stdlog`.
+    /// Where log records go: a [`slog`] 2 logger. Default: the `log` crate, by `slog-stdlog`.
     #[must_use]
     pub fn logger(mut self, logger: Logger) -> Self {
         self.logger = logger;
@@ -397,11 +417,10 @@ impl Config {
         }
         self.validate_endpoint()?;
         self.validate_durations()?;
-        if self.max_connections == 0 {
-            return Err(Error::invalid("max_connections", "must be at least 1"));
-        }
-        if self.mailbox_capacity == 0 {
-            return Err(Error::invalid("mailbox_capacity", "must be at least 1"));
+        for (field, count) in [("max_connections", self.max_connections), ("mailbox_capacity", self.mailbox_capacity)] {
+            if !(1..=MOST).contains(&count) {
+                return Err(Error::invalid(field, format!("must be 1 to {MOST}")));
+            }
         }
         if self.username.is_some() != self.password.is_some() {
             return Err(Error::invalid("credentials", "need both username and password"));
@@ -428,6 +447,7 @@ impl Config {
 
     fn validate_durations(&self) -> Result<(), Error> {
         let durations = [
+            ("endpoint_interval", self.endpoint_interval),
             ("request_timeout", self.request_timeout),
             ("operation_timeout", self.operation_timeout),
             ("shutdown_timeout", self.shutdown_timeout),
@@ -566,6 +586,9 @@ impl ServerAddress {
         let path = if uri.path().trim_matches('/').is_empty() { context_path } else { uri.path() };
         let path = path.trim_matches('/');
         let context_path = if path.is_empty() { String::new() } else { format!("/{path}") };
+        if let Err(error) = Uri::from_str(&format!("/{path}")) {
+            return Err(Error::invalid("context_path", format!("{path:?} is no path: {error}")));
+        }
         Ok(ServerAddress { https, host: host.into(), port, context_path })
     }
 
@@ -682,7 +705,9 @@ mod tests {
         };
         assert_eq!(field(&[]), "NACOS_SERVER_ADDR");
         assert_eq!(field(&[("NACOS_SERVER_ADDR", "a")]), "NACOS_SERVER_ADDR");
+        assert_eq!(field(&[("NACOS_SERVER_ADDR", "a:1"), ("NACOS_NAMESPACE", "a b")]), "NACOS_NAMESPACE");
         assert_eq!(field(&[("NACOS_SERVER_ADDR", "a:1"), ("NACOS_USERNAME", "me")]), "NACOS_PASSWORD");
+        assert_eq!(field(&[("NACOS_SERVER_ADDR", "a:1"), ("NACOS_PASSWORD", "hush")]), "NACOS_USERNAME");
     }
 
     #[test]
@@ -700,7 +725,12 @@ mod tests {
         assert_eq!(field(Config::new("a:1").poll_interval(second, Duration::MAX)), "poll_interval");
         assert_eq!(field(Config::new("a:1").outage_hold(Duration::MAX)), "outage_hold");
         assert_eq!(Config::new("a:1").outage_hold(Duration::ZERO).validate(), Ok(()));
-        assert_eq!(field(Config::new("a:1").mailbox_capacity(0)), "mailbox_capacity");
+        assert_eq!(field(Config::new("a:1").endpoint_interval(Duration::ZERO)), "endpoint_interval");
+        for count in [0, usize::MAX] {
+            assert_eq!(field(Config::new("a:1").mailbox_capacity(count)), "mailbox_capacity");
+            assert_eq!(field(Config::new("a:1").max_connections(count)), "max_connections");
+        }
+        assert_eq!(field(Config::new("a:1").context_path("/na cos")), "context_path");
         assert_eq!(field(Config::new("a:1").namespace("a b")), "namespace");
         assert_eq!(field(Config::at_endpoint("nacos/list")), "endpoint");
         assert_eq!(field(Config::at_endpoint("http://me:hush@nacos/list")), "endpoint");

@@ -44,7 +44,8 @@ pub enum Error {
         reason: String,
     },
 
-    /// The server answered that it will not. A 5xx is worth a retry, anything else is not.
+    /// The server answered that it will not. A 5xx, a 429 and v3's own code 30000 (the server failed within) are worth a
+    /// retry, anything else is not.
     #[error("{operation}: {server} answered {status}: {body}")]
     Refused {
         /// The step that failed.
@@ -80,11 +81,12 @@ pub enum Error {
     },
 
     /// No answer came in time. The operation may have taken effect all the same. Worth a retry.
-    #[error("{operation}: no answer from {server} within {after:?}")]
+    #[error("{operation}: no answer from {server}{}", within(*after))]
     Timeout {
         /// The step that was waited for.
         operation: Operation,
-        /// Who was waited for: a server as `host:port`, or `the registry` for a message with a timeout of its own.
+        /// Who was waited for: a server as `host:port`; `the registry` for a message with a timeout of its own, and for a
+        /// view that has no list yet.
         server: String,
         /// How long was waited; zero where the waiting was not ours.
         after: Duration,
@@ -127,8 +129,16 @@ impl Error {
         Error::InvalidInput { field, reason: reason.into() }
     }
 
+    /// Bad input, by the name that the user gave it.
+    pub(crate) fn in_field(self, field: &'static str) -> Self {
+        match self {
+            Error::InvalidInput { reason, .. } => Error::InvalidInput { field, reason },
+            other => other,
+        }
+    }
+
     /// Whether the same request may succeed later, or on another server: the server could not be reached, did not
-    /// answer in time, answered unreadably or failed within (5xx).
+    /// answer in time, answered unreadably, failed within (5xx, v3's 30000) or was asked too often (429).
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Unreachable { .. } | Error::Timeout { .. } | Error::Unreadable { .. } => true,
@@ -145,6 +155,13 @@ impl Error {
             _ => None,
         }
     }
+}
+
+fn within(after: Duration) -> String {
+    if after.is_zero() {
+        return " in time".into();
+    }
+    format!(" within {after:?}")
 }
 
 /// A closed mailbox is a Registry that has ended. An expired `addr.send(…).timeout(…)` is a timeout.
@@ -168,6 +185,7 @@ mod tests {
         let refused =
             |status| Error::Refused { operation: Operation::List, server: "a:1".into(), status, body: String::new() };
         assert!(refused(503).is_retryable());
+        assert!(refused(429).is_retryable() && refused(30_000).is_retryable());
         assert!(!refused(400).is_retryable());
         assert!(!refused(21_000).is_retryable(), "v3's own code for a bad service name");
         assert_eq!(refused(400).status(), Some(400));
@@ -182,5 +200,10 @@ mod tests {
         assert_eq!(Error::invalid("port", "must not be 0").to_string(), "invalid port: must not be 0");
         let gone = Error::NotFound { instance: "orders".into(), may_be_disabled: true };
         assert_eq!(gone.to_string(), "orders is not registered, or it is disabled");
+        let expired = Error::from(MailboxError::Timeout);
+        assert_eq!(expired.to_string(), "answer a message: no answer from the registry in time");
+        let (operation, server) = (Operation::List, "a:1".into());
+        let late = Error::Timeout { operation, server, after: Duration::from_millis(1500) };
+        assert_eq!(late.to_string(), "list instances: no answer from a:1 within 1.5s");
     }
 }
