@@ -106,7 +106,8 @@ pub struct ListServices {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServiceList {
-    /// How many services the group has, over all pages.
+    /// How many services the group has, over all pages. Nacos 3.2 and later (v3) also count those of groups whose names
+    /// contain this one, and a page may then be shorter than asked for before the last.
     pub count: u64,
     /// The services of this page, without their group, in the server's order.
     pub services: Vec<String>,
