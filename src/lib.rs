@@ -181,17 +181,20 @@
 //! # use std::time::Duration;
 //! # use actix::prelude::*;
 //! # use actix_nacos::prelude::*;
-//! # use actix_web::{App, HttpServer};
+//! # use actix_web::{rt, rt::signal::unix::{signal, SignalKind}, App, HttpServer};
 //! # async fn run(registry: Addr<Registry>) -> std::io::Result<()> {
-//! HttpServer::new(App::new)
-//!     .shutdown_signal(async move {
-//!         let _ = actix_web::rt::signal::ctrl_c().await;
+//! // The server's own handling would stop it before anybody knows.
+//! let server = HttpServer::new(App::new).bind(("127.0.0.1", 8080))?.disable_signals().run();
+//! for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
+//!     let (mut signals, registry, server) = (signal(kind)?, registry.clone(), server.handle());
+//!     rt::spawn(async move {
+//!         signals.recv().await;
 //!         // Served until nobody calls any more; only then the server drains and stops.
 //!         let _ = registry.send(Shutdown::default().drain(Duration::from_secs(2))).await;
-//!     })
-//!     .bind(("127.0.0.1", 8080))?
-//!     .run()
-//!     .await
+//!         server.stop(true).await;
+//!     });
+//! }
+//! server.await
 //! # }
 //! ```
 //!
@@ -219,8 +222,8 @@
 //!   changes, each counted from the list that *this* listener received last. One whose mailbox is full is told later, then
 //!   of the newest list; one that has stopped is forgotten.
 //! - **How news come.** Servers that push (Nacos 1.x to 3.1) tell of a change within about a second, by UDP. Lists are
-//!   polled besides, every 10 s as a rule, which is how news come from the others and through firewalls; a listener is told each
-//!   change once, in the server's order.
+//!   polled besides, every 8.5 to 10 s as a rule, which is how news come from the others and through firewalls; a listener
+//!   is told each change once, in the server's order.
 //! - **Lists through an outage.** A failed poll is no change: listeners hear nothing, views keep serving and say
 //!   [`is_stale`](ServiceView::is_stale). After an outage or a change of server nothing is taken out of a list for
 //!   [`Config::outage_hold`] (15 s), because a server that restarted empty fills up within one beat interval;

@@ -5,7 +5,8 @@
 //! ```
 
 pub use crate::{
-    Config, ConnectionChanged, DeregisterInstance, Discover, Error, GetInstance, GetStatus, Instance, ListInstances,
-    ListServices, ModifyInstance, RegisterInstance, Registry, SendHeartbeat, ServiceChanged, ServiceInfo, ServiceView,
-    Shutdown, StopSubscribe, Subscribe, Unsubscribe, WatchConnection,
+    Config, ConnectionChanged, ConnectionState, DeregisterInstance, Discover, Error, GetInstance, GetStatus,
+    HeartbeatReply, Instance, ListInstances, ListServices, Metadata, ModifyInstance, RegisterInstance, Registry,
+    RegistryStatus, SendHeartbeat, ServiceChanged, ServiceInfo, ServiceList, ServiceName, ServiceView, Shutdown,
+    ShutdownGuard, ShutdownReport, Source, StopSubscribe, Subscribe, Unsubscribe, WatchConnection,
 };

@@ -3,7 +3,6 @@
 //! One [`ViewWriter`], owned by the service's Subscriber, and any number of [`ServiceView`]s in any thread. A reader
 //! borrows the present list from an [`ArcSwap`]: no lock, no allocation, and no reference count that threads would
 //! contend for. What a choice needs is prepared when a list is published, not when it is read.
-#![allow(dead_code)]
 
 use std::{
     cell::Cell,

@@ -202,9 +202,6 @@ impl World {
     }
 }
 
-/// Every dialect, oldest first.
-const DIALECTS: [Dialect; 4] = Dialect::ALL;
-
 /// Runs `claim` on one server after the other. All are tried, and those that failed are named.
 async fn everywhere(claim: impl AsyncFn(&World)) {
     let mut failed = Vec::new();
@@ -227,7 +224,7 @@ fn worlds() -> Box<dyn Iterator<Item = World>> {
             let dialect = dialect.parse().unwrap();
             Box::new(std::iter::once_with(move || World::embedded(dialect)))
         }
-        Err(_) => Box::new(DIALECTS.into_iter().map(World::embedded)),
+        Err(_) => Box::new(Dialect::all().map(World::embedded)),
     }
 }
 

@@ -83,7 +83,7 @@ async fn the_interval_that_the_server_answers_is_obeyed() {
 
 #[actix::test]
 async fn an_interval_that_is_changed_holds_at_once() {
-    for dialect in Dialect::ALL {
+    for dialect in Dialect::all() {
         let server = EmbeddedServer::builder().dialect(dialect).start().unwrap();
         let registry = registry(&server);
         let hourly = RegisterInstance::new("orders", IP, 80).heartbeat_interval(ms(3_600_000));
@@ -98,7 +98,7 @@ async fn an_interval_that_is_changed_holds_at_once() {
 
 #[actix::test]
 async fn a_beat_by_hand_brings_an_own_instance_back_with_its_values() {
-    for dialect in Dialect::ALL {
+    for dialect in Dialect::all() {
         let server = EmbeddedServer::builder().dialect(dialect).start().unwrap();
         let registry = registry(&server);
         ask(&registry, RegisterInstance::new("orders", IP, 80).weight(3.0).metadata("zone", "a")).await.unwrap();

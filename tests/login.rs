@@ -38,7 +38,7 @@ async fn ask_much(registry: &Addr<Registry>) {
 
 #[actix::test]
 async fn one_login_serves_many_requests_on_every_server() {
-    for dialect in Dialect::ALL {
+    for dialect in Dialect::all() {
         let server = guarded(dialect);
         let registry = start(logged_in(&server));
         ask_much(&registry).await;
@@ -52,7 +52,7 @@ async fn one_login_serves_many_requests_on_every_server() {
 
 #[actix::test]
 async fn a_token_that_has_expired_is_fetched_again_once_for_all() {
-    for dialect in Dialect::ALL {
+    for dialect in Dialect::all() {
         let server = guarded(dialect);
         let registry = start(logged_in(&server));
         ask_much(&registry).await;
@@ -88,7 +88,7 @@ async fn a_token_is_fetched_again_before_it_ends() {
 
 #[actix::test]
 async fn a_wrong_password_is_a_clear_error_and_no_loop() {
-    for dialect in Dialect::ALL {
+    for dialect in Dialect::all() {
         let server = guarded(dialect);
         let registry = start(config(&server).credentials("me", "wrong"));
         let news = News::listen();

@@ -128,7 +128,7 @@ async fn ask_everything(registry: &actix::Addr<Registry>, readable: &Readable) {
 #[actix::test]
 async fn a_password_can_be_read_nowhere() {
     let readable = Readable::default();
-    for dialect in Dialect::ALL {
+    for dialect in Dialect::all() {
         for password in [PASSWORD, WRONG] {
             let server = EmbeddedServer::builder().dialect(dialect).user("me", PASSWORD).start().unwrap();
             let config = config_at(&server.server_address()).operation_timeout(ms(50)).credentials("me", password);

@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 /// The Nacos whose API the embedded server speaks: its paths, statuses, field names and habits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Dialect {
     /// Nacos 1.4: v1, parameters in the query only, pushes after 1 s, no `allIPs` in lists.
     V1_4,
@@ -18,7 +19,9 @@ pub enum Dialect {
 
 impl Dialect {
     /// All of them, oldest first.
-    pub const ALL: [Dialect; 4] = [Dialect::V1_4, Dialect::V2_5, Dialect::V3_0, Dialect::V3_2];
+    pub fn all() -> impl Iterator<Item = Dialect> {
+        [Dialect::V1_4, Dialect::V2_5, Dialect::V3_0, Dialect::V3_2].into_iter()
+    }
 
     pub(crate) fn is_v1_4(self) -> bool {
         self == Dialect::V1_4
@@ -85,9 +88,6 @@ impl FromStr for Dialect {
     type Err = UnknownDialect;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Dialect::ALL
-            .into_iter()
-            .find(|dialect| dialect.to_string() == text)
-            .ok_or_else(|| UnknownDialect(text.to_owned()))
+        Dialect::all().find(|dialect| dialect.to_string() == text).ok_or_else(|| UnknownDialect(text.to_owned()))
     }
 }

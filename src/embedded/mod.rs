@@ -81,6 +81,7 @@ use shared::Shared;
 use state::State;
 
 /// A running Nacos. It ends when it is dropped: thread, sockets and timers, while the drop waits.
+#[must_use = "ends when dropped: bind it to a name"]
 pub struct EmbeddedServer {
     address: SocketAddr,
     push_address: SocketAddr,

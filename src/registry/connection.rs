@@ -3,6 +3,7 @@
 use std::{cell::RefCell, rc::Weak};
 
 use actix::{prelude::SendError, Context, Handler, Message, Recipient, ResponseFuture};
+use serde::Serialize;
 use tokio::sync::watch;
 
 use super::{Desk, Registry};
@@ -12,7 +13,7 @@ use crate::{
 };
 
 /// Tells a listener how the servers can be reached now. Several changes at once are told once, the newest.
-#[derive(Debug, Clone, PartialEq, Eq, Message)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Message)]
 #[rtype(result = "()")]
 #[non_exhaustive]
 pub struct ConnectionChanged {

@@ -1,6 +1,7 @@
 //! Messages that ask for lists: of a service's instances, of the services.
 
 use actix::{Context, Handler, Message, ResponseFuture};
+use serde::Serialize;
 
 use super::{
     filter::{filter_setters, Filter},
@@ -103,7 +104,7 @@ pub struct ListServices {
 }
 
 /// One page of services.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ServiceList {
     /// How many services the group has, over all pages. Nacos 3.2 and later (v3) also count those of groups whose names

@@ -3,6 +3,7 @@
 mod beats;
 mod connection;
 mod filter;
+mod get;
 mod instances;
 mod lists;
 mod modify;
@@ -34,9 +35,10 @@ use tokio::sync::{watch, Semaphore};
 pub use self::{
     beats::SendHeartbeat,
     connection::{ConnectionChanged, WatchConnection},
+    get::GetInstance,
     instances::{DeregisterInstance, RegisterInstance},
     lists::{ListInstances, ListServices, ServiceList},
-    modify::{GetInstance, ModifyInstance},
+    modify::ModifyInstance,
     pushes::PushStatus,
     shutdown::{NotDeregistered, Shutdown, ShutdownGuard, ShutdownReport},
     status::{GetStatus, InstanceStatus, RegistryStatus, ServerStatus, SessionStatus},

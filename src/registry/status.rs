@@ -15,6 +15,9 @@ use crate::{
 };
 
 /// Asks for the state of servers, login, instances and subscriptions.
+///
+/// # Errors
+/// [`Error::Stopped`] alone.
 #[derive(Debug, Clone, Copy, Default, Message)]
 #[rtype(result = "Result<RegistryStatus, Error>")]
 pub struct GetStatus;

@@ -124,6 +124,8 @@ impl Handler<Subscribe> for Registry {
 
 /// Ends the subscription of one listener, or of all listeners of a service. An unknown one is ok.
 ///
+/// With [`clusters`](Unsubscribe::clusters) it ends the subscription that was made with exactly these, and no other.
+///
 /// # Errors
 /// [`Error::InvalidInput`] naming the field.
 #[derive(Debug, Clone, Message)]
@@ -171,6 +173,9 @@ impl Desk {
 }
 
 /// Ends all subscriptions. Views live on.
+///
+/// # Errors
+/// [`Error::Stopped`] alone.
 #[derive(Debug, Clone, Copy, Default, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct StopSubscribe;
