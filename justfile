@@ -57,7 +57,11 @@ bench-peers *arguments="--write docs/performance.md":
 
 # Every bench once and short, so that none rots.
 bench-smoke:
-    cargo bench --bench inside --bench view --bench load -- --test
+    cargo test --bench '*' -- --test
+
+# One scenario of docs/reliability.md at full length: `just reliability soak --seconds 3600 --seed 1`.
+reliability *arguments:
+    cargo bench --bench reliability -- {{ arguments }}
 
 # All that must pass before a merge.
 ci:

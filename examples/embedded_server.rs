@@ -11,7 +11,7 @@ Usage: embedded_server [OPTIONS]
 
   --port PORT           listen on this port of 127.0.0.1 [8848]; 0 for a free one
   --dialect DIALECT     speak like Nacos 1.4, 2.5, 3.0 or 3.2 [2.5]
-  --user NAME:PASSWORD  want a log-in; may be given several times
+  --user NAME:PASSWORD  want a login; may be given several times
   --help                print this";
 
 /// What the command line asks for; none for help.

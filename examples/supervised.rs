@@ -18,7 +18,7 @@ Usage: supervised [--server HOST:PORT]
   --help              print this";
 
 /// What the actor works for. Registration and subscription belong to the Registry, which outlives every restart of ours;
-/// a restarted actor that asks for both again changes nothing and is safe.
+/// a restarted actor may ask for both again: neither is done twice.
 struct Worker {
     registry: Addr<Registry>,
     service: String,

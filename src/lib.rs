@@ -241,7 +241,7 @@
 //! # Features
 //! | feature | default | what it adds |
 //! |---|---|---|
-//! | `embedded` | off | the module `embedded`: a Nacos server inside this process, for the laptop, for examples and for tests |
+//! | `embedded` | off | the module `embedded`: a Nacos server inside this process, for local development, examples and tests |
 //! | `rustls` | off | `https` servers by rustls, with the platform's roots |
 //! | `openssl` | off | `https` servers by the system's OpenSSL |
 #![cfg_attr(docsrs, feature(doc_cfg))]
