@@ -114,10 +114,10 @@ fn services_and_instances_are_read_and_changed_with_a_token() {
         assert_eq!((&list["data"]["totalCount"], &list["data"]["pagesAvailable"]), (&json!(3), &json!(2)));
         assert_eq!(list["data"]["pageItems"][0]["name"], "c");
         assert_eq!(list["data"]["pageItems"][0]["groupName"], "PAY");
-        let one = format!("{admin}/instance?serviceName=a&ip=10.0.0.1&port=80&accessToken={token}");
-        assert_eq!(nacos.send("PUT", &format!("{one}&weight=5")).json()["code"], 0);
-        assert_eq!(nacos.get(&one).json()["data"]["weight"], 5.0);
-        assert_eq!(nacos.get(&one.replace("=80", "=81")).status, 404);
+        let at = |port| format!("{admin}/instance?serviceName=a&ip=10.0.0.1&port={port}&accessToken={token}");
+        assert_eq!(nacos.send("PUT", &format!("{}&weight=5", at(80))).json()["code"], 0);
+        assert_eq!(nacos.get(&at(80)).json()["data"]["weight"], 5.0);
+        assert_eq!(nacos.get(&at(81)).status, 404);
     });
 }
 
