@@ -320,7 +320,8 @@ impl Config {
         self
     }
 
-    /// How long one operation may take over all its requests to all servers, once its turn has come. Default: 10 s.
+    /// How long one operation may take over all its requests to all servers, once its turn has come: afterwards none is
+    /// begun, and one under way has its [`request_timeout`](Config::request_timeout). Default: 10 s.
     #[must_use]
     pub fn operation_timeout(mut self, timeout: Duration) -> Self {
         self.operation_timeout = timeout;
