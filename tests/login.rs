@@ -196,6 +196,9 @@ async fn a_server_that_refuses_our_login_costs_nothing_while_another_one_takes_i
         }
         assert_eq!(takes.instances("orders").len(), 10);
         assert!(logins(&refuses) <= 2, "not tried in a loop: {}", logins(&refuses));
+        let status = ask(&registry, GetStatus).await.unwrap();
+        let in_use = status.servers.iter().find(|server| server.in_use).unwrap();
+        assert_eq!(in_use.address, takes.server_address(), "the one that serves is watched for its end");
 
         takes.faults().refuse_connections();
         let refused = ask(&registry, ListInstances::new("orders")).await.unwrap_err();

@@ -83,11 +83,13 @@ impl Nacos {
                     last_error = Some(error);
                     tried.push(server);
                 }
-                // It is well, and does not do this for us. Another one may, in a cluster of several minds.
+                // It is well, and does not do this for us. Another one may.
                 Err(error @ (Error::Unauthorized { .. } | Error::Unsupported { .. })) => {
-                    self.note_answer(&server, |servers| servers.answered(&server, operation));
+                    self.note_answer(&server, |servers| servers.refused(&server, operation));
                     refusal = Some(error);
                     tried.push(server);
+                    // An answer is there: nobody waits for those who give none.
+                    tried.extend(self.servers.failing());
                 }
                 answered => {
                     self.last_lists.sweep();
@@ -125,7 +127,7 @@ impl Nacos {
             protocol = other(protocol);
             answered = self.speak(server, operation, protocol, make, read).await?;
         }
-        if is_in_every_api(operation) && !matches!(answered, Err(Refusal::NotSpoken)) {
+        if operation.is_in_every_api() && !matches!(answered, Err(Refusal::NotSpoken)) {
             self.note_protocol(server, protocol);
         }
         match answered {
@@ -286,10 +288,4 @@ fn other(protocol: Protocol) -> Protocol {
         Protocol::V3 => Protocol::V1,
         _ => Protocol::V3,
     }
-}
-
-/// Whether a server that does not speak this operation in one protocol does not speak that protocol. Nacos 3.0 has lost
-/// the others from v1, and has them in v3's admin API, while it still speaks v1.
-fn is_in_every_api(operation: Operation) -> bool {
-    matches!(operation, Operation::Register | Operation::Deregister | Operation::List | Operation::Beat)
 }

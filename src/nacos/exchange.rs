@@ -42,6 +42,14 @@ pub enum Operation {
     Message,
 }
 
+impl Operation {
+    /// Whether a server that does not speak this operation in one protocol does not speak that protocol. Nacos 3.0 has lost
+    /// the others from v1, and has them in v3's admin API, while it still speaks v1.
+    pub(crate) fn is_in_every_api(self) -> bool {
+        matches!(self, Operation::Register | Operation::Deregister | Operation::List | Operation::Beat)
+    }
+}
+
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -6,7 +6,7 @@
 //! paused for the operations that fail alone: see [`Refusals`].
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, RefCell, RefMut},
     net::IpAddr,
     rc::Rc,
     time::{Duration, Instant},
@@ -32,6 +32,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// So many failures in a row are an outage; fewer are a hiccup, unless another server took over.
 pub(crate) const OUTAGE: u32 = 3;
+/// So long a request that is answered with failures may be the only one: others are asked more often, as a rule.
+const LONE: Duration = Duration::from_secs(15);
 /// A server that another one took over from is not asked any more: so long it counts as one that fails.
 const MEMORY: Duration = Duration::from_secs(60);
 
@@ -68,8 +70,11 @@ pub(crate) struct Health {
     /// Not to be asked before.
     pub(crate) paused_until: Option<Instant>,
     refusals: Refusals,
-    /// The one request that was answered with a failure since the server was last well, however often.
-    lone_refusal: Option<(Operation, String)>,
+    /// The one request that was answered with a failure since the server was last well, however often, and since when.
+    lone_failure: Option<(Operation, String, Instant)>,
+    /// Since it was last well it has refused us, or failed in, what every server can do: another one that does it is the
+    /// one to use.
+    is_no_use: bool,
     pub(crate) last_success: Option<Instant>,
     pub(crate) last_failure: Option<Instant>,
     pub(crate) last_error: Option<Error>,
@@ -78,10 +83,12 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    /// Whether no other request was answered with a failure since the server was last well.
+    /// Whether no other request was answered with a failure since the server was last well, and that was lately: where
+    /// this is all that is asked, it says something after all.
     fn is_alone(&mut self, operation: Operation, subject: &str) -> bool {
-        let (of, about) = self.lone_refusal.get_or_insert_with(|| (operation, subject.to_owned()));
-        *of == operation && about == subject
+        let (of, about, since) =
+            self.lone_failure.get_or_insert_with(|| (operation, subject.to_owned(), Instant::now()));
+        *of == operation && about == subject && since.elapsed() < LONE
     }
 }
 
@@ -312,17 +319,24 @@ impl Servers {
 
     /// It answered as one that is well: it is the one to ask.
     pub(crate) fn succeeded(&self, server: &Rc<Server>, operation: Operation) {
-        server.health.borrow_mut().last_success = Some(Instant::now());
         self.use_now(server);
-        self.answered(server, operation);
+        let mut health = server.health.borrow_mut();
+        health.last_success = Some(Instant::now());
+        health.is_no_use = false;
+        self.answered(health, operation);
     }
 
-    /// It is well, and refuses: no reason to leave the one in use for it.
-    pub(crate) fn answered(&self, server: &Rc<Server>, operation: Operation) {
+    /// It is well, and refuses: no reason to leave another one for it.
+    pub(crate) fn refused(&self, server: &Rc<Server>, operation: Operation) {
         let mut health = server.health.borrow_mut();
+        health.is_no_use |= operation.is_in_every_api();
+        self.answered(health, operation);
+    }
+
+    fn answered(&self, mut health: RefMut<'_, Health>, operation: Operation) {
         health.requests += 1;
         health.failures = 0;
-        health.lone_refusal = None;
+        health.lone_failure = None;
         let was_paused = health.refusals.succeeded(operation) | health.paused_until.take().is_some();
         drop(health);
         if was_paused {
@@ -355,6 +369,7 @@ impl Servers {
         if answers {
             let subject = subject();
             is_alone = health.is_alone(operation, &subject);
+            health.is_no_use |= operation.is_in_every_api();
             health.paused_until = None;
             health.refusals.failed(operation, subject, began);
         }
@@ -373,8 +388,9 @@ impl Servers {
     fn use_now(&self, server: &Rc<Server>) {
         let list = self.list.borrow();
         let in_use = list.get(self.current.get()).is_some_and(|current| Rc::ptr_eq(current, server));
+        let serves = |server: &Rc<Server>| server.failures() == 0 && !server.health.borrow().is_no_use;
         // The one in use may answer again a moment after another took over for one request: it stays.
-        if in_use || list.get(self.current.get()).is_some_and(|current| current.health.borrow().failures == 0) {
+        if in_use || list.get(self.current.get()).is_some_and(serves) {
             return;
         }
         if let Some(place) = list.iter().position(|listed| Rc::ptr_eq(listed, server)) {
@@ -388,14 +404,15 @@ impl Servers {
         self.list.borrow().iter().any(|server| server.is_at(ip))
     }
 
-    /// The server at `ip`, the one in use if it may be that; a datagram does not tell the server's port. An address of
-    /// none of them is a translated one, of the server in use: that is where we ask to be pushed to.
-    pub(crate) fn named_by(&self, ip: IpAddr) -> String {
-        let current = self.current();
-        let at_ip = |server: &&Rc<Server>| server.is_at(ip);
-        let list = self.list.borrow();
-        let server = current.as_ref().filter(at_ip).or_else(|| list.iter().find(at_ip)).or(current.as_ref());
-        server.map_or_else(|| ip.to_string(), |server| server.name.clone())
+    /// The server in use, if a datagram from `ip` may be its: the datagram does not tell the server's port, and an address
+    /// of none of them is a translated one.
+    pub(crate) fn in_use_at(&self, ip: IpAddr) -> Option<Rc<Server>> {
+        self.current().filter(|current| current.is_at(ip) || !self.trusts(ip))
+    }
+
+    /// Those that gave no answer last, or none that is one.
+    pub(crate) fn failing(&self) -> Vec<Rc<Server>> {
+        self.list.borrow().iter().filter(|server| server.failures() > 0).cloned().collect()
     }
 }
 
@@ -473,6 +490,28 @@ mod tests {
         servers.succeeded(&server, Operation::List);
         refuse(Operation::Register, "orders");
         assert_eq!(server.failures(), 0);
+        server.health.borrow_mut().lone_failure.as_mut().unwrap().2 -= LONE;
+        refuse(Operation::Register, "orders");
+        assert_eq!(server.failures(), 1, "where it is all that is asked, it says something");
+    }
+
+    #[test]
+    fn one_that_serves_takes_over_from_one_that_only_refuses_or_fails_one_request() {
+        let unserved = |say: fn(&Servers, &Rc<Server>)| {
+            let servers = servers(&["a:1", "b:1"]);
+            let (first, second) = (servers.all()[0].clone(), servers.all()[1].clone());
+            say(&servers, &first);
+            servers.succeeded(&second, Operation::Beat);
+            (servers.current().unwrap().name.clone(), servers.generation())
+        };
+        assert_eq!(unserved(|servers, first| servers.refused(first, Operation::Beat)), ("b:1".into(), 1));
+        assert_eq!(unserved(|servers, first| servers.refused(first, Operation::Get)), ("a:1".into(), 0));
+        let failed = |servers: &Servers, first: &Rc<Server>| {
+            let (operation, server, status) = (Operation::Beat, "a:1".into(), 503);
+            let error = Error::Refused { operation, server, status, body: String::new() };
+            servers.failed(first, operation, String::new, Instant::now(), &error);
+        };
+        assert_eq!(unserved(failed), ("b:1".into(), 1));
     }
 
     #[test]
@@ -480,7 +519,7 @@ mod tests {
         let servers = servers(&["a:1", "b:1"]);
         let (first, second) = (servers.all()[0].clone(), servers.all()[1].clone());
         fail(&servers, &first);
-        servers.answered(&second, Operation::Beat);
+        servers.refused(&second, Operation::Beat);
         assert_eq!(servers.current().unwrap().name, "a:1");
     }
 
@@ -524,13 +563,14 @@ mod tests {
     }
 
     #[test]
-    fn a_datagram_is_of_the_server_at_its_address_or_of_the_one_in_use() {
+    fn a_datagram_is_of_the_server_in_use_or_of_another_one() {
         let servers = servers(&["10.0.0.1:1", "10.0.0.2:1", "10.0.0.2:2"]);
-        let named_by = |ip: &str| servers.named_by(ip.parse().unwrap());
-        assert_eq!((named_by("10.0.0.1"), named_by("10.0.0.2")), ("10.0.0.1:1".into(), "10.0.0.2:1".into()));
-        assert_eq!(named_by("172.17.0.1"), "10.0.0.1:1", "translated");
+        let of = |ip: &str| servers.in_use_at(ip.parse().unwrap()).map(|server| server.name.clone());
+        assert_eq!(of("10.0.0.1").as_deref(), Some("10.0.0.1:1"));
+        assert_eq!(of("10.0.0.2"), None, "of another one");
+        assert_eq!(of("172.17.0.1").as_deref(), Some("10.0.0.1:1"), "translated");
         servers.current.set(2);
-        assert_eq!(named_by("10.0.0.2"), "10.0.0.2:2");
+        assert_eq!(of("10.0.0.2").as_deref(), Some("10.0.0.2:2"));
     }
 
     #[test]
