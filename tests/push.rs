@@ -37,6 +37,26 @@ async fn pushed(news: &mut News, says_so: impl Fn(&ServiceChanged) -> bool) -> S
     change
 }
 
+/// To Nacos 2 and later one address is one subscriber of a service, with the clusters that it asked for last.
+#[actix::test]
+async fn subscriptions_of_other_clusters_of_the_same_service_hear_of_changes_too() -> Result<(), Error> {
+    for dialect in Dialect::all().filter(|dialect| *dialect != Dialect::V3_2) {
+        let server = EmbeddedServer::builder().dialect(dialect).start().expect("a free port");
+        let registry = support::start(pushed_only(&server));
+        let mut all = subscribed(&registry, "orders").await?;
+        let mut north = News::listen();
+        registry.send(Subscribe::new("orders", north.recipient()).clusters(["north"])).await??;
+        assert!(north.next().await.first);
+        for (port, cluster) in [(1, "south"), (2, "north")] {
+            registry.send(instance(port).cluster(cluster)).await??;
+            all.until(|news| news.info.hosts.len() == usize::from(port)).await;
+        }
+        north.until(|news| news.info.hosts.len() == 1).await;
+        support::shut_down(&registry).await;
+    }
+    Ok(())
+}
+
 #[actix::test]
 async fn every_kind_of_change_is_pushed() -> Result<(), Error> {
     let server = EmbeddedServer::start().expect("a free port");

@@ -126,18 +126,24 @@ impl Desk {
     fn pushed(&self, pushed: Pushed) {
         let service = ServiceName::from_wire(&pushed.list.name, &pushed.list.group_name);
         let subscribers = self.subscriptions.of_service(&service);
-        if !pushed.trusted || self.config.push.hint_only {
+        let is_list = pushed.trusted && !self.config.push.hint_only;
+        // A server that we left pushes on for a while, what it believes without our beats.
+        let in_use = self.nacos.servers().in_use_at(pushed.from.ip().to_canonical());
+        let Some(server) = in_use.filter(|_| is_list) else {
             subscribers.iter().for_each(|(_, subscriber)| subscriber.do_send(Hint));
             return;
-        }
-        let server = self.nacos.servers().named_by(pushed.from.ip());
-        let origin = Origin { server, protocol: Protocol::V1, outages: self.nacos.servers().outages() };
+        };
+        let origin =
+            Origin { server: server.name.clone(), protocol: Protocol::V1, outages: self.nacos.servers().outages() };
         let idle_end = self.nacos.servers().last_idle_end();
         let info = pushed.list.into_info(&service);
         for (watched, subscriber) in subscribers {
             if covers(&info.clusters, &watched) {
                 let listed = Listed { info: info.clone(), origin: origin.clone(), idle_end };
                 subscriber.do_send(PushedList(listed));
+            } else {
+                // To Nacos 2 and later we are one subscriber of a service, with the clusters that were asked for last.
+                subscriber.do_send(Hint);
             }
         }
     }
