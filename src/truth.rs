@@ -133,7 +133,7 @@ impl Truth {
         let kept = self.hold_back(&mut difference.removed, &info, arrival);
         put_back(&mut info, kept);
         match &mut self.held {
-            Some(held) if difference.is_empty() => {
+            Some(held) if difference.is_empty() && is_kept_alike(&held.info, &info) => {
                 held.origin = origin;
                 held.server_millis = server_millis;
                 held.applied = Instant::now();
@@ -220,6 +220,11 @@ impl Truth {
     }
 }
 
+/// What a list says besides its instances.
+fn is_kept_alike(one: &ServiceInfo, other: &ServiceInfo) -> bool {
+    one.cache_millis == other.cache_millis && one.reach_protection_threshold == other.reach_protection_threshold
+}
+
 fn put_back(info: &mut ServiceInfo, held: Vec<Arc<Instance>>) {
     if held.is_empty() {
         return;
@@ -227,4 +232,30 @@ fn put_back(info: &mut ServiceInfo, held: Vec<Arc<Instance>>) {
     info.hosts.extend(held);
     let clusters = info.clusters.clone();
     info.tidy(&clusters, false);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::Protocol, service::ServiceName};
+
+    #[test]
+    fn what_a_list_says_besides_its_instances_is_kept_current_and_no_change_of_them() {
+        let mut truth = Truth::new(Duration::ZERO, false);
+        let mut offer = |reach_protection_threshold, cache_millis| {
+            let mut info = ServiceInfo::empty(&ServiceName::parse("orders").unwrap(), "");
+            info.hosts.push(Arc::new(Instance::new("10.0.0.7", 80)));
+            (info.reach_protection_threshold, info.cache_millis) = (reach_protection_threshold, cache_millis);
+            let origin = Origin { server: "a:1".into(), protocol: Protocol::V1, outages: 0 };
+            let listed = Listed { info, origin, idle_end: None };
+            let step = truth.offer(listed, Arrival::Polled { asked: Instant::now() });
+            let held = truth.held().unwrap().info.clone();
+            (step.map(|step| step.difference.is_empty()), held.reach_protection_threshold, held.cache_millis)
+        };
+        assert_eq!(offer(false, 10_000), (Some(true), false, 10_000), "the first one");
+        assert_eq!(offer(false, 10_000), (None, false, 10_000));
+        assert_eq!(offer(true, 10_000), (Some(true), true, 10_000));
+        assert_eq!(offer(true, 3000), (Some(true), true, 3000));
+        assert_eq!(offer(true, 3000), (None, true, 3000));
+    }
 }
