@@ -10,7 +10,13 @@ fn unusable(what: &str, path: &std::path::Path, error: impl std::fmt::Display) -
 /// Whether any server may be asked by https: only then are the platform's roots read, which takes time and memory. An
 /// endpoint may name one later.
 fn is_needed(config: &Config) -> Result<bool, Error> {
-    Ok(config.endpoint.is_some() || config.addresses()?.iter().any(|address| address.https))
+    Ok(config.endpoint.is_some() || is_certain(config)?)
+}
+
+/// Whether one is configured so.
+fn is_certain(config: &Config) -> Result<bool, Error> {
+    let by_https = config.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("https:"));
+    Ok(by_https || config.addresses()?.iter().any(|address| address.https))
 }
 
 #[cfg(feature = "rustls")]
@@ -23,7 +29,7 @@ pub(crate) mod connector {
         ClientConfig, RootCertStore,
     };
 
-    use super::{is_needed, unusable};
+    use super::{is_certain, is_needed, unusable};
     use crate::{
         config::{Config, TlsConfig},
         error::Error,
@@ -35,6 +41,11 @@ pub(crate) mod connector {
             return Ok(None);
         }
         let roots = roots(&config.tls)?;
+        if roots.is_empty() {
+            // An https server that an endpoint names later cannot be reached then.
+            let reason = "the platform has no root certificates; name a CA file";
+            return if is_certain(config)? { Err(Error::invalid("tls", reason)) } else { Ok(None) };
+        }
         // Named, since a process in which several providers are built in has no default one.
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -62,9 +73,6 @@ pub(crate) mod connector {
             for certificate in certificates(file)? {
                 roots.add(certificate).map_err(|error| unusable("CA file", file, error))?;
             }
-        }
-        if roots.is_empty() {
-            return Err(Error::invalid("tls", "the platform has no root certificates; name a CA file"));
         }
         Ok(roots)
     }
