@@ -106,15 +106,15 @@ fn faults_may_be_limited_to_some_operations() {
 fn answers_are_spoilt_after_the_request_was_served() {
     let (server, mut nacos) = started();
     let faults = server.faults();
-    faults.spoil_share(Spoilt::Html, 1.0);
+    faults.spoil_share(1.0, Spoilt::Html);
     let page = nacos.send("POST", REGISTER);
     assert_eq!((page.status, page.body.starts_with("<!DOCTYPE html>")), (200, true));
     assert_eq!(server.instances("orders").len(), 1);
-    faults.spoil_share(Spoilt::WrongType, 1.0);
+    faults.spoil_share(1.0, Spoilt::WrongType);
     assert!(nacos.get(LIST).json()["hosts"].is_object());
-    faults.spoil_share(Spoilt::TooLarge, 1.0);
+    faults.spoil_share(1.0, Spoilt::TooLarge);
     assert!(nacos.get(LIST).body.len() > 32 * 1024 * 1024);
-    faults.spoil_share(Spoilt::CutOff, 1.0);
+    faults.spoil_share(1.0, Spoilt::CutOff);
     let error = nacos.try_send("GET", LIST, &[], None).expect_err("half of an answer");
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
 }

@@ -3,7 +3,7 @@
 
 mod raw_http;
 
-use std::{io, net::TcpStream};
+use std::{io, net::TcpStream, time::Duration};
 
 use actix_nacos::embedded::{Dialect, EmbeddedServer};
 use raw_http::Connection;
@@ -93,6 +93,24 @@ fn nobody_answers_after_the_drop() {
     assert_eq!(TcpStream::connect(address).map(drop).map_err(|e| e.kind()), Err(io::ErrorKind::ConnectionRefused));
     nacos.try_send("GET", &format!("{INSTANCE}/list?serviceName=orders"), &[], None).expect_err("closed");
     faults.clear();
+}
+
+#[test]
+fn durations_without_end_mean_never() {
+    let never = Duration::MAX;
+    let builder = EmbeddedServer::builder().user("me", "secret").token_ttl(never).sweep_interval(never);
+    let builder = builder.push_delay(never).push_retry(never).subscriber_timeout(never);
+    let server = builder.heartbeat_timeout(never).delete_timeout(never).start().expect("a server");
+    server.faults().delay_pushes(1.0, never);
+    let mut nacos = Connection::to(server.address());
+    let login = nacos.send("POST", "/nacos/v1/auth/login?username=me&password=secret");
+    let token = login.json()["accessToken"].as_str().expect("a token").to_owned();
+    let register = format!("/nacos/v1/ns/instance?serviceName=orders&ip=10.0.0.1&port=80&accessToken={token}");
+    nacos.send("POST", &register).is(200, "ok");
+    server.advance(Duration::from_secs(60));
+    assert_eq!(server.instances("orders").len(), 1);
+    server.advance(never);
+    nacos.send("POST", &register);
 }
 
 #[test]

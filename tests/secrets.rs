@@ -93,7 +93,7 @@ async fn a_whole_run(server: &EmbeddedServer, config: Config, readable: &Readabl
     readable.outcome(ask(&registry, Subscribe::new("orders", news.recipient())).await);
     readable.outcome(ask(&registry, Discover::new("orders")).await.map(drop));
     for fault in [Spoilt::Html, Spoilt::CutOff, Spoilt::WrongType] {
-        server.faults().spoil_share(fault, 1.0);
+        server.faults().spoil_share(1.0, fault);
         ask_everything(&registry, readable).await;
     }
     server.faults().clear();

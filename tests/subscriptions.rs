@@ -169,10 +169,10 @@ async fn a_failed_poll_is_no_change() {
     let fine = async || subscriptions(&registry).await[0].last_error.is_none().then_some(());
     server.faults().only_for(&[Operation::List]);
     for fault in [Spoilt::CutOff, Spoilt::Html, Spoilt::WrongType] {
-        server.faults().spoil_share(fault, 1.0);
+        server.faults().spoil_share(1.0, fault);
         eventually("polls fail", failed).await;
         some_polls(&server).await;
-        server.faults().spoil_share(fault, 0.0);
+        server.faults().spoil_share(0.0, fault);
         eventually("polls succeed", fine).await;
     }
     server.faults().fail_share(1.0, 500);

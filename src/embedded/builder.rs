@@ -3,6 +3,7 @@
 use std::{fmt, io, time::Duration};
 
 use super::{dialect::Dialect, settings::Settings, EmbeddedServer};
+use crate::config::LONGEST_DURATION;
 
 /// Settings of a server that is yet to start; each has Nacos' default.
 #[derive(Clone, Default)]
@@ -52,7 +53,7 @@ impl EmbeddedServerBuilder {
 
     /// How long a token holds. By default 5 hours. Clients are told whole seconds, rounded up.
     pub fn token_ttl(mut self, ttl: Duration) -> Self {
-        self.settings.token_ttl = ttl;
+        self.settings.token_ttl = ttl.min(LONGEST_DURATION);
         self
     }
 
@@ -61,46 +62,46 @@ impl EmbeddedServerBuilder {
     ///
     /// Clients are told to beat every 5 seconds, or three times within this timeout if it is short.
     pub fn heartbeat_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.heartbeat_timeout = timeout;
+        self.settings.heartbeat_timeout = timeout.min(LONGEST_DURATION);
         self
     }
 
     /// After how long without a beat an instance is removed. By default 30 seconds; an instance's metadata
     /// `preserved.ip.delete.timeout` counts before it.
     pub fn delete_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.delete_timeout = timeout;
+        self.settings.delete_timeout = timeout.min(LONGEST_DURATION);
         self
     }
 
     /// How often each instance is looked at for missing beats: timeouts are noticed that much later. By default every 5
     /// seconds, or three times within the shorter of the two timeouts if that is less.
     pub fn sweep_interval(mut self, interval: Duration) -> Self {
-        self.settings.sweep_interval = Some(interval);
+        self.settings.sweep_interval = Some(interval.min(LONGEST_DURATION));
         self
     }
 
     /// How long clients are told to keep a list (`cacheMillis`). By default 10 seconds; 3 seconds on 1.4 for clients
     /// that are not pushed to.
     pub fn cache_millis(mut self, time: Duration) -> Self {
-        self.settings.cache_millis = Some(time);
+        self.settings.cache_millis = Some(time.min(LONGEST_DURATION));
         self
     }
 
     /// How long changes are gathered before they are pushed. By default 500 milliseconds; 1 second on 1.4.
     pub fn push_delay(mut self, delay: Duration) -> Self {
-        self.settings.push_delay = Some(delay);
+        self.settings.push_delay = Some(delay.min(LONGEST_DURATION));
         self
     }
 
     /// After how long a push that nobody acknowledged is sent again, once. By default 10 seconds.
     pub fn push_retry(mut self, time: Duration) -> Self {
-        self.settings.push_retry = time;
+        self.settings.push_retry = time.min(LONGEST_DURATION);
         self
     }
 
     /// How long a subscriber is pushed to without asking for the list again. By default 30 seconds; 10 seconds on 1.4.
     pub fn subscriber_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.subscriber_timeout = Some(timeout);
+        self.settings.subscriber_timeout = Some(timeout.min(LONGEST_DURATION));
         self
     }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::Operation;
+use crate::{config::LONGEST_DURATION, Operation};
 
 use super::shared::Shared;
 
@@ -21,7 +21,7 @@ use super::shared::Shared;
 /// let server = EmbeddedServer::start()?;
 /// let faults = server.faults();
 /// faults.fail_share(0.3, 503);
-/// faults.spoil_share(Spoilt::CutOff, 0.1);
+/// faults.spoil_share(0.1, Spoilt::CutOff);
 /// faults.delay_answers(Duration::from_millis(200));
 /// // … what does your application do now?
 /// faults.clear();
@@ -198,13 +198,13 @@ impl Faults {
 
     /// Waits before a request is served: who gives up meanwhile has changed nothing. Zero takes it back.
     pub fn delay_requests(&self, by: Duration) {
-        self.order(|orders| orders.before = by);
+        self.order(|orders| orders.before = by.min(LONGEST_DURATION));
     }
 
     /// Waits after a request has been served: who gives up meanwhile has changed something all the same. Zero takes it
     /// back.
     pub fn delay_answers(&self, by: Duration) {
-        self.order(|orders| orders.after = by);
+        self.order(|orders| orders.after = by.min(LONGEST_DURATION));
     }
 
     /// Answers a share of the requests with `status` (500, 502, 503, …) without serving them.
@@ -213,7 +213,7 @@ impl Faults {
     }
 
     /// Spoils a share of the answers.
-    pub fn spoil_share(&self, spoilt: Spoilt, share: f64) {
+    pub fn spoil_share(&self, share: f64, spoilt: Spoilt) {
         self.order(|orders| orders.spoil = Some((share, spoilt)));
     }
 
@@ -246,7 +246,7 @@ impl Faults {
 
     /// Sends a share of the pushes later.
     pub fn delay_pushes(&self, share: f64, by: Duration) {
-        self.order(|orders| orders.delay_pushes = Some((share, by)));
+        self.order(|orders| orders.delay_pushes = Some((share, by.min(LONGEST_DURATION))));
     }
 
     /// Sends a share of the pushes twice.

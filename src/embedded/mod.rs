@@ -73,6 +73,7 @@ pub use dialect::{Dialect, UnknownDialect};
 pub use faults::{Faults, Spoilt};
 pub use inspection::InstanceSnapshot;
 
+use crate::config::LONGEST_DURATION;
 use faults::Orders;
 use inspection::key_of;
 use push::Pushes;
@@ -173,7 +174,7 @@ impl EmbeddedServer {
     /// Moves the server's time on. What falls due meanwhile (instances turn unhealthy or go, pushes are sent, tokens
     /// expire) happens before this returns, each at its own time.
     pub fn advance(&self, by: Duration) {
-        self.shared.with(|state| state.advance(by));
+        self.shared.with(|state| state.advance(by.min(LONGEST_DURATION)));
     }
 
     /// All instances of `name` or `GROUP@@name` in the namespace `public`, disabled and unhealthy ones too.

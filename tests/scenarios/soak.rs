@@ -267,7 +267,7 @@ impl World {
             3 => faults.delay_requests(ms(dice.u64(..600))),
             4 => faults.delay_answers(ms(dice.u64(..600))),
             5 | 6 => faults.fail_share(dice.f64(), 503),
-            7 => faults.spoil_share(spoilt[dice.usize(..3)], dice.f64()),
+            7 => faults.spoil_share(dice.f64(), spoilt[dice.usize(..3)]),
             8 => server.restart_empty().expect("the same port"),
             9 => server.restart_as(dialects[dice.usize(..4)]).expect("the same port"),
             10 => faults.expire_tokens(),
