@@ -105,7 +105,12 @@ fn durations_without_end_mean_never() {
     let mut nacos = Connection::to(server.address());
     let login = nacos.send("POST", "/nacos/v1/auth/login?username=me&password=secret");
     let token = login.json()["accessToken"].as_str().expect("a token").to_owned();
-    let register = format!("/nacos/v1/ns/instance?serviceName=orders&ip=10.0.0.1&port=80&accessToken={token}");
+    let about = format!("serviceName=orders&accessToken={token}");
+    let subscribe = format!("{INSTANCE}/list?{about}&clientIP=127.0.0.1&udpPort=9");
+    let agent = [("User-Agent", "Nacos-Java-Client:v1.4.6")];
+    nacos.try_send("GET", &subscribe, &agent, None).expect("an answer");
+    assert_eq!(server.subscribers("orders"), 1);
+    let register = format!("{INSTANCE}?{about}&ip=10.0.0.1&port=80");
     nacos.send("POST", &register).is(200, "ok");
     server.advance(Duration::from_secs(60));
     assert_eq!(server.instances("orders").len(), 1);
