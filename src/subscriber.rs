@@ -357,7 +357,7 @@ impl Subscriber {
     /// Shows everybody what is new.
     fn publish(&mut self, step: &Step, ctx: &mut Context<Self>) {
         let Some(held) = self.truth.held() else { return };
-        self.status.changes += 1;
+        self.status.changes += u64::from(step.from.is_none() || !step.difference.is_empty());
         self.view.publish(held.info.clone());
         self.save_cached(ctx);
         self.tell(step, ctx);

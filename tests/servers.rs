@@ -7,11 +7,15 @@ use std::time::Instant;
 
 use actix::Addr;
 use actix_nacos::{
-    embedded::EmbeddedServer, DeregisterInstance, Error, GetStatus, ListInstances, RegisterInstance, Registry,
-    ServerStatus, HEART_BEAT_INTERVAL,
+    embedded::EmbeddedServer, DeregisterInstance, Error, GetStatus, ListInstances, Operation, RegisterInstance,
+    Registry, ServerStatus, HEART_BEAT_INTERVAL,
 };
 use futures_util::{stream, StreamExt as _};
-use support::{ask, config_at, eventually, ms, server, shut_down, start, until, News};
+use support::{
+    ask, config_at, eventually,
+    fake::{Answer, Fake},
+    ms, server, shut_down, start, until, News,
+};
 
 const IP: &str = "10.77.0.7";
 
@@ -190,4 +194,52 @@ async fn listeners_hear_of_no_change_when_another_server_takes_over() {
     };
     eventually("its list has come", fine).await;
     assert!(news.waiting().is_empty());
+}
+
+/// What is configured beside the registry: a web server that knows no Nacos, or sends everybody elsewhere.
+async fn a_server_comes_back_beside(other: fn() -> Answer) {
+    let (other, server) = (Fake::start(move |_| other()), server());
+    server.faults().refuse_connections();
+    let addresses = format!("{},{}", other.server_address(), server.server_address());
+    // Where it begins is drawn by lot: at the other one.
+    let registry = loop {
+        let registry = start(config_at(&addresses).operation_timeout(ms(300)));
+        if in_use(&registry).await == 0 {
+            break registry;
+        }
+        shut_down(&registry).await;
+    };
+    let register = || RegisterInstance::new("orders", IP, 80);
+    ask(&registry, register()).await.unwrap_err();
+    server.faults().accept_connections();
+    eventually("the one that serves is asked again", async || ask(&registry, register()).await.ok()).await;
+    assert_eq!(in_use(&registry).await, 1);
+    assert_eq!(server.instances("orders").len(), 1);
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn a_server_that_came_back_is_used_beside_one_that_is_no_nacos() {
+    a_server_comes_back_beside(|| Answer::Text(404, "text/html", "<html>no such page</html>".into())).await;
+}
+
+#[actix::test]
+async fn a_server_that_came_back_is_used_beside_a_gateway_that_redirects() {
+    a_server_comes_back_beside(|| {
+        Answer::Raw(b"HTTP/1.1 302 Found\r\nLocation: https://sso/\r\nContent-Length: 0\r\n\r\n".to_vec())
+    })
+    .await;
+}
+
+#[actix::test]
+async fn one_failure_moves_nobody_to_another_server() {
+    let (servers, registry) = cluster(2);
+    ask(&registry, RegisterInstance::new("orders", IP, 80)).await.unwrap();
+    let used = in_use(&registry).await;
+    servers[used].faults().only_for(&[Operation::List]);
+    servers[used].faults().fail_share(1.0, 503);
+    ask(&registry, ListInstances::new("orders")).await.unwrap();
+    servers[used].faults().clear();
+    assert_eq!(in_use(&registry).await, used);
+    shut_down(&registry).await;
 }

@@ -50,7 +50,8 @@ impl Nacos {
             let room = self.transport.room().await;
             // Not counted while nobody could be asked: a burst of operations may wait for longer than one may take.
             let deadline = *turn_came.get_or_insert_with(Instant::now) + self.operation_timeout;
-            let may_wait = patience == Patience::Operation && refusal.is_none();
+            let is_answered = refusal.is_some() && !self.servers.is_failing();
+            let may_wait = patience == Patience::Operation && !is_answered;
             let server = match self.servers.choose(operation, &tried) {
                 Choice::Ask(server) => server,
                 Choice::Wait(pause) if may_wait && Instant::now() + pause < deadline => {
@@ -67,8 +68,7 @@ impl Nacos {
                     tried.clear();
                     continue;
                 }
-                // What a server has said tells more than that another one is silent.
-                _ => return Err(refusal.or(last_error).unwrap_or_else(|| self.nobody(operation))),
+                _ => return Err(self.give_up(operation, last_error, refusal)),
             };
             // A refused login says nothing of the server's health.
             if let Err(refused) = self.session.check(&server.name) {
@@ -84,12 +84,12 @@ impl Nacos {
                     tried.push(server);
                 }
                 // It is well, and does not do this for us. Another one may.
-                Err(error @ (Error::Unauthorized { .. } | Error::Unsupported { .. })) => {
+                Err(error) if is_refusal(&error) => {
                     self.note_answer(&server, |servers| servers.refused(&server, operation));
                     refusal = Some(error);
                     tried.push(server);
-                    // An answer is there: nobody waits for those who give none.
-                    tried.extend(self.servers.failing());
+                    // An answer is there: nobody waits for those that gave none just now.
+                    tried.extend(self.servers.failed_lately());
                 }
                 answered => {
                     self.last_lists.sweep();
@@ -98,9 +98,15 @@ impl Nacos {
                 }
             }
             if Instant::now() >= deadline {
-                return Err(refusal.or(last_error).unwrap_or_else(|| self.nobody(operation)));
+                return Err(self.give_up(operation, last_error, refusal));
             }
         }
+    }
+
+    /// A refusal is an answer, unless the one in use fails: that may come back, and serve.
+    fn give_up(&self, operation: Operation, failure: Option<Error>, refusal: Option<Error>) -> Error {
+        let answer = refusal.filter(|_| !self.servers.is_failing());
+        answer.or(failure).unwrap_or_else(|| self.nobody(operation))
     }
 
     /// Every server is paused: the last error of the one in use says why.
@@ -273,6 +279,11 @@ impl Nacos {
             _ => info!(self.log, "the registry can be reached"; "in_use" => in_use),
         }
     }
+}
+
+/// Whether another server may do what this one will not. Nacos redirects nobody: that is a gateway in front of it.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error, Error::Unauthorized { .. } | Error::Unsupported { .. } | Error::Refused { status: 300..=399, .. })
 }
 
 /// A token that is missing is no matter of logging in again.

@@ -34,6 +34,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 pub(crate) const OUTAGE: u32 = 3;
 /// So long a request that is answered with failures may be the only one: others are asked more often, as a rule.
 const LONE: Duration = Duration::from_secs(15);
+/// So long nobody who has an answer asks one that failed for a better one.
+const GRUDGE: Duration = Duration::from_secs(5);
 /// A server that another one took over from is not asked any more: so long it counts as one that fails.
 const MEMORY: Duration = Duration::from_secs(60);
 
@@ -72,8 +74,7 @@ pub(crate) struct Health {
     refusals: Refusals,
     /// The one request that was answered with a failure since the server was last well, however often, and since when.
     lone_failure: Option<(Operation, String, Instant)>,
-    /// Since it was last well it has refused us, or failed in, what every server can do: another one that does it is the
-    /// one to use.
+    /// Since it was last well it has refused us what every server can do: another one that does it is the one to use.
     is_no_use: bool,
     pub(crate) last_success: Option<Instant>,
     pub(crate) last_failure: Option<Instant>,
@@ -152,9 +153,9 @@ impl Server {
     }
 
     /// And has not answered since.
-    fn failed_lately(&self) -> bool {
+    fn failed_within(&self, time: Duration) -> bool {
         let health = self.health.borrow();
-        health.failures > 0 && health.last_failure.is_some_and(|last| last.elapsed() < MEMORY)
+        health.failures > 0 && health.last_failure.is_some_and(|last| last.elapsed() < time)
     }
 
     /// How long it is not to be asked for `operation`; zero if it may be.
@@ -247,7 +248,7 @@ impl Servers {
         if list.iter().all(|server| server.failures() >= OUTAGE) {
             return Some(ConnectionState::Lost);
         }
-        let degraded = list.iter().any(|server| server.failed_lately());
+        let degraded = list.iter().any(|server| server.failed_within(MEMORY));
         answered.then_some(if degraded { ConnectionState::Degraded } else { ConnectionState::Connected })
     }
 
@@ -369,7 +370,6 @@ impl Servers {
         if answers {
             let subject = subject();
             is_alone = health.is_alone(operation, &subject);
-            health.is_no_use |= operation.is_in_every_api();
             health.paused_until = None;
             health.refusals.failed(operation, subject, began);
         }
@@ -410,9 +410,14 @@ impl Servers {
         self.current().filter(|current| current.is_at(ip) || !self.trusts(ip))
     }
 
-    /// Those that gave no answer last, or none that is one.
-    pub(crate) fn failing(&self) -> Vec<Rc<Server>> {
-        self.list.borrow().iter().filter(|server| server.failures() > 0).cloned().collect()
+    /// Whether the one in use fails.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.current().is_some_and(|current| current.failures() > 0)
+    }
+
+    /// Those that gave no answer a moment ago, and none since. Not those of longer ago: nobody else may ask them.
+    pub(crate) fn failed_lately(&self) -> Vec<Rc<Server>> {
+        self.list.borrow().iter().filter(|server| server.failed_within(GRUDGE)).cloned().collect()
     }
 }
 
@@ -496,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_serves_takes_over_from_one_that_only_refuses_or_fails_one_request() {
+    fn one_that_serves_takes_over_from_one_that_only_refuses() {
         let unserved = |say: fn(&Servers, &Rc<Server>)| {
             let servers = servers(&["a:1", "b:1"]);
             let (first, second) = (servers.all()[0].clone(), servers.all()[1].clone());
@@ -511,7 +516,7 @@ mod tests {
             let error = Error::Refused { operation, server, status, body: String::new() };
             servers.failed(first, operation, String::new, Instant::now(), &error);
         };
-        assert_eq!(unserved(failed), ("b:1".into(), 1));
+        assert_eq!(unserved(failed), ("a:1".into(), 0), "one failure may be the request's own");
     }
 
     #[test]
