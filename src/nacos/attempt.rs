@@ -44,7 +44,7 @@ impl Nacos {
         let mut tried = Vec::new();
         let mut rounds = 0;
         let mut last_error = None;
-        let mut refusal = None;
+        let (mut refusal, mut refused_by) = (None, Vec::new());
         loop {
             // Before a server is chosen: many wait here while one hangs, and none of them shall choose that one.
             let room = self.transport.room().await;
@@ -72,7 +72,8 @@ impl Nacos {
             };
             // A refused login says nothing of the server's health.
             if let Err(refused) = self.session.check(&server.name) {
-                refusal = Some(refused);
+                refusal = refusal.or(Some(refused));
+                refused_by.push(server.clone());
                 tried.push(server);
                 continue;
             }
@@ -86,14 +87,17 @@ impl Nacos {
                 // It is well, and does not do this for us. Another one may.
                 Err(error) if is_refusal(&error) => {
                     self.note_answer(&server, |servers| servers.refused(&server, operation));
-                    refusal = Some(error);
+                    refusal = refusal.or(Some(error));
+                    refused_by.push(server.clone());
                     tried.push(server);
-                    // An answer is there: nobody waits for those that gave none just now.
-                    tried.extend(self.servers.failed_lately());
+                    // An answer is there: nobody waits for those that gave none just now. A beat can.
+                    if patience == Patience::Operation {
+                        tried.extend(self.servers.failed_lately());
+                    }
                 }
                 answered => {
                     self.last_lists.sweep();
-                    self.note_answer(&server, |servers| servers.succeeded(&server, operation));
+                    self.note_answer(&server, |servers| servers.succeeded(&server, operation, &refused_by));
                     return answered;
                 }
             }
@@ -281,9 +285,10 @@ impl Nacos {
     }
 }
 
-/// Whether another server may do what this one will not. Nacos redirects nobody: that is a gateway in front of it.
+/// Whether another server may do what this one will not. One that is no Nacos may say so in any way, which is not told
+/// from a request that is bad at each.
 fn is_refusal(error: &Error) -> bool {
-    matches!(error, Error::Unauthorized { .. } | Error::Unsupported { .. } | Error::Refused { status: 300..=399, .. })
+    matches!(error, Error::Unauthorized { .. } | Error::Unsupported { .. } | Error::Refused { .. })
 }
 
 /// A token that is missing is no matter of logging in again.

@@ -74,7 +74,9 @@ pub(crate) struct Health {
     refusals: Refusals,
     /// The one request that was answered with a failure since the server was last well, however often, and since when.
     lone_failure: Option<(Operation, String, Instant)>,
-    /// Since it was last well it has refused us what every server can do: another one that does it is the one to use.
+    /// When it refused us what every server can do; none once it has done something.
+    refused: Option<Instant>,
+    /// Another one did what it refused, and it has done nothing since.
     is_no_use: bool,
     pub(crate) last_success: Option<Instant>,
     pub(crate) last_failure: Option<Instant>,
@@ -84,12 +86,11 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    /// Whether no other request was answered with a failure since the server was last well, and that was lately: where
-    /// this is all that is asked, it says something after all.
-    fn is_alone(&mut self, operation: Operation, subject: &str) -> bool {
+    /// Whether no other request was answered with a failure since the server was last well, for `longest` at most.
+    fn is_alone(&mut self, operation: Operation, subject: &str, longest: Duration) -> bool {
         let (of, about, since) =
             self.lone_failure.get_or_insert_with(|| (operation, subject.to_owned(), Instant::now()));
-        *of == operation && about == subject && since.elapsed() < LONE
+        *of == operation && about == subject && since.elapsed() < longest
     }
 }
 
@@ -156,6 +157,24 @@ impl Server {
     fn failed_within(&self, time: Duration) -> bool {
         let health = self.health.borrow();
         health.failures > 0 && health.last_failure.is_some_and(|last| last.elapsed() < time)
+    }
+
+    /// Whether it is to be asked after the others.
+    fn is_in_trouble(&self) -> bool {
+        let health = self.health.borrow();
+        health.failures > 0 || health.is_no_use
+    }
+
+    /// Whether nothing can be had from it: it fails, or has never done anything but refuse.
+    fn is_out(&self) -> bool {
+        let health = self.health.borrow();
+        health.failures >= OUTAGE || (health.refused.is_some() && health.last_success.is_none())
+    }
+
+    /// How long it is not to be asked for what it will refuse again.
+    fn refusal_pause(&self, now: Instant) -> Duration {
+        let refused = self.health.borrow().refused;
+        refused.map_or(Duration::ZERO, |at| (at + LONGEST_PAUSE).saturating_duration_since(now))
     }
 
     /// How long it is not to be asked for `operation`; zero if it may be.
@@ -245,7 +264,7 @@ impl Servers {
     /// What the end of a request says of the connection; nothing when it is a hiccup.
     pub(crate) fn connection_after(&self, answered: bool) -> Option<ConnectionState> {
         let list = self.list.borrow();
-        if list.iter().all(|server| server.failures() >= OUTAGE) {
+        if list.iter().all(|server| server.is_out()) && list.iter().any(|server| server.failures() >= OUTAGE) {
             return Some(ConnectionState::Lost);
         }
         let degraded = list.iter().any(|server| server.failed_within(MEMORY));
@@ -289,18 +308,23 @@ impl Servers {
         self.generation.send_modify(|generation| *generation += 1);
     }
 
-    /// The one in use, else the next that is not paused, else how long to wait. `tried` are left out.
+    /// The one in use, else the next that is not paused, else how long to wait. `tried` are left out. Those that are well
+    /// go first: one that hangs may take as long as an operation may. While the one in use fails, those that refused a
+    /// moment ago are left in peace: everybody would ask them again and again.
     pub(crate) fn choose(&self, operation: Operation, tried: &[Rc<Server>]) -> Choice {
         let list = self.list.borrow();
         let now = Instant::now();
         let order = (0..list.len()).map(|step| &list[(self.current.get() + step) % list.len()]);
-        let mut candidates = order.filter(|server| !tried.iter().any(|tried| Rc::ptr_eq(tried, server))).peekable();
-        if candidates.peek().is_none() {
+        let untried = order.filter(|server| !tried.iter().any(|tried| Rc::ptr_eq(tried, server)));
+        if untried.clone().next().is_none() {
             return Choice::Nobody;
         }
+        let well = untried.clone().filter(|server| !server.is_in_trouble());
+        let spares_refusing = self.is_failing();
         let mut wait = LONGEST_PAUSE;
-        for server in candidates {
-            let pause = server.pause_for(operation, now);
+        for server in well.chain(untried.filter(|server| server.is_in_trouble())) {
+            let refused = if spares_refusing { server.refusal_pause(now) } else { Duration::ZERO };
+            let pause = server.pause_for(operation, now).max(refused);
             if pause.is_zero() {
                 self.begin_trial(server, operation, now);
                 return Choice::Ask(server.clone());
@@ -318,11 +342,15 @@ impl Servers {
         health.refusals.begin_trial(operation, until);
     }
 
-    /// It answered as one that is well: it is the one to ask.
-    pub(crate) fn succeeded(&self, server: &Rc<Server>, operation: Operation) {
+    /// It answered as one that is well, and did what `refused_by` had refused.
+    pub(crate) fn succeeded(&self, server: &Rc<Server>, operation: Operation, refused_by: &[Rc<Server>]) {
+        for refusing in refused_by.iter().filter(|_| operation.is_in_every_api()) {
+            refusing.health.borrow_mut().is_no_use = true;
+        }
         self.use_now(server);
         let mut health = server.health.borrow_mut();
         health.last_success = Some(Instant::now());
+        health.refused = None;
         health.is_no_use = false;
         self.answered(health, operation);
     }
@@ -330,7 +358,9 @@ impl Servers {
     /// It is well, and refuses: no reason to leave another one for it.
     pub(crate) fn refused(&self, server: &Rc<Server>, operation: Operation) {
         let mut health = server.health.borrow_mut();
-        health.is_no_use |= operation.is_in_every_api();
+        if operation.is_in_every_api() {
+            health.refused = Some(Instant::now());
+        }
         self.answered(health, operation);
     }
 
@@ -366,10 +396,12 @@ impl Servers {
         health.failed_requests += 1;
         health.last_error = Some(error.clone());
         let answers = !matches!(error, Error::Unreachable { .. } | Error::Timeout { .. });
+        // The one in use is asked for other things, too, as a rule. Where this one is all, it says something after all.
+        let longest_alone = if self.is_in_use(server) { LONE } else { Duration::MAX };
         let mut is_alone = false;
         if answers {
             let subject = subject();
-            is_alone = health.is_alone(operation, &subject);
+            is_alone = health.is_alone(operation, &subject, longest_alone);
             health.paused_until = None;
             health.refusals.failed(operation, subject, began);
         }
@@ -387,10 +419,8 @@ impl Servers {
 
     fn use_now(&self, server: &Rc<Server>) {
         let list = self.list.borrow();
-        let in_use = list.get(self.current.get()).is_some_and(|current| Rc::ptr_eq(current, server));
-        let serves = |server: &Rc<Server>| server.failures() == 0 && !server.health.borrow().is_no_use;
         // The one in use may answer again a moment after another took over for one request: it stays.
-        if in_use || list.get(self.current.get()).is_some_and(serves) {
+        if self.is_in_use(server) || list.get(self.current.get()).is_some_and(|current| !current.is_in_trouble()) {
             return;
         }
         if let Some(place) = list.iter().position(|listed| Rc::ptr_eq(listed, server)) {
@@ -408,6 +438,10 @@ impl Servers {
     /// of none of them is a translated one.
     pub(crate) fn in_use_at(&self, ip: IpAddr) -> Option<Rc<Server>> {
         self.current().filter(|current| current.is_at(ip) || !self.trusts(ip))
+    }
+
+    fn is_in_use(&self, server: &Rc<Server>) -> bool {
+        self.list.borrow().get(self.current.get()).is_some_and(|current| Rc::ptr_eq(current, server))
     }
 
     /// Whether the one in use fails.
@@ -457,11 +491,11 @@ mod tests {
         let servers = servers(&["a:1", "b:1"]);
         let first = ask(&servers, &[]).unwrap();
         assert_eq!(first.name, "a:1");
-        servers.succeeded(&first, Operation::Beat);
+        servers.succeeded(&first, Operation::Beat, &[]);
         assert_eq!(ask(&servers, &[]).unwrap().name, "a:1");
         fail(&servers, &first);
         let second = ask(&servers, std::slice::from_ref(&first)).unwrap();
-        servers.succeeded(&second, Operation::Beat);
+        servers.succeeded(&second, Operation::Beat, &[]);
         assert_eq!(servers.current().unwrap().name, "b:1");
         assert_eq!(servers.generation(), 1);
     }
@@ -475,7 +509,7 @@ mod tests {
         server.health.borrow_mut().paused_until = Some(Instant::now());
         assert!(ask(&servers, &[]).is_some(), "the pause is over: one may try");
         assert!(matches!(servers.choose(Operation::Beat, &[]), Choice::Wait(_)), "a second may not");
-        servers.succeeded(&server, Operation::Beat);
+        servers.succeeded(&server, Operation::Beat, &[]);
         assert!(ask(&servers, &[]).is_some());
     }
 
@@ -492,31 +526,79 @@ mod tests {
         assert_eq!((server.failures(), server.health().failed_requests), (0, 10));
         refuse(Operation::List, "orders");
         assert_eq!(server.failures(), 1, "two of them do");
-        servers.succeeded(&server, Operation::List);
+        servers.succeeded(&server, Operation::List, &[]);
         refuse(Operation::Register, "orders");
         assert_eq!(server.failures(), 0);
         server.health.borrow_mut().lone_failure.as_mut().unwrap().2 -= LONE;
         refuse(Operation::Register, "orders");
         assert_eq!(server.failures(), 1, "where it is all that is asked, it says something");
+
+        let servers = self::servers(&["a:1", "b:1"]);
+        let idle = servers.all()[1].clone();
+        let fail = || {
+            let (operation, server, status, body) = (Operation::List, "b:1".into(), 500, String::new());
+            let error = Error::Refused { operation, server, status, body };
+            servers.failed(&idle, operation, || "orders".into(), Instant::now(), &error);
+        };
+        fail();
+        idle.health.borrow_mut().lone_failure.as_mut().unwrap().2 -= LONE;
+        fail();
+        assert_eq!(idle.failures(), 0, "one that is not in use is asked for nothing else");
     }
 
     #[test]
-    fn one_that_serves_takes_over_from_one_that_only_refuses() {
-        let unserved = |say: fn(&Servers, &Rc<Server>)| {
+    fn one_that_does_what_the_one_in_use_refuses_takes_over() {
+        let after = |operation, refuses: bool| {
             let servers = servers(&["a:1", "b:1"]);
             let (first, second) = (servers.all()[0].clone(), servers.all()[1].clone());
-            say(&servers, &first);
-            servers.succeeded(&second, Operation::Beat);
+            if refuses {
+                servers.refused(&first, operation);
+                servers.succeeded(&second, operation, &[first]);
+            } else {
+                let (server, status, body) = ("a:1".into(), 503, String::new());
+                let error = Error::Refused { operation, server, status, body };
+                servers.failed(&first, operation, String::new, Instant::now(), &error);
+                servers.succeeded(&second, operation, &[]);
+            }
             (servers.current().unwrap().name.clone(), servers.generation())
         };
-        assert_eq!(unserved(|servers, first| servers.refused(first, Operation::Beat)), ("b:1".into(), 1));
-        assert_eq!(unserved(|servers, first| servers.refused(first, Operation::Get)), ("a:1".into(), 0));
-        let failed = |servers: &Servers, first: &Rc<Server>| {
-            let (operation, server, status) = (Operation::Beat, "a:1".into(), 503);
-            let error = Error::Refused { operation, server, status, body: String::new() };
-            servers.failed(first, operation, String::new, Instant::now(), &error);
-        };
-        assert_eq!(unserved(failed), ("a:1".into(), 0), "one failure may be the request's own");
+        assert_eq!(after(Operation::Beat, true), ("b:1".into(), 1));
+        assert_eq!(after(Operation::Get, true), ("a:1".into(), 0), "not every server can do that");
+        assert_eq!(after(Operation::Beat, false), ("a:1".into(), 0), "one failure may be the request's own");
+    }
+
+    #[test]
+    fn one_that_is_well_goes_before_the_one_in_use_that_fails() {
+        let servers = servers(&["a:1", "b:1"]);
+        let first = ask(&servers, &[]).unwrap();
+        fail(&servers, &first);
+        first.health.borrow_mut().paused_until = None;
+        assert_eq!(ask(&servers, &[]).unwrap().name, "b:1");
+        fail(&servers, &servers.all()[1]);
+        assert_eq!(ask(&servers, &[]).unwrap().name, "a:1", "all fail");
+    }
+
+    #[test]
+    fn while_the_one_in_use_fails_others_do_not_refuse_over_and_over() {
+        let servers = servers(&["a:1", "b:1"]);
+        let (first, second) = (servers.all()[0].clone(), servers.all()[1].clone());
+        servers.refused(&second, Operation::Beat);
+        assert_eq!(ask(&servers, std::slice::from_ref(&first)).unwrap().name, "b:1");
+        fail(&servers, &first);
+        assert!(matches!(servers.choose(Operation::Beat, &[]), Choice::Wait(_)));
+        second.health.borrow_mut().refused = Instant::now().checked_sub(LONGEST_PAUSE);
+        assert_eq!(ask(&servers, &[]).unwrap().name, "b:1", "now and then");
+    }
+
+    #[test]
+    fn the_connection_is_lost_also_beside_one_that_has_only_refused() {
+        let servers = servers(&["a:1", "b:1"]);
+        let (first, second) = (servers.all()[0].clone(), servers.all()[1].clone());
+        servers.succeeded(&first, Operation::Beat, &[]);
+        servers.refused(&second, Operation::Beat);
+        assert_eq!(servers.connection_after(true), Some(ConnectionState::Connected));
+        (0..OUTAGE).for_each(|_| fail(&servers, &first));
+        assert_eq!(servers.connection_after(true), Some(ConnectionState::Lost));
     }
 
     #[test]
@@ -544,11 +626,11 @@ mod tests {
     fn the_connection_is_degraded_after_a_failover_and_for_a_while() {
         let servers = servers(&["a:1", "b:1"]);
         let (first, second) = (servers.all()[0].clone(), servers.all()[1].clone());
-        servers.succeeded(&first, Operation::Beat);
+        servers.succeeded(&first, Operation::Beat, &[]);
         assert_eq!(servers.connection_after(true), Some(ConnectionState::Connected));
         fail(&servers, &first);
         assert_eq!(servers.connection_after(false), None, "nobody has taken over yet");
-        servers.succeeded(&second, Operation::Beat);
+        servers.succeeded(&second, Operation::Beat, &[]);
         assert_eq!(servers.connection_after(true), Some(ConnectionState::Degraded));
         first.health.borrow_mut().last_failure = Instant::now().checked_sub(MEMORY);
         assert_eq!(servers.connection_after(true), Some(ConnectionState::Connected));
@@ -563,7 +645,7 @@ mod tests {
         }
         servers.all().iter().for_each(|server| fail(&servers, server));
         assert_eq!(servers.connection_after(false), Some(ConnectionState::Lost));
-        servers.succeeded(&servers.all()[1], Operation::Beat);
+        servers.succeeded(&servers.all()[1], Operation::Beat, &[]);
         assert_eq!(servers.connection_after(true), Some(ConnectionState::Degraded), "the other one still fails");
     }
 
