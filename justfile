@@ -51,9 +51,10 @@ bench:
 bench-growth:
     cargo bench --bench load -- growth
 
-# Beside what a user could take instead; writes its table into docs/performance.md.
+# Beside what a user could take instead; writes its table into docs/performance.md. What both workspaces have alike is
+# built once.
 bench-peers *arguments="--write docs/performance.md":
-    cargo run --release --manifest-path benches/peers/Cargo.toml -- {{ arguments }}
+    cargo run --release --target-dir target --manifest-path benches/peers/Cargo.toml -- {{ arguments }}
 
 # Every bench once and short, so that none rots.
 bench-smoke:
