@@ -7,6 +7,7 @@ use crate::{
 
 /// How much of everything.
 pub(crate) struct Size {
+    /// Of what is short; of what has thousands of beats or polls in it, half as many.
     runs: usize,
     seconds: f64,
     many: usize,
@@ -84,9 +85,7 @@ pub(crate) fn goals(size: &Size) {
 fn steady_beats(size: &Size) {
     for instances in [1_000.min(size.many), size.many / 2] {
         let options = Options { instances, ..base("beats", size) };
-        // Five times as many beats in a window say as much in two rounds as in three.
-        let often = if instances > 1_000 { size.runs.div_ceil(2) } else { size.runs };
-        let runs = rounds(often, &options, &["ours", "raw"]);
+        let runs = rounds(size.runs.div_ceil(2), &options, &["ours", "raw"]);
         let (ours, raw) = (&runs[0], &runs[1]);
         let told = format!(
             "{:.1} µs; RSS {:.1} MB, at most {:.1}; {} connections, {} closed; latest beat {} ms late",
@@ -157,7 +156,6 @@ fn registering(size: &Size) {
 
 fn watching(size: &Size) {
     let options = Options { services: size.services, ..base("watch", size) };
-    // Thousands of polls in each.
     let runs = rounds(size.runs.div_ceil(2), &options, &["ours", "raw"]);
     let (ours, raw) = (&runs[0], &runs[1]);
     let told = |runs: &Runs| format!("{:.1} µs", runs.median("cpu_us"));
