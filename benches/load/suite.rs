@@ -102,7 +102,7 @@ fn steady_beats(size: &Size) {
 }
 
 fn crowd(size: &Size) {
-    let options = Options { instances: size.most, seconds: size.seconds * 1.5, ..base("beats", size) };
+    let options = Options { instances: size.most, ..base("beats", size) };
     let runs = rounds(1, &options, &["ours", "raw"]);
     let (ours, raw) = (&runs[0], &runs[1]);
     let told = format!(
