@@ -1,9 +1,10 @@
 //! Signs of life: heartbeats by hand, those of our Heartbeats, and registering again what a server may have forgotten.
 
-use std::{sync::Arc, time::Instant};
+use std::{pin::pin, sync::Arc, time::Instant};
 
 use actix::{Context, Handler, Message, ResponseFuture};
 use slog::{debug, info};
+use tokio::sync::{AcquireError, SemaphorePermit};
 
 use super::{
     target::{target_setters, Target},
@@ -104,22 +105,37 @@ impl Handler<Beat> for Registry {
     type Result = ResponseFuture<Result<Beaten, Error>>;
 
     fn handle(&mut self, beat: Beat, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Beat, |desk| {
-            let mut turn = desk.own.queue(&beat.key);
-            async move {
-                turn.come().await;
-                // Thousands fall due together. What a request needs is set up when it can be sent: those that wait are
-                // small, and those that are sent use the same memory over and over.
-                let _place = desk.beats_under_way.acquire().await;
-                let outcome = Box::pin(desk.beat(&beat)).await;
-                desk.note_beat(&beat.key, &outcome);
-                outcome
+        let desk = self.desk.clone();
+        // Thousands fall due together. All that a beat needs is set up when it can be sent: those that wait are small, and
+        // those that are sent use the same memory over and over.
+        Box::pin(async move {
+            let place = desk.beats_under_way.acquire().await;
+            if desk.closing.get() {
+                return Err(Error::Stopped);
             }
+            Box::pin(async { desk.guarded(Operation::Beat, pin!(desk.beat_in_turn(&beat, place))).await }).await
         })
     }
 }
 
+/// Among the beats under way. There is always one to be had, later: the semaphore is never closed.
+type Place<'a> = Result<SemaphorePermit<'a>, AcquireError>;
+
 impl Desk {
+    async fn beat_in_turn<'a>(&'a self, beat: &Beat, mut place: Place<'a>) -> Result<Beaten, Error> {
+        let mut turn = self.own.queue(&beat.key);
+        if turn.is_behind_others() {
+            // They may take long: other instances shall beat meanwhile.
+            drop(place);
+            turn.come().await;
+            place = self.beats_under_way.acquire().await;
+        }
+        let outcome = self.beat(beat).await;
+        drop(place);
+        self.note_beat(&beat.key, &outcome);
+        outcome
+    }
+
     async fn beat(&self, beat: &Beat) -> Result<Beaten, Error> {
         let Some((instance, known_to)) = self.own.get(&beat.key, |own| (own.instance.clone(), own.known_to)) else {
             return Ok(Beaten::NotWanted);
@@ -145,7 +161,7 @@ impl Desk {
 
     async fn register_again(
         &self,
-        key: &InstanceKey,
+        key: &Arc<InstanceKey>,
         instance: &Instance,
         patience: Patience,
     ) -> Result<Beaten, Error> {
@@ -190,7 +206,7 @@ impl Desk {
         all
     }
 
-    fn note_beat(&self, key: &InstanceKey, outcome: &Result<Beaten, Error>) {
+    fn note_beat(&self, key: &Arc<InstanceKey>, outcome: &Result<Beaten, Error>) {
         self.own.update(key, |own| match outcome {
             Ok(Beaten::Forgotten | Beaten::NotWanted) => {}
             Ok(_) => {
@@ -200,5 +216,42 @@ impl Desk {
             }
             Err(error) => own.last_error = Some(error.clone()),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use actix::{dev::channel, Addr};
+    use actix_rt::time::timeout;
+    use futures_util::{pin_mut, FutureExt as _};
+
+    use super::*;
+    use crate::{service::ServiceName, supervise::supervise, Config};
+
+    fn key(port: u16) -> Arc<InstanceKey> {
+        Arc::new(InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("10.0.0.7", port)))
+    }
+
+    #[actix::test]
+    async fn a_beat_that_waits_for_its_turn_keeps_no_other_instance_from_beating() {
+        tokio::time::pause();
+        let (sender, mailbox) = channel::channel(16);
+        let registry = Addr::new(sender);
+        // Nobody is asked there: what is not wanted has no beats.
+        let actor = Registry::new(Config::new("127.0.0.1:1").max_connections(1), registry.downgrade(), false).unwrap();
+        let desk = actor.desk.clone();
+        actix_rt::spawn(supervise(actor, mailbox, desk.log.clone()));
+        let turn = desk.own.queue(&key(1));
+        let beat = |port| registry.send(Beat { key: key(port), kind: BeatKind::Full });
+        let waiting = beat(1);
+        pin_mut!(waiting);
+        assert!(waiting.as_mut().now_or_never().is_none());
+        let other = timeout(Duration::from_secs(1), beat(2)).await;
+        assert_eq!(other.expect("it does not wait for the first"), Ok(Ok(Beaten::NotWanted)));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        drop(turn);
+        assert_eq!(waiting.await, Ok(Ok(Beaten::NotWanted)));
     }
 }

@@ -43,6 +43,8 @@ impl OwnInstance {
 }
 
 /// The desired state: every recovery compares with it. Changed only by whoever holds the instance's [`Turn`].
+///
+/// Asked by `&Arc<InstanceKey>`, and not by what is in it: where it is the same one, its strings are not compared.
 #[derive(Default)]
 pub(crate) struct OwnInstances {
     /// Boxed, since a hash map keeps up to twice as many places as it needs.
@@ -58,11 +60,11 @@ impl OwnInstances {
         self.turns.take(key)
     }
 
-    pub(crate) fn get<T>(&self, key: &InstanceKey, read: impl FnOnce(&OwnInstance) -> T) -> Option<T> {
+    pub(crate) fn get<T>(&self, key: &Arc<InstanceKey>, read: impl FnOnce(&OwnInstance) -> T) -> Option<T> {
         self.wanted.borrow().get(key).map(|own| read(own))
     }
 
-    pub(crate) fn update(&self, key: &InstanceKey, change: impl FnOnce(&mut OwnInstance)) {
+    pub(crate) fn update(&self, key: &Arc<InstanceKey>, change: impl FnOnce(&mut OwnInstance)) {
         if let Some(own) = self.wanted.borrow_mut().get_mut(key) {
             change(own);
         }
@@ -74,7 +76,7 @@ impl OwnInstances {
     }
 
     /// Forgets the instance and ends its Heartbeat.
-    pub(crate) fn remove(&self, key: &InstanceKey) -> Option<Box<OwnInstance>> {
+    pub(crate) fn remove(&self, key: &Arc<InstanceKey>) -> Option<Box<OwnInstance>> {
         let own = self.wanted.borrow_mut().remove(key)?;
         if let Some(heartbeat) = &own.heartbeat {
             heartbeat.do_send(StopBeating);
@@ -83,7 +85,7 @@ impl OwnInstances {
     }
 
     /// Whether it was persistent when it was deregistered, in vain.
-    pub(crate) fn is_left(&self, key: &InstanceKey) -> bool {
+    pub(crate) fn is_left(&self, key: &Arc<InstanceKey>) -> bool {
         self.left.borrow().contains(key)
     }
 
@@ -140,6 +142,10 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
+    pub(crate) fn is_behind_others(&self) -> bool {
+        self.before.is_some()
+    }
+
     /// Waits until everybody before has gone.
     pub(crate) async fn come(&mut self) {
         if let Some(before) = self.before.take() {

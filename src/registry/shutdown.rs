@@ -191,7 +191,7 @@ impl Desk {
         report
     }
 
-    async fn take_offline(&self, key: &InstanceKey, persistent_too: bool, report: &RefCell<ShutdownReport>) {
+    async fn take_offline(&self, key: &Arc<InstanceKey>, persistent_too: bool, report: &RefCell<ShutdownReport>) {
         let Some(ephemeral) = self.own.get(key, |own| own.instance.ephemeral) else { return };
         if !ephemeral && !persistent_too {
             self.own.remove(key);
@@ -203,7 +203,7 @@ impl Desk {
         self.own.remove(key);
         match outcome {
             Ok(()) => report.borrow_mut().deregistered += 1,
-            Err(error) => report.borrow_mut().failed.push(NotDeregistered { instance: key.clone(), error }),
+            Err(error) => report.borrow_mut().failed.push(NotDeregistered { instance: (**key).clone(), error }),
         }
     }
 
