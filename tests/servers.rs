@@ -243,3 +243,19 @@ async fn one_failure_moves_nobody_to_another_server() {
     assert_eq!(in_use(&registry).await, used);
     shut_down(&registry).await;
 }
+
+#[actix::test]
+async fn what_one_server_calls_a_bad_request_is_asked_of_the_next() {
+    let (servers, registry) = cluster(2);
+    ask(&registry, ListInstances::new("orders")).await.unwrap();
+    let used = in_use(&registry).await;
+    servers[used].faults().fail_share(1.0, 400);
+    ask(&registry, RegisterInstance::new("orders", IP, 80)).await.unwrap();
+    assert_eq!(servers[1 - used].instances("orders").len(), 1);
+    // Where all call it so, that is the answer, and nobody waits for another one.
+    servers[1 - used].faults().fail_share(1.0, 400);
+    let error = ask(&registry, RegisterInstance::new("orders", IP, 81)).await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+    servers.iter().for_each(|server| server.faults().clear());
+    shut_down(&registry).await;
+}

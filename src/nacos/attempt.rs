@@ -9,6 +9,7 @@ use std::{
 };
 
 use slog::{debug, info, warn};
+use tokio::sync::SemaphorePermit;
 
 use super::{
     exchange::{Answer, Operation, Refusal, Request},
@@ -29,6 +30,50 @@ pub(super) struct Told<T> {
     pub(super) protocol: Protocol,
 }
 
+/// How far an operation has come.
+#[derive(Default)]
+struct Progress {
+    /// From the moment at which it could be sent first.
+    deadline: Option<Instant>,
+    /// In this round.
+    tried: Vec<Rc<Server>>,
+    /// That went through all servers.
+    rounds: u32,
+    /// The last one.
+    failure: Option<Error>,
+    /// The first one.
+    refusal: Option<Error>,
+    refused_by: Vec<Rc<Server>>,
+}
+
+impl Progress {
+    fn failed(&mut self, server: Rc<Server>, error: Error) {
+        self.failure = Some(error);
+        self.tried.push(server);
+    }
+
+    fn refused(&mut self, server: Rc<Server>, error: Error) {
+        self.refusal.get_or_insert(error);
+        self.refused_by.push(server.clone());
+        self.tried.push(server);
+    }
+
+    /// Everybody may be asked again, after the time that this gives.
+    fn next_round(&mut self) -> Duration {
+        if self.tried.is_empty() {
+            // The first list of servers has not come yet.
+            return SERVER_LIST_WAIT;
+        }
+        self.tried.clear();
+        self.rounds += 1;
+        pause(self.rounds)
+    }
+
+    fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
 impl Nacos {
     /// Makes the request and reads the answer, at one server after the other, until one gives an answer that no other
     /// would give better.
@@ -40,77 +85,72 @@ impl Nacos {
         read: impl Fn(Protocol, &Answer) -> Result<T, Refusal>,
         subject: impl Fn() -> String,
     ) -> Result<Told<T>, Error> {
-        let mut turn_came = None;
-        let mut tried = Vec::new();
-        let mut rounds = 0;
-        let mut last_error = None;
-        let (mut refusal, mut refused_by) = (None, Vec::new());
+        let mut progress = Progress::default();
         loop {
-            // Before a server is chosen: many wait here while one hangs, and none of them shall choose that one.
-            let room = self.transport.room().await;
-            // Not counted while nobody could be asked: a burst of operations may wait for longer than one may take.
-            let deadline = *turn_came.get_or_insert_with(Instant::now) + self.operation_timeout;
-            let is_answered = refusal.is_some() && !self.servers.is_failing();
-            let may_wait = patience == Patience::Operation && !is_answered;
-            let server = match self.servers.choose(operation, &tried) {
-                Choice::Ask(server) => server,
-                Choice::Wait(pause) if may_wait && Instant::now() + pause < deadline => {
-                    drop(room);
-                    self.servers.wait(pause).await;
-                    continue;
-                }
-                Choice::Nobody if may_wait && Instant::now() < deadline => {
-                    drop(room);
-                    // Once around; or the first list of servers has not come yet.
-                    rounds += u32::from(!tried.is_empty());
-                    let wait = if tried.is_empty() { SERVER_LIST_WAIT } else { pause(rounds) };
-                    self.servers.wait(wait.min(deadline.saturating_duration_since(Instant::now()))).await;
-                    tried.clear();
-                    continue;
-                }
-                _ => return Err(self.give_up(operation, last_error, refusal)),
+            let Some((_room, server)) = self.next_server(operation, patience, &mut progress).await else {
+                return Err(self.give_up(operation, progress));
             };
             // A refused login says nothing of the server's health.
             if let Err(refused) = self.session.check(&server.name) {
-                refusal = refusal.or(Some(refused));
-                refused_by.push(server.clone());
-                tried.push(server);
+                progress.refused(server, refused);
                 continue;
             }
             let began = Instant::now();
             match self.ask(&server, operation, &make, &read, &subject).await {
                 Err(error) if error.is_retryable() => {
                     self.note_failure(&server, operation, &subject, began, &error);
-                    last_error = Some(error);
-                    tried.push(server);
+                    progress.failed(server, error);
                 }
                 // It is well, and does not do this for us. Another one may.
                 Err(error) if is_refusal(&error) => {
                     self.note_answer(&server, |servers| servers.refused(&server, operation));
-                    refusal = refusal.or(Some(error));
-                    refused_by.push(server.clone());
-                    tried.push(server);
+                    progress.refused(server, error);
                     // An answer is there: nobody waits for those that gave none just now. A beat can.
                     if patience == Patience::Operation {
-                        tried.extend(self.servers.failed_lately());
+                        progress.tried.extend(self.servers.failed_lately());
                     }
                 }
                 answered => {
                     self.last_lists.sweep();
-                    self.note_answer(&server, |servers| servers.succeeded(&server, operation, &refused_by));
+                    self.note_answer(&server, |servers| servers.succeeded(&server, operation, &progress.refused_by));
                     return answered;
                 }
             }
-            if Instant::now() >= deadline {
-                return Err(self.give_up(operation, last_error, refusal));
+            if progress.is_over() {
+                return Err(self.give_up(operation, progress));
             }
         }
     }
 
+    /// Waits for room to send a request, and for a server that may be asked. None when nobody is worth waiting for.
+    async fn next_server(
+        &self,
+        operation: Operation,
+        patience: Patience,
+        progress: &mut Progress,
+    ) -> Option<(Option<SemaphorePermit<'_>>, Rc<Server>)> {
+        loop {
+            // Before a server is chosen: many wait here while one hangs, and none of them shall choose that one.
+            let room = self.transport.room().await;
+            // Not counted while nobody could be asked: a burst of operations may wait for longer than one may take.
+            let deadline = *progress.deadline.get_or_insert_with(|| Instant::now() + self.operation_timeout);
+            let is_answered = progress.refusal.is_some() && !self.servers.is_failing();
+            let may_wait = patience == Patience::Operation && !is_answered;
+            let wait = match self.servers.choose(operation, &progress.tried) {
+                Choice::Ask(server) => return Some((room, server)),
+                Choice::Wait(pause) if may_wait && Instant::now() + pause < deadline => pause,
+                Choice::Nobody if may_wait && !progress.is_over() => progress.next_round(),
+                _ => return None,
+            };
+            drop(room);
+            self.servers.wait(wait.min(deadline.saturating_duration_since(Instant::now()))).await;
+        }
+    }
+
     /// A refusal is an answer, unless the one in use fails: that may come back, and serve.
-    fn give_up(&self, operation: Operation, failure: Option<Error>, refusal: Option<Error>) -> Error {
-        let answer = refusal.filter(|_| !self.servers.is_failing());
-        answer.or(failure).unwrap_or_else(|| self.nobody(operation))
+    fn give_up(&self, operation: Operation, progress: Progress) -> Error {
+        let answer = progress.refusal.filter(|_| !self.servers.is_failing());
+        answer.or(progress.failure).unwrap_or_else(|| self.nobody(operation))
     }
 
     /// Every server is paused: the last error of the one in use says why.
