@@ -28,8 +28,8 @@ use crate::{
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
 /// A listener whose mailbox is full is tried again after this.
 const FULL_RETRY: Duration = Duration::from_millis(50);
-/// Hints of strangers bring the next poll forward at most so often.
-const HINT_INTERVAL: Duration = Duration::from_secs(1);
+/// Hints of strangers, and pushes that are not believed yet, bring the next poll forward at most so often.
+const EARLY_INTERVAL: Duration = Duration::from_secs(1);
 /// A list that is held back is asked for again after this.
 const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -310,7 +310,7 @@ impl Subscriber {
         let asked_for = self.truth.held().map_or(settings.max_interval, |held| held.info.cache_time().mul_f64(0.85));
         let interval = asked_for.clamp(settings.min_interval, settings.max_interval);
         if std::mem::take(&mut self.poll_again) {
-            return settings.min_interval.min(HINT_INTERVAL);
+            return settings.min_interval.min(EARLY_INTERVAL);
         }
         if self.status.last_error.is_some() {
             return interval.min(LONGEST_RETRY);
@@ -339,6 +339,16 @@ impl Subscriber {
         ctx.cancel_future(self.next_poll);
         let wait = self.settings.grid.wait_for(Instant::now() + wait, wait);
         self.next_poll = ctx.run_later(wait, Self::poll);
+    }
+
+    /// Out of turn, and not more often than that.
+    fn poll_soon(&mut self, ctx: &mut Context<Self>) {
+        let since = self.last_poll.map_or(EARLY_INTERVAL, |last| last.elapsed());
+        if self.polling {
+            self.poll_again = true;
+        } else {
+            self.poll_after(EARLY_INTERVAL.saturating_sub(since), ctx);
+        }
     }
 
     // Merging and telling.
@@ -471,6 +481,10 @@ impl Handler<PushedList> for Subscriber {
         // A push may be for another filter than ours.
         pushed.info.tidy(&self.clusters, false);
         self.merge(pushed, Arrival::Pushed, ctx);
+        if self.truth.is_holding() {
+            // Only a poll lets go of what is held.
+            self.poll_soon(ctx);
+        }
     }
 }
 
@@ -478,12 +492,7 @@ impl Handler<Hint> for Subscriber {
     type Result = ();
 
     fn handle(&mut self, _: Hint, ctx: &mut Context<Self>) {
-        let since = self.last_poll.map_or(HINT_INTERVAL, |last| last.elapsed());
-        if self.polling {
-            self.poll_again = true;
-        } else {
-            self.poll_after(HINT_INTERVAL.saturating_sub(since), ctx);
-        }
+        self.poll_soon(ctx);
     }
 }
 

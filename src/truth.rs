@@ -67,8 +67,8 @@ pub(crate) struct Truth {
     upheaval: bool,
     /// Until then nothing is taken out of the list but what has been missing for very long.
     hold_until: Option<Instant>,
-    /// Since when every list has missed an instance that is held. By its address: what is held is alive from one list to
-    /// the next, so that no two share one.
+    /// Since when every list has missed an instance; empty when none is held. By its address: what is held is alive from one
+    /// list to the next, so that no two share one.
     missing_since: HashMap<*const Instance, Instant>,
     /// Until then an instance that went missing after it began is held, too.
     suspect_until: Option<Instant>,
@@ -97,9 +97,9 @@ impl Truth {
         self.held.as_ref()
     }
 
-    /// Whether instances are held back that the last list does not have: worth asking again soon.
+    /// Whether instances are held that the last list does not have: worth asking again soon.
     pub(crate) fn is_holding(&self) -> bool {
-        self.holding || self.empty_polls > 0
+        !self.missing_since.is_empty()
     }
 
     /// The server could not be asked: it may come back empty.

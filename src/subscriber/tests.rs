@@ -380,6 +380,35 @@ async fn any_loss_is_held_for_that_time_where_it_is_not_known_whether_the_server
 }
 
 #[actix::test]
+async fn what_a_push_has_lost_and_is_held_is_not_held_until_the_next_poll_in_turn() {
+    let rare = Duration::from_secs(600);
+    let world =
+        begin_with(Settings { min_interval: rare, max_interval: rare, ..settings() }, &[("1", 1.0), ("2", 1.0)]);
+    world.told_after(0.2).await;
+    world.server.holds(&[("1", 1.0)]);
+    let ended = IdleEnd { at: std::time::Instant::now(), is_doubtful: true };
+    let pushed = Listed { info: list(&[("1", 1.0)], 1500), origin: origin(0), idle_end: Some(ended) };
+    world.subscriber.do_send(PushedList(pushed));
+    assert!(world.told_after(5.0).await.is_empty(), "it may have restarted");
+    assert_eq!(ips(&world.told_after(3.0).await[0].removed), ["2"]);
+    let polls = world.server.0.borrow().polls;
+    assert!(world.told_after(60.0).await.is_empty());
+    assert_eq!(world.server.0.borrow().polls, polls, "nothing is held, nothing is asked");
+}
+
+#[actix::test]
+async fn with_protection_an_empty_push_is_asked_about_at_once() {
+    let rare = Duration::from_secs(600);
+    let settings = Settings { min_interval: rare, max_interval: rare, protect_from_empty: true, ..settings() };
+    let world = begin_with(settings, &[("1", 1.0)]);
+    world.told_after(0.2).await;
+    world.server.holds(&[]);
+    world.push(&[], 1500);
+    assert!(world.told_after(0.3).await.is_empty(), "a push alone is not believed");
+    assert_eq!(ips(&world.told_after(3.0).await[0].removed), ["1"]);
+}
+
+#[actix::test]
 async fn a_list_that_shrinks_without_an_outage_is_believed_at_once() {
     let world = begin(&[("1", 1.0), ("2", 1.0), ("3", 1.0)]);
     world.told_after(0.2).await;
