@@ -19,14 +19,17 @@ use crate::{
 /// The first beat is due within the interval, and sent at the next point of the grid.
 const GRID: Duration = Duration::from_millis(600);
 
-/// After this every instance has beaten, and what comes is what stays. A short run does not wait for that.
-fn warm_up(options: &Options) -> Duration {
-    Duration::from_secs_f64(options.seconds * 3.0).min(BEAT_INTERVAL + GRID)
+/// So often a watched list is asked for.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// After this every instance has beaten, or every list was asked for again, and what comes is what stays. A short run does
+/// not wait for that.
+fn warm_up(options: &Options, interval: Duration) -> Duration {
+    Duration::from_secs_f64(options.seconds * 3.0).min(interval + GRID)
 }
 
 fn start(address: SocketAddr, client: &str) -> Addr<Registry> {
-    let second = Duration::from_secs(1);
-    let config = Config::new(address.to_string()).poll_interval(second, second);
+    let config = Config::new(address.to_string()).poll_interval(POLL_INTERVAL, POLL_INTERVAL);
     match client {
         // On the thread of the caller, as `Registry::start_here` promises: no wake-ups between threads.
         "here" => Registry::start_here(config).expect("it starts"),
@@ -53,7 +56,7 @@ pub(crate) async fn beats(options: &Options, target: &Target) -> Figures {
     let registry = start(target.address, "thread");
     let (before, _) = memory();
     register_all(&registry, options).await;
-    sleep(warm_up(options)).await;
+    sleep(warm_up(options, BEAT_INTERVAL)).await;
     let window = Window::open(target);
     sleep(Duration::from_secs_f64(options.seconds)).await;
     let nominal = options.instances as f64 * options.seconds / BEAT_INTERVAL.as_secs_f64();
@@ -118,7 +121,7 @@ pub(crate) async fn watch(options: &Options, target: &Target) -> Figures {
         view.ready().await.expect("a first list");
         views.push(view);
     }
-    sleep(warm_up(options)).await;
+    sleep(warm_up(options, POLL_INTERVAL)).await;
     let window = Window::open(target);
     sleep(Duration::from_secs_f64(options.seconds)).await;
     let mut figures = window.close(options.services as f64 * options.seconds, |counts| counts.lists);
