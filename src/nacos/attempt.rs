@@ -33,7 +33,7 @@ pub(super) struct Told<T> {
 /// How far an operation has come.
 #[derive(Default)]
 struct Progress {
-    /// From the moment at which it could be sent first.
+    /// Counted from the moment at which it could first be sent; none before.
     deadline: Option<Instant>,
     /// In this round.
     tried: Vec<Rc<Server>>,

@@ -106,8 +106,8 @@ impl Handler<Beat> for Registry {
 
     fn handle(&mut self, beat: Beat, _: &mut Context<Self>) -> Self::Result {
         let desk = self.desk.clone();
-        // Thousands fall due together. All that a beat needs is set up when it can be sent: those that wait are small, and
-        // those that are sent use the same memory over and over.
+        // Thousands fall due together. All that a beat needs is set up when it has a place: those that wait for one are
+        // small, and those that are sent use the same memory over and over.
         Box::pin(async move {
             let place = desk.beats_under_way.acquire().await;
             if desk.closing.get() {
@@ -143,6 +143,10 @@ impl Desk {
         let generation = self.nacos.generation();
         if beat.kind == BeatKind::Register || known_to != Some(generation) {
             return self.register_again(&beat.key, &instance, Patience::Round).await;
+        }
+        if !instance.ephemeral {
+            // Registered so since this beat began to wait.
+            return Ok(Beaten::NotWanted);
         }
         let light = beat.kind == BeatKind::Light;
         let reply = self.nacos.beat(&beat.key, &instance, light, Patience::Round).await?;
@@ -221,28 +225,53 @@ impl Desk {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{rc::Rc, time::Duration};
 
     use actix::{dev::channel, Addr};
     use actix_rt::time::timeout;
     use futures_util::{pin_mut, FutureExt as _};
 
-    use super::*;
+    use super::{super::own::OwnInstance, *};
     use crate::{service::ServiceName, supervise::supervise, Config};
 
     fn key(port: u16) -> Arc<InstanceKey> {
         Arc::new(InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("10.0.0.7", port)))
     }
 
-    #[actix::test]
-    async fn a_beat_that_waits_for_its_turn_keeps_no_other_instance_from_beating() {
+    /// Nobody is asked anything there.
+    fn registry_of_nobody() -> (Addr<Registry>, Rc<Desk>) {
         tokio::time::pause();
         let (sender, mailbox) = channel::channel(16);
         let registry = Addr::new(sender);
-        // Nobody is asked there: what is not wanted has no beats.
-        let actor = Registry::new(Config::new("127.0.0.1:1").max_connections(1), registry.downgrade(), false).unwrap();
+        let config = Config::new("127.0.0.1:1").max_connections(1);
+        let actor = Registry::new(config, registry.downgrade(), false).unwrap();
         let desk = actor.desk.clone();
         actix_rt::spawn(supervise(actor, mailbox, desk.log.clone()));
+        (registry, desk)
+    }
+
+    #[actix::test]
+    async fn a_beat_that_was_overtaken_by_registering_as_persistent_is_not_sent() {
+        let (registry, desk) = registry_of_nobody();
+        let persistent = Instance { ephemeral: false, ..Instance::new("10.0.0.7", 1) };
+        desk.own.insert(OwnInstance {
+            key: key(1),
+            instance: Rc::new(persistent),
+            heartbeat: None,
+            known_to: Some(desk.nacos.generation()),
+            since: Instant::now(),
+            last_success: None,
+            last_error: None,
+            beats: 0,
+        });
+        let beat = Beat { key: key(1), kind: BeatKind::Full };
+        assert_eq!(registry.send(beat).await, Ok(Ok(Beaten::NotWanted)));
+        assert_eq!(desk.own.get(&key(1), |own| own.last_error.clone()), Some(None));
+    }
+
+    #[actix::test]
+    async fn a_beat_that_waits_for_its_turn_keeps_no_other_instance_from_beating() {
+        let (registry, desk) = registry_of_nobody();
         let turn = desk.own.queue(&key(1));
         let beat = |port| registry.send(Beat { key: key(port), kind: BeatKind::Full });
         let waiting = beat(1);

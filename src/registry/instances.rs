@@ -1,7 +1,7 @@
 //! Messages that register an instance and deregister it.
 //!
-//! Like all messages about one instance, each takes the instance's turn when the mailbox takes the message: so they reach
-//! the server in this order.
+//! Like all of the application's messages about one instance, each takes the instance's turn when the mailbox takes the
+//! message: so they reach the server in this order.
 
 use std::{
     rc::Rc,

@@ -198,8 +198,8 @@ impl Registry {
         debug!(log, "registry client ended");
     }
 
-    /// The one door of all messages: begins `work` with the shared state, and guards it. Whatever panics in `work` or in
-    /// the future it gives costs this answer alone.
+    /// The one door of all messages but beats, which are guarded once they have a place: begins `work` with the shared state,
+    /// and guards it. Whatever panics in `work` or in the future it gives costs this answer alone.
     pub(crate) fn answer<T, F>(
         &self,
         operation: Operation,

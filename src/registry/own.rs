@@ -131,7 +131,8 @@ impl Turns {
     }
 }
 
-/// A place in the queue of one instance, taken when the mailbox took the message. Dropping it lets the next one go.
+/// A turn in the queue of one instance. The application's messages take it when the mailbox takes them, a beat when it can be
+/// sent. Dropping it lets the next one go.
 pub(crate) struct Turn {
     turns: Rc<Turns>,
     key: Arc<InstanceKey>,
