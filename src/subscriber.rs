@@ -156,6 +156,7 @@ pub(crate) struct Subscriber {
     polling: bool,
     poll_again: bool,
     next_poll: SpawnHandle,
+    next_due: Instant,
     last_poll: Option<Instant>,
     retrying: bool,
     cache_is_read: bool,
@@ -192,6 +193,7 @@ impl Subscriber {
             polling: false,
             poll_again: false,
             next_poll: SpawnHandle::default(),
+            next_due: Instant::now(),
             last_poll: None,
             retrying: false,
             cache_is_read: false,
@@ -315,11 +317,11 @@ impl Subscriber {
         if self.status.last_error.is_some() {
             return interval.min(LONGEST_RETRY);
         }
-        if self.is_restless() {
-            return interval.min(RESTLESS_INTERVAL).max(settings.min_interval);
-        }
         if self.truth.is_holding() {
             return interval.min(CONFIRM_INTERVAL);
+        }
+        if self.is_restless() {
+            return interval.min(RESTLESS_INTERVAL).max(settings.min_interval);
         }
         // The first interval is cut by chance, so that subscriptions made together are not polled together for ever.
         if self.status.polls == 1 {
@@ -337,17 +339,21 @@ impl Subscriber {
 
     fn poll_after(&mut self, wait: Duration, ctx: &mut Context<Self>) {
         ctx.cancel_future(self.next_poll);
+        self.next_due = Instant::now() + wait;
         let wait = self.settings.grid.wait_for(Instant::now() + wait, wait);
         self.next_poll = ctx.run_later(wait, Self::poll);
     }
 
-    /// Out of turn, and not more often than that.
+    /// Before its turn.
     fn poll_soon(&mut self, ctx: &mut Context<Self>) {
-        let since = self.last_poll.map_or(EARLY_INTERVAL, |last| last.elapsed());
         if self.polling {
             self.poll_again = true;
-        } else {
-            self.poll_after(EARLY_INTERVAL.saturating_sub(since), ctx);
+            return;
+        }
+        let now = Instant::now();
+        let due = self.last_poll.map_or(now, |last| last + EARLY_INTERVAL);
+        if due < self.next_due {
+            self.poll_after(due.saturating_duration_since(now), ctx);
         }
     }
 
@@ -434,6 +440,7 @@ impl Actor for Subscriber {
             self.end_when_abandoned(ctx);
         }
         // The first listener or view is in the mailbox already.
+        self.next_due = Instant::now();
         self.next_poll = ctx.run_later(Duration::ZERO, Self::poll);
         self.retry_owed(ctx);
     }

@@ -23,6 +23,7 @@ struct ServerState {
     fails: bool,
     clock: i64,
     outages: u64,
+    is_v3: bool,
     /// So long ago an idle connection ended, and whether it is known that they do.
     ended: Option<(Duration, bool)>,
     polls: u32,
@@ -38,7 +39,9 @@ impl Server {
         let state = self.0.borrow();
         let now = std::time::Instant::now();
         let idle_end = state.ended.map(|(ago, is_doubtful)| IdleEnd { at: now - ago, is_doubtful });
-        Listed { info: list(&state.hosts, state.clock), origin: origin(state.outages), idle_end }
+        let protocol = if state.is_v3 { Protocol::V3 } else { Protocol::V1 };
+        let origin = Origin { protocol, ..origin(state.outages) };
+        Listed { info: list(&state.hosts, state.clock), origin, idle_end }
     }
 }
 
@@ -394,6 +397,22 @@ async fn what_a_push_has_lost_and_is_held_is_not_held_until_the_next_poll_in_tur
     let polls = world.server.0.borrow().polls;
     assert!(world.told_after(60.0).await.is_empty());
     assert_eq!(world.server.0.borrow().polls, polls, "nothing is held, nothing is asked");
+}
+
+#[actix::test]
+async fn what_is_held_is_asked_about_every_second_also_while_more_changes_are_awaited() {
+    let slow = Duration::from_secs(5);
+    let world = begin_with(Settings { min_interval: slow, max_interval: slow, ..settings() }, &[("1", 1.0)]);
+    world.server.0.borrow_mut().is_v3 = true;
+    world.told_after(0.2).await;
+    world.server.holds(&[("1", 1.0), ("2", 1.0)]);
+    assert_eq!(world.told_after(5.5).await.len(), 1);
+    world.server.0.borrow_mut().ended = Some((Duration::from_secs(1), true));
+    world.server.holds(&[("1", 1.0)]);
+    assert!(world.told_after(5.5).await.is_empty());
+    let polls = world.server.0.borrow().polls;
+    world.told_after(4.0).await;
+    assert!(world.server.0.borrow().polls >= polls + 3);
 }
 
 #[actix::test]
