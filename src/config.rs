@@ -353,7 +353,8 @@ impl Config {
 
     /// The bounds of the interval at which a subscribed list is asked for; between them the server decides (85
     /// percent of its `cacheMillis`: 8.5 s as a rule). Default: 1 s to 10 s. A longer maximum than 10 s loses pushes on
-    /// Nacos 1.4, which forgets subscribers that do not ask.
+    /// Nacos 1.4, which forgets subscribers that do not ask. A list that is not believed yet (see
+    /// [`outage_hold`](Config::outage_hold)) is asked for about every second, whatever these are.
     #[must_use]
     pub fn poll_interval(mut self, min: Duration, max: Duration) -> Self {
         self.min_poll_interval = min;
