@@ -340,7 +340,7 @@ impl Subscriber {
     fn poll_after(&mut self, wait: Duration, ctx: &mut Context<Self>) {
         ctx.cancel_future(self.next_poll);
         self.next_due = Instant::now() + wait;
-        let wait = self.settings.grid.wait_for(Instant::now() + wait, wait);
+        let wait = self.settings.grid.wait_for(self.next_due, wait);
         self.next_poll = ctx.run_later(wait, Self::poll);
     }
 

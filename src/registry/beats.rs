@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Instant};
 
 use actix::{Context, Handler, Message, ResponseFuture};
 use slog::{debug, info};
-use tokio::sync::{AcquireError, SemaphorePermit};
+use tokio::sync::SemaphorePermit;
 
 use super::{
     target::{target_setters, Target},
@@ -109,7 +109,7 @@ impl Handler<Beat> for Registry {
         // Thousands fall due together. All that a beat needs is set up when it has a place: those that wait for one are
         // small, and those that are sent use the same memory over and over.
         Box::pin(async move {
-            let place = desk.beats_under_way.acquire().await;
+            let place = desk.place().await;
             if desk.closing.get() {
                 return Err(Error::Stopped);
             }
@@ -118,17 +118,20 @@ impl Handler<Beat> for Registry {
     }
 }
 
-/// Among the beats under way. There is always one to be had, later: the semaphore is never closed.
-type Place<'a> = Result<SemaphorePermit<'a>, AcquireError>;
-
 impl Desk {
-    async fn beat_in_turn<'a>(&'a self, beat: &Beat, mut place: Place<'a>) -> Result<Beaten, Error> {
+    /// Among the beats under way.
+    async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        self.beats_under_way.acquire().await.ok()
+    }
+
+    async fn beat_in_turn<'a>(&'a self, beat: &Beat, mut place: Option<SemaphorePermit<'a>>) -> Result<Beaten, Error> {
         let mut turn = self.own.queue(&beat.key);
         if turn.is_behind_others() {
             // They may take long: other instances shall beat meanwhile.
             drop(place);
             turn.come().await;
-            place = self.beats_under_way.acquire().await;
+            place = self.place().await;
         }
         let outcome = self.beat(beat).await;
         drop(place);
@@ -231,12 +234,11 @@ mod tests {
     use actix_rt::time::timeout;
     use futures_util::{pin_mut, FutureExt as _};
 
-    use super::{super::own::OwnInstance, *};
-    use crate::{service::ServiceName, supervise::supervise, Config};
-
-    fn key(port: u16) -> Arc<InstanceKey> {
-        Arc::new(InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("10.0.0.7", port)))
-    }
+    use super::{
+        super::own::{tests::key, OwnInstance},
+        *,
+    };
+    use crate::{supervise::supervise, Config};
 
     /// Nobody is asked anything there.
     fn registry_of_nobody() -> (Addr<Registry>, Rc<Desk>) {

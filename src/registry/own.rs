@@ -166,11 +166,11 @@ impl Drop for Turn {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::service::ServiceName;
 
-    fn key(port: u16) -> Arc<InstanceKey> {
+    pub(crate) fn key(port: u16) -> Arc<InstanceKey> {
         Arc::new(InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("10.0.0.7", port)))
     }
 

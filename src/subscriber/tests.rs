@@ -538,3 +538,17 @@ async fn a_stranger_brings_the_next_poll_forward_once_a_second() {
     let more = world.server.0.borrow().polls - polls;
     assert!((1..=4).contains(&more), "{more}");
 }
+
+#[actix::test]
+async fn a_stranger_puts_off_no_poll_that_is_due_earlier() {
+    let quick = Duration::from_millis(300);
+    let world = begin_with(Settings { min_interval: quick, max_interval: quick, ..settings() }, &[]);
+    sleep(Duration::from_secs(2)).await;
+    let polls = world.server.0.borrow().polls;
+    for _ in 0..300 {
+        world.subscriber.send(Hint).await.unwrap();
+        sleep(Duration::from_millis(10)).await;
+    }
+    let more = world.server.0.borrow().polls - polls;
+    assert!(more >= 7, "{more}");
+}
