@@ -116,8 +116,7 @@ fn telling(criterion: &mut Criterion) {
 async fn tell(listeners: usize, lists: &[Arc<ServiceInfo>; 2], rounds: u64) -> Duration {
     let crowd = Rc::new(Crowd { told: Cell::new(0), size: listeners, all_told: Notify::new() });
     let recipients = (0..listeners).map(|_| Listener(crowd.clone()).start().recipient());
-    let watch = Watch::start(service(), recipients);
-    watch.push((*lists[1]).clone());
+    let watch = Watch::start((*lists[1]).clone(), recipients);
     crowd.all_told.notified().await;
     let mut took = Duration::ZERO;
     for round in 0..rounds {

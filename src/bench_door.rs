@@ -12,7 +12,7 @@ use crate::{
     listeners::Listener,
     nacos::{
         exchange::{Answer, Request},
-        v1, Listed, Origin,
+        v1, Listed,
     },
     push::{PushContent, PushMessage},
     service::{Difference, ServiceInfo, ServiceName},
@@ -57,40 +57,47 @@ pub fn beat(key: &InstanceKey, values: Option<&Instance>) -> usize {
     path.len() + query.len()
 }
 
-/// A subscription without a server: it is told by pushes alone.
+/// A subscription that polls one list, and is pushed all others.
 pub struct Watch {
     subscriber: Addr<Subscriber>,
-    _server: Addr<SilentServer>,
+    _server: Addr<FirstList>,
 }
 
 impl Watch {
-    pub fn start(service: ServiceName, listeners: impl IntoIterator<Item = Recipient<ServiceChanged>>) -> Self {
+    pub fn start(first: ServiceInfo, listeners: impl IntoIterator<Item = Recipient<ServiceChanged>>) -> Self {
         let config = Config::disabled();
-        let watched = Watched { service: service.clone(), clusters: String::new() };
-        let server = SilentServer.start();
+        let watched = Watched { service: first.service(), clusters: String::new() };
         let settings = Settings::new(&config, &watched, Grid::new());
-        let subscriber = Subscriber::new(service, String::new(), server.downgrade().recipient(), settings);
+        let server = FirstList(Some(first)).start();
+        let subscriber = Subscriber::new(watched.service, watched.clusters, server.downgrade().recipient(), settings);
         let subscriber = supervise::start(subscriber, 16, config.logger);
         listeners.into_iter().for_each(|listener| subscriber.do_send(Listen(Listener::Strong(listener))));
         Watch { subscriber, _server: server }
     }
 
     pub fn push(&self, info: ServiceInfo) {
-        let origin = Origin { server: "bench".into(), protocol: Protocol::V1, outages: 0 };
-        self.subscriber.do_send(PushedList(Listed { info, origin, idle_end: None }));
+        self.subscriber.do_send(PushedList(listed(info)));
     }
 }
 
-struct SilentServer;
+fn listed(info: ServiceInfo) -> Listed {
+    Listed { info, epoch: Some(0), protocol: Protocol::V1 }
+}
 
-impl Actor for SilentServer {
+/// Answers one poll, and no other.
+struct FirstList(Option<ServiceInfo>);
+
+impl Actor for FirstList {
     type Context = Context<Self>;
 }
 
-impl Handler<PollList> for SilentServer {
+impl Handler<PollList> for FirstList {
     type Result = ResponseFuture<Result<Listed, Error>>;
 
     fn handle(&mut self, _: PollList, _: &mut Context<Self>) -> Self::Result {
-        Box::pin(std::future::pending())
+        match self.0.take() {
+            Some(first) => Box::pin(std::future::ready(Ok(listed(first)))),
+            None => Box::pin(std::future::pending()),
+        }
     }
 }

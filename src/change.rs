@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use crate::{
     instance::Instance,
+    list_merge::{CurrentList, Step},
     service::{Difference, ServiceInfo, ServiceName},
-    truth::{Held, Step},
 };
 
 /// How a list was learned.
@@ -89,28 +89,28 @@ pub struct Change {
 }
 
 impl ServiceChanged {
-    /// What is held now to a listener that was told `last`; nothing if that is the same. Who was told the list that `step`
+    /// The current list to a listener that was told `last`; nothing if that is the same. Who was told the list that `step`
     /// led away from needs no comparing.
-    pub(crate) fn since(last: Option<&Arc<ServiceInfo>>, held: &Held, step: &Step) -> Option<Self> {
+    pub(crate) fn since(last: Option<&Arc<ServiceInfo>>, current: &CurrentList, step: &Step) -> Option<Self> {
         let difference = match (last, &step.from) {
             (Some(last), Some(from)) if Arc::ptr_eq(last, from) => step.difference.clone(),
-            _ => Difference::between(last.map_or(&[][..], |last| &last.hosts), &held.info.hosts),
+            _ => Difference::between(last.map_or(&[][..], |last| &last.hosts), &current.info.hosts),
         };
         if last.is_some() && difference.is_empty() {
             return None;
         }
         let Difference { added, changed, removed } = difference;
-        let millis = u64::try_from(held.server_millis).ok().filter(|millis| *millis > 0);
+        let millis = u64::try_from(current.server_millis).ok().filter(|millis| *millis > 0);
         Some(ServiceChanged(Arc::new(Change {
-            service: held.info.service(),
-            info: held.info.clone(),
+            service: current.info.service(),
+            info: current.info.clone(),
             added,
             changed,
             removed,
             first: last.is_none(),
-            source: held.source,
+            source: current.source,
             server_time: millis.map(|millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis)),
-            received: held.received,
+            received: current.received,
         })))
     }
 }

@@ -257,6 +257,7 @@ mod error;
 mod grid;
 mod heartbeat;
 mod instance;
+mod list_merge;
 mod listeners;
 mod nacos;
 mod push;
@@ -266,7 +267,6 @@ mod service;
 mod staged_panic;
 mod subscriber;
 mod supervise;
-mod truth;
 mod view;
 
 #[cfg(feature = "embedded")]

@@ -10,9 +10,9 @@ use actix::{
 
 use crate::{
     change::ServiceChanged,
+    list_merge::{CurrentList, Step},
     service::ServiceInfo,
     subscriber::Subscriber,
-    truth::{Held, Step},
 };
 
 /// A listener, as it was given.
@@ -111,7 +111,7 @@ impl Listeners {
 
     /// Tells everybody what is new to them: as a rule the `step` that was just taken. Those that were told the same list last
     /// share one message.
-    pub(crate) fn tell(&mut self, held: &Held, step: &Step, ctx: &mut Context<Subscriber>) {
+    pub(crate) fn tell(&mut self, held: &CurrentList, step: &Step, ctx: &mut Context<Subscriber>) {
         let mut prepared: Vec<(*const ServiceInfo, Option<ServiceChanged>)> = Vec::new();
         self.told.retain_mut(|told| {
             let last = told.last.as_ref().map_or(std::ptr::null(), Arc::as_ptr);

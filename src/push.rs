@@ -156,6 +156,8 @@ fn first_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, NotAPush> {
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct Pushed {
+    /// The epoch in which the socket was opened that it came to.
+    pub(crate) epoch: u64,
     pub(crate) from: SocketAddr,
     pub(crate) list: ListAnswer,
     /// It came from a server of ours. Another one's list is at most a reason to ask our servers.
@@ -188,6 +190,7 @@ fn count(counter: &Cell<u64>) {
 /// recipient has no room for is not acknowledged: the server will send it again.
 pub(crate) struct PushReceiver {
     socket: Rc<UdpSocket>,
+    epoch: u64,
     trusts: Rc<dyn Fn(IpAddr) -> bool>,
     recipient: WeakRecipient<Pushed>,
     tally: Rc<PushTally>,
@@ -213,23 +216,24 @@ impl Allowance {
 }
 
 impl PushReceiver {
-    pub(crate) async fn bind(
+    /// Must be called inside the arbiter that it runs on.
+    pub(crate) fn bind(
         address: SocketAddr,
+        epoch: u64,
         trusts: Rc<dyn Fn(IpAddr) -> bool>,
         recipient: WeakRecipient<Pushed>,
+        tally: Rc<PushTally>,
     ) -> io::Result<Self> {
-        let socket = Rc::new(UdpSocket::bind(address).await?);
+        let socket = std::net::UdpSocket::bind(address)?;
+        socket.set_nonblocking(true)?;
+        let socket = Rc::new(UdpSocket::from_std(socket)?);
         let strangers = Allowance { since: Instant::now(), read: 0 };
-        Ok(PushReceiver { socket, trusts, recipient, tally: Rc::default(), under_way: 0, strangers })
+        Ok(PushReceiver { socket, epoch, trusts, recipient, tally, under_way: 0, strangers })
     }
 
     /// Where it listens, the port that was found free included.
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
-    }
-
-    pub(crate) fn tally(&self) -> Rc<PushTally> {
-        self.tally.clone()
     }
 
     fn acknowledge(&self, to: SocketAddr, acknowledgement: &Acknowledgement, ctx: &mut Context<Self>) {
@@ -315,7 +319,11 @@ impl StreamHandler<Datagram> for PushReceiver {
         let acknowledgement = message.acknowledgement();
         match message.content {
             PushContent::List(list) => {
-                self.hand_on(Pushed { from: datagram.from, list: *list, trusted }, acknowledgement, ctx);
+                self.hand_on(
+                    Pushed { epoch: self.epoch, from: datagram.from, list: *list, trusted },
+                    acknowledgement,
+                    ctx,
+                );
             }
             PushContent::Dump | PushContent::Unknown if trusted => {
                 self.acknowledge(datagram.from, &acknowledgement, ctx);
@@ -556,10 +564,10 @@ mod tests {
     impl World {
         async fn handing_on_to(recipient: WeakRecipient<Pushed>, trusts: impl Fn(IpAddr) -> bool + 'static) -> Self {
             let free: SocketAddr = "127.0.0.1:0".parse().unwrap();
-            let receiver = PushReceiver::bind(free, Rc::new(trusts), recipient).await.unwrap();
+            let receiver = PushReceiver::bind(free, 0, Rc::new(trusts), recipient, Rc::default()).unwrap();
             let server = UdpSocket::bind(free).await.unwrap();
             server.connect(receiver.local_addr().unwrap()).await.unwrap();
-            World { tally: receiver.tally(), receiver: receiver.start(), server }
+            World { tally: receiver.tally.clone(), receiver: receiver.start(), server }
         }
 
         async fn acknowledged(&self) -> Acknowledgement {

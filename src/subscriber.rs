@@ -17,10 +17,10 @@ use crate::{
     config::{Config, Protocol},
     error::Error,
     grid::Grid,
+    list_merge::{Arrival, ListMerge, Merged, Step},
     listeners::{Listener, Listeners},
     nacos::Listed,
     service::ServiceName,
-    truth::{Arrival, Step, Truth},
     view::{ServiceView, ViewWriter},
 };
 
@@ -30,8 +30,10 @@ const LONGEST_RETRY: Duration = Duration::from_secs(2);
 const FULL_RETRY: Duration = Duration::from_millis(50);
 /// Hints of strangers, and pushes that are not believed yet, bring the next poll forward at most so often.
 const EARLY_INTERVAL: Duration = Duration::from_secs(1);
-/// A list that is held back is asked for again after this.
-const CONFIRM_INTERVAL: Duration = Duration::from_secs(1);
+/// An empty list that is not believed yet is asked for again after this.
+const SECOND_POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Polls that a new epoch asks for are spread over this time.
+const EPOCH_SPREAD: Duration = Duration::from_secs(1);
 
 /// A list that has not changed since is cached again after this: too old a file counts for nothing.
 const SAVE_AGAIN: Duration = Duration::from_secs(60 * 60);
@@ -76,6 +78,11 @@ pub(crate) struct PushedList(pub(crate) Listed);
 #[rtype(result = "()")]
 pub(crate) struct Hint;
 
+/// The server in use may have forgotten what it was told: its list is polled soon, which also renews the push subscription.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(crate) struct EpochBegan;
+
 /// Ends a Subscriber.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -95,6 +102,9 @@ pub struct SubscriptionStatus {
     pub views: usize,
     /// How many instances the list has; none before the first list.
     pub instances: Option<usize>,
+    /// How many of them the server has not listed since it may have forgotten them; they are withheld from removal for
+    /// [`Config::outage_hold`].
+    pub withheld: usize,
     /// Whether the list may be out of date.
     pub stale: bool,
     /// Milliseconds since the last list came.
@@ -140,7 +150,7 @@ impl Settings {
     }
 }
 
-/// Merges polled and pushed lists of one (service, group, clusters) into one ordered truth, and tells its listeners and
+/// Merges polled and pushed lists of one (service, group, clusters) into one current list, and tells its listeners and
 /// views what changed.
 ///
 /// It polls from its start, at the interval that the server asks for, within the configured bounds. It ends on
@@ -152,7 +162,7 @@ pub(crate) struct Subscriber {
     settings: Settings,
     listeners: Listeners,
     view: ViewWriter,
-    truth: Truth,
+    merge: ListMerge,
     polling: bool,
     poll_again: bool,
     next_poll: SpawnHandle,
@@ -186,7 +196,7 @@ impl Subscriber {
             view: ViewWriter::new(service.clone(), clusters.clone()),
             service,
             clusters,
-            truth: Truth::new(settings.outage_hold, settings.protect_from_empty),
+            merge: ListMerge::new(settings.outage_hold, settings.protect_from_empty),
             registry,
             settings,
             listeners: Listeners::default(),
@@ -221,23 +231,23 @@ impl Subscriber {
             return ctx.stop();
         }
         let Some(registry) = self.registry.upgrade() else { return ctx.stop() };
-        let asked = Instant::now();
+        let sent = Instant::now();
         self.polling = true;
-        self.last_poll = Some(asked);
+        self.last_poll = Some(sent);
         ctx.cancel_future(self.next_poll);
         let poll = PollList { service: self.service.clone(), clusters: self.clusters.clone() };
         let answered = registry.send(poll).into_actor(self);
-        ctx.spawn(answered.map(move |answer, subscriber, ctx| subscriber.polled(asked, answer, ctx)));
+        ctx.spawn(answered.map(move |answer, subscriber, ctx| subscriber.polled(sent, answer, ctx)));
     }
 
-    fn polled(&mut self, asked: Instant, answer: Result<Result<Listed, Error>, MailboxError>, ctx: &mut Context<Self>) {
+    fn polled(&mut self, sent: Instant, answer: Result<Result<Listed, Error>, MailboxError>, ctx: &mut Context<Self>) {
         self.polling = false;
         self.status.polls += 1;
         match answer {
             Ok(Ok(listed)) => {
                 self.status.last_success = Some(Instant::now());
                 self.status.last_error = None;
-                self.merge(listed, Arrival::Polled { asked }, ctx);
+                self.apply(listed, Arrival::Polled { sent }, ctx);
                 self.view.set_stale(false);
             }
             Err(MailboxError::Closed) | Ok(Err(Error::Stopped)) => return ctx.stop(),
@@ -251,9 +261,8 @@ impl Subscriber {
     fn poll_failed(&mut self, error: Error, ctx: &mut Context<Self>) {
         debug!(self.settings.log, "a subscribed list cannot be had"; "service" => %self.service, "error" => %error);
         self.status.last_error = Some(error);
-        self.truth.note_failure();
         self.view.set_stale(true);
-        if self.truth.held().is_none() {
+        if self.merge.current().is_none() {
             self.load_cached(ctx);
         }
     }
@@ -270,7 +279,7 @@ impl Subscriber {
         let loaded = spawn_blocking(move || file.load()).into_actor(self);
         ctx.spawn(loaded.map(move |loaded, subscriber, ctx| match loaded {
             Ok(Ok(info)) => {
-                if let Some(step) = subscriber.truth.restore(info) {
+                if let Some(step) = subscriber.merge.restore(info) {
                     subscriber.publish(&step, ctx);
                 }
             }
@@ -282,8 +291,8 @@ impl Subscriber {
     }
 
     fn save_cached(&mut self, ctx: &mut Context<Self>) {
-        let (Some(file), Some(held)) = (self.settings.cache.clone(), self.truth.held()) else { return };
-        if held.source == Source::Cache {
+        let (Some(file), Some(current)) = (self.settings.cache.clone(), self.merge.current()) else { return };
+        if current.source == Source::Cache {
             return;
         }
         if std::mem::replace(&mut self.saving, true) {
@@ -291,7 +300,7 @@ impl Subscriber {
             return;
         }
         self.last_save = Some(Instant::now());
-        let info = held.info.clone();
+        let info = current.info.clone();
         let path = file.path().display().to_string();
         let saved = spawn_blocking(move || file.save(&info)).into_actor(self);
         ctx.spawn(saved.map(move |saved, subscriber, ctx| {
@@ -309,7 +318,7 @@ impl Subscriber {
     fn pause(&mut self) -> Duration {
         let settings = &self.settings;
         // Well within that time, grid and request included: Nacos 1.4 pushes to nobody who asks a moment later.
-        let asked_for = self.truth.held().map_or(settings.max_interval, |held| held.info.cache_time().mul_f64(0.85));
+        let asked_for = self.merge.current().map_or(settings.max_interval, |list| list.info.cache_time().mul_f64(0.85));
         let interval = asked_for.clamp(settings.min_interval, settings.max_interval);
         if std::mem::take(&mut self.poll_again) {
             return settings.min_interval.min(EARLY_INTERVAL);
@@ -317,8 +326,12 @@ impl Subscriber {
         if self.status.last_error.is_some() {
             return interval.min(LONGEST_RETRY);
         }
-        if self.truth.is_holding() {
-            return interval.min(CONFIRM_INTERVAL);
+        if self.merge.awaits_second_poll() {
+            return interval.min(SECOND_POLL_INTERVAL);
+        }
+        // Where changes are pushed, no other list may come.
+        if let Some(ends) = self.merge.hold_ends() {
+            return interval.min(ends.saturating_duration_since(Instant::now()).max(EARLY_INTERVAL));
         }
         if self.is_restless() {
             return interval.min(RESTLESS_INTERVAL).max(settings.min_interval);
@@ -332,8 +345,8 @@ impl Subscriber {
 
     /// v3 has no push, and changes seldom come alone: instances of a deployment are replaced one after the other.
     fn is_restless(&self) -> bool {
-        self.truth.held().is_some_and(|held| {
-            held.origin.protocol == Protocol::V3 && self.status.changes > 1 && held.changed.elapsed() < RESTLESS_TIME
+        self.merge.current().is_some_and(|list| {
+            list.protocol == Protocol::V3 && self.status.changes > 1 && list.changed.elapsed() < RESTLESS_TIME
         })
     }
 
@@ -344,45 +357,64 @@ impl Subscriber {
         self.next_poll = ctx.run_later(wait, Self::poll);
     }
 
-    /// Before its turn.
-    fn poll_soon(&mut self, ctx: &mut Context<Self>) {
+    /// Brings the next poll forward, to a random moment within `spread`.
+    fn poll_soon(&mut self, spread: Duration, ctx: &mut Context<Self>) {
         if self.polling {
             self.poll_again = true;
             return;
         }
         let now = Instant::now();
-        let due = self.last_poll.map_or(now, |last| last + EARLY_INTERVAL);
+        let due = self.last_poll.map_or(now, |last| now.max(last + EARLY_INTERVAL)) + spread.mul_f64(fastrand::f64());
         if due < self.next_due {
-            self.poll_after(due.saturating_duration_since(now), ctx);
+            self.poll_after(due - now, ctx);
         }
     }
 
     // Merging and telling.
 
-    fn merge(&mut self, listed: Listed, arrival: Arrival, ctx: &mut Context<Self>) {
-        if let Some(step) = self.truth.offer(listed, arrival) {
-            self.publish(&step, ctx);
-        } else if self.last_save.is_some_and(|last| last.elapsed() > SAVE_AGAIN) {
-            self.save_cached(ctx);
+    fn apply(&mut self, listed: Listed, arrival: Arrival, ctx: &mut Context<Self>) {
+        let had_withheld = self.merge.withheld() > 0;
+        match self.merge.merge(listed, arrival) {
+            Merged::Changed(step) => self.publish(&step, ctx),
+            Merged::Unchanged => {
+                if had_withheld || self.merge.withheld() > 0 {
+                    self.show();
+                }
+                if self.last_save.is_some_and(|last| last.elapsed() > SAVE_AGAIN) {
+                    self.save_cached(ctx);
+                }
+            }
+            Merged::Outdated => {}
+            Merged::NeedsPoll => self.poll_soon(Duration::ZERO, ctx),
         }
-        if self.truth.is_holding() {
-            debug!(self.settings.log, "instances are missing in a list and held"; "service" => %self.service);
+        if self.merge.awaits_second_poll() {
+            self.poll_soon(Duration::ZERO, ctx);
+        }
+        if self.merge.withheld() > 0 {
+            debug!(self.settings.log, "instances are withheld from removal";
+                "service" => %self.service, "instances" => self.merge.withheld());
+        }
+    }
+
+    /// Shows the current list to the views.
+    fn show(&self) {
+        if let Some(current) = self.merge.current() {
+            self.view.publish(current.info.clone(), |instance| self.merge.is_withheld(instance));
         }
     }
 
     /// Shows everybody what is new.
     fn publish(&mut self, step: &Step, ctx: &mut Context<Self>) {
-        let Some(held) = self.truth.held() else { return };
         self.status.changes += u64::from(step.from.is_none() || !step.difference.is_empty());
-        self.view.publish(held.info.clone());
+        self.show();
         self.save_cached(ctx);
         self.tell(step, ctx);
     }
 
     /// Also those that are owed something of earlier steps.
     fn tell(&mut self, step: &Step, ctx: &mut Context<Self>) {
-        if let Some(held) = self.truth.held() {
-            self.listeners.tell(held, step, ctx);
+        if let Some(current) = self.merge.current() {
+            self.listeners.tell(current, step, ctx);
         }
         self.retry_owed(ctx);
         self.end_if_unused(ctx);
@@ -487,11 +519,7 @@ impl Handler<PushedList> for Subscriber {
         self.status.last_success = Some(Instant::now());
         // A push may be for another filter than ours.
         pushed.info.tidy(&self.clusters, false);
-        self.merge(pushed, Arrival::Pushed, ctx);
-        if self.truth.is_holding() {
-            // Only a poll lets go of what is held.
-            self.poll_soon(ctx);
-        }
+        self.apply(pushed, Arrival::Pushed, ctx);
     }
 }
 
@@ -499,7 +527,15 @@ impl Handler<Hint> for Subscriber {
     type Result = ();
 
     fn handle(&mut self, _: Hint, ctx: &mut Context<Self>) {
-        self.poll_soon(ctx);
+        self.poll_soon(Duration::ZERO, ctx);
+    }
+}
+
+impl Handler<EpochBegan> for Subscriber {
+    type Result = ();
+
+    fn handle(&mut self, _: EpochBegan, ctx: &mut Context<Self>) {
+        self.poll_soon(EPOCH_SPREAD, ctx);
     }
 }
 
@@ -520,7 +556,8 @@ impl Handler<DescribeSubscription> for Subscriber {
             clusters: self.clusters.clone(),
             listeners: self.listeners.len(),
             views: self.view.readers(),
-            instances: self.truth.held().map(|held| held.info.hosts.len()),
+            instances: self.merge.current().map(|list| list.info.hosts.len()),
+            withheld: self.merge.withheld(),
             stale: self.status.last_error.is_some(),
             last_success_ms_ago: self.status.last_success.map(|at| at.elapsed().as_millis() as u64),
             last_error: self.status.last_error.as_ref().map(ToString::to_string),

@@ -69,7 +69,7 @@ impl ServiceView {
         info.hosts = instances.into_iter().map(Arc::new).collect();
         info.tidy("", false);
         let watched = Watched::new(service, String::new());
-        watched.publish(Arc::new(info));
+        watched.publish(Arc::new(info), |_| false);
         watched.readers.fetch_add(1, Ordering::Relaxed);
         ServiceView { watched: Arc::new(watched), healthy_only: false, seen: 1, clock: None }
     }
@@ -98,6 +98,13 @@ impl ServiceView {
     #[inline]
     pub fn instances(&self) -> Instances {
         Instances { list: self.watched.list.load(), healthy_only: self.healthy_only }
+    }
+
+    /// The instances that are withheld from removal: the server in use may have forgotten them, and has not listed them
+    /// since. They are listed like the others, and not chosen once half of the instances are there again. See
+    /// [`Config::outage_hold`](crate::Config::outage_hold).
+    pub fn withheld(&self) -> Vec<Arc<Instance>> {
+        self.watched.list.load().withheld.clone()
     }
 
     /// The whole list as the server told it; only the healthy instances if that was asked for.
@@ -272,9 +279,10 @@ impl ViewWriter {
         ViewWriter { watched, clock_tx, clock_rx: Cell::new(Some(clock_rx)) }
     }
 
-    /// Shows `info` to all views. Says nothing about staleness.
-    pub(crate) fn publish(&self, info: Arc<ServiceInfo>) {
-        self.watched.publish(info);
+    /// Shows `info` to all views. Says nothing about staleness. The same list may be shown again when other instances of it
+    /// are withheld from removal: that is no change.
+    pub(crate) fn publish(&self, info: Arc<ServiceInfo>, is_withheld: impl Fn(&Arc<Instance>) -> bool) {
+        self.watched.publish(info, is_withheld);
     }
 
     pub(crate) fn set_stale(&self, stale: bool) {
@@ -384,7 +392,7 @@ impl<T> Deref for Apart<T> {
 
 impl Watched {
     fn new(service: ServiceName, clusters: String) -> Self {
-        let nothing_yet = List::prepare(0, Arc::new(ServiceInfo::empty(&service, &clusters)));
+        let nothing_yet = List::prepare(0, Arc::new(ServiceInfo::empty(&service, &clusters)), |_| false);
         Watched {
             service,
             clusters,
@@ -397,8 +405,11 @@ impl Watched {
         }
     }
 
-    fn publish(&self, info: Arc<ServiceInfo>) {
-        self.list.store(Arc::new(List::prepare(self.version() + 1, info)));
+    fn publish(&self, info: Arc<ServiceInfo>, is_withheld: impl Fn(&Arc<Instance>) -> bool) {
+        let before = self.list.load();
+        let is_same = before.version > 0 && Arc::ptr_eq(&before.all, &info);
+        let version = before.version + u64::from(!is_same);
+        self.list.store(Arc::new(List::prepare(version, info, is_withheld)));
         self.news.notify_waiters();
     }
 
@@ -441,11 +452,13 @@ struct List {
     all: Arc<ServiceInfo>,
     /// The same `Arc` where all are healthy.
     healthy: Arc<ServiceInfo>,
+    /// Instances that are withheld from removal.
+    withheld: Vec<Arc<Instance>>,
     choice: Choice,
 }
 
 impl List {
-    fn prepare(version: u64, info: Arc<ServiceInfo>) -> Self {
+    fn prepare(version: u64, info: Arc<ServiceInfo>, is_withheld: impl Fn(&Arc<Instance>) -> bool) -> Self {
         let healthy = if info.hosts.iter().all(|host| host.healthy) {
             info.clone()
         } else {
@@ -453,8 +466,9 @@ impl List {
             healthy.hosts.retain(|host| host.healthy);
             Arc::new(healthy)
         };
-        let choice = Choice::prepare(&info.hosts);
-        List { version, all: info, healthy, choice }
+        let choice = Choice::prepare(&info.hosts, &is_withheld);
+        let withheld = info.hosts.iter().filter(|host| is_withheld(host)).cloned().collect();
+        List { version, all: info, healthy, withheld, choice }
     }
 
     fn of(&self, healthy_only: bool) -> &Arc<ServiceInfo> {
@@ -486,10 +500,16 @@ struct Slot {
 }
 
 impl Choice {
-    fn prepare(hosts: &[Arc<Instance>]) -> Self {
-        let callable = |host: &Instance| host.takes_calls() && host.weight.is_finite();
+    /// Withheld instances are left out once half of the callable ones are confirmed. Before, the first confirmed one would get
+    /// all the calls.
+    fn prepare(hosts: &[Arc<Instance>], is_withheld: impl Fn(&Arc<Instance>) -> bool) -> Self {
         // A list of more than u32::MAX instances fits in no memory.
-        let owners = (0u32..).zip(hosts).filter(|(_, host)| callable(host));
+        let callable = (0u32..).zip(hosts).filter(|(_, host)| host.takes_calls() && host.weight.is_finite());
+        let (mut confirmed, withheld): (Vec<_>, Vec<_>) = callable.partition(|(_, host)| !is_withheld(host));
+        if confirmed.len() < withheld.len() {
+            confirmed.extend(withheld);
+        }
+        let owners = confirmed.into_iter();
         let (owners, weights): (Vec<u32>, Vec<f64>) = owners.map(|(place, host)| (place, host.weight)).unzip();
         let mut slots: Vec<Slot> = owners.iter().map(|&owner| Slot { share: u32::MAX, owner, other: owner }).collect();
         share_out(&mut slots, &relative(weights));
@@ -562,7 +582,7 @@ mod tests {
     }
 
     fn tally(weights: &[f64], draws: u32, rng: &mut Rng) -> Vec<f64> {
-        let choice = Choice::prepare(&list(weights).hosts);
+        let choice = Choice::prepare(&list(weights).hosts, |_| false);
         let mut tally = vec![0.0; weights.len()];
         (0..draws).for_each(|_| tally[choice.pick(rng.u64(..)).unwrap()] += 1.0);
         tally
@@ -641,7 +661,7 @@ mod tests {
     #[test]
     fn every_number_stands_for_somebody() {
         for weights in [&[1.0][..], &[1.0, 1.0], &[f64::MAX, f64::MAX, f64::MIN_POSITIVE], &[0.1; 1000]] {
-            let choice = Choice::prepare(&list(weights).hosts);
+            let choice = Choice::prepare(&list(weights).hosts, |_| false);
             for random in [0, 1, u64::MAX / 2, u64::MAX - 1, u64::MAX] {
                 assert!(choice.pick(random).is_some_and(|place| place < weights.len()));
             }
@@ -653,12 +673,12 @@ mod tests {
         let mut info = ServiceInfo::clone(&list(&[1.0, 1.0]));
         Arc::make_mut(&mut info.hosts[0]).healthy = false;
         let writer = writer();
-        writer.publish(Arc::new(info));
+        writer.publish(Arc::new(info), |_| false);
         let (all, healthy) = (writer.view(false), writer.view(true));
         assert_eq!((all.instances().len(), healthy.instances().len()), (2, 1));
         assert_eq!((all.info().hosts.len(), healthy.info().hosts.len()), (2, 1));
         assert_eq!(healthy.clone().instances()[0].port, 2);
-        writer.publish(list(&[1.0, 1.0]));
+        writer.publish(list(&[1.0, 1.0]), |_| false);
         assert!(Arc::ptr_eq(&all.info(), &healthy.info()));
     }
 
@@ -666,9 +686,9 @@ mod tests {
     fn a_snapshot_stays_while_the_list_goes_on() {
         let writer = writer();
         let view = writer.view(false);
-        writer.publish(list(&[1.0]));
+        writer.publish(list(&[1.0]), |_| false);
         let (before, chosen) = (view.instances(), view.select_one().unwrap());
-        writer.publish(list(&[0.0, 0.0]));
+        writer.publish(list(&[0.0, 0.0]), |_| false);
         assert_eq!((before.len(), chosen.port, view.instances().len()), (1, 1, 2));
         assert!(view.select_one().is_none());
     }
@@ -679,7 +699,7 @@ mod tests {
         let view = writer.view(false);
         let mut held = Vec::new();
         for length in 1..=50 {
-            writer.publish(list(&vec![1.0; length]));
+            writer.publish(list(&vec![1.0; length]), |_| false);
             held.push((view.instances(), view.select_one().unwrap()));
         }
         for (length, (instances, chosen)) in (1..).zip(&held) {
@@ -713,7 +733,7 @@ mod tests {
             let view = view.clone();
             async move { view.ready().await }
         });
-        writer.publish(list(&[]));
+        writer.publish(list(&[]), |_| false);
         assert_eq!(waiting.await.unwrap(), Ok(()));
         assert!(view.is_ready() && view.instances().is_empty());
         assert_eq!(view.ready_within(Duration::ZERO).await, Ok(()));
@@ -741,7 +761,7 @@ mod tests {
     async fn a_view_outlives_its_writer_and_says_so() {
         let writer = writer();
         let mut view = writer.view(false);
-        writer.publish(list(&[1.0]));
+        writer.publish(list(&[1.0]), |_| false);
         assert!(!view.is_stale());
         writer.set_stale(true);
         assert!(view.is_stale());
@@ -813,7 +833,7 @@ mod tests {
     async fn changed_tells_every_view_once_what_it_has_not_told_it() {
         let writer = writer();
         let mut early = writer.view(false);
-        writer.publish(list(&[1.0]));
+        writer.publish(list(&[1.0]), |_| false);
         let mut late = writer.view(false);
         assert_eq!(early.changed().await, Ok(()));
         for view in [&mut early, &mut late] {
@@ -821,8 +841,8 @@ mod tests {
         }
         let waiting = actix_rt::spawn(async move { (late.changed().await, late) });
         actix_rt::task::yield_now().await;
-        writer.publish(list(&[1.0, 1.0]));
-        writer.publish(list(&[1.0, 1.0, 1.0]));
+        writer.publish(list(&[1.0, 1.0]), |_| false);
+        writer.publish(list(&[1.0, 1.0, 1.0]), |_| false);
         let (told, mut late) = waiting.await.unwrap();
         assert_eq!((told, late.instances().len()), (Ok(()), 3));
         assert!(timeout(Duration::from_millis(1), late.changed()).await.is_err());
@@ -850,7 +870,7 @@ mod tests {
     #[test]
     fn readers_see_whole_lists_while_they_are_replaced() {
         let writer = writer();
-        writer.publish(list(&[1.0]));
+        writer.publish(list(&[1.0]), |_| false);
         let readers: Vec<_> = (0..2).map(|_| writer.view(false)).collect();
         let threads = readers.into_iter().map(|view| {
             thread::spawn(move || {
@@ -870,7 +890,7 @@ mod tests {
         for length in 1..=500 {
             let mut weights = vec![0.0; length];
             weights[length - 1] = 1.0;
-            writer.publish(list(&weights));
+            writer.publish(list(&weights), |_| false);
             thread::sleep(Duration::from_micros(100));
         }
         drop(writer);
@@ -886,5 +906,21 @@ mod tests {
         assert_eq!((view.ready().await, view.service().name.as_str(), view.clusters()), (Ok(()), "orders", ""));
         assert!(timeout(Duration::from_millis(1), view.changed()).await.is_err());
         assert_eq!(view.instances().len(), 2);
+    }
+
+    #[test]
+    fn withheld_instances_are_chosen_until_half_of_the_callable_ones_are_confirmed() {
+        let info = list(&[1.0, 1.0, 1.0, 0.0]);
+        let chosen = |withheld: &[u16]| {
+            let choice = Choice::prepare(&info.hosts, |host| withheld.contains(&host.port));
+            let mut rng = Rng::with_seed(7);
+            let mut ports: Vec<_> = (0..1000).map(|_| info.hosts[choice.pick(rng.u64(..)).unwrap()].port).collect();
+            ports.sort_unstable();
+            ports.dedup();
+            ports
+        };
+        assert_eq!(chosen(&[1, 2, 3]), [1, 2, 3]);
+        assert_eq!(chosen(&[1, 2]), [1, 2, 3], "one of three is less than half");
+        assert_eq!(chosen(&[1]), [2, 3]);
     }
 }

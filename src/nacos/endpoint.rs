@@ -37,8 +37,9 @@ pub(crate) async fn keep_server_list(desk: Weak<Desk>, url: String) {
 impl Nacos {
     async fn ask_endpoint(&self, url: &str, context_path: &str) -> Result<(), Error> {
         let request = Request { method: Method::GET, path: "", query: String::new(), form: None };
-        let _room = self.transport.room().await;
-        let answer = self.transport.send(url, &request, None).await;
+        let _permit = self.transport.permit(Operation::ServerList).await;
+        let client = self.servers.new_client();
+        let answer = self.transport.send(&client, url, &request, None, self.deadline()).await;
         let answer = answer.map_err(|none| none.into_error(Operation::ServerList, url))?;
         if answer.status != 200 {
             let (status, body) = (answer.status, answer.excerpt());

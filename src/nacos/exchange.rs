@@ -43,6 +43,16 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// Whether the server in use is left for another one that does this instead.
+    pub(crate) fn decides_server(self) -> bool {
+        matches!(self, Operation::Register | Operation::Beat | Operation::List)
+    }
+
+    /// Whether a registered instance lapses while this waits.
+    pub(crate) fn keeps_registered(self) -> bool {
+        matches!(self, Operation::Register | Operation::Beat)
+    }
+
     /// Whether a server that does not speak this operation in one protocol does not speak that protocol. Nacos 3.0 has lost
     /// the others from v1, and has them in v3's admin API, while it still speaks v1.
     pub(crate) fn is_in_every_api(self) -> bool {

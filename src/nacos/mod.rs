@@ -7,11 +7,13 @@
 mod attempt;
 mod endpoint;
 pub(crate) mod exchange;
+mod health;
 mod last_lists;
+mod login;
 #[cfg(test)]
 pub(crate) mod recordings;
-mod refusals;
-pub(crate) mod sentinel;
+mod resolve;
+pub(crate) mod restart_detector;
 pub(crate) mod servers;
 pub(crate) mod session;
 #[cfg(any(feature = "rustls", feature = "openssl"))]
@@ -20,9 +22,9 @@ pub(crate) mod transport;
 pub(crate) mod v1;
 pub(crate) mod v3;
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
-use actix_rt::{task::yield_now, time::sleep};
+use actix_rt::time::{sleep, Instant};
 pub(crate) use endpoint::keep_server_list;
 pub use exchange::Operation;
 use serde::Serialize;
@@ -30,7 +32,7 @@ use slog::Logger;
 use tokio::sync::watch;
 
 use self::{
-    attempt::Told,
+    attempt::Answered,
     exchange::{Answer, Refusal},
     last_lists::LastLists,
     servers::Servers,
@@ -45,7 +47,6 @@ use crate::{
     instance::{Instance, InstanceKey},
     service::{ServiceInfo, ServiceName},
 };
-pub(crate) use servers::IdleEnd;
 
 /// A disabled instance is one that GET knows and lists do not; 2.x takes up to a second to list a new one.
 const LIST_DELAY: Duration = Duration::from_secs(1);
@@ -57,10 +58,12 @@ pub(crate) struct Nacos {
     disabled: bool,
     operation_timeout: Duration,
     transport: Transport,
-    servers: Servers,
+    servers: Rc<Servers>,
     session: Session,
     last_lists: LastLists,
     connection: watch::Sender<ConnectionState>,
+    /// Hashes what a failed request was about.
+    subjects: foldhash::fast::RandomState,
     log: Logger,
 }
 
@@ -83,63 +86,54 @@ pub enum ConnectionState {
 /// How long to go on trying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
-    /// Until the operation's deadline: somebody waits for it.
+    /// For [`Config::operation_timeout`], counted from the moment at which the first request can be sent.
     Operation,
+    /// Until then: the requests of one operation share its time.
+    Until(Instant),
     /// Once at each server: whoever asks comes back soon.
     Round,
+}
+
+impl Patience {
+    fn deadline(self, of_operation: Instant) -> Instant {
+        match self {
+            Patience::Until(deadline) => deadline,
+            Patience::Operation | Patience::Round => of_operation,
+        }
+    }
 }
 
 /// A list, and where it comes from.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Listed {
     pub(crate) info: ServiceInfo,
-    pub(crate) origin: Origin,
-    /// The last one before the list came.
-    pub(crate) idle_end: Option<IdleEnd>,
-}
-
-impl Listed {
-    /// What there is without a server.
-    fn nothing(query: &ListQuery<'_>) -> Self {
-        let origin = Origin { server: String::new(), protocol: Protocol::V1, outages: 0 };
-        Listed { info: ServiceInfo::empty(query.service, query.clusters), origin, idle_end: None }
-    }
-}
-
-/// Lists of one origin can be ordered by their server's clock.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Origin {
-    pub(crate) server: String,
+    /// The epoch of the server in use; none if another server answered, which may not know what that one was told.
+    pub(crate) epoch: Option<u64>,
     pub(crate) protocol: Protocol,
-    /// See [`Servers::outages`].
-    pub(crate) outages: u64,
-}
-
-impl Origin {
-    /// No server: whatever one says is newer.
-    pub(crate) fn disk() -> Self {
-        Origin { server: String::new(), protocol: Protocol::Auto, outages: 0 }
-    }
 }
 
 impl Nacos {
-    /// Must be called inside the arbiter that uses it: see [`Transport::new`].
+    /// Must be called inside the arbiter that uses it: see [`transport::client_factory`].
     pub(crate) fn new(config: &Config) -> Result<Self, Error> {
+        let transport = Transport::new(config);
+        let new_client = transport::client_factory(config)?;
+        let servers = Servers::new(config.addresses()?, config.request_timeout, new_client, config.logger.clone());
         Ok(Nacos {
             namespace: config.namespace_id().into(),
             protocol: config.protocol,
             disabled: config.disabled,
             operation_timeout: config.operation_timeout,
-            transport: Transport::new(config)?,
-            servers: Servers::new(config.addresses()?, config.request_timeout),
+            transport,
+            servers: Rc::new(servers),
             session: Session::new(config.username.clone(), config.password.clone()),
             last_lists: LastLists::new(),
             connection: watch::channel(ConnectionState::Unknown).0,
+            subjects: foldhash::fast::RandomState::default(),
             log: config.logger.clone(),
         })
     }
 
-    pub(crate) fn servers(&self) -> &Servers {
+    pub(crate) fn servers(&self) -> &Rc<Servers> {
         &self.servers
     }
 
@@ -147,10 +141,18 @@ impl Nacos {
         &self.session
     }
 
-    /// Changes when a server may have forgotten what it was told: it cut us off, or another one is in use. Whatever was
-    /// registered in another generation is registered again.
-    pub(crate) fn generation(&self) -> u64 {
-        self.servers.generation()
+    /// Changes when the server in use may have forgotten what it was told. What was registered in another epoch is
+    /// registered again.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.servers.epoch()
+    }
+
+    /// The server in use answered that it does not know an instance, `interval` being that of its beats. If no beat was
+    /// late, the server has forgotten what it was told.
+    pub(crate) fn note_unknown(&self, was_late: bool, interval: Duration) {
+        if !was_late {
+            self.servers.note_unknown(interval);
+        }
     }
 
     pub(crate) fn connection(&self) -> ConnectionState {
@@ -160,6 +162,15 @@ impl Nacos {
     /// Told of every change of the connection; ends with the client.
     pub(crate) fn connection_changes(&self) -> watch::Receiver<ConnectionState> {
         self.connection.subscribe()
+    }
+
+    /// For an operation of several requests that begins now.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience::Until(self.deadline())
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.operation_timeout
     }
 
     /// There is no server, and none is missed: see [`Config::disabled`].
@@ -220,7 +231,8 @@ impl Nacos {
     /// Asks for one list, in order and filtered. `namespace`: another one than the configured.
     pub(crate) async fn list(&self, query: &ListQuery<'_>, patience: Patience) -> Result<Listed, Error> {
         if self.disabled {
-            return Ok(Listed::nothing(query));
+            let info = ServiceInfo::empty(query.service, query.clusters);
+            return Ok(Listed { info, epoch: Some(self.epoch()), protocol: Protocol::V1 });
         }
         let namespace = query.namespace.unwrap_or(&self.namespace);
         let ListQuery { service, clusters, healthy_only, push_to, .. } = *query;
@@ -240,12 +252,9 @@ impl Nacos {
             })
         };
         let told = self.attempt(Operation::List, patience, make, read, || query.service.to_string()).await?;
-        // As counted when the answer came, once whoever watches the server had a chance to see that the one before it had
-        // ended: one from before an outage that is taken for one from after it does no harm.
-        yield_now().await;
-        let outages = self.servers.outages();
-        let origin = Origin { server: told.server.name.clone(), protocol: told.protocol, outages };
-        Ok(Listed { info: told.value, origin, idle_end: self.servers.last_idle_end() })
+        // Read now: an epoch that begins later did not answer this.
+        let epoch = self.servers.is_in_use(&told.server).then(|| self.epoch());
+        Ok(Listed { info: told.value, epoch, protocol: told.protocol })
     }
 
     pub(crate) async fn list_services(
@@ -270,7 +279,12 @@ impl Nacos {
     }
 
     /// Writes all values of somebody else's instance.
-    pub(crate) async fn overwrite(&self, service: &ServiceName, instance: &Instance) -> Result<(), Error> {
+    pub(crate) async fn overwrite(
+        &self,
+        service: &ServiceName,
+        instance: &Instance,
+        patience: Patience,
+    ) -> Result<(), Error> {
         let key = || InstanceKey::of(service, instance).to_string();
         let make = |protocol| match protocol {
             Protocol::V3 => v3::overwrite(&self.namespace, service, instance),
@@ -280,7 +294,7 @@ impl Nacos {
             Protocol::V3 => v3::read_overwritten(answer),
             _ => v1::read_ok(answer),
         };
-        self.attempt(Operation::Modify, Patience::Operation, make, read, key).await.map(drop)
+        self.attempt(Operation::Modify, patience, make, read, key).await.map(drop)
     }
 
     /// What is so now with an instance: GET and list together, since GET tells neither `enabled` nor `ephemeral` on
@@ -288,20 +302,22 @@ impl Nacos {
     ///
     /// # Errors
     /// [`Error::NotFound`]; with `may_be_disabled` where the server has no GET.
-    pub(crate) async fn current(&self, key: &InstanceKey) -> Result<Current, Error> {
-        let found = match self.get(key).await {
+    pub(crate) async fn current(&self, key: &InstanceKey, patience: Patience) -> Result<Current, Error> {
+        let found = match self.get(key, patience).await {
             // Nacos 3 has it in the admin API alone, for those with that right.
-            Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => return self.find_in_list(key).await,
+            Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => {
+                return self.find_in_list(key, patience).await
+            }
             found => found?,
         };
         let v1::Found { instance, enabled_told, ephemeral_told } = found.value;
         if enabled_told && ephemeral_told {
             return Ok(Current { instance, is_complete: true });
         }
-        let mut list = self.list(&ListQuery::all_of(&key.service), Patience::Operation).await?.info;
+        let mut list = self.list(&ListQuery::all_of(&key.service), patience).await?.info;
         if find(&list, key).is_none() {
-            sleep(LIST_DELAY).await;
-            list = self.list(&ListQuery::all_of(&key.service), Patience::Operation).await?.info;
+            sleep(LIST_DELAY.min(patience.deadline(self.deadline()).saturating_duration_since(Instant::now()))).await;
+            list = self.list(&ListQuery::all_of(&key.service), patience).await?.info;
         }
         Ok(complete(instance, &list, key))
     }
@@ -311,15 +327,16 @@ impl Nacos {
     /// # Errors
     /// As [`current`](Nacos::current).
     pub(crate) async fn told(&self, key: &InstanceKey) -> Result<Instance, Error> {
-        match self.get(key).await {
+        let patience = self.patience();
+        match self.get(key, patience).await {
             Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => {
-                self.find_in_list(key).await.map(|current| current.instance)
+                self.find_in_list(key, patience).await.map(|current| current.instance)
             }
             found => Ok(found?.value.instance),
         }
     }
 
-    async fn get(&self, key: &InstanceKey) -> Result<Told<v1::Found>, Error> {
+    async fn get(&self, key: &InstanceKey, patience: Patience) -> Result<Answered<v1::Found>, Error> {
         if self.disabled {
             return Err(Error::NotFound { instance: key.to_string(), may_be_disabled: false });
         }
@@ -331,11 +348,11 @@ impl Nacos {
             Protocol::V3 => v3::read_instance(answer, key),
             _ => v1::read_instance(answer, key),
         };
-        self.attempt(Operation::Get, Patience::Operation, make, read, || key.to_string()).await
+        self.attempt(Operation::Get, patience, make, read, || key.to_string()).await
     }
 
-    async fn find_in_list(&self, key: &InstanceKey) -> Result<Current, Error> {
-        let listed = self.list(&ListQuery::all_of(&key.service), Patience::Operation).await?;
+    async fn find_in_list(&self, key: &InstanceKey, patience: Patience) -> Result<Current, Error> {
+        let listed = self.list(&ListQuery::all_of(&key.service), patience).await?;
         let found = find(&listed.info, key).cloned();
         found
             .map(|instance| Current { instance, is_complete: true })

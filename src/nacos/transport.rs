@@ -1,13 +1,14 @@
 //! One request to one server. The one place where awc's errors, which may not leave their thread, become ours.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
-use actix_rt::time::timeout;
+use actix_rt::time::{timeout, Instant};
 use awc::{
     error::{ConnectError, PayloadError, SendRequestError},
     http::header::{HeaderName, CONTENT_LENGTH, CONTENT_TYPE, USER_AGENT},
     Client, ClientResponse, Connector,
 };
+use futures_util::future::select;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 #[cfg(any(feature = "rustls", feature = "openssl"))]
@@ -15,7 +16,10 @@ use crate::nacos::tls;
 use crate::{
     config::Config,
     error::Error,
-    nacos::exchange::{Answer, Operation, Request},
+    nacos::{
+        exchange::{Answer, Operation, Request},
+        health::FailureKind,
+    },
 };
 
 /// Servers push to no other kind of client than their own; this one is pushed to by all of them, and 1.4 gives it
@@ -31,18 +35,21 @@ const ANSWER_LIMIT: usize = 64 * 1024 * 1024;
 /// Connections are kept as long as the server keeps them; one that it has closed is noticed before it is used.
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Sends requests over a bounded pool of connections.
+/// How many requests may be under way, and for how long each.
 pub(crate) struct Transport {
-    client: Client,
-    /// See [`room`](Transport::room).
+    /// For all requests.
     permits: Semaphore,
+    /// For heartbeats and registrations alone: they must not wait behind an application's own requests.
+    reserved: Semaphore,
     timeout: Duration,
 }
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum NoAnswer {
-    Unreachable(String),
+    ConnectFailed(String),
+    /// The connection ended before the answer was whole.
+    Broken(String),
     Timeout(Duration),
     Unreadable(String),
 }
@@ -51,67 +58,113 @@ impl NoAnswer {
     pub(crate) fn into_error(self, operation: Operation, server: &str) -> Error {
         let server = server.to_owned();
         match self {
-            NoAnswer::Unreachable(reason) => Error::Unreachable { operation, server, reason },
+            NoAnswer::ConnectFailed(reason) | NoAnswer::Broken(reason) => {
+                Error::Unreachable { operation, server, reason }
+            }
             NoAnswer::Timeout(after) => Error::Timeout { operation, server, after },
             NoAnswer::Unreadable(reason) => Error::Unreadable { operation, server, reason },
         }
     }
 }
 
-impl Transport {
-    /// Must be called, and used, inside the arbiter that sends: awc's client is bound to its thread.
-    pub(crate) fn new(config: &Config) -> Result<Self, Error> {
+/// Makes clients that share one configuration. Each must be made, and used, inside the arbiter that sends: awc's client is
+/// bound to its thread.
+pub(crate) fn client_factory(config: &Config) -> Result<impl Fn() -> Client, Error> {
+    let (timeout, limit) = (config.request_timeout, config.max_connections.saturating_add(1));
+    #[cfg(any(feature = "rustls", feature = "openssl"))]
+    let tls = tls::connector::client_config(config)?;
+    Ok(move || {
         let connector = Connector::new()
-            .timeout(config.request_timeout)
-            .limit(config.max_connections)
+            .timeout(timeout)
+            .limit(limit)
             .conn_keep_alive(CONNECTION_LIFETIME)
             .conn_lifetime(CONNECTION_LIFETIME);
         #[cfg(feature = "rustls")]
-        let connector = match tls::connector::client_config(config)? {
-            Some(client) => connector.rustls_0_23(client),
+        let connector = match &tls {
+            Some(tls) => connector.rustls_0_23(tls.clone()),
             None => connector,
         };
         #[cfg(all(feature = "openssl", not(feature = "rustls")))]
-        let connector = match tls::connector::client_config(config)? {
-            Some(client) => connector.openssl(client),
+        let connector = match &tls {
+            Some(tls) => connector.openssl(tls.clone()),
             None => connector,
         };
-        let client = Client::builder()
+        Client::builder()
             .connector(connector)
             .disable_timeout()
             .disable_redirects()
             .no_default_headers()
             .add_default_header((USER_AGENT, AGENT))
-            .finish();
-        Ok(Transport { client, permits: Semaphore::new(config.max_connections), timeout: config.request_timeout })
+            .finish()
+    })
+}
+
+impl Transport {
+    pub(crate) fn new(config: &Config) -> Self {
+        let reserved = (config.max_connections / 4).max(1);
+        let shared = (config.max_connections - reserved).max(1);
+        Transport {
+            permits: Semaphore::new(shared),
+            reserved: Semaphore::new(reserved),
+            timeout: config.request_timeout,
+        }
     }
 
     /// Waits until one more request at a time may be sent. Whoever sends waits here first, and not in awc's pool, where
-    /// the waiting would count against the request's timeout.
-    pub(crate) async fn room(&self) -> Option<SemaphorePermit<'_>> {
-        // The semaphore is never closed; without a permit the pool's own limit holds.
-        self.permits.acquire().await.ok()
+    /// the waiting would count against the request's timeout. The semaphores are never closed: there is always a permit.
+    pub(crate) async fn permit(&self, operation: Operation) -> Option<SemaphorePermit<'_>> {
+        if !operation.keeps_registered() {
+            return self.permits.acquire().await.ok();
+        }
+        if let Ok(permit) = self.reserved.try_acquire() {
+            return Some(permit);
+        }
+        let (any, reserved) = (pin!(self.permits.acquire()), pin!(self.reserved.acquire()));
+        select(any, reserved).await.factor_first().0.ok()
     }
 
-    /// Sends `request` to the server at `base_url`.
+    /// How `error` counts against a server; none where it does not. A request that was cut short by its operation's
+    /// deadline says nothing of the server, and neither does one that came too often.
+    pub(crate) fn failure_kind(&self, error: &Error) -> Option<FailureKind> {
+        match error {
+            Error::Timeout { after, .. } => (*after >= self.timeout / 2).then_some(FailureKind::NoAnswer),
+            Error::Unreachable { .. } => Some(FailureKind::ConnectFailed),
+            _ => error.status().is_none_or(|status| status >= 500).then_some(FailureKind::BadAnswer),
+        }
+    }
+
+    /// Sends `request` to the server at `base_url`, and waits for the answer until `deadline` at the latest.
     pub(crate) async fn send(
         &self,
+        client: &Client,
+        base_url: &str,
+        request: &Request,
+        token: Option<&str>,
+        deadline: Instant,
+    ) -> Result<Answer, NoAnswer> {
+        let limit = self.timeout.min(deadline.saturating_duration_since(Instant::now()));
+        let exchange = async {
+            match self.exchange(client, base_url, request, token).await {
+                // The server or a proxy closed the idle connection at this moment. A new one shows whether it is there.
+                Err(NoAnswer::Broken(_)) => self.exchange(client, base_url, request, token).await,
+                exchanged => exchanged,
+            }
+        };
+        timeout(limit, exchange).await.unwrap_or(Err(NoAnswer::Timeout(limit)))
+    }
+
+    async fn exchange(
+        &self,
+        client: &Client,
         base_url: &str,
         request: &Request,
         token: Option<&str>,
     ) -> Result<Answer, NoAnswer> {
-        match timeout(self.timeout, self.exchange(base_url, request, token)).await {
-            Ok(result) => result,
-            Err(_) => Err(NoAnswer::Timeout(self.timeout)),
-        }
-    }
-
-    async fn exchange(&self, base_url: &str, request: &Request, token: Option<&str>) -> Result<Answer, NoAnswer> {
         let url = match request.query.as_str() {
             "" => [base_url, request.path].concat(),
             query => [base_url, request.path, "?", query].concat(),
         };
-        let mut head = self.client.request(request.method.clone(), url);
+        let mut head = client.request(request.method.clone(), url);
         if let Some(token) = token {
             head = head.insert_header((ACCESS_TOKEN, token));
         }
@@ -137,7 +190,10 @@ impl Transport {
                 NoAnswer::Timeout(self.timeout)
             }
             SendRequestError::Response(error) => NoAnswer::Unreadable(format!("no HTTP: {error}")),
-            error => NoAnswer::Unreachable(error.to_string()),
+            SendRequestError::Connect(error) if !matches!(error, ConnectError::Disconnected) => {
+                NoAnswer::ConnectFailed(error.to_string())
+            }
+            error => NoAnswer::Broken(error.to_string()),
         }
     }
 }
@@ -151,6 +207,6 @@ fn not_read(error: PayloadError) -> NoAnswer {
         PayloadError::Overflow => NoAnswer::Unreadable(format!("longer than {ANSWER_LIMIT} bytes")),
         PayloadError::Incomplete(_) => NoAnswer::Unreadable("cut off".into()),
         PayloadError::EncodingCorrupted => NoAnswer::Unreadable("corrupt transfer encoding".into()),
-        error => NoAnswer::Unreachable(error.to_string()),
+        error => NoAnswer::Broken(error.to_string()),
     }
 }

@@ -143,8 +143,8 @@ impl Desk {
         let Some((instance, known_to)) = self.own.get(&beat.key, |own| (own.instance.clone(), own.known_to)) else {
             return Ok(Beaten::NotWanted);
         };
-        let generation = self.nacos.generation();
-        if beat.kind == BeatKind::Register || known_to != Some(generation) {
+        let epoch = self.nacos.epoch();
+        if beat.kind == BeatKind::Register || known_to != Some(epoch) {
             return self.register_again(&beat.key, &instance, Patience::Round).await;
         }
         if !instance.ephemeral {
@@ -158,7 +158,7 @@ impl Desk {
         }
         // The beat itself found a connection broken: the server that took it may be a new one, which has the instance
         // from a light beat without its weight and metadata (r-nacos).
-        if self.nacos.generation() != generation {
+        if self.nacos.epoch() != epoch {
             let again = self.register_again(&beat.key, &instance, Patience::Round).await?;
             // What the beat was answered holds: the interval, above all.
             return Ok(if again == Beaten::Registered { Beaten::Taken(reply) } else { again });
@@ -173,11 +173,11 @@ impl Desk {
         patience: Patience,
     ) -> Result<Beaten, Error> {
         // Of before: whatever happens meanwhile may have cost us what we were just told.
-        let generation = self.nacos.generation();
+        let epoch = self.nacos.epoch();
         self.nacos.register(&key.service, instance, patience).await?;
         let first = self.own.get(key, |own| own.known_to.is_none()).unwrap_or(false);
         self.own.update(key, |own| {
-            own.known_to = Some(generation);
+            own.known_to = Some(epoch);
             own.last_success = Some(Instant::now());
             own.last_error = None;
             // Whose first registration was all that there was to do.
@@ -194,10 +194,10 @@ impl Desk {
     /// Persistent instances have no Heartbeat that would notice that a server does not know them. Tells whether none is
     /// left to restore.
     pub(super) async fn restore_persistent(&self) -> bool {
-        let generation = self.nacos.generation();
+        let epoch = self.nacos.epoch();
         let mut lost = Vec::new();
         self.own.for_each(|own| {
-            if !own.instance.ephemeral && own.heartbeat.is_none() && own.known_to != Some(generation) {
+            if !own.instance.ephemeral && own.heartbeat.is_none() && own.known_to != Some(epoch) {
                 lost.push(own.key.clone());
             }
         });
@@ -260,7 +260,7 @@ mod tests {
             key: key(1),
             instance: Rc::new(persistent),
             heartbeat: None,
-            known_to: Some(desk.nacos.generation()),
+            known_to: Some(desk.nacos.epoch()),
             since: Instant::now(),
             last_success: None,
             last_error: None,

@@ -44,7 +44,7 @@ impl Handler<GetInstance> for Registry {
                 let own = desk.own.get(&key, |own| own.instance.clone());
                 match own {
                     Some(own) => desk.get_own(&key, &own).await,
-                    None => desk.nacos.current(&key).await.map(|current| current.instance),
+                    None => desk.nacos.current(&key, desk.nacos.patience()).await.map(|current| current.instance),
                 }
             }
         })

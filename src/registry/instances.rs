@@ -124,7 +124,7 @@ impl Handler<RegisterInstance> for Registry {
                 let (mut turn, key, instance) = taken?;
                 turn.come().await;
                 // Of before: whatever happens meanwhile may have cost us what we were just told.
-                let known_to = (!when_reachable).then(|| desk.nacos.generation());
+                let known_to = (!when_reachable).then(|| desk.nacos.epoch());
                 if !when_reachable {
                     desk.nacos.register(&key.service, &instance, Patience::Operation).await?;
                 }

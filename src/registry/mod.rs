@@ -55,7 +55,8 @@ use crate::{
     config::Config,
     error::Error,
     grid::Grid,
-    nacos::{keep_server_list, sentinel::watch_server, Nacos, Operation},
+    nacos::{keep_server_list, restart_detector::detect_restarts, Nacos, Operation},
+    subscriber::EpochBegan,
     supervise::{log_panic, supervise, supervise_chore},
 };
 
@@ -257,10 +258,10 @@ impl Desk {
             info!(self.log, "no registry: configured as disabled, nothing is registered and every list is empty");
             return;
         }
-        let desk = Rc::downgrade(self);
-        self.start_chore(move || watch_server(desk.clone()));
-        let (desk, generations) = (Rc::downgrade(self), self.nacos.servers().generations());
-        self.start_chore(move || keep_persistent(desk.clone(), generations.clone()));
+        let servers = self.nacos.servers().clone();
+        self.start_chore(move || detect_restarts(servers.clone()));
+        let (desk, epochs) = (Rc::downgrade(self), self.nacos.servers().epochs());
+        self.start_chore(move || recover(desk.clone(), epochs.clone()));
         let (desk, changes) = (Rc::downgrade(self), self.nacos.connection_changes());
         self.start_chore(move || tell_of_connection(desk.clone(), changes.clone()));
         if let Some(url) = self.config.endpoint.clone() {
@@ -281,15 +282,20 @@ impl Desk {
     }
 }
 
-/// After every event that may have cost us our registrations, until all are there again.
-async fn keep_persistent(desk: Weak<Desk>, mut generations: watch::Receiver<u64>) {
-    while generations.changed().await.is_ok() {
-        loop {
-            let Some(present) = desk.upgrade() else { return };
+/// What a new epoch does, besides what each heartbeat does by itself: an instance that an older epoch knows is registered
+/// instead of its next beat.
+async fn recover(desk: Weak<Desk>, mut epochs: watch::Receiver<u64>) {
+    while epochs.changed().await.is_ok() {
+        let Some(present) = desk.upgrade() else { return };
+        for (_, subscriber) in present.subscriptions.all() {
+            subscriber.do_send(EpochBegan);
+        }
+        // Held any longer, it would keep the Registry's state alive while nothing happens.
+        drop(present);
+        while let Some(present) = desk.upgrade() {
             if present.restore_persistent().await {
                 break;
             }
-            // Held any longer, it would keep the Registry's state alive while nothing happens.
             drop(present);
             sleep(PERSISTENT_RETRY).await;
         }

@@ -107,7 +107,7 @@ impl Desk {
         instance: Instance,
         registry: WeakRecipient<Beat>,
     ) -> Result<(), Error> {
-        let generation = self.nacos.generation();
+        let epoch = self.nacos.epoch();
         self.nacos.register(&key.service, &instance, Patience::Operation).await?;
         self.own.update(key, |own| {
             let before = std::mem::replace(&mut own.instance, Rc::new(instance));
@@ -118,7 +118,7 @@ impl Desk {
                     self.start_heartbeat(Heartbeat::new(key.clone(), registry, interval, self.grid))
                 });
             }
-            own.known_to = Some(generation);
+            own.known_to = Some(epoch);
         });
         Ok(())
     }
@@ -127,12 +127,13 @@ impl Desk {
 impl Desk {
     /// What cannot be learned is never written over.
     async fn modify_others(&self, key: &InstanceKey, change: &ModifyInstance) -> Result<(), Error> {
-        let current = self.nacos.current(key).await?;
+        let patience = self.nacos.patience();
+        let current = self.nacos.current(key, patience).await?;
         if !current.is_complete {
             let server = self.nacos.servers().current().map_or_else(String::new, |server| server.name.clone());
             let reason = format!("it does not tell whether {key}, which is disabled, is ephemeral");
             return Err(Error::Unsupported { operation: Operation::Modify, server, reason });
         }
-        self.nacos.overwrite(&key.service, &change.apply_to(&current.instance)?).await
+        self.nacos.overwrite(&key.service, &change.apply_to(&current.instance)?, patience).await
     }
 }

@@ -24,7 +24,7 @@ pub(crate) struct OwnInstance {
     pub(crate) instance: Rc<Instance>,
     /// None for a persistent one that is registered.
     pub(crate) heartbeat: Option<Addr<Heartbeat>>,
-    /// The generation of servers (see `Nacos::generation`) that knows it; none while it waits for its first registration.
+    /// The epoch (see `Nacos::epoch`) that knows it; none while it waits for its first registration.
     pub(crate) known_to: Option<u64>,
     pub(crate) since: Instant,
     pub(crate) last_success: Option<Instant>,

@@ -1,16 +1,20 @@
 //! Pushed lists: opening the socket, telling servers where it is, and handing on what comes in.
 
-use std::{cell::Cell, io, net::IpAddr, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+};
 
 use actix::{Addr, Context, Handler, WeakAddr};
 use serde::Serialize;
 use slog::{debug, info, warn};
-use tokio::sync::OnceCell;
 
 use super::{Desk, Registry};
 use crate::{
     config::Protocol,
-    nacos::{v1::PushAddress, Listed, Origin},
+    nacos::{v1::PushAddress, Listed},
     push::{PushReceiver, PushTally, Pushed, StopReceiving},
     service::ServiceName,
     subscriber::{Hint, PushedList, Watched},
@@ -20,12 +24,14 @@ use crate::{
 /// So many lists wait for the Registry; one that finds no room is pushed again.
 const RECEIVER_MAILBOX: usize = 16;
 
-/// The socket of one Registry, opened by the first subscription.
+/// The socket of one Registry, opened by the first subscription and anew in each epoch: what arrives at an older socket was
+/// sent by a server that we left, or before its restart.
 #[derive(Default)]
 pub(crate) struct Pushes {
-    /// Empty while there is no socket to be had; lists are only asked for then, and the next one tries again.
-    receiver: OnceCell<Receiver>,
-    /// That there is none was said in the log.
+    /// None while there is no socket to be had: then lists are only polled, and the next poll tries again.
+    receiver: RefCell<Option<Receiver>>,
+    tally: Rc<PushTally>,
+    /// That no socket can be had is in the log.
     is_missed: Cell<bool>,
 }
 
@@ -45,33 +51,39 @@ pub struct PushStatus {
 
 struct Receiver {
     address: Addr<PushReceiver>,
-    port: u16,
-    tally: Rc<PushTally>,
+    local: SocketAddr,
+    epoch: u64,
 }
 
 impl Pushes {
     /// None before the first subscription, where pushes are off, and while no socket can be had.
     pub(crate) fn status(&self) -> Option<PushStatus> {
-        let receiver = self.receiver.get()?;
+        let port = self.receiver.borrow().as_ref()?.local.port();
         Some(PushStatus {
-            port: receiver.port,
-            pushes: receiver.tally.pushes.get(),
-            strangers: receiver.tally.strangers.get(),
-            unreadable: receiver.tally.unreadable.get(),
+            port,
+            pushes: self.tally.pushes.get(),
+            strangers: self.tally.strangers.get(),
+            unreadable: self.tally.unreadable.get(),
         })
     }
 
     #[cfg(feature = "embedded")]
     pub(crate) fn pass_on(&self, order: crate::staged_panic::PanicNow) {
-        if let Some(receiver) = self.receiver.get() {
+        if let Some(receiver) = &*self.receiver.borrow() {
             receiver.address.do_send(order);
         }
     }
 
     pub(crate) fn stop(&self) {
-        if let Some(receiver) = self.receiver.get() {
+        if let Some(receiver) = self.receiver.take() {
             receiver.address.do_send(StopReceiving);
         }
+    }
+
+    /// The port of the present epoch's socket; none if there is none.
+    fn port(&self, epoch: u64, is_fixed: bool) -> Option<u16> {
+        let receiver = self.receiver.borrow();
+        receiver.as_ref().filter(|receiver| receiver.epoch == epoch || is_fixed).map(|receiver| receiver.local.port())
     }
 }
 
@@ -86,19 +98,26 @@ impl Desk {
         if server.protocol() == Some(Protocol::V3) {
             return None;
         }
-        server.resolve().await;
-        let ip = settings.advertise_ip.or_else(|| server.local_ip())?;
-        let opened = self.pushes.receiver.get_or_try_init(|| self.open_receiver(ip, registry)).await;
-        let receiver = opened.map_err(|error| self.miss_receiver(&error)).ok()?;
-        Some(PushAddress { ip, port: settings.advertise_port.unwrap_or(receiver.port) })
+        server.resolved.resolve(&server.address).await;
+        let ip = settings.advertise_ip.or_else(|| server.resolved.local_ip())?;
+        let port = self.pushes.port(self.nacos.epoch(), self.has_fixed_push_port());
+        let port =
+            port.or_else(|| self.open_receiver(ip, registry).map_err(|error| self.miss_receiver(&error)).ok())?;
+        Some(PushAddress { ip, port: settings.advertise_port.unwrap_or(port) })
     }
 
-    async fn open_receiver(self: &Rc<Self>, reached_by: IpAddr, registry: &WeakAddr<Registry>) -> io::Result<Receiver> {
+    fn has_fixed_push_port(&self) -> bool {
+        self.config.push.bind.is_some_and(|address| address.port() != 0)
+    }
+
+    /// Gives the port.
+    fn open_receiver(self: &Rc<Self>, reached_by: IpAddr, registry: &WeakAddr<Registry>) -> io::Result<u16> {
         let any = |ip: IpAddr| if ip.is_ipv4() { [0; 4].into() } else { IpAddr::from([0u16; 8]) };
         let bind = self.config.push.bind.unwrap_or_else(|| (any(reached_by), 0).into());
         let desk = Rc::downgrade(self);
         let trusts = Rc::new(move |ip| desk.upgrade().is_some_and(|desk| desk.trusts(ip)));
-        let bound = PushReceiver::bind(bind, trusts, registry.clone().recipient()).await;
+        let epoch = self.nacos.epoch();
+        let bound = PushReceiver::bind(bind, epoch, trusts, registry.clone().recipient(), self.pushes.tally.clone());
         let receiver = bound.map_err(|error| io::Error::new(error.kind(), format!("{bind}: {error}")))?;
         let local = receiver.local_addr()?;
         if self.pushes.is_missed.take() {
@@ -106,9 +125,10 @@ impl Desk {
         } else {
             debug!(self.log, "receiving pushes"; "address" => %local);
         }
-        let tally = receiver.tally();
+        self.pushes.stop();
         let address = supervise::start(receiver, RECEIVER_MAILBOX, self.log.clone());
-        Ok(Receiver { address, port: local.port(), tally })
+        self.pushes.receiver.replace(Some(Receiver { address, local, epoch }));
+        Ok(local.port())
     }
 
     /// One line, however many lists are asked for meanwhile.
@@ -126,20 +146,18 @@ impl Desk {
     fn pushed(&self, pushed: Pushed) {
         let service = ServiceName::from_wire(&pushed.list.name, &pushed.list.group_name);
         let subscribers = self.subscriptions.of_service(&service);
-        let is_list = pushed.trusted && !self.config.push.hint_only;
         // A server that we left pushes on for a while, what it believes without our beats.
-        let in_use = self.nacos.servers().in_use_at(pushed.from.ip().to_canonical());
-        let Some(server) = in_use.filter(|_| is_list) else {
+        let epoch = self.nacos.epoch();
+        let is_current = self.has_fixed_push_port() || pushed.epoch == epoch;
+        let may_be_list = pushed.trusted && !self.config.push.hint_only && is_current;
+        if !(may_be_list && self.nacos.servers().may_be_current(pushed.from.ip().to_canonical())) {
             subscribers.iter().for_each(|(_, subscriber)| subscriber.do_send(Hint));
             return;
-        };
-        let origin =
-            Origin { server: server.name.clone(), protocol: Protocol::V1, outages: self.nacos.servers().outages() };
-        let idle_end = self.nacos.servers().last_idle_end();
+        }
         let info = pushed.list.into_info(&service);
         for (watched, subscriber) in subscribers {
             if covers(&info.clusters, &watched) {
-                let listed = Listed { info: info.clone(), origin: origin.clone(), idle_end };
+                let listed = Listed { info: info.clone(), epoch: Some(epoch), protocol: Protocol::V1 };
                 subscriber.do_send(PushedList(listed));
             } else {
                 // To Nacos 2 and later we are one subscriber of a service, with the clusters that were asked for last.

@@ -149,8 +149,8 @@ impl ServerStatus {
             failures: health.failures,
             requests: health.requests,
             failed_requests: health.failed_requests,
-            last_success_ms_ago: health.last_success.map(ms_ago),
-            last_failure_ms_ago: health.last_failure.map(ms_ago),
+            last_success_ms_ago: health.last_success.map(|at| ms_ago(at.into_std())),
+            last_failure_ms_ago: health.last_failure.map(|at| ms_ago(at.into_std())),
             last_error: health.last_error.map(|error| error.to_string()),
         }
     }

@@ -6,12 +6,7 @@ use actix::{Addr, ResponseFuture};
 use actix_rt::time::sleep;
 
 use super::*;
-use crate::{
-    instance::Instance,
-    nacos::{IdleEnd, Origin},
-    service::ServiceInfo,
-    supervise,
-};
+use crate::{instance::Instance, service::ServiceInfo, supervise};
 
 /// Answers polls as the Registry does.
 #[derive(Clone, Default)]
@@ -22,10 +17,8 @@ struct ServerState {
     hosts: Vec<(&'static str, f64)>,
     fails: bool,
     clock: i64,
-    outages: u64,
+    epoch: u64,
     is_v3: bool,
-    /// So long ago an idle connection ended, and whether it is known that they do.
-    ended: Option<(Duration, bool)>,
     polls: u32,
     delay: Duration,
 }
@@ -37,11 +30,8 @@ impl Server {
 
     fn list(&self) -> Listed {
         let state = self.0.borrow();
-        let now = std::time::Instant::now();
-        let idle_end = state.ended.map(|(ago, is_doubtful)| IdleEnd { at: now - ago, is_doubtful });
         let protocol = if state.is_v3 { Protocol::V3 } else { Protocol::V1 };
-        let origin = Origin { protocol, ..origin(state.outages) };
-        Listed { info: list(&state.hosts, state.clock), origin, idle_end }
+        Listed { info: list(&state.hosts, state.clock), epoch: Some(state.epoch), protocol }
     }
 }
 
@@ -71,10 +61,6 @@ impl Handler<PollList> for Server {
 
 fn service() -> ServiceName {
     ServiceName::parse("orders").unwrap()
-}
-
-fn origin(outages: u64) -> Origin {
-    Origin { server: "a:1".into(), protocol: Protocol::V1, outages }
 }
 
 fn list(hosts: &[(&str, f64)], clock: i64) -> ServiceInfo {
@@ -179,7 +165,7 @@ impl World {
     }
 
     fn push(&self, hosts: &[(&str, f64)], clock: i64) {
-        let listed = Listed { info: list(hosts, clock), origin: origin(0), idle_end: None };
+        let listed = Listed { info: list(hosts, clock), epoch: Some(0), protocol: Protocol::V1 };
         self.subscriber.do_send(PushedList(listed));
     }
 }
@@ -292,127 +278,77 @@ async fn a_poll_loses_only_to_a_later_push_that_came_meanwhile() {
 }
 
 #[actix::test]
-async fn the_clock_of_another_server_orders_nothing() {
+async fn the_clock_of_another_epoch_orders_nothing() {
     let world = begin(&[("1", 1.0)]);
     world.told_after(0.2).await;
     world.server.holds(&[("1", 1.0), ("2", 1.0)]);
-    world.server.0.borrow_mut().outages = 1;
+    world.server.0.borrow_mut().epoch = 1;
     world.server.0.borrow_mut().clock = -3_600_000;
     let told = world.told_after(1.2).await;
     assert_eq!((ips(&told[0].added), told[0].source), (vec!["2"], Source::Failover));
 }
 
 #[actix::test]
-async fn a_list_emptied_by_an_outage_is_held_back_until_the_hold_is_over() {
-    let world = begin(&[("1", 1.0), ("2", 1.0)]);
-    world.told_after(0.2).await;
-    world.server.holds(&[]);
-    world.server.0.borrow_mut().outages = 1;
-    assert!(world.told_after(5.0).await.is_empty(), "held");
-    world.server.holds(&[("1", 1.0), ("2", 1.0), ("3", 1.0)]);
-    let told = world.told_after(2.0).await;
-    assert_eq!((told.len(), ips(&told[0].added)), (1, vec!["3"]), "new ones are told meanwhile");
-    world.server.holds(&[]);
-    world.server.0.borrow_mut().outages = 2;
-    assert!(world.told_after(14.0).await.is_empty(), "held again");
-    let told = world.told_after(5.0).await;
-    assert_eq!((told.len(), told[0].removed.len()), (1, 3), "believed in the end");
-}
-
-#[actix::test]
-async fn troubles_without_end_do_not_hold_the_gone_for_ever() {
-    let world = begin(&[("1", 1.0), ("2", 1.0)]);
-    world.told_after(0.2).await;
-    world.server.holds(&[("1", 1.0)]);
-    let began = Instant::now();
-    let mut told = Vec::new();
-    while told.is_empty() && began.elapsed() < Duration::from_secs(200) {
-        world.server.0.borrow_mut().outages += 1;
-        told = world.told_after(10.0).await;
-    }
-    assert_eq!((told.len(), ips(&told[0].removed)), (1, vec!["2"]));
-    assert!(began.elapsed() > Duration::from_secs(50), "four times the hold: {:?}", began.elapsed());
-}
-
-#[actix::test]
-async fn one_that_is_let_go_at_last_takes_nobody_with_it_who_went_missing_later() {
-    let world = begin(&[("1", 1.0), ("2", 1.0)]);
-    world.told_after(0.2).await;
-    world.server.holds(&[("1", 1.0)]);
-    let mut told = Vec::new();
-    for _ in 0..11 {
-        world.server.0.borrow_mut().outages += 1;
-        told.extend(world.told_after(5.0).await);
-    }
-    assert!(told.is_empty(), "2 is held");
-    world.server.holds(&[]);
-    for _ in 0..2 {
-        world.server.0.borrow_mut().outages += 1;
-        told.extend(world.told_after(5.0).await);
-    }
-    assert_eq!((told.len(), ips(&told[0].removed), ips(&told[0].info.hosts)), (1, vec!["2"], vec!["1"]));
-}
-
-#[actix::test]
-async fn a_list_that_loses_most_just_after_a_connection_ended_is_held_until_each_has_beaten() {
+async fn a_list_emptied_by_a_new_epoch_is_withheld_from_listeners_and_views() {
     let world = begin(&[("1", 1.0), ("2", 1.0), ("3", 1.0)]);
+    let view = world.subscriber.send(AddView { healthy_only: false }).await.unwrap();
     world.told_after(0.2).await;
-    // As all the time where idle connections end every few seconds.
-    world.server.0.borrow_mut().ended = Some((Duration::from_secs(1), false));
-    world.server.holds(&[("1", 1.0), ("2", 1.0)]);
-    assert_eq!(ips(&world.told_after(1.2).await[0].removed), ["3"], "one of three may go");
     world.server.holds(&[]);
-    assert!(world.told_after(3.0).await.is_empty());
-    world.server.holds(&[("1", 1.0)]);
-    assert!(world.told_after(2.0).await.is_empty(), "the other may still come back");
-    let told = world.told_after(3.0).await;
-    assert_eq!((told.len(), ips(&told[0].removed)), (1, vec!["2"]), "it did not");
-    world.server.0.borrow_mut().ended = Some((Duration::from_secs(60), false));
-    world.server.holds(&[]);
-    assert_eq!(world.told_after(1.2).await.len(), 1, "the end was long ago");
-}
-
-#[actix::test]
-async fn any_loss_is_held_for_that_time_where_it_is_not_known_whether_the_server_ended() {
-    let world = begin(&[("1", 1.0), ("2", 1.0), ("3", 1.0)]);
-    world.told_after(0.2).await;
-    world.server.0.borrow_mut().ended = Some((Duration::from_secs(1), true));
-    world.server.holds(&[("1", 1.0), ("2", 1.0)]);
+    world.server.0.borrow_mut().epoch = 1;
     assert!(world.told_after(5.0).await.is_empty());
-    assert_eq!(ips(&world.told_after(3.0).await[0].removed), ["3"]);
+    assert_eq!(ips(&view.withheld()), ["1", "2", "3"]);
+    assert!(view.select_one().is_some(), "nothing is confirmed yet");
+    world.server.holds(&[("2", 1.0), ("3", 1.0), ("4", 1.0)]);
+    let told = world.told_after(2.0).await;
+    assert_eq!((told.len(), ips(&told[0].added)), (1, vec!["4"]), "new ones are told meanwhile");
+    assert_eq!((ips(&view.instances()), ips(&view.withheld())), (vec!["1", "2", "3", "4"], vec!["1"]));
+    assert!((0..100).all(|_| view.select_one().unwrap().ip != "1"), "enough others are confirmed");
+    let told = world.told_after(10.0).await;
+    assert_eq!((told.len(), ips(&told[0].removed)), (1, vec!["1"]));
+    assert!(view.withheld().is_empty());
 }
 
 #[actix::test]
-async fn what_a_push_has_lost_and_is_held_is_not_held_until_the_next_poll_in_turn() {
-    let rare = Duration::from_secs(600);
-    let world =
-        begin_with(Settings { min_interval: rare, max_interval: rare, ..settings() }, &[("1", 1.0), ("2", 1.0)]);
+async fn a_confirmed_instance_is_shown_to_views_without_a_change() {
+    let world = begin(&[("1", 1.0), ("2", 1.0)]);
+    let mut view = world.subscriber.send(AddView { healthy_only: false }).await.unwrap();
+    view.changed().await.unwrap();
     world.told_after(0.2).await;
-    world.server.holds(&[("1", 1.0)]);
-    let ended = IdleEnd { at: std::time::Instant::now(), is_doubtful: true };
-    let pushed = Listed { info: list(&[("1", 1.0)], 1500), origin: origin(0), idle_end: Some(ended) };
-    world.subscriber.do_send(PushedList(pushed));
-    assert!(world.told_after(5.0).await.is_empty(), "it may have restarted");
-    assert_eq!(ips(&world.told_after(3.0).await[0].removed), ["2"]);
-    let polls = world.server.0.borrow().polls;
-    assert!(world.told_after(60.0).await.is_empty());
-    assert_eq!(world.server.0.borrow().polls, polls, "nothing is held, nothing is asked");
-}
-
-#[actix::test]
-async fn what_is_held_is_asked_about_every_second_also_while_more_changes_are_awaited() {
-    let slow = Duration::from_secs(5);
-    let world = begin_with(Settings { min_interval: slow, max_interval: slow, ..settings() }, &[("1", 1.0)]);
-    world.server.0.borrow_mut().is_v3 = true;
-    world.told_after(0.2).await;
+    world.server.holds(&[]);
+    world.server.0.borrow_mut().epoch = 1;
+    world.told_after(1.5).await;
     world.server.holds(&[("1", 1.0), ("2", 1.0)]);
-    assert_eq!(world.told_after(5.5).await.len(), 1);
-    world.server.0.borrow_mut().ended = Some((Duration::from_secs(1), true));
-    world.server.holds(&[("1", 1.0)]);
-    assert!(world.told_after(5.5).await.is_empty());
+    assert!(world.told_after(1.5).await.is_empty());
+    assert!(view.withheld().is_empty());
+    assert!(futures_util::FutureExt::now_or_never(view.changed()).is_none());
+}
+
+#[actix::test]
+async fn a_new_epoch_brings_one_poll_forward_by_a_random_time() {
+    let slow = Duration::from_secs(10);
+    let world = begin_with(Settings { min_interval: slow, max_interval: slow, ..settings() }, &[]);
+    sleep(Duration::from_secs(2)).await;
     let polls = world.server.0.borrow().polls;
-    world.told_after(4.0).await;
-    assert!(world.server.0.borrow().polls >= polls + 3);
+    for _ in 0..10 {
+        world.subscriber.send(EpochBegan).await.unwrap();
+    }
+    sleep(Duration::from_millis(1600)).await;
+    assert_eq!(world.server.0.borrow().polls, polls + 1);
+}
+
+#[actix::test]
+async fn the_end_of_a_hold_is_not_missed_between_two_polls() {
+    let slow = Duration::from_secs(600);
+    let world = begin_with(Settings { min_interval: slow, max_interval: slow, ..settings() }, &[("1", 1.0)]);
+    world.told_after(0.2).await;
+    world.server.holds(&[]);
+    world.server.0.borrow_mut().epoch = 1;
+    world.subscriber.do_send(EpochBegan);
+    assert!(world.told_after(15.0).await.is_empty());
+    assert_eq!(world.told_after(3.0).await.len(), 1);
+    let polls = world.server.0.borrow().polls;
+    world.told_after(60.0).await;
+    assert_eq!(world.server.0.borrow().polls, polls, "nothing is withheld any more");
 }
 
 #[actix::test]
