@@ -3,13 +3,18 @@
 
 mod support;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    thread,
+    time::Instant,
+};
 
 use actix::Addr;
 use actix_nacos::{Config, GetStatus, ListInstances, PushConfig, RegisterInstance, Registry, HEART_BEAT_INTERVAL};
+use futures_util::future::join_all;
 use support::{
     ask, eventually,
-    fake::{Answer, Fake},
+    fake::{self, Answer, Fake},
     ms, ports, server, servers, shut_down, start, until, POLL,
 };
 
@@ -103,5 +108,53 @@ async fn an_endpoint_that_fails_leaves_the_last_list_and_is_logged_once() {
     *answer.lock().unwrap() = list(&server.server_address());
     until("it is well again", || log.count("the server list can be had again") == 1).await;
     assert_eq!(log.count("no server list"), 1, "{:?}", log.loud());
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn connections_to_servers_that_left_the_list_are_closed() {
+    // Slow, so that requests side by side take a connection each.
+    let slow = |seen: &fake::Seen| {
+        thread::sleep(ms(20));
+        Answer::usual(seen)
+    };
+    let servers: Vec<_> = (0..10).map(|_| Fake::start(slow)).collect();
+    let (endpoint, answer) = address_server(list(&servers[0].server_address()));
+    let registry = start(config(&endpoint));
+    let mut slowest = ms(0);
+    for (number, server) in servers.iter().enumerate() {
+        *answer.lock().unwrap() = list(&server.server_address());
+        eventually("it is the only one", async || (known(&registry).await == [server.server_address()]).then_some(()))
+            .await;
+        let left_at = Instant::now();
+        let asked = (0..8).map(|_| ask(&registry, ListInstances::new("orders")));
+        join_all(asked).await.into_iter().for_each(|listed| drop(listed.unwrap()));
+        assert!(server.connections() >= 8, "{}", server.connections());
+        if let Some(before) = number.checked_sub(1).map(|before| &servers[before]) {
+            until("the one before is left", || before.connections() == 0).await;
+            slowest = slowest.max(left_at.elapsed());
+        }
+    }
+    // One second is promised.
+    assert!(slowest < ms(5000), "{slowest:?}");
+    shut_down(&registry).await;
+}
+
+/// A request that is under way when its server leaves the list is not lost.
+#[actix::test]
+async fn a_request_to_a_server_that_leaves_the_list_is_answered() {
+    let old = Fake::start(|seen| {
+        thread::sleep(ms(500));
+        Answer::usual(seen)
+    });
+    let new = server();
+    let (endpoint, answer) = address_server(list(&old.server_address()));
+    let registry = start(config(&endpoint));
+    let asked = actix_rt::spawn(registry.send(ListInstances::new("orders")));
+    until("the request is under way", || !old.seen().is_empty()).await;
+    *answer.lock().unwrap() = list(&new.server_address());
+    support::soon("the answer", asked).await.unwrap().unwrap().unwrap();
+    assert_eq!(known(&registry).await, [new.server_address()]);
+    until("its connections are closed", || old.connections() == 0).await;
     shut_down(&registry).await;
 }

@@ -3,17 +3,24 @@
 
 mod support;
 
-use std::time::Instant;
+use std::{
+    net::UdpSocket,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
+    time::Instant,
+};
 
 use actix::Addr;
 use actix_nacos::{
-    embedded::EmbeddedServer, DeregisterInstance, Error, GetStatus, ListInstances, Operation, RegisterInstance,
-    Registry, ServerStatus, HEART_BEAT_INTERVAL,
+    embedded::EmbeddedServer, DeregisterInstance, Error, GetStatus, ListInstances, Operation, PushConfig,
+    RegisterInstance, Registry, ServerStatus, Source, Subscribe, HEART_BEAT_INTERVAL,
 };
 use futures_util::{stream, StreamExt as _};
 use support::{
     ask, config_at, eventually,
-    fake::{Answer, Fake},
+    fake::{Answer, Fake, Seen},
     ms, server, shut_down, start, until, News,
 };
 
@@ -257,5 +264,59 @@ async fn what_one_server_calls_a_bad_request_is_asked_of_the_next() {
     let error = ask(&registry, RegisterInstance::new("orders", IP, 81)).await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error:?}");
     servers.iter().for_each(|server| server.faults().clear());
+    shut_down(&registry).await;
+}
+
+/// The text of a push of `orders` with one instance. Of a time that no fake's list has.
+fn push() -> Vec<u8> {
+    let list = serde_json::json!({
+        "name": "DEFAULT_GROUP@@orders", "groupName": "DEFAULT_GROUP", "clusters": "", "cacheMillis": 10000,
+        "hosts": [{"ip": "127.0.0.7", "port": 80, "weight": 1.0, "healthy": true, "enabled": true, "ephemeral": true,
+            "clusterName": "DEFAULT", "serviceName": "DEFAULT_GROUP@@orders", "metadata": {}}],
+        "lastRefTime": 1_000,
+    });
+    serde_json::json!({"type": "dom", "data": list.to_string(), "lastRefTime": 1}).to_string().into_bytes()
+}
+
+#[actix::test]
+async fn pushes_arrive_from_a_server_of_the_other_family_that_took_over() {
+    let is_dead = Arc::new(AtomicBool::new(false));
+    let dead = is_dead.clone();
+    let old = Fake::start(move |seen| match dead.load(Ordering::Acquire) {
+        true => Answer::Close,
+        false => Answer::usual(seen),
+    });
+    let new = Fake::start_at("[::1]:0", Answer::usual);
+    let addresses = format!("{},{}", old.server_address(), new.server_address());
+    // Where it begins is drawn by lot.
+    let registry = loop {
+        let often = config_at(&addresses).poll_interval(ms(500), ms(500)).push(PushConfig::default());
+        let registry = start(often);
+        if in_use(&registry).await == 0 {
+            break registry;
+        }
+        shut_down(&registry).await;
+    };
+    let mut news = News::listen();
+    ask(&registry, Subscribe::new("orders", news.recipient())).await.unwrap();
+    news.next().await;
+    assert_eq!(old.seen()[0].parameter("clientIP"), Some("127.0.0.1"), "{:?}", old.seen());
+
+    is_dead.store(true, Ordering::Release);
+    let server = UdpSocket::bind("[::1]:0").unwrap();
+    let pushed = eventually("a push of the new one is told", async || {
+        let seen = new.seen();
+        let asked = seen.iter().rev().find(|seen| seen.path() == "/nacos/v1/ns/instance/list")?;
+        let port: u16 = asked.parameter("udpPort")?.parse().ok()?;
+        // Where the new one reaches us, if it was told.
+        server.send_to(&push(), ("::1", port)).ok()?;
+        actix_rt::time::sleep(ms(20)).await;
+        news.waiting().pop()
+    })
+    .await;
+    assert_eq!(pushed.source, Source::Push, "{pushed:?}");
+    assert_eq!(pushed.added[0].ip, "127.0.0.7");
+    let told = |seen: &Seen| seen.parameter("clientIP").is_some_and(|ip| ip == "%3A%3A1" || ip == "::1");
+    assert!(new.seen().iter().any(told), "{:?}", new.seen());
     shut_down(&registry).await;
 }

@@ -4,11 +4,11 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         Arc, Mutex,
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// One request, as it came.
@@ -19,6 +19,8 @@ pub struct Seen {
     pub target: String,
     pub headers: Vec<(String, String)>,
     pub body: String,
+    /// When it had been read.
+    pub at: Instant,
 }
 
 impl Seen {
@@ -98,30 +100,47 @@ impl Answer {
 pub struct Fake {
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
+    /// That the client has not closed yet.
+    connections: Arc<AtomicUsize>,
     ended: Arc<AtomicBool>,
 }
 
 impl Fake {
     pub fn start(answer: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::start_at("127.0.0.1:0", answer)
+    }
+
+    /// Listens at `address`, which may be one of IPv6.
+    pub fn start_at(address: &str, answer: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("an address");
         let (seen, ended) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let connections = Arc::new(AtomicUsize::new(0));
         let answer: Arc<dyn Fn(&Seen) -> Answer + Send + Sync> = Arc::new(answer);
-        let (seen_by_all, ended_for_all) = (seen.clone(), ended.clone());
+        let (seen_by_all, ended_for_all, count) = (seen.clone(), ended.clone(), connections.clone());
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if ended_for_all.load(Ordering::Acquire) {
                     return;
                 }
-                let (answer, seen) = (answer.clone(), seen_by_all.clone());
-                thread::spawn(move || serve(stream, &*answer, &seen));
+                let (answer, seen, count) = (answer.clone(), seen_by_all.clone(), count.clone());
+                count.fetch_add(1, Ordering::AcqRel);
+                thread::spawn(move || {
+                    serve(stream, &*answer, &seen);
+                    count.fetch_sub(1, Ordering::AcqRel);
+                });
             }
         });
-        Fake { address, seen, ended }
+        Fake { address, seen, connections, ended }
     }
 
     pub fn server_address(&self) -> String {
         self.address.to_string()
+    }
+
+    /// How many connections it has open. One that the client has closed is none any more.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Acquire)
     }
 
     /// What it was asked so far.
@@ -167,10 +186,11 @@ fn read(stream: &mut BufReader<TcpStream>) -> io::Result<Seen> {
         let Some((name, value)) = line.split_once(": ") else { break };
         headers.push((name.to_owned(), value.to_owned()));
     }
-    let mut seen = Seen { method, target, headers, body: String::new() };
+    let mut seen = Seen { method, target, headers, body: String::new(), at: Instant::now() };
     let length = seen.header("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
     stream.read_exact(&mut body)?;
     seen.body = String::from_utf8_lossy(&body).into_owned();
+    seen.at = Instant::now();
     Ok(seen)
 }

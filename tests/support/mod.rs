@@ -6,6 +6,7 @@
 pub mod fake;
 pub mod logs;
 pub mod process;
+pub mod proxy;
 
 use std::{
     future::Future,
