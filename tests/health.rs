@@ -210,11 +210,15 @@ async fn reads_of_an_own_instance_that_hang_cost_it_no_beat() {
 #[actix::test]
 async fn an_instance_that_the_server_cannot_serve_costs_the_others_no_beat() {
     let fake = Fake::start(|seen| match port_of(seen) {
-        Some(66) => Answer::Text(500, "text/plain", "caused: no leader!;".into()),
+        Some(66) => {
+            // Until just before the others beat: a pause after it would meet them.
+            thread::sleep(ms(170));
+            Answer::Text(500, "text/plain", "caused: no leader!;".into())
+        }
         _ => usual_at(INTERVAL, seen),
     });
     let (logger, log) = logger();
-    let registry = start(config_at(&fake.server_address()).request_timeout(REQUEST_TIMEOUT).logger(logger));
+    let registry = start(config_at(&fake.server_address()).request_timeout(ms(500)).logger(logger));
     ask(&registry, instance(66).when_reachable()).await.unwrap();
     join_all((1..=5).map(|port| ask(&registry, instance(port)))).await.into_iter().for_each(Result::unwrap);
     let outages = Outages::watch(&registry, log).await;
@@ -223,6 +227,10 @@ async fn an_instance_that_the_server_cannot_serve_costs_the_others_no_beat() {
     for port in 1..=5 {
         let longest = longest_pause(&fake, port);
         assert!(longest < LONGEST_PAUSE, "{port}: {longest:?}");
+        // A beat that fails makes an instance register again.
+        let seen = fake.seen();
+        let registrations = seen.iter().filter(|seen| seen.method == "POST" && port_of(seen) == Some(port)).count();
+        assert_eq!(registrations, 1, "{port}");
     }
     outages.assert_none();
 }
