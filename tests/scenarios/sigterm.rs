@@ -2,12 +2,12 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use actix_nacos::{embedded::EmbeddedServer, Config, Discover};
+use actix_nacos::{embedded::EmbeddedServer, Config, Discover, ServiceView};
 use futures_util::future::join_all;
 
 use crate::support::{
@@ -44,23 +44,7 @@ pub async fn sigterm_under_load(rate: u32, before: Duration) -> Figures {
         view.changed().await.expect("the registry lives");
     }
 
-    let (figures, over) = (RefCell::new(Figures::default()), RefCell::new(None));
-    let client = awc::Client::default();
-    let period = Duration::from_secs(1) * WORKERS / rate;
-    let worker = async |number: u32| {
-        let mut due = actix_rt::time::Instant::now() + period * number / WORKERS;
-        while over.borrow().is_none_or(|over: Instant| Instant::now() < over) {
-            actix_rt::time::sleep_until(due).await;
-            due += period;
-            let outcome = match view.select_one().map(|chosen| chosen.authority()) {
-                Some(authority) => call(&client, &authority).await,
-                None => Err("nobody is there".into()),
-            };
-            let mut figures = figures.borrow_mut();
-            figures.requests += 1;
-            figures.failed.extend(outcome.err());
-        }
-    };
+    let (ended_after, over) = (Cell::new(Duration::ZERO), Cell::new(None));
     let deploy = async {
         actix_rt::time::sleep(before).await;
         leaving.signal("TERM");
@@ -68,14 +52,44 @@ pub async fn sigterm_under_load(rate: u32, before: Duration) -> Figures {
         while leaving.has_ended().is_none() {
             actix_rt::time::sleep(ms(10)).await;
         }
-        figures.borrow_mut().ended_after = told.elapsed();
-        *over.borrow_mut() = Some(Instant::now() + ms(1000));
+        ended_after.set(told.elapsed());
+        over.set(Some(Instant::now() + ms(1000)));
     };
-    futures_util::future::join(deploy, join_all((0..WORKERS).map(worker))).await;
+    let is_over = || over.get().is_some_and(|over| Instant::now() >= over);
+    let ((), calls) = futures_util::future::join(deploy, call_at_rate(&view, rate, is_over)).await;
     assert!(leaving.wait().success());
     assert_eq!(ports(&server, "greeter").len(), 1);
     shut_down(&registry).await;
-    figures.into_inner()
+    Figures { requests: calls.requests, failed: calls.failed, ended_after: ended_after.get() }
+}
+
+#[derive(Debug, Default)]
+pub struct Calls {
+    pub requests: usize,
+    pub failed: Vec<String>,
+}
+
+/// Sends `rate` requests per second to instances that the view chooses, until it is over.
+pub async fn call_at_rate(view: &ServiceView, rate: u32, is_over: impl Fn() -> bool) -> Calls {
+    let calls = RefCell::new(Calls::default());
+    let client = awc::Client::default();
+    let period = Duration::from_secs(1) * WORKERS / rate;
+    let worker = async |number: u32| {
+        let mut due = actix_rt::time::Instant::now() + period * number / WORKERS;
+        while !is_over() {
+            actix_rt::time::sleep_until(due).await;
+            due += period;
+            let outcome = match view.select_one().map(|chosen| chosen.authority()) {
+                Some(authority) => call(&client, &authority).await,
+                None => Err("nobody is there".into()),
+            };
+            let mut calls = calls.borrow_mut();
+            calls.requests += 1;
+            calls.failed.extend(outcome.err());
+        }
+    };
+    join_all((0..WORKERS).map(worker)).await;
+    calls.into_inner()
 }
 
 async fn call(client: &awc::Client, authority: &str) -> Result<(), String> {

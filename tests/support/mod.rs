@@ -5,6 +5,7 @@
 
 pub mod fake;
 pub mod logs;
+pub mod measure;
 pub mod process;
 pub mod proxy;
 
