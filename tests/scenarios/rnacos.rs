@@ -19,14 +19,28 @@ use crate::support::{ask, config_at, eventually, ms, process::Process, shut_down
 pub const INTERVAL: Duration = Duration::from_secs(5);
 
 /// A running r-nacos with data of its own; both gone when it is dropped.
-struct Rnacos {
+pub struct Rnacos {
     process: Process,
     data: PathBuf,
+    /// `host:port` of its HTTP API.
+    pub address: String,
 }
 
 impl Rnacos {
+    /// On free ports; returns when it answers.
+    pub async fn start() -> Self {
+        let rnacos = Self::start_at(free_ports());
+        rnacos.answers().await;
+        rnacos
+    }
+
+    async fn answers(&self) {
+        let observer = observer(&self.address);
+        eventually("r-nacos answers", async || ask(&observer, ListInstances::new("orders")).await.ok()).await;
+    }
+
     /// The binary is `RNACOS`, or what `PATH` has.
-    fn start(ports: [u16; 3]) -> Self {
+    fn start_at(ports: [u16; 3]) -> Self {
         let data = std::env::temp_dir().join(unique("actix-nacos-rnacos"));
         fs::create_dir_all(&data).expect("a folder");
         let binary = std::env::var_os("RNACOS").unwrap_or_else(|| "rnacos".into());
@@ -35,7 +49,7 @@ impl Rnacos {
         for (name, port) in ["HTTP_PORT", "GRPC_PORT", "HTTP_CONSOLE_PORT"].into_iter().zip(ports) {
             command.env(format!("RNACOS_{name}"), port.to_string());
         }
-        Rnacos { process: Process::start(&mut command), data }
+        Rnacos { process: Process::start(&mut command), data, address: format!("127.0.0.1:{}", ports[0]) }
     }
 }
 
@@ -65,54 +79,62 @@ pub struct Figures {
 ///
 /// # Panics
 /// When a listener was told of a removal.
-pub async fn killed_and_restarted_without_data(instances: u16) -> Figures {
+pub async fn killed_and_restarted_without_data(instances: u16, subscriptions: u16) -> Figures {
     let ports = free_ports();
-    let address = format!("127.0.0.1:{}", ports[0]);
-    let server = Rnacos::start(ports);
-    // An observer, whose lists do not depend on what the Registry under test believes.
-    let observer = start(config_at(&address).operation_timeout(ms(500)));
-    eventually("r-nacos answers", async || list(&observer).await).await;
+    let server = Rnacos::start_at(ports);
+    server.answers().await;
+    let observer = observer(&server.address);
 
-    let registry = start(Config::new(&address));
+    let registry = start(Config::new(&server.address));
     let register = |port: u16| {
-        let instance = RegisterInstance::new("orders", "10.0.0.7", port).weight(weight(port));
+        let instance = RegisterInstance::new(service(port % subscriptions), "127.0.0.7", port).weight(weight(port));
         ask(&registry, instance.metadata("port", port.to_string()))
     };
     join_all((1..=instances).map(register)).await.into_iter().for_each(Result::unwrap);
-    eventually("all are listed", async || all_as_wanted(&observer, instances).await).await;
+    eventually("all are listed", async || all_as_wanted(&observer, instances, subscriptions).await).await;
     let mut news = News::listen();
-    ask(&registry, Subscribe::new("orders", news.recipient())).await.unwrap();
-    news.until(|news| news.info.hosts.len() == usize::from(instances)).await;
+    for number in 0..subscriptions {
+        ask(&registry, Subscribe::new(service(number), news.recipient())).await.unwrap();
+        assert!(!news.next().await.info.hosts.is_empty());
+    }
     // Beats are light from the second on: two intervals make sure that such ones are under way.
     actix_rt::time::sleep(INTERVAL * 2).await;
 
     let killed = Instant::now();
     drop(server);
-    let _server = Rnacos::start(ports);
-    eventually("r-nacos answers again", async || list(&observer).await).await;
+    let server = Rnacos::start_at(ports);
+    server.answers().await;
     let answered = Instant::now();
-    eventually("all are listed again", async || all_as_wanted(&observer, instances).await).await;
+    eventually("all are listed again", async || all_as_wanted(&observer, instances, subscriptions).await).await;
     let figures = Figures { back_after: answered.elapsed(), out_for: killed.elapsed() };
 
     // A round of polls later nobody has been told of a removal, nor of other values.
-    actix_rt::time::sleep(Duration::from_secs(6)).await;
+    actix_rt::time::sleep(Duration::from_secs(10)).await;
     let told = news.waiting();
     assert!(told.iter().all(|news| news.removed.is_empty() && news.changed.is_empty()), "{told:?}");
     shut_down(&registry).await;
     figures
 }
 
+fn service(number: u16) -> String {
+    format!("orders-{number}")
+}
+
 fn weight(port: u16) -> f64 {
     f64::from(port % 7 + 1)
 }
 
-async fn list(observer: &Addr<Registry>) -> Option<Vec<std::sync::Arc<Instance>>> {
-    ask(observer, ListInstances::new("orders")).await.ok().map(|list| list.hosts)
+/// Its lists do not depend on what a Registry under test believes.
+fn observer(address: &str) -> Addr<Registry> {
+    start(config_at(address).operation_timeout(ms(500)))
 }
 
-async fn all_as_wanted(observer: &Addr<Registry>, instances: u16) -> Option<()> {
-    let hosts = list(observer).await?;
+async fn all_as_wanted(observer: &Addr<Registry>, instances: u16, services: u16) -> Option<()> {
+    let list = |number| ask(observer, ListInstances::new(service(number)));
+    let lists = join_all((0..services).map(list)).await.into_iter().collect::<Result<Vec<_>, _>>().ok()?;
     let as_wanted =
         |host: &Instance| host.weight == weight(host.port) && host.metadata.get("port") == Some(&host.port.to_string());
-    (hosts.len() == usize::from(instances) && hosts.iter().all(|host| as_wanted(host))).then_some(())
+    let mut hosts = lists.iter().flat_map(|list| &list.hosts);
+    let count = hosts.clone().count();
+    (count == usize::from(instances) && hosts.all(|host| as_wanted(host))).then_some(())
 }
