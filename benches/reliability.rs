@@ -21,6 +21,8 @@ mod outage;
 mod restart;
 #[path = "../tests/scenarios/rnacos.rs"]
 mod rnacos;
+#[path = "../tests/scenarios/rolling_restart.rs"]
+mod rolling_restart;
 #[path = "../tests/scenarios/session.rs"]
 mod session;
 #[path = "../tests/scenarios/sigterm.rs"]
@@ -29,12 +31,18 @@ mod sigterm;
 mod soak;
 #[path = "../tests/support/mod.rs"]
 mod support;
+#[path = "../tests/scenarios/time_to_remove.rs"]
+mod time_to_remove;
 
 use std::{future::Future, time::Duration};
 
 use actix::System;
+use actix_nacos::{embedded::EmbeddedServer, Config};
+use support::measure;
 
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 13] = [
+    "time_to_remove",
+    "rolling_restart",
     "restart",
     "rnacos",
     "failover",
@@ -85,6 +93,8 @@ fn run<T>(scenario: impl Future<Output = T>) -> T {
 
 fn stage(name: &str, options: &Options) {
     match name {
+        "time_to_remove" => time_to_remove(),
+        "rolling_restart" => rolling_restart(),
         "restart" => restart(),
         "rnacos" => rnacos(),
         "failover" => failover(),
@@ -99,6 +109,59 @@ fn stage(name: &str, options: &Options) {
     }
 }
 
+/// On the embedded server, and on the one in `NACOS_SERVER_ADDR` if that is set.
+fn time_to_remove() {
+    let server = EmbeddedServer::start().expect("a free port");
+    let mut figures = vec![time_to_remove_at("the embedded server", Config::new(server.server_address()))];
+    if std::env::var_os("NACOS_SERVER_ADDR").is_some() {
+        let config = Config::from_env().expect("the address of a server");
+        figures.push(time_to_remove_at("NACOS_SERVER_ADDR", config));
+    }
+    for figures in figures {
+        assert!(figures.longest() <= figures.bound(), "promised within {:?}", figures.bound());
+    }
+}
+
+fn time_to_remove_at(server: &str, config: Config) -> time_to_remove::Figures {
+    let sizes = time_to_remove::Sizes {
+        shapes: time_to_remove::SHAPES.to_vec(),
+        services: 20,
+        // Longer than lists are polled more often because they changed.
+        rest: Duration::from_secs(25),
+        spread: Duration::from_secs(20),
+        poll_interval: Duration::from_secs(10),
+    };
+    let figures = run(time_to_remove::time_to_remove(config, &sizes));
+    let how = figures.polled_every.map_or("pushed".into(), |interval| format!("polled every {interval:.1?}"));
+    for (time_to_remove::Shape { leaving, of }, times) in &figures.times {
+        let measure::Spread { count, median, longest } = times;
+        println!(
+            "time_to_remove: {leaving} of {of} on {server}, {how}: median {median:.2?}, longest {longest:.2?}, {count} times"
+        );
+    }
+    if figures.left_out > 0 {
+        println!("time_to_remove: {} more were left out, since the machine stalled", figures.left_out);
+    }
+    figures
+}
+
+fn rolling_restart() {
+    let server = EmbeddedServer::start().expect("a free port");
+    let sizes = rolling_restart::Sizes {
+        rate: 200,
+        before: Duration::from_secs(3),
+        drain: Duration::from_secs(2),
+        between: Duration::from_secs(2),
+    };
+    let calls = run(rolling_restart::rolling_restart(&server, &sizes));
+    let failed = calls.failed.len();
+    println!(
+        "rolling_restart: {} requests at 200/s while three instances were restarted, {failed} failed",
+        calls.requests
+    );
+    assert_eq!(failed, 0, "{:?}", calls.failed.first());
+}
+
 fn restart() {
     let sizes = restart::Sizes { instances: 1000, subscriptions: 50, interval: BEAT };
     let took = run(restart::restart_empty(&sizes));
@@ -107,9 +170,9 @@ fn restart() {
 }
 
 fn rnacos() {
-    let figures = run(rnacos::killed_and_restarted_without_data(1000));
+    let figures = run(rnacos::killed_and_restarted_without_data(1000, 50));
     let rnacos::Figures { back_after, out_for } = figures;
-    println!("rnacos: 1,000 instances with weights and metadata, all back {back_after:.1?} after its first answer, {out_for:.1?} after its end");
+    println!("rnacos: 1,000 instances and 50 subscriptions, all back with weights and metadata {back_after:.1?} after its first answer, {out_for:.1?} after its end");
     assert!(back_after <= rnacos::INTERVAL + SECOND);
 }
 
@@ -202,4 +265,12 @@ fn soak(options: &Options) {
     // Full pools to both servers, whose ends are in this process too; and a few listeners and views that come and go.
     let pools = 2 * 2 * 32;
     assert!(late <= early + pools + 16, "descriptors grew from {early} to {late}");
+    let soak::removals::Figures { pushed, polled, overdue, first_overdue, left_out } = &figures.removals;
+    for (how, seen) in [("pushed", pushed), ("polled", polled)] {
+        let soak::removals::Summary { removals, in_time, median, longest } = seen;
+        println!("soak: removals, {how}: {removals}, {in_time} in time, median {median:.2?}, longest {longest:.2?}");
+        assert!(seen.holds(), "fewer than 95 percent in time");
+    }
+    println!("soak: removals: {left_out} left out, since the machine stalled");
+    assert_eq!(*overdue, 0, "overdue, the first one {first_overdue:?}");
 }

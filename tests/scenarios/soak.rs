@@ -1,8 +1,11 @@
 //! Everything at once, for as long as one likes: registering, modifying, deregistering, watching, and faults at random.
 //!
 //! The draws come from one seed. What is registered is kept in a model beside; in the end servers, views and listeners
-//! must agree with it.
+//! must agree with it. What is deregistered at a healthy server leaves the views in time all along.
 #![allow(dead_code, unreachable_pub)]
+
+#[path = "soak_removals.rs"]
+pub mod removals;
 
 use std::{
     cell::{Cell, RefCell},
@@ -19,6 +22,7 @@ use actix_nacos::{
     ServiceChanged, ServiceView, Subscribe, Unsubscribe,
 };
 use futures_util::future::{join, join_all};
+use removals::{How, Removals};
 
 use crate::support::{
     ask, in_use, ms,
@@ -33,6 +37,8 @@ const OF_EACH_WORKER: u16 = 32;
 /// Hold and expiry, and something on top.
 const SETTLE: Duration = Duration::from_secs(90);
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Now and then there is no fault for so long, so that a server becomes healthy.
+const CALM: Duration = Duration::from_secs(14);
 
 #[derive(Debug, Default)]
 pub struct Figures {
@@ -47,6 +53,7 @@ pub struct Figures {
     pub resident_kib: (u64, u64),
     /// Before the first request, and at the end.
     pub descriptors: (usize, usize),
+    pub removals: removals::Figures,
 }
 
 /// Port and weight of all instances of each service.
@@ -58,10 +65,13 @@ fn service(number: u16) -> String {
 
 struct World {
     registry: Addr<Registry>,
-    servers: Vec<EmbeddedServer>,
+    servers: Arc<[EmbeddedServer]>,
     model: RefCell<Model>,
     over: Cell<bool>,
     figures: RefCell<Figures>,
+    removals: RefCell<Removals>,
+    /// One of each service, from the time when all anchors are registered.
+    views: RefCell<Vec<ServiceView>>,
 }
 
 /// Checks that each message leads from the list before to the list now, and that no anchor is ever told to be gone.
@@ -115,16 +125,19 @@ fn is_anchor(port: u16) -> bool {
 
 /// Says now and then how far it is.
 pub async fn soak(last: Duration, seed: u64, mut say: impl FnMut(&str)) -> Figures {
-    let servers: Vec<_> = (0..2).map(|_| EmbeddedServer::builder().user("nacos", "secret").start().unwrap()).collect();
+    let server = |_| EmbeddedServer::builder().user("nacos", "secret").start().unwrap();
+    let servers: Arc<[_]> = (0..2).map(server).collect();
     let addresses: Vec<_> = servers.iter().map(EmbeddedServer::server_address).collect();
     let config = Config::new(addresses.join(",")).credentials("nacos", "secret").request_timeout(ms(1000));
-    let registry = start(config.poll_interval(ms(500), ms(2000)));
+    let registry = start(config.poll_interval(ms(500), removals::POLL_INTERVAL));
     let world = Rc::new(World {
         registry,
         servers,
         model: RefCell::default(),
         over: Cell::new(false),
         figures: RefCell::default(),
+        removals: RefCell::new(Removals::new()),
+        views: RefCell::default(),
     });
     world.figures.borrow_mut().descriptors.0 = descriptors();
     let mut dice = fastrand::Rng::with_seed(seed);
@@ -141,6 +154,9 @@ pub async fn soak(last: Duration, seed: u64, mut say: impl FnMut(&str)) -> Figur
 
     let workers: Vec<_> = (0..WORKERS).map(|worker| world.work(worker, dice.fork())).collect();
     let (faults, watching) = (world.make_faults(dice.fork()), world.watch_and_leave(dice.fork()));
+    world.views.borrow_mut().clone_from(&views);
+    let removals: Vec<_> = views.iter().map(|view| actix_rt::spawn(world.clone().see_removals(view.clone()))).collect();
+    let health = world.watch_health();
     let clock = async {
         let began = Instant::now();
         for tenth in 1..=10 {
@@ -160,12 +176,15 @@ pub async fn soak(last: Duration, seed: u64, mut say: impl FnMut(&str)) -> Figur
         }
         world.over.set(true);
     };
-    join(clock, join(join_all(workers), join(faults, watching))).await;
+    join(clock, join(join_all(workers), join(health, join(faults, watching)))).await;
+    removals.into_iter().for_each(|watching| watching.abort());
+    world.views.borrow_mut().clear();
 
     let settling = Instant::now();
     world.settle(&views, &checked).await;
     let mut figures = std::mem::take(&mut *world.figures.borrow_mut());
     figures.settled_after = settling.elapsed();
+    figures.removals = world.removals.replace(Removals::new()).into_figures();
     (figures.resident_kib.1, figures.descriptors.1) = (resident_kib(), descriptors());
     figures.instances = world.model.borrow().values().map(BTreeMap::len).sum();
     for shared in &checked {
@@ -195,29 +214,82 @@ impl World {
     }
 
     async fn register(&self, number: u16, port: u16, weight: u16) {
-        let instance = RegisterInstance::new(service(number), "10.0.0.7", port).weight(f64::from(weight));
+        let instance = RegisterInstance::new(service(number), "127.0.0.7", port).weight(f64::from(weight));
         let instance = instance.heartbeat_interval(INTERVAL).metadata("port", port.to_string());
+        let is_there = self.is_there(number, port);
+        self.removals.borrow_mut().registering(port);
         self.insist(async || ask(&self.registry, instance.clone()).await).await;
+        if !is_there {
+            self.removals.borrow_mut().registered(port);
+        }
         self.model.borrow_mut().entry(number).or_default().insert(port, weight);
+    }
+
+    fn is_there(&self, number: u16, port: u16) -> bool {
+        self.model.borrow().get(&number).is_some_and(|ports| ports.contains_key(&port))
+    }
+
+    async fn deregister(&self, number: u16, port: u16) {
+        let deregister = DeregisterInstance::new(service(number), "127.0.0.7", port);
+        let how = How::at(self.servers[self.removals.borrow().in_use()].dialect());
+        let counts = self.is_there(number, port) && self.is_shown(port) && self.removals.borrow().counts(port, how);
+        self.insist(async || ask(&self.registry, deregister.clone()).await).await;
+        self.model.borrow_mut().entry(number).or_default().remove(&port);
+        if counts {
+            self.removals.borrow_mut().deregistered(port, how);
+            self.look_at(&self.views.borrow()[usize::from(number)]);
+        }
+    }
+
+    fn is_shown(&self, port: u16) -> bool {
+        let views = self.views.borrow();
+        views.get(usize::from(port % SERVICES)).is_some_and(|view| view.instances().iter().any(|it| it.port == port))
+    }
+
+    /// Takes note of what is not shown any more.
+    fn look_at(&self, view: &ServiceView) {
+        let instances = view.instances();
+        let service = view.service().name.clone();
+        let mut removals = self.removals.borrow_mut();
+        let of_this = |port: &u16| service == self::service(port % SERVICES);
+        let gone = removals.pending().filter(of_this).filter(|port| instances.iter().all(|it| it.port != *port));
+        for port in gone.collect::<Vec<_>>() {
+            removals.seen(port);
+        }
+    }
+
+    /// All views of a service read the same list: one stands for all.
+    async fn see_removals(self: Rc<Self>, mut view: ServiceView) {
+        while view.changed().await.is_ok() {
+            self.look_at(&view);
+        }
+    }
+
+    async fn watch_health(&self) {
+        while !self.over.get() {
+            let address = in_use(&self.registry, &self.servers).await.address();
+            let server = self.servers.iter().position(|server| server.address() == address).expect("one of ours");
+            let mut removals = self.removals.borrow_mut();
+            removals.is_used(server);
+            removals.find_overdue();
+            drop(removals);
+            actix_rt::time::sleep(ms(100)).await;
+        }
     }
 
     async fn work(&self, worker: u16, mut dice: fastrand::Rng) {
         while !self.over.get() {
             let port = 1000 + worker * OF_EACH_WORKER + dice.u16(..OF_EACH_WORKER);
             let (number, weight) = (port % SERVICES, dice.u16(1..1000));
-            let is_there = self.model.borrow().get(&number).is_some_and(|ports| ports.contains_key(&port));
+            let is_there = self.is_there(number, port);
             match dice.u8(..10) {
                 0..4 => self.register(number, port, weight).await,
                 4..6 if is_there => {
-                    let modify = ModifyInstance::new(service(number), "10.0.0.7", port).weight(f64::from(weight));
+                    let modify = ModifyInstance::new(service(number), "127.0.0.7", port).weight(f64::from(weight));
                     self.insist(async || ask(&self.registry, modify.clone()).await).await;
                     self.model.borrow_mut().entry(number).or_default().insert(port, weight);
                 }
-                6..9 => {
-                    let deregister = DeregisterInstance::new(service(number), "10.0.0.7", port);
-                    self.insist(async || ask(&self.registry, deregister.clone()).await).await;
-                    self.model.borrow_mut().entry(number).or_default().remove(&port);
-                }
+                6..9 => self.deregister(number, port).await,
                 _ => drop(self.insist(async || ask(&self.registry, ListInstances::new(service(number))).await).await),
             }
             // The pace of an application that has other things to do.
@@ -245,44 +317,29 @@ impl World {
 
     async fn make_faults(&self, mut dice: fastrand::Rng) {
         while !self.over.get() {
-            actix_rt::time::sleep(ms(dice.u64(..2000))).await;
+            let calm = if dice.u8(..12) == 0 { CALM } else { Duration::ZERO };
+            actix_rt::time::sleep(calm + ms(dice.u64(..2000))).await;
             let both = dice.u8(..4) == 0;
             let first = dice.usize(..2);
-            for server in [first, 1 - first].iter().take(1 + usize::from(both)) {
-                self.make_fault(&self.servers[*server], &mut dice);
+            let faulty = [first, 1 - first].into_iter().take(1 + usize::from(both));
+            for server in faulty.clone() {
+                self.removals.borrow_mut().fault_ordered(server);
+                let mut draw = dice.fork();
+                self.order(server, move |server| make_fault(server, &mut draw)).await;
                 self.figures.borrow_mut().faults += 1;
             }
             actix_rt::time::sleep(ms(dice.u64(..3000))).await;
-            self.servers.iter().for_each(|server| server.faults().clear());
+            for server in faulty {
+                self.order(server, |server| server.faults().clear()).await;
+                self.removals.borrow_mut().fault_cleared(server);
+            }
         }
     }
 
-    fn make_fault(&self, server: &EmbeddedServer, dice: &mut fastrand::Rng) {
-        let faults = server.faults();
-        let spoilt = [Spoilt::CutOff, Spoilt::WrongType, Spoilt::Html];
-        let dialects = [Dialect::V1_4, Dialect::V2_5, Dialect::V3_0, Dialect::V3_2];
-        match dice.u8(..14) {
-            0 | 1 => faults.refuse_connections(),
-            2 => faults.hang(true),
-            3 => faults.delay_requests(ms(dice.u64(..600))),
-            4 => faults.delay_answers(ms(dice.u64(..600))),
-            5 | 6 => faults.fail_share(dice.f64(), 503),
-            7 => faults.spoil_share(dice.f64(), spoilt[dice.usize(..3)]),
-            8 => server.restart_empty().expect("the same port"),
-            9 => server.restart_as(dialects[dice.usize(..4)]).expect("the same port"),
-            10 => faults.expire_tokens(),
-            11 => faults.skew_clock(dice.i64(-3_600_000..3_600_000)),
-            12 => {
-                faults.drop_pushes(0.3);
-                faults.double_pushes(0.3);
-                faults.reorder_pushes(0.3);
-                faults.delay_pushes(0.3, ms(500));
-            }
-            _ => {
-                let port = 1000 + dice.u16(..WORKERS * OF_EACH_WORKER);
-                faults.forget_instance(&service(port % SERVICES), "10.0.0.7", port);
-            }
-        }
+    /// In another thread: a server that is told to close its connections keeps the caller waiting.
+    async fn order(&self, server: usize, order: impl FnOnce(&EmbeddedServer) + Send + 'static) {
+        let servers = self.servers.clone();
+        actix_rt::task::spawn_blocking(move || order(&servers[server])).await.expect("no panic");
     }
 
     /// Waits until the server in use, the views and the listeners say what the model says.
@@ -313,5 +370,33 @@ impl World {
             }
         }
         None
+    }
+}
+
+fn make_fault(server: &EmbeddedServer, dice: &mut fastrand::Rng) {
+    let faults = server.faults();
+    let spoilt = [Spoilt::CutOff, Spoilt::WrongType, Spoilt::Html];
+    let dialects = [Dialect::V1_4, Dialect::V2_5, Dialect::V3_0, Dialect::V3_2];
+    match dice.u8(..14) {
+        0 | 1 => faults.refuse_connections(),
+        2 => faults.hang(true),
+        3 => faults.delay_requests(ms(dice.u64(..600))),
+        4 => faults.delay_answers(ms(dice.u64(..600))),
+        5 | 6 => faults.fail_share(dice.f64(), 503),
+        7 => faults.spoil_share(dice.f64(), spoilt[dice.usize(..3)]),
+        8 => server.restart_empty().expect("the same port"),
+        9 => server.restart_as(dialects[dice.usize(..4)]).expect("the same port"),
+        10 => faults.expire_tokens(),
+        11 => faults.skew_clock(dice.i64(-3_600_000..3_600_000)),
+        12 => {
+            faults.drop_pushes(0.3);
+            faults.double_pushes(0.3);
+            faults.reorder_pushes(0.3);
+            faults.delay_pushes(0.3, ms(500));
+        }
+        _ => {
+            let port = 1000 + dice.u16(..WORKERS * OF_EACH_WORKER);
+            faults.forget_instance(&service(port % SERVICES), "127.0.0.7", port);
+        }
     }
 }

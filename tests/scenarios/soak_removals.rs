@@ -1,0 +1,251 @@
+//! How long the views of the soak show what was deregistered at a healthy server.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use actix_nacos::embedded::Dialect;
+
+use crate::support::measure::{Spread, Stalls};
+
+/// A server is healthy once it has been in use for so long, and no fault of it was ordered or lasted meanwhile.
+///
+/// An instance that no list of the present epoch has contained may be withheld from removal, so each list has to have
+/// contained all its instances since the epoch began. That takes until a server that failed is tried again (at most
+/// 2 s), until each instance is registered again (its beat interval, 1 s), and until the list is polled after that (2 s);
+/// the rest is for a slow machine.
+const HEALTHY_AFTER: Duration = Duration::from_secs(8);
+
+/// The longest interval between two polls of a list.
+pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
+
+/// All removals are seen so much later than [`How::bound`] at the latest.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// How a removal reaches the views.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    Pushed,
+    /// Nacos 1.4 gathers changes for a second, not for half a second, before it pushes them.
+    PushedLate,
+    Polled,
+}
+
+impl How {
+    pub fn at(dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::V1_4 => How::PushedLate,
+            Dialect::V3_2 => How::Polled,
+            _ => How::Pushed,
+        }
+    }
+
+    /// Within this 95 percent of the removals are seen.
+    fn bound(self) -> Duration {
+        match self {
+            How::Pushed => Duration::from_secs(1),
+            How::PushedLate => Duration::from_millis(1500),
+            How::Polled => POLL_INTERVAL + Duration::from_millis(1500),
+        }
+    }
+}
+
+/// One server: what was ordered of it, and since when it has been well.
+#[derive(Debug, Clone, Copy)]
+struct Health {
+    is_faulty: bool,
+    since: Instant,
+}
+
+/// A deregistration that was answered and that its view does not show yet.
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    answered: Instant,
+    how: How,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    times: Vec<Duration>,
+    in_time: usize,
+    late: usize,
+}
+
+/// Which removals count, and when they were seen. Instances are known by their ports.
+pub struct Removals {
+    health: [Health; 2],
+    in_use: usize,
+    /// When each instance was registered.
+    registered: BTreeMap<u16, Instant>,
+    pending: BTreeMap<u16, Pending>,
+    pushed: Seen,
+    polled: Seen,
+    overdue: usize,
+    first_overdue: Option<String>,
+    left_out: usize,
+    stalls: Stalls,
+}
+
+#[derive(Debug, Default)]
+pub struct Figures {
+    pub pushed: Summary,
+    pub polled: Summary,
+    /// Seen later than promised for any, or not at all: how many, and the first.
+    pub overdue: usize,
+    pub first_overdue: Option<String>,
+    /// Removals that a stall of the machine above 200 ms was in.
+    pub left_out: usize,
+}
+
+#[derive(Debug, Default)]
+pub struct Summary {
+    pub removals: usize,
+    /// Those seen within the time that is promised for 95 percent.
+    pub in_time: usize,
+    pub median: Duration,
+    pub longest: Duration,
+}
+
+impl Summary {
+    /// Holds where there was nothing to see, too.
+    pub fn holds(&self) -> bool {
+        self.in_time * 100 >= self.removals * 95
+    }
+}
+
+impl Removals {
+    pub fn new() -> Self {
+        let healthy = Health { is_faulty: false, since: Instant::now() };
+        Removals {
+            health: [healthy; 2],
+            in_use: 0,
+            registered: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            pushed: Seen::default(),
+            polled: Seen::default(),
+            overdue: 0,
+            first_overdue: None,
+            left_out: 0,
+            stalls: Stalls::watch(),
+        }
+    }
+
+    pub fn fault_ordered(&mut self, server: usize) {
+        self.health[server].is_faulty = true;
+        if server == self.in_use {
+            self.give_up_all();
+        }
+    }
+
+    pub fn fault_cleared(&mut self, server: usize) {
+        self.health[server] = Health { is_faulty: false, since: Instant::now() };
+    }
+
+    pub fn is_used(&mut self, server: usize) {
+        if std::mem::replace(&mut self.in_use, server) != server {
+            self.health[server].since = Instant::now();
+            self.give_up_all();
+        }
+    }
+
+    pub fn in_use(&self) -> usize {
+        self.in_use
+    }
+
+    fn is_healthy(&self) -> bool {
+        let Health { is_faulty, since } = self.health[self.in_use];
+        !is_faulty && since.elapsed() >= HEALTHY_AFTER
+    }
+
+    /// A view that is late need not show what is registered again.
+    pub fn registering(&mut self, port: u16) {
+        self.give_up(port);
+    }
+
+    pub fn registered(&mut self, port: u16) {
+        self.registered.insert(port, Instant::now());
+    }
+
+    /// Whether it will count when `port` is deregistered now: a list of this epoch has had it, as far as that is promised.
+    pub fn counts(&self, port: u16, how: How) -> bool {
+        let is_listed = self.registered.get(&port).is_some_and(|registered| registered.elapsed() > how.bound());
+        is_listed && self.is_healthy()
+    }
+
+    /// The deregistration was answered, and counts.
+    pub fn deregistered(&mut self, port: u16, how: How) {
+        if self.is_healthy() {
+            self.pending.insert(port, Pending { answered: Instant::now(), how });
+        }
+    }
+
+    pub fn pending(&self) -> impl Iterator<Item = u16> + '_ {
+        self.pending.keys().copied()
+    }
+
+    /// No view shows it any more.
+    pub fn seen(&mut self, port: u16) {
+        let Some(pending) = self.pending.remove(&port) else { return };
+        let took = pending.answered.elapsed();
+        self.count(pending, took);
+    }
+
+    fn count(&mut self, Pending { answered, how }: Pending, took: Duration) {
+        if self.stalls.any_between(answered, answered + took) {
+            self.left_out += 1;
+            return;
+        }
+        let seen = if how == How::Polled { &mut self.polled } else { &mut self.pushed };
+        seen.times.push(took);
+        if took <= how.bound() {
+            seen.in_time += 1;
+        } else {
+            seen.late += 1;
+        }
+    }
+
+    /// What is too late already is late, however it would have ended.
+    fn give_up(&mut self, port: u16) {
+        let late = |pending: &Pending| pending.answered.elapsed() > pending.how.bound();
+        if let Some(pending) = self.pending.remove(&port).filter(late) {
+            self.count(pending, pending.answered.elapsed());
+        }
+    }
+
+    fn give_up_all(&mut self) {
+        let ports: Vec<_> = self.pending().collect();
+        ports.into_iter().for_each(|port| self.give_up(port));
+    }
+
+    /// To be called now and then.
+    pub fn find_overdue(&mut self) {
+        let is_overdue = |pending: &Pending| pending.answered.elapsed() > pending.how.bound() + GRACE;
+        let overdue: Vec<_> =
+            self.pending.iter().filter(|(_, pending)| is_overdue(pending)).map(|(p, q)| (*p, *q)).collect();
+        for (port, pending) in overdue {
+            self.pending.remove(&port);
+            let Pending { answered, how } = pending;
+            let took = answered.elapsed();
+            if !self.stalls.any_between(answered, Instant::now()) {
+                self.overdue += 1;
+                self.first_overdue.get_or_insert_with(|| format!("port {port}, {how:?}, shown for {took:.1?}"));
+            }
+            self.count(pending, took);
+        }
+    }
+
+    pub fn into_figures(self) -> Figures {
+        let summary = |Seen { times, in_time, late }: Seen| {
+            let Spread { median, longest, .. } = Spread::of(times);
+            Summary { removals: in_time + late, in_time, median, longest }
+        };
+        Figures {
+            pushed: summary(self.pushed),
+            polled: summary(self.polled),
+            overdue: self.overdue,
+            first_overdue: self.first_overdue,
+            left_out: self.left_out,
+        }
+    }
+}
