@@ -24,7 +24,8 @@ const LONGEST_NAME: usize = 120;
 #[derive(Debug, Clone)]
 pub(crate) struct CacheFile {
     path: PathBuf,
-    /// What the list is of; stands in the file, since names are cut.
+    /// What the list is of: a JSON array, since names and clusters may contain any separator. Stands in the file, since
+    /// file names are cut.
     key: String,
 }
 
@@ -37,10 +38,10 @@ struct Cached {
 
 impl CacheFile {
     pub(crate) fn new(folder: &Path, namespace: &str, watched: &Watched) -> Self {
-        let key = format!("{namespace}/{}/{}", watched.service, watched.clusters);
-        let readable: String =
-            key.chars().map(|c| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '+' }).collect();
-        let cut: String = readable.chars().take(LONGEST_NAME).collect();
+        let key = serde_json::json!([namespace, watched.service.to_string(), watched.clusters]).to_string();
+        let readable = format!("{namespace}/{}/{}", watched.service, watched.clusters);
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '+' };
+        let cut: String = readable.chars().map(plain).take(LONGEST_NAME).collect();
         CacheFile { path: folder.join(format!("{cut}-{:016x}.json", fingerprint(&key))), key }
     }
 
@@ -125,7 +126,7 @@ mod tests {
         let file = CacheFile::new(&folder, "public", &watched("orders"));
         file.save(&list()).unwrap();
         let text = fs::read_to_string(file.path()).unwrap();
-        for bad in ["", "{", &text[..text.len() / 2], &text.replace("public/", "other/"), &outdated(&text)] {
+        for bad in ["", "{", &text[..text.len() / 2], &text.replace("public", "other"), &outdated(&text)] {
             fs::write(file.path(), bad).unwrap();
             assert_eq!(file.load().unwrap_err().kind(), io::ErrorKind::InvalidData, "{bad}");
         }
@@ -145,5 +146,28 @@ mod tests {
         assert_ne!(file(&one), file(&other));
         assert_ne!(file("a:b"), file("a_b"));
         assert!(file(&one).file_name().unwrap().len() < 200);
+    }
+
+    #[test]
+    fn no_name_leads_out_of_the_folder() {
+        for service in
+            ["../../etc/passwd", "..", "/etc/passwd", "a\\..\\b", "C:\\x", "order/api", "заказ", "~", ".", "@@@"]
+        {
+            let watched =
+                Watched { service: ServiceName { group: "..".into(), name: service.into() }, clusters: "../a".into() };
+            let path = CacheFile::new(Path::new("/cache"), "..", &watched).path;
+            assert_eq!(path.parent(), Some(Path::new("/cache")), "{path:?}");
+            assert!(path.file_name().unwrap().to_str().unwrap().is_ascii(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn separators_in_names_make_no_two_subscriptions_one() {
+        let key = |service: &str, clusters: &str| {
+            let watched = Watched { service: ServiceName::parse(service).unwrap(), clusters: clusters.into() };
+            CacheFile::new(Path::new("/"), "public", &watched).key
+        };
+        assert_ne!(key("a/b", ""), key("a", "b/"));
+        assert_ne!(key("a\",\"b", ""), key("a", "b\",\""));
     }
 }

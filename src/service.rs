@@ -12,7 +12,8 @@ pub const DEFAULT_GROUP: &str = "DEFAULT_GROUP";
 /// What stands between group and service in Nacos' grouped names.
 const GROUP_SEPARATOR: &str = "@@";
 
-const NAME_LIMIT: usize = 512;
+/// In characters. No server takes a longer name.
+const LONGEST_NAME: usize = 512;
 
 /// A service within its group.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,9 +27,12 @@ pub struct ServiceName {
 impl ServiceName {
     /// Reads `service` or `GROUP@@service`.
     ///
+    /// Servers differ in the characters that they take (see `docs/servers.md`). Only what no server takes is an error
+    /// here; the rest is up to the server, which says what it dislikes.
+    ///
     /// # Errors
-    /// [`Error::InvalidInput`] for `service` or `group`: empty, over 512 characters, or outside Nacos' alphabet of
-    /// digits, letters and `-._:`.
+    /// [`Error::InvalidInput`] for `service` or `group`: empty, over 512 characters, with a control character, or with an
+    /// `@@` that servers would take for the end of the group.
     ///
     /// ```
     /// # use actix_nacos::ServiceName;
@@ -53,9 +57,18 @@ impl ServiceName {
             }
         }
         let group = own_group.or(group).unwrap_or(DEFAULT_GROUP);
-        validate_group(group)?;
-        validate_name("service", name, |c| "-._:".contains(c), "digits, letters and '-._:'")?;
-        Ok(ServiceName { group: group.into(), name: name.into() })
+        let resolved = ServiceName { group: group.into(), name: name.into() };
+        resolved.validate().map(|()| resolved)
+    }
+
+    /// Refuses what no server takes.
+    fn validate(&self) -> Result<(), Error> {
+        validate_group(&self.group)?;
+        validate_name("service", &self.name)?;
+        if self.name.contains(GROUP_SEPARATOR) {
+            return Err(Error::invalid("service", format!("{:?} has a second '{GROUP_SEPARATOR}'", self.name)));
+        }
+        Ok(())
     }
 
     /// Whether `text` is this name with its group, as servers write it.
@@ -78,27 +91,29 @@ impl fmt::Display for ServiceName {
     }
 }
 
+/// A group that ends with `@` would lose it: `G@` and `orders` are written `G@@@orders`, which reads as `G` and `@orders`.
 pub(crate) fn validate_group(group: &str) -> Result<(), Error> {
-    validate_name("group", group, |c| "-._:".contains(c), "digits, letters and '-._:'")
+    validate_name("group", group)?;
+    if group.contains(GROUP_SEPARATOR) || group.ends_with('@') {
+        let reason = format!("{group:?} must neither contain '{GROUP_SEPARATOR}' nor end with '@'");
+        return Err(Error::invalid("group", reason));
+    }
+    Ok(())
 }
 
-/// The alphabets are those of Nacos' `ParamCheckRule` and `NamingUtils`; servers differ in how much of it they check.
-pub(crate) fn validate_name(
-    field: &'static str,
-    name: &str,
-    more: impl Fn(char) -> bool,
-    alphabet: &str,
-) -> Result<(), Error> {
+/// Refuses only what is wrong on every server: r-nacos takes nearly anything, and which characters Nacos takes depends
+/// on its version and settings. What a server refuses it says itself.
+pub(crate) fn validate_name(field: &'static str, name: &str) -> Result<(), Error> {
     if name.is_empty() {
         return Err(Error::invalid(field, "must not be empty"));
     }
-    if name.chars().count() > NAME_LIMIT {
-        return Err(Error::invalid(field, format!("is longer than {NAME_LIMIT} characters")));
+    if name.chars().count() > LONGEST_NAME {
+        return Err(Error::invalid(field, format!("is longer than {LONGEST_NAME} characters")));
     }
-    match name.chars().find(|c| !c.is_ascii_alphanumeric() && !more(*c)) {
-        Some(stranger) => Err(Error::invalid(field, format!("{name:?} has {stranger:?}; allowed are {alphabet}"))),
-        None => Ok(()),
+    if name.chars().any(char::is_control) {
+        return Err(Error::invalid(field, format!("{name:?} contains a control character")));
     }
+    Ok(())
 }
 
 /// The clusters of a list, sorted and once each: the same filter has one spelling.
@@ -252,12 +267,41 @@ mod tests {
             Err(Error::InvalidInput { field, .. }) => field,
             other => panic!("{service:?} gave {other:?}"),
         };
-        for service in ["", "a b", "a/b", "x@@y@@z", "ü", "a,b", "G@@", &"s".repeat(513)] {
+        for service in ["", "a\nb", "a\u{7f}", "x@@y@@z", "G@@", &"s".repeat(513)] {
             assert_eq!(field(service, None), "service", "{service:?}");
         }
         assert_eq!(field("G@@orders", Some("H")), "service");
-        assert_eq!(field("orders", Some("")), "group");
+        for group in ["", "a\tb", "G@", "G@@H", &"g".repeat(513)] {
+            assert_eq!(field("orders", Some(group)), "group", "{group:?}");
+        }
         assert_eq!(field("@@orders", None), "group");
+    }
+
+    #[test]
+    fn names_that_some_server_takes_are_read_and_written_alike() {
+        let names = [
+            "providers:a.b.IGreeter::",
+            "a$b",
+            "order/api",
+            "{{1}}",
+            "заказ",
+            "订单",
+            "a b",
+            "@orders",
+            "a@b",
+            "..",
+            "a%2Fb",
+        ];
+        for name in names {
+            let read = ServiceName::parse(name).unwrap();
+            assert_eq!((read.group.as_str(), read.name.as_str()), (DEFAULT_GROUP, name));
+            assert_eq!(ServiceName::parse(&read.to_string()), Ok(read.clone()));
+            assert_eq!(ServiceName::from_wire(&read.to_string(), ""), read);
+            let in_group = ServiceName::resolve("orders", Some(&name.replace('@', "x"))).unwrap();
+            assert_eq!(ServiceName::parse(&in_group.to_string()), Ok(in_group));
+        }
+        let longest = "ж".repeat(512);
+        assert_eq!(ServiceName::parse(&longest).unwrap().name, longest, "characters count, not bytes");
     }
 
     #[test]

@@ -81,6 +81,11 @@ impl fmt::Display for Operation {
     }
 }
 
+/// Tomcat and most proxies refuse request lines above 8 KiB; some count the headers to it.
+const LONGEST_QUERY: usize = 4 * 1024;
+/// Nacos 1.4 reads the query alone of a POST: there it stays as long as Tomcat takes it.
+const LONGEST_QUERY_OF_POST: usize = 7 * 1024;
+
 /// A request that no server has been chosen for yet.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
@@ -94,9 +99,19 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Everything in the query: the only way that Nacos 1.4 takes parameters of POST and PUT.
+    /// Everything in the query: the only place where Nacos 1.4 takes the parameters of a POST. What is too long for a
+    /// request line goes into a form body, where the method has one.
     pub(crate) fn by_query(method: Method, path: &'static str, parameters: &impl Serialize) -> Self {
-        Request { method, path, query: encode(parameters), form: None }
+        let parameters = encode(parameters);
+        let longest = match method {
+            Method::POST => LONGEST_QUERY_OF_POST,
+            Method::PUT => LONGEST_QUERY,
+            _ => usize::MAX,
+        };
+        if parameters.len() > longest {
+            return Request { method, path, query: String::new(), form: Some(parameters) };
+        }
+        Request { method, path, query: parameters, form: None }
     }
 
     /// Everything in a form body.
@@ -182,6 +197,30 @@ impl Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parameters_too_long_for_a_request_line_go_into_a_form() {
+        let request = |method, length| Request::by_query(method, "/", &[("metadata", "x".repeat(length))]);
+        for (method, longest) in [(Method::POST, 7 * 1024), (Method::PUT, 4 * 1024)] {
+            let fits = request(method.clone(), longest - "metadata=".len());
+            assert_eq!((fits.query.len(), fits.form.is_some()), (longest, false), "{method}");
+            let long = request(method.clone(), longest);
+            assert!(long.query.is_empty() && long.form.is_some_and(|form| form.starts_with("metadata=xx")), "{method}");
+        }
+        assert_eq!(request(Method::GET, 10_000).form, None, "a GET has no body");
+    }
+
+    #[test]
+    fn names_are_encoded_in_a_query() {
+        let request = Request::by_query(Method::GET, "/", &[("serviceName", "G@@a$b/{{1}}&x=заказ #%2F")]);
+        let decoded: Vec<(String, String)> = serde_urlencoded::from_str(&request.query).unwrap();
+        assert_eq!(decoded, [("serviceName".to_owned(), "G@@a$b/{{1}}&x=заказ #%2F".to_owned())]);
+        assert!(
+            request.query.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"=%+-._*".contains(&byte)),
+            "{}",
+            request.query
+        );
+    }
 
     #[test]
     fn an_excerpt_is_one_short_line() {

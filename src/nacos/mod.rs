@@ -240,7 +240,8 @@ impl Nacos {
             Protocol::V3 => v3::list(namespace, service, clusters, healthy_only),
             _ => v1::list(namespace, service, clusters, healthy_only, push_to),
         };
-        let key = format!("{namespace} {service} {clusters} {healthy_only}");
+        // No name contains a control character.
+        let key = format!("{namespace}\n{service}\n{clusters}\n{healthy_only}");
         let read = |protocol, answer: &Answer| {
             self.last_lists.read(&key, answer, |answer| {
                 let mut info = match protocol {

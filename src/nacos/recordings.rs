@@ -412,7 +412,7 @@ fn v1_asks_as_the_recorded_requests_did() {
             assert_same_parameters(&what, request, &sent(&ours.query), &more);
         }
         // The script was the same for all but the one with authentication.
-        assert_eq!(asked, if server == "nacos-2.5.1-auth" { 12 } else { 111 }, "{server}");
+        assert_eq!(asked, if server == "nacos-2.5.1-auth" { 12 } else { 113 }, "{server}");
     }
 }
 
