@@ -35,7 +35,7 @@ impl Answered {
     }
 
     pub fn list(&self, service: &ServiceName) -> Option<ServiceInfo> {
-        v1::read_list(&self.0, service).ok()
+        v1::read_list(&self.0).ok().map(|list| list.into_info(service))
     }
 
     pub fn beat_code(&self) -> Option<i64> {

@@ -32,7 +32,7 @@ pub struct Instance {
     pub instance_id: String,
     /// IPv4 or IPv6 address, or host name.
     pub ip: String,
-    /// TCP port.
+    /// TCP port; 0 where nothing can be called, as for Dubbo's consumers.
     pub port: u16,
     /// Share of the calls it should get, 0 (none) to 10,000; 1 by default.
     pub weight: f64,
@@ -87,9 +87,9 @@ impl Instance {
         (&self.cluster_name, &self.ip, self.port)
     }
 
-    /// Whether it should get calls at all.
+    /// Whether it should get calls at all. Dubbo's consumers are registered with port 0, where nobody listens.
     pub(crate) fn takes_calls(&self) -> bool {
-        self.healthy && self.enabled && self.weight > 0.0
+        self.healthy && self.enabled && self.weight > 0.0 && self.port > 0
     }
 
     /// The beat interval that its metadata asks for.

@@ -444,8 +444,8 @@ mod tests {
         let host = json!({ "ip": "10.0.0.1", "port": 80, "healthy": true });
         let nameless = json!({ "hosts": [host] });
         let hostless = json!({ "name": "G@@s" });
-        let wrong_host = json!({ "name": "G@@s", "hosts": [{ "ip": 1 }] });
-        for data in [json!({}), json!([]), json!("text"), Value::Null, nameless, hostless, wrong_host] {
+        let no_hosts = json!({ "name": "G@@s", "hosts": [1] });
+        for data in [json!({}), json!([]), json!("text"), Value::Null, nameless, hostless, no_hosts] {
             assert!(PushMessage::decode(&push("dom", &data)).is_err(), "{data}");
         }
         let deep = "[".repeat(100_000);

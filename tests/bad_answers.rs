@@ -7,17 +7,17 @@ use std::sync::{Arc, Mutex};
 
 use actix::Addr;
 use actix_nacos::{
-    Config, Error, GetInstance, GetStatus, ListInstances, ListServices, ModifyInstance, Protocol, RegisterInstance,
-    Registry, SendHeartbeat, Subscribe,
+    Config, Discover, Error, GetInstance, GetStatus, ListInstances, ListServices, ModifyInstance, Protocol,
+    RegisterInstance, Registry, SendHeartbeat, Subscribe,
 };
 use futures_util::{future::LocalBoxFuture, FutureExt as _, TryFutureExt as _};
 use support::{
     ask, config_at, eventually,
     fake::{Answer, Fake},
-    ms, soon, start, unique, until, News,
+    logs, ms, soon, start, unique, until, News,
 };
 
-const IP: &str = "10.77.0.7";
+const IP: &str = "127.0.0.7";
 
 /// A Registry at a server that gives one answer to everything.
 struct World {
@@ -99,9 +99,16 @@ async fn a_page_of_something_else_is_unreadable() {
 
 #[actix::test]
 async fn json_of_the_wrong_type_is_unreadable() {
-    for body in
-        ["[]", "{}", "null", "42", "true", r#"{"hosts":{},"code":"x","count":"x","doms":7}"#, r#"{"hosts":null}"#]
-    {
+    for body in [
+        "[]",
+        "{}",
+        "null",
+        "42",
+        "true",
+        r#"{"hosts":{},"code":"x","count":"x","doms":7}"#,
+        r#"{"hosts":null}"#,
+        r#"{"hosts":["a"]}"#,
+    ] {
         gives(text(200, "application/json", body), is_unreadable).await;
     }
 }
@@ -237,4 +244,39 @@ async fn listeners_are_told_nothing_of_bad_answers() {
         eventually("a poll succeeds", fine).await;
     }
     assert!(news.waiting().is_empty());
+}
+
+#[actix::test]
+async fn a_host_without_an_address_is_left_out_with_one_warning_per_service() {
+    let odd = r#"{"name":null,"cacheMillis":null,"hosts":[{"ip":"127.0.0.1","port":"80","healthy":null,"enabled":null},
+        {"ip":"127.0.0.2"},{"port":80},null]}"#;
+    let fake = Fake::start(move |seen| match seen.path() {
+        "/nacos/v1/ns/instance/list" => text(200, "application/json", odd),
+        _ => Answer::usual(seen),
+    });
+    let (logger, log) = logs::logger();
+    let registry = start(config_at(&fake.server_address()).protocol(Protocol::V1).logger(logger));
+    let mut news = News::listen();
+    for name in ["orders", "bills"] {
+        ask(&registry, Subscribe::new(name, news.recipient())).await.unwrap();
+        let told = news.next().await;
+        let [host] = &told.info.hosts[..] else { panic!("{told:?}") };
+        assert_eq!((host.authority().as_str(), host.healthy, host.enabled), ("127.0.0.1:80", true, true));
+    }
+    let asked = fake.seen().len();
+    until("both are asked for again and again", || fake.seen().len() > asked + 8).await;
+    ask(&registry, ListInstances::new("orders").clusters(["DEFAULT"])).await.unwrap();
+    assert_eq!(log.count("left instances without ip or port out"), 2, "{:?}", log.loud());
+    assert_eq!(log.count("instances=3"), 2, "{:?}", log.loud());
+}
+
+#[actix::test]
+async fn an_instance_with_port_0_is_listed_and_never_chosen() {
+    let consumer = r#"{"hosts":[{"ip":"127.0.0.1","port":0},{"ip":"127.0.0.2","port":80}]}"#;
+    let fake = Fake::start(move |_| text(200, "application/json", consumer));
+    let registry = start(config_at(&fake.server_address()).protocol(Protocol::V1));
+    let view = ask(&registry, Discover::new("orders")).await.unwrap();
+    soon("the list", view.ready()).await.unwrap();
+    assert_eq!(view.instances().len(), 2);
+    assert!((0..100).all(|_| view.select_one().is_some_and(|chosen| chosen.port == 80)));
 }

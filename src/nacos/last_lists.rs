@@ -121,7 +121,7 @@ mod tests {
             let answer = Answer { status: 200, body: body.into() };
             self.lists.read(key, &answer, |answer| {
                 self.read.set(self.read.get() + u32::from(answer.body == body.as_bytes()));
-                v1::read_list(answer, &self.service)
+                Ok(v1::read_list(answer)?.into_info(&self.service))
             })
         }
     }
@@ -164,7 +164,7 @@ mod tests {
         }
         let refused = Answer { status: 500, body: list("10.0.0.1", 1).into() };
         world.read("k", &list("10.0.0.1", 1)).unwrap();
-        let outcome = world.lists.read("k", &refused, |answer| v1::read_list(answer, &world.service));
+        let outcome = world.lists.read("k", &refused, |answer| Ok(v1::read_list(answer)?.into_info(&world.service)));
         assert!(outcome.is_err(), "a failure is one, whatever it quotes");
     }
 }

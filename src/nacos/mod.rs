@@ -9,6 +9,7 @@ mod endpoint;
 pub(crate) mod exchange;
 mod health;
 mod last_lists;
+mod lenient;
 mod login;
 #[cfg(test)]
 pub(crate) mod recordings;
@@ -22,13 +23,13 @@ pub(crate) mod transport;
 pub(crate) mod v1;
 pub(crate) mod v3;
 
-use std::{rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::HashSet, rc::Rc, time::Duration};
 
 use actix_rt::time::{sleep, Instant};
 pub(crate) use endpoint::keep_server_list;
 pub use exchange::Operation;
 use serde::Serialize;
-use slog::Logger;
+use slog::{warn, Logger};
 use tokio::sync::watch;
 
 use self::{
@@ -38,7 +39,7 @@ use self::{
     servers::Servers,
     session::Session,
     transport::Transport,
-    v1::PushAddress,
+    v1::{ListAnswer, PushAddress},
 };
 use crate::{
     config::{Config, Protocol},
@@ -61,6 +62,8 @@ pub(crate) struct Nacos {
     servers: Rc<Servers>,
     session: Session,
     last_lists: LastLists,
+    /// Those that were warned of.
+    services_with_hosts_left_out: RefCell<HashSet<ServiceName>>,
     connection: watch::Sender<ConnectionState>,
     /// Hashes what a failed request was about.
     subjects: foldhash::fast::RandomState,
@@ -127,6 +130,7 @@ impl Nacos {
             servers: Rc::new(servers),
             session: Session::new(config.username.clone(), config.password.clone()),
             last_lists: LastLists::new(),
+            services_with_hosts_left_out: RefCell::default(),
             connection: watch::channel(ConnectionState::Unknown).0,
             subjects: foldhash::fast::RandomState::default(),
             log: config.logger.clone(),
@@ -244,10 +248,12 @@ impl Nacos {
         let key = format!("{namespace}\n{service}\n{clusters}\n{healthy_only}");
         let read = |protocol, answer: &Answer| {
             self.last_lists.read(&key, answer, |answer| {
-                let mut info = match protocol {
+                let list = match protocol {
                     Protocol::V3 => v3::read_list(answer, service)?,
-                    _ => v1::read_list(answer, service)?,
+                    _ => v1::read_list(answer)?,
                 };
+                self.warn_of_hosts_left_out(service, &list);
+                let mut info = list.into_info(service);
                 info.tidy(clusters, healthy_only);
                 Ok(info)
             })
@@ -256,6 +262,15 @@ impl Nacos {
         // Read now: an epoch that begins later did not answer this.
         let epoch = self.servers.is_in_use(&told.server).then(|| self.epoch());
         Ok(Listed { info: told.value, epoch, protocol: told.protocol })
+    }
+
+    /// Once per service: lists come every few seconds.
+    fn warn_of_hosts_left_out(&self, service: &ServiceName, list: &ListAnswer) {
+        let left_out = list.hosts.iter().filter(|host| !host.is_usable()).count();
+        if left_out > 0 && self.services_with_hosts_left_out.borrow_mut().insert(service.clone()) {
+            warn!(self.log, "left instances without ip or port out of a service list";
+                "service" => %service, "instances" => left_out);
+        }
     }
 
     pub(crate) async fn list_services(

@@ -255,7 +255,7 @@ fn assert_done(what: &str, response: &RecordedResponse) {
 
 fn assert_list(what: &str, request: &RecordedRequest, response: &RecordedResponse) {
     let service = request.service().unwrap_or_else(|| panic!("{what}: no service"));
-    let read = v1::read_list(&response.answer(), &service);
+    let read = v1::read_list(&response.answer()).map(|list| list.into_info(&service));
     if response.status != 200 {
         assert_eq!(read, Err(refusal(what, response)), "{what}");
         return;

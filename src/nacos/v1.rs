@@ -6,12 +6,18 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use awc::http::Method;
-use serde::{de::Visitor, Deserialize, Deserializer, Serialize};
+use serde::{
+    de::{self, value::MapAccessDeserializer, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    Deserialize, Deserializer, Serialize,
+};
 
 use crate::{
     heartbeat::{HeartbeatReply, DEFAULT_INTERVAL},
     instance::{Instance, InstanceKey, Metadata},
-    nacos::exchange::{Answer, Refusal, Request},
+    nacos::{
+        exchange::{Answer, Refusal, Request},
+        lenient,
+    },
     service::{ServiceInfo, ServiceName},
 };
 
@@ -222,38 +228,60 @@ pub(crate) fn login(path: &'static str, username: &str, password: &str) -> Reque
     Request::by_form(path, &[("username", username), ("password", password)])
 }
 
-/// One instance in a list.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// One instance in a list. Any field may be missing, null or of another type: see [`lenient`].
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Host {
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) instance_id: String,
+    /// Empty where the server does not say.
+    #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) ip: String,
     /// Wider than a port: 1.4 and r-nacos register 70000.
+    #[serde(default = "no_port", deserialize_with = "port")]
     pub(crate) port: i64,
-    #[serde(default = "one", deserialize_with = "weight")]
+    #[serde(default = "one", deserialize_with = "lenient::weight")]
     pub(crate) weight: f64,
+    #[serde(default = "yes", deserialize_with = "lenient::true_by_default")]
     pub(crate) healthy: bool,
-    #[serde(default = "yes")]
+    #[serde(default = "yes", deserialize_with = "lenient::true_by_default")]
     pub(crate) enabled: bool,
-    #[serde(default = "yes")]
+    #[serde(default = "yes", deserialize_with = "lenient::true_by_default")]
     pub(crate) ephemeral: bool,
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) cluster_name: String,
     /// Beside it r-nacos sends `service`, and GET answers have only that: no alias, one of both is enough.
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) service_name: String,
-    #[serde(default, deserialize_with = "metadata")]
+    #[serde(default, deserialize_with = "lenient::metadata")]
     pub(crate) metadata: Metadata,
 }
 
 impl Host {
-    /// None where nobody could call it: a port that is none.
+    /// Whether it has an address. Port 0 is one: Dubbo's consumers register with it, to be listed and not to be called.
+    pub(crate) fn is_usable(&self) -> bool {
+        !self.ip.trim().is_empty() && self.port().is_some()
+    }
+
+    fn port(&self) -> Option<u16> {
+        u16::try_from(self.port).ok()
+    }
+
+    /// An answer about one instance that does not say where it is, is no answer.
+    pub(crate) fn check_address(&self, answer: &Answer) -> Result<(), Refusal> {
+        if self.is_usable() {
+            return Ok(());
+        }
+        Err(Refusal::Unreadable(format!("no ip and port in {:?}", answer.excerpt())))
+    }
+
+    /// None unless it [is usable](Host::is_usable).
     pub(crate) fn into_instance(self, service: &ServiceName) -> Option<Instance> {
+        let port = self.port().filter(|_| self.is_usable())?;
         Some(Instance {
             instance_id: self.instance_id,
             ip: self.ip,
-            port: u16::try_from(self.port).ok()?,
+            port,
             weight: self.weight,
             healthy: self.healthy,
             enabled: self.enabled,
@@ -265,32 +293,101 @@ impl Host {
     }
 }
 
+/// The hosts of a list. An entry that is no object is a host without an address; where none is an object, this is some
+/// other list, and must not be taken for one of a service that everybody has left.
+#[derive(Debug, Clone)]
+pub(crate) struct Hosts(pub(crate) Vec<Host>);
+
+impl<'de> Deserialize<'de> for Hosts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let entries: Vec<Entry> = Vec::deserialize(deserializer)?;
+        if !entries.is_empty() && entries.iter().all(|Entry(host)| host.is_none()) {
+            return Err(de::Error::custom("no instance in the list"));
+        }
+        Ok(Hosts(entries.into_iter().map(|Entry(host)| host.unwrap_or_default()).collect()))
+    }
+}
+
+/// One entry of a list, whatever it is.
+struct Entry(Option<Host>);
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(EntryVisitor)
+    }
+}
+
+/// Reads objects where they stand: a value in between would double the time that a list takes.
+struct EntryVisitor;
+
+impl<'de> Visitor<'de> for EntryVisitor {
+    type Value = Entry;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an instance")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Entry, A::Error> {
+        Host::deserialize(MapAccessDeserializer::new(fields)).map(Some).map(Entry)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Entry, A::Error> {
+        while values.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Entry(None))
+    }
+
+    fn visit_unit<E>(self) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+}
+
 /// A list of a service's instances, polled or pushed. Fields come and go between servers; `hosts` never does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ListAnswer {
     /// `GROUP@@service`; 1.4 calls it `dom` too.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) group_name: String,
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) clusters: String,
-    #[serde(default = "ten_seconds")]
+    #[serde(default = "ten_seconds", deserialize_with = "ten_seconds_by_default")]
     pub(crate) cache_millis: u64,
+    #[serde(deserialize_with = "hosts")]
     pub(crate) hosts: Vec<Host>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "zero_by_default")]
     pub(crate) last_ref_time: i64,
-    #[serde(default, deserialize_with = "null_as_default")]
+    #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) checksum: String,
-    #[serde(default, rename = "allIPs", alias = "allIps")]
+    #[serde(default, rename = "allIPs", alias = "allIps", deserialize_with = "lenient::false_by_default")]
     pub(crate) all_ips: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::false_by_default")]
     pub(crate) reach_protection_threshold: bool,
 }
 
 impl ListAnswer {
-    /// The list as the client tells it: `asked` is what it is a list of.
+    /// The list as the client tells it: `asked` is what it is a list of. Hosts without an address are left out.
     pub(crate) fn into_info(self, asked: &ServiceName) -> ServiceInfo {
         ServiceInfo {
             name: asked.name.clone(),
@@ -313,7 +410,7 @@ pub(crate) struct BeatAnswer {
     #[serde(default)]
     pub(crate) client_beat_interval: Option<i64>,
     pub(crate) code: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient::false_by_default")]
     pub(crate) light_beat_enabled: bool,
     #[serde(flatten)]
     pub(crate) extra: BTreeMap<String, serde_json::Value>,
@@ -353,11 +450,10 @@ pub(crate) fn read_ok(answer: &Answer) -> Result<(), Refusal> {
     }
 }
 
-/// A list of `service`, as the server told it; not yet in order.
-pub(crate) fn read_list(answer: &Answer, service: &ServiceName) -> Result<ServiceInfo, Refusal> {
+/// A list as the server told it; not yet in order.
+pub(crate) fn read_list(answer: &Answer) -> Result<ListAnswer, Refusal> {
     accepted(answer)?;
-    let list: ListAnswer = answer.json()?;
-    Ok(list.into_info(service))
+    answer.json()
 }
 
 /// The instance that `key` names. `enabled` and `ephemeral` are not in the answers of 1.4 and 2.x.
@@ -368,10 +464,13 @@ pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found,
     accepted(answer)?;
     #[derive(Deserialize)]
     struct Told {
+        #[serde(default, deserialize_with = "lenient::flag")]
         enabled: Option<bool>,
+        #[serde(default, deserialize_with = "lenient::flag")]
         ephemeral: Option<bool>,
     }
     let host: Host = answer.json()?;
+    host.check_address(answer)?;
     let told: Told = answer.json()?;
     let instance = host.into_instance(&key.service).filter(|instance| key.names(instance));
     // r-nacos looks an instance up by ip and port alone and gives the one of another cluster.
@@ -477,6 +576,14 @@ fn yes() -> bool {
     true
 }
 
+fn no_port() -> i64 {
+    -1
+}
+
+fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    lenient::number(deserializer).map(|port| port.unwrap_or(no_port()))
+}
+
 fn one() -> f64 {
     1.0
 }
@@ -485,62 +592,16 @@ fn ten_seconds() -> u64 {
     10_000
 }
 
-fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+fn ten_seconds_by_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    lenient::number(deserializer).map(|millis| millis.unwrap_or(ten_seconds()))
 }
 
-/// Clients register metadata as JSON, and servers list what they get: a null, or a number, is no reason to know nothing of
-/// the whole service.
-fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Metadata, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Text {
-        Text(String),
-        Other(serde_json::Value),
-    }
-    let told: Option<BTreeMap<String, Text>> = Option::deserialize(deserializer)?;
-    let pairs = told.unwrap_or_default().into_iter().filter_map(|(key, value)| match value {
-        Text::Text(text) => Some((key, text)),
-        Text::Other(serde_json::Value::Null) => None,
-        Text::Other(other) => Some((key, other.to_string())),
-    });
-    Ok(pairs.collect())
+fn zero_by_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    lenient::number(deserializer).map(Option::unwrap_or_default)
 }
 
-/// Servers register a weight of NaN and list it as `"NaN"`: such an instance gets no calls, its neighbours do.
-fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    deserializer.deserialize_any(WeightVisitor)
-}
-
-/// Not an untagged enum: that keeps a copy of each number to try it twice.
-struct WeightVisitor;
-
-impl Visitor<'_> for WeightVisitor {
-    type Value = f64;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a weight")
-    }
-
-    fn visit_f64<E>(self, number: f64) -> Result<f64, E> {
-        Ok(number)
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<f64, E> {
-        Ok(number as f64)
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<f64, E> {
-        Ok(number as f64)
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<f64, E> {
-        Ok(text.parse().ok().filter(|weight: &f64| weight.is_finite()).unwrap_or(0.0))
-    }
-
-    fn visit_unit<E>(self) -> Result<f64, E> {
-        Ok(0.0)
-    }
+fn hosts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Host>, D::Error> {
+    Hosts::deserialize(deserializer).map(|hosts| hosts.0)
 }
 
 #[cfg(test)]
@@ -568,9 +629,62 @@ mod tests {
         let strange = r#"{"hosts":[{"ip":"10.0.0.7","port":80,"healthy":true,
             "metadata":{"none":null,"number":7,"yes":true,"text":"t","more":{"a":[1]}}},
             {"ip":"10.0.0.8","port":80,"healthy":true,"metadata":null}]}"#;
-        let info = read_list(&answer(strange), &ServiceName::parse("orders").unwrap()).unwrap();
+        let info = read_list(&answer(strange)).unwrap().into_info(&ServiceName::parse("orders").unwrap());
         let told: Vec<_> = info.hosts[0].metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         assert_eq!(told, [("more", r#"{"a":[1]}"#), ("number", "7"), ("text", "t"), ("yes", "true")]);
         assert!(info.hosts[1].metadata.is_empty());
+    }
+
+    /// All of them in one list beside a plain one.
+    #[test]
+    fn odd_hosts_and_null_fields_spoil_no_list() {
+        let odd = r#"{"name":null,"groupName":null,"clusters":null,"cacheMillis":null,"lastRefTime":null,"checksum":null,
+            "allIPs":null,"reachProtectionThreshold":null,"hosts":[
+            {"ip":"10.0.0.1","port":80},
+            {"ip":"10.0.0.2","port":"8080","healthy":null,"enabled":null,"ephemeral":null,"weight":null,
+             "clusterName":null,"serviceName":null,"instanceId":null,"metadata":null},
+            {"ip":"10.0.0.3","port":0,"healthy":"false","enabled":"TRUE","ephemeral":[],"weight":"2.5","metadata":"none"},
+            {"port":80},{"ip":null,"port":80},{"ip":"","port":80},{"ip":7,"port":80},
+            {"ip":"10.0.0.9"},{"ip":"10.0.0.9","port":null},{"ip":"10.0.0.9","port":"http"},{"ip":"10.0.0.9","port":70000},
+            {"ip":"10.0.0.9","port":-1},null,"10.0.0.9:80",7,-7,1.5,true,[],["10.0.0.9",80],{}]}"#;
+        let list = read_list(&answer(odd)).unwrap();
+        assert_eq!(list.hosts.iter().filter(|host| !host.is_usable()).count(), 18);
+        let info = list.into_info(&ServiceName::parse("orders").unwrap());
+        assert_eq!((info.cache_millis, info.last_ref_time, info.all_ips), (10_000, 0, false));
+        let [plain, nulls, texts] = &info.hosts[..] else { panic!("{info:?}") };
+        for host in [plain, nulls] {
+            assert!(host.healthy && host.enabled && host.ephemeral, "{host:?}");
+            assert_eq!((host.cluster_name.as_str(), host.service_name.as_str()), ("DEFAULT", "DEFAULT_GROUP@@orders"));
+        }
+        assert_eq!((plain.weight, nulls.weight, nulls.port), (1.0, 0.0, 8080));
+        assert!(!texts.healthy && texts.enabled && texts.ephemeral && texts.metadata.is_empty());
+        assert_eq!((texts.port, texts.weight), (0, 2.5));
+
+        let missing = read_list(&answer(r#"{"hosts":[]}"#)).unwrap();
+        assert_eq!((missing.cache_millis, missing.last_ref_time), (10_000, 0));
+        let texts = read_list(&answer(r#"{"hosts":[],"cacheMillis":"3000","lastRefTime":"7"}"#)).unwrap();
+        assert_eq!((texts.cache_millis, texts.last_ref_time), (3000, 7));
+        for no_list in [
+            r#"{"hosts":["a","b"]}"#,
+            r#"{"hosts":[[],7]}"#,
+            r#"{"hosts":null}"#,
+            r#"{"hosts":{}}"#,
+            "{}",
+            "[]",
+            "null",
+        ] {
+            assert!(read_list(&answer(no_list)).is_err(), "{no_list}");
+        }
+    }
+
+    #[test]
+    fn an_instance_without_an_address_is_no_instance() {
+        let key = InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("10.0.0.7", 80));
+        for body in ["{}", "[]", "null", r#"{"ip":"10.0.0.7"}"#, r#"{"ip":1,"port":"none"}"#] {
+            assert!(matches!(read_instance(&answer(body), &key), Err(Refusal::Unreadable(_))), "{body}");
+        }
+        let odd = r#"{"ip":"10.0.0.7","port":"80","healthy":null,"enabled":"?","ephemeral":"false"}"#;
+        let found = read_instance(&answer(odd), &key).unwrap();
+        assert!(found.ephemeral_told && !found.instance.ephemeral && !found.enabled_told && found.instance.healthy);
     }
 }

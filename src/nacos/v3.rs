@@ -16,9 +16,9 @@ use crate::{
     instance::{Instance, InstanceKey},
     nacos::{
         exchange::{Answer, Refusal, Request},
-        v1::{self, Found, Host, InstanceParameters, ListAnswer, LoginAnswer, ServiceListAnswer},
+        v1::{self, Found, Host, Hosts, InstanceParameters, ListAnswer, LoginAnswer, ServiceListAnswer},
     },
-    service::{ServiceInfo, ServiceName},
+    service::ServiceName,
 };
 
 pub(crate) const INSTANCE: &str = "/v3/client/ns/instance";
@@ -166,19 +166,19 @@ pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Refusal> {
 }
 
 /// A list of `service`; not yet in order, and not filtered. It says neither how long it may be kept nor when it was made.
-pub(crate) fn read_list(answer: &Answer, service: &ServiceName) -> Result<ServiceInfo, Refusal> {
-    let list = ListAnswer {
+pub(crate) fn read_list(answer: &Answer, service: &ServiceName) -> Result<ListAnswer, Refusal> {
+    let Hosts(hosts) = open(answer)?;
+    Ok(ListAnswer {
         name: service.to_string(),
         group_name: service.group.clone(),
         clusters: String::new(),
         cache_millis: 10_000,
-        hosts: open::<Vec<Host>>(answer)?,
+        hosts,
         last_ref_time: 0,
         checksum: String::new(),
         all_ips: false,
         reach_protection_threshold: false,
-    };
-    Ok(list.into_info(service))
+    })
 }
 
 /// The instance that `key` names. Read, but for the refusal.
@@ -191,6 +191,7 @@ pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found,
     let (enabled_told, ephemeral_told) = (told("enabled"), told("ephemeral"));
     let host: Host =
         serde_json::from_value(data).map_err(|error| Refusal::Unreadable(format!("{error}: {}", answer.excerpt())))?;
+    host.check_address(answer)?;
     let instance = host.into_instance(&key.service).filter(|instance| key.names(instance));
     Ok(Found { instance: instance.ok_or(Refusal::NotFound)?, enabled_told, ephemeral_told })
 }
@@ -332,7 +333,7 @@ mod tests {
 
     fn assert_list(name: &str, request: &RecordedRequest, response: &RecordedResponse) {
         let service = request.service().unwrap();
-        let info = read_list(&response.answer(), &service).unwrap();
+        let info = read_list(&response.answer(), &service).unwrap().into_info(&service);
         let json = response.json();
         let hosts = json["data"].as_array().unwrap();
         assert_eq!((hosts.len(), info.service()), (info.hosts.len(), service.clone()), "{name}");
@@ -446,6 +447,15 @@ mod tests {
     }
 
     #[test]
+    fn odd_hosts_spoil_no_list() {
+        let odd = r#"{"code":0,"message":null,"data":[{"ip":"10.0.0.7","port":"80","healthy":null},{"ip":null},null]}"#;
+        let service = &key().service;
+        let info = read_list(&answer(200, odd), service).unwrap().into_info(service);
+        assert_eq!(info.hosts.len(), 1);
+        assert!(info.hosts[0].healthy && info.hosts[0].port == 80);
+    }
+
+    #[test]
     fn what_is_no_answer_of_this_api_is_never_a_list() {
         let service = &key().service;
         for body in ["", "ok", "<html>", "{}", "[]", r#"{"code":0}"#, r#"{"code":0,"data":null}"#, r#"{"data":[]}"#] {
@@ -458,9 +468,10 @@ mod tests {
             assert!(read_list(&answer(200, &whole[..cut]), service).is_err(), "cut at {cut}");
         }
         let failed = read_list(&answer(200, r#"{"code":30000,"message":"server error","data":null}"#), service);
-        assert_eq!(failed, Err(Refusal::Refused { status: 30_000, body: "server error".into() }));
+        assert_eq!(failed.map(drop), Err(Refusal::Refused { status: 30_000, body: "server error".into() }));
         for status in [404, 405, 410, 501] {
-            assert_eq!(read_list(&answer(status, "<html>nothing here"), service), Err(Refusal::NotSpoken));
+            let read = read_list(&answer(status, "<html>nothing here"), service).map(drop);
+            assert_eq!(read, Err(Refusal::NotSpoken));
         }
         assert!(matches!(read_list(&answer(502, "<html>"), service), Err(Refusal::Refused { status: 502, .. })));
     }
