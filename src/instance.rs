@@ -1,10 +1,10 @@
 //! An instance of a service, its key, and what Nacos accepts as one.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{error::Error, service::ServiceName};
+use crate::{error::Error, heartbeat::DEFAULT_INTERVAL, service::ServiceName};
 
 /// The cluster of an instance that names none.
 pub const DEFAULT_CLUSTER: &str = "DEFAULT";
@@ -13,7 +13,8 @@ pub const DEFAULT_CLUSTER: &str = "DEFAULT";
 /// than 1,024 characters unless configured otherwise, and say so.
 pub type Metadata = BTreeMap<String, String>;
 
-/// Metadata key: the interval between two beats, in milliseconds.
+/// Metadata key: the interval between two beats, in milliseconds; shorter than both timeouts. An instance with a timeout
+/// and without this is registered with the smaller of 5 s and a third of its smallest timeout.
 pub const HEART_BEAT_INTERVAL: &str = "preserved.heart.beat.interval";
 /// Metadata key: after how many milliseconds without a beat the server calls the instance unhealthy.
 pub const HEART_BEAT_TIMEOUT: &str = "preserved.heart.beat.timeout";
@@ -92,10 +93,27 @@ impl Instance {
         self.healthy && self.enabled && self.weight > 0.0 && self.port > 0
     }
 
-    /// The beat interval that its metadata asks for.
+    /// The beat interval that its metadata asks for, by itself or by its timeouts.
     pub(crate) fn preserved_interval(&self) -> Option<Duration> {
-        let millis = self.metadata.get(HEART_BEAT_INTERVAL)?.parse().ok()?;
-        (millis > 0).then(|| Duration::from_millis(millis))
+        // What cannot be read was refused before it came here, or is somebody else's.
+        let millis = match preserved_millis(&self.metadata, HEART_BEAT_INTERVAL).ok()? {
+            Some(millis) => millis,
+            None => interval_within_timeouts(&self.metadata)?,
+        };
+        Some(Duration::from_millis(millis))
+    }
+
+    /// The metadata to register with: with the beat interval where only timeouts are given. Servers assume 5 s otherwise:
+    /// some refuse timeouts that are shorter, the others would call the instance unhealthy between two beats.
+    pub(crate) fn metadata_to_register(&self) -> Cow<'_, Metadata> {
+        if self.ephemeral && !self.metadata.contains_key(HEART_BEAT_INTERVAL) {
+            if let Some(interval) = interval_within_timeouts(&self.metadata) {
+                let mut metadata = self.metadata.clone();
+                metadata.insert(HEART_BEAT_INTERVAL.into(), interval.to_string());
+                return Cow::Owned(metadata);
+            }
+        }
+        Cow::Borrowed(&self.metadata)
     }
 
     /// Refuses what no server should be sent, naming the field.
@@ -187,15 +205,25 @@ fn validate_metadata(metadata: &Metadata) -> Result<(), Error> {
         let reason = format!("has {size} bytes in keys and values, at most {LARGEST_METADATA} are allowed");
         return Err(Error::invalid("metadata", reason));
     }
-    let interval = preserved_millis(metadata, HEART_BEAT_INTERVAL)?;
+    let given = preserved_millis(metadata, HEART_BEAT_INTERVAL)?;
     for key in [HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT] {
-        if let (Some(interval), Some(limit)) = (interval, preserved_millis(metadata, key)?) {
-            if limit <= interval {
-                return Err(Error::invalid("metadata", format!("{key} must be longer than {HEART_BEAT_INTERVAL}")));
-            }
+        let Some(timeout) = preserved_millis(metadata, key)? else { continue };
+        let interval = given.or_else(|| interval_within_timeouts(metadata)).unwrap_or(0);
+        if timeout <= interval {
+            let reason = format!("{key} of {timeout} ms must be longer than {HEART_BEAT_INTERVAL}, {interval} ms");
+            return Err(Error::invalid("metadata", reason));
         }
     }
     Ok(())
+}
+
+/// Milliseconds between beats where only timeouts are given: the usual interval, or a third of the smallest timeout, so that
+/// two beats may be lost.
+fn interval_within_timeouts(metadata: &Metadata) -> Option<u64> {
+    let timeout = |key| preserved_millis(metadata, key).ok().flatten();
+    let smallest = [HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT].into_iter().filter_map(timeout).min()?;
+    let usual = DEFAULT_INTERVAL.as_millis() as u64;
+    Some(usual.min(smallest / 3).max(1))
 }
 
 fn preserved_millis(metadata: &Metadata, key: &'static str) -> Result<Option<u64>, Error> {
@@ -266,5 +294,26 @@ mod tests {
         assert_eq!(instance.preserved_interval(), Some(Duration::from_secs(1)));
         instance.metadata.insert(IP_DELETE_TIMEOUT.into(), "1000".into());
         assert_eq!(refused_field(instance), "metadata");
+    }
+
+    #[test]
+    fn timeouts_without_an_interval_are_registered_with_one_that_fits() {
+        let interval = |pairs: &[(&str, &str)]| {
+            let mut instance = Instance::new("10.0.0.7", 80);
+            instance.metadata.extend(pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())));
+            assert_eq!(instance.validate(), Ok(()), "{pairs:?}");
+            let sent = instance.metadata_to_register().get(HEART_BEAT_INTERVAL).map(|millis| millis.parse().unwrap());
+            assert_eq!(sent, instance.preserved_interval().map(|interval| interval.as_millis()), "{pairs:?}");
+            sent
+        };
+        assert_eq!(interval(&[]), None);
+        assert_eq!(interval(&[(HEART_BEAT_TIMEOUT, "3000")]), Some(1000));
+        assert_eq!(interval(&[(HEART_BEAT_TIMEOUT, "30000"), (IP_DELETE_TIMEOUT, "6000")]), Some(2000));
+        assert_eq!(interval(&[(IP_DELETE_TIMEOUT, "2")]), Some(1));
+        assert_eq!(interval(&[(HEART_BEAT_TIMEOUT, "60000")]), Some(5000));
+        assert_eq!(interval(&[(HEART_BEAT_TIMEOUT, "3000"), (HEART_BEAT_INTERVAL, "700")]), Some(700), "as given");
+        assert_eq!(refused_field(with_metadata(HEART_BEAT_TIMEOUT, "1")), "metadata", "no interval fits");
+        let persistent = Instance { ephemeral: false, ..with_metadata(HEART_BEAT_TIMEOUT, "3000") };
+        assert_eq!(*persistent.metadata_to_register(), persistent.metadata, "it does not beat");
     }
 }

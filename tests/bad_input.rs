@@ -197,6 +197,11 @@ async fn metadata_that_is_too_large_or_no_interval_is_refused_by_every_message()
         world.refuses(ModifyInstance::new("orders", IP, 80).metadata(metadata), "metadata", rule).await;
         world.refuses(SendHeartbeat::new("orders", IP, 80).metadata(key, value), "metadata", rule).await;
     }
+    for (interval, timeout) in [("3000", "3000"), ("5000", "3000")] {
+        let register = RegisterInstance::new("orders", IP, 80).metadata(HEART_BEAT_INTERVAL, interval);
+        world.refuses(register.clone().metadata(HEART_BEAT_TIMEOUT, timeout), "metadata", "longer than").await;
+        world.refuses(register.metadata(IP_DELETE_TIMEOUT, timeout), "metadata", "longer than").await;
+    }
     world.nothing_was_sent();
     let longest = RegisterInstance::new("orders", IP, 80).metadata("k", "v".repeat(65_535));
     let refused_there = ask(&world.registry, longest).await.unwrap_err();

@@ -10,13 +10,13 @@ use std::{
 
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer, InstanceSnapshot},
-    DeregisterInstance, GetStatus, Metadata, ModifyInstance, Operation, RegisterInstance, SendHeartbeat,
+    DeregisterInstance, GetStatus, ListInstances, Metadata, ModifyInstance, Operation, RegisterInstance, SendHeartbeat,
     HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT,
 };
 use futures_util::future::join_all;
 use support::{ask, config, eventually, ms, only_instance, ports, registry, server, shut_down, start, until};
 
-const IP: &str = "10.77.0.7";
+const IP: &str = "127.0.0.7";
 
 /// Beats every 200 ms, is unhealthy after 1 s without, and removed after 2 s.
 fn short_lived(port: u16) -> RegisterInstance {
@@ -64,6 +64,24 @@ async fn an_instance_stays_healthy_beyond_the_servers_timeouts() {
         assert_eq!(registrations(&server), 1, "beats alone keep it on {dialect}");
         shut_down(&registry).await;
         assert!(server.instances("orders").is_empty());
+    }
+}
+
+#[actix::test]
+async fn timeouts_without_an_interval_bring_one_that_keeps_the_instance_healthy() {
+    for dialect in Dialect::all() {
+        let server = strict_server(dialect);
+        let registry = registry(&server);
+        let register = RegisterInstance::new("orders", IP, 80).metadata(HEART_BEAT_TIMEOUT, "1500");
+        ask(&registry, register.metadata(IP_DELETE_TIMEOUT, "3000")).await.unwrap();
+        let listed = ask(&registry, ListInstances::new("orders")).await.unwrap();
+        assert_eq!(listed.hosts[0].metadata[HEART_BEAT_INTERVAL], "500", "{dialect}");
+        throughout(ms(4000), || match server.instances("orders").as_slice() {
+            [only] if only.healthy => Ok(()),
+            other => Err(format!("{other:?} on {dialect}")),
+        })
+        .await;
+        shut_down(&registry).await;
     }
 }
 

@@ -51,6 +51,13 @@ pub(crate) struct InstanceParameters {
 }
 
 impl InstanceParameters {
+    /// Of an instance that is kept alive by us.
+    pub(crate) fn to_register(namespace: &str, service: &ServiceName, instance: &Instance) -> Self {
+        let metadata = metadata_json(&instance.metadata_to_register());
+        InstanceParameters { metadata, ..Self::of(namespace, service, instance) }
+    }
+
+    /// Of an instance as it is.
     pub(crate) fn of(namespace: &str, service: &ServiceName, instance: &Instance) -> Self {
         InstanceParameters {
             namespace_id: namespace.into(),
@@ -109,7 +116,7 @@ impl<'a> KeyParameters<'a> {
 }
 
 pub(crate) fn register(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
-    Request::by_query(Method::POST, INSTANCE, &InstanceParameters::of(namespace, service, instance))
+    Request::by_query(Method::POST, INSTANCE, &InstanceParameters::to_register(namespace, service, instance))
 }
 
 /// Writes all values: a part would be a trap, since 1.4 wipes what is left out.
@@ -202,7 +209,7 @@ fn beat_body(key: &InstanceKey, instance: &Instance) -> String {
         ip: key.ip.clone(),
         port: key.port,
         weight: instance.weight,
-        metadata: instance.metadata.clone(),
+        metadata: instance.metadata_to_register().into_owned(),
         scheduled: true,
         period,
         stopped: false,

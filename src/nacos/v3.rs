@@ -42,8 +42,8 @@ pub(crate) struct Frame<T> {
     pub(crate) data: T,
 }
 
-fn parameters(namespace: &str, service: &ServiceName, instance: &Instance) -> InstanceParameters {
-    InstanceParameters { service_name: service.name.clone(), ..InstanceParameters::of(namespace, service, instance) }
+fn ungrouped(parameters: InstanceParameters, service: &ServiceName) -> InstanceParameters {
+    InstanceParameters { service_name: service.name.clone(), ..parameters }
 }
 
 /// The parameters that name one instance.
@@ -78,7 +78,8 @@ impl<'a> KeyParameters<'a> {
 }
 
 pub(crate) fn register(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
-    Request::by_form(INSTANCE, &parameters(namespace, service, instance))
+    let parameters = InstanceParameters::to_register(namespace, service, instance);
+    Request::by_form(INSTANCE, &ungrouped(parameters, service))
 }
 
 pub(crate) fn deregister(namespace: &str, key: &InstanceKey, ephemeral: bool) -> Request {
@@ -124,7 +125,8 @@ pub(crate) fn get(namespace: &str, key: &InstanceKey) -> Request {
 
 /// Writes all values, by the admin API. Read.
 pub(crate) fn overwrite(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
-    Request::by_query(Method::PUT, ADMIN_INSTANCE, &parameters(namespace, service, instance))
+    let parameters = InstanceParameters::of(namespace, service, instance);
+    Request::by_query(Method::PUT, ADMIN_INSTANCE, &ungrouped(parameters, service))
 }
 
 /// By the admin API, which finds groups by a part of their name: [`read_services`] leaves the others out. Read.
