@@ -129,14 +129,6 @@ impl Error {
         Error::InvalidInput { field, reason: reason.into() }
     }
 
-    /// Bad input, by the name that the user gave it.
-    pub(crate) fn in_field(self, field: &'static str) -> Self {
-        match self {
-            Error::InvalidInput { reason, .. } => Error::InvalidInput { field, reason },
-            other => other,
-        }
-    }
-
     /// Whether the same request may succeed later, or on another server: the server could not be reached, did not
     /// answer in time, answered unreadably, failed within (5xx, v3's 30000) or was asked too often (429).
     pub fn is_retryable(&self) -> bool {

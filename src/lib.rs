@@ -276,7 +276,7 @@ pub mod embedded;
 pub mod prelude;
 
 pub use change::{Change, ServiceChanged, Source};
-pub use config::{Config, Protocol, PushConfig, TlsConfig};
+pub use config::{Config, Protocol, PushConfig, ServerList, TlsConfig};
 pub use error::Error;
 pub use heartbeat::HeartbeatReply;
 pub use instance::{

@@ -1,0 +1,275 @@
+//! Where servers are: one address, a list of them, and our own address towards them.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket},
+    str::FromStr,
+    sync::Arc,
+};
+
+use awc::http::Uri;
+use serde::{
+    de::{SeqAccess, Visitor},
+    Deserializer,
+};
+
+use crate::{error::Error, nacos::Operation};
+
+/// Servers as they are configured: one text with commas, or several texts. See [`Config::new`](crate::Config::new).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServerList(pub(super) Vec<String>);
+
+impl ServerList {
+    fn of<S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Self {
+        let mut servers = Vec::new();
+        for text in texts {
+            let split = text.as_ref().split(',').map(str::trim).filter(|server| !server.is_empty());
+            servers.extend(split.map(str::to_owned));
+        }
+        ServerList(servers)
+    }
+}
+
+macro_rules! from_text {
+    ($($text:ty),*) => {
+        $(impl From<$text> for ServerList {
+            fn from(servers: $text) -> Self {
+                ServerList::of([servers])
+            }
+        })*
+    };
+}
+
+from_text!(&str, String, &String, Arc<str>, Box<str>, std::borrow::Cow<'_, str>);
+
+impl<S: AsRef<str>> From<Vec<S>> for ServerList {
+    fn from(servers: Vec<S>) -> Self {
+        ServerList::of(servers)
+    }
+}
+
+impl<S: AsRef<str>> From<&[S]> for ServerList {
+    fn from(servers: &[S]) -> Self {
+        ServerList::of(servers)
+    }
+}
+
+impl<S: AsRef<str>, const N: usize> From<[S; N]> for ServerList {
+    fn from(servers: [S; N]) -> Self {
+        ServerList::of(servers)
+    }
+}
+
+/// Reads a list of texts, or one text.
+pub(super) fn read_servers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct Servers;
+
+    impl<'de> Visitor<'de> for Servers {
+        type Value = ServerList;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(r#"servers as "host:port,host:port" or a list of "host:port""#)
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<ServerList, E> {
+            Ok(text.into())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<ServerList, A::Error> {
+            let mut texts = Vec::<String>::new();
+            while let Some(text) = list.next_element()? {
+                texts.push(text);
+            }
+            Ok(texts.into())
+        }
+    }
+
+    deserializer.deserialize_any(Servers).map(|servers| servers.0)
+}
+
+/// One server: where its API lies.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct ServerAddress {
+    pub(crate) https: bool,
+    /// Without brackets.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// Empty, or with a leading and no trailing slash.
+    pub(crate) context_path: String,
+}
+
+impl ServerAddress {
+    /// Reads `host:port` or `http(s)://host:port[/context]`.
+    pub(crate) fn parse(text: &str, context_path: &str) -> Result<Self, Error> {
+        let invalid = |reason: String| Error::invalid("servers", reason);
+        if text.contains('@') {
+            return Err(invalid("an address may hold no credentials; use Config::credentials".into()));
+        }
+        let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+        let uri = Uri::from_str(&url).map_err(|error| invalid(format!("{text:?} is no address: {error}")))?;
+        let https = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => tls_is_built_in("servers").map(|()| true)?,
+            scheme => return Err(invalid(format!("{text:?} has the scheme {scheme:?}; http and https are known"))),
+        };
+        let host = host_of(&uri, text).map_err(invalid)?;
+        let port = port_of(&uri, text).map_err(invalid)?;
+        let path = if uri.path().trim_matches('/').is_empty() { context_path } else { uri.path() };
+        let path = path.trim_matches('/');
+        let context_path = if path.is_empty() { String::new() } else { format!("/{path}") };
+        if let Err(error) = Uri::from_str(&format!("/{path}")) {
+            return Err(Error::invalid("context_path", format!("{path:?} is no path: {error}")));
+        }
+        Ok(ServerAddress { https, host, port, context_path })
+    }
+
+    /// Where the URL of a server list leads.
+    pub(super) fn of_endpoint(url: &str) -> Result<Self, Error> {
+        let invalid = |reason: String| Error::invalid("endpoint", reason);
+        let uri = Uri::from_str(url).map_err(|error| invalid(error.to_string()))?;
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err(invalid("may hold no credentials: it is shown in logs".into()));
+        }
+        let https = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => tls_is_built_in("endpoint").map(|()| true)?,
+            _ => return Err(invalid("wants http://… or https://…".into())),
+        };
+        let host = host_of(&uri, url).map_err(invalid)?;
+        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+        Ok(ServerAddress { https, host, port, context_path: String::new() })
+    }
+
+    /// The address of this machine by which it reaches the server.
+    pub(super) fn local_ip(&self) -> Result<IpAddr, Error> {
+        let unreachable = |error: std::io::Error| Error::Unreachable {
+            operation: Operation::LocalIp,
+            server: self.to_string(),
+            reason: error.to_string(),
+        };
+        let mut targets = (self.host.as_str(), self.port).to_socket_addrs().map_err(unreachable)?;
+        let target = targets.next().ok_or_else(|| unreachable(std::io::ErrorKind::AddrNotAvailable.into()))?;
+        local_ip_towards(target).map_err(unreachable)
+    }
+
+    /// `http(s)://host:port/context`, without a trailing slash.
+    pub(crate) fn base_url(&self) -> String {
+        format!("{}://{self}{}", if self.https { "https" } else { "http" }, self.context_path)
+    }
+}
+
+/// The host, without brackets. No socket and no certificate could be had for an IPv6 address with a zone (`%eth0`).
+fn host_of(uri: &Uri, text: &str) -> Result<String, String> {
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() {
+        return Err(format!("{text:?} has no host"));
+    }
+    if host.contains('%') {
+        return Err(format!("{text:?} has a zone ('%') or an escape; use an address without it, or a host name"));
+    }
+    Ok(host.to_owned())
+}
+
+/// A port that is none is none at all to `Uri`; whoever wrote it wants to hear of the number.
+fn port_of(uri: &Uri, text: &str) -> Result<u16, String> {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let port = authority.strip_prefix(uri.host().unwrap_or_default()).and_then(|rest| rest.strip_prefix(':'));
+    match port.unwrap_or_default() {
+        "" => Err(format!("{text:?} has no port; Nacos listens on 8848 by default")),
+        port => match port.parse() {
+            Ok(port) if port > 0 => Ok(port),
+            _ => Err(format!("{text:?} is no address: its port is not between 1 and 65535")),
+        },
+    }
+}
+
+/// `host:port`.
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// The local address that the system would send from. A UDP socket that is connected sends nothing by that.
+pub(crate) fn local_ip_towards(target: SocketAddr) -> std::io::Result<IpAddr> {
+    let any: SocketAddr = match target {
+        SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+        SocketAddr::V6(_) => SocketAddr::from(([0u16; 8], 0)),
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(target)?;
+    socket.local_addr().map(|address| address.ip())
+}
+
+fn tls_is_built_in(field: &'static str) -> Result<(), Error> {
+    if cfg!(any(feature = "rustls", feature = "openssl")) {
+        return Ok(());
+    }
+    Err(Error::invalid(field, "https needs the feature `rustls` or `openssl` of actix-nacos"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<ServerAddress, Error> {
+        ServerAddress::parse(text, "/nacos")
+    }
+
+    #[test]
+    fn addresses_are_read_in_all_their_forms() {
+        assert_eq!(parse("10.0.0.1:8848").unwrap().base_url(), "http://10.0.0.1:8848/nacos");
+        assert_eq!(parse("http://nacos:80/").unwrap().base_url(), "http://nacos:80/nacos");
+        assert_eq!(parse("http://nacos:80/other/place/").unwrap().base_url(), "http://nacos:80/other/place");
+        assert_eq!(parse("[::1]:8848").unwrap().to_string(), "[::1]:8848");
+        assert_eq!(ServerAddress::parse("a:1", "/").unwrap().base_url(), "http://a:1");
+    }
+
+    #[test]
+    fn bad_addresses_say_what_is_wrong() {
+        let reason = |text: &str| parse(text).unwrap_err().to_string();
+        assert!(reason("nacos").contains("no port"), "{}", reason("nacos"));
+        assert!(reason("ftp://nacos:21").contains("scheme"));
+        assert!(parse(":8848").is_err() && parse("http://:8848").is_err() && parse("nacos:0").is_err());
+        assert!(parse("nacos:70000").is_err() && parse("a b:1").is_err());
+        let secret = reason("http://me:hush@nacos:8848");
+        assert!(secret.contains("credentials") && !secret.contains("hush"));
+    }
+
+    #[cfg(not(any(feature = "rustls", feature = "openssl")))]
+    #[test]
+    fn https_without_a_tls_feature_names_the_feature() {
+        assert!(parse("https://nacos:8848").unwrap_err().to_string().contains("`rustls`"));
+    }
+
+    #[test]
+    fn an_address_with_a_zone_is_refused_by_name() {
+        for text in ["[fe80::1%eth0]:8848", "http://[fe80::1%2]:8848", "[fe80::1%25eth0]:8848", "a%20b:8848"] {
+            let reason = parse(text).unwrap_err().to_string();
+            assert!(reason.contains("zone") || reason.contains("no address"), "{reason}");
+        }
+        assert!(ServerAddress::of_endpoint("http://[fe80::1%eth0]/list").is_err());
+    }
+
+    #[test]
+    fn an_endpoint_leads_to_its_port_or_the_usual_one() {
+        let of = |url: &str| ServerAddress::of_endpoint(url).unwrap().to_string();
+        assert_eq!(of("http://nacos/list"), "nacos:80");
+        assert_eq!(of("http://[::1]:8080/list"), "[::1]:8080");
+    }
+
+    #[test]
+    fn servers_are_one_text_or_several() {
+        let expected = ServerList(vec!["a:1".into(), "b:2".into()]);
+        assert_eq!(ServerList::from("a:1, b:2,"), expected);
+        assert_eq!(ServerList::from(String::from("a:1,b:2")), expected);
+        assert_eq!(ServerList::from(["a:1", "b:2"]), expected);
+        assert_eq!(ServerList::from(vec![String::from("a:1,b:2")]), expected);
+        assert_eq!(ServerList::from(&expected.0[..]), expected);
+        assert_eq!(ServerList::from(" , "), ServerList::default());
+    }
+}

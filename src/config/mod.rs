@@ -1,0 +1,438 @@
+//! How a Registry is set up.
+
+mod addresses;
+mod environment;
+mod push;
+mod settings;
+mod tls;
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use slog::{o, Drain, Logger};
+
+pub(crate) use self::addresses::{local_ip_towards, ServerAddress};
+pub use self::{addresses::ServerList, push::PushConfig, tls::TlsConfig};
+use crate::error::Error;
+
+/// Nacos' own default (`server.servlet.contextPath`).
+const DEFAULT_CONTEXT_PATH: &str = "/nacos";
+const DEFAULT_NAMESPACE: &str = "public";
+/// Of connections, and of messages in the mailbox: channels and semaphores panic far above it.
+const MOST: usize = 1_000_000;
+/// Of any duration: what is longer is no time that anything waits, and could not be added to a moment.
+pub(crate) const LONGEST_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// Which of Nacos' HTTP APIs is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Protocol {
+    /// What the server speaks, found out for each server and again when it changes; v1 where both are there, because
+    /// only v1 has push. Written `auto`.
+    #[default]
+    Auto,
+    /// The v1 API: Nacos 1.x, 2.x, 3.0, 3.1 and r-nacos. Written `v1`.
+    #[serde(alias = "V1")]
+    V1,
+    /// The v3 API: Nacos 3.x. Written `v3`.
+    #[serde(alias = "V3")]
+    V3,
+}
+
+/// How a Registry is set up. Each setter's doc names its default.
+///
+/// A value that cannot work is an [`Error::InvalidInput`] when the Registry is started, or from
+/// [`validate`](Config::validate).
+///
+/// ```
+/// use actix_nacos::Config;
+/// use std::time::Duration;
+///
+/// let config = Config::new("10.0.0.1:8848,10.0.0.2:8848")
+///     .namespace("staging")
+///     .credentials("orders", "s3cret")
+///     .request_timeout(Duration::from_secs(2));
+/// assert!(config.validate().is_ok());
+/// assert!(!format!("{config:?}").contains("s3cret"));
+/// ```
+///
+/// # In a configuration file
+/// With serde each setting is a key; what is missing has its default, and an unknown key is refused. Durations read as
+/// `"3s"` or `"500ms"`. The password is read and never written.
+///
+/// ```
+/// # use actix_nacos::Config;
+/// let config: Config = serde_json::from_str(r#"{
+///     "servers": "10.0.0.1:8848,10.0.0.2:8848",
+///     "namespace": "staging",
+///     "username": "orders", "password": "s3cret",
+///     "min_poll_interval": "1s", "max_poll_interval": "5s",
+///     "push": {"enabled": true, "bind": "0.0.0.0:7848"},
+///     "tls": {"ca_file": "ca.pem", "client_certificate_file": "us.pem", "client_key_file": "us.key"}
+/// }"#)?;
+/// let config = config.overridden_by_env()?;
+/// assert!(config.validate().is_ok());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// | key | environment variable | default | |
+/// |---|---|---|---|
+/// | `servers` | `NACOS_SERVER_ADDR` | none | see [`new`](Config::new); a text with commas or a list |
+/// | `endpoint` | `NACOS_ENDPOINT` | none | the URL of a list of servers: see [`at_endpoint`](Config::at_endpoint); `servers` are used until it has answered |
+/// | `endpoint_interval` | `NACOS_ENDPOINT_INTERVAL` | `30s` | see [`endpoint_interval`](Config::endpoint_interval) |
+/// | `context_path` | `NACOS_CONTEXT_PATH` | `/nacos` | see [`context_path`](Config::context_path) |
+/// | `namespace` | `NACOS_NAMESPACE` | `public` | the id: see [`namespace`](Config::namespace) |
+/// | `username` | `NACOS_USERNAME` | none | see [`credentials`](Config::credentials) |
+/// | `password` | `NACOS_PASSWORD` | none | with `username` |
+/// | `protocol` | `NACOS_PROTOCOL` | `auto` | `auto`, `v1` or `v3`: see [`Protocol`] |
+/// | `disabled` | `NACOS_DISABLED` | `false` | `true`: no server, see [`disabled`](Config::disabled) |
+/// | `request_timeout` | `NACOS_REQUEST_TIMEOUT` | `3s` | see [`request_timeout`](Config::request_timeout) |
+/// | `operation_timeout` | `NACOS_OPERATION_TIMEOUT` | `10s` | see [`operation_timeout`](Config::operation_timeout) |
+/// | `shutdown_timeout` | `NACOS_SHUTDOWN_TIMEOUT` | `10s` | see [`shutdown_timeout`](Config::shutdown_timeout) |
+/// | `max_connections` | `NACOS_MAX_CONNECTIONS` | `32` | see [`max_connections`](Config::max_connections) |
+/// | `mailbox_capacity` | `NACOS_MAILBOX_CAPACITY` | `4096` | see [`mailbox_capacity`](Config::mailbox_capacity) |
+/// | `min_poll_interval` | `NACOS_MIN_POLL_INTERVAL` | `1s` | see [`poll_interval`](Config::poll_interval) |
+/// | `max_poll_interval` | `NACOS_MAX_POLL_INTERVAL` | `10s` | see [`poll_interval`](Config::poll_interval) |
+/// | `protect_from_empty` | `NACOS_PROTECT_FROM_EMPTY` | `false` | see [`protect_from_empty`](Config::protect_from_empty) |
+/// | `outage_hold` | `NACOS_OUTAGE_HOLD` | `15s` | see [`outage_hold`](Config::outage_hold) |
+/// | `cache_dir` | `NACOS_CACHE_DIR` | none | see [`cache_dir`](Config::cache_dir) |
+/// | `push.enabled` | `NACOS_PUSH_ENABLED` | `true` | `false`: see [`PushConfig::off`] |
+/// | `push.bind` | `NACOS_PUSH_BIND` | none | `ip:port`: see [`PushConfig::bind`] |
+/// | `push.advertise_ip` | `NACOS_PUSH_ADVERTISE_IP` | none | see [`PushConfig::advertise_ip`] |
+/// | `push.advertise_port` | `NACOS_PUSH_ADVERTISE_PORT` | none | see [`PushConfig::advertise_port`] |
+/// | `push.any_source` | `NACOS_PUSH_ANY_SOURCE` | `false` | see [`PushConfig::any_source`] |
+/// | `push.hint_only` | `NACOS_PUSH_HINT_ONLY` | `false` | see [`PushConfig::hint_only`] |
+/// | `tls.ca_file` | `NACOS_TLS_CA_FILE` | none | see [`TlsConfig::ca_file`] |
+/// | `tls.client_certificate_file` | `NACOS_TLS_CLIENT_CERTIFICATE_FILE` | none | see [`TlsConfig::client_certificate`] |
+/// | `tls.client_key_file` | `NACOS_TLS_CLIENT_KEY_FILE` | none | with `tls.client_certificate_file` |
+///
+/// `overridden_by_env` reads the variables with `NACOS_` or [with a prefix of one's own](Config::overridden_by_env_with_prefix).
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    #[serde(deserialize_with = "addresses::read_servers")]
+    pub(crate) servers: Vec<String>,
+    pub(crate) endpoint: Option<String>,
+    #[serde(with = "humantime_serde")]
+    pub(crate) endpoint_interval: Duration,
+    pub(crate) context_path: String,
+    pub(crate) namespace: String,
+    pub(crate) username: Option<String>,
+    #[serde(skip_serializing)]
+    pub(crate) password: Option<String>,
+    pub(crate) protocol: Protocol,
+    pub(crate) disabled: bool,
+    #[serde(with = "humantime_serde")]
+    pub(crate) request_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub(crate) operation_timeout: Duration,
+    #[serde(with = "humantime_serde")]
+    pub(crate) shutdown_timeout: Duration,
+    pub(crate) max_connections: usize,
+    pub(crate) mailbox_capacity: usize,
+    #[serde(with = "humantime_serde")]
+    pub(crate) min_poll_interval: Duration,
+    #[serde(with = "humantime_serde")]
+    pub(crate) max_poll_interval: Duration,
+    pub(crate) protect_from_empty: bool,
+    #[serde(with = "humantime_serde")]
+    pub(crate) outage_hold: Duration,
+    pub(crate) cache_dir: Option<PathBuf>,
+    pub(crate) push: PushConfig,
+    pub(crate) tls: TlsConfig,
+    #[serde(skip, default = "standard_logger")]
+    pub(crate) logger: Logger,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            servers: Vec::new(),
+            endpoint: None,
+            // As the Java client asks (`ServerListManager`).
+            endpoint_interval: Duration::from_secs(30),
+            context_path: DEFAULT_CONTEXT_PATH.into(),
+            namespace: DEFAULT_NAMESPACE.into(),
+            username: None,
+            password: None,
+            protocol: Protocol::Auto,
+            disabled: false,
+            request_timeout: Duration::from_secs(3),
+            operation_timeout: Duration::from_secs(10),
+            shutdown_timeout: Duration::from_secs(10),
+            max_connections: 32,
+            mailbox_capacity: 4096,
+            min_poll_interval: Duration::from_secs(1),
+            max_poll_interval: Duration::from_secs(10),
+            protect_from_empty: false,
+            outage_hold: Duration::from_secs(15),
+            cache_dir: None,
+            push: PushConfig::default(),
+            tls: TlsConfig::default(),
+            logger: standard_logger(),
+        }
+    }
+}
+
+impl Config {
+    /// A Registry at these servers: one or several `host:port` or `http(s)://host:port[/context]`, in one text with commas
+    /// (`"a:8848,b:8848"`) or as a list (`["a:8848", "b:8848"]`).
+    pub fn new(servers: impl Into<ServerList>) -> Self {
+        Self::default().servers(servers)
+    }
+
+    /// A Registry at the servers that this URL lists, one `host:port` a line, as an address server of Nacos gives it. The
+    /// list is asked for again and again: see [`endpoint_interval`](Config::endpoint_interval).
+    pub fn at_endpoint(url: impl Into<String>) -> Self {
+        Self::default().endpoint(url)
+    }
+
+    /// A Registry without any server, for the laptop: registering is ok, views are ready and empty.
+    pub fn disabled() -> Self {
+        Config { disabled: true, ..Self::default() }
+    }
+
+    /// Whether a Registry could be started with this.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] naming the setting and the rule.
+    pub fn validate(&self) -> Result<(), Error> {
+        let addresses = self.addresses()?;
+        if addresses.is_empty() && self.endpoint.is_none() && !self.disabled {
+            return Err(Error::invalid("servers", "is empty; it wants host:port of a Nacos server"));
+        }
+        self.endpoint_address()?;
+        self.validate_durations()?;
+        for (field, count) in [("max_connections", self.max_connections), ("mailbox_capacity", self.mailbox_capacity)] {
+            if !(1..=MOST).contains(&count) {
+                return Err(Error::invalid(field, format!("must be 1 to {MOST}")));
+            }
+        }
+        if self.username.is_some() != self.password.is_some() {
+            return Err(Error::invalid("credentials", "need both username and password"));
+        }
+        validate_namespace(&self.namespace)?;
+        if self.tls.client_certificate_file.is_some() != self.tls.client_key_file.is_some() {
+            return Err(Error::invalid("tls", "a client certificate needs both its certificate file and its key file"));
+        }
+        Ok(())
+    }
+
+    fn validate_durations(&self) -> Result<(), Error> {
+        let durations = [
+            ("endpoint_interval", self.endpoint_interval),
+            ("request_timeout", self.request_timeout),
+            ("operation_timeout", self.operation_timeout),
+            ("shutdown_timeout", self.shutdown_timeout),
+            ("poll_interval", self.min_poll_interval),
+            ("poll_interval", self.max_poll_interval),
+            ("outage_hold", self.outage_hold),
+        ];
+        for (field, duration) in durations {
+            if duration < Duration::from_millis(1) && field != "outage_hold" {
+                return Err(Error::invalid(field, "must be at least 1 ms"));
+            }
+            if duration > LONGEST_DURATION {
+                return Err(Error::invalid(field, "must be at most 10 years"));
+            }
+        }
+        if self.min_poll_interval > self.max_poll_interval {
+            return Err(Error::invalid("poll_interval", "has a minimum above its maximum"));
+        }
+        Ok(())
+    }
+
+    /// The address of this machine by which it reaches the first server, or else the endpoint: what to register as an
+    /// instance's `ip`. Nothing is sent; a host name is looked up, which blocks. Where the Registry is
+    /// [`disabled`](Config::disabled): 127.0.0.1.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for a bad address or none; [`Error::Unreachable`] if the host has no address or no way leads
+    /// there.
+    ///
+    /// ```
+    /// # use actix_nacos::Config;
+    /// assert_eq!(Config::new("127.0.0.1:8848").local_ip()?.to_string(), "127.0.0.1");
+    /// # Ok::<(), actix_nacos::Error>(())
+    /// ```
+    pub fn local_ip(&self) -> Result<IpAddr, Error> {
+        if self.disabled {
+            return Ok(Ipv4Addr::LOCALHOST.into());
+        }
+        let server = match self.addresses()?.into_iter().next() {
+            Some(server) => Some(server),
+            None => self.endpoint_address()?,
+        };
+        server.ok_or_else(|| Error::invalid("servers", "is empty: no server to reach"))?.local_ip()
+    }
+
+    /// The servers, each parsed.
+    pub(crate) fn addresses(&self) -> Result<Vec<ServerAddress>, Error> {
+        self.servers.iter().map(|server| ServerAddress::parse(server, &self.context_path)).collect()
+    }
+
+    fn endpoint_address(&self) -> Result<Option<ServerAddress>, Error> {
+        self.endpoint.as_deref().map(ServerAddress::of_endpoint).transpose()
+    }
+
+    /// As servers know it.
+    pub(crate) fn namespace_id(&self) -> &str {
+        namespace_id(&self.namespace)
+    }
+}
+
+/// An empty id is that of the default namespace.
+pub(crate) fn namespace_id(id: &str) -> &str {
+    match id {
+        "" => DEFAULT_NAMESPACE,
+        id => id,
+    }
+}
+
+pub(crate) fn validate_namespace(id: &str) -> Result<(), Error> {
+    if id.chars().any(|c| !c.is_ascii_alphanumeric() && !"-_.:".contains(c)) {
+        return Err(Error::invalid("namespace", "wants the namespace's id: digits, letters and '-_.:'"));
+    }
+    Ok(())
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("servers", &self.servers)
+            .field("endpoint", &self.endpoint)
+            .field("endpoint_interval", &self.endpoint_interval)
+            .field("context_path", &self.context_path)
+            .field("namespace", &self.namespace)
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "***"))
+            .field("protocol", &self.protocol)
+            .field("disabled", &self.disabled)
+            .field("request_timeout", &self.request_timeout)
+            .field("operation_timeout", &self.operation_timeout)
+            .field("shutdown_timeout", &self.shutdown_timeout)
+            .field("max_connections", &self.max_connections)
+            .field("mailbox_capacity", &self.mailbox_capacity)
+            .field("min_poll_interval", &self.min_poll_interval)
+            .field("max_poll_interval", &self.max_poll_interval)
+            .field("protect_from_empty", &self.protect_from_empty)
+            .field("outage_hold", &self.outage_hold)
+            .field("cache_dir", &self.cache_dir)
+            .field("push", &self.push)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Records reach whatever the application has set up for the `log` crate.
+fn standard_logger() -> Logger {
+    Logger::root(slog_stdlog::StdLog.fuse(), o!())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_cannot_work_are_refused() {
+        let field = |config: Config| match config.validate() {
+            Err(Error::InvalidInput { field, .. }) => field,
+            other => panic!("{other:?}"),
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(field(Config::new("")), "servers");
+        assert_eq!(field(Config::new("a:1").request_timeout(Duration::ZERO)), "request_timeout");
+        assert_eq!(field(Config::new("a:1").poll_interval(second * 2, second)), "poll_interval");
+        // Added to a moment it would overflow, in the middle of an operation.
+        assert_eq!(field(Config::new("a:1").operation_timeout(Duration::MAX)), "operation_timeout");
+        assert_eq!(field(Config::new("a:1").poll_interval(second, Duration::MAX)), "poll_interval");
+        assert_eq!(field(Config::new("a:1").outage_hold(Duration::MAX)), "outage_hold");
+        assert_eq!(Config::new("a:1").outage_hold(Duration::ZERO).validate(), Ok(()));
+        assert_eq!(field(Config::new("a:1").endpoint_interval(Duration::ZERO)), "endpoint_interval");
+        for count in [0, usize::MAX] {
+            assert_eq!(field(Config::new("a:1").mailbox_capacity(count)), "mailbox_capacity");
+            assert_eq!(field(Config::new("a:1").max_connections(count)), "max_connections");
+        }
+        assert_eq!(field(Config::new("a:1").context_path("/na cos")), "context_path");
+        assert_eq!(field(Config::new("a:1").namespace("a b")), "namespace");
+        assert_eq!(field(Config::at_endpoint("nacos/list")), "endpoint");
+        assert_eq!(field(Config::at_endpoint("http://me:hush@nacos/list")), "endpoint");
+        assert_eq!(field(Config::new("[fe80::1%eth0]:8848")), "servers");
+        assert_eq!(Config::disabled().validate(), Ok(()));
+    }
+
+    #[test]
+    fn serde_reads_the_password_and_never_writes_it() {
+        let json = r#"{"servers":["a:1"],"username":"me","password":"hush","request_timeout":"500ms"}"#;
+        let config: Config = serde_json::from_str(json).unwrap();
+        assert_eq!(config.password.as_deref(), Some("hush"));
+        assert_eq!(config.request_timeout, Duration::from_millis(500));
+        let written = serde_json::to_string(&config).unwrap();
+        assert!(!written.contains("hush") && written.contains("500ms"), "{written}");
+        assert!(!format!("{config:?}").contains("hush"));
+        assert!(serde_json::from_str::<Config>(r#"{"sevrers":[]}"#).is_err());
+    }
+
+    #[test]
+    fn servers_are_read_as_a_text_or_a_list() {
+        let servers = |json: &str| serde_json::from_str::<Config>(json).map(|config| config.servers);
+        let expected = ["a:8848", "b:8848"];
+        assert_eq!(servers(r#"{"servers":"a:8848, b:8848"}"#).unwrap(), expected);
+        assert_eq!(servers(r#"{"servers":["a:8848","b:8848"]}"#).unwrap(), expected);
+        assert_eq!(servers(r#"{"servers":["a:8848,b:8848"]}"#).unwrap(), expected);
+        assert_eq!(servers("{}").unwrap(), [""; 0]);
+        let refused = servers(r#"{"servers":{"a":8848}}"#).unwrap_err().to_string();
+        assert!(refused.contains("host:port"), "{refused}");
+        assert_eq!(Config::new(["a:8848", "b:8848"]).servers, expected);
+        assert_eq!(Config::disabled().servers("a:8848,b:8848").servers, expected);
+    }
+
+    #[test]
+    fn every_setting_but_the_password_can_be_asked_for() {
+        let second = Duration::from_secs(1);
+        let config = Config::new("a:1")
+            .endpoint("http://nacos/list")
+            .endpoint_interval(second)
+            .context_path("/x")
+            .namespace("dev")
+            .credentials("me", "hush")
+            .protocol(Protocol::V1)
+            .request_timeout(second * 2)
+            .operation_timeout(second * 3)
+            .shutdown_timeout(second * 4)
+            .max_connections(5)
+            .mailbox_capacity(6)
+            .poll_interval(second, second * 7)
+            .protect_from_empty(true)
+            .outage_hold(second * 8)
+            .cache_dir("/cache")
+            .push(PushConfig::off().advertise_port(9))
+            .tls(TlsConfig::default().client_certificate("us.pem", "us.key"));
+        assert_eq!((config.get_servers(), config.get_endpoint()), (&["a:1".to_owned()][..], Some("http://nacos/list")));
+        assert_eq!((config.get_endpoint_interval(), config.get_context_path()), (second, "/x"));
+        assert_eq!((config.get_namespace(), config.get_username(), config.is_disabled()), ("dev", Some("me"), false));
+        assert_eq!((config.get_protocol(), config.get_request_timeout()), (Protocol::V1, second * 2));
+        assert_eq!((config.get_operation_timeout(), config.get_shutdown_timeout()), (second * 3, second * 4));
+        assert_eq!((config.get_max_connections(), config.get_mailbox_capacity()), (5, 6));
+        assert_eq!((config.get_poll_interval(), config.get_protect_from_empty()), ((second, second * 7), true));
+        assert_eq!((config.get_outage_hold(), config.get_cache_dir()), (second * 8, Some("/cache".as_ref())));
+        assert_eq!((config.get_push().is_enabled(), config.get_push().get_advertise_port()), (false, Some(9)));
+        assert_eq!(config.get_tls().get_client_certificate(), Some(("us.pem".as_ref(), "us.key".as_ref())));
+        assert_eq!(Config::default().namespace("").get_namespace(), "public");
+    }
+
+    #[test]
+    fn the_local_address_towards_an_endpoint_is_found() {
+        let ip = |config: Config| config.local_ip().map(|ip| ip.to_string());
+        assert_eq!(ip(Config::at_endpoint("http://127.0.0.1:8080/list")), Ok("127.0.0.1".into()));
+        assert_eq!(ip(Config::at_endpoint("http://127.0.0.1/list")), Ok("127.0.0.1".into()));
+        assert!(matches!(ip(Config::default()), Err(Error::InvalidInput { field: "servers", .. })));
+        assert!(matches!(ip(Config::at_endpoint("nacos")), Err(Error::InvalidInput { field: "endpoint", .. })));
+    }
+}
