@@ -83,7 +83,7 @@ fn instances(arguments: &mut cli::Arguments) -> Vec<RegisterInstance> {
     let weight: f64 = arguments.option("weight").unwrap_or(1.0);
     let metadata: Metadata = arguments.all("metadata").iter().map(|pair| key_and_value(arguments, pair)).collect();
     let instance = |(ip, port): (String, u16)| {
-        let mut instance = RegisterInstance::new(&service, ip, port).weight(weight).with_metadata(metadata.clone());
+        let mut instance = RegisterInstance::new(&service, ip, port).weight(weight).all_metadata(metadata.clone());
         if let Some(group) = &group {
             instance = instance.group(group);
         }

@@ -4,7 +4,11 @@ use std::{borrow::Cow, collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{error::Error, heartbeat::DEFAULT_INTERVAL, service::ServiceName};
+use crate::{
+    error::Error,
+    heartbeat::DEFAULT_INTERVAL,
+    service::{validate_name, ServiceName, DEFAULT_GROUP},
+};
 
 /// The cluster of an instance that names none.
 pub const DEFAULT_CLUSTER: &str = "DEFAULT";
@@ -45,7 +49,7 @@ pub struct Instance {
     pub ephemeral: bool,
     /// The cluster within the service.
     pub cluster_name: String,
-    /// `GROUP@@service`.
+    /// `GROUP@@service`. Empty in a [new](Instance::new) one; messages that are made from an instance need it.
     pub service_name: String,
     /// Free key-value pairs, and Nacos' own under `preserved.`.
     pub metadata: Metadata,
@@ -120,6 +124,11 @@ impl Instance {
     pub(crate) fn validate(&self) -> Result<(), Error> {
         validate_address(&self.ip, self.port)?;
         validate_cluster(&self.cluster_name)?;
+        self.validate_values()
+    }
+
+    /// As [`validate`](Instance::validate), wherever it is.
+    pub(crate) fn validate_values(&self) -> Result<(), Error> {
         validate_weight(self.weight)?;
         validate_metadata(&self.metadata)
     }
@@ -148,13 +157,27 @@ impl InstanceKey {
         }
     }
 
+    /// Refuses what cannot be registered.
     pub(crate) fn validate(&self) -> Result<(), Error> {
         validate_address(&self.ip, self.port)?;
         validate_cluster(&self.cluster)
     }
 
+    /// Refuses what can never have been registered: servers have more than should be.
+    pub(crate) fn validate_known(&self) -> Result<(), Error> {
+        validate_name("ip", &self.ip)?;
+        validate_cluster(&self.cluster)
+    }
+
     pub(crate) fn names(&self, instance: &Instance) -> bool {
         instance.place() == (&self.cluster, &self.ip, self.port)
+    }
+}
+
+/// By its `service_name`, `GROUP@@service`, which every listed instance has.
+impl From<&Instance> for InstanceKey {
+    fn from(instance: &Instance) -> Self {
+        InstanceKey::of(&ServiceName::from_wire(&instance.service_name, DEFAULT_GROUP), instance)
     }
 }
 
@@ -185,7 +208,7 @@ fn validate_address(ip: &str, port: u16) -> Result<(), Error> {
 
 /// Lists take several clusters, separated by commas.
 pub(crate) fn validate_cluster(cluster: &str) -> Result<(), Error> {
-    crate::service::validate_name("cluster", cluster)?;
+    validate_name("cluster", cluster)?;
     if cluster.contains(',') {
         return Err(Error::invalid("cluster", format!("{cluster:?} contains a comma")));
     }

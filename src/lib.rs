@@ -289,7 +289,7 @@ pub use registry::{
     SendHeartbeat, ServerStatus, ServiceList, SessionStatus, Shutdown, ShutdownGuard, ShutdownReport, StopSubscribe,
     Subscribe, Unsubscribe, WatchConnection,
 };
-pub use service::{ServiceInfo, ServiceName, DEFAULT_GROUP};
+pub use service::{ServiceInfo, ServiceName, ServiceRef, DEFAULT_GROUP};
 #[cfg(feature = "embedded")]
 #[doc(hidden)]
 pub use staged_panic::{Place, StagePanic, Victim};

@@ -51,10 +51,8 @@ impl ServiceName {
             Some((own_group, name)) => (Some(own_group), name),
             None => (None, service),
         };
-        if let (Some(own), Some(given)) = (own_group, group) {
-            if own != given {
-                return Err(Error::invalid("service", format!("{service} names another group than {given}")));
-            }
+        if let Some(own) = own_group {
+            check_group(service, own, group)?;
         }
         let group = own_group.or(group).unwrap_or(DEFAULT_GROUP);
         let resolved = ServiceName { group: group.into(), name: name.into() };
@@ -88,6 +86,15 @@ impl ServiceName {
 impl fmt::Display for ServiceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{GROUP_SEPARATOR}{}", self.group, self.name)
+    }
+}
+
+fn check_group(service: impl fmt::Display, own: &str, given: Option<&str>) -> Result<(), Error> {
+    match given {
+        Some(given) if given != own => {
+            Err(Error::invalid("service", format!("{service} names another group than {given}")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -125,6 +132,55 @@ pub(crate) fn cluster_filter(clusters: &[String]) -> Result<String, Error> {
     clusters.sort_unstable();
     clusters.dedup();
     Ok(clusters.join(","))
+}
+
+/// Names a service in a message: `service` or `GROUP@@service` as text, or a [`ServiceName`], which keeps its group.
+///
+/// ```
+/// use actix_nacos::{ListInstances, ServiceName};
+///
+/// let by_text = ListInstances::new("PAY@@ledger");
+/// let by_name = ListInstances::new(ServiceName::parse("PAY@@ledger")?);
+/// # Ok::<(), actix_nacos::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServiceRef(Reference);
+
+#[derive(Debug, Clone, PartialEq)]
+enum Reference {
+    Text(String),
+    Name(ServiceName),
+}
+
+impl<T: Into<String>> From<T> for ServiceRef {
+    fn from(text: T) -> Self {
+        ServiceRef(Reference::Text(text.into()))
+    }
+}
+
+impl From<ServiceName> for ServiceRef {
+    fn from(name: ServiceName) -> Self {
+        ServiceRef(Reference::Name(name))
+    }
+}
+
+impl From<&ServiceName> for ServiceRef {
+    fn from(name: &ServiceName) -> Self {
+        name.clone().into()
+    }
+}
+
+impl ServiceRef {
+    /// The service in `group`, if that is given. One that has a group may be given the same again, but no other.
+    pub(crate) fn resolve(&self, group: Option<&str>) -> Result<ServiceName, Error> {
+        match &self.0 {
+            Reference::Text(text) => ServiceName::resolve(text, group),
+            Reference::Name(name) => {
+                check_group(name, &name.group, group)?;
+                name.validate().map(|()| name.clone())
+            }
+        }
+    }
 }
 
 /// The instances of a service at one moment, as a server told them.
@@ -302,6 +358,18 @@ mod tests {
         }
         let longest = "ж".repeat(512);
         assert_eq!(ServiceName::parse(&longest).unwrap().name, longest, "characters count, not bytes");
+    }
+
+    #[test]
+    fn a_name_in_a_message_keeps_its_group() {
+        let name = ServiceName::parse("PAY@@ledger").unwrap();
+        let resolve = |group| ServiceRef::from(&name).resolve(group);
+        assert_eq!(resolve(None), Ok(name.clone()));
+        assert_eq!(resolve(Some("PAY")), Ok(name.clone()));
+        assert!(matches!(resolve(Some("SHOP")), Err(Error::InvalidInput { field: "service", .. })));
+        let unchecked = ServiceName { group: String::new(), name: "ledger".into() };
+        assert!(matches!(ServiceRef::from(unchecked).resolve(None), Err(Error::InvalidInput { field: "group", .. })));
+        assert_eq!(ServiceRef::from(String::from("PAY@@ledger")).resolve(None), Ok(name));
     }
 
     #[test]

@@ -194,7 +194,7 @@ async fn metadata_that_is_too_large_or_no_interval_is_refused_by_every_message()
             let register = interval.map_or(register.clone(), |interval| register.metadata(interval, "1000"));
             world.refuses(register, "metadata", rule).await;
         }
-        world.refuses(ModifyInstance::new("orders", IP, 80).metadata(metadata), "metadata", rule).await;
+        world.refuses(ModifyInstance::new("orders", IP, 80).all_metadata(metadata), "metadata", rule).await;
         world.refuses(SendHeartbeat::new("orders", IP, 80).metadata(key, value), "metadata", rule).await;
     }
     for (interval, timeout) in [("3000", "3000"), ("5000", "3000")] {

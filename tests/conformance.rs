@@ -254,7 +254,7 @@ async fn registering_gives_what_is_not_said_nacos_defaults() {
 async fn registered_values_are_listed_as_they_were_given() {
     everywhere(async |world| {
         let odd = metadata(&[("zone", "a&b=c d+e%20"), ("empty", ""), ("umlaut", "grüße, \"世界\" \\ \u{1F600}")]);
-        let register = world.register(8080).group("PAY").cluster("north").weight(2.5).with_metadata(odd.clone());
+        let register = world.register(8080).group("PAY").cluster("north").weight(2.5).all_metadata(odd.clone());
         world.ask(register).await;
         let list = world.list().group("PAY");
         let info = world.listed_by(list, "it is listed", |hosts| hosts.len() == 1).await;
@@ -388,7 +388,7 @@ async fn modifying_an_own_instance_leaves_what_is_not_given() {
         world.ask(world.modify(8080).weight(3.0)).await;
         let info = world.listed("the weight has changed", |hosts| hosts[0].weight == 3.0).await;
         assert_eq!(info.hosts[0].metadata, metadata(&[("a", "1")]), "by a change of the weight");
-        world.ask(world.modify(8080).metadata(metadata(&[("b", "2")]))).await;
+        world.ask(world.modify(8080).all_metadata(metadata(&[("b", "2")]))).await;
         let info = world.listed("the metadata has changed", |hosts| hosts[0].metadata.contains_key("b")).await;
         assert_eq!((info.hosts[0].weight, info.hosts[0].metadata.len()), (3.0, 1), "by a change of the metadata");
         world.ask(world.modify(8080).enabled(false)).await;
@@ -433,7 +433,7 @@ async fn modifying_somebody_elses_instance_leaves_what_is_not_given_or_says_that
         modify(world.modify(8080).weight(3.0)).await.unwrap();
         let info = world.listed("the weight has changed", |hosts| hosts[0].weight == 3.0).await;
         assert_eq!(info.hosts[0].metadata, metadata(&[("a", "1")]), "by a change of the weight");
-        modify(world.modify(8080).metadata(metadata(&[("b", "2")]))).await.unwrap();
+        modify(world.modify(8080).all_metadata(metadata(&[("b", "2")]))).await.unwrap();
         let info = world.listed("the metadata has changed", |hosts| hosts[0].metadata.contains_key("b")).await;
         assert_eq!(info.hosts[0].weight, 3.0, "by a change of the metadata");
         let changed = info.hosts[0].metadata.clone();

@@ -108,7 +108,7 @@ async fn an_interval_that_is_changed_holds_at_once() {
         let hourly = hourly.metadata(HEART_BEAT_TIMEOUT, "7200000").metadata(IP_DELETE_TIMEOUT, "7200000");
         ask(&registry, hourly).await.unwrap();
         let often = Metadata::from([(HEART_BEAT_INTERVAL.to_owned(), "200".to_owned())]);
-        ask(&registry, ModifyInstance::new("orders", IP, 80).metadata(often)).await.unwrap();
+        ask(&registry, ModifyInstance::new("orders", IP, 80).all_metadata(often)).await.unwrap();
         until("it beats as it was told last", || beats(&server) >= 5).await;
         shut_down(&registry).await;
     }

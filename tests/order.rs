@@ -92,7 +92,7 @@ async fn the_last_of_many_unawaited_messages_decides_what_the_server_has() {
         registry.do_send(DeregisterInstance::new("orders", IP, 80));
         registry.do_send(RegisterInstance::new("orders", IP, 80));
         let metadata = Metadata::from([("step".to_owned(), step.to_string())]);
-        last = Some(registry.send(ModifyInstance::new("orders", IP, 80).metadata(metadata).weight(step.into())));
+        last = Some(registry.send(ModifyInstance::new("orders", IP, 80).all_metadata(metadata).weight(step.into())));
     }
     soon("the last answer", last.unwrap()).await.unwrap().unwrap();
     let instance = support::only_instance(&server, "orders");

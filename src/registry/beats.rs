@@ -7,7 +7,8 @@ use slog::{debug, info};
 use tokio::sync::SemaphorePermit;
 
 use super::{
-    target::{target_setters, Target},
+    metadata::metadata_setters,
+    target::{target_conversions, target_setters, Target},
     Desk, Registry,
 };
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
     heartbeat::{Beat, BeatKind, Beaten, HeartbeatReply},
     instance::{Instance, InstanceKey},
     nacos::{Operation, Patience},
+    service::ServiceRef,
 };
 
 /// Sends one heartbeat by hand. A server that does not know the instance registers it.
@@ -33,8 +35,13 @@ pub struct SendHeartbeat {
 
 impl SendHeartbeat {
     /// A heartbeat of `ip:port` of `service` (or `GROUP@@service`).
-    pub fn new(service: impl Into<String>, ip: impl Into<String>, port: u16) -> Self {
-        SendHeartbeat { target: Target::new(service, ip, port), values: Instance::new("", port) }
+    pub fn new(service: impl Into<ServiceRef>, ip: impl Into<String>, port: u16) -> Self {
+        Self::of(Target::new(service, ip, port), None)
+    }
+
+    fn of(target: Target, values: Option<Instance>) -> Self {
+        let values = values.unwrap_or_else(|| Instance::new("", target.port));
+        SendHeartbeat { target, values: Instance { instance_id: String::new(), ..values } }
     }
 
     target_setters!();
@@ -46,12 +53,10 @@ impl SendHeartbeat {
         self
     }
 
-    /// Adds one pair to the metadata with which an unknown instance is registered. Default: none.
-    #[must_use]
-    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.values.metadata.insert(key.into(), value.into());
-        self
-    }
+    metadata_setters!(
+        values.metadata,
+        "Sets the whole metadata with which an unknown instance is registered, instead of what was set before. Default: none."
+    );
 
     /// Whether the instance is ephemeral. Default: true; a persistent one has no heartbeats and is refused.
     #[must_use]
@@ -68,6 +73,8 @@ impl SendHeartbeat {
         self.target.with_values(self.values)
     }
 }
+
+target_conversions!(SendHeartbeat);
 
 impl Handler<SendHeartbeat> for Registry {
     type Result = ResponseFuture<Result<HeartbeatReply, Error>>;

@@ -2,25 +2,25 @@
 
 use crate::{
     error::Error,
-    service::{cluster_filter, ServiceName},
+    service::{cluster_filter, ServiceRef},
     subscriber::Watched,
 };
 
 /// Names what to list or to watch, as the caller wrote it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Filter {
-    pub(super) service: String,
+    pub(super) service: ServiceRef,
     pub(super) group: Option<String>,
     pub(super) clusters: Vec<String>,
 }
 
 impl Filter {
-    pub(super) fn new(service: impl Into<String>) -> Self {
+    pub(super) fn new(service: impl Into<ServiceRef>) -> Self {
         Filter { service: service.into(), group: None, clusters: Vec::new() }
     }
 
     pub(super) fn resolve(&self) -> Result<Watched, Error> {
-        let service = ServiceName::resolve(&self.service, self.group.as_deref())?;
+        let service = self.service.resolve(self.group.as_deref())?;
         Ok(Watched { service, clusters: cluster_filter(&self.clusters)? })
     }
 }
@@ -28,7 +28,8 @@ impl Filter {
 /// The setters of everything that lists or watches.
 macro_rules! filter_setters {
     () => {
-        /// The group of the service. Default: the one in `GROUP@@service`, else `DEFAULT_GROUP`.
+        /// The group of the service. Default: the one of a [`ServiceName`](crate::ServiceName) or in `GROUP@@service`, else
+        /// `DEFAULT_GROUP`.
         #[must_use]
         pub fn group(mut self, group: impl Into<String>) -> Self {
             self.filter.group = Some(group.into());

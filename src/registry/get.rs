@@ -3,13 +3,14 @@
 use actix::{Context, Handler, Message, ResponseFuture};
 
 use super::{
-    target::{target_setters, Target},
+    target::{target_conversions, target_setters, Target},
     Desk, Registry,
 };
 use crate::{
     error::Error,
     instance::{Instance, InstanceKey},
     nacos::Operation,
+    service::ServiceRef,
 };
 
 /// Reads one instance.
@@ -25,7 +26,7 @@ pub struct GetInstance {
 
 impl GetInstance {
     /// Reads `ip:port` of `service` (or `GROUP@@service`).
-    pub fn new(service: impl Into<String>, ip: impl Into<String>, port: u16) -> Self {
+    pub fn new(service: impl Into<ServiceRef>, ip: impl Into<String>, port: u16) -> Self {
         GetInstance { target: Target::new(service, ip, port) }
     }
 
@@ -61,3 +62,11 @@ impl Desk {
         }
     }
 }
+
+impl GetInstance {
+    fn of(target: Target, _: Option<Instance>) -> Self {
+        GetInstance { target }
+    }
+}
+
+target_conversions!(GetInstance);

@@ -13,15 +13,17 @@ use actix::{Addr, Context, Handler, Message, ResponseFuture};
 use slog::info;
 
 use super::{
+    metadata::metadata_setters,
     own::OwnInstance,
-    target::{target_setters, Target},
+    target::{target_conversions, target_setters, Target},
     Desk, Registry,
 };
 use crate::{
     error::Error,
     heartbeat::{Beat, Heartbeat},
-    instance::{Instance, InstanceKey, Metadata, HEART_BEAT_INTERVAL},
+    instance::{Instance, InstanceKey, HEART_BEAT_INTERVAL},
     nacos::{Operation, Patience},
+    service::ServiceRef,
     supervise,
 };
 
@@ -42,12 +44,8 @@ pub struct RegisterInstance {
 
 impl RegisterInstance {
     /// Registers `ip:port` as an instance of `service` (or `GROUP@@service`).
-    pub fn new(service: impl Into<String>, ip: impl Into<String>, port: u16) -> Self {
-        RegisterInstance {
-            target: Target::new(service, ip, port),
-            values: Instance::new("", port),
-            when_reachable: false,
-        }
+    pub fn new(service: impl Into<ServiceRef>, ip: impl Into<String>, port: u16) -> Self {
+        Self::of(Target::new(service, ip, port), None)
     }
 
     target_setters!();
@@ -59,19 +57,7 @@ impl RegisterInstance {
         self
     }
 
-    /// Adds one pair to its metadata. Default: none. All keys and values together have at most 1,024 characters.
-    #[must_use]
-    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.values.metadata.insert(key.into(), value.into());
-        self
-    }
-
-    /// Adds these pairs to its metadata.
-    #[must_use]
-    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
-        self.values.metadata.extend(metadata);
-        self
-    }
+    metadata_setters!(values.metadata, "Sets the whole metadata, instead of what was set before. Default: none.");
 
     /// Whether it lives by heartbeats (true) or stays until it is deregistered (false). Default: true.
     #[must_use]
@@ -190,7 +176,7 @@ pub struct DeregisterInstance {
 
 impl DeregisterInstance {
     /// Deregisters `ip:port` from `service` (or `GROUP@@service`).
-    pub fn new(service: impl Into<String>, ip: impl Into<String>, port: u16) -> Self {
+    pub fn new(service: impl Into<ServiceRef>, ip: impl Into<String>, port: u16) -> Self {
         DeregisterInstance { target: Target::new(service, ip, port), ephemeral: true }
     }
 
@@ -229,3 +215,20 @@ impl Handler<DeregisterInstance> for Registry {
         })
     }
 }
+
+impl RegisterInstance {
+    fn of(target: Target, values: Option<Instance>) -> Self {
+        let values = values.unwrap_or_else(|| Instance::new("", target.port));
+        RegisterInstance { target, values: Instance { instance_id: String::new(), ..values }, when_reachable: false }
+    }
+}
+
+target_conversions!(RegisterInstance);
+
+impl DeregisterInstance {
+    fn of(target: Target, values: Option<Instance>) -> Self {
+        DeregisterInstance { target, ephemeral: values.is_none_or(|values| values.ephemeral) }
+    }
+}
+
+target_conversions!(DeregisterInstance);

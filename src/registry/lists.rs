@@ -11,7 +11,7 @@ use crate::{
     config::{namespace_id, validate_namespace},
     error::Error,
     nacos::{ListQuery, Listed, Operation, Patience},
-    service::{validate_group, ServiceInfo, DEFAULT_GROUP},
+    service::{validate_group, ServiceInfo, ServiceName, ServiceRef, DEFAULT_GROUP},
     subscriber::{PollList, Watched},
 };
 
@@ -31,7 +31,7 @@ pub struct ListInstances {
 
 impl ListInstances {
     /// Lists all instances of `service` (or `GROUP@@service`).
-    pub fn new(service: impl Into<String>) -> Self {
+    pub fn new(service: impl Into<ServiceRef>) -> Self {
         ListInstances { filter: Filter::new(service), namespace: None, healthy_only: false }
     }
 
@@ -110,8 +110,17 @@ pub struct ServiceList {
     /// How many services the group has, over all pages. Nacos 3.2 and later (v3) also count those of groups whose names
     /// contain this one, and a page may then be shorter than asked for before the last.
     pub count: u64,
+    /// The group.
+    pub group: String,
     /// The services of this page, without their group, in the server's order.
     pub services: Vec<String>,
+}
+
+impl ServiceList {
+    /// The services of this page with their group: what the other messages take.
+    pub fn names(&self) -> impl Iterator<Item = ServiceName> + '_ {
+        self.services.iter().map(|name| ServiceName { group: self.group.clone(), name: name.clone() })
+    }
 }
 
 impl ListServices {
@@ -145,7 +154,7 @@ impl Handler<ListServices> for Registry {
         self.answer(Operation::ListServices, |desk| async move {
             message.validate()?;
             let page = desk.nacos.list_services(&message.group, message.page_no, message.page_size).await;
-            page.map(|(count, services)| ServiceList { count, services })
+            page.map(|(count, services)| ServiceList { count, group: message.group, services })
         })
     }
 }

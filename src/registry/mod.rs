@@ -6,6 +6,7 @@ mod filter;
 mod get;
 mod instances;
 mod lists;
+mod metadata;
 mod modify;
 mod own;
 mod pushes;

@@ -5,14 +5,16 @@ use std::{rc::Rc, sync::Arc};
 use actix::{Context, Handler, Message, ResponseFuture, WeakRecipient};
 
 use super::{
-    target::{target_setters, Target},
+    metadata::{metadata_setters, MetadataChange},
+    target::{target_conversions, target_setters, Target},
     Desk, Registry,
 };
 use crate::{
     error::Error,
     heartbeat::{Beat, Heartbeat},
-    instance::{Instance, InstanceKey, Metadata},
+    instance::{Instance, InstanceKey},
     nacos::{Operation, Patience},
+    service::ServiceRef,
 };
 
 /// Changes some values of an instance; what is not given stays as it is, on every server.
@@ -30,14 +32,14 @@ use crate::{
 pub struct ModifyInstance {
     target: Target,
     weight: Option<f64>,
-    metadata: Option<Metadata>,
+    metadata: MetadataChange,
     enabled: Option<bool>,
 }
 
 impl ModifyInstance {
     /// Changes `ip:port` of `service` (or `GROUP@@service`).
-    pub fn new(service: impl Into<String>, ip: impl Into<String>, port: u16) -> Self {
-        ModifyInstance { target: Target::new(service, ip, port), weight: None, metadata: None, enabled: None }
+    pub fn new(service: impl Into<ServiceRef>, ip: impl Into<String>, port: u16) -> Self {
+        Self::of(Target::new(service, ip, port), None)
     }
 
     target_setters!();
@@ -49,12 +51,11 @@ impl ModifyInstance {
         self
     }
 
-    /// Its new metadata, instead of all that it has; for the limits see [`ModifyInstance`].
-    #[must_use]
-    pub fn metadata(mut self, metadata: Metadata) -> Self {
-        self.metadata = Some(metadata);
-        self
-    }
+    metadata_setters!(
+        metadata,
+        "Sets the whole metadata, instead of all that it has but the keys under `preserved.`: those stay until they are set or \
+         removed by name. For the limits see [`ModifyInstance`]."
+    );
 
     /// Whether it takes calls from now on.
     #[must_use]
@@ -63,21 +64,18 @@ impl ModifyInstance {
         self
     }
 
-    fn apply_to(&self, instance: &Instance) -> Result<Instance, Error> {
+    fn apply_to(&self, instance: &Instance) -> Instance {
         let mut changed = instance.clone();
         changed.weight = self.weight.unwrap_or(changed.weight);
         changed.enabled = self.enabled.unwrap_or(changed.enabled);
-        if let Some(metadata) = &self.metadata {
-            changed.metadata.clone_from(metadata);
-        }
-        changed.validate()?;
-        Ok(changed)
+        self.metadata.apply_to(&mut changed.metadata);
+        changed
     }
 
     /// The key, if the given values are acceptable whatever the instance is like.
     fn validate(&self) -> Result<Arc<InstanceKey>, Error> {
         let key = self.target.key()?;
-        self.apply_to(&Instance::new(&key.ip, key.port)).map(|_| key)
+        self.apply_to(&Instance::new(&key.ip, key.port)).validate_values().map(|()| key)
     }
 }
 
@@ -92,7 +90,7 @@ impl Handler<ModifyInstance> for Registry {
                 let (mut turn, key) = taken?;
                 turn.come().await;
                 match desk.own.get(&key, |own| own.instance.clone()) {
-                    Some(instance) => desk.modify_own(&key, message.apply_to(&instance)?, registry).await,
+                    Some(instance) => desk.modify_own(&key, message.apply_to(&instance), registry).await,
                     None => desk.modify_others(&key, &message).await,
                 }
             }
@@ -107,6 +105,7 @@ impl Desk {
         instance: Instance,
         registry: WeakRecipient<Beat>,
     ) -> Result<(), Error> {
+        instance.validate_values()?;
         let epoch = self.nacos.epoch();
         self.nacos.register(&key.service, &instance, Patience::Operation).await?;
         self.own.update(key, |own| {
@@ -134,6 +133,15 @@ impl Desk {
             let reason = format!("it does not tell whether {key}, which is disabled, is ephemeral");
             return Err(Error::Unsupported { operation: Operation::Modify, server, reason });
         }
-        self.nacos.overwrite(&key.service, &change.apply_to(&current.instance)?, patience).await
+        // What it has already may be more than we would register: only the given values were checked.
+        self.nacos.overwrite(&key.service, &change.apply_to(&current.instance), patience).await
     }
 }
+
+impl ModifyInstance {
+    fn of(target: Target, _: Option<Instance>) -> Self {
+        ModifyInstance { target, weight: None, metadata: MetadataChange::default(), enabled: None }
+    }
+}
+
+target_conversions!(ModifyInstance);

@@ -14,7 +14,7 @@ use crate::{
     error::Error,
     listeners::Listener,
     nacos::Operation,
-    service::ServiceName,
+    service::{ServiceName, ServiceRef},
     subscriber::{
         AddView, DescribeSubscription, Listen, Settings, StopListening, StopWatching, Subscriber, SubscriptionStatus,
         Watched,
@@ -97,12 +97,12 @@ pub struct Subscribe {
 impl Subscribe {
     /// Watches `service` (or `GROUP@@service`). The subscription keeps the listener alive until it unsubscribes or stops
     /// itself, or the Registry ends.
-    pub fn new(service: impl Into<String>, listener: Recipient<ServiceChanged>) -> Self {
+    pub fn new(service: impl Into<ServiceRef>, listener: Recipient<ServiceChanged>) -> Self {
         Subscribe { filter: Filter::new(service), listener: Listener::Strong(listener) }
     }
 
     /// As [`new`](Subscribe::new), but does not keep the listener alive.
-    pub fn weak(service: impl Into<String>, listener: WeakRecipient<ServiceChanged>) -> Self {
+    pub fn weak(service: impl Into<ServiceRef>, listener: WeakRecipient<ServiceChanged>) -> Self {
         Subscribe { filter: Filter::new(service), listener: Listener::Weak(listener) }
     }
 
@@ -137,7 +137,7 @@ pub struct Unsubscribe {
 
 impl Unsubscribe {
     /// Ends all subscriptions of `service` (or `GROUP@@service`), whatever their clusters.
-    pub fn new(service: impl Into<String>) -> Self {
+    pub fn new(service: impl Into<ServiceRef>) -> Self {
         Unsubscribe { filter: Filter::new(service), listener: None }
     }
 
@@ -208,7 +208,7 @@ pub struct Discover {
 
 impl Discover {
     /// Views `service` (or `GROUP@@service`).
-    pub fn new(service: impl Into<String>) -> Self {
+    pub fn new(service: impl Into<ServiceRef>) -> Self {
         Discover { filter: Filter::new(service), healthy_only: false }
     }
 
