@@ -10,7 +10,7 @@ use std::{
 };
 
 use actix_nacos::{
-    embedded::{EmbeddedServer, Spoilt},
+    embedded::{Dialect, EmbeddedServer, Spoilt},
     Operation,
 };
 use raw_http::{wait_until, Connection};
@@ -154,6 +154,111 @@ fn the_clock_may_be_wrong() {
     assert!((right - told() - 3_600_000).abs() < 10_000);
     server.faults().clear();
     assert!(told() >= right);
+}
+
+#[test]
+fn a_clock_may_be_wrong_by_any_number() {
+    for dialect in Dialect::all() {
+        let server = EmbeddedServer::builder().dialect(dialect).start().expect("a server");
+        let mut nacos = Connection::to(server.address());
+        for skew in [i64::MIN, i64::MIN + 1, -1, 1, i64::MAX] {
+            server.faults().skew_clock(skew);
+            for target in [LIST, "/nacos/v3/client/ns/instance/list?serviceName=orders", "/nacos/nothing"] {
+                assert!(nacos.get(target).status < 500, "{dialect} {skew} {target}");
+            }
+        }
+    }
+}
+
+/// Whether the server closes the connection, unasked.
+fn ends_within(connection: &mut TcpStream, limit: Duration) -> bool {
+    connection.set_read_timeout(Some(limit)).expect("a timeout");
+    matches!(io::Read::read(connection, &mut [0; 512]), Ok(0))
+}
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[test]
+fn idle_connections_end_after_the_idle_timeout() {
+    let timeout = Duration::from_millis(200);
+    let server = EmbeddedServer::builder().idle_timeout(timeout).start().expect("a server");
+    let began = Instant::now();
+    assert!(ends_within(&mut TcpStream::connect(server.address()).expect("a connection"), PATIENCE), "never asked");
+    assert!(began.elapsed() >= timeout);
+    let mut nacos = Connection::to(server.address());
+    nacos.get(LIST);
+    let answered = Instant::now();
+    assert!(ends_within(nacos.stream(), PATIENCE), "asked once");
+    assert!(answered.elapsed() >= timeout / 2, "{:?}", answered.elapsed());
+}
+
+/// actix-web's own timeout for the first request is 5 s.
+#[test]
+fn by_default_a_connection_may_be_idle_for_longer_than_five_seconds() {
+    let (server, mut nacos) = started();
+    nacos.get(LIST);
+    let mut unused = TcpStream::connect(server.address()).expect("a connection");
+    assert!(!ends_within(&mut unused, Duration::from_secs(6)));
+    assert_eq!(nacos.get(LIST).status, 200);
+}
+
+#[test]
+fn a_connection_is_not_idle_while_it_waits_for_an_answer() {
+    let server = EmbeddedServer::builder().idle_timeout(Duration::from_millis(50)).start().expect("a server");
+    server.faults().delay_answers(Duration::from_millis(500));
+    assert_eq!(Connection::to(server.address()).get(LIST).status, 200);
+}
+
+#[test]
+fn another_idle_timeout_concerns_open_connections_until_it_is_taken_back() {
+    let (server, mut nacos) = started();
+    let faults = server.faults();
+    nacos.get(LIST);
+    let mut unused = TcpStream::connect(server.address()).expect("a connection");
+    wait_until("both are accepted", || server.counters().connections == 2);
+    faults.idle_timeout(Duration::from_millis(50));
+    assert!(ends_within(nacos.stream(), PATIENCE) && ends_within(&mut unused, PATIENCE));
+    faults.clear();
+    let mut later = TcpStream::connect(server.address()).expect("a connection");
+    assert!(!ends_within(&mut later, Duration::from_millis(300)));
+}
+
+#[test]
+fn idle_connections_may_end_at_random_ages() {
+    let (server, _) = started();
+    let (shortest, longest) = (Duration::from_millis(100), Duration::from_millis(1500));
+    server.faults().random_idle_timeout(longest..=shortest);
+    let ages: Vec<Duration> = (0..8)
+        .map(|_| {
+            let address = server.address();
+            std::thread::spawn(move || {
+                let mut connection = TcpStream::connect(address).expect("a connection");
+                let began = Instant::now();
+                assert!(ends_within(&mut connection, PATIENCE));
+                began.elapsed()
+            })
+        })
+        .collect::<Vec<_>>()
+        .into_iter()
+        .map(|thread| thread.join().expect("an age"))
+        .collect();
+    let (youngest, oldest) = (ages.iter().min().expect("ages"), ages.iter().max().expect("ages"));
+    assert!(*youngest >= shortest / 2 && *oldest > 2 * *youngest, "{ages:?}");
+}
+
+#[test]
+fn no_idle_timeout_is_too_short_or_too_long() {
+    let (server, _) = started();
+    let faults = server.faults();
+    for timeout in [Duration::ZERO, Duration::MAX, Duration::ZERO] {
+        faults.idle_timeout(timeout);
+        faults.random_idle_timeout(timeout..=Duration::MAX);
+        faults.random_idle_timeout(timeout..=timeout);
+        let mut connection = TcpStream::connect(server.address()).expect("a connection");
+        assert_eq!(ends_within(&mut connection, Duration::from_millis(500)), timeout.is_zero(), "{timeout:?}");
+    }
+    faults.clear();
+    assert_eq!(Connection::to(server.address()).get(LIST).status, 200);
 }
 
 /// Registers ten instances, 200 ms apart, and gives the number of hosts in each push, in the order of arrival.

@@ -4,7 +4,7 @@
 
 mod raw_http;
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use actix_nacos::embedded::EmbeddedServer;
 use raw_http::{wait_until, Connection};
@@ -18,7 +18,7 @@ fn descriptors() -> usize {
 }
 
 fn one_life() {
-    let server = EmbeddedServer::start().expect("a server");
+    let server = EmbeddedServer::builder().restart_downtime(Duration::ZERO).start().expect("a server");
     let mut nacos = Connection::to(server.address());
     nacos.send("POST", "/nacos/v1/ns/instance?serviceName=orders&ip=10.0.0.1&port=80").is(200, "ok");
     server.restart_empty().expect("a restart");

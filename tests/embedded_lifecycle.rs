@@ -3,7 +3,11 @@
 
 mod raw_http;
 
-use std::{io, net::TcpStream, time::Duration};
+use std::{
+    io,
+    net::TcpStream,
+    time::{Duration, Instant},
+};
 
 use actix_nacos::embedded::{Dialect, EmbeddedServer};
 use raw_http::Connection;
@@ -51,6 +55,31 @@ fn a_restart_breaks_connections_off_and_forgets_everything() {
 }
 
 #[test]
+fn a_restart_refuses_connections_for_its_downtime() {
+    let server = EmbeddedServer::builder().restart_downtime(Duration::from_secs(1)).start().expect("a server");
+    let address = server.address();
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let restart = scope.spawn(|| server.restart_empty().expect("a restart"));
+        raw_http::wait_until("connections are refused", || {
+            TcpStream::connect(address).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+        });
+        raw_http::wait_until("connections are accepted", || TcpStream::connect(address).is_ok());
+        assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
+        restart.join().expect("it listens");
+    });
+    register(&server);
+}
+
+#[test]
+fn a_restart_takes_300_ms_unless_told_otherwise() {
+    let server = EmbeddedServer::start().expect("a server");
+    let began = Instant::now();
+    server.restart_empty().expect("a restart");
+    assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
+}
+
+#[test]
 fn a_restart_may_come_back_as_another_nacos() {
     let server = EmbeddedServer::start().expect("a server");
     register(&server);
@@ -65,7 +94,7 @@ fn a_restart_may_come_back_as_another_nacos() {
 
 #[test]
 fn a_hundred_restarts_find_their_port() {
-    let server = EmbeddedServer::start().expect("a server");
+    let server = EmbeddedServer::builder().restart_downtime(Duration::ZERO).start().expect("a server");
     for _ in 0..100 {
         register(&server);
         server.restart_empty().expect("a restart");
@@ -99,7 +128,7 @@ fn nobody_answers_after_the_drop() {
 fn durations_without_end_mean_never() {
     let never = Duration::MAX;
     let builder = EmbeddedServer::builder().user("me", "secret").token_ttl(never).sweep_interval(never);
-    let builder = builder.push_delay(never).push_retry(never).subscriber_timeout(never);
+    let builder = builder.push_delay(never).push_retry(never).subscriber_timeout(never).idle_timeout(never);
     let server = builder.heartbeat_timeout(never).delete_timeout(never).start().expect("a server");
     server.faults().delay_pushes(1.0, never);
     let mut nacos = Connection::to(server.address());

@@ -5,7 +5,10 @@ mod raw_http;
 
 use std::{io::Read, net::UdpSocket, time::Duration};
 
-use actix_nacos::embedded::{Dialect, EmbeddedServer};
+use actix_nacos::{
+    embedded::{Dialect, EmbeddedServer},
+    Operation,
+};
 use raw_http::{wait_until, Connection};
 use serde_json::Value;
 
@@ -184,6 +187,48 @@ fn a_subscriber_of_a_cluster_gets_that_cluster() {
     let pushes = world.received();
     assert_eq!((pushes.len(), pushes[0].ips()), (1, vec!["10.0.0.2"]));
     assert_eq!(pushes[0].list["clusters"], "east");
+}
+
+#[test]
+fn nothing_is_pushed_while_connections_are_refused_also_not_what_was_queued() {
+    let mut world = World::subscribed();
+    world.register("1");
+    world.server.advance(SECOND);
+    assert_eq!(world.received().len(), 1, "and it waits for an acknowledgement, to be sent again");
+    world.register("2");
+    let faults = world.server.faults();
+    faults.refuse_connections();
+    faults.forget_instance("orders", "10.0.0.1", 80);
+    world.server.advance(15 * SECOND);
+    assert!(world.received().is_empty());
+    faults.accept_connections();
+    world.nacos = Connection::to(world.server.address());
+    world.register("3");
+    world.server.advance(Duration::from_millis(499));
+    assert!(world.received().is_empty(), "what was queued before is forgotten");
+    world.server.advance(Duration::from_millis(1));
+    let pushes = world.received();
+    assert_eq!((pushes.len(), pushes[0].ips()), (1, vec!["10.0.0.2", "10.0.0.3"]));
+}
+
+#[test]
+fn a_server_that_hangs_pushes_when_it_goes_on() {
+    let mut world = World::subscribed();
+    world.register("1");
+    let faults = world.server.faults();
+    faults.hang(true);
+    world.server.advance(2 * SECOND);
+    assert!(world.received().is_empty());
+    faults.hang(false);
+    let pushes = world.received();
+    assert_eq!((pushes.len(), pushes[0].ips()), (1, vec!["10.0.0.1"]));
+    world.acknowledge(&pushes[0]);
+
+    faults.only_for(&[Operation::Login]);
+    faults.hang(true);
+    world.register("2");
+    world.server.advance(SECOND);
+    assert_eq!(world.received().len(), 1, "one operation hangs, not the server");
 }
 
 #[test]

@@ -29,6 +29,10 @@ impl<T> Agenda<T> {
         Some((at, what))
     }
 
+    pub(crate) fn discard(&mut self, is_discarded: impl Fn(&T) -> bool) {
+        self.entries.retain(|_, what| !is_discarded(what));
+    }
+
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
     }

@@ -105,6 +105,21 @@ impl EmbeddedServerBuilder {
         self
     }
 
+    /// How long a connection may be idle, also before its first request, until the server closes it. By default 60
+    /// seconds, as on the originals. With zero a connection is closed as soon as it is idle, as a rule before its
+    /// first request. [`Faults::idle_timeout`](super::Faults::idle_timeout) changes it at run time.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.idle_timeout = timeout.min(LONGEST_DURATION);
+        self
+    }
+
+    /// How long [`EmbeddedServer::restart_empty`] and [`EmbeddedServer::restart_as`] refuse connections before they
+    /// listen again. By default 300 milliseconds.
+    pub fn restart_downtime(mut self, downtime: Duration) -> Self {
+        self.settings.restart_downtime = downtime.min(LONGEST_DURATION);
+        self
+    }
+
     /// The path below which the API is. By default `/nacos`; empty for none.
     pub fn context_path(mut self, path: &str) -> Self {
         let path = path.trim_matches('/');

@@ -27,7 +27,7 @@ impl Clock {
         if self.stands_still {
             self.moved_on
         } else {
-            self.started.elapsed() + self.moved_on
+            self.moved_on.saturating_add(self.started.elapsed())
         }
     }
 
@@ -42,6 +42,24 @@ impl Clock {
 
     /// What the server tells clients.
     pub(crate) fn unix_millis(&self) -> i64 {
-        (self.unix_at_start + self.now()).as_millis() as i64 + self.skew
+        let millis = self.unix_at_start.saturating_add(self.now()).as_millis();
+        i64::try_from(millis).unwrap_or(i64::MAX).saturating_add(self.skew)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_skew_and_any_jump_give_a_time() {
+        let mut clock = Clock::new(true);
+        for time in [Duration::ZERO, Duration::from_secs(60), Duration::MAX] {
+            clock.jump_to(time);
+            for skew in [i64::MIN, -1, 0, 1, i64::MAX] {
+                clock.skew = skew;
+                assert!(skew < 1 || clock.unix_millis() > 0);
+            }
+        }
     }
 }

@@ -2,13 +2,14 @@
 
 use std::{
     fmt,
+    ops::RangeInclusive,
     sync::{Arc, MutexGuard},
     time::Duration,
 };
 
 use crate::{config::LONGEST_DURATION, Operation};
 
-use super::shared::Shared;
+use super::{shared::Shared, state::State};
 
 /// Orders faults while the server runs. A clone orders from the same server; orders last until taken back.
 ///
@@ -60,7 +61,18 @@ pub(crate) struct Orders {
     delay_pushes: Option<(f64, Duration)>,
     double_pushes: f64,
     reorder_pushes: f64,
+    /// The setting's when none.
+    pub(crate) idle_timeouts: Option<IdleTimeouts>,
     dice: fastrand::Rng,
+    /// Of its own: when connections become idle is a matter of time, and must not shift other faults.
+    idle_dice: fastrand::Rng,
+}
+
+/// The shortest and the longest time after which an idle connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IdleTimeouts {
+    shortest: Duration,
+    longest: Duration,
 }
 
 /// What a request will meet.
@@ -94,7 +106,9 @@ impl Default for Orders {
             delay_pushes: None,
             double_pushes: 0.0,
             reorder_pushes: 0.0,
+            idle_timeouts: None,
             dice: fastrand::Rng::with_seed(0),
+            idle_dice: fastrand::Rng::with_seed(0),
         }
     }
 }
@@ -139,9 +153,25 @@ impl Orders {
         PushFate::Sent
     }
 
+    pub(crate) fn draw(&mut self, timeouts: IdleTimeouts) -> Duration {
+        let IdleTimeouts { shortest, longest } = timeouts;
+        shortest + (longest - shortest).mul_f64(self.idle_dice.f64())
+    }
+
     /// Draws only where there is something to draw, so that one fault does not shift another's.
     fn hits(&mut self, share: f64) -> bool {
         share > 0.0 && (share >= 1.0 || self.dice.f64() < share)
+    }
+}
+
+impl IdleTimeouts {
+    pub(crate) fn always(timeout: Duration) -> Self {
+        Self::between(timeout, timeout)
+    }
+
+    fn between(one: Duration, other: Duration) -> Self {
+        let (one, other) = (one.min(LONGEST_DURATION), other.min(LONGEST_DURATION));
+        IdleTimeouts { shortest: one.min(other), longest: one.max(other) }
     }
 }
 
@@ -159,6 +189,7 @@ impl Faults {
     fn order(&self, change: impl FnOnce(&mut Orders)) {
         change(&mut self.orders());
         self.shared.orders_changed.notify_waiters();
+        self.shared.with(State::send_postponed);
     }
 
     /// Takes back all orders: connections are accepted, what hangs goes on, and the clock is right again.
@@ -171,7 +202,10 @@ impl Faults {
 
     /// Begins the draws anew, from `seed`.
     pub fn seed(&self, seed: u64) {
-        self.order(|orders| orders.dice = fastrand::Rng::with_seed(seed));
+        self.order(|orders| {
+            orders.dice = fastrand::Rng::with_seed(seed);
+            orders.idle_dice = fastrand::Rng::with_seed(seed);
+        });
     }
 
     /// Limits the faults of requests (hanging, delays, failures, spoilt answers) to some operations; to all when empty.
@@ -180,6 +214,7 @@ impl Faults {
     }
 
     /// Closes all connections and the port, as a server that is down does. What is registered stays, and grows old.
+    /// Nothing is pushed meanwhile, and what was queued or changes meanwhile is not pushed afterwards either.
     pub fn refuse_connections(&self) {
         self.shared.stop_listening();
     }
@@ -191,7 +226,21 @@ impl Faults {
         self.shared.listen_again();
     }
 
-    /// Takes requests in and answers none, until told otherwise; then they are served.
+    /// Closes connections that have been idle for so long, open ones included, instead of after the
+    /// [`idle_timeout`](super::EmbeddedServerBuilder::idle_timeout) that the server was built with.
+    pub fn idle_timeout(&self, timeout: Duration) {
+        self.order(|orders| orders.idle_timeouts = Some(IdleTimeouts::always(timeout)));
+    }
+
+    /// Closes idle connections at random: whenever a connection becomes idle, a timeout within `timeouts` is drawn for
+    /// it. Proxies and load balancers do so.
+    pub fn random_idle_timeout(&self, timeouts: RangeInclusive<Duration>) {
+        let (one, other) = timeouts.into_inner();
+        self.order(|orders| orders.idle_timeouts = Some(IdleTimeouts::between(one, other)));
+    }
+
+    /// Takes requests in and answers none, until told otherwise; then they are served. Unless
+    /// [`only_for`](Faults::only_for) limits this to some operations, pushes wait as long, too.
     pub fn hang(&self, hang: bool) {
         self.order(|orders| orders.hang = hang);
     }
@@ -234,7 +283,7 @@ impl Faults {
     }
 
     /// Sets the time that the server tells (`lastRefTime`, `timestamp`) so many milliseconds ahead, or back when
-    /// negative. Timeouts do not care.
+    /// negative; at most to the ends of `i64`. Timeouts do not care.
     pub fn skew_clock(&self, milliseconds: i64) {
         self.shared.with(|state| state.clock.skew = milliseconds);
     }

@@ -10,7 +10,8 @@ use std::{
 
 use actix_web::{
     body::SizedStream,
-    dev::{Extensions, ServerHandle},
+    dev::ServerHandle,
+    http::KeepAlive,
     rt,
     web::{self, Bytes, Data, PayloadConfig},
     App, HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, HttpServer,
@@ -22,6 +23,7 @@ use crate::Operation;
 use super::{
     agent::Agent,
     call::Call,
+    connection::OpenConnection,
     dialect::Dialect,
     faults::Spoilt,
     parameters::Parameters,
@@ -30,9 +32,6 @@ use super::{
     shared::Shared,
     v3_client,
 };
-
-/// Longer than clients keep idle connections: a request must not cross the server's closing of its connection.
-const KEPT_ALIVE: Duration = Duration::from_secs(75);
 
 const LARGEST_REQUEST: usize = 16 * 1024 * 1024;
 const TOO_LARGE: u64 = 64 * 1024 * 1024;
@@ -52,15 +51,6 @@ impl Era {
     }
 }
 
-/// Lives with a connection.
-struct OpenConnection(Arc<Shared>);
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.open_connections.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 /// Listens on `address`, with a worker of its own. `SO_REUSEADDR` is actix-web's default.
 pub(crate) fn serve(shared: Arc<Shared>, address: SocketAddr) -> io::Result<(ServerHandle, SocketAddr)> {
     let era = Data::new(Era::now(shared.clone()));
@@ -68,9 +58,11 @@ pub(crate) fn serve(shared: Arc<Shared>, address: SocketAddr) -> io::Result<(Ser
         App::new().app_data(PayloadConfig::new(LARGEST_REQUEST)).app_data(era.clone()).default_service(web::to(answer))
     })
     .workers(1)
-    .keep_alive(KEPT_ALIVE)
+    // Idle connections are closed by `OpenConnection`, whose timeout can change.
+    .keep_alive(KeepAlive::Os)
+    .client_request_timeout(Duration::ZERO)
     .disable_signals()
-    .on_connect(move |_, data| count_connection(&shared, data))
+    .on_connect(move |connection, data| OpenConnection::accepted(&shared, connection, data))
     .bind(address)?;
     let address = server.addrs().first().copied().unwrap_or(address);
     let server = server.run();
@@ -79,17 +71,12 @@ pub(crate) fn serve(shared: Arc<Shared>, address: SocketAddr) -> io::Result<(Ser
     Ok((handle, address))
 }
 
-fn count_connection(shared: &Arc<Shared>, data: &mut Extensions) {
-    shared.with(|state| state.counters.connections += 1);
-    shared.open_connections.fetch_add(1, Ordering::AcqRel);
-    data.insert(OpenConnection(shared.clone()));
-}
-
 async fn answer(request: HttpRequest, body: Bytes, era: Data<Era>) -> HttpResponse {
     let shared = &era.shared;
     if shared.is_over(era.number) {
         return std::future::pending().await;
     }
+    let _busy = request.conn_data::<OpenConnection>().map(OpenConnection::busy);
     let (call, route) = read(&request, &body, &era);
     let operation = route.operation;
     shared.with(|state| state.counters.count_request(operation));

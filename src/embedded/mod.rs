@@ -39,6 +39,7 @@ mod builder;
 mod call;
 mod catalogue;
 mod clock;
+mod connection;
 mod counters;
 mod dialect;
 mod faults;
@@ -149,8 +150,9 @@ impl EmbeddedServer {
         Faults { shared: self.shared.clone() }
     }
 
-    /// Breaks off all connections, forgets everything but the settings (tokens too), and listens again on the same port,
-    /// as a server does that was killed and started anew without its data.
+    /// Breaks off all connections, forgets everything but the settings (tokens too), refuses connections for the
+    /// [`restart_downtime`](EmbeddedServerBuilder::restart_downtime), and listens again on the same port, as a server
+    /// does that was killed and started anew without its data. Returns when it listens.
     ///
     /// # Errors
     /// Another program has taken the port.

@@ -65,6 +65,10 @@ pub(crate) struct Pushes {
     gathering: HashMap<Arc<ServiceKey>, Audience>,
     unacknowledged: HashMap<PushId, Sent>,
     held_back: HashMap<PushId, HeldBack>,
+    /// What fell due while the server hung.
+    postponed: Vec<Due>,
+    /// While the server refuses connections it sends nothing.
+    is_silent: bool,
     last_ref_time: i64,
 }
 
@@ -94,15 +98,31 @@ impl Pushes {
             gathering: HashMap::new(),
             unacknowledged: HashMap::new(),
             held_back: HashMap::new(),
+            postponed: Vec::new(),
+            is_silent: false,
             last_ref_time: 0,
         }
     }
 
     pub(crate) fn forget_subscribers(&mut self) {
         self.subscribers.clear();
+        self.forget_queued();
+    }
+
+    fn forget_queued(&mut self) {
         self.gathering.clear();
         self.unacknowledged.clear();
         self.held_back.clear();
+        self.postponed.clear();
+    }
+
+    pub(crate) fn speak(&mut self) {
+        self.is_silent = false;
+    }
+
+    /// Whether a fault lets the whole server hang.
+    fn hang(&self) -> bool {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).hang(None)
     }
 
     pub(crate) fn subscribers(&self, service: &ServiceKey) -> usize {
@@ -175,6 +195,9 @@ impl State {
     }
 
     fn gather(&mut self, service: &Arc<ServiceKey>, audience: Audience) {
+        if self.pushes.is_silent {
+            return;
+        }
         match (self.pushes.gathering.get_mut(service), audience) {
             (None, audience) => {
                 self.pushes.gathering.insert(service.clone(), audience);
@@ -186,8 +209,34 @@ impl State {
         }
     }
 
+    /// Pushes nothing until [`Pushes::speak`], and forgets what was queued. Subscribers stay.
+    pub(crate) fn fall_silent(&mut self) {
+        self.pushes.is_silent = true;
+        self.pushes.forget_queued();
+        self.agenda.discard(|due| matches!(due, Due::Push { .. } | Due::PushAgain(_) | Due::LetGo(_)));
+    }
+
+    /// A push, or a part of one, is due. A server that hangs sends it when it goes on.
+    pub(crate) fn push_due(&mut self, due: Due) {
+        if self.pushes.hang() {
+            self.pushes.postponed.push(due);
+            return;
+        }
+        match due {
+            Due::Push { service } => self.push(&service),
+            Due::PushAgain(push) => self.push_again(push),
+            Due::LetGo(push) => self.let_go(push),
+            Due::CheckBeat { .. } | Due::CleanService { .. } => {}
+        }
+    }
+
+    /// Sends what fell due while the server hung, unless it still hangs.
+    pub(crate) fn send_postponed(&mut self) {
+        std::mem::take(&mut self.pushes.postponed).into_iter().for_each(|due| self.push_due(due));
+    }
+
     /// Tells the subscribers what the list is now.
-    pub(crate) fn push(&mut self, service: &ServiceKey) {
+    fn push(&mut self, service: &ServiceKey) {
         let Some(audience) = self.pushes.gathering.remove(service) else { return };
         let (now, timeout) = (self.now(), self.settings.subscriber_timeout());
         let Some(subscribers) = self.pushes.subscribers.get_mut(service) else { return };
@@ -234,7 +283,7 @@ impl State {
     }
 
     /// Nobody has acknowledged: the same datagram goes out once more, however old its list is by now.
-    pub(crate) fn push_again(&mut self, push: PushId) {
+    fn push_again(&mut self, push: PushId) {
         let Some(sent) = self.pushes.unacknowledged.get_mut(&push) else { return };
         if std::mem::replace(&mut sent.sent_again, true) {
             self.pushes.unacknowledged.remove(&push);
@@ -266,7 +315,7 @@ impl State {
         self.agenda.enter(self.now() + by, Due::LetGo(push));
     }
 
-    pub(crate) fn let_go(&mut self, push: PushId) {
+    fn let_go(&mut self, push: PushId) {
         if let Some(held) = self.pushes.held_back.remove(&push) {
             self.pushes.send(push.to, &held.datagram);
         }

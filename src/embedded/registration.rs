@@ -61,8 +61,10 @@ impl State {
         if !self.dialect().is_v1_4() {
             return now + interval;
         }
-        let sweeps = (now - service_created).as_nanos() / interval.as_nanos();
-        service_created + interval * (sweeps as u32 + 1)
+        let since_last_sweep = now.saturating_sub(service_created).as_nanos() % interval.as_nanos();
+        // Less than the interval, which is at most ten years.
+        let since_last_sweep = Duration::from_nanos(u64::try_from(since_last_sweep).unwrap_or(0));
+        now + interval - since_last_sweep
     }
 
     /// Whether there was such an instance.

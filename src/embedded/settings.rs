@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) subscriber_timeout: Option<Duration>,
     pub(crate) context_path: String,
     pub(crate) clock_stands_still: bool,
+    pub(crate) idle_timeout: Duration,
+    pub(crate) restart_downtime: Duration,
 }
 
 impl Default for Settings {
@@ -38,6 +40,9 @@ impl Default for Settings {
             subscriber_timeout: None,
             context_path: "/nacos".into(),
             clock_stands_still: false,
+            // Tomcat's in Spring Boot, which all originals run in.
+            idle_timeout: Duration::from_secs(60),
+            restart_downtime: Duration::from_millis(300),
         }
     }
 }

@@ -6,15 +6,22 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc, Arc, Mutex, MutexGuard, PoisonError,
     },
+    time::Duration,
 };
 
 use tokio::sync::{mpsc::UnboundedSender, Notify};
 
-use super::{dialect::Dialect, faults::Orders, state::State};
+use super::{
+    dialect::Dialect,
+    faults::{IdleTimeouts, Orders},
+    state::State,
+};
 
 pub(crate) struct Shared {
     state: Mutex<State>,
     orders: Arc<Mutex<Orders>>,
+    /// Of connections, where no fault orders others.
+    idle_timeout: Duration,
     /// Wakes what a fault lets hang.
     pub(crate) orders_changed: Notify,
     /// Wakes the timer: something falls due earlier than it thinks.
@@ -38,6 +45,7 @@ pub(crate) enum Command {
 impl Shared {
     pub(crate) fn new(state: State, orders: Arc<Mutex<Orders>>, commands: UnboundedSender<Command>) -> Self {
         Shared {
+            idle_timeout: state.settings.idle_timeout,
             state: Mutex::new(state),
             orders,
             orders_changed: Notify::new(),
@@ -63,6 +71,16 @@ impl Shared {
     /// To be taken after the state, if both are needed.
     pub(crate) fn orders(&self) -> MutexGuard<'_, Orders> {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn idle_timeouts(&self) -> IdleTimeouts {
+        self.orders().idle_timeouts.unwrap_or(IdleTimeouts::always(self.idle_timeout))
+    }
+
+    /// The timeouts in force, and one of them for a connection that becomes idle now.
+    pub(crate) fn draw_idle_timeout(&self) -> (IdleTimeouts, Duration) {
+        let timeouts = self.idle_timeouts();
+        (timeouts, self.orders().draw(timeouts))
     }
 
     pub(crate) fn is_over(&self, era: u64) -> bool {

@@ -95,9 +95,7 @@ impl State {
                 self.check_beat(at, service, instance, registration);
             }
             Due::CleanService { service, empty_since } => self.clean_service(&service, empty_since),
-            Due::Push { service } => self.push(&service),
-            Due::PushAgain(push) => self.push_again(push),
-            Due::LetGo(push) => self.let_go(push),
+            Due::Push { .. } | Due::PushAgain(_) | Due::LetGo(_) => self.push_due(due),
         }
     }
 }

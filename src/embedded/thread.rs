@@ -83,10 +83,15 @@ impl Listener {
             Command::ListenAgain(done) => drop(done.send(self.listen().await)),
             Command::Restart(dialect, done) => {
                 self.stop().await;
-                self.shared.with(|state| {
+                let downtime = self.shared.with(|state| {
                     state.settings.dialect = dialect.unwrap_or(state.settings.dialect);
                     state.forget_everything();
+                    state.settings.restart_downtime
                 });
+                // Even a sleep of no time would last until the timer's next tick.
+                if !downtime.is_zero() {
+                    rt::time::sleep(downtime).await;
+                }
                 let _ = done.send(self.listen().await);
             }
             Command::End => return std::ops::ControlFlow::Break(()),
@@ -97,6 +102,7 @@ impl Listener {
     async fn listen(&mut self) -> io::Result<()> {
         if self.handle.is_none() {
             self.handle = Some(listen_again(&self.shared, self.address).await?);
+            self.shared.with(|state| state.pushes.speak());
         }
         Ok(())
     }
@@ -105,6 +111,7 @@ impl Listener {
     async fn stop(&mut self) {
         let Some(handle) = self.handle.take() else { return };
         self.shared.era.fetch_add(1, Ordering::AcqRel);
+        self.shared.with(|state| state.fall_silent());
         handle.stop(false).await;
         // The worker ends in a thread of its own, which cannot be joined.
         let deadline = Instant::now() + CLOSING_PATIENCE;

@@ -44,6 +44,10 @@ impl Connection {
         Ok(Connection { stream: BufReader::new(stream) })
     }
 
+    pub(crate) fn stream(&mut self) -> &mut TcpStream {
+        self.stream.get_mut()
+    }
+
     /// A request without body; `target` is path and query, encoded.
     #[track_caller]
     pub(crate) fn send(&mut self, method: &str, target: &str) -> Response {

@@ -1,0 +1,145 @@
+//! Open connections. An idle one is closed after the idle timeout, as Tomcat does.
+
+use std::{
+    any::Any,
+    cell::RefCell,
+    net::{Shutdown, TcpStream},
+    pin::pin,
+    rc::Rc,
+    sync::{atomic::Ordering, Arc},
+    time::{Duration, Instant},
+};
+
+use actix_web::{
+    dev::Extensions,
+    rt::{self, task::JoinHandle},
+};
+use futures_util::future::select;
+use tokio::sync::Notify;
+
+use crate::config::LONGEST_DURATION;
+
+use super::{faults::IdleTimeouts, shared::Shared};
+
+/// Lives as long as its connection, in the connection's data.
+pub(crate) struct OpenConnection {
+    shared: Arc<Shared>,
+    idle: Rc<Idle>,
+    closer: JoinHandle<()>,
+}
+
+/// When a connection became idle, and when it ends for that reason.
+struct Idle {
+    state: RefCell<IdleState>,
+    /// Wakes the task that closes the connection: its deadline comes earlier than the task expects.
+    earlier: Notify,
+}
+
+struct IdleState {
+    /// A second handle: actix-web keeps the connection itself.
+    socket: Option<TcpStream>,
+    /// None while a request is being answered.
+    since: Option<Instant>,
+    timeouts: IdleTimeouts,
+    /// Drawn from `timeouts`, anew each time the connection becomes idle.
+    timeout: Duration,
+    /// When the task that closes the connection looks again; none while it waits to be told.
+    looks_at: Option<Instant>,
+}
+
+/// The connection is not idle until this is dropped.
+pub(crate) struct Busy {
+    shared: Arc<Shared>,
+    idle: Rc<Idle>,
+}
+
+impl OpenConnection {
+    /// Counts a new connection and watches over its idle time.
+    pub(crate) fn accepted(shared: &Arc<Shared>, connection: &dyn Any, data: &mut Extensions) {
+        shared.with(|state| state.counters.connections += 1);
+        shared.open_connections.fetch_add(1, Ordering::AcqRel);
+        let (timeouts, timeout) = shared.draw_idle_timeout();
+        let socket = second_handle(connection);
+        let state = IdleState { socket, since: Some(Instant::now()), timeouts, timeout, looks_at: None };
+        let idle = Rc::new(Idle { state: RefCell::new(state), earlier: Notify::new() });
+        let closer = rt::spawn(close_when_idle(shared.clone(), idle.clone()));
+        data.insert(OpenConnection { shared: shared.clone(), idle, closer });
+    }
+
+    /// Marks the connection as busy with a request.
+    pub(crate) fn busy(&self) -> Busy {
+        self.idle.state.borrow_mut().since = None;
+        Busy { shared: self.shared.clone(), idle: self.idle.clone() }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.closer.abort();
+        // The task ends later; the descriptor must not stay open until then.
+        self.idle.state.borrow_mut().socket = None;
+        self.shared.open_connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let mut state = self.idle.state.borrow_mut();
+        state.since = Some(Instant::now());
+        (state.timeouts, state.timeout) = self.shared.draw_idle_timeout();
+        let deadline = state.deadline();
+        if state.looks_at.is_none_or(|looks_at| deadline.is_some_and(|deadline| deadline < looks_at)) {
+            self.idle.earlier.notify_one();
+        }
+    }
+}
+
+impl IdleState {
+    /// None while a request is being answered.
+    fn deadline(&self) -> Option<Instant> {
+        self.since.map(|since| since + self.timeout)
+    }
+}
+
+impl Idle {
+    /// When the connection is to be closed, by the timeouts that are ordered now.
+    fn next_look(&self, shared: &Shared) -> Option<Instant> {
+        let mut state = self.state.borrow_mut();
+        if state.timeouts != shared.idle_timeouts() {
+            (state.timeouts, state.timeout) = shared.draw_idle_timeout();
+        }
+        state.looks_at = state.deadline();
+        state.looks_at
+    }
+
+    /// The client reads the end of the stream, and so does actix-web, which then drops the connection.
+    fn close(&self) {
+        if let Some(socket) = self.state.borrow_mut().socket.take() {
+            // An error means that the client has closed the connection.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+async fn close_when_idle(shared: Arc<Shared>, idle: Rc<Idle>) {
+    loop {
+        let mut ordered = pin!(shared.orders_changed.notified());
+        // Enabled before the orders are read, so that no change is missed.
+        ordered.as_mut().enable();
+        let looks_at = idle.next_look(&shared);
+        let wait = looks_at.map_or(LONGEST_DURATION, |at| at.saturating_duration_since(Instant::now()));
+        if wait.is_zero() {
+            return idle.close();
+        }
+        let _ = rt::time::timeout(wait, select(ordered, pin!(idle.earlier.notified()))).await;
+    }
+}
+
+fn second_handle(connection: &dyn Any) -> Option<TcpStream> {
+    let connection = connection.downcast_ref::<rt::net::TcpStream>()?;
+    #[cfg(unix)]
+    let handle = std::os::fd::AsFd::as_fd(connection).try_clone_to_owned();
+    #[cfg(windows)]
+    let handle = std::os::windows::io::AsSocket::as_socket(connection).try_clone_to_owned();
+    handle.ok().map(TcpStream::from)
+}
