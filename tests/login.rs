@@ -156,7 +156,8 @@ async fn the_token_goes_in_a_header_and_neither_it_nor_the_password_in_a_url() {
     assert_eq!(seen.iter().map(Seen::path).collect::<Vec<_>>(), [LOGIN, "/nacos/v1/ns/instance/list"]);
     assert!(seen.iter().all(|seen| !seen.target.contains(TOKEN) && !seen.target.contains(PASSWORD)), "{seen:?}");
     assert_eq!(seen[0].body, format!("username=me&password={PASSWORD}"));
-    assert_eq!((seen[1].header("accessToken"), seen[0].header("accessToken")), (Some(TOKEN), None));
+    let bearer = format!("Bearer {TOKEN}");
+    assert_eq!((seen[1].header("Authorization"), seen[0].header("Authorization")), (Some(&*bearer), None));
 }
 
 #[actix::test]

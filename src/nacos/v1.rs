@@ -572,7 +572,8 @@ fn forbidden(answer: &Answer) -> Refusal {
     let said =
         serde_json::from_slice::<SpringError>(&answer.body).map_or_else(|_| answer.excerpt(), |error| error.message);
     let lower = said.to_lowercase();
-    if ["token expired", "token invalid", "user not found", "unknown user"].iter().any(|what| lower.contains(what)) {
+    let mended = ["token expired", "token invalid", "invalid signature", "user not found", "unknown user"];
+    if mended.iter().any(|what| lower.contains(what)) {
         Refusal::TokenRefused(said)
     } else {
         Refusal::Denied(said)

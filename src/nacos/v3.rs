@@ -221,6 +221,10 @@ pub(crate) fn read_services(answer: &Answer, group: &str) -> Result<ServiceListA
 pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Refusal> {
     match framed_refusal(answer) {
         Some(Refusal::Refused { body, .. }) if answer.status == 200 => Err(Refusal::Denied(body)),
+        // 3.0.3 says no more of a wrong password.
+        _ if answer.status == 500 && answer.excerpt().contains("No message available") => {
+            Err(Refusal::Denied("login failed; check username and password".into()))
+        }
         _ => v1::read_login(answer),
     }
 }
