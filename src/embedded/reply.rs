@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::nacos::v1::SpringError;
+use crate::nacos::{signature::utc_date, v1::SpringError};
 
 use super::dialect::Dialect;
 
@@ -85,23 +85,10 @@ impl Reply {
 /// `2026-11-24T03:01:44.938+00:00`.
 fn timestamp(unix_millis: i64) -> String {
     let (days, of_day) = (unix_millis.div_euclid(86_400_000), unix_millis.rem_euclid(86_400_000));
-    let (year, month, day) = date(days);
+    let (year, month, day) = utc_date(days);
     let (hours, minutes, seconds, millis) =
         (of_day / 3_600_000, of_day / 60_000 % 60, of_day / 1000 % 60, of_day % 1000);
     format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{millis:03}+00:00")
-}
-
-/// The Gregorian date of a day counted from 1970-01-01.
-fn date(days: i64) -> (i64, i64, i64) {
-    // Counted from 1 March of year 0, so that a leap day ends its year, and in eras of 400 years.
-    let days = days + 719_468;
-    let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let months_from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * months_from_march + 2) / 5 + 1;
-    let month = if months_from_march < 10 { months_from_march + 3 } else { months_from_march - 9 };
-    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -17,6 +17,9 @@ mod resolve;
 pub(crate) mod restart_detector;
 pub(crate) mod servers;
 pub(crate) mod session;
+// The client does not sign yet; the embedded server verifies.
+#[cfg_attr(not(feature = "embedded"), allow(dead_code))]
+pub(crate) mod signature;
 #[cfg(any(feature = "rustls", feature = "openssl"))]
 mod tls;
 pub(crate) mod transport;
