@@ -106,8 +106,8 @@ impl World {
     /// 3.2 with users, one of which it is; the others without any.
     fn embedded(dialect: Dialect) -> Self {
         let (server, credentials) = match dialect {
-            Dialect::V3_2 => (EmbeddedServer::builder().user("nacos", "nacos"), Some(("nacos".into(), "nacos".into()))),
-            _ => (EmbeddedServer::builder(), None),
+            Dialect::V3_2 => (support::builder().user("nacos", "nacos"), Some(("nacos".into(), "nacos".into()))),
+            _ => (support::builder(), None),
         };
         let server = server.dialect(dialect).start().unwrap();
         Self::at(Kind::Nacos(dialect), &server.server_address(), credentials, Some(server))

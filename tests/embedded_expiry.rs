@@ -12,7 +12,12 @@ const INSTANCE: &str = "/nacos/v1/ns/instance";
 const SECOND: Duration = Duration::from_secs(1);
 
 fn standing_still(dialect: Dialect) -> (EmbeddedServer, Connection) {
-    let server = EmbeddedServer::builder().dialect(dialect).time_stands_still().start().expect("a server");
+    let server = EmbeddedServer::builder()
+        .list_delay(Duration::ZERO)
+        .dialect(dialect)
+        .time_stands_still()
+        .start()
+        .expect("a server");
     let connection = Connection::to(server.address());
     (server, connection)
 }
@@ -97,6 +102,7 @@ fn registering_again_does_not_inherit_the_checks_of_the_one_before() {
 #[test]
 fn timeouts_of_milliseconds_pass_in_real_time() {
     let server = EmbeddedServer::builder()
+        .list_delay(Duration::ZERO)
         .heartbeat_timeout(Duration::from_millis(60))
         .delete_timeout(Duration::from_millis(120))
         .start()

@@ -21,7 +21,7 @@ const LIST: &str = "/nacos/v1/ns/instance/list?serviceName=orders";
 const REGISTER: &str = "/nacos/v1/ns/instance?serviceName=orders&ip=10.0.0.1&port=80";
 
 fn started() -> (EmbeddedServer, Connection) {
-    let server = EmbeddedServer::start().expect("a server");
+    let server = EmbeddedServer::builder().list_delay(Duration::ZERO).start().expect("a server");
     let connection = Connection::to(server.address());
     (server, connection)
 }
@@ -135,7 +135,8 @@ fn an_instance_and_everything_can_be_forgotten() {
 
 #[test]
 fn tokens_expire_when_told_to() {
-    let server = EmbeddedServer::builder().user("nacos", "secret").start().expect("a server");
+    let server =
+        EmbeddedServer::builder().list_delay(Duration::ZERO).user("nacos", "secret").start().expect("a server");
     let mut nacos = Connection::to(server.address());
     let login = nacos.try_send("POST", "/nacos/v1/auth/login", &[], Some("username=nacos&password=secret"));
     let token = login.expect("an answer").json()["accessToken"].as_str().expect("a token").to_owned();
@@ -159,7 +160,7 @@ fn the_clock_may_be_wrong() {
 #[test]
 fn a_clock_may_be_wrong_by_any_number() {
     for dialect in Dialect::all() {
-        let server = EmbeddedServer::builder().dialect(dialect).start().expect("a server");
+        let server = EmbeddedServer::builder().list_delay(Duration::ZERO).dialect(dialect).start().expect("a server");
         let mut nacos = Connection::to(server.address());
         for skew in [i64::MIN, i64::MIN + 1, -1, 1, i64::MAX] {
             server.faults().skew_clock(skew);
@@ -181,7 +182,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[test]
 fn idle_connections_end_after_the_idle_timeout() {
     let timeout = Duration::from_millis(200);
-    let server = EmbeddedServer::builder().idle_timeout(timeout).start().expect("a server");
+    let server = EmbeddedServer::builder().list_delay(Duration::ZERO).idle_timeout(timeout).start().expect("a server");
     let began = Instant::now();
     assert!(ends_within(&mut TcpStream::connect(server.address()).expect("a connection"), PATIENCE), "never asked");
     assert!(began.elapsed() >= timeout);
@@ -204,7 +205,11 @@ fn by_default_a_connection_may_be_idle_for_longer_than_five_seconds() {
 
 #[test]
 fn a_connection_is_not_idle_while_it_waits_for_an_answer() {
-    let server = EmbeddedServer::builder().idle_timeout(Duration::from_millis(50)).start().expect("a server");
+    let server = EmbeddedServer::builder()
+        .list_delay(Duration::ZERO)
+        .idle_timeout(Duration::from_millis(50))
+        .start()
+        .expect("a server");
     server.faults().delay_answers(Duration::from_millis(500));
     assert_eq!(Connection::to(server.address()).get(LIST).status, 200);
 }
@@ -263,8 +268,12 @@ fn no_idle_timeout_is_too_short_or_too_long() {
 
 /// Registers ten instances, 200 ms apart, and gives the number of hosts in each push, in the order of arrival.
 fn pushed_under(order: impl FnOnce(&EmbeddedServer)) -> Vec<usize> {
-    let server =
-        EmbeddedServer::builder().push_delay(Duration::from_millis(100)).time_stands_still().start().expect("a server");
+    let server = EmbeddedServer::builder()
+        .list_delay(Duration::ZERO)
+        .push_delay(Duration::from_millis(100))
+        .time_stands_still()
+        .start()
+        .expect("a server");
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     socket.set_nonblocking(true).expect("a socket that does not block");
     let port = socket.local_addr().expect("an address").port();

@@ -34,7 +34,7 @@ fn for_each(server: &EmbeddedServer, method: &'static str, path: &'static str) -
 #[test]
 #[ignore = "a measurement: cargo test --release --test embedded_load -- --ignored --nocapture"]
 fn ten_thousand_instances_register_beat_and_go() {
-    let server = EmbeddedServer::start().expect("a server");
+    let server = EmbeddedServer::builder().list_delay(Duration::ZERO).start().expect("a server");
     let path = "/nacos/v1/ns/instance";
     println!("registered in {:?}", for_each(&server, "POST", path));
     assert_eq!(server.instances("load").len(), INSTANCES);

@@ -3,6 +3,8 @@
 
 mod raw_http;
 
+use std::time::Duration;
+
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer},
     Operation,
@@ -13,7 +15,7 @@ use serde_json::{json, Value};
 const INSTANCE: &str = "/nacos/v1/ns/instance";
 
 fn started() -> (EmbeddedServer, Connection) {
-    let server = EmbeddedServer::start().expect("a server");
+    let server = EmbeddedServer::builder().list_delay(Duration::ZERO).start().expect("a server");
     let connection = Connection::to(server.address());
     (server, connection)
 }
@@ -217,7 +219,12 @@ fn bad_input_is_refused_as_nacos_refuses_it() {
 
 #[test]
 fn another_context_path_and_another_dialect_are_settings() {
-    let server = EmbeddedServer::builder().context_path("/registry").dialect(Dialect::V1_4).start().expect("a server");
+    let server = EmbeddedServer::builder()
+        .list_delay(Duration::ZERO)
+        .context_path("/registry")
+        .dialect(Dialect::V1_4)
+        .start()
+        .expect("a server");
     let mut nacos = Connection::to(server.address());
     let list = nacos.get("/registry/v1/ns/instance/list?serviceName=orders").json();
     assert_eq!(list["cacheMillis"], 3000);
@@ -227,7 +234,12 @@ fn another_context_path_and_another_dialect_are_settings() {
 
 #[test]
 fn users_need_a_token_and_tokens_end() {
-    let server = EmbeddedServer::builder().user("nacos", "secret").time_stands_still().start().expect("a server");
+    let server = EmbeddedServer::builder()
+        .list_delay(Duration::ZERO)
+        .user("nacos", "secret")
+        .time_stands_still()
+        .start()
+        .expect("a server");
     let mut nacos = Connection::to(server.address());
     let list = format!("{INSTANCE}/list?serviceName=orders");
     assert_eq!(nacos.get(&list).json()["message"], "user not found!");
@@ -241,7 +253,7 @@ fn users_need_a_token_and_tokens_end() {
     let bearer = format!("Bearer {token}");
     assert_eq!(nacos.try_send("GET", &list, &[("Authorization", &bearer)], None).expect("an answer").status, 200);
     assert_eq!(nacos.try_send("GET", &list, &[("accessToken", &token)], None).expect("an answer").status, 200);
-    server.advance(std::time::Duration::from_secs(18_001));
+    server.advance(Duration::from_secs(18_001));
     let expired = nacos.get(&format!("{list}&accessToken={token}"));
     assert_eq!((expired.status, &expired.json()["message"]), (403, &json!("token expired!")));
     assert_eq!(server.counters().requests_for(Operation::Login), 2);

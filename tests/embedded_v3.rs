@@ -3,6 +3,8 @@
 
 mod raw_http;
 
+use std::time::Duration;
+
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer, EmbeddedServerBuilder},
     Operation,
@@ -14,7 +16,7 @@ const INSTANCE: &str = "/nacos/v3/client/ns/instance";
 
 fn both(mut test: impl FnMut(EmbeddedServerBuilder)) {
     for dialect in [Dialect::V3_0, Dialect::V3_2] {
-        test(EmbeddedServer::builder().dialect(dialect));
+        test(EmbeddedServer::builder().list_delay(Duration::ZERO).dialect(dialect));
     }
 }
 
@@ -125,7 +127,7 @@ fn services_and_instances_are_read_and_changed_with_a_token() {
 fn nacos_3_0_keeps_a_part_of_v1_and_3_2_none() {
     let v1 = "/nacos/v1/ns/instance";
     let statuses = |dialect| {
-        let server = EmbeddedServer::builder().dialect(dialect).start().expect("a server");
+        let server = EmbeddedServer::builder().list_delay(Duration::ZERO).dialect(dialect).start().expect("a server");
         let mut nacos = Connection::to(server.address());
         let one = format!("{v1}?serviceName=orders&ip=10.0.0.1&port=80");
         let mut status = |method: &str, target: &str| nacos.send(method, target).status;

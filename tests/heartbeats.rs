@@ -28,7 +28,7 @@ fn short_lived(port: u16) -> RegisterInstance {
 
 /// Looks for missing beats all the time.
 fn strict_server(dialect: Dialect) -> EmbeddedServer {
-    EmbeddedServer::builder().dialect(dialect).sweep_interval(ms(20)).start().unwrap()
+    support::builder().dialect(dialect).sweep_interval(ms(20)).start().unwrap()
 }
 
 fn beats(server: &EmbeddedServer) -> u64 {
@@ -88,7 +88,7 @@ async fn timeouts_without_an_interval_bring_one_that_keeps_the_instance_healthy(
 #[actix::test]
 async fn the_interval_that_the_server_answers_is_obeyed() {
     // It wants a third of this, and would otherwise be asked every 5 s.
-    let server = EmbeddedServer::builder().heartbeat_timeout(ms(600)).delete_timeout(ms(60_000)).start().unwrap();
+    let server = support::builder().heartbeat_timeout(ms(600)).delete_timeout(ms(60_000)).start().unwrap();
     let registry = registry(&server);
     // The first beat comes within 5 s; its answer says 200 ms.
     ask(&registry, RegisterInstance::new("orders", IP, 80)).await.unwrap();
@@ -102,7 +102,7 @@ async fn the_interval_that_the_server_answers_is_obeyed() {
 #[actix::test]
 async fn an_interval_that_is_changed_holds_at_once() {
     for dialect in Dialect::all() {
-        let server = EmbeddedServer::builder().dialect(dialect).start().unwrap();
+        let server = support::builder().dialect(dialect).start().unwrap();
         let registry = registry(&server);
         let hourly = RegisterInstance::new("orders", IP, 80).heartbeat_interval(ms(3_600_000));
         let hourly = hourly.metadata(HEART_BEAT_TIMEOUT, "7200000").metadata(IP_DELETE_TIMEOUT, "7200000");
@@ -117,7 +117,7 @@ async fn an_interval_that_is_changed_holds_at_once() {
 #[actix::test]
 async fn a_beat_by_hand_brings_an_own_instance_back_with_its_values() {
     for dialect in Dialect::all() {
-        let server = EmbeddedServer::builder().dialect(dialect).start().unwrap();
+        let server = support::builder().dialect(dialect).start().unwrap();
         let registry = registry(&server);
         ask(&registry, RegisterInstance::new("orders", IP, 80).weight(3.0).metadata("zone", "a")).await.unwrap();
         let before = values(&server.instances("orders")[0]);
@@ -153,7 +153,7 @@ async fn a_server_that_restarts_empty_gets_everything_back_with_its_values() {
 #[actix::test]
 async fn an_instance_that_the_server_forgot_is_registered_again_with_its_values() {
     for dialect in [Dialect::V1_4, Dialect::V2_5, Dialect::V3_0] {
-        let server = EmbeddedServer::builder().dialect(dialect).start().unwrap();
+        let server = support::builder().dialect(dialect).start().unwrap();
         let registry = registry(&server);
         ask(&registry, short_lived(80).weight(3.0).metadata("zone", "a")).await.unwrap();
         ask(&registry, short_lived(81)).await.unwrap();
@@ -181,7 +181,7 @@ async fn a_server_that_forgot_everything_unnoticed_gets_everything_back() {
 
 #[actix::test]
 async fn an_outage_shorter_than_the_timeout_costs_no_health() {
-    let server = EmbeddedServer::builder().sweep_interval(ms(20)).start().unwrap();
+    let server = support::builder().sweep_interval(ms(20)).start().unwrap();
     let registry = registry(&server);
     let register = RegisterInstance::new("orders", IP, 80).metadata(HEART_BEAT_INTERVAL, "300");
     ask(&registry, register.metadata(HEART_BEAT_TIMEOUT, "3000")).await.unwrap();

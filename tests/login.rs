@@ -20,7 +20,7 @@ const IP: &str = "10.77.0.7";
 const PASSWORD: &str = "correct-horse";
 
 fn guarded(dialect: Dialect) -> EmbeddedServer {
-    EmbeddedServer::builder().dialect(dialect).user("me", PASSWORD).start().unwrap()
+    support::builder().dialect(dialect).user("me", PASSWORD).start().unwrap()
 }
 
 fn logged_in(server: &EmbeddedServer) -> Config {
@@ -76,7 +76,7 @@ async fn a_server_that_lost_all_tokens_is_logged_in_to_again() {
 
 #[actix::test]
 async fn a_token_is_fetched_again_before_it_ends() {
-    let server = EmbeddedServer::builder().user("me", PASSWORD).token_ttl(ms(1000)).start().unwrap();
+    let server = support::builder().user("me", PASSWORD).token_ttl(ms(1000)).start().unwrap();
     let registry = start(logged_in(&server));
     let began = std::time::Instant::now();
     while began.elapsed() < ms(2500) {
@@ -189,7 +189,7 @@ async fn a_server_that_refuses_our_login_costs_nothing_while_another_one_takes_i
     for _ in 0..8 {
         // Where it begins is drawn by lot.
         let takes = guarded(Dialect::V2_5);
-        let refuses = EmbeddedServer::builder().user("me", "another").start().unwrap();
+        let refuses = support::builder().user("me", "another").start().unwrap();
         let addresses = format!("{},{}", refuses.server_address(), takes.server_address());
         let config = config_at(&addresses).credentials("me", PASSWORD).operation_timeout(ms(500));
         let registry = start(config);

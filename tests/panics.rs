@@ -3,10 +3,7 @@
 
 mod support;
 
-use actix_nacos::{
-    embedded::EmbeddedServer, Error, GetStatus, Operation, Place, RegisterInstance, Shutdown, StagePanic, Subscribe,
-    Victim,
-};
+use actix_nacos::{Error, GetStatus, Operation, Place, RegisterInstance, Shutdown, StagePanic, Subscribe, Victim};
 use slog::{o, Drain, Logger, Never, OwnedKVList, Record};
 
 const ROUNDS: usize = 100;
@@ -19,7 +16,7 @@ fn silence_panics() {
 #[actix::test]
 async fn every_actor_survives_panics_anywhere_and_nothing_is_lost() -> Result<(), Error> {
     silence_panics();
-    let server = EmbeddedServer::start().expect("a free port");
+    let server = support::builder().start().expect("a free port");
     let registry = support::start(support::config(&server).push(Default::default()));
     let mut told = support::News::listen();
     for port in 1..=5 {

@@ -41,7 +41,7 @@ async fn pushed(news: &mut News, says_so: impl Fn(&ServiceChanged) -> bool) -> S
 #[actix::test]
 async fn subscriptions_of_other_clusters_of_the_same_service_hear_of_changes_too() -> Result<(), Error> {
     for dialect in Dialect::all().filter(|dialect| *dialect != Dialect::V3_2) {
-        let server = EmbeddedServer::builder().dialect(dialect).start().expect("a free port");
+        let server = support::builder().dialect(dialect).start().expect("a free port");
         let registry = support::start(pushed_only(&server));
         let mut all = subscribed(&registry, "orders").await?;
         let mut north = News::listen();
@@ -60,7 +60,7 @@ async fn subscriptions_of_other_clusters_of_the_same_service_hear_of_changes_too
 #[actix::test]
 async fn every_kind_of_change_is_pushed() -> Result<(), Error> {
     // All of it before the server ends the first idle connection: what is gone after that is held, and told by a poll.
-    let server = EmbeddedServer::builder().push_delay(ms(20)).start().expect("a free port");
+    let server = support::builder().push_delay(ms(20)).start().expect("a free port");
     let registry = support::start(pushed_only(&server));
     let mut news = subscribed(&registry, "orders").await?;
 
@@ -90,7 +90,7 @@ async fn every_kind_of_change_is_pushed() -> Result<(), Error> {
 #[actix::test]
 async fn what_the_network_does_to_pushes_reaches_no_listener() -> Result<(), Error> {
     const CHANGES: u32 = 200;
-    let server = EmbeddedServer::builder().push_delay(ms(5)).push_retry(ms(200)).start().expect("a free port");
+    let server = support::builder().push_delay(ms(5)).push_retry(ms(200)).start().expect("a free port");
     let faults = server.faults();
     faults.seed(20);
     faults.drop_pushes(0.1);
@@ -128,7 +128,7 @@ async fn what_the_network_does_to_pushes_reaches_no_listener() -> Result<(), Err
 #[actix::test]
 async fn a_thousand_services_are_watched_and_no_change_is_missed() -> Result<(), Error> {
     const SERVICES: usize = 1000;
-    let server = EmbeddedServer::start().expect("a free port");
+    let server = support::builder().start().expect("a free port");
     // A burst of a thousand datagrams may overflow the socket: what is lost so, a poll finds.
     let often = Duration::from_secs(5);
     let registry = support::start(Config::new(server.server_address()).poll_interval(often, often));
@@ -153,7 +153,7 @@ async fn a_thousand_services_are_watched_and_no_change_is_missed() -> Result<(),
 
 #[actix::test]
 async fn a_subscription_is_kept_up_on_a_server_that_forgets_who_does_not_ask() -> Result<(), Error> {
-    let builder = EmbeddedServer::builder().dialect(Dialect::V1_4).cache_millis(ms(1000)).push_delay(ms(10));
+    let builder = support::builder().dialect(Dialect::V1_4).cache_millis(ms(1000)).push_delay(ms(10));
     let server = builder.start().expect("a free port");
     let registry = support::start(Config::new(server.server_address()));
     let mut news = subscribed(&registry, "orders").await?;
@@ -192,7 +192,7 @@ async fn push_port(registry: &Addr<Registry>) -> u16 {
 
 #[actix::test]
 async fn a_strangers_list_is_not_applied_and_not_answered() -> Result<(), Error> {
-    let server = EmbeddedServer::start().expect("a free port");
+    let server = support::builder().start().expect("a free port");
     let registry = support::start(pushed_only(&server));
     registry.send(instance(1)).await??;
     let mut news = subscribed(&registry, "orders").await?;
@@ -214,7 +214,7 @@ async fn a_strangers_list_is_not_applied_and_not_answered() -> Result<(), Error>
 
 #[actix::test]
 async fn any_source_is_believed_where_that_is_set() -> Result<(), Error> {
-    let server = EmbeddedServer::start().expect("a free port");
+    let server = support::builder().start().expect("a free port");
     let registry = support::start(pushed_only(&server).push(PushConfig::default().any_source(true)));
     let mut news = subscribed(&registry, "orders").await?;
     assert!(send_from("127.0.0.2", push_port(&registry).await, &forged("orders")));
@@ -224,7 +224,7 @@ async fn any_source_is_believed_where_that_is_set() -> Result<(), Error> {
 
 #[actix::test]
 async fn a_push_is_a_mere_hint_where_that_is_set() -> Result<(), Error> {
-    let server = EmbeddedServer::start().expect("a free port");
+    let server = support::builder().start().expect("a free port");
     let registry = support::start(pushed_only(&server).push(PushConfig::default().hint_only(true)));
     let mut news = subscribed(&registry, "orders").await?;
     registry.send(instance(1)).await??;
@@ -234,7 +234,7 @@ async fn a_push_is_a_mere_hint_where_that_is_set() -> Result<(), Error> {
 
 #[actix::test]
 async fn with_push_off_lists_are_only_asked_for() -> Result<(), Error> {
-    let server = EmbeddedServer::start().expect("a free port");
+    let server = support::builder().start().expect("a free port");
     let registry = support::start(support::config(&server));
     let mut news = subscribed(&registry, "orders").await?;
     registry.send(instance(1)).await??;
@@ -246,7 +246,7 @@ async fn with_push_off_lists_are_only_asked_for() -> Result<(), Error> {
 
 #[actix::test]
 async fn the_advertised_address_is_what_servers_push_to() -> Result<(), Error> {
-    let server = EmbeddedServer::start().expect("a free port");
+    let server = support::builder().start().expect("a free port");
     let elsewhere = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     elsewhere.set_read_timeout(Some(support::PATIENCE)).expect("a timeout");
     let advertised = elsewhere.local_addr().expect("an address");
@@ -261,7 +261,7 @@ async fn the_advertised_address_is_what_servers_push_to() -> Result<(), Error> {
 
 #[actix::test]
 async fn a_socket_that_could_not_be_had_is_tried_for_again_at_the_next_poll() -> Result<(), Error> {
-    let server = EmbeddedServer::start().expect("a free port");
+    let server = support::builder().start().expect("a free port");
     let taken = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("it has an address");
     let config = Config::new(server.server_address()).poll_interval(ms(100), ms(100));

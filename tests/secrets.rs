@@ -130,7 +130,7 @@ async fn a_password_can_be_read_nowhere() {
     let readable = Readable::default();
     for dialect in Dialect::all() {
         for password in [PASSWORD, WRONG] {
-            let server = EmbeddedServer::builder().dialect(dialect).user("me", PASSWORD).start().unwrap();
+            let server = support::builder().dialect(dialect).user("me", PASSWORD).start().unwrap();
             let config = config_at(&server.server_address()).operation_timeout(ms(50)).credentials("me", password);
             a_whole_run(&server, config, &readable).await;
         }

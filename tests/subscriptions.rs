@@ -98,7 +98,7 @@ async fn every_change_is_told_with_what_was_before() {
 
 #[actix::test]
 async fn a_turn_to_unhealthy_is_a_change() {
-    let server = EmbeddedServer::builder().heartbeat_timeout(ms(600)).delete_timeout(ms(60_000)).start().unwrap();
+    let server = support::builder().heartbeat_timeout(ms(600)).delete_timeout(ms(60_000)).start().unwrap();
     let registry = registry(&server);
     ask(&registry, register(80)).await.unwrap();
     let mut news = News::listen();
@@ -524,7 +524,7 @@ async fn an_actor_can_subscribe_its_own_address() {
 
 #[actix::test]
 async fn a_pushed_change_is_told_without_waiting_for_a_poll() {
-    let server = EmbeddedServer::builder().push_delay(ms(20)).start().unwrap();
+    let server = support::builder().push_delay(ms(20)).start().unwrap();
     let push = PushConfig::default().bind(([127, 0, 0, 1], 0).into());
     let minute = ms(60_000);
     let registry = start(config(&server).poll_interval(minute, minute).push(push));

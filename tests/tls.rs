@@ -98,7 +98,7 @@ async fn register_and_list(config: Config) -> Result<usize, Error> {
 
 #[actix::test]
 async fn a_server_with_a_certificate_of_ones_own_authority_is_trusted_by_its_ca_file() -> Result<(), Error> {
-    let server = EmbeddedServer::start().expect("a free port");
+    let server = support::builder().start().expect("a free port");
     let authority = Authority::new("ca");
     let address = tls_in_front_of(server.address(), &authority, false).await;
     let trusting = TlsConfig::default().ca_file(authority.ca_file());
@@ -111,7 +111,7 @@ async fn a_server_with_a_certificate_of_ones_own_authority_is_trusted_by_its_ca_
 
 #[actix::test]
 async fn a_server_that_wants_a_client_certificate_is_shown_it() -> Result<(), Error> {
-    let server = EmbeddedServer::start().expect("a free port");
+    let server = support::builder().start().expect("a free port");
     let authority = Authority::new("client");
     let address = tls_in_front_of(server.address(), &authority, true).await;
     let (certificate, key) = authority.issue("client");

@@ -19,7 +19,7 @@ fn registered(server: &EmbeddedServer) -> usize {
 
 #[actix::test]
 async fn a_hundred_instances_and_ten_subscriptions_live_through_an_upgrade_and_back() -> Result<(), Error> {
-    let server = EmbeddedServer::start().expect("a free port");
+    let server = support::builder().start().expect("a free port");
     let interval = Duration::from_millis(1000);
     let registry = support::start(support::config(&server));
     let mut told = support::News::listen();

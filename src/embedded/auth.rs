@@ -1,12 +1,18 @@
-//! Users, tokens, and who may do what.
+//! Users, tokens, signatures, and who may do what.
 
 use std::{collections::HashMap, time::Duration};
 
+use base64::{engine::general_purpose::URL_SAFE_NO_PAD, Engine as _};
 use serde::Serialize;
 
-use crate::nacos::v1::LoginAnswer;
+use crate::nacos::{signature, v1::LoginAnswer};
 
-use super::{call::Call, reply::Reply, settings::Settings, state::State};
+use super::{
+    call::Call,
+    reply::Reply,
+    settings::{AccessKey, Settings},
+    state::State,
+};
 
 pub(crate) struct Sessions {
     users: Vec<(String, String)>,
@@ -45,8 +51,17 @@ impl Sessions {
         self.tokens.values_mut().for_each(|until| *until = Duration::ZERO);
     }
 
-    fn open(&mut self, now: Duration) -> String {
-        let token = format!("{:032x}{:032x}", fastrand::u128(..), fastrand::u128(..));
+    /// Makes all tokens such as another server has signed.
+    pub(crate) fn forget_tokens(&mut self) {
+        self.tokens.clear();
+    }
+
+    /// Opens a session. Its token looks like the JSON web tokens of the originals; it is its signature that is random.
+    fn open(&mut self, username: &str, now: Duration) -> String {
+        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#);
+        let payload = URL_SAFE_NO_PAD.encode(serde_json::json!({ "sub": username }).to_string());
+        let signature = [fastrand::u128(..).to_be_bytes(), fastrand::u128(..).to_be_bytes()].concat();
+        let token = format!("{header}.{payload}.{}", URL_SAFE_NO_PAD.encode(signature));
         self.tokens.insert(token.clone(), now + self.ttl);
         token
     }
@@ -57,31 +72,65 @@ impl Sessions {
 
     /// Why the request is not let in.
     fn complaint(&self, call: &Call, now: Duration) -> Option<&'static str> {
+        let is_v1_4 = call.parameters.dialect.is_v1_4();
         if let Some(token) = call.token() {
             return match self.tokens.get(token) {
                 Some(until) if *until > now => None,
                 Some(_) => Some("token expired!"),
+                None if !is_v1_4 && is_web_token(token) => Some("Invalid signature"),
                 None => Some("token invalid!"),
             };
         }
         let parameters = &call.parameters;
         let is_known = self.knows(parameters.or("username", ""), parameters.or("password", ""));
-        (!is_known).then_some("user not found!")
+        (!is_known).then_some(if is_v1_4 { "unknown user!" } else { "user not found!" })
     }
+}
+
+/// Whether it is of the form of a token that a server has signed.
+fn is_web_token(token: &str) -> bool {
+    let parts: Vec<&str> = token.split('.').collect();
+    let is_encoded = |part: &str| part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    parts.len() == 3 && parts.into_iter().all(|part| !part.is_empty() && is_encoded(part))
+}
+
+/// Why the signature does not let the request in. Our own words: no answer of an original has been recorded.
+fn signature_complaint(keys: &[AccessKey], call: &Call) -> Option<&'static str> {
+    let parameters = &call.parameters;
+    let id = parameters.or(signature::ACCESS_KEY, "");
+    let Some(key) = keys.iter().find(|key| key.id == id) else { return Some("access key not found!") };
+    let data = parameters.or(signature::DATA, "");
+    let time = data.split("@@").next().and_then(|time| time.parse().ok()).unwrap_or(0);
+    let service = parameters.service().ok().map(|key| key.service);
+    if data != signature::data(time, service.as_ref()) {
+        return Some("signed data invalid!");
+    }
+    let version = parameters.get(signature::SIGNATURE_VERSION);
+    let expected = match &key.region {
+        Some(region) if version == Some(signature::V4) => {
+            signature::sign(&signature::v4_key(&key.secret, region, time), data)
+        }
+        None if version.is_none() => signature::sign(&key.secret, data),
+        _ => return Some("signature version invalid!"),
+    };
+    if parameters.get(signature::SIGNATURE) != Some(&expected) {
+        return Some("signature invalid!");
+    }
+    (call.security_token != key.security_token).then_some("security token invalid!")
 }
 
 impl State {
     /// Refuses a request that may not be served.
     pub(crate) fn admit(&self, call: &Call, guard: Guard) -> Result<(), Reply> {
-        let is_guarded = match guard {
-            Guard::Open => false,
-            Guard::Naming => self.sessions.are_required(),
-            Guard::Admin => true,
+        let (needs_token, needs_signature) = match guard {
+            Guard::Open => (false, false),
+            Guard::Naming => (self.sessions.are_required(), !self.settings.access_keys.is_empty()),
+            Guard::Admin => (true, !self.settings.access_keys.is_empty()),
         };
-        if !is_guarded {
-            return Ok(());
-        }
-        match self.sessions.complaint(call, self.now()) {
+        let token_complaint = || self.sessions.complaint(call, self.now());
+        let signature_complaint = || signature_complaint(&self.settings.access_keys, call);
+        let complaint = needs_token.then(token_complaint).flatten();
+        match complaint.or_else(|| needs_signature.then(signature_complaint).flatten()) {
             None => Ok(()),
             Some(complaint) => Err(self.forbidden(call, complaint)),
         }
@@ -107,13 +156,20 @@ pub(crate) fn login(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     if !state.sessions.are_required() {
         return log_in_without_users(state, call, username, password);
     }
+    if state.sessions.knows(username, password) {
+        return Ok(logged_in(state, username));
+    }
+    // 1.4 does not tell which of the two is wrong (`NacosAuthManager.resolveTokenFromUser`).
+    if state.dialect().is_v1_4() {
+        return Err(Reply::text(403, "unknown user!"));
+    }
     if !state.sessions.users.iter().any(|(user, _)| user == username) {
         return Err(Reply::text(500, format!("caused: User {username} not found;")));
     }
-    if !state.sessions.knows(username, password) {
-        return Err(Reply::text(403, "user not found!"));
+    if call.path.contains("/v3/") {
+        return Err(Reply::spring(500, "No message available", &call.path, state.clock.unix_millis()));
     }
-    Ok(logged_in(state, username))
+    Err(Reply::text(403, "user not found!"))
 }
 
 /// 1.4 comes with the user `nacos`; 2.x comes with none; 3.0 has none and falls over itself.
@@ -135,7 +191,7 @@ fn log_in_without_users(state: &mut State, call: &Call, username: &str, password
 fn logged_in(state: &mut State, username: &str) -> Reply {
     let now = state.now();
     let token_ttl = state.sessions.ttl.as_secs_f64().ceil() as i64;
-    let login = LoginAnswer { access_token: state.sessions.open(now), token_ttl, global_admin: true };
+    let login = LoginAnswer { access_token: state.sessions.open(username, now), token_ttl, global_admin: true };
     Reply::json(&LoggedIn { login, username })
 }
 

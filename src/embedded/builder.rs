@@ -2,7 +2,11 @@
 
 use std::{fmt, io, time::Duration};
 
-use super::{dialect::Dialect, settings::Settings, EmbeddedServer};
+use super::{
+    dialect::Dialect,
+    settings::{AccessKey, Settings},
+    EmbeddedServer,
+};
 use crate::config::LONGEST_DURATION;
 
 /// Settings of a server that is yet to start; each has Nacos' default.
@@ -51,6 +55,32 @@ impl EmbeddedServerBuilder {
         self
     }
 
+    /// Adds an access key, as Alibaba Cloud's managed Nacos knows them. With at least one, requests must be signed
+    /// with a key (parameters `ak`, `data` and `signature`); without, as by default, signatures are not looked at. Where
+    /// there are users, too, requests need both.
+    pub fn access_key(mut self, id: impl Into<String>, secret: impl Into<String>) -> Self {
+        let (id, secret) = (id.into(), secret.into());
+        self.settings.access_keys.push(AccessKey { id, secret, security_token: None, region: None });
+        self
+    }
+
+    /// Makes the [access key](Self::access_key) added last a temporary one: requests need `token` in the header
+    /// `Spas-SecurityToken`.
+    pub fn security_token(mut self, token: impl Into<String>) -> Self {
+        if let Some(key) = self.settings.access_keys.last_mut() {
+            key.security_token = Some(token.into());
+        }
+        self
+    }
+
+    /// Demands signatures of V4, for `region`, from the [access key](Self::access_key) added last.
+    pub fn signature_region(mut self, region: impl Into<String>) -> Self {
+        if let Some(key) = self.settings.access_keys.last_mut() {
+            key.region = Some(region.into());
+        }
+        self
+    }
+
     /// How long a token holds. By default 5 hours. Clients are told whole seconds, rounded up.
     pub fn token_ttl(mut self, ttl: Duration) -> Self {
         self.settings.token_ttl = ttl.min(LONGEST_DURATION);
@@ -84,6 +114,14 @@ impl EmbeddedServerBuilder {
     /// that are not pushed to.
     pub fn cache_millis(mut self, time: Duration) -> Self {
         self.settings.cache_millis = Some(time.min(LONGEST_DURATION));
+        self
+    }
+
+    /// How long lists and single instances are shown as they were before a change. By default as long as changes are
+    /// gathered for a push (500 milliseconds); not at all on 1.4. The first list of a service shows it as it is. With
+    /// zero every list does.
+    pub fn list_delay(mut self, delay: Duration) -> Self {
+        self.settings.list_delay = Some(delay.min(LONGEST_DURATION));
         self
     }
 

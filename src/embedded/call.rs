@@ -8,12 +8,18 @@ pub(crate) struct Call {
     pub(crate) path: String,
     pub(crate) parameters: Parameters,
     pub(crate) agent: Agent,
-    /// `accessToken`, or what `Authorization` bears.
+    /// What `Authorization: Bearer` bears.
+    pub(crate) bearer: Option<String>,
+    /// The header `accessToken`.
     pub(crate) token_header: Option<String>,
+    /// The header `Spas-SecurityToken`.
+    pub(crate) security_token: Option<String>,
 }
 
 impl Call {
+    /// The token, from the place that counts before the others. 1.4 does not know the header `accessToken`.
     pub(crate) fn token(&self) -> Option<&str> {
-        self.token_header.as_deref().or_else(|| self.parameters.get("accessToken"))
+        let header = self.token_header.as_deref().filter(|_| !self.parameters.dialect.is_v1_4());
+        self.bearer.as_deref().or_else(|| self.parameters.get("accessToken")).or(header)
     }
 }

@@ -78,6 +78,10 @@ pub(crate) struct Service {
     pub(crate) metadata: Option<ServiceMetadata>,
     pub(crate) instances: BTreeMap<Arc<InstanceKey>, Instance>,
     pub(crate) overrides: HashMap<Place, Override>,
+    /// What lists and GET show since 2.x, until it is renewed. None before the first list and the first change.
+    pub(crate) listed: Option<Arc<Vec<Instance>>>,
+    /// Whether a renewal of `listed` is due.
+    pub(crate) renews_list: bool,
     /// Since when it is without instances.
     pub(crate) empty_since: Option<Duration>,
     /// All clusters that ever were: 1.4 keeps them.
@@ -93,6 +97,8 @@ impl Service {
             metadata: None,
             instances: BTreeMap::new(),
             overrides: HashMap::new(),
+            listed: None,
+            renews_list: false,
             empty_since: Some(now),
             clusters: BTreeSet::new(),
         }
@@ -109,14 +115,24 @@ impl Service {
         shown
     }
 
-    pub(crate) fn at(&self, cluster: &str, ip: &str, port: i64) -> Option<&Instance> {
-        self.instances.values().find(|i| i.cluster == cluster && i.ip == ip && i.port == port)
+    /// All instances as they are now, with the operator's overrides laid over.
+    pub(crate) fn all_shown(&self) -> Arc<Vec<Instance>> {
+        Arc::new(self.instances.values().map(|instance| self.shown(instance)).collect())
+    }
+
+    /// What lists show now, without making it the list that later ones repeat.
+    pub(crate) fn listed_or_all(&self) -> Arc<Vec<Instance>> {
+        self.listed.clone().unwrap_or_else(|| self.all_shown())
     }
 }
 
 impl Instance {
     pub(crate) fn place(&self) -> Place {
         (self.cluster.clone(), self.ip.clone(), self.port)
+    }
+
+    pub(crate) fn is_at(&self, (cluster, ip, port): (&str, &str, i64)) -> bool {
+        self.cluster == cluster && self.ip == ip && self.port == port
     }
 
     /// A duration in its metadata, in milliseconds.

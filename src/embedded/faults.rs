@@ -282,6 +282,11 @@ impl Faults {
         self.shared.with(|state| state.sessions.expire_all());
     }
 
+    /// Changes the key that tokens are signed with: all that were given out are refused, until a new login.
+    pub fn change_token_key(&self) {
+        self.shared.with(|state| state.sessions.forget_tokens());
+    }
+
     /// Sets the time that the server tells (`lastRefTime`, `timestamp`) so many milliseconds ahead, or back when
     /// negative; at most to the ends of `i64`. Timeouts do not care.
     pub fn skew_clock(&self, milliseconds: i64) {

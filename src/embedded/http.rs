@@ -18,7 +18,7 @@ use actix_web::{
 };
 use futures_util::stream;
 
-use crate::Operation;
+use crate::{nacos::signature::SECURITY_TOKEN_HEADER, Operation};
 
 use super::{
     agent::Agent,
@@ -123,13 +123,14 @@ fn read(request: &HttpRequest, body: &Bytes, era: &Era) -> (Call, Route) {
     let path = request.path().strip_prefix(era.context_path.as_str()).filter(|path| path.starts_with('/'));
     let mut route = routes::find(dialect, method, path);
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let bearer = header("Authorization").and_then(|value| value.strip_prefix("Bearer "));
     let call = Call {
         method: method.to_owned(),
         path: request.path().to_owned(),
         parameters: Parameters::read(dialect, request.query_string(), form(dialect, request, body)),
         agent: Agent::read(header("User-Agent").or(header("Client-Version")).unwrap_or("")),
-        token_header: header("accessToken").or(bearer).map(str::to_owned),
+        bearer: header("Authorization").and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned),
+        token_header: header("accessToken").map(str::to_owned),
+        security_token: header(SECURITY_TOKEN_HEADER).map(str::to_owned),
     };
     if route.operation == Some(Operation::Register) && v3_client::is_beat(&call) {
         route.operation = Some(Operation::Beat);
@@ -137,10 +138,10 @@ fn read(request: &HttpRequest, body: &Bytes, era: &Era) -> (Call, Route) {
     (call, route)
 }
 
-/// 1.4 looks for parameters of its naming API in the query only.
+/// 1.4 looks for parameters of its naming API in the query only when they are POSTed.
 fn form<'a>(dialect: Dialect, request: &HttpRequest, body: &'a Bytes) -> Option<&'a [u8]> {
     let is_form = request.content_type() == "application/x-www-form-urlencoded";
-    let is_looked_at = !(dialect.is_v1_4() && request.path().contains("/ns/"));
+    let is_looked_at = !(dialect.is_v1_4() && request.method() == "POST" && request.path().contains("/ns/"));
     (is_form && is_looked_at).then_some(body)
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::hash_map::DefaultHasher,
     hash::{Hash, Hasher},
+    sync::Arc,
 };
 
 use serde::{ser::Error, Serialize, Serializer};
@@ -14,7 +15,7 @@ use super::{
     catalogue::{Instance, Service, ServiceKey},
     dialect::Dialect,
     settings::Settings,
-    state::State,
+    state::{Due, State},
 };
 
 /// The instances that a list shows.
@@ -25,11 +26,17 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// Instances of `clusters` (comma separated, all when empty) that are enabled and, if asked, healthy.
-    pub(crate) fn of(service: &Service, dialect: Dialect, clusters: &str, healthy_only: bool) -> Self {
+    /// Those of `shown` in `clusters` (comma separated, all when empty) that are enabled and, if asked, healthy.
+    pub(crate) fn of(
+        service: &Service,
+        shown: Arc<Vec<Instance>>,
+        dialect: Dialect,
+        clusters: &str,
+        healthy_only: bool,
+    ) -> Self {
         let wanted: Vec<&str> = clusters.split(',').filter(|cluster| !cluster.is_empty()).collect();
-        let hosts = service.instances.values().filter(|i| wanted.is_empty() || wanted.contains(&i.cluster.as_str()));
-        let hosts: Vec<Instance> = hosts.map(|instance| service.shown(instance)).collect();
+        let mut hosts = Arc::unwrap_or_clone(shown);
+        hosts.retain(|instance| wanted.is_empty() || wanted.contains(&instance.cluster.as_str()));
         if dialect.is_v1_4() {
             Selection::of_v1_4(service, hosts, healthy_only)
         } else {
@@ -209,22 +216,61 @@ pub(crate) enum Told {
     ByPush,
 }
 
+/// What somebody wants to know of a v1 list.
+pub(crate) struct Asked<'a> {
+    /// Comma separated; all when empty.
+    pub(crate) clusters: &'a str,
+    pub(crate) healthy_only: bool,
+    pub(crate) agent: &'a Agent,
+    pub(crate) told: Told,
+}
+
 impl State {
-    /// A v1 list as JSON.
+    /// The instances of a service as lists and GET show them now; none if there is no such service.
+    pub(crate) fn shown(&mut self, key: &ServiceKey) -> Option<Arc<Vec<Instance>>> {
+        let is_late = !self.settings.list_delay().is_zero();
+        let service = self.catalogue.service_mut(key)?;
+        if !is_late {
+            return Some(service.all_shown());
+        }
+        if service.listed.is_none() {
+            service.listed = Some(service.all_shown());
+        }
+        service.listed.clone()
+    }
+
+    /// Lets a change of the service show after the list delay.
+    pub(crate) fn renew_list_later(&mut self, key: &Arc<ServiceKey>) {
+        let delay = self.settings.list_delay();
+        let Some(service) = self.catalogue.service_mut(key).filter(|_| !delay.is_zero()) else { return };
+        if !std::mem::replace(&mut service.renews_list, true) {
+            self.agenda.enter(self.clock.now() + delay, Due::RenewList { service: key.clone() });
+        }
+    }
+
+    pub(crate) fn renew_list(&mut self, key: &ServiceKey) {
+        let is_late = !self.settings.list_delay().is_zero();
+        if let Some(service) = self.catalogue.service_mut(key).filter(|_| is_late) {
+            service.listed = Some(service.all_shown());
+            service.renews_list = false;
+        }
+    }
+
+    /// A v1 list as JSON, of the instances that are `shown`.
     pub(crate) fn list(
         &self,
         key: &ServiceKey,
-        clusters: &str,
-        healthy_only: bool,
-        agent: &Agent,
-        told: Told,
+        shown: Option<Arc<Vec<Instance>>>,
+        asked: &Asked<'_>,
     ) -> serde_json::Result<String> {
         let service = self.catalogue.service(key);
-        let selection = service.map(|service| Selection::of(service, self.dialect(), clusters, healthy_only));
+        let selection = service
+            .zip(shown)
+            .map(|(service, shown)| Selection::of(service, shown, self.dialect(), asked.clusters, asked.healthy_only));
         if self.dialect().is_v1_4() {
-            self.list_of_v1_4(key, service.zip(selection), clusters, agent, told)
+            self.list_of_v1_4(key, service.zip(selection), asked)
         } else {
-            self.list_since_2(key, selection.unwrap_or_default(), clusters, told)
+            self.list_since_2(key, selection.unwrap_or_default(), asked)
         }
     }
 
@@ -232,9 +278,7 @@ impl State {
         &self,
         key: &ServiceKey,
         found: Option<(&Service, Selection)>,
-        clusters: &str,
-        agent: &Agent,
-        told: Told,
+        &Asked { clusters, agent, told, .. }: &Asked<'_>,
     ) -> serde_json::Result<String> {
         let name = key.service.to_string();
         let cache_millis = self.settings.cache_millis(!matches!(told, Told::InAnswer { subscribed: false }));
@@ -251,7 +295,7 @@ impl State {
             clusters,
             env: "",
             metadata: metadata.unwrap_or(&crate::Metadata::new()),
-            hosts: self.listed(key, selection, &dom),
+            hosts: self.listed(key, selection.hosts, &dom),
             name,
             dom,
         })
@@ -261,8 +305,7 @@ impl State {
         &self,
         key: &ServiceKey,
         selection: Selection,
-        clusters: &str,
-        told: Told,
+        &Asked { clusters, told, .. }: &Asked<'_>,
     ) -> serde_json::Result<String> {
         let name = key.service.to_string();
         let is_v2 = self.dialect() == Dialect::V2_5;
@@ -276,14 +319,13 @@ impl State {
             all_ips_of_3: (!is_v2).then_some(false),
             reach_protection_threshold: selection.reaches_protection_threshold,
             valid: true,
-            hosts: self.listed(key, selection, &name),
+            hosts: self.listed(key, selection.hosts, &name),
             name,
         })
     }
 
-    pub(crate) fn listed(&self, key: &ServiceKey, selection: Selection, service_name: &str) -> Vec<ListedHost> {
-        let hosts = selection.hosts.into_iter();
-        hosts.map(|instance| ListedHost::new(&self.settings, key, instance, service_name)).collect()
+    pub(crate) fn listed(&self, key: &ServiceKey, hosts: Vec<Instance>, service_name: &str) -> Vec<ListedHost> {
+        hosts.into_iter().map(|instance| ListedHost::new(&self.settings, key, instance, service_name)).collect()
     }
 }
 

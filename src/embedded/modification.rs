@@ -50,13 +50,15 @@ impl State {
         true
     }
 
-    /// PATCH: what is given. False when there is no such instance.
+    /// PATCH: what is given. False when lists show no such instance.
     pub(crate) fn patch(&mut self, key: &ServiceKey, place: (&str, &str, i64), patch: Patch) -> bool {
         let is_v1_4 = self.dialect().is_v1_4();
         let now = self.now();
+        let shown = self.shown(key).unwrap_or_default();
+        let Some(place) = shown.iter().find(|instance| instance.is_at(place)).map(Instance::place) else {
+            return false;
+        };
         let Some(service) = self.catalogue.service_mut(key) else { return false };
-        let Some(known) = service.at(place.0, place.1, place.2) else { return false };
-        let place = known.place();
         if is_v1_4 {
             let known = service.instances.values_mut().find(|known| known.place() == place);
             let Some(known) = known else { return false };
@@ -78,8 +80,9 @@ impl State {
     /// Metadata of many; gives those that were changed.
     pub(crate) fn batch(&mut self, key: &ServiceKey, batch: &Batch, action: &BatchAction) -> Vec<Instance> {
         let is_v1_4 = self.dialect().is_v1_4();
+        let shown = self.shown(key).unwrap_or_default();
+        let meant: Vec<Instance> = shown.iter().filter(|i| batch.means(i, is_v1_4)).cloned().collect();
         let Some(service) = self.catalogue.service_mut(key) else { return Vec::new() };
-        let meant: Vec<Instance> = service.instances.values().filter(|i| batch.means(i, is_v1_4)).cloned().collect();
         for instance in &meant {
             let place = instance.place();
             if is_v1_4 {

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     agent::Agent,
-    catalogue::ServiceKey,
+    catalogue::{Instance, Service, ServiceKey},
     faults::{Orders, PushFate},
-    listing::Told,
+    listing::{Asked, Told},
     state::{Due, State},
 };
 
@@ -189,6 +189,7 @@ impl State {
 
     /// The list of a service has changed.
     pub(crate) fn changed(&mut self, service: &Arc<ServiceKey>) {
+        self.renew_list_later(service);
         if self.pushes.subscribers.contains_key(service) {
             self.gather(service, Audience::All);
         }
@@ -226,7 +227,7 @@ impl State {
             Due::Push { service } => self.push(&service),
             Due::PushAgain(push) => self.push_again(push),
             Due::LetGo(push) => self.let_go(push),
-            Due::CheckBeat { .. } | Due::CleanService { .. } => {}
+            Due::CheckBeat { .. } | Due::CleanService { .. } | Due::RenewList { .. } => {}
         }
     }
 
@@ -238,20 +239,39 @@ impl State {
     /// Tells the subscribers what the list is now.
     fn push(&mut self, service: &ServiceKey) {
         let Some(audience) = self.pushes.gathering.remove(service) else { return };
-        let (now, timeout) = (self.now(), self.settings.subscriber_timeout());
+        let (noticed, timeout) = (self.last_look_at_subscribers(), self.settings.subscriber_timeout());
         let Some(subscribers) = self.pushes.subscribers.get_mut(service) else { return };
-        subscribers.retain(|subscriber| now.saturating_sub(subscriber.asked) <= timeout);
+        subscribers.retain(|subscriber| noticed.saturating_sub(subscriber.asked) <= timeout);
         if subscribers.is_empty() {
             self.pushes.subscribers.remove(service);
             return;
         }
-        for (to, list) in self.lists_for(service, &audience) {
+        self.renew_list(service);
+        let shown = self.catalogue.service(service).map(Service::all_shown);
+        for (to, list) in self.lists_for(service, shown.as_ref(), &audience) {
             self.push_to(to, &list);
         }
     }
 
+    /// When the server last looked for subscribers whose time was up. 1.4 looks before every push (`PushClient.zombie`),
+    /// later Nacos every 5 seconds (`ExpiredClientCleaner`); more often here if the timeout is short.
+    fn last_look_at_subscribers(&self) -> Duration {
+        let now = self.now();
+        let interval = Duration::from_secs(5).min(self.settings.subscriber_timeout() / 6);
+        if self.dialect().is_v1_4() || interval.is_zero() {
+            return now;
+        }
+        let since = now.as_nanos() % interval.as_nanos();
+        now - Duration::from_nanos(u64::try_from(since).unwrap_or(0))
+    }
+
     /// Lists are written once for each kind of subscriber: a service may have thousands.
-    fn lists_for(&self, service: &ServiceKey, audience: &Audience) -> Vec<(SocketAddr, Arc<str>)> {
+    fn lists_for(
+        &self,
+        service: &ServiceKey,
+        shown: Option<&Arc<Vec<Instance>>>,
+        audience: &Audience,
+    ) -> Vec<(SocketAddr, Arc<str>)> {
         let mut lists: HashMap<(&str, bool), Arc<str>> = HashMap::new();
         let mut told = Vec::new();
         for subscriber in self.pushes.subscribers.get(service).into_iter().flatten() {
@@ -261,10 +281,18 @@ impl State {
             let kind = (subscriber.clusters.as_str(), subscriber.agent.gets_grouped_names());
             let list = match lists.get(&kind) {
                 Some(list) => list.clone(),
-                None => match self.list(service, &subscriber.clusters, false, &subscriber.agent, Told::ByPush) {
-                    Ok(list) => lists.entry(kind).or_insert(list.into()).clone(),
-                    Err(_) => continue,
-                },
+                None => {
+                    let asked = Asked {
+                        clusters: &subscriber.clusters,
+                        healthy_only: false,
+                        agent: &subscriber.agent,
+                        told: Told::ByPush,
+                    };
+                    match self.list(service, shown.cloned(), &asked) {
+                        Ok(list) => lists.entry(kind).or_insert(list.into()).clone(),
+                        Err(_) => continue,
+                    }
+                }
             };
             told.push((subscriber.address, list));
         }

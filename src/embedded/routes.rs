@@ -118,6 +118,7 @@ fn v3(method: &str, path: &str) -> Option<Route> {
         ("GET", "/v3/client/ns/instance/list") => Route::naming(List, v3_client::list),
         ("POST", "/v3/auth/user/login") => Route::login(),
         ("GET", "/v3/admin/ns/service/list") => Route::admin(ListServices, v3_admin::list_services),
+        ("GET", "/v3/admin/ns/instance/list") => Route::admin(None, v3_admin::list),
         ("GET", "/v3/admin/ns/instance") => Route::admin(Get, v3_admin::get),
         ("PUT", "/v3/admin/ns/instance") => Route::admin(Modify, v3_admin::overwrite),
         ("GET", "/v3/admin/core/state/liveness" | "/v3/admin/core/state/readiness") => Route::open(v3_admin::health),

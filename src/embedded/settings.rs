@@ -10,11 +10,14 @@ pub(crate) struct Settings {
     pub(crate) dialect: Dialect,
     /// Names and passwords. With users, authentication is on.
     pub(crate) users: Vec<(String, String)>,
+    /// With keys, requests must be signed.
+    pub(crate) access_keys: Vec<AccessKey>,
     pub(crate) token_ttl: Duration,
     pub(crate) heartbeat_timeout: Duration,
     pub(crate) delete_timeout: Duration,
     pub(crate) sweep_interval: Option<Duration>,
     pub(crate) cache_millis: Option<Duration>,
+    pub(crate) list_delay: Option<Duration>,
     pub(crate) push_delay: Option<Duration>,
     pub(crate) push_retry: Duration,
     pub(crate) subscriber_timeout: Option<Duration>,
@@ -24,17 +27,30 @@ pub(crate) struct Settings {
     pub(crate) restart_downtime: Duration,
 }
 
+/// A key that requests are signed with.
+#[derive(Clone)]
+pub(crate) struct AccessKey {
+    pub(crate) id: String,
+    pub(crate) secret: String,
+    /// Demanded of temporary credentials.
+    pub(crate) security_token: Option<String>,
+    /// With a region, signatures are those of V4.
+    pub(crate) region: Option<String>,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Settings {
             port: 0,
             dialect: Dialect::default(),
             users: Vec::new(),
+            access_keys: Vec::new(),
             token_ttl: Duration::from_secs(18_000),
             heartbeat_timeout: Duration::from_secs(15),
             delete_timeout: Duration::from_secs(30),
             sweep_interval: None,
             cache_millis: None,
+            list_delay: None,
             push_delay: None,
             push_retry: Duration::from_secs(10),
             subscriber_timeout: None,
@@ -61,6 +77,12 @@ impl Settings {
 
     pub(crate) fn push_delay(&self) -> Duration {
         self.push_delay.unwrap_or(self.dialect.push_delay())
+    }
+
+    /// Since 2.x the task that pushes a change renews the list that is answered, too (`ServiceStorage`).
+    pub(crate) fn list_delay(&self) -> Duration {
+        let own = if self.dialect.is_v1_4() { Duration::ZERO } else { self.push_delay() };
+        self.list_delay.unwrap_or(own)
     }
 
     pub(crate) fn subscriber_timeout(&self) -> Duration {

@@ -30,6 +30,8 @@ pub(crate) enum Due {
     CheckBeat { service: Arc<ServiceKey>, instance: Arc<InstanceKey>, registration: u64 },
     /// Is the service still without instances?
     CleanService { service: Arc<ServiceKey>, empty_since: Duration },
+    /// A change of the service shows in its lists from now on.
+    RenewList { service: Arc<ServiceKey> },
     /// Changes have been gathered for long enough.
     Push { service: Arc<ServiceKey> },
     /// Has the push been acknowledged?
@@ -95,6 +97,7 @@ impl State {
                 self.check_beat(at, service, instance, registration);
             }
             Due::CleanService { service, empty_since } => self.clean_service(&service, empty_since),
+            Due::RenewList { service } => self.renew_list(&service),
             Due::Push { .. } | Due::PushAgain(_) | Due::LetGo(_) => self.push_due(due),
         }
     }

@@ -12,7 +12,7 @@ use crate::{
 use super::{
     call::Call,
     catalogue::{Instance, ServiceKey},
-    listing::{instance_id, Told},
+    listing::{instance_id, Asked, Told},
     modification::{Batch, BatchAction, Patch},
     parameters::Parameters,
     registration::Beat,
@@ -167,17 +167,18 @@ pub(crate) fn get(state: &mut State, call: &Call) -> Result<Reply, Reply> {
 }
 
 /// The instance as lists show it. The error is Nacos' text.
-pub(crate) fn find(state: &State, key: &ServiceKey, place: (&str, &str, i64)) -> Result<Instance, String> {
-    let (cluster, ip, port) = place;
-    let service = state.catalogue.service(key);
-    if state.dialect().is_v1_4() && service.is_none() {
+pub(crate) fn find(state: &mut State, key: &ServiceKey, place: (&str, &str, i64)) -> Result<Instance, String> {
+    let is_v1_4 = state.dialect().is_v1_4();
+    let shown = state.shown(key);
+    if is_v1_4 && shown.is_none() {
         return Err(format!("no service {} found!", key.service));
     }
-    let service = service
-        .filter(|service| !service.instances.is_empty())
-        .ok_or_else(|| format!("no ips found for cluster {cluster} in service {}", key.service))?;
-    let instance = service.at(cluster, ip, port).ok_or("no matched ip found!")?;
-    Ok(service.shown(instance))
+    let shown = shown.unwrap_or_default();
+    // 1.4 looks at the cluster alone.
+    if !shown.iter().any(|instance| !is_v1_4 || instance.cluster == place.0) {
+        return Err(format!("no ips found for cluster {} in service {}", place.0, key.service));
+    }
+    shown.iter().find(|instance| instance.is_at(place)).cloned().ok_or("no matched ip found!".into())
 }
 
 pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
@@ -190,7 +191,9 @@ pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     if let (true, Ok(ip)) = (subscribed, parameters.or("clientIP", "").parse::<IpAddr>()) {
         state.subscribe(&key, SocketAddr::new(ip, udp_port), &call.agent, clusters);
     }
-    let list = state.list(&key, clusters, healthy_only, &call.agent, Told::InAnswer { subscribed });
+    let asked = Asked { clusters, healthy_only, agent: &call.agent, told: Told::InAnswer { subscribed } };
+    let shown = state.shown(&key);
+    let list = state.list(&key, shown, &asked);
     let body = list.map_err(|error| Reply::text(500, error.to_string()))?;
     Ok(Reply { status: 200, content_type: Some(JSON), body })
 }

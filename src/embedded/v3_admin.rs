@@ -3,16 +3,19 @@
 use serde::Serialize;
 use serde_json::json;
 
+use crate::DEFAULT_CLUSTER;
+
 use super::{
     call::Call,
-    catalogue::Service,
+    catalogue::{Instance, Service},
     listing::ListedHost,
     parameters::Parameters,
     reply::Reply,
     state::State,
     v1_instance,
     v3_client::{
-        failure, instance, required, service, success, INSTANCE_ERROR, PARAMETER_VALIDATE_ERROR, RESOURCE_NOT_FOUND,
+        failure, flag, instance, required, service, success, INSTANCE_ERROR, PARAMETER_VALIDATE_ERROR,
+        RESOURCE_NOT_FOUND, SERVER_ERROR,
     },
 };
 
@@ -55,11 +58,11 @@ pub(crate) fn list_services(state: &mut State, call: &Call) -> Result<Reply, Rep
     let parameters = &call.parameters;
     let (page, size) = (positive(parameters, "pageNo", 1)?, positive(parameters, "pageSize", 100)?);
     let (group, name) = (parameters.or("groupNameParam", ""), parameters.or("serviceNameParam", ""));
-    let ignores_empty_ones = parameters.flag("ignoreEmptyService") == Some(true);
+    let ignores_empty_ones = flag(parameters, "ignoreEmptyService")?.unwrap_or(false);
     let found: Vec<&Service> = state
         .services_in(parameters.namespace())
         .filter(|found| found.key.service.group.contains(group) && found.key.service.name.contains(name))
-        .filter(|found| !ignores_empty_ones || !found.instances.is_empty())
+        .filter(|found| !ignores_empty_ones || !found.listed_or_all().is_empty())
         .collect();
     Ok(success(Page {
         total_count: found.len(),
@@ -70,7 +73,8 @@ pub(crate) fn list_services(state: &mut State, call: &Call) -> Result<Reply, Rep
 }
 
 fn view(service: &Service) -> ServiceView<'_> {
-    let (all, healthy) = (service.instances.len(), service.instances.values().filter(|i| i.healthy).count());
+    let shown = service.listed_or_all();
+    let (all, healthy) = (shown.len(), shown.iter().filter(|i| i.healthy).count());
     let threshold = service.metadata.as_ref().map_or(0.0, |set| set.protect_threshold);
     ServiceView {
         name: &service.key.service.name,
@@ -96,6 +100,22 @@ pub(crate) fn get(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let found = v1_instance::find(state, &key, place);
     let instance = found.map_err(|missing| failure(404, RESOURCE_NOT_FOUND, missing))?;
     Ok(success(ListedHost::new(&state.settings, &key, instance, &key.service.to_string())))
+}
+
+/// The instances of one cluster, disabled ones too (`CatalogServiceV2Impl.listInstances`).
+pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
+    let parameters = &call.parameters;
+    let key = service(parameters)?;
+    let cluster = parameters.or("clusterName", DEFAULT_CLUSTER);
+    let healthy_only = flag(parameters, "healthyOnly")?.unwrap_or(false);
+    let missing = |what: String| failure(404, SERVER_ERROR, format!("{what} is not found!"));
+    let shown = state.shown(&key).ok_or_else(|| missing(format!("service {}", key.service)))?;
+    let mut hosts: Vec<Instance> = shown.iter().filter(|instance| instance.cluster == cluster).cloned().collect();
+    if hosts.is_empty() {
+        return Err(missing(format!("cluster {cluster}")));
+    }
+    hosts.retain(|instance| instance.healthy || !healthy_only);
+    Ok(success(state.listed(&key, hosts, &key.service.to_string())))
 }
 
 pub(crate) fn overwrite(state: &mut State, call: &Call) -> Result<Reply, Reply> {

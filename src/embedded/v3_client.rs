@@ -30,7 +30,7 @@ const WEIGHT_ERROR: (i64, &str) = (21_001, "weight error");
 const INSTANCE_METADATA_ERROR: (i64, &str) = (21_002, "instance metadata error");
 const INSTANCE_NOT_FOUND: (i64, &str) = (21_003, "instance not found");
 pub(crate) const INSTANCE_ERROR: (i64, &str) = (21_004, "instance error");
-const SERVER_ERROR: (i64, &str) = (30_000, "server error");
+pub(crate) const SERVER_ERROR: (i64, &str) = (30_000, "server error");
 
 pub(crate) fn success(data: impl Serialize) -> Reply {
     Reply::json(&Framed { code: 0, message: "success", data })
@@ -45,6 +45,22 @@ pub(crate) fn required<'a>(parameters: &'a Parameters, name: &str, kind: &str) -
     parameters.get(name).ok_or_else(missing)
 }
 
+/// A boolean as Spring reads it; blank is as if it were not given.
+pub(crate) fn flag(parameters: &Parameters, name: &str) -> Result<Option<bool>, Reply> {
+    let Some(text) = parameters.get(name) else { return Ok(None) };
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "on" | "yes" | "1" => Ok(Some(true)),
+        "false" | "off" | "no" | "0" => Ok(Some(false)),
+        _ => Err(unreadable(text, "boolean")),
+    }
+}
+
+/// What cannot be bound to a form falls through to the last exception handler (`NacosApiExceptionHandler`).
+fn unreadable(text: &str, kind: &str) -> Reply {
+    let message = format!("Failed to convert value \"{text}\" to type {kind}");
+    Reply::json_with(500, &serde_json::json!({ "code": SERVER_ERROR.0, "message": message, "data": null }))
+}
+
 pub(crate) fn service(parameters: &Parameters) -> Result<ServiceKey, Reply> {
     let name = required(parameters, "serviceName", "String")?;
     let service = ServiceName::from_wire(name, parameters.or("groupName", DEFAULT_GROUP));
@@ -52,6 +68,12 @@ pub(crate) fn service(parameters: &Parameters) -> Result<ServiceKey, Reply> {
 }
 
 pub(crate) fn instance(parameters: &Parameters) -> Result<Instance, Reply> {
+    // The form is bound before anything is looked at.
+    let given = |name| flag(parameters, name);
+    let (enabled, healthy, ephemeral) = (given("enabled")?, given("healthy")?, given("ephemeral")?);
+    if let Some(text) = parameters.get("weight").filter(|text| text.trim().parse::<f64>().is_err()) {
+        return Err(unreadable(text, "double"));
+    }
     let ip = required(parameters, "ip", "String")?.to_owned();
     let port = required(parameters, "port", "Integer")?;
     let weight_error = |_| failure(400, WEIGHT_ERROR, "instance format invalid: The weights range from 0.0 to 10000.0");
@@ -62,9 +84,9 @@ pub(crate) fn instance(parameters: &Parameters) -> Result<Instance, Reply> {
         port: port.parse().unwrap_or(0),
         cluster: parameters.or("clusterName", DEFAULT_CLUSTER).to_owned(),
         weight: parameters.weight().map_err(weight_error)?.unwrap_or(1.0),
-        enabled: parameters.flag("enabled").unwrap_or(true),
-        healthy: parameters.flag("healthy").unwrap_or(true),
-        ephemeral: parameters.flag("ephemeral").unwrap_or(true),
+        enabled: enabled.unwrap_or(true),
+        healthy: healthy.unwrap_or(true),
+        ephemeral: ephemeral.unwrap_or(true),
         metadata: match parameters.get("metadata") {
             Some(text) => read_metadata(text).ok_or_else(|| metadata_error(text))?,
             None => Default::default(),
@@ -111,7 +133,8 @@ pub(crate) fn deregister(state: &mut State, call: &Call) -> Result<Reply, Reply>
 pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let key = service(&call.parameters)?;
     let clusters = call.parameters.or("clusterName", DEFAULT_CLUSTER);
-    let found = state.catalogue.service(&key);
-    let selection = found.map(|service| Selection::of(service, state.dialect(), clusters, false));
-    Ok(success(state.listed(&key, selection.unwrap_or_default(), &key.service.to_string())))
+    let shown = state.shown(&key);
+    let found = state.catalogue.service(&key).zip(shown);
+    let selection = found.map(|(service, shown)| Selection::of(service, shown, state.dialect(), clusters, false));
+    Ok(success(state.listed(&key, selection.unwrap_or_default().hosts, &key.service.to_string())))
 }

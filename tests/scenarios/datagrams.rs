@@ -4,9 +4,7 @@
 use std::{net::UdpSocket, time::Duration};
 
 use actix::Addr;
-use actix_nacos::{
-    embedded::EmbeddedServer, Config, Discover, GetStatus, PushStatus, RegisterInstance, Registry, Subscribe,
-};
+use actix_nacos::{Config, Discover, GetStatus, PushStatus, RegisterInstance, Registry, Subscribe};
 
 use crate::support::{ask, eventually, process::resident_kib, shut_down, start, News};
 
@@ -27,7 +25,7 @@ pub struct Figures {
 /// # Panics
 /// When one is answered, or a list of theirs is applied.
 pub async fn datagrams_that_no_server_sent(random: usize, forged: usize, seed: u64) -> Figures {
-    let server = EmbeddedServer::start().expect("a free port");
+    let server = crate::support::builder().start().expect("a free port");
     let seldom = Duration::from_secs(600);
     let registry = start(Config::new(server.server_address()).poll_interval(seldom, seldom));
     ask(&registry, RegisterInstance::new("orders", "10.0.0.7", 80)).await.unwrap();

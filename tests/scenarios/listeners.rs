@@ -11,7 +11,7 @@ use std::{
 };
 
 use actix::prelude::*;
-use actix_nacos::{embedded::EmbeddedServer, Config, RegisterInstance, Registry, ServiceChanged, Subscribe};
+use actix_nacos::{Config, RegisterInstance, Registry, ServiceChanged, Subscribe};
 
 use crate::support::{ask, ms, process::resident_kib, shut_down, start, until, Gate, News, StopListener};
 
@@ -96,7 +96,7 @@ async fn change(registry: &Addr<Registry>, version: u64) {
 /// # Panics
 /// When one of the good 96 misses a change.
 pub async fn four_bad_listeners_among_a_hundred(changes: u64) -> Figures {
-    let server = EmbeddedServer::builder().push_delay(ms(1)).start().expect("a free port");
+    let server = crate::support::builder().push_delay(ms(1)).start().expect("a free port");
     let registry = start(Config::new(server.server_address()));
     change(&registry, 1).await;
 

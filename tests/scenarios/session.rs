@@ -26,7 +26,7 @@ pub struct Figures {
 }
 
 pub fn guarded() -> EmbeddedServerBuilder {
-    EmbeddedServer::builder().user("nacos", "secret")
+    crate::support::builder().user("nacos", "secret")
 }
 
 pub fn logins(server: &EmbeddedServer) -> u64 {

@@ -125,7 +125,7 @@ fn is_anchor(port: u16) -> bool {
 
 /// Says now and then how far it is.
 pub async fn soak(last: Duration, seed: u64, mut say: impl FnMut(&str)) -> Figures {
-    let server = |_| EmbeddedServer::builder().user("nacos", "secret").start().unwrap();
+    let server = |_| crate::support::builder().user("nacos", "secret").start().unwrap();
     let servers: Arc<[_]> = (0..2).map(server).collect();
     let addresses: Vec<_> = servers.iter().map(EmbeddedServer::server_address).collect();
     let config = Config::new(addresses.join(",")).credentials("nacos", "secret").request_timeout(ms(1000));

@@ -20,7 +20,7 @@ use std::{
 
 use actix::prelude::*;
 use actix_nacos::{
-    embedded::{EmbeddedServer, InstanceSnapshot},
+    embedded::{EmbeddedServer, EmbeddedServerBuilder, InstanceSnapshot},
     Config, Error, GetStatus, PushConfig, Registry, ServiceChanged, Shutdown,
 };
 use tokio::sync::mpsc;
@@ -37,7 +37,12 @@ pub fn ms(millis: u64) -> Duration {
 
 /// A server of this test's own.
 pub fn server() -> EmbeddedServer {
-    EmbeddedServer::start().expect("a free port")
+    builder().start().expect("a free port")
+}
+
+/// Settings of a server whose lists show every change at once; the originals are late by half a second.
+pub fn builder() -> EmbeddedServerBuilder {
+    EmbeddedServer::builder().list_delay(Duration::ZERO)
 }
 
 /// Asks often, and gives up soon. Without push: what a test counts comes from polls alone.
