@@ -30,11 +30,17 @@ impl Listener {
         }
     }
 
+    /// None once the listener has ended.
+    fn recipient(&self) -> Option<Recipient<ServiceChanged>> {
+        let recipient = match self {
+            Listener::Strong(recipient) => Some(recipient.clone()),
+            Listener::Weak(weak) => weak.upgrade(),
+        };
+        recipient.filter(Recipient::connected)
+    }
+
     fn is_alive(&self) -> bool {
-        match self {
-            Listener::Strong(recipient) => recipient.connected(),
-            Listener::Weak(weak) => weak.upgrade().is_some_and(|recipient| recipient.connected()),
-        }
+        self.recipient().is_some()
     }
 }
 
@@ -47,7 +53,8 @@ struct Told {
     /// Its mailbox was full: it is to be tried again.
     owed: bool,
     /// A weak listener's message that it has not handled yet. It gets no other before: a sender that is made anew for
-    /// each message would not notice that the mailbox is full, and one that is kept would keep the listener alive.
+    /// each message would not notice that the mailbox is full, and one that is kept would keep the listener alive. Nor
+    /// does a listener that has become a strong one meanwhile: the other message could overtake the first.
     unhandled: bool,
 }
 
@@ -59,20 +66,18 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    /// One that listens already, or has stopped, is not added.
+    /// Adds a listener, unless it has stopped. One that listens already is the same one, and is kept alive from now on if
+    /// this is asked for once.
     pub(crate) fn add(&mut self, listener: Listener) {
-        let known = match &listener {
-            Listener::Strong(recipient) => self.knows(recipient),
-            Listener::Weak(weak) => weak.upgrade().is_some_and(|recipient| self.knows(&recipient)),
-        };
-        if !known && listener.is_alive() {
-            self.told.push(Told { id: self.next_id, listener, last: None, owed: false, unhandled: false });
-            self.next_id += 1;
+        let Some(recipient) = listener.recipient() else { return };
+        match self.told.iter_mut().find(|told| told.listener.is(&recipient)) {
+            Some(known) if matches!(known.listener, Listener::Weak(_)) => known.listener = listener,
+            Some(_) => {}
+            None => {
+                self.told.push(Told { id: self.next_id, listener, last: None, owed: false, unhandled: false });
+                self.next_id += 1;
+            }
         }
-    }
-
-    fn knows(&self, recipient: &Recipient<ServiceChanged>) -> bool {
-        self.told.iter().any(|told| told.listener.is(recipient))
     }
 
     /// Removes one listener, or all.
@@ -133,9 +138,11 @@ impl Told {
             return self.listener.is_alive();
         };
         self.owed = true;
+        if self.unhandled {
+            return true;
+        }
         let sent = match &self.listener {
             Listener::Strong(recipient) => recipient.try_send(news.clone()),
-            Listener::Weak(_) if self.unhandled => return true,
             Listener::Weak(weak) => {
                 let Some(recipient) = weak.upgrade() else { return false };
                 self.unhandled = true;

@@ -82,8 +82,9 @@ impl Desk {
 
 /// Tells `listener` of every change of a service's list, beginning with the list as it is ([`ServiceChanged`]).
 ///
-/// The same listener subscribed twice is told once. A listener whose mailbox is full is told later, then with the newest
-/// list; one that has stopped is forgotten.
+/// The same listener subscribed twice is told once, and kept alive if one of the two subscriptions is not
+/// [`weak`](Subscribe::weak). A listener whose mailbox is full is told later, then with the newest list; one that has stopped
+/// is forgotten.
 ///
 /// # Errors
 /// [`Error::InvalidInput`] naming the field. Servers that cannot be reached are no error: the first list comes when one can.
@@ -101,7 +102,7 @@ impl Subscribe {
         Subscribe { filter: Filter::new(service), listener: Listener::Strong(listener) }
     }
 
-    /// As [`new`](Subscribe::new), but does not keep the listener alive.
+    /// As [`new`](Subscribe::new), but does not keep the listener alive, unless it was or will be subscribed by `new`, too.
     pub fn weak(service: impl Into<ServiceRef>, listener: WeakRecipient<ServiceChanged>) -> Self {
         Subscribe { filter: Filter::new(service), listener: Listener::Weak(listener) }
     }

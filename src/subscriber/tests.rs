@@ -429,6 +429,27 @@ async fn a_weak_listener_is_told_and_not_kept_alive() {
 }
 
 #[actix::test]
+async fn a_listener_subscribed_both_weakly_and_strongly_is_kept_alive_and_told_once() {
+    let world = begin(&[("1", 1.0)]);
+    let ear = Ear::default().start();
+    for listener in [
+        Listener::Weak(ear.downgrade().recipient()),
+        Listener::Strong(ear.clone().recipient()),
+        Listener::Weak(ear.downgrade().recipient()),
+    ] {
+        world.listen(listener);
+        world.told_after(0.5).await;
+    }
+    assert_eq!(ear.send(TellBack).await.unwrap().len(), 1);
+    let gone = ear.downgrade();
+    drop(ear);
+    world.server.holds(&[("2", 1.0)]);
+    world.told_after(1.2).await;
+    let ear = gone.upgrade().expect("the subscription keeps it alive");
+    assert_eq!(ear.send(TellBack).await.unwrap().len(), 1);
+}
+
+#[actix::test]
 async fn it_ends_with_its_last_listener_and_view() {
     let world = begin(&[]);
     let view = world.subscriber.send(AddView { healthy_only: false }).await.unwrap();
