@@ -399,7 +399,8 @@ impl Subscriber {
     /// Shows the current list to the views.
     fn show(&self) {
         if let Some(current) = self.merge.current() {
-            self.view.publish(current.info.clone(), |instance| self.merge.is_withheld(instance));
+            let is_stale = self.status.last_error.is_some();
+            self.view.publish(current.info.clone(), is_stale, |instance| self.merge.is_withheld(instance));
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
     ops::Deref,
     pin::pin,
     sync::{
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         Arc,
     },
     task::Poll,
@@ -69,7 +69,7 @@ impl ServiceView {
         info.hosts = instances.into_iter().map(Arc::new).collect();
         info.tidy("", false);
         let watched = Watched::new(service, String::new());
-        watched.publish(Arc::new(info), |_| false);
+        watched.publish(Arc::new(info), false, |_| false);
         watched.readers.fetch_add(1, Ordering::Relaxed);
         ServiceView { watched: Arc::new(watched), healthy_only: false, seen: 1, clock: None }
     }
@@ -161,7 +161,7 @@ impl ServiceView {
 
     /// Waits for a list that this view has not told of yet. A view that was made before the first list tells of that
     /// one, a later view starts from what there is, and a clone from what its original has told. Several lists in
-    /// between are told once.
+    /// between are told once. When it returns, [`is_stale`](ServiceView::is_stale) already speaks of the new list.
     ///
     /// # Errors
     /// [`Error::Stopped`] once the Registry has ended: there will be no other list.
@@ -279,10 +279,15 @@ impl ViewWriter {
         ViewWriter { watched, clock_tx, clock_rx: Cell::new(Some(clock_rx)) }
     }
 
-    /// Shows `info` to all views. Says nothing about staleness. The same list may be shown again when other instances of it
-    /// are withheld from removal: that is no change.
-    pub(crate) fn publish(&self, info: Arc<ServiceInfo>, is_withheld: impl Fn(&Arc<Instance>) -> bool) {
-        self.watched.publish(info, is_withheld);
+    /// Shows `info` to all views, which are stale or not from then on, and wakes their readers. The same list may be shown again
+    /// when other instances of it are withheld from removal: that is no change.
+    pub(crate) fn publish(
+        &self,
+        info: Arc<ServiceInfo>,
+        stale: bool,
+        is_withheld: impl Fn(&Arc<Instance>) -> bool,
+    ) {
+        self.watched.publish(info, stale, is_withheld);
     }
 
     pub(crate) fn set_stale(&self, stale: bool) {
@@ -337,7 +342,7 @@ impl ViewWriter {
 impl Drop for ViewWriter {
     fn drop(&mut self) {
         self.watched.ended.store(true, Ordering::Release);
-        self.watched.news.notify_waiters();
+        self.watched.changed.notify_waiters();
     }
 }
 
@@ -369,11 +374,13 @@ struct Watched {
     clusters: String,
     list: Apart<ArcSwap<List>>,
     stale: AtomicBool,
+    /// How many lists were published. Counted once a list and its staleness can be read: whoever sees the count sees both.
+    version: AtomicU64,
     /// The writer is gone.
     ended: AtomicBool,
     readers: AtomicUsize,
-    /// Rung for every list and for the writer's end.
-    news: Notify,
+    /// Notified of every list and of the writer's end.
+    changed: Notify,
     last_reader_left: Notify,
 }
 
@@ -392,29 +399,31 @@ impl<T> Deref for Apart<T> {
 
 impl Watched {
     fn new(service: ServiceName, clusters: String) -> Self {
-        let nothing_yet = List::prepare(0, Arc::new(ServiceInfo::empty(&service, &clusters)), |_| false);
+        let nothing_yet = List::prepare(Arc::new(ServiceInfo::empty(&service, &clusters)), |_| false);
         Watched {
             service,
             clusters,
             list: Apart(ArcSwap::from_pointee(nothing_yet)),
             stale: AtomicBool::new(false),
+            version: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             readers: AtomicUsize::new(0),
-            news: Notify::new(),
+            changed: Notify::new(),
             last_reader_left: Notify::new(),
         }
     }
 
-    fn publish(&self, info: Arc<ServiceInfo>, is_withheld: impl Fn(&Arc<Instance>) -> bool) {
-        let before = self.list.load();
-        let is_same = before.version > 0 && Arc::ptr_eq(&before.all, &info);
-        let version = before.version + u64::from(!is_same);
-        self.list.store(Arc::new(List::prepare(version, info, is_withheld)));
-        self.news.notify_waiters();
+    /// First the list, then its staleness, then the wake-up: a reader that is woken finds both as they are now.
+    fn publish(&self, info: Arc<ServiceInfo>, stale: bool, is_withheld: impl Fn(&Arc<Instance>) -> bool) {
+        let is_change = self.version() == 0 || !Arc::ptr_eq(&self.list.load().all, &info);
+        self.list.store(Arc::new(List::prepare(info, is_withheld)));
+        self.stale.store(stale, Ordering::Release);
+        self.version.fetch_add(u64::from(is_change), Ordering::Release);
+        self.changed.notify_waiters();
     }
 
     fn version(&self) -> u64 {
-        self.list.load().version
+        self.version.load(Ordering::Acquire)
     }
 
     fn is_ready(&self) -> bool {
@@ -423,7 +432,7 @@ impl Watched {
 
     /// Waits for what `look` finds, or for the writer's end.
     async fn until<T>(&self, look: impl Fn(&Self) -> Option<T>) -> Result<T, Error> {
-        wait(&self.news, || {
+        wait(&self.changed, || {
             // Read before the look, so that a list that came right before the end is seen.
             let ended = self.ended.load(Ordering::Acquire);
             look(self).map(Ok).or(ended.then_some(Err(Error::Stopped)))
@@ -447,8 +456,6 @@ async fn wait<T>(bell: &Notify, look: impl Fn() -> Option<T>) -> T {
 /// One published list with all that readers need, prepared.
 #[derive(Debug)]
 struct List {
-    /// 0 before the first published list, then one more each.
-    version: u64,
     all: Arc<ServiceInfo>,
     /// The same `Arc` where all are healthy.
     healthy: Arc<ServiceInfo>,
@@ -458,7 +465,7 @@ struct List {
 }
 
 impl List {
-    fn prepare(version: u64, info: Arc<ServiceInfo>, is_withheld: impl Fn(&Arc<Instance>) -> bool) -> Self {
+    fn prepare(info: Arc<ServiceInfo>, is_withheld: impl Fn(&Arc<Instance>) -> bool) -> Self {
         let healthy = if info.hosts.iter().all(|host| host.healthy) {
             info.clone()
         } else {
@@ -468,7 +475,7 @@ impl List {
         };
         let choice = Choice::prepare(&info.hosts, &is_withheld);
         let withheld = info.hosts.iter().filter(|host| is_withheld(host)).cloned().collect();
-        List { version, all: info, healthy, withheld, choice }
+        List { all: info, healthy, withheld, choice }
     }
 
     fn of(&self, healthy_only: bool) -> &Arc<ServiceInfo> {
@@ -674,12 +681,12 @@ mod tests {
         let mut info = ServiceInfo::clone(&list(&[1.0, 1.0]));
         Arc::make_mut(&mut info.hosts[0]).healthy = false;
         let writer = writer();
-        writer.publish(Arc::new(info), |_| false);
+        writer.publish(Arc::new(info), false, |_| false);
         let (all, healthy) = (writer.view(false), writer.view(true));
         assert_eq!((all.instances().len(), healthy.instances().len()), (2, 1));
         assert_eq!((all.info().hosts.len(), healthy.info().hosts.len()), (2, 1));
         assert_eq!(healthy.clone().instances()[0].port, 2);
-        writer.publish(list(&[1.0, 1.0]), |_| false);
+        writer.publish(list(&[1.0, 1.0]), false, |_| false);
         assert!(Arc::ptr_eq(&all.info(), &healthy.info()));
     }
 
@@ -687,9 +694,9 @@ mod tests {
     fn a_snapshot_stays_while_the_list_goes_on() {
         let writer = writer();
         let view = writer.view(false);
-        writer.publish(list(&[1.0]), |_| false);
+        writer.publish(list(&[1.0]), false, |_| false);
         let (before, chosen) = (view.instances(), view.select_one().unwrap());
-        writer.publish(list(&[0.0, 0.0]), |_| false);
+        writer.publish(list(&[0.0, 0.0]), false, |_| false);
         assert_eq!((before.len(), chosen.port, view.instances().len()), (1, 1, 2));
         assert!(view.select_one().is_none());
     }
@@ -700,7 +707,7 @@ mod tests {
         let view = writer.view(false);
         let mut held = Vec::new();
         for length in 1..=50 {
-            writer.publish(list(&vec![1.0; length]), |_| false);
+            writer.publish(list(&vec![1.0; length]), false, |_| false);
             held.push((view.instances(), view.select_one().unwrap()));
         }
         for (length, (instances, chosen)) in (1..).zip(&held) {
@@ -734,7 +741,7 @@ mod tests {
             let view = view.clone();
             async move { view.ready().await }
         });
-        writer.publish(list(&[]), |_| false);
+        writer.publish(list(&[]), false, |_| false);
         assert_eq!(waiting.await.unwrap(), Ok(()));
         assert!(view.is_ready() && view.instances().is_empty());
         assert_eq!(view.ready_within(Duration::ZERO).await, Ok(()));
@@ -762,7 +769,7 @@ mod tests {
     async fn a_view_outlives_its_writer_and_says_so() {
         let writer = writer();
         let mut view = writer.view(false);
-        writer.publish(list(&[1.0]), |_| false);
+        writer.publish(list(&[1.0]), false, |_| false);
         assert!(!view.is_stale());
         writer.set_stale(true);
         assert!(view.is_stale());
@@ -834,7 +841,7 @@ mod tests {
     async fn changed_tells_every_view_once_what_it_has_not_told_it() {
         let writer = writer();
         let mut early = writer.view(false);
-        writer.publish(list(&[1.0]), |_| false);
+        writer.publish(list(&[1.0]), false, |_| false);
         let mut late = writer.view(false);
         assert_eq!(early.changed().await, Ok(()));
         for view in [&mut early, &mut late] {
@@ -842,8 +849,8 @@ mod tests {
         }
         let waiting = actix_rt::spawn(async move { (late.changed().await, late) });
         actix_rt::task::yield_now().await;
-        writer.publish(list(&[1.0, 1.0]), |_| false);
-        writer.publish(list(&[1.0, 1.0, 1.0]), |_| false);
+        writer.publish(list(&[1.0, 1.0]), false, |_| false);
+        writer.publish(list(&[1.0, 1.0, 1.0]), false, |_| false);
         let (told, mut late) = waiting.await.unwrap();
         assert_eq!((told, late.instances().len()), (Ok(()), 3));
         assert!(timeout(Duration::from_millis(1), late.changed()).await.is_err());
@@ -871,7 +878,7 @@ mod tests {
     #[test]
     fn readers_see_whole_lists_while_they_are_replaced() {
         let writer = writer();
-        writer.publish(list(&[1.0]), |_| false);
+        writer.publish(list(&[1.0]), false, |_| false);
         let readers: Vec<_> = (0..2).map(|_| writer.view(false)).collect();
         let threads = readers.into_iter().map(|view| {
             thread::spawn(move || {
@@ -891,7 +898,7 @@ mod tests {
         for length in 1..=500 {
             let mut weights = vec![0.0; length];
             weights[length - 1] = 1.0;
-            writer.publish(list(&weights), |_| false);
+            writer.publish(list(&weights), false, |_| false);
             thread::sleep(Duration::from_micros(100));
         }
         drop(writer);

@@ -1,6 +1,13 @@
 //! The Subscriber with a paused clock, and a Registry that answers what it is told.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{
+    cell::RefCell,
+    future::Future,
+    pin::pin,
+    rc::Rc,
+    sync::{Arc, Mutex},
+    task::{self, Wake, Waker},
+};
 
 use actix::{Addr, ResponseFuture};
 use actix_rt::time::sleep;
@@ -447,6 +454,37 @@ async fn a_listener_subscribed_both_weakly_and_strongly_is_kept_alive_and_told_o
     world.told_after(1.2).await;
     let ear = gone.upgrade().expect("the subscription keeps it alive");
     assert_eq!(ear.send(TellBack).await.unwrap().len(), 1);
+}
+
+/// Notes at each wake-up whether the view is stale.
+struct StaleWhenWoken {
+    view: ServiceView,
+    noted: Mutex<Vec<bool>>,
+}
+
+impl Wake for StaleWhenWoken {
+    fn wake(self: Arc<Self>) {
+        self.noted.lock().unwrap().push(self.view.is_stale());
+    }
+}
+
+#[actix::test]
+async fn a_view_is_fresh_before_its_readers_are_woken() {
+    let world = begin(&[("1", 1.0)]);
+    let mut view = world.subscriber.send(AddView { healthy_only: false }).await.unwrap();
+    view.changed().await.unwrap();
+    world.server.0.borrow_mut().fails = true;
+    sleep(Duration::from_secs(2)).await;
+    assert!(view.is_stale());
+    let woken = Arc::new(StaleWhenWoken { view: view.clone(), noted: Mutex::default() });
+    let waker = Waker::from(woken.clone());
+    let mut changed = pin!(view.changed());
+    assert!(changed.as_mut().poll(&mut task::Context::from_waker(&waker)).is_pending());
+    world.server.0.borrow_mut().fails = false;
+    world.server.holds(&[("1", 1.0), ("2", 1.0)]);
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(*woken.noted.lock().unwrap(), [false]);
+    changed.await.unwrap();
 }
 
 #[actix::test]
