@@ -106,17 +106,32 @@ fn telling(criterion: &mut Criterion) {
         for length in [1_000, 10_000] {
             let lists = [info(length, None), info(length, Some(length / 2))];
             group.bench_function(BenchmarkId::new(format!("listeners/{listeners}"), length), |bench| {
-                bench.iter_custom(|rounds| System::new().block_on(tell(listeners, &lists, rounds)));
+                bench.iter_custom(|rounds| System::new().block_on(tell(listeners, Watch::start, &lists, rounds)));
             });
         }
+    }
+    // Ten times as many take ten times as long, not a hundred times.
+    for listeners in [100, 1_000] {
+        let lists = [info(10, None), info(10, Some(5))];
+        let weakly = |service, recipients: Vec<Recipient<_>>| {
+            Watch::start_weak(first, recipients.iter().map(Recipient::downgrade))
+        };
+        group.bench_function(BenchmarkId::new("weak_listeners", listeners), |bench| {
+            bench.iter_custom(|rounds| System::new().block_on(tell(listeners, weakly, &lists, rounds)));
+        });
     }
     group.finish();
 }
 
-async fn tell(listeners: usize, lists: &[Arc<ServiceInfo>; 2], rounds: u64) -> Duration {
+async fn tell(
+    listeners: usize,
+    start: impl FnOnce(ServiceInfo, Vec<Recipient<ServiceChanged>>) -> Watch,
+    lists: &[Arc<ServiceInfo>; 2],
+    rounds: u64,
+) -> Duration {
     let crowd = Rc::new(Crowd { told: Cell::new(0), size: listeners, all_told: Notify::new() });
-    let recipients = (0..listeners).map(|_| Listener(crowd.clone()).start().recipient());
-    let watch = Watch::start((*lists[1]).clone(), recipients);
+    let recipients: Vec<_> = (0..listeners).map(|_| Listener(crowd.clone()).start().recipient()).collect();
+    let watch = start((*lists[1]).clone(), recipients.clone());
     crowd.all_told.notified().await;
     let mut took = Duration::ZERO;
     for round in 0..rounds {

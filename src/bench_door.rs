@@ -2,7 +2,7 @@
 //! the feature `embedded`, and in no documentation.
 #![allow(missing_docs)]
 
-use actix::{Actor, Addr, Context, Handler, Recipient, ResponseFuture};
+use actix::{Actor, Addr, Context, Handler, Recipient, ResponseFuture, WeakRecipient};
 
 use crate::{
     change::ServiceChanged,
@@ -65,13 +65,24 @@ pub struct Watch {
 
 impl Watch {
     pub fn start(first: ServiceInfo, listeners: impl IntoIterator<Item = Recipient<ServiceChanged>>) -> Self {
+        Self::with(first, listeners.into_iter().map(Listener::Strong))
+    }
+
+    pub fn start_weak(
+        first: ServiceInfo,
+        listeners: impl IntoIterator<Item = WeakRecipient<ServiceChanged>>,
+    ) -> Self {
+        Self::with(first, listeners.into_iter().map(Listener::Weak))
+    }
+
+    fn with(first: ServiceInfo, listeners: impl Iterator<Item = Listener>) -> Self {
         let config = Config::disabled();
         let watched = Watched { service: first.service(), clusters: String::new() };
         let settings = Settings::new(&config, &watched, Grid::new());
         let server = FirstList(Some(first)).start();
         let subscriber = Subscriber::new(watched.service, watched.clusters, server.downgrade().recipient(), settings);
         let subscriber = supervise::start(subscriber, 16, config.logger);
-        listeners.into_iter().for_each(|listener| subscriber.do_send(Listen(Listener::Strong(listener))));
+        listeners.for_each(|listener| subscriber.do_send(Listen(listener)));
         Watch { subscriber, _server: server }
     }
 

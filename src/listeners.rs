@@ -1,18 +1,17 @@
-//! The listeners of one subscription: who is told what, and who is owed something.
+//! The listeners of one subscription: what each has received, and what each is still to be sent. No actor, no I/O.
 
-use std::sync::Arc;
-
-use actix::{
-    fut::{self, ActorFutureExt as _},
-    prelude::SendError,
-    AsyncContext as _, Context, Recipient, WeakRecipient,
+use std::{
+    collections::{hash_map::Entry, HashMap, HashSet},
+    hash::{Hash, Hasher},
+    sync::Arc,
 };
+
+use actix::{dev::RecipientRequest, prelude::SendError, Recipient, WeakRecipient};
 
 use crate::{
     change::ServiceChanged,
     list_merge::{CurrentList, Step},
     service::ServiceInfo,
-    subscriber::Subscriber,
 };
 
 /// A listener, as it was given.
@@ -23,13 +22,6 @@ pub(crate) enum Listener {
 }
 
 impl Listener {
-    fn is(&self, recipient: &Recipient<ServiceChanged>) -> bool {
-        match self {
-            Listener::Strong(own) => own == recipient,
-            Listener::Weak(weak) => weak.upgrade().as_ref() == Some(recipient),
-        }
-    }
-
     /// None once the listener has ended.
     fn recipient(&self) -> Option<Recipient<ServiceChanged>> {
         let recipient = match self {
@@ -40,129 +32,234 @@ impl Listener {
     }
 
     fn is_alive(&self) -> bool {
-        self.recipient().is_some()
+        match self {
+            Listener::Strong(recipient) => recipient.connected(),
+            Listener::Weak(_) => self.recipient().is_some(),
+        }
     }
 }
 
-/// One listener, and what it was told.
-struct Told {
-    id: u64,
+/// Identifies a listener by the address of its mailbox, which no other actor has as long as the listener is kept here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ListenerId(u64);
+
+impl ListenerId {
+    fn of(recipient: &Recipient<ServiceChanged>) -> Self {
+        /// Keeps what is hashed as it is: of a recipient, which does not show its address, that is the address.
+        #[derive(Default)]
+        struct Address(u64);
+
+        impl Hasher for Address {
+            fn write(&mut self, bytes: &[u8]) {
+                self.0 = bytes.iter().fold(self.0, |address, byte| address << 8 | u64::from(*byte));
+            }
+
+            fn finish(&self) -> u64 {
+                self.0
+            }
+        }
+
+        let mut address = Address::default();
+        recipient.hash(&mut address);
+        ListenerId(address.finish())
+    }
+}
+
+/// One listener, and what it has received.
+struct ListenerState {
     listener: Listener,
     /// The list that this listener received last.
     last: Option<Arc<ServiceInfo>>,
-    /// Its mailbox was full: it is to be tried again.
-    owed: bool,
-    /// A weak listener's message that it has not handled yet. It gets no other before: a sender that is made anew for
-    /// each message would not notice that the mailbox is full, and one that is kept would keep the listener alive. Nor
-    /// does a listener that has become a strong one meanwhile: the other message could overtake the first.
+    /// A weak listener has not handled its last message yet. It gets no other before: a sender that is made anew for each
+    /// message would not notice that the mailbox is full, and one that is kept would keep the listener alive. Nor does a
+    /// listener that has become a strong one meanwhile: the other message could overtake the first.
     unhandled: bool,
+}
+
+/// What became of a message.
+enum Sent {
+    /// It is in the mailbox, or none was necessary, or the last one is to be handled first.
+    Done,
+    /// It is on its way to a weak listener.
+    Unhandled(RecipientRequest<ServiceChanged>),
+    MailboxFull,
+    ListenerEnded,
+}
+
+/// A message on its way to a weak listener. [`Listeners::acknowledge`] is to be told when it is handled.
+pub(crate) struct Delivery {
+    listener: ListenerId,
+    request: RecipientRequest<ServiceChanged>,
+}
+
+impl Delivery {
+    /// Waits until the listener has handled the message or has ended.
+    pub(crate) async fn handled(self) -> ListenerId {
+        let _ = self.request.await;
+        self.listener
+    }
 }
 
 /// All listeners of one subscription.
 #[derive(Default)]
 pub(crate) struct Listeners {
-    told: Vec<Told>,
-    next_id: u64,
+    states: HashMap<ListenerId, ListenerState>,
+    /// Those whose mailbox was full: they are to be notified again.
+    pending: HashSet<ListenerId>,
 }
 
 impl Listeners {
-    /// Adds a listener, unless it has stopped. One that listens already is the same one, and is kept alive from now on if
-    /// this is asked for once.
-    pub(crate) fn add(&mut self, listener: Listener) {
-        let Some(recipient) = listener.recipient() else { return };
-        match self.told.iter_mut().find(|told| told.listener.is(&recipient)) {
-            Some(known) if matches!(known.listener, Listener::Weak(_)) => known.listener = listener,
-            Some(_) => {}
-            None => {
-                self.told.push(Told { id: self.next_id, listener, last: None, owed: false, unhandled: false });
-                self.next_id += 1;
+    /// Adds a listener, which is to be notified then. None for a listener that has ended, and for one that listens already:
+    /// it is kept alive from now on if this is asked for once.
+    pub(crate) fn add(&mut self, listener: Listener) -> Option<ListenerId> {
+        let id = ListenerId::of(&listener.recipient()?);
+        match self.states.entry(id) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(ListenerState { listener, last: None, unhandled: false });
+                Some(id)
+            }
+            Entry::Occupied(mut known) => {
+                if matches!(known.get().listener, Listener::Weak(_)) {
+                    known.get_mut().listener = listener;
+                }
+                None
             }
         }
     }
 
     /// Removes one listener, or all.
     pub(crate) fn remove(&mut self, listener: Option<&Recipient<ServiceChanged>>) {
-        self.told.retain(|told| listener.is_some_and(|gone| !told.listener.is(gone)));
+        match listener {
+            Some(listener) => drop(self.states.remove(&ListenerId::of(listener))),
+            None => self.states.clear(),
+        }
     }
 
-    pub(crate) fn forget_the_gone(&mut self) {
-        self.told.retain(|told| told.listener.is_alive());
+    pub(crate) fn remove_ended(&mut self) {
+        self.states.retain(|_, state| state.listener.is_alive());
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.told.is_empty()
+        self.states.is_empty()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.told.len()
+        self.states.len()
     }
 
-    /// Whether somebody is to be told something as soon as there is room in its mailbox.
-    pub(crate) fn are_owed(&self) -> bool {
-        self.told.iter().any(|told| told.owed && !told.unhandled)
+    /// Whether listeners are to be notified again as soon as there is room in their mailboxes.
+    pub(crate) fn are_pending(&self) -> bool {
+        !self.pending.is_empty()
     }
 
-    /// Weak listeners' messages that were under way have lost their ends.
+    /// The deliveries that were under way are lost.
     pub(crate) fn restarted(&mut self) {
-        self.told.iter_mut().for_each(|told| told.unhandled = false);
+        self.states.values_mut().for_each(|state| state.unhandled = false);
     }
 
-    /// A weak listener has handled its message.
-    pub(crate) fn handled(&mut self, id: u64) {
-        if let Some(told) = self.told.iter_mut().find(|told| told.id == id) {
-            told.unhandled = false;
+    /// A weak listener has handled its message, and may be notified of what has changed since.
+    pub(crate) fn acknowledge(&mut self, id: ListenerId) {
+        if let Some(state) = self.states.get_mut(&id) {
+            state.unhandled = false;
         }
     }
 
-    /// Tells everybody what is new to them: as a rule the `step` that was just taken. Those that were told the same list last
-    /// share one message.
-    pub(crate) fn tell(&mut self, held: &CurrentList, step: &Step, ctx: &mut Context<Subscriber>) {
-        let mut prepared: Vec<(*const ServiceInfo, Option<ServiceChanged>)> = Vec::new();
-        self.told.retain_mut(|told| {
-            let last = told.last.as_ref().map_or(std::ptr::null(), Arc::as_ptr);
-            let known = prepared.iter().position(|(base, _)| *base == last).unwrap_or_else(|| {
-                prepared.push((last, ServiceChanged::since(told.last.as_ref(), held, step)));
-                prepared.len() - 1
-            });
-            told.tell(prepared[known].1.as_ref(), &held.info, ctx)
-        });
+    /// Sends to every listener what is new to it: as a rule the `step` that was just taken.
+    #[must_use]
+    pub(crate) fn notify_all(&mut self, current: &CurrentList, step: &Step) -> Vec<Delivery> {
+        let all: Vec<_> = self.states.keys().copied().collect();
+        self.notify(all, current, step)
+    }
+
+    /// Sends what is new to them to those listeners whose mailboxes were full.
+    #[must_use]
+    pub(crate) fn notify_pending(&mut self, current: &CurrentList) -> Vec<Delivery> {
+        let pending = std::mem::take(&mut self.pending);
+        self.notify(pending, current, &Step::default())
+    }
+
+    /// Sends to some listeners what is new to them. Those that received the same list last share one message. A full
+    /// mailbox blocks and grows nothing: what the listener misses is worked out anew when it is notified again.
+    #[must_use]
+    pub(crate) fn notify(
+        &mut self,
+        listeners: impl IntoIterator<Item = ListenerId>,
+        current: &CurrentList,
+        step: &Step,
+    ) -> Vec<Delivery> {
+        let mut changes: HashMap<*const ServiceInfo, Option<ServiceChanged>> = HashMap::new();
+        let mut deliveries = Vec::new();
+        for id in listeners {
+            let Some(state) = self.states.get_mut(&id) else { continue };
+            let last = state.last.as_ref().map_or(std::ptr::null(), Arc::as_ptr);
+            let change =
+                changes.entry(last).or_insert_with(|| ServiceChanged::since(state.last.as_ref(), current, step));
+            self.pending.remove(&id);
+            match state.send(change.as_ref(), &current.info) {
+                Sent::Done => {}
+                Sent::Unhandled(request) => deliveries.push(Delivery { listener: id, request }),
+                Sent::MailboxFull => drop(self.pending.insert(id)),
+                Sent::ListenerEnded => drop(self.states.remove(&id)),
+            }
+        }
+        deliveries
     }
 }
 
-impl Told {
-    /// False if the listener is gone. A full mailbox blocks and grows nothing: what is owed is worked out anew when it is
-    /// tried again.
-    fn tell(&mut self, news: Option<&ServiceChanged>, now: &Arc<ServiceInfo>, ctx: &mut Context<Subscriber>) -> bool {
-        let Some(news) = news else {
-            self.received(now);
-            return self.listener.is_alive();
-        };
-        self.owed = true;
+impl ListenerState {
+    /// Sends the change that leads from what the listener has received to `list`, if there is one.
+    fn send(&mut self, change: Option<&ServiceChanged>, list: &Arc<ServiceInfo>) -> Sent {
         if self.unhandled {
-            return true;
+            return Sent::Done;
         }
-        let sent = match &self.listener {
-            Listener::Strong(recipient) => recipient.try_send(news.clone()),
-            Listener::Weak(weak) => {
-                let Some(recipient) = weak.upgrade() else { return false };
-                self.unhandled = true;
-                let (id, handled) = (self.id, fut::wrap_future::<_, Subscriber>(recipient.send(news.clone())));
-                ctx.spawn(handled.map(move |_, subscriber, ctx| subscriber.handled(id, ctx)));
-                Ok(())
-            }
+        let sent = match (change, &self.listener) {
+            (None, listener) if listener.is_alive() => Sent::Done,
+            (None, _) => Sent::ListenerEnded,
+            (Some(change), Listener::Strong(recipient)) => match recipient.try_send(change.clone()) {
+                Ok(()) => Sent::Done,
+                Err(SendError::Full(_)) => Sent::MailboxFull,
+                Err(SendError::Closed(_)) => Sent::ListenerEnded,
+            },
+            (Some(change), Listener::Weak(weak)) => match weak.upgrade() {
+                Some(recipient) => Sent::Unhandled(recipient.send(change.clone())),
+                None => Sent::ListenerEnded,
+            },
         };
-        match sent {
-            Ok(()) => {
-                self.received(now);
-                true
-            }
-            Err(SendError::Full(_)) => true,
-            Err(SendError::Closed(_)) => false,
+        self.unhandled = matches!(sent, Sent::Unhandled(_));
+        if matches!(sent, Sent::Done | Sent::Unhandled(_)) {
+            self.last = Some(list.clone());
         }
+        sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix::{Actor, Context, Handler};
+
+    use super::*;
+
+    struct Ear;
+
+    impl Actor for Ear {
+        type Context = Context<Self>;
     }
 
-    fn received(&mut self, list: &Arc<ServiceInfo>) {
-        self.last = Some(list.clone());
-        self.owed = false;
+    impl Handler<ServiceChanged> for Ear {
+        type Result = ();
+
+        fn handle(&mut self, _: ServiceChanged, _: &mut Context<Self>) {}
+    }
+
+    #[actix::test]
+    async fn a_listener_is_the_same_one_however_it_is_addressed() {
+        let (one, other) = (Ear.start(), Ear.start());
+        let mut listeners = Listeners::default();
+        assert!(listeners.add(Listener::Weak(one.downgrade().recipient())).is_some());
+        assert!(listeners.add(Listener::Strong(one.clone().recipient())).is_none());
+        assert!(listeners.add(Listener::Strong(other.clone().recipient())).is_some());
+        listeners.remove(Some(&one.recipient()));
+        assert_eq!(listeners.len(), 1);
+        assert!(listeners.add(Listener::Weak(other.downgrade().recipient())).is_none());
     }
 }

@@ -5,11 +5,13 @@ use std::{io, path::PathBuf, time::Duration};
 use actix::{
     fut::{self, ActorFutureExt},
     Actor, ActorContext, AsyncContext, Context, Handler, MailboxError, Message, MessageResult, Recipient, SpawnHandle,
-    Supervised, WeakRecipient, WrapFuture,
+    StreamHandler, Supervised, WeakRecipient, WrapFuture,
 };
 use actix_rt::{task::spawn_blocking, time::Instant};
+use futures_util::stream::{poll_fn, StreamExt};
 use serde::Serialize;
 use slog::{debug, warn, Logger};
+use tokio::sync::mpsc;
 
 use crate::{
     cache::CacheFile,
@@ -18,7 +20,7 @@ use crate::{
     error::Error,
     grid::Grid,
     list_merge::{Arrival, ListMerge, Merged, Step},
-    listeners::{Listener, Listeners},
+    listeners::{Delivery, Listener, ListenerId, Listeners},
     nacos::Listed,
     service::ServiceName,
     view::{ServiceView, ViewWriter},
@@ -161,6 +163,8 @@ pub(crate) struct Subscriber {
     registry: WeakRecipient<PollList>,
     settings: Settings,
     listeners: Listeners,
+    /// What is sent to weak listeners, until it is handled.
+    deliveries: mpsc::UnboundedSender<Delivery>,
     view: ViewWriter,
     merge: ListMerge,
     polling: bool,
@@ -200,6 +204,7 @@ impl Subscriber {
             registry,
             settings,
             listeners: Listeners::default(),
+            deliveries: mpsc::unbounded_channel().0,
             polling: false,
             poll_again: false,
             next_poll: SpawnHandle::default(),
@@ -226,7 +231,7 @@ impl Subscriber {
             self.poll_again = true;
             return;
         }
-        self.listeners.forget_the_gone();
+        self.listeners.remove_ended();
         if self.is_unused() {
             return ctx.stop();
         }
@@ -364,13 +369,14 @@ impl Subscriber {
             return;
         }
         let now = Instant::now();
+        // Never before now: else each hint would set the timer anew, and many hints would put the poll off for ever.
         let due = self.last_poll.map_or(now, |last| now.max(last + EARLY_INTERVAL)) + spread.mul_f64(fastrand::f64());
         if due < self.next_due {
             self.poll_after(due - now, ctx);
         }
     }
 
-    // Merging and telling.
+    // Merging and notifying.
 
     fn apply(&mut self, listed: Listed, arrival: Arrival, ctx: &mut Context<Self>) {
         let had_withheld = self.merge.withheld() > 0;
@@ -408,33 +414,49 @@ impl Subscriber {
     fn publish(&mut self, step: &Step, ctx: &mut Context<Self>) {
         self.status.changes += u64::from(step.from.is_none() || !step.difference.is_empty());
         self.show();
+        let Some(current) = self.merge.current() else { return };
+        let deliveries = self.listeners.notify_all(current, step);
+        self.deliver(deliveries, ctx);
         self.save_cached(ctx);
-        self.tell(step, ctx);
     }
 
-    /// Also those that are owed something of earlier steps.
-    fn tell(&mut self, step: &Step, ctx: &mut Context<Self>) {
-        if let Some(current) = self.merge.current() {
-            self.listeners.tell(current, step, ctx);
+    /// Sends one listener what is new to it.
+    fn notify(&mut self, listener: ListenerId, ctx: &mut Context<Self>) {
+        let Some(current) = self.merge.current() else { return };
+        let deliveries = self.listeners.notify([listener], current, &Step::default());
+        self.deliver(deliveries, ctx);
+    }
+
+    fn notify_pending(&mut self, ctx: &mut Context<Self>) {
+        self.retrying = false;
+        let Some(current) = self.merge.current() else { return };
+        let deliveries = self.listeners.notify_pending(current);
+        self.deliver(deliveries, ctx);
+    }
+
+    /// Follows what was sent until it is handled.
+    fn deliver(&mut self, deliveries: Vec<Delivery>, ctx: &mut Context<Self>) {
+        for delivery in deliveries {
+            // The other end is ours, and lives as long as the context.
+            let _ = self.deliveries.send(delivery);
         }
-        self.retry_owed(ctx);
+        self.retry_pending(ctx);
         self.end_if_unused(ctx);
     }
 
-    pub(crate) fn handled(&mut self, id: u64, ctx: &mut Context<Self>) {
-        self.listeners.handled(id);
-        self.tell(&Step::default(), ctx);
+    fn retry_pending(&mut self, ctx: &mut Context<Self>) {
+        if !self.retrying && self.listeners.are_pending() {
+            self.retrying = true;
+            ctx.run_later(FULL_RETRY, Self::notify_pending);
+        }
     }
 
-    fn retry_owed(&mut self, ctx: &mut Context<Self>) {
-        if self.retrying || !self.listeners.are_owed() {
-            return;
-        }
-        self.retrying = true;
-        ctx.run_later(FULL_RETRY, |subscriber, ctx| {
-            subscriber.retrying = false;
-            subscriber.tell(&Step::default(), ctx);
-        });
+    /// Waits for all weak listeners at once: each that has handled its message costs the same, however many there are.
+    fn await_handled(&mut self, ctx: &mut Context<Self>) {
+        let (deliveries, mut sent) = mpsc::unbounded_channel();
+        self.deliveries = deliveries;
+        let handled = poll_fn(move |task| sent.poll_recv(task)).map(Delivery::handled).buffer_unordered(usize::MAX);
+        ctx.add_stream(handled);
     }
 
     fn is_unused(&self) -> bool {
@@ -469,13 +491,14 @@ impl Actor for Subscriber {
         self.saving = false;
         self.next_poll = SpawnHandle::default();
         self.listeners.restarted();
+        self.await_handled(ctx);
         if self.view.readers() > 0 {
             self.end_when_abandoned(ctx);
         }
         // The first listener or view is in the mailbox already.
         self.next_due = Instant::now();
         self.next_poll = ctx.run_later(Duration::ZERO, Self::poll);
-        self.retry_owed(ctx);
+        self.retry_pending(ctx);
     }
 }
 
@@ -485,8 +508,17 @@ impl Handler<Listen> for Subscriber {
     type Result = ();
 
     fn handle(&mut self, Listen(listener): Listen, ctx: &mut Context<Self>) {
-        self.listeners.add(listener);
-        self.tell(&Step::default(), ctx);
+        match self.listeners.add(listener) {
+            Some(added) => self.notify(added, ctx),
+            None => self.end_if_unused(ctx),
+        }
+    }
+}
+
+impl StreamHandler<ListenerId> for Subscriber {
+    fn handle(&mut self, listener: ListenerId, ctx: &mut Context<Self>) {
+        self.listeners.acknowledge(listener);
+        self.notify(listener, ctx);
     }
 }
 

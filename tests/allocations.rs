@@ -1,12 +1,20 @@
-//! What must not allocate, counted by an allocator of this test binary's own.
+//! What must allocate nothing, or little, counted by an allocator of this test binary's own.
 
-use actix_nacos::{Instance, ServiceName, ServiceView};
+use std::{cell::Cell, rc::Rc};
+
+use actix::prelude::*;
+use actix_nacos::{bench_door::Watch, Instance, ServiceChanged, ServiceInfo, ServiceName, ServiceView};
 use allocation_counter::measure;
+use tokio::sync::Notify;
+
+fn service() -> ServiceName {
+    ServiceName::parse("orders").unwrap()
+}
 
 #[test]
 fn lookups_allocate_nothing() {
     let instances = (1..=10_000).map(|port| Instance::new("10.0.0.7", port));
-    let view = ServiceView::fixed(ServiceName::parse("orders").unwrap(), instances);
+    let view = ServiceView::fixed(service(), instances);
     // A thread's first lookup sets up its random generator and its place among the readers.
     assert!(view.select_one().is_some());
     let counted = measure(|| {
@@ -18,4 +26,52 @@ fn lookups_allocate_nothing() {
     });
     assert_eq!(counted.count_total, 0, "{counted:?}");
     assert!(measure(|| drop(view.instances().to_vec())).count_total > 0, "the counter counts");
+}
+
+/// Counts the messages that all listeners of one service have received.
+#[derive(Default)]
+struct Received {
+    count: Cell<usize>,
+    one_more: Notify,
+}
+
+struct Listener(Rc<Received>);
+
+impl Actor for Listener {
+    type Context = Context<Self>;
+}
+
+impl Handler<ServiceChanged> for Listener {
+    type Result = ();
+
+    fn handle(&mut self, _: ServiceChanged, _: &mut Context<Self>) {
+        self.0.count.set(self.0.count.get() + 1);
+        self.0.one_more.notify_one();
+    }
+}
+
+/// `count` weak listeners subscribe and receive three lists.
+async fn notify_weak_listeners(count: usize) {
+    let received = Rc::new(Received::default());
+    let listeners: Vec<_> = (0..count).map(|_| Listener(received.clone()).start()).collect();
+    let watch = Watch::start_weak(service(), listeners.iter().map(|listener| listener.downgrade().recipient()));
+    for lists in 1..=3 {
+        watch.push(list(lists));
+        while received.count.get() < count * usize::from(lists) {
+            received.one_more.notified().await;
+        }
+    }
+}
+
+fn list(length: u16) -> ServiceInfo {
+    let instances = (1..=length).map(|port| Instance::new("127.0.0.1", port));
+    ServiceInfo::clone(&ServiceView::fixed(service(), instances).info())
+}
+
+/// Looking at a weak listener allocates a sender, so that allocations count the looks.
+#[test]
+fn the_work_for_a_change_grows_linearly_with_the_number_of_weak_listeners() {
+    let counted = |listeners| measure(|| System::new().block_on(notify_weak_listeners(listeners))).count_total;
+    let (hundred, thousand) = (counted(100), counted(1_000));
+    assert!(thousand < 12 * hundred, "{hundred} allocations for 100 listeners, {thousand} for 1,000");
 }
