@@ -113,7 +113,7 @@ fn telling(criterion: &mut Criterion) {
     // Ten times as many take ten times as long, not a hundred times.
     for listeners in [100, 1_000] {
         let lists = [info(10, None), info(10, Some(5))];
-        let weakly = |service, recipients: Vec<Recipient<_>>| {
+        let weakly = |first, recipients: Vec<Recipient<_>>| {
             Watch::start_weak(first, recipients.iter().map(Recipient::downgrade))
         };
         group.bench_function(BenchmarkId::new("weak_listeners", listeners), |bench| {

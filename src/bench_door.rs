@@ -75,7 +75,7 @@ impl Watch {
         Self::with(first, listeners.into_iter().map(Listener::Weak))
     }
 
-    fn with(first: ServiceInfo, listeners: impl Iterator<Item = Listener>) -> Self {
+    fn with(first: ServiceInfo, listeners: impl Iterator<Item = Listener<ServiceChanged>>) -> Self {
         let config = Config::disabled();
         let watched = Watched { service: first.service(), clusters: String::new() };
         let settings = Settings::new(&config, &watched, Grid::new());

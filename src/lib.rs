@@ -156,7 +156,8 @@
 //!
 //! # Looking inside
 //! [`GetStatus`] tells the state of each server, of the login, of each instance and subscription; it serialises, for a
-//! health page. [`WatchConnection`] sends a [`ConnectionChanged`] whenever servers are lost or back.
+//! health page. [`WatchConnection`] sends a [`ConnectionChanged`] whenever servers are lost or back,
+//! until [`UnwatchConnection`].
 //!
 //! ```
 //! # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
@@ -287,7 +288,7 @@ pub use registry::{
     ConnectionChanged, DeregisterInstance, Discover, GetInstance, GetStatus, InstanceStatus, ListInstances,
     ListServices, ModifyInstance, NotDeregistered, PushStatus, RegisterInstance, Registry, RegistryStatus,
     SendHeartbeat, ServerStatus, ServiceList, SessionStatus, Shutdown, ShutdownGuard, ShutdownReport, StopSubscribe,
-    Subscribe, Unsubscribe, WatchConnection,
+    Subscribe, Unsubscribe, UnwatchConnection, WatchConnection,
 };
 pub use service::{ServiceInfo, ServiceName, ServiceRef, DEFAULT_GROUP};
 #[cfg(feature = "embedded")]

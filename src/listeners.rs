@@ -1,4 +1,4 @@
-//! The listeners of one subscription: what each has received, and what each is still to be sent. No actor, no I/O.
+//! Listeners, and those of one subscription: what each has received, and what each is still to be sent. No actor, no I/O.
 
 use std::{
     collections::{hash_map::Entry, HashMap, HashSet},
@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use actix::{dev::RecipientRequest, prelude::SendError, Recipient, WeakRecipient};
+use actix::{dev::RecipientRequest, prelude::SendError, Message, Recipient, WeakRecipient};
 
 use crate::{
     change::ServiceChanged,
@@ -16,14 +16,14 @@ use crate::{
 
 /// A listener, as it was given.
 #[derive(Debug, Clone)]
-pub(crate) enum Listener {
-    Strong(Recipient<ServiceChanged>),
-    Weak(WeakRecipient<ServiceChanged>),
+pub(crate) enum Listener<M: Message<Result = ()> + Send + 'static> {
+    Strong(Recipient<M>),
+    Weak(WeakRecipient<M>),
 }
 
-impl Listener {
+impl<M: Message<Result = ()> + Send + 'static> Listener<M> {
     /// None once the listener has ended.
-    fn recipient(&self) -> Option<Recipient<ServiceChanged>> {
+    pub(crate) fn recipient(&self) -> Option<Recipient<M>> {
         let recipient = match self {
             Listener::Strong(recipient) => Some(recipient.clone()),
             Listener::Weak(weak) => weak.upgrade(),
@@ -44,7 +44,7 @@ impl Listener {
 pub(crate) struct ListenerId(u64);
 
 impl ListenerId {
-    fn of(recipient: &Recipient<ServiceChanged>) -> Self {
+    pub(crate) fn of<M: Message<Result = ()> + Send + 'static>(recipient: &Recipient<M>) -> Self {
         /// Keeps what is hashed as it is: of a recipient, which does not show its address, that is the address.
         #[derive(Default)]
         struct Address(u64);
@@ -67,7 +67,7 @@ impl ListenerId {
 
 /// One listener, and what it has received.
 struct ListenerState {
-    listener: Listener,
+    listener: Listener<ServiceChanged>,
     /// The list that this listener received last.
     last: Option<Arc<ServiceInfo>>,
     /// A weak listener has not handled its last message yet. It gets no other before: a sender that is made anew for each
@@ -111,7 +111,7 @@ pub(crate) struct Listeners {
 impl Listeners {
     /// Adds a listener, which is to be notified then. None for a listener that has ended, and for one that listens already:
     /// it is kept alive from now on if this is asked for once.
-    pub(crate) fn add(&mut self, listener: Listener) -> Option<ListenerId> {
+    pub(crate) fn add(&mut self, listener: Listener<ServiceChanged>) -> Option<ListenerId> {
         let id = ListenerId::of(&listener.recipient()?);
         match self.states.entry(id) {
             Entry::Vacant(vacant) => {

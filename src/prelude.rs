@@ -8,5 +8,5 @@ pub use crate::{
     Config, ConnectionChanged, ConnectionState, DeregisterInstance, Discover, Error, GetInstance, GetStatus,
     HeartbeatReply, Instance, ListInstances, ListServices, Metadata, ModifyInstance, RegisterInstance, Registry,
     RegistryStatus, SendHeartbeat, ServiceChanged, ServiceInfo, ServiceList, ServiceName, ServiceView, Shutdown,
-    ShutdownGuard, ShutdownReport, Source, StopSubscribe, Subscribe, Unsubscribe, WatchConnection,
+    ShutdownGuard, ShutdownReport, Source, StopSubscribe, Subscribe, Unsubscribe, UnwatchConnection, WatchConnection,
 };

@@ -56,7 +56,7 @@ pub(crate) struct PollList {
 /// Adds a listener; one that listens already is the same one.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Listen(pub(crate) Listener);
+pub(crate) struct Listen(pub(crate) Listener<ServiceChanged>);
 
 /// Removes one listener, or all.
 #[derive(Message)]

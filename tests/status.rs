@@ -6,13 +6,21 @@ mod support;
 use actix::prelude::*;
 use actix_nacos::{
     Config, ConnectionChanged, ConnectionState, DeregisterInstance, Discover, Error, GetStatus, ListInstances,
-    ModifyInstance, Protocol, RegisterInstance, Registry, Subscribe, WatchConnection, HEART_BEAT_INTERVAL,
+    ModifyInstance, Protocol, RegisterInstance, Registry, Subscribe, UnwatchConnection, WatchConnection,
+    HEART_BEAT_INTERVAL,
 };
 use support::{ask, config, config_at, eventually, in_use, ms, server, servers, shut_down, soon, start, until, News};
 use tokio::sync::mpsc;
 
 /// Hands on what it is told of the connection.
 struct Watcher(mpsc::UnboundedSender<ConnectionChanged>);
+
+impl Watcher {
+    fn begin() -> (Addr<Self>, mpsc::UnboundedReceiver<ConnectionChanged>) {
+        let (tell, told) = mpsc::unbounded_channel();
+        (Watcher(tell).start(), told)
+    }
+}
 
 impl Actor for Watcher {
     type Context = Context<Self>;
@@ -28,8 +36,8 @@ impl Handler<ConnectionChanged> for Watcher {
 }
 
 async fn watch(registry: &Addr<Registry>) -> mpsc::UnboundedReceiver<ConnectionChanged> {
-    let (tell, told) = mpsc::unbounded_channel();
-    ask(registry, WatchConnection::new(Watcher(tell).start().recipient())).await.unwrap();
+    let (watcher, told) = Watcher::begin();
+    ask(registry, WatchConnection::new(watcher.recipient())).await.unwrap();
     told
 }
 
@@ -82,6 +90,86 @@ async fn a_failover_is_told_as_degraded_and_the_end_of_all_servers_as_lost() {
     let back = next(&mut told).await;
     assert_eq!((back.state, back.server), (ConnectionState::Degraded, Some(servers[1].server_address())));
     shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn a_listener_that_unwatches_is_told_nothing_more_and_not_kept_alive() {
+    let server = server();
+    let registry = start(config(&server));
+    let ((one, mut told), (other, mut other_told)) = (Watcher::begin(), Watcher::begin());
+    for watcher in [&one, &other] {
+        ask(&registry, WatchConnection::new(watcher.clone().recipient())).await.unwrap();
+    }
+    assert_eq!(next(&mut told).await.state, ConnectionState::Unknown);
+    ask(&registry, UnwatchConnection::new(one.clone().recipient())).await.unwrap();
+    ask(&registry, UnwatchConnection::new(one.clone().recipient())).await.unwrap();
+    ask(&registry, beating(80)).await.unwrap();
+    while next(&mut other_told).await.state != ConnectionState::Connected {}
+    drop(one);
+    assert_eq!(soon("its end", told.recv()).await, None, "the other one was told of the change");
+    drop(other);
+    ask(&registry, UnwatchConnection::all()).await.unwrap();
+    assert_eq!(soon("its end", other_told.recv()).await, None);
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn a_weak_listener_is_told_of_the_connection_and_not_kept_alive() {
+    let server = server();
+    let registry = start(config(&server));
+    let (watcher, mut told) = Watcher::begin();
+    ask(&registry, WatchConnection::weak(watcher.downgrade().recipient())).await.unwrap();
+    assert_eq!(next(&mut told).await.state, ConnectionState::Unknown);
+    ask(&registry, beating(80)).await.unwrap();
+    assert_eq!(next(&mut told).await.state, ConnectionState::Connected);
+    drop(watcher);
+    assert_eq!(soon("its end", told.recv()).await, None);
+    shut_down(&registry).await;
+}
+
+/// Is told slowly.
+struct Busy {
+    told: mpsc::UnboundedSender<ConnectionChanged>,
+    gate: support::Gate,
+}
+
+impl Actor for Busy {
+    type Context = Context<Self>;
+}
+
+impl Handler<ConnectionChanged> for Busy {
+    type Result = ();
+
+    fn handle(&mut self, change: ConnectionChanged, _: &mut Context<Self>) {
+        let _ = self.told.send(change);
+        self.gate.wait();
+    }
+}
+
+#[actix::test]
+async fn a_busy_listener_is_told_afterwards_how_the_connection_is_then() {
+    let server = server();
+    let registry = start(config(&server));
+    ask(&registry, beating(80)).await.unwrap();
+    let ((tell, mut told), gate) = (mpsc::unbounded_channel(), support::Gate::default());
+    let slow = Busy { told: tell, gate: gate.clone() };
+    let slow = Busy::start_in_arbiter(&Arbiter::new().handle(), |_| slow);
+    ask(&registry, WatchConnection::new(slow.recipient())).await.unwrap();
+    assert_eq!(next(&mut told).await.state, ConnectionState::Connected);
+    let mut quick = watch(&registry).await;
+    next(&mut quick).await;
+    for _ in 0..2 {
+        server.faults().refuse_connections();
+        assert_eq!(next(&mut quick).await.state, ConnectionState::Lost);
+        server.faults().accept_connections();
+        assert_eq!(next(&mut quick).await.state, ConnectionState::Connected);
+    }
+    server.faults().refuse_connections();
+    assert_eq!(next(&mut quick).await.state, ConnectionState::Lost);
+    gate.open();
+    assert_eq!(next(&mut told).await.state, ConnectionState::Lost);
+    shut_down(&registry).await;
+    assert!(told.try_recv().is_err());
 }
 
 // The log.

@@ -36,7 +36,7 @@ use tokio::sync::{watch, Semaphore};
 
 pub use self::{
     beats::SendHeartbeat,
-    connection::{ConnectionChanged, WatchConnection},
+    connection::{ConnectionChanged, UnwatchConnection, WatchConnection},
     get::GetInstance,
     instances::{DeregisterInstance, RegisterInstance},
     lists::{ListInstances, ListServices, ServiceList},
@@ -46,12 +46,7 @@ pub use self::{
     status::{GetStatus, InstanceStatus, RegistryStatus, ServerStatus, SessionStatus},
     subscriptions::{Discover, StopSubscribe, Subscribe, Unsubscribe},
 };
-use self::{
-    connection::{tell_of_connection, ConnectionListeners},
-    own::OwnInstances,
-    pushes::Pushes,
-    subscriptions::Subscriptions,
-};
+use self::{connection::ConnectionListeners, own::OwnInstances, pushes::Pushes, subscriptions::Subscriptions};
 use crate::{
     config::Config,
     error::Error,
@@ -263,8 +258,6 @@ impl Desk {
         self.start_chore(move || detect_restarts(servers.clone()));
         let (desk, epochs) = (Rc::downgrade(self), self.nacos.servers().epochs());
         self.start_chore(move || recover(desk.clone(), epochs.clone()));
-        let (desk, changes) = (Rc::downgrade(self), self.nacos.connection_changes());
-        self.start_chore(move || tell_of_connection(desk.clone(), changes.clone()));
         if let Some(url) = self.config.endpoint.clone() {
             let desk = Rc::downgrade(self);
             self.start_chore(move || keep_server_list(desk.clone(), url.clone()));

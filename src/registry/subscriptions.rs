@@ -92,7 +92,7 @@ impl Desk {
 #[rtype(result = "Result<(), Error>")]
 pub struct Subscribe {
     filter: Filter,
-    listener: Listener,
+    listener: Listener<ServiceChanged>,
 }
 
 impl Subscribe {

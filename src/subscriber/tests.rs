@@ -162,7 +162,7 @@ fn begin(hosts: &[(&'static str, f64)]) -> World {
 }
 
 impl World {
-    fn listen(&self, listener: Listener) {
+    fn listen(&self, listener: Listener<ServiceChanged>) {
         self.subscriber.do_send(Listen(listener));
     }
 
