@@ -68,10 +68,7 @@ impl Watch {
         Self::with(first, listeners.into_iter().map(Listener::Strong))
     }
 
-    pub fn start_weak(
-        first: ServiceInfo,
-        listeners: impl IntoIterator<Item = WeakRecipient<ServiceChanged>>,
-    ) -> Self {
+    pub fn start_weak(first: ServiceInfo, listeners: impl IntoIterator<Item = WeakRecipient<ServiceChanged>>) -> Self {
         Self::with(first, listeners.into_iter().map(Listener::Weak))
     }
 

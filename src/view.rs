@@ -281,12 +281,7 @@ impl ViewWriter {
 
     /// Shows `info` to all views, which are stale or not from then on, and wakes their readers. The same list may be shown again
     /// when other instances of it are withheld from removal: that is no change.
-    pub(crate) fn publish(
-        &self,
-        info: Arc<ServiceInfo>,
-        stale: bool,
-        is_withheld: impl Fn(&Arc<Instance>) -> bool,
-    ) {
+    pub(crate) fn publish(&self, info: Arc<ServiceInfo>, stale: bool, is_withheld: impl Fn(&Arc<Instance>) -> bool) {
         self.watched.publish(info, stale, is_withheld);
     }
 

@@ -162,7 +162,8 @@ async fn a_token_can_be_read_nowhere() {
         readable.outcome(ask(&registry, RegisterInstance::new("orders", IP, 80)).await);
         ask_everything(&registry, &readable).await;
         let bearer = format!("Bearer {TOKEN}");
-        until("the token was used", || fake.seen().iter().any(|seen| seen.header("Authorization") == Some(&*bearer))).await;
+        until("the token was used", || fake.seen().iter().any(|seen| seen.header("Authorization") == Some(&*bearer)))
+            .await;
         for seen in fake.seen() {
             readable.add(seen.target);
         }

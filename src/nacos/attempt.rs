@@ -51,9 +51,12 @@ impl Progress {
         self.tried.push(server);
     }
 
-    /// We already have an answer: healthy servers may have a better one, others are not worth waiting for.
-    fn is_answered(&self) -> bool {
-        self.first_rejection.is_some() && !self.has_current_failed
+    fn fail(&mut self, server: Rc<Server>, failure: Error, is_cut_short: bool) {
+        self.tried.push(server);
+        // A request that was cut short by the deadline explains less than the one before.
+        if !is_cut_short || self.last_failure.is_none() {
+            self.last_failure = Some(failure);
+        }
     }
 
     /// All servers may be asked again, after the time that this gives.
@@ -88,10 +91,9 @@ impl Nacos {
             let sent = Instant::now();
             match self.ask(&server, operation, deadline, &make, &read, &subject).await {
                 Err(error) if error.is_retryable() => {
-                    self.note_failure(&server, operation, &subject, sent, &error);
+                    let counts = self.note_failure(&server, operation, &subject, sent, &error);
                     progress.has_current_failed |= self.servers.is_in_use(&server);
-                    progress.last_failure = Some(error);
-                    progress.tried.push(server);
+                    progress.fail(server, error, !counts);
                 }
                 // The server is healthy but rejects this request; another server may accept it.
                 Err(error) if is_rejection(&error) => {
@@ -108,9 +110,16 @@ impl Nacos {
                 }
             }
         }
-        let rejection = progress.first_rejection.take_if(|_| !progress.has_current_failed);
-        let error = rejection.or(progress.last_failure).or(progress.first_rejection);
-        Err(error.unwrap_or_else(|| self.no_server(operation)))
+        let is_answered = self.is_answered(operation, &progress);
+        let rejection = progress.first_rejection.filter(|_| is_answered);
+        Err(rejection.or(progress.last_failure).unwrap_or_else(|| self.no_server(operation)))
+    }
+
+    /// Whether we already have an answer: healthy servers may have a better one, others are not worth waiting for. Unless
+    /// the server in use fails: it may come back.
+    fn is_answered(&self, operation: Operation, progress: &Progress) -> bool {
+        let may_come_back = progress.has_current_failed || self.servers.is_current_open_for(operation);
+        progress.first_rejection.is_some() && !may_come_back
     }
 
     /// Waits for a permit to send a request, and for a server that may be asked. None when none is worth waiting for.
@@ -127,9 +136,10 @@ impl Nacos {
             // Not counted while nobody could be asked: a burst of operations may wait for longer than one may take.
             let deadline = *progress.deadline.get_or_insert_with(|| patience.deadline(now + self.operation_timeout));
             let is_over = now >= deadline && (progress.last_failure.is_some() || progress.first_rejection.is_some());
-            let wait = match self.servers.choose(operation, &progress.tried, progress.is_answered()) {
+            let is_answered = self.is_answered(operation, progress);
+            let wait = match self.servers.choose(operation, &progress.tried, is_answered) {
                 Choice::Ask(server) if !is_over => return Some((permit, server, deadline)),
-                _ if now >= deadline || progress.is_answered() || patience == Patience::Round => return None,
+                _ if now >= deadline || is_answered || patience == Patience::Round => return None,
                 Choice::Wait(pause) => pause,
                 Choice::Ask(_) | Choice::Nobody => progress.next_round(),
             };
@@ -192,6 +202,7 @@ impl Nacos {
         sent.map_err(|none| none.into_error(operation, &server.name))
     }
 
+    /// Tells whether the failure counts.
     fn note_failure(
         &self,
         server: &Server,
@@ -199,13 +210,13 @@ impl Nacos {
         subject: &impl Fn() -> String,
         sent: Instant,
         error: &Error,
-    ) {
+    ) -> bool {
         debug!(self.log, "request to registry server failed"; "server" => &server.name, "error" => %error);
-        if let Some(kind) = self.transport.failure_kind(error) {
-            let subject = self.subjects.hash_one(subject());
-            self.servers.failed(server, Failure { kind, operation, subject, sent, error: error.clone() });
-            self.note_connection(false);
-        }
+        let Some(kind) = self.transport.failure_kind(error) else { return false };
+        let subject = self.subjects.hash_one(subject());
+        self.servers.failed(server, Failure { kind, operation, subject, sent, error: error.clone() });
+        self.note_connection(false);
+        true
     }
 
     /// One line when the connection turns bad and one when it is good again, however many requests tell so.

@@ -243,16 +243,15 @@ impl Servers {
         operation: Operation,
         is_useless: impl Fn(&Rc<Server>) -> bool,
     ) {
-        let ended_outage = server.health.borrow_mut().succeed(operation);
-        self.trial_ended.notify_waiters();
+        let ended_outage = self.note(server, operation, |health| health.succeed(operation));
         if self.is_in_use(server) {
             if ended_outage {
                 self.begin_epoch("the server answers again");
             }
         } else if operation.decides_server() {
-            let current = self.current();
-            let is_open = |current: &Rc<Server>| current.health.borrow().is_open_for(operation);
-            if current.is_none_or(|current| is_open(&current) || is_useless(&current)) {
+            let is_left =
+                self.is_current_open_for(operation) || self.current().is_none_or(|current| is_useless(&current));
+            if is_left {
                 self.use_now(server);
             }
         }
@@ -268,16 +267,27 @@ impl Servers {
 
     /// `server` answered that it will not.
     pub(crate) fn rejected(&self, server: &Server, operation: Operation) {
-        server.health.borrow_mut().answer(operation);
-        self.trial_ended.notify_waiters();
+        self.note(server, operation, |health| health.answer(operation));
     }
 
     pub(crate) fn failed(&self, server: &Server, failure: Failure) {
         if failure.kind != FailureKind::BadAnswer {
             server.resolved.forget();
         }
-        server.health.borrow_mut().fail(failure);
-        self.trial_ended.notify_waiters();
+        self.note(server, failure.operation, |health| health.fail(failure));
+    }
+
+    fn note<T>(&self, server: &Server, operation: Operation, change: impl FnOnce(&mut Health) -> T) -> T {
+        let mut health = server.health.borrow_mut();
+        if health.is_open_for(operation) {
+            self.trial_ended.notify_waiters();
+        }
+        change(&mut health)
+    }
+
+    /// Whether a breaker of the server in use is open, or half-open, for this operation.
+    pub(crate) fn is_current_open_for(&self, operation: Operation) -> bool {
+        self.current().is_some_and(|current| current.health.borrow().is_open_for(operation))
     }
 
     /// What the end of a request says of the connection; nothing when it was a single failure.

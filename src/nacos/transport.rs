@@ -26,7 +26,6 @@ use crate::{
 /// grouped service names.
 const AGENT: &str = concat!("Nacos-Java-Client:v1.4.6 actix-nacos/", env!("CARGO_PKG_VERSION"));
 
-
 /// Of the largest answer that is read: a list of some 100,000 instances.
 const ANSWER_LIMIT: usize = 64 * 1024 * 1024;
 
