@@ -151,9 +151,10 @@ async fn what_is_no_http_is_unreadable() {
     gives(Answer::Raw(vec![0; 4096]), |error| is_unreadable(error) || is_unreachable(error)).await;
 }
 
+/// The operation may take 20 ms, which its request is cut to.
 #[actix::test]
 async fn a_slow_answer_is_a_timeout() {
-    gives(Answer::Silence(ms(1000)), |error| matches!(error, Error::Timeout { after, .. } if *after == ms(300))).await;
+    gives(Answer::Silence(ms(1000)), |error| matches!(error, Error::Timeout { after, .. } if *after <= ms(20))).await;
 }
 
 #[actix::test]

@@ -113,8 +113,8 @@ impl Config {
         self.request_timeout
     }
 
-    /// How long one operation may take over all its requests to all servers, once its turn has come: afterwards none is
-    /// begun, and one under way has its [`request_timeout`](Config::request_timeout). Default: 10 s.
+    /// How long one operation may take over all its requests to all servers, once the first one can be sent. Each request is
+    /// cut to what is left of this time. Default: 10 s.
     #[must_use]
     pub fn operation_timeout(mut self, timeout: Duration) -> Self {
         self.operation_timeout = timeout;
@@ -139,8 +139,9 @@ impl Config {
         self.shutdown_timeout
     }
 
-    /// How many requests may be under way at once, over all servers, each on a connection of its own; up to as many are kept
-    /// idle to each server, and one more is watched. Default: 32.
+    /// How many requests may be under way at once, over all servers, each on a connection of its own. A quarter, and at least
+    /// one, is reserved for heartbeats and registrations; with 1, one more is opened for them. Up to as many connections are
+    /// kept idle to each server, and one more is watched. Default: 32.
     #[must_use]
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
@@ -166,8 +167,8 @@ impl Config {
 
     /// The bounds of the interval at which a subscribed list is asked for; between them the server decides (85
     /// percent of its `cacheMillis`: 8.5 s as a rule). Default: 1 s to 10 s. A longer maximum than 10 s loses pushes on
-    /// Nacos 1.4, which forgets subscribers that do not ask. A list that is not believed yet (see
-    /// [`outage_hold`](Config::outage_hold)) is asked for about every second, whatever these are.
+    /// Nacos 1.4, which forgets subscribers that do not ask. After an outage, and where an empty list is not believed yet
+    /// (see [`protect_from_empty`](Config::protect_from_empty)), the list is asked for sooner.
     #[must_use]
     pub fn poll_interval(mut self, min: Duration, max: Duration) -> Self {
         self.min_poll_interval = min;
@@ -193,10 +194,10 @@ impl Config {
         self.protect_from_empty
     }
 
-    /// For how long, after an outage or a change of server, nothing is taken out of a subscribed list: a registry that
-    /// restarted empty fills up again within one beat interval, as a rule 5 s. Default: 15 s, when Nacos itself gives up
-    /// on an instance without beats; zero believes every list at once. While one trouble follows the other, what no list
-    /// has any more is held for four times as long at most.
+    /// For how long an instance is withheld from removal that the server in use has not listed since it may have forgotten its
+    /// instances: after an outage, a restart, or a change of server. A registry that restarted empty fills up again within one
+    /// beat interval, as a rule 5 s. Default: 15 s, when Nacos itself gives up on an instance without beats; zero believes
+    /// every list at once. `docs/architecture.md` explains the rules under "Recovery".
     #[must_use]
     pub fn outage_hold(mut self, hold: Duration) -> Self {
         self.outage_hold = hold;
