@@ -158,3 +158,30 @@ async fn a_request_to_a_server_that_leaves_the_list_is_answered() {
     until("its connections are closed", || old.connections() == 0).await;
     shut_down(&registry).await;
 }
+
+#[actix::test]
+async fn a_page_that_is_no_list_replaces_no_server_and_is_warned_of_once() {
+    let server = server();
+    let (endpoint, answer) = address_server(list(&server.server_address()));
+    let (logger, log) = support::logs::logger();
+    let registry = start(config(&endpoint).logger(logger));
+    ask(&registry, ListInstances::new("orders")).await.unwrap();
+    let pages = [
+        "Forbidden",
+        "404\n",
+        "not found",
+        "/nacos/login",
+        "http://127.0.0.1:1/login?next=/nacos",
+        r#"{"code":404,"message":"no list"}"#,
+        "# all of\n# it is comments",
+    ];
+    for page in pages {
+        let asked = endpoint.seen().len();
+        *answer.lock().unwrap() = Answer::Text(200, "text/plain", page.into());
+        until("it was asked twice", || endpoint.seen().len() >= asked + 2).await;
+        assert_eq!(known(&registry).await, [server.server_address()], "{page:?}");
+    }
+    ask(&registry, ListInstances::new("orders")).await.unwrap();
+    assert_eq!(log.count("no server list"), 1, "{:?}", log.loud());
+    shut_down(&registry).await;
+}

@@ -187,8 +187,13 @@ impl Config {
         Self::default().servers(servers)
     }
 
-    /// A Registry at the servers that this URL lists, one `host:port` a line, as an address server of Nacos gives it. The
-    /// list is asked for again and again: see [`endpoint_interval`](Config::endpoint_interval).
+    /// A Registry at the servers that this URL lists, as an address server of Nacos gives it. The list is asked for again and
+    /// again: see [`endpoint_interval`](Config::endpoint_interval).
+    ///
+    /// The list has one `host`, `host:port` or `http(s)://host:port[/context]` a line; the default port is 8848. Empty lines
+    /// and lines that begin with `#` are left out. A page that has any other line is no list: it changes nothing, and one
+    /// warning is logged until a list comes again. So is a page with a single entry that has neither a dot nor a port, which
+    /// is more likely an error message of one word than the name of a server: write `nacos:8848` instead of `nacos`.
     pub fn at_endpoint(url: impl Into<String>) -> Self {
         Self::default().endpoint(url)
     }

@@ -13,6 +13,8 @@ use crate::{config::ServerAddress, error::Error, registry::Desk};
 const RETRY: Duration = Duration::from_secs(1);
 /// What the Java client takes for a server without a port.
 const DEFAULT_PORT: u16 = 8848;
+/// In bytes. No host name is longer than 253; what is longer is not worth a place in the log.
+const LONGEST_LINE: usize = 512;
 
 /// Asks for the list, over and over.
 pub(crate) async fn keep_server_list(desk: Weak<Desk>, url: String) {
@@ -52,18 +54,30 @@ impl Nacos {
     }
 }
 
-/// One `host` or `host:port` a line. One bad line makes the list no list: half a cluster would be taken for the whole.
-fn read_list(text: &str, context_path: &str) -> Result<Vec<ServerAddress>, String> {
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let read = |line: &str| {
-        ServerAddress::parse(line, context_path)
-            .or_else(|error| ServerAddress::parse(&format!("{line}:{DEFAULT_PORT}"), context_path).map_err(|_| error))
-    };
-    let addresses = lines.map(read).collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
-    if addresses.is_empty() {
-        return Err("it lists no server".into());
+/// Reads the list that [`Config::at_endpoint`](crate::Config::at_endpoint) describes. One malformed line makes the whole page
+/// no list: half a cluster would be taken for all of it.
+fn read_list(page: &str, context_path: &str) -> Result<Vec<ServerAddress>, String> {
+    let lines = page.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines: Vec<_> = lines.collect();
+    match lines[..] {
+        [] => Err("it lists no server".into()),
+        [only] if !only.contains(['.', ':']) && only.len() <= LONGEST_LINE => {
+            Err(format!("{only:?} is its only entry, which needs a port or a dot to be taken for a server"))
+        }
+        _ => lines.into_iter().map(|line| read_line(line, context_path)).collect(),
     }
-    Ok(addresses)
+}
+
+fn read_line(line: &str, context_path: &str) -> Result<ServerAddress, String> {
+    if line.len() > LONGEST_LINE {
+        return Err(format!("a line of {} bytes is no address", line.len()));
+    }
+    if line.contains(['?', '#']) {
+        return Err(format!("{line:?} is the address of a page"));
+    }
+    ServerAddress::parse(line, context_path)
+        .or_else(|error| ServerAddress::parse(&format!("{line}:{DEFAULT_PORT}"), context_path).map_err(|_| error))
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -78,8 +92,44 @@ mod tests {
 
     #[test]
     fn a_page_is_no_list() {
-        for page in ["", "<html><body>not here</body></html>", "a:1\nb c"] {
-            assert!(read_list(page, "").is_err(), "{page:?}");
+        let long = "a.".repeat(500);
+        let pages = [
+            "",
+            " \n# only\n# comments\n",
+            "<html><body>not here</body></html>",
+            "<!DOCTYPE html>\n<form action=\"/login\">\n</form>",
+            r#"{"code":403,"message":"forbidden"}"#,
+            "[]",
+            "null",
+            "404",
+            "not found",
+            "error: 500",
+            "/nacos/login",
+            "login/index.html",
+            "http://login.example.com:80/?next=/nacos",
+            "a:1\nb c",
+            &long,
+        ];
+        for page in pages {
+            let refused = read_list(page, "").expect_err(page);
+            assert!(refused.len() < 1000, "{refused}");
         }
+    }
+
+    #[test]
+    fn a_single_word_is_a_server_only_among_others_or_with_a_port() {
+        let hosts =
+            |page: &str| read_list(page, "").map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert!(hosts("nacos").is_err() && hosts("# the list\nForbidden\n").is_err());
+        for (page, read) in [
+            ("nacos:8850", "nacos:8850"),
+            ("nacos.internal", "nacos.internal:8848"),
+            ("10.0.0.1", "10.0.0.1:8848"),
+            ("[::1]", "[::1]:8848"),
+            ("http://nacos", "nacos:8848"),
+        ] {
+            assert_eq!(hosts(page).unwrap(), [read]);
+        }
+        assert_eq!(hosts("nacos-1\nnacos-2").unwrap(), ["nacos-1:8848", "nacos-2:8848"]);
     }
 }
