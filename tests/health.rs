@@ -9,7 +9,7 @@ use std::{
     future::Future,
     ops::Range,
     sync::{
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         Arc, Mutex,
     },
     thread,
@@ -260,6 +260,36 @@ fn longest_pause(fake: &Fake, port: u16) -> Duration {
     let signs = seen.iter().filter(|seen| is_sign_of_life(seen) && port_of(seen) == Some(port)).map(|seen| seen.at);
     let moments: Vec<_> = signs.chain([Instant::now()]).collect();
     moments.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(Duration::MAX)
+}
+
+/// What an idle connection that is closed at the moment of a request looks like.
+#[actix::test]
+async fn a_request_whose_connection_breaks_is_no_outage() {
+    let breaks = Arc::new(AtomicBool::new(false));
+    let next = breaks.clone();
+    let fake = Fake::start(move |seen| {
+        let is_beat = seen.path() == "/nacos/v1/ns/instance/beat";
+        if is_beat && next.swap(false, Ordering::AcqRel) {
+            return Answer::Close;
+        }
+        usual_at(INTERVAL, seen)
+    });
+    let (logger, log) = logger();
+    let registry = start(config_at(&fake.server_address()).logger(logger));
+    join_all((1..=5).map(|port| ask(&registry, instance(port)))).await.into_iter().for_each(Result::unwrap);
+    let outages = Outages::watch(&registry, log).await;
+    for _ in 0..5 {
+        breaks.store(true, Ordering::Release);
+        until("a beat's connection broke", || !breaks.load(Ordering::Acquire)).await;
+        // Another beat of each.
+        actix_rt::time::sleep(2 * INTERVAL).await;
+    }
+    let is_registration = |seen: &&Seen| seen.method == "POST" && is_sign_of_life(seen);
+    let registrations = fake.seen().iter().filter(is_registration).count();
+    // The one whose beat got no answer may be registered instead; the others have lost nothing.
+    assert!(registrations <= 5 + 5, "{registrations}");
+    assert!((1..=5).all(|port| longest_pause(&fake, port) < LONGEST_PAUSE));
+    outages.assert_none();
 }
 
 /// Behind a proxy nothing but the first registrations is sent, and a removal is told as without a proxy.
