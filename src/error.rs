@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use actix::MailboxError;
+use serde::{Serialize, Serializer};
 
 use crate::nacos::Operation;
 
@@ -12,7 +13,10 @@ use crate::nacos::Operation;
 /// [`NotFound`](Error::NotFound) want another request; [`Unauthorized`](Error::Unauthorized) wants other credentials;
 /// where [`is_retryable`](Error::is_retryable) says so, the same request may succeed later; after
 /// [`Stopped`](Error::Stopped) this Registry answers nothing any more.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+///
+/// Serialises with the variant as `kind` (`"timeout"`) beside its fields, and holds no secrets.
+#[derive(Debug, Clone, PartialEq, thiserror::Error, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Error {
     /// A value was refused before anything was sent. Mend the named field.
@@ -88,7 +92,8 @@ pub enum Error {
         /// Who was waited for: a server as `host:port`; `the registry` for a message with a timeout of its own, and for a
         /// view that has no list yet.
         server: String,
-        /// How long was waited; zero where the waiting was not ours.
+        /// How long was waited; zero where the waiting was not ours. Serialises as `after_ms`.
+        #[serde(rename = "after_ms", serialize_with = "as_millis")]
         after: Duration,
     },
 
@@ -149,6 +154,10 @@ impl Error {
     }
 }
 
+fn as_millis<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
 fn within(after: Duration) -> String {
     if after.is_zero() {
         return " in time".into();
@@ -185,6 +194,18 @@ mod tests {
         assert!(!Error::invalid("port", "must not be 0").is_retryable());
         assert!(Error::from(MailboxError::Timeout).is_retryable());
         assert_eq!(Error::from(MailboxError::Closed), Error::Stopped);
+    }
+
+    #[test]
+    fn an_error_serialises_with_its_kind_and_facts() {
+        let json = |error: Error| serde_json::to_value(error).unwrap();
+        assert_eq!(json(Error::Stopped), serde_json::json!({ "kind": "stopped" }));
+        let refused =
+            Error::Refused { operation: Operation::List, server: "a:1".into(), status: 503, body: "no".into() };
+        let facts =
+            serde_json::json!({ "kind": "refused", "operation": "list", "server": "a:1", "status": 503, "body": "no" });
+        assert_eq!(json(refused), facts);
+        assert_eq!(json(Error::from(MailboxError::Timeout))["after_ms"], 0);
     }
 
     #[test]

@@ -71,6 +71,8 @@
 //! # Ok::<(), actix_nacos::Error>(())
 //! ```
 //!
+//! In a plain thread, without any runtime, [`block_on`] waits for whatever is awaited in these examples.
+//!
 //! # Registering
 //! [`RegisterInstance`] takes what Nacos knows of an instance; each setter's doc names its default. Registering again
 //! makes the new values win. [`ModifyInstance`] changes what is given and leaves the rest as it is;
@@ -205,6 +207,11 @@
 //! step failed, at which server; [`Error::is_retryable`] says whether the same request may succeed later. Bad input is
 //! [`Error::InvalidInput`], naming the field and the rule, before anything is sent.
 //!
+//! # Testing your application
+//! The module `embedded` is a server for whole runs. Code that only reads needs none: [`ServiceView::fixed`] and
+//! [`ServiceView::controlled`] make views, [`ServiceChanged::between`] and [`ConnectionChanged::new`] the messages of listeners,
+//! [`RegistryStatus::default`] a status.
+//!
 //! # Behavior
 //! - **Who beats, and when.** Each own ephemeral instance has a Heartbeat on the Registry's thread: the first beat comes
 //!   within 5.5 s, then one every 5 s or as the server asks. Beats that fall due together are sent together, and instances
@@ -251,6 +258,7 @@
 #[cfg(feature = "embedded")]
 #[doc(hidden)]
 pub mod bench_door;
+mod blocking;
 mod cache;
 mod change;
 mod config;
@@ -276,6 +284,7 @@ pub mod embedded;
 
 pub mod prelude;
 
+pub use blocking::block_on;
 pub use change::{Change, ServiceChanged, Source};
 pub use config::{Config, Protocol, PushConfig, ServerList, TlsConfig};
 pub use error::Error;
@@ -295,7 +304,7 @@ pub use service::{ServiceInfo, ServiceName, ServiceRef, DEFAULT_GROUP};
 #[doc(hidden)]
 pub use staged_panic::{Place, StagePanic, Victim};
 pub use subscriber::SubscriptionStatus;
-pub use view::{Instances, Selected, ServiceView};
+pub use view::{Instances, Selected, ServiceView, ViewControl};
 
 /// The code in these documents is tested.
 #[cfg(doctest)]

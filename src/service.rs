@@ -212,6 +212,15 @@ pub struct ServiceInfo {
 }
 
 impl ServiceInfo {
+    /// A list as a server might tell it, for tests: in order, and each instance with its `service_name`.
+    pub fn new(service: ServiceName, instances: impl IntoIterator<Item = Instance>) -> Self {
+        let mut info = ServiceInfo::empty(&service, "");
+        let of_service = |instance| Arc::new(Instance { service_name: service.to_string(), ..instance });
+        info.hosts = instances.into_iter().map(of_service).collect();
+        info.tidy("", false);
+        info
+    }
+
     /// The list of a service nobody is in.
     pub(crate) fn empty(service: &ServiceName, clusters: &str) -> Self {
         ServiceInfo {

@@ -4,6 +4,8 @@
 //! borrows the present list from an [`ArcSwap`]: no lock, no allocation, and no reference count that threads would
 //! contend for. What a choice needs is prepared when a list is published, not when it is read.
 
+mod controlled;
+
 use std::{
     cell::Cell,
     fmt,
@@ -27,6 +29,7 @@ use futures_util::{
 };
 use tokio::sync::{mpsc, oneshot, Notify};
 
+pub use self::controlled::ViewControl;
 use crate::{
     error::Error,
     instance::Instance,
@@ -61,13 +64,12 @@ pub struct ServiceView {
 }
 
 impl ServiceView {
-    /// A view of a list that never changes, for tests of code that takes a `ServiceView`.
+    /// A view of a list that never changes, for tests of code that takes a `ServiceView`. See
+    /// [`controlled`](ServiceView::controlled) for one that does.
     ///
     /// It is ready, never stale, and [`changed`](ServiceView::changed) waits for ever.
     pub fn fixed(service: ServiceName, instances: impl IntoIterator<Item = Instance>) -> Self {
-        let mut info = ServiceInfo::empty(&service, "");
-        info.hosts = instances.into_iter().map(Arc::new).collect();
-        info.tidy("", false);
+        let info = ServiceInfo::new(service.clone(), instances);
         let watched = Watched::new(service, String::new());
         watched.publish(Arc::new(info), false, |_| false);
         watched.readers.fetch_add(1, Ordering::Relaxed);
@@ -562,6 +564,7 @@ mod tests {
     use fastrand::Rng;
 
     use super::*;
+    use crate::blocking::block_on;
 
     fn service() -> ServiceName {
         ServiceName::parse("orders").unwrap()
@@ -794,25 +797,6 @@ mod tests {
         caller.join().unwrap();
         assert!(matches!(result, Err(Error::Timeout { after, .. }) if after == limit), "{result:?}");
         assert!(waited >= limit);
-    }
-
-    /// Runs a future without any runtime: the thread sleeps until it is woken.
-    fn block_on<T>(future: impl Future<Output = T>) -> T {
-        struct Unpark(thread::Thread);
-        impl std::task::Wake for Unpark {
-            fn wake(self: Arc<Self>) {
-                self.0.unpark();
-            }
-        }
-        let waker = Arc::new(Unpark(thread::current())).into();
-        let mut context = std::task::Context::from_waker(&waker);
-        let mut future = pin!(future);
-        loop {
-            match future.as_mut().poll(&mut context) {
-                Poll::Ready(value) => return value,
-                Poll::Pending => thread::park(),
-            }
-        }
     }
 
     #[actix::test]

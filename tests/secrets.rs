@@ -39,6 +39,7 @@ impl Readable {
         self.add(format!("{outcome:?}"));
         if let Err(error) = outcome {
             self.add(error.to_string());
+            self.add(serde_json::to_string(&error).unwrap());
         }
     }
 

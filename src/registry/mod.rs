@@ -2,6 +2,7 @@
 
 mod beats;
 mod connection;
+mod doubles;
 mod filter;
 mod get;
 mod instances;
@@ -138,8 +139,13 @@ impl Registry {
         Ok(address)
     }
 
-    /// Starts a Registry on the present arbiter. It ends with that arbiter, and a handler that blocks the thread blocks
-    /// its heartbeats.
+    /// Starts a Registry on the present arbiter, which saves a thread. A handler that blocks the arbiter's thread blocks the
+    /// heartbeats.
+    ///
+    /// It ends with the arbiter, and `System::stop` ends every arbiter at once: then nothing is deregistered, operations under
+    /// way are dropped, unsent changes are lost, and servers list the instances until they give up on them, after 15 to 30 s.
+    /// So await [`Shutdown`] before the System ends. A Registry of [`start`](Registry::start) outlives the System, and
+    /// deregisters when its last address is dropped.
     ///
     /// # Errors
     /// As [`start`](Registry::start); [`Error::NotStarted`] outside an arbiter.

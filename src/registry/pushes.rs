@@ -36,7 +36,7 @@ pub(crate) struct Pushes {
 }
 
 /// The socket that servers push to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PushStatus {
     /// The UDP port it is bound to.

@@ -17,6 +17,7 @@ use futures_util::{
     future::FutureExt as _,
     stream::{self, StreamExt as _},
 };
+use serde::Serialize;
 use slog::{info, warn};
 
 use super::{own::Turn, panicked, Desk, Registry};
@@ -69,7 +70,7 @@ impl Shutdown {
 }
 
 /// What a [`Shutdown`] did.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ShutdownReport {
     /// How many instances the servers have confirmed to be deregistered.
@@ -81,7 +82,7 @@ pub struct ShutdownReport {
 }
 
 /// An instance that could not be deregistered.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct NotDeregistered {
     /// The instance.

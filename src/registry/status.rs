@@ -23,7 +23,19 @@ use crate::{
 pub struct GetStatus;
 
 /// The state of a Registry at one moment. Serialises to JSON; holds no secrets.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+///
+/// Tests of code that reads it can build one:
+///
+/// ```
+/// use actix_nacos::{ConnectionState, RegistryStatus, ServerStatus};
+///
+/// let mut server = ServerStatus::new("10.0.0.1:8848");
+/// server.failures = 3;
+/// let mut status = RegistryStatus::default();
+/// status.connection = ConnectionState::Lost;
+/// status.servers.push(server);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct RegistryStatus {
     /// Milliseconds since the Registry started.
@@ -44,7 +56,7 @@ pub struct RegistryStatus {
 }
 
 /// One server.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ServerStatus {
     /// `host:port`.
@@ -68,7 +80,7 @@ pub struct ServerStatus {
 }
 
 /// The login.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct SessionStatus {
     /// Whether there is a token.
