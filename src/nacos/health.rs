@@ -1,8 +1,9 @@
 //! The health of one server: a circuit breaker for the server, and one for each operation at it.
 //!
-//! A request that cannot connect, or that times out while the server answers nobody, counts against the server. A 5xx, an
-//! unreadable answer, or a timeout while the server answers others counts against the operation. One service or instance
-//! that can never succeed is that request's own failure: only a second one opens a breaker. A rejection (4xx) never counts.
+//! A request that cannot connect counts against the server, and so does a registration, beat or list that times out while the
+//! server answers nobody. A 5xx, an unreadable answer, or any other timeout counts against the operation. One service or
+//! instance that can never succeed is that request's own failure: only a second one opens a breaker. A rejection (4xx) never
+//! counts.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -56,8 +57,8 @@ struct Breaker {
     /// Requests that were under way together count once.
     failures: u32,
     last_failure: Option<Instant>,
-    /// The subject of the first failure.
-    subject: Option<u64>,
+    /// The first failure: what it was about, and when it was sent.
+    first: Option<(u64, Instant)>,
     has_several_subjects: bool,
     open_until: Option<Instant>,
 }
@@ -65,7 +66,8 @@ struct Breaker {
 impl Breaker {
     fn fail(&mut self, failure: &Failure, opens: impl Fn(&Self) -> bool) {
         let now = Instant::now();
-        self.has_several_subjects |= *self.subject.get_or_insert(failure.subject) != failure.subject;
+        let (subject, _) = *self.first.get_or_insert((failure.subject, failure.sent));
+        self.has_several_subjects |= subject != failure.subject;
         if self.last_failure.is_none_or(|last| failure.sent >= last) {
             self.failures += 1;
             self.last_failure = Some(now);
@@ -73,6 +75,12 @@ impl Breaker {
         if opens(self) {
             self.open_until = Some(now + pause(self.failures));
         }
+    }
+
+    /// Whether so many requests failed in a row, and nothing has succeeded since the first one, that this is an outage.
+    fn is_outage(&self, last_success: Option<Instant>) -> bool {
+        let nothing_succeeded = self.first.is_some_and(|(_, sent)| last_success.is_none_or(|success| success <= sent));
+        self.open_until.is_some() && self.failures >= FAILURES_PER_OUTAGE && nothing_succeeded
     }
 }
 
@@ -147,18 +155,17 @@ impl Health {
             self.last_answer = Some(Instant::now());
             self.server = Breaker::default();
         }
-        if failure.kind == FailureKind::BadAnswer || (failure.kind == FailureKind::NoAnswer && answers_others) {
-            at_operation.breaker.fail(&failure, |breaker| breaker.has_several_subjects);
-        } else {
-            let is_refused = failure.kind == FailureKind::ConnectFailed;
-            let is_own_request = failure.operation.decides_server();
+        let is_refused = failure.kind == FailureKind::ConnectFailed;
+        let decides = failure.operation.decides_server();
+        if is_refused || (failure.kind == FailureKind::NoAnswer && decides && !answers_others) {
             self.server.fail(&failure, |breaker| {
-                is_refused
-                    || breaker.has_several_subjects
-                    || (is_own_request && breaker.failures >= FAILURES_PER_OUTAGE)
+                is_refused || breaker.has_several_subjects || breaker.failures >= FAILURES_PER_OUTAGE
             });
+        } else {
+            at_operation.breaker.fail(&failure, |breaker| breaker.has_several_subjects);
+            self.is_in_outage |= decides && at_operation.breaker.is_outage(self.last_success);
         }
-        self.is_in_outage |= self.server.open_until.is_some() || self.is_lost();
+        self.is_in_outage |= self.server.open_until.is_some();
         self.last_failure = Some(Instant::now());
         self.last_error = Some(failure.error);
     }
@@ -178,14 +185,12 @@ impl Health {
         self.availability(operation) != Availability::Closed
     }
 
-    /// Whether nothing has succeeded during so many failures that somebody should know.
+    /// Whether the server answers nobody, or has only failures for those who ask for lists. One that fails for some instances
+    /// and lists the others is not lost.
     pub(super) fn is_lost(&self) -> bool {
-        let is_unanswered = self.server.open_until.is_some() && self.server.failures >= FAILURES_PER_OUTAGE;
-        let fails = |health: &OperationHealth| {
-            let breaker = &health.breaker;
-            breaker.open_until.is_some() && breaker.failures >= FAILURES_PER_OUTAGE && self.failures >= breaker.failures
-        };
-        is_unanswered || self.operations.values().any(fails)
+        let lists = self.operations.get(&Operation::List);
+        self.server.is_outage(self.last_success)
+            || lists.is_some_and(|lists| lists.breaker.is_outage(self.last_success))
     }
 
     /// Whether it has answered, and never done what it was asked.
@@ -239,6 +244,8 @@ mod tests {
             fail(&mut health, FailureKind::BadAnswer, Operation::Register, 1);
             fail(&mut health, FailureKind::NoAnswer, Operation::ListServices, 1);
         }
+        // An application may ask for what a server never answers in time, in any number.
+        (0..10).for_each(|subject| fail(&mut health, FailureKind::NoAnswer, Operation::Get, subject));
         assert_eq!(health.availability(Operation::Register), Availability::Closed);
         assert_eq!(health.availability(Operation::ListServices), Availability::Closed);
         assert!(!health.is_lost() && !health.succeed(Operation::Beat));
