@@ -23,6 +23,14 @@ impl Grid {
         Grid { origin: Instant::now() }
     }
 
+    /// The first moment after `after` at the part `phase` (0 to 1) of an interval. Intervals are counted from the origin, so
+    /// that a phase keeps its distance from others whatever happens between two of its moments.
+    pub(crate) fn next_in_phase(&self, phase: f64, interval: Duration, after: Instant) -> Instant {
+        let since = after.saturating_duration_since(self.origin).as_secs_f64() / interval.as_secs_f64();
+        let intervals = (since - phase).floor() + 1.0 + phase;
+        self.origin + interval.mul_f64(intervals)
+    }
+
     /// How long to wait for the first point of the grid that is not before `due`, for what happens every `interval`. Each
     /// point of the coarse grid is one of the fine grid.
     pub(crate) fn wait_for(&self, due: Instant, interval: Duration) -> Duration {
@@ -30,5 +38,26 @@ impl Grid {
         let since = due.saturating_duration_since(self.origin).as_millis();
         let points = u32::try_from(since.div_ceil(step.as_millis())).unwrap_or(u32::MAX);
         (self.origin + step.saturating_mul(points)).saturating_duration_since(Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_comes_once_in_every_interval() {
+        let grid = Grid::new();
+        let interval = Duration::from_secs(5);
+        for phase in [0.0, 0.3, 0.999] {
+            let mut last = grid.next_in_phase(phase, interval, grid.origin);
+            assert!(last > grid.origin && last <= grid.origin + interval, "{phase}");
+            for _ in 0..1000 {
+                let next = grid.next_in_phase(phase, interval, last + interval.mul_f64(fastrand::f64()));
+                let gap = (next - last).as_secs_f64();
+                assert!((gap - 5.0).abs() < 0.001 || (gap - 10.0).abs() < 0.001, "{gap} at {phase}");
+                last = next;
+            }
+        }
     }
 }

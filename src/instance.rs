@@ -27,6 +27,8 @@ pub const IP_DELETE_TIMEOUT: &str = "preserved.ip.delete.timeout";
 
 /// In bytes. Servers have lower limits or none; this one is ours, since metadata travels with every list.
 const LARGEST_METADATA: usize = 64 * 1024;
+/// Nacos' own (`Constants.DEFAULT_HEART_BEAT_TIMEOUT`).
+const DEFAULT_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// One instance of a service, as servers list it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -118,6 +120,12 @@ impl Instance {
             }
         }
         Cow::Borrowed(&self.metadata)
+    }
+
+    /// After what time without a beat a server calls it unhealthy.
+    pub(crate) fn heartbeat_timeout(&self) -> Duration {
+        let millis = self.metadata.get(HEART_BEAT_TIMEOUT).and_then(|millis| millis.parse().ok());
+        millis.map_or(DEFAULT_HEARTBEAT_TIMEOUT, Duration::from_millis)
     }
 
     /// Refuses what no server should be sent, naming the field.

@@ -202,7 +202,7 @@ impl Nacos {
         self.attempt(Operation::Register, patience, make, read_ok, key).await.map(drop)
     }
 
-    pub(crate) async fn deregister(&self, key: &InstanceKey, ephemeral: bool) -> Result<(), Error> {
+    pub(crate) async fn deregister(&self, key: &InstanceKey, ephemeral: bool, patience: Patience) -> Result<(), Error> {
         if self.disabled {
             return Ok(());
         }
@@ -210,7 +210,7 @@ impl Nacos {
             Protocol::V3 => v3::deregister(&self.namespace, key, ephemeral),
             _ => v1::deregister(&self.namespace, key, ephemeral),
         };
-        self.attempt(Operation::Deregister, Patience::Operation, make, read_ok, || key.to_string()).await.map(drop)
+        self.attempt(Operation::Deregister, patience, make, read_ok, || key.to_string()).await.map(drop)
     }
 
     pub(crate) async fn beat(

@@ -1,22 +1,24 @@
 //! Signs of life: heartbeats by hand, those of our Heartbeats, and registering again what a server may have forgotten.
 
-use std::{pin::pin, sync::Arc, time::Instant};
+use std::{pin::pin, rc::Rc, sync::Arc};
 
-use actix::{Context, Handler, Message, ResponseFuture};
-use slog::{debug, info};
+use actix::{Addr, Context, Handler, Message, ResponseFuture};
+use slog::{debug, info, warn};
 use tokio::sync::SemaphorePermit;
 
 use super::{
+    desired::DesiredInstance,
     metadata::metadata_setters,
     target::{target_conversions, target_setters, Target},
-    Desk, Registry,
+    Desk, Phase, Registry,
 };
 use crate::{
     error::Error,
-    heartbeat::{Beat, BeatKind, Beaten, HeartbeatReply},
+    heartbeat::{Beat, Beaten, Heartbeat, HeartbeatReply},
     instance::{Instance, InstanceKey},
     nacos::{Operation, Patience},
     service::ServiceRef,
+    supervise,
 };
 
 /// Sends one heartbeat by hand. A server that does not know the instance registers it.
@@ -81,15 +83,17 @@ impl Handler<SendHeartbeat> for Registry {
 
     fn handle(&mut self, message: SendHeartbeat, _: &mut Context<Self>) -> Self::Result {
         self.answer(Operation::Beat, |desk| {
-            let taken = message.resolve().map(|(key, instance)| (desk.own.queue(&key), key, instance));
+            let taken = message.resolve().map(|(key, instance)| (desk.desired.queue(&key), key, instance));
             async move {
                 let (mut turn, key, instance) = taken?;
                 turn.come().await;
-                let own = desk.own.get(&key, |own| own.instance.clone());
-                if own.as_ref().is_some_and(|own| !own.ephemeral) {
+                let desired = desk.desired.get(&key, |desired| desired.instance.clone());
+                if desired.as_ref().is_some_and(|desired| !desired.ephemeral) {
                     return Err(Error::invalid("ephemeral", "the instance is registered as persistent: no heartbeats"));
                 }
-                desk.beat_by_hand(&key, own.as_deref().unwrap_or(&instance)).await
+                // Whoever beats for an instance wants it.
+                desk.desired.forget_leftover(&key);
+                desk.beat_by_hand(&key, desired.as_deref().unwrap_or(&instance)).await
             }
         })
     }
@@ -97,17 +101,19 @@ impl Handler<SendHeartbeat> for Registry {
 
 impl Desk {
     /// v1 registers the unknown instance of a beat by itself; v3's beats are the key alone, so that is a request of its own.
-    async fn beat_by_hand(&self, key: &InstanceKey, instance: &Instance) -> Result<HeartbeatReply, Error> {
+    async fn beat_by_hand(&self, key: &Arc<InstanceKey>, instance: &Instance) -> Result<HeartbeatReply, Error> {
         let reply = self.nacos.beat(key, instance, false, Patience::Operation).await?;
         if !reply.is_unknown() {
             return Ok(reply);
         }
+        let epoch = self.nacos.epoch();
         self.nacos.register(&key.service, instance, Patience::Operation).await?;
+        self.desired.update(key, |desired| desired.registered(epoch));
         Ok(HeartbeatReply::taken())
     }
 }
 
-/// Of our own Heartbeats: only for what is still wanted, with the values that are wanted now.
+/// From our Heartbeats: only for what is still wanted, with the values that are wanted now.
 impl Handler<Beat> for Registry {
     type Result = ResponseFuture<Result<Beaten, Error>>;
 
@@ -117,10 +123,13 @@ impl Handler<Beat> for Registry {
         // small, and those that are sent use the same memory over and over.
         Box::pin(async move {
             let place = desk.place().await;
-            if desk.closing.get() {
+            if desk.is_in(Phase::Closing) {
                 return Err(Error::Stopped);
             }
-            Box::pin(async { desk.guarded(Operation::Beat, pin!(desk.beat_in_turn(&beat, place))).await }).await
+            Box::pin(async {
+                desk.guarded(Operation::Beat, Phase::Offline, pin!(desk.beat_in_turn(&beat, place))).await
+            })
+            .await
         })
     }
 }
@@ -133,7 +142,7 @@ impl Desk {
     }
 
     async fn beat_in_turn<'a>(&'a self, beat: &Beat, mut place: Option<SemaphorePermit<'a>>) -> Result<Beaten, Error> {
-        let mut turn = self.own.queue(&beat.key);
+        let mut turn = self.desired.queue(&beat.key);
         if turn.is_behind_others() {
             // They may take long: other instances shall beat meanwhile.
             drop(place);
@@ -142,94 +151,128 @@ impl Desk {
         }
         let outcome = self.beat(beat).await;
         drop(place);
-        self.note_beat(&beat.key, &outcome);
+        if let Err(error) = &outcome {
+            self.desired.update(&beat.key, |desired| desired.last_error = Some(error.clone()));
+        }
         outcome
     }
 
+    /// The sign of life that the instance needs now: a registration if the server may not have what is wanted, else a beat.
     async fn beat(&self, beat: &Beat) -> Result<Beaten, Error> {
-        let Some((instance, known_to)) = self.own.get(&beat.key, |own| (own.instance.clone(), own.known_to)) else {
-            return Ok(Beaten::NotWanted);
-        };
+        let deregistered = self.deregister_leftover(&beat.key).await;
         let epoch = self.nacos.epoch();
-        if beat.kind == BeatKind::Register || known_to != Some(epoch) {
-            return self.register_again(&beat.key, &instance, Patience::Round).await;
+        let Some((instance, to_register, was_late)) = self
+            .desired
+            .get(&beat.key, |desired| (desired.instance.clone(), desired.to_register(epoch), desired.is_late()))
+        else {
+            return deregistered.map(|()| Beaten::NotWanted);
+        };
+        if let Some(values) = to_register {
+            return self.register_again(&beat.key, &values).await;
         }
         if !instance.ephemeral {
-            // Registered so since this beat began to wait.
-            return Ok(Beaten::NotWanted);
+            // It was registered as persistent while this beat waited.
+            return Ok(self.needs_no_beat(&beat.key));
         }
-        let light = beat.kind == BeatKind::Light;
-        let reply = self.nacos.beat(&beat.key, &instance, light, Patience::Round).await?;
+        let reply = self.nacos.beat(&beat.key, &instance, beat.light, Patience::Round).await?;
         if reply.is_unknown() {
-            return Ok(Beaten::Forgotten);
+            self.desired.update(&beat.key, |desired| desired.known_to = None);
+            self.nacos.note_unknown(was_late, beat.interval);
+            return self.register_again(&beat.key, &instance).await;
         }
-        // The beat itself found a connection broken: the server that took it may be a new one, which has the instance
-        // from a light beat without its weight and metadata (r-nacos).
+        self.desired.update(&beat.key, |desired| {
+            desired.beats += 1;
+            desired.succeeded();
+        });
+        // The beat itself may have found that the server restarted. A light beat brings an instance back without its weight
+        // and metadata on r-nacos.
         if self.nacos.epoch() != epoch {
-            let again = self.register_again(&beat.key, &instance, Patience::Round).await?;
-            // What the beat was answered holds: the interval, above all.
-            return Ok(if again == Beaten::Registered { Beaten::Taken(reply) } else { again });
+            self.register_again(&beat.key, &instance).await?;
         }
         Ok(Beaten::Taken(reply))
     }
 
-    async fn register_again(
-        &self,
-        key: &Arc<InstanceKey>,
-        instance: &Instance,
-        patience: Patience,
-    ) -> Result<Beaten, Error> {
-        // Of before: whatever happens meanwhile may have cost us what we were just told.
+    async fn deregister_leftover(&self, key: &Arc<InstanceKey>) -> Result<(), Error> {
+        let leftover = self.desired.leftover(key, |left| left.heartbeat.is_some().then_some(left.ephemeral)).flatten();
+        let Some(ephemeral) = leftover else { return Ok(()) };
+        match self.nacos.deregister(key, ephemeral, Patience::Round).await {
+            Err(error) if error.is_retryable() => return Err(error),
+            Err(error) => {
+                warn!(self.log, "failed to deregister instance"; "instance" => %key, "error" => %error);
+                // A shutdown tries again.
+                self.desired.leftover(key, |leftover| leftover.stop());
+            }
+            Ok(()) => {
+                self.desired.forget_leftover(key);
+                // Some servers take an ephemeral and a persistent instance at one address for the same.
+                self.restore(key, self.desired.get(key, |desired| desired.instance.clone()));
+                info!(self.log, "deregistered instance after a failure"; "instance" => %key);
+            }
+        }
+        Ok(())
+    }
+
+    async fn register_again(&self, key: &Arc<InstanceKey>, values: &Instance) -> Result<Beaten, Error> {
+        // Read before sending: the epoch may change while the request is under way.
         let epoch = self.nacos.epoch();
-        self.nacos.register(&key.service, instance, patience).await?;
-        let first = self.own.get(key, |own| own.known_to.is_none()).unwrap_or(false);
-        self.own.update(key, |own| {
-            own.known_to = Some(epoch);
-            own.last_success = Some(Instant::now());
-            own.last_error = None;
-            // Whose first registration was all that there was to do.
-            own.heartbeat.take_if(|_| !own.instance.ephemeral);
+        self.nacos.register(&key.service, values, Patience::Round).await?;
+        let first = self.desired.get(key, |desired| desired.last_written.is_none()).unwrap_or(false);
+        self.desired.update(key, |desired| {
+            desired.registered(epoch);
+            desired.beats += u64::from(values.ephemeral);
         });
         if first {
             info!(self.log, "instance registered, now that the server can be reached"; "instance" => %key);
         } else {
             debug!(self.log, "instance registered again"; "instance" => %key);
         }
-        Ok(if instance.ephemeral { Beaten::Registered } else { Beaten::NotWanted })
+        Ok(if values.ephemeral { Beaten::Registered } else { self.needs_no_beat(key) })
     }
 
-    /// Persistent instances have no Heartbeat that would notice that a server does not know them. Tells whether none is
-    /// left to restore.
-    pub(super) async fn restore_persistent(&self) -> bool {
+    /// Persistent instances that the present epoch does not know are registered again, spread over the interval of beats.
+    pub(super) fn restore_persistent(&self) {
         let epoch = self.nacos.epoch();
         let mut lost = Vec::new();
-        self.own.for_each(|own| {
-            if !own.instance.ephemeral && own.heartbeat.is_none() && own.known_to != Some(epoch) {
-                lost.push(own.key.clone());
+        self.desired.for_each(|desired| {
+            if desired.heartbeat.is_none() && desired.to_register(epoch).is_some() {
+                lost.push(desired.key.clone());
             }
         });
-        let mut all = true;
-        for key in lost {
-            let mut turn = self.own.queue(&key);
-            turn.come().await;
-            let Some(instance) = self.own.get(&key, |own| own.instance.clone()) else { continue };
-            let outcome = self.register_again(&key, &instance, Patience::Round).await;
-            self.note_beat(&key, &outcome);
-            all &= outcome.is_ok();
-        }
-        all
+        lost.iter().for_each(|key| self.start_restoring(key));
     }
 
-    fn note_beat(&self, key: &Arc<InstanceKey>, outcome: &Result<Beaten, Error>) {
-        self.own.update(key, |own| match outcome {
-            Ok(Beaten::Forgotten | Beaten::NotWanted) => {}
-            Ok(_) => {
-                own.beats += 1;
-                own.last_success = Some(Instant::now());
-                own.last_error = None;
-            }
-            Err(error) => own.last_error = Some(error.clone()),
-        });
+    /// Has the instance registered with the values `before` a change that failed.
+    pub(super) fn restore(&self, key: &Arc<InstanceKey>, before: Option<Rc<Instance>>) {
+        self.desired.update(key, |desired| desired.restore = before);
+        self.start_restoring(key);
+    }
+
+    /// Lets a persistent instance be registered again; an ephemeral one is with its next beat.
+    pub(super) fn start_restoring(&self, key: &Arc<InstanceKey>) {
+        let start = |desired: &mut DesiredInstance| {
+            desired.heartbeat.get_or_insert_with(|| self.start_heartbeat(self.new_heartbeat(key, &desired.instance)));
+        };
+        self.desired.update(key, start);
+    }
+
+    /// Lets a leftover be deregistered, until a server confirms it.
+    pub(super) fn deregister_in_background(&self, key: &Arc<InstanceKey>) {
+        let heartbeat = || Heartbeat::new(key.clone(), self.heartbeats_ask.clone(), None, self.grid).at_once();
+        self.desired.leftover(key, |leftover| leftover.heartbeat = Some(self.start_heartbeat(heartbeat())));
+    }
+
+    pub(super) fn new_heartbeat(&self, key: &Arc<InstanceKey>, instance: &Instance) -> Heartbeat {
+        Heartbeat::new(key.clone(), self.heartbeats_ask.clone(), instance.preserved_interval(), self.grid)
+    }
+
+    pub(super) fn start_heartbeat(&self, heartbeat: Heartbeat) -> Addr<Heartbeat> {
+        supervise::start(heartbeat, 1, self.log.clone())
+    }
+
+    /// The Heartbeat of a persistent instance ends when the instance is registered.
+    fn needs_no_beat(&self, key: &Arc<InstanceKey>) -> Beaten {
+        self.desired.update(key, |desired| desired.heartbeat = None);
+        Beaten::NotWanted
     }
 }
 
@@ -241,11 +284,8 @@ mod tests {
     use actix_rt::time::timeout;
     use futures_util::{pin_mut, FutureExt as _};
 
-    use super::{
-        super::own::{tests::key, OwnInstance},
-        *,
-    };
-    use crate::{supervise::supervise, Config};
+    use super::{super::desired::tests::key, *};
+    use crate::{heartbeat::DEFAULT_INTERVAL, supervise::supervise, Config};
 
     /// Nobody is asked anything there.
     fn registry_of_nobody() -> (Addr<Registry>, Rc<Desk>) {
@@ -259,30 +299,27 @@ mod tests {
         (registry, desk)
     }
 
+    fn beat(port: u16) -> Beat {
+        Beat { key: key(port), light: false, interval: DEFAULT_INTERVAL }
+    }
+
     #[actix::test]
     async fn a_beat_that_was_overtaken_by_registering_as_persistent_is_not_sent() {
         let (registry, desk) = registry_of_nobody();
-        let persistent = Instance { ephemeral: false, ..Instance::new("10.0.0.7", 1) };
-        desk.own.insert(OwnInstance {
-            key: key(1),
-            instance: Rc::new(persistent),
-            heartbeat: None,
-            known_to: Some(desk.nacos.epoch()),
-            since: Instant::now(),
-            last_success: None,
-            last_error: None,
-            beats: 0,
-        });
-        let beat = Beat { key: key(1), kind: BeatKind::Full };
+        let persistent = Instance { ephemeral: false, ..Instance::new("127.0.0.7", 1) };
+        let mut desired = DesiredInstance::new(key(1), persistent, None);
+        desired.registered(desk.nacos.epoch());
+        desk.desired.insert(desired);
+        let beat = beat(1);
         assert_eq!(registry.send(beat).await, Ok(Ok(Beaten::NotWanted)));
-        assert_eq!(desk.own.get(&key(1), |own| own.last_error.clone()), Some(None));
+        assert_eq!(desk.desired.get(&key(1), |own| own.last_error.clone()), Some(None));
     }
 
     #[actix::test]
     async fn a_beat_that_waits_for_its_turn_keeps_no_other_instance_from_beating() {
         let (registry, desk) = registry_of_nobody();
-        let turn = desk.own.queue(&key(1));
-        let beat = |port| registry.send(Beat { key: key(port), kind: BeatKind::Full });
+        let turn = desk.desired.queue(&key(1));
+        let beat = |port| registry.send(beat(port));
         let waiting = beat(1);
         pin_mut!(waiting);
         assert!(waiting.as_mut().now_or_never().is_none());

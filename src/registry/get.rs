@@ -38,11 +38,11 @@ impl Handler<GetInstance> for Registry {
 
     fn handle(&mut self, message: GetInstance, _: &mut Context<Self>) -> Self::Result {
         self.answer(Operation::Get, |desk| {
-            let taken = message.target.key().map(|key| (desk.own.queue(&key), key));
+            let taken = message.target.key().map(|key| (desk.desired.queue(&key), key));
             async move {
                 let (mut turn, key) = taken?;
                 turn.come().await;
-                let own = desk.own.get(&key, |own| own.instance.clone());
+                let own = desk.desired.get(&key, |own| own.instance.clone());
                 match own {
                     Some(own) => desk.get_own(&key, &own).await,
                     None => desk.nacos.current(&key, desk.nacos.patience()).await.map(|current| current.instance),

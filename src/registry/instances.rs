@@ -3,28 +3,22 @@
 //! Like all of the application's messages about one instance, each takes the instance's turn when the mailbox takes the
 //! message: so they reach the server in this order.
 
-use std::{
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
-use actix::{Addr, Context, Handler, Message, ResponseFuture};
+use actix::{Context, Handler, Message, ResponseFuture};
 use slog::info;
 
 use super::{
+    desired::DesiredInstance,
     metadata::metadata_setters,
-    own::OwnInstance,
     target::{target_conversions, target_setters, Target},
     Desk, Registry,
 };
 use crate::{
     error::Error,
-    heartbeat::{Beat, Heartbeat},
     instance::{Instance, InstanceKey, HEART_BEAT_INTERVAL},
     nacos::{Operation, Patience},
     service::ServiceRef,
-    supervise,
 };
 
 /// Registers an instance and, if it is ephemeral, starts its Heartbeat. Registering again with other values makes the
@@ -33,7 +27,9 @@ use crate::{
 /// # Errors
 /// [`Error::InvalidInput`] naming the field; what the server says, after the operation's deadline
 /// ([`Config::operation_timeout`](crate::Config::operation_timeout)) if it cannot be reached. Then nothing has changed: an
-/// instance that was not registered before does not beat, one that was goes on with its former values.
+/// instance that was not registered before does not beat, one that was goes on with its former values. A server may have
+/// applied a registration that failed. It is taken back in the background, until a server confirms that or another message
+/// for this instance replaces it.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct RegisterInstance {
@@ -101,61 +97,66 @@ impl Handler<RegisterInstance> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
     fn handle(&mut self, message: RegisterInstance, _: &mut Context<Self>) -> Self::Result {
-        let registry = self.myself.clone().recipient();
         self.answer(Operation::Register, |desk| {
             let when_reachable = message.when_reachable;
             let taken =
-                message.target.with_values(message.values).map(|(key, instance)| (desk.own.queue(&key), key, instance));
+                message.target.with_values(message.values).map(|(key, values)| (desk.desired.queue(&key), key, values));
             async move {
-                let (mut turn, key, instance) = taken?;
+                let (mut turn, key, values) = taken?;
                 turn.come().await;
-                // Of before: whatever happens meanwhile may have cost us what we were just told.
-                let known_to = (!when_reachable).then(|| desk.nacos.epoch());
-                if !when_reachable {
-                    desk.nacos.register(&key.service, &instance, Patience::Operation).await?;
+                if when_reachable {
+                    desk.want(key, values, None);
+                    return Ok(());
                 }
-                desk.want(key, instance, known_to, registry);
-                Ok(())
+                desk.register(key, values).await
             }
         })
     }
 }
 
 impl Desk {
-    /// The instance is wanted from now on with these values; a new Heartbeat keeps it so.
-    fn want(
-        &self,
-        key: Arc<InstanceKey>,
-        instance: Instance,
-        known_to: Option<u64>,
-        registry: actix::WeakRecipient<Beat>,
-    ) {
-        let interval = instance.preserved_interval();
-        let needs_heartbeat = (instance.ephemeral || known_to.is_none()) && !self.nacos.is_disabled();
-        let heartbeat = needs_heartbeat.then(|| {
-            let heartbeat = Heartbeat::new(key.clone(), registry, interval, self.grid);
-            let heartbeat = if known_to.is_none() { heartbeat.registering() } else { heartbeat };
-            self.start_heartbeat(heartbeat)
-        });
-        let now = Instant::now();
-        let last_success = known_to.map(|_| now);
-        self.own.remove(&key);
-        self.own.insert(OwnInstance {
-            key: key.clone(),
-            instance: Rc::new(instance),
-            heartbeat,
-            known_to,
-            since: now,
-            last_success,
-            last_error: None,
-            beats: 0,
-        });
-        // Last: a log that panics must not cost the instance its Heartbeat.
-        info!(self.log, "instance registered"; "instance" => %key, "pending" => known_to.is_none());
+    async fn register(&self, key: Arc<InstanceKey>, values: Instance) -> Result<(), Error> {
+        let former = self.desired.get(&key, |desired| desired.instance.clone());
+        if former.as_ref().is_none_or(|former| former.ephemeral != values.ephemeral) {
+            self.desired.add_leftover(&key, values.ephemeral);
+        }
+        // Read before sending: the epoch may change while the request is under way.
+        let epoch = self.nacos.epoch();
+        let outcome = self.nacos.register(&key.service, &values, Patience::Operation).await;
+        match &outcome {
+            Ok(()) => self.want(key, values, Some(epoch)),
+            Err(error) if error.is_retryable() => self.take_back(&key, former),
+            // Rejected: nothing has changed.
+            Err(_) => self.desired.forget_leftover(&key),
+        }
+        outcome
     }
 
-    pub(super) fn start_heartbeat(&self, heartbeat: Heartbeat) -> Addr<Heartbeat> {
-        supervise::start(heartbeat, 1, self.log.clone())
+    /// A registration failed, and may have been applied all the same: lets the instance be deregistered, or registered
+    /// with the values that it had before.
+    fn take_back(&self, key: &Arc<InstanceKey>, former: Option<Rc<Instance>>) {
+        self.deregister_in_background(key);
+        if former.is_some() {
+            self.restore(key, former);
+        }
+    }
+
+    /// The instance is wanted from now on with these values, which a server took in the epoch `known_to`, if one did.
+    fn want(&self, key: Arc<InstanceKey>, values: Instance, known_to: Option<u64>) {
+        let is_pending = known_to.is_none();
+        let needs_heartbeat = (values.ephemeral || is_pending) && !self.nacos.is_disabled();
+        let heartbeat = needs_heartbeat.then(|| {
+            let heartbeat = self.new_heartbeat(&key, &values);
+            self.start_heartbeat(if is_pending { heartbeat.at_once() } else { heartbeat })
+        });
+        let mut desired = DesiredInstance::new(key.clone(), values, heartbeat);
+        known_to.inspect(|epoch| desired.registered(*epoch));
+        self.desired.insert(desired);
+        if known_to.is_some_and(|epoch| epoch != self.nacos.epoch()) {
+            self.start_restoring(&key);
+        }
+        // Last: a log that panics must not cost the instance its Heartbeat.
+        info!(self.log, "instance registered"; "instance" => %key, "pending" => is_pending);
     }
 }
 
@@ -166,7 +167,8 @@ impl Desk {
 ///
 /// # Errors
 /// [`Error::InvalidInput`] naming the field; what the server says. The Heartbeat has ended in any case: the server
-/// removes an ephemeral instance after a while without beats.
+/// removes an ephemeral instance after a while without beats. Of an instance that this Registry registered, deregistering is
+/// repeated in the background until a server confirms it, rejects it, or the instance is registered again.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct DeregisterInstance {
@@ -195,20 +197,11 @@ impl Handler<DeregisterInstance> for Registry {
 
     fn handle(&mut self, message: DeregisterInstance, _: &mut Context<Self>) -> Self::Result {
         self.answer(Operation::Deregister, |desk| {
-            let taken = message.target.key().map(|key| (desk.own.queue(&key), key));
+            let taken = message.target.key().map(|key| (desk.desired.queue(&key), key));
             async move {
                 let (mut turn, key) = taken?;
                 turn.come().await;
-                let own = desk.own.remove(&key);
-                let ephemeral = match own {
-                    Some(own) => own.instance.ephemeral,
-                    None => message.ephemeral && !desk.own.is_left(&key),
-                };
-                let outcome = desk.nacos.deregister(&key, ephemeral).await;
-                if !ephemeral {
-                    desk.own.note_persistent_end(&key, outcome.is_ok());
-                }
-                outcome?;
+                desk.deregister(&key, message.ephemeral).await?;
                 info!(desk.log, "instance deregistered"; "instance" => %key);
                 Ok(())
             }
@@ -216,6 +209,21 @@ impl Handler<DeregisterInstance> for Registry {
     }
 }
 
+impl Desk {
+    async fn deregister(&self, key: &Arc<InstanceKey>, ephemeral: bool) -> Result<(), Error> {
+        if let Some(desired) = self.desired.remove(key) {
+            self.desired.add_leftover(key, desired.instance.ephemeral);
+        }
+        let leftover = self.desired.leftover(key, |leftover| leftover.ephemeral);
+        let outcome = self.nacos.deregister(key, leftover.unwrap_or(ephemeral), Patience::Operation).await;
+        match &outcome {
+            Ok(()) => self.desired.forget_leftover(key),
+            Err(error) if error.is_retryable() => self.deregister_in_background(key),
+            Err(_) => {}
+        }
+        outcome
+    }
+}
 impl RegisterInstance {
     fn of(target: Target, values: Option<Instance>) -> Self {
         let values = values.unwrap_or_else(|| Instance::new("", target.port));

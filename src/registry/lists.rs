@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{
     filter::{filter_setters, Filter},
-    Registry,
+    Phase, Registry,
 };
 use crate::{
     config::{namespace_id, validate_namespace},
@@ -77,7 +77,7 @@ impl Handler<PollList> for Registry {
 
     fn handle(&mut self, poll: PollList, _: &mut Context<Self>) -> Self::Result {
         let registry = self.myself.clone();
-        self.guard(Operation::List, |desk| async move {
+        self.guard(Operation::List, Phase::Ended, |desk| async move {
             let query = ListQuery {
                 namespace: None,
                 service: &poll.service,

@@ -3,13 +3,13 @@
 mod beats;
 mod connection;
 mod doubles;
+mod desired;
 mod filter;
 mod get;
 mod instances;
 mod lists;
 mod metadata;
 mod modify;
-mod own;
 mod pushes;
 mod shutdown;
 mod status;
@@ -23,11 +23,10 @@ use std::{
     rc::{Rc, Weak},
     sync::mpsc,
     thread,
-    time::Duration,
 };
 
-use actix::{dev::channel, Actor, Addr, Arbiter, Context, ResponseFuture, Supervised, System, WeakAddr};
-use actix_rt::{task::yield_now, time::sleep};
+use actix::{dev::channel, Actor, Addr, Arbiter, Context, ResponseFuture, Supervised, System, WeakAddr, WeakRecipient};
+use actix_rt::task::yield_now;
 use futures_util::{
     future::{ready, select, Either, FutureExt as _},
     pin_mut,
@@ -47,11 +46,12 @@ pub use self::{
     status::{GetStatus, InstanceStatus, RegistryStatus, ServerStatus, SessionStatus},
     subscriptions::{Discover, StopSubscribe, Subscribe, Unsubscribe},
 };
-use self::{connection::ConnectionListeners, own::OwnInstances, pushes::Pushes, subscriptions::Subscriptions};
+use self::{connection::ConnectionListeners, desired::DesiredInstances, pushes::Pushes, subscriptions::Subscriptions};
 use crate::{
     config::Config,
     error::Error,
     grid::Grid,
+    heartbeat::Beat,
     nacos::{keep_server_list, restart_detector::detect_restarts, Nacos, Operation},
     subscriber::EpochBegan,
     supervise::{log_panic, supervise, supervise_chore},
@@ -60,9 +60,6 @@ use crate::{
 /// So often the answers that were just given may be fetched before the thread ends: without it most waiting callers
 /// would see a closed mailbox instead of their answer.
 const YIELDS_FOR_LAST_ANSWERS: usize = 64;
-
-/// Persistent instances that could not be registered again are tried again after this.
-const PERSISTENT_RETRY: Duration = Duration::from_secs(2);
 
 /// The actor that an application talks to: one typed message per operation, from any thread.
 ///
@@ -91,21 +88,32 @@ pub struct Registry {
 pub(crate) struct Desk {
     pub(crate) config: Config,
     pub(crate) nacos: Nacos,
-    pub(crate) own: OwnInstances,
+    pub(crate) desired: DesiredInstances,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) pushes: Pushes,
     pub(crate) connection_listeners: ConnectionListeners,
     pub(crate) grid: Grid,
+    /// The Registry, for its Heartbeats.
+    heartbeats_ask: WeakRecipient<Beat>,
     /// Of our Heartbeats: as many as there are connections, so that an application's own requests wait behind few.
     beats_under_way: Semaphore,
     pub(crate) began: std::time::Instant,
     /// On a thread of its own: whoever asks is in another one.
     is_apart: bool,
     pub(crate) log: Logger,
-    /// True from the moment a `Shutdown` is taken, or the last address is gone.
-    closing: std::cell::Cell<bool>,
-    /// True once all is deregistered: what is still under way is given up.
-    ended: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
+}
+
+/// How far a Registry has come, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Serving,
+    /// A `Shutdown` was taken, or the last address is gone: new messages are refused.
+    Closing,
+    /// All is deregistered, or the deadline has passed: operations that are under way are given up.
+    Offline,
+    /// Polls are given up, too, and the thread ends.
+    Ended,
 }
 
 impl Registry {
@@ -167,16 +175,16 @@ impl Registry {
         let log = config.logger.clone();
         let desk = Desk {
             nacos: Nacos::new(&config)?,
-            own: OwnInstances::default(),
+            desired: DesiredInstances::default(),
             subscriptions: Subscriptions::default(),
             pushes: Pushes::default(),
             connection_listeners: ConnectionListeners::default(),
             grid: Grid::new(),
+            heartbeats_ask: myself.clone().recipient(),
             beats_under_way: Semaphore::new(config.max_connections),
             began: std::time::Instant::now(),
             is_apart,
-            closing: std::cell::Cell::new(false),
-            ended: watch::channel(false).0,
+            phase: watch::channel(Phase::Serving).0,
             config,
             log,
         };
@@ -194,7 +202,7 @@ impl Registry {
             desk.subscriptions.stop_all();
         }
         desk.pushes.stop();
-        desk.ended.send_replace(true);
+        desk.phase.send_replace(Phase::Ended);
         for _ in 0..YIELDS_FOR_LAST_ANSWERS {
             yield_now().await;
         }
@@ -212,14 +220,19 @@ impl Registry {
         T: 'static,
         F: Future<Output = Result<T, Error>> + 'static,
     {
-        if self.desk.closing.get() {
+        if self.desk.is_in(Phase::Closing) {
             return Box::pin(ready(Err(Error::Stopped)));
         }
-        self.guard(operation, work)
+        self.guard(operation, Phase::Offline, work)
     }
 
-    /// As [`answer`](Registry::answer), also while the Registry is closing.
-    fn guard<T, F>(&self, operation: Operation, work: impl FnOnce(Rc<Desk>) -> F) -> ResponseFuture<Result<T, Error>>
+    /// As [`answer`](Registry::answer), also while the Registry is closing, and until `last`.
+    fn guard<T, F>(
+        &self,
+        operation: Operation,
+        last: Phase,
+        work: impl FnOnce(Rc<Desk>) -> F,
+    ) -> ResponseFuture<Result<T, Error>>
     where
         T: 'static,
         F: Future<Output = Result<T, Error>> + 'static,
@@ -227,9 +240,9 @@ impl Registry {
         let desk = self.desk.clone();
         match catch_unwind(AssertUnwindSafe(|| work(desk.clone()))) {
             Ok(future) => Box::pin(async move {
-                let outcome = desk.guarded(operation, pin!(future)).await;
+                let outcome = desk.guarded(operation, last, pin!(future)).await;
                 // At the end there is no time to lose.
-                if desk.is_apart && !*desk.ended.borrow() {
+                if desk.is_apart && !desk.is_in(Phase::Ended) {
                     // What is answered together wakes another thread together: registering takes 24 us of CPU, not 27.
                     yield_now().await;
                 }
@@ -241,16 +254,22 @@ impl Registry {
 }
 
 impl Desk {
-    /// Gives `work` up when the Registry ends, and answers for it when it panics.
-    async fn guarded<T, F>(&self, operation: Operation, work: Pin<&mut F>) -> Result<T, Error>
+    /// Whether it has come so far.
+    fn is_in(&self, phase: Phase) -> bool {
+        *self.phase.borrow() >= phase
+    }
+
+    /// Gives `work` up when the Registry is in the phase `last`, and answers for it when it panics.
+    async fn guarded<T, F>(&self, operation: Operation, last: Phase, work: Pin<&mut F>) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let mut ended = self.ended.subscribe();
+        let mut phases = self.phase.subscribe();
         let guarded = AssertUnwindSafe(work).catch_unwind();
-        let ended = ended.wait_for(|ended| *ended);
+        let ended = phases.wait_for(|phase| *phase >= last);
         pin_mut!(guarded, ended);
-        let Either::Left((outcome, _)) = select(guarded, ended).await else { return Err(Error::Stopped) };
+        // The end first: whoever is told `Stopped` must not find the operation in effect a moment later.
+        let Either::Right((outcome, _)) = select(ended, guarded).await else { return Err(Error::Stopped) };
         outcome.unwrap_or_else(|panic| Err(panicked(&self.log, operation, &*panic)))
     }
 
@@ -272,10 +291,10 @@ impl Desk {
 
     /// Runs a chore until the Registry ends, whatever it waits for then; begins it anew after a panic.
     fn start_chore<F: Future<Output = ()>>(&self, chore: impl Fn() -> F + 'static) {
-        let (mut ended, log) = (self.ended.subscribe(), self.log.clone());
+        let (mut phases, log) = (self.phase.subscribe(), self.log.clone());
         actix_rt::spawn(async move {
             let work = supervise_chore(chore, &log);
-            let ended = ended.wait_for(|ended| *ended);
+            let ended = phases.wait_for(|phase| *phase >= Phase::Ended);
             pin_mut!(work, ended);
             select(work, ended).await;
         });
@@ -286,19 +305,11 @@ impl Desk {
 /// instead of its next beat.
 async fn recover(desk: Weak<Desk>, mut epochs: watch::Receiver<u64>) {
     while epochs.changed().await.is_ok() {
-        let Some(present) = desk.upgrade() else { return };
-        for (_, subscriber) in present.subscriptions.all() {
+        let Some(desk) = desk.upgrade() else { return };
+        for (_, subscriber) in desk.subscriptions.all() {
             subscriber.do_send(EpochBegan);
         }
-        // Held any longer, it would keep the Registry's state alive while nothing happens.
-        drop(present);
-        while let Some(present) = desk.upgrade() {
-            if present.restore_persistent().await {
-                break;
-            }
-            drop(present);
-            sleep(PERSISTENT_RETRY).await;
-        }
+        desk.restore_persistent();
     }
 }
 
@@ -309,7 +320,7 @@ impl Desk {
         match victim {
             crate::Victim::Registry => {}
             crate::Victim::Heartbeats => {
-                self.own.for_each(|own| own.heartbeat.iter().for_each(|heartbeat| heartbeat.do_send(order)));
+                self.desired.heartbeats().iter().for_each(|heartbeat| heartbeat.do_send(order));
             }
             crate::Victim::Subscribers => {
                 self.subscriptions.all().iter().for_each(|(_, subscriber)| subscriber.do_send(order));

@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use actix::{Context, Handler, Message, ResponseFuture, WeakRecipient};
+use actix::{Context, Handler, Message, ResponseFuture};
 
 use super::{
     metadata::{metadata_setters, MetadataChange},
@@ -11,7 +11,6 @@ use super::{
 };
 use crate::{
     error::Error,
-    heartbeat::{Beat, Heartbeat},
     instance::{Instance, InstanceKey},
     nacos::{Operation, Patience},
     service::ServiceRef,
@@ -83,14 +82,13 @@ impl Handler<ModifyInstance> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
     fn handle(&mut self, message: ModifyInstance, _: &mut Context<Self>) -> Self::Result {
-        let registry = self.myself.clone().recipient();
         self.answer(Operation::Modify, |desk| {
-            let taken = message.validate().map(|key| (desk.own.queue(&key), key));
+            let taken = message.validate().map(|key| (desk.desired.queue(&key), key));
             async move {
                 let (mut turn, key) = taken?;
                 turn.come().await;
-                match desk.own.get(&key, |own| own.instance.clone()) {
-                    Some(instance) => desk.modify_own(&key, message.apply_to(&instance), registry).await,
+                match desk.desired.get(&key, |desired| desired.instance.clone()) {
+                    Some(values) => desk.modify_desired(&key, message.apply_to(&values)).await,
                     None => desk.modify_others(&key, &message).await,
                 }
             }
@@ -99,25 +97,26 @@ impl Handler<ModifyInstance> for Registry {
 }
 
 impl Desk {
-    async fn modify_own(
-        &self,
-        key: &Arc<InstanceKey>,
-        instance: Instance,
-        registry: WeakRecipient<Beat>,
-    ) -> Result<(), Error> {
-        instance.validate_values()?;
+    async fn modify_desired(&self, key: &Arc<InstanceKey>, values: Instance) -> Result<(), Error> {
+        values.validate_values()?;
+        // Read before sending: the epoch may change while the request is under way.
         let epoch = self.nacos.epoch();
-        self.nacos.register(&key.service, &instance, Patience::Operation).await?;
-        self.own.update(key, |own| {
-            let before = std::mem::replace(&mut own.instance, Rc::new(instance));
-            let interval = own.instance.preserved_interval();
-            if own.instance.ephemeral && interval != before.preserved_interval() {
-                // The next beat may be due long after the server has given the instance up.
-                own.replace_heartbeat(|| {
-                    self.start_heartbeat(Heartbeat::new(key.clone(), registry, interval, self.grid))
-                });
+        if let Err(error) = self.nacos.register(&key.service, &values, Patience::Operation).await {
+            if error.is_retryable() {
+                // A server may have applied it.
+                self.restore(key, self.desired.get(key, |desired| desired.instance.clone()));
             }
-            own.known_to = Some(epoch);
+            return Err(error);
+        }
+        self.desired.update(key, |desired| {
+            let before = std::mem::replace(&mut desired.instance, Rc::new(values));
+            desired.registered(epoch);
+            let interval = desired.instance.preserved_interval();
+            if desired.instance.ephemeral && interval != before.preserved_interval() {
+                // The next beat may be due long after the server has given the instance up.
+                let heartbeat = self.new_heartbeat(key, &desired.instance);
+                desired.replace_heartbeat(|| self.start_heartbeat(heartbeat));
+            }
         });
         Ok(())
     }

@@ -14,14 +14,19 @@ use std::{
 use actix::{ActorContext, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
 use actix_rt::time::{sleep, timeout};
 use futures_util::{
-    future::FutureExt as _,
+    future::{ready, FutureExt as _},
     stream::{self, StreamExt as _},
 };
 use serde::Serialize;
 use slog::{info, warn};
 
-use super::{own::Turn, panicked, Desk, Registry};
-use crate::{error::Error, heartbeat::StopBeating, instance::InstanceKey, nacos::Operation};
+use super::{desired::Turn, panicked, Desk, Phase, Registry};
+use crate::{
+    error::Error,
+    heartbeat::StopBeating,
+    instance::InstanceKey,
+    nacos::{Operation, Patience},
+};
 
 /// A guard looks so often whether somebody else's shutdown is done.
 const GUARD_STEP: Duration = Duration::from_millis(10);
@@ -101,8 +106,11 @@ impl Handler<Shutdown> for Registry {
 
     fn handle(&mut self, message: Shutdown, ctx: &mut Context<Self>) -> Self::Result {
         let registry = ctx.address();
-        self.answer(Operation::Shutdown, |desk| {
-            desk.closing.set(true);
+        if self.desk.is_in(Phase::Closing) {
+            return Box::pin(ready(Err(Error::Stopped)));
+        }
+        self.guard(Operation::Shutdown, Phase::Ended, |desk| {
+            desk.phase.send_replace(Phase::Closing);
             let ends = EndsRegistry(registry);
             let turns = desk.take_all_turns();
             async move {
@@ -142,7 +150,8 @@ impl Handler<End> for Registry {
 impl Desk {
     /// Nobody can ask for anything any more: the same as a `Shutdown` that nobody awaits.
     pub(super) async fn last_address_dropped(&self) {
-        if !self.closing.replace(true) {
+        if !self.is_in(Phase::Closing) {
+            self.phase.send_replace(Phase::Closing);
             let turns = self.take_all_turns();
             self.go_offline(turns, self.config.shutdown_timeout, false).await;
         }
@@ -151,12 +160,8 @@ impl Desk {
 
     /// Behind everything that was asked for before.
     fn take_all_turns(&self) -> Vec<(Turn, Arc<InstanceKey>)> {
-        self.own.for_each(|own| {
-            if let Some(heartbeat) = &own.heartbeat {
-                heartbeat.do_send(StopBeating);
-            }
-        });
-        self.own.keys().into_iter().map(|key| (self.own.queue(&key), key)).collect()
+        self.desired.heartbeats().iter().for_each(|heartbeat| heartbeat.do_send(StopBeating));
+        self.desired.keys().into_iter().map(|key| (self.desired.queue(&key), key)).collect()
     }
 
     async fn go_offline(
@@ -173,7 +178,7 @@ impl Desk {
                 let work = AssertUnwindSafe(self.take_offline(&key, persistent_too, report));
                 if let Err(panic) = work.catch_unwind().await {
                     // The others are still to be taken offline.
-                    self.own.remove(&key);
+                    self.desired.remove(&key);
                     let error = panicked(&self.log, Operation::Deregister, &*panic);
                     report.borrow_mut().failed.push(NotDeregistered { instance: (*key).clone(), error });
                 }
@@ -184,6 +189,8 @@ impl Desk {
         if !in_time {
             report.failed.extend(self.not_in_time(deadline, persistent_too));
         }
+        // What is still under way is answered with `Stopped`: nobody can tell any more what becomes of it.
+        self.phase.send_replace(Phase::Offline);
         match report.failed.first() {
             None => info!(self.log, "registry client is offline"; "deregistered" => report.deregistered),
             Some(first) => warn!(self.log, "registry client is offline, some instances are still registered";
@@ -192,32 +199,45 @@ impl Desk {
         report
     }
 
+    /// Deregisters what is wanted at `key` and what is left over there, which as a rule is one of the two.
     async fn take_offline(&self, key: &Arc<InstanceKey>, persistent_too: bool, report: &RefCell<ShutdownReport>) {
-        let Some(ephemeral) = self.own.get(key, |own| own.instance.ephemeral) else { return };
-        if !ephemeral && !persistent_too {
-            self.own.remove(key);
+        let wanted = self.desired.get(key, |desired| desired.instance.ephemeral);
+        if wanted == Some(false) && !persistent_too {
+            self.desired.remove(key);
             report.borrow_mut().left += 1;
-            return;
+        } else if let Some(ephemeral) = wanted {
+            // Kept as wanted until it is done, so that a deadline that passes meanwhile reports it.
+            let outcome = self.nacos.deregister(key, ephemeral, Patience::Operation).await;
+            self.desired.remove(key);
+            report.borrow_mut().add(key, outcome);
         }
-        // Kept as wanted until it is done, so that a deadline that passes meanwhile reports it.
-        let outcome = self.nacos.deregister(key, ephemeral).await;
-        self.own.remove(key);
-        match outcome {
-            Ok(()) => report.borrow_mut().deregistered += 1,
-            Err(error) => report.borrow_mut().failed.push(NotDeregistered { instance: (**key).clone(), error }),
+        if let Some(ephemeral) = self.desired.leftover(key, |leftover| leftover.ephemeral) {
+            let outcome = self.nacos.deregister(key, ephemeral, Patience::Operation).await;
+            self.desired.forget_leftover(key);
+            report.borrow_mut().add(key, outcome);
         }
     }
 
     fn not_in_time(&self, after: Duration, persistent_too: bool) -> Vec<NotDeregistered> {
         let mut late = Vec::new();
-        self.own.for_each(|own| {
-            if own.instance.ephemeral || persistent_too {
-                let server = self.nacos.servers().current().map_or_else(String::new, |server| server.name.clone());
-                let error = Error::Timeout { operation: Operation::Deregister, server, after };
-                late.push(NotDeregistered { instance: (*own.key).clone(), error });
+        self.desired.for_each(|desired| {
+            if desired.instance.ephemeral || persistent_too {
+                late.push(desired.key.clone());
             }
         });
-        late
+        self.desired.for_each_leftover(|key, _| late.push(key.clone()));
+        let server = self.nacos.servers().current().map_or_else(String::new, |server| server.name.clone());
+        let error = Error::Timeout { operation: Operation::Deregister, server, after };
+        late.into_iter().map(|key| NotDeregistered { instance: (*key).clone(), error: error.clone() }).collect()
+    }
+}
+
+impl ShutdownReport {
+    fn add(&mut self, key: &InstanceKey, outcome: Result<(), Error>) {
+        match outcome {
+            Ok(()) => self.deregistered += 1,
+            Err(error) => self.failed.push(NotDeregistered { instance: key.clone(), error }),
+        }
     }
 }
 

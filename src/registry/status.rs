@@ -5,7 +5,7 @@ use std::time::Instant;
 use actix::{Context, Handler, Message, ResponseFuture};
 use serde::Serialize;
 
-use super::{own::OwnInstance, pushes::PushStatus, Desk, Registry};
+use super::{desired::DesiredInstance, pushes::PushStatus, Desk, Registry};
 use crate::{
     config::Protocol,
     error::Error,
@@ -117,7 +117,7 @@ impl Handler<GetStatus> for Registry {
     fn handle(&mut self, _: GetStatus, _: &mut Context<Self>) -> Self::Result {
         self.answer(Operation::Status, |desk| async move {
             let mut instances = Vec::new();
-            desk.own.for_each(|own| instances.push(InstanceStatus::of(own)));
+            desk.desired.for_each(|own| instances.push(InstanceStatus::of(own)));
             Ok(RegistryStatus {
                 uptime_ms: desk.began.elapsed().as_millis() as u64,
                 connection: desk.nacos.connection(),
@@ -169,7 +169,7 @@ impl ServerStatus {
 }
 
 impl InstanceStatus {
-    fn of(own: &OwnInstance) -> Self {
+    fn of(own: &DesiredInstance) -> Self {
         InstanceStatus {
             instance: (*own.key).clone(),
             ephemeral: own.instance.ephemeral,

@@ -1,0 +1,299 @@
+//! The desired state: what this application wants registered, and the turns in which it is made so.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, HashSet},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
+
+use actix::Addr;
+use foldhash::fast::RandomState as FastHash;
+use tokio::sync::oneshot;
+
+use crate::{
+    error::Error,
+    heartbeat::{Heartbeat, StopBeating},
+    instance::{Instance, InstanceKey},
+};
+
+/// One instance that this application wants registered.
+pub(crate) struct DesiredInstance {
+    pub(crate) key: Arc<InstanceKey>,
+    /// The values that the application gave. `healthy` is true once a server has taken the first registration: a later one
+    /// must not turn an instance unhealthy that beats.
+    pub(crate) instance: Rc<Instance>,
+    /// None for a persistent one.
+    pub(crate) heartbeat: Option<Addr<Heartbeat>>,
+    /// The epoch (see `Nacos::epoch`) in which a server took these values; none while no server has.
+    pub(crate) known_to: Option<u64>,
+    /// Registered instead of the next beat: a change failed that the server may have made all the same, and these are the
+    /// values before it.
+    pub(crate) restore: Option<Rc<Instance>>,
+    pub(crate) since: Instant,
+    /// When this Registry last registered it.
+    pub(crate) last_written: Option<Instant>,
+    /// When a server last took a registration or a beat.
+    pub(crate) last_success: Option<Instant>,
+    pub(crate) last_error: Option<Error>,
+    pub(crate) beats: u64,
+}
+
+impl DesiredInstance {
+    /// One that no server has taken yet.
+    pub(crate) fn new(key: Arc<InstanceKey>, instance: Instance, heartbeat: Option<Addr<Heartbeat>>) -> Self {
+        DesiredInstance {
+            key,
+            instance: Rc::new(instance),
+            heartbeat,
+            known_to: None,
+            restore: None,
+            since: Instant::now(),
+            last_written: None,
+            last_success: None,
+            last_error: None,
+            beats: 0,
+        }
+    }
+
+    /// What is to be registered before the next beat in `epoch`, if anything. Only the epoch that knows the instance is
+    /// asked to restore values: another one has never seen the change that failed.
+    pub(crate) fn to_register(&self, epoch: u64) -> Option<Rc<Instance>> {
+        match self.known_to {
+            Some(known_to) if known_to == epoch => self.restore.clone(),
+            _ => Some(self.instance.clone()),
+        }
+    }
+
+    /// Where there is one.
+    pub(crate) fn replace_heartbeat(&mut self, start: impl FnOnce() -> Addr<Heartbeat>) {
+        if let Some(heartbeat) = &mut self.heartbeat {
+            stop(Some(heartbeat));
+            *heartbeat = start();
+        }
+    }
+
+    /// A server took a registration that was sent in `epoch`.
+    pub(crate) fn registered(&mut self, epoch: u64) {
+        Rc::make_mut(&mut self.instance).healthy = true;
+        self.known_to = Some(epoch);
+        self.restore = None;
+        self.last_written = Some(Instant::now());
+        self.succeeded();
+    }
+
+    /// A server took a registration or a beat.
+    pub(crate) fn succeeded(&mut self) {
+        self.last_success = Some(Instant::now());
+        self.last_error = None;
+    }
+
+    /// Whether a server may have given the instance up, for want of beats.
+    pub(crate) fn is_late(&self) -> bool {
+        self.last_success.is_some_and(|last| last.elapsed() >= self.instance.heartbeat_timeout())
+    }
+}
+
+/// What a server may have although nobody wants it, or nobody wants it yet: registering the instance is under way or
+/// failed, or deregistering it failed.
+pub(crate) struct Leftover {
+    pub(crate) ephemeral: bool,
+    /// Deregisters it; none while the operation is under way, and when the servers reject that.
+    pub(crate) heartbeat: Option<Addr<Heartbeat>>,
+}
+
+impl Leftover {
+    pub(crate) fn stop(&mut self) {
+        stop(self.heartbeat.take().as_ref());
+    }
+}
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn stop(heartbeat: Option<&Addr<Heartbeat>>) {
+    if let Some(heartbeat) = heartbeat {
+        heartbeat.do_send(StopBeating);
+    }
+}
+
+/// What is wanted, and what has to go. Changed only by whoever holds the instance's [`Turn`].
+///
+/// Asked by `&Arc<InstanceKey>`, and not by what is in it: where it is the same one, its strings are not compared.
+#[derive(Default)]
+pub(crate) struct DesiredInstances {
+    /// Boxed, since a hash map keeps up to twice as many places as it needs.
+    wanted: RefCell<HashMap<Arc<InstanceKey>, Box<DesiredInstance>, FastHash>>,
+    /// See [`Leftover`].
+    leftovers: RefCell<HashMap<Arc<InstanceKey>, Leftover, FastHash>>,
+    turns: Rc<Turns>,
+}
+
+impl DesiredInstances {
+    /// Queues behind everything that was asked for this instance before.
+    pub(crate) fn queue(&self, key: &Arc<InstanceKey>) -> Turn {
+        self.turns.take(key)
+    }
+
+    pub(crate) fn get<T>(&self, key: &Arc<InstanceKey>, read: impl FnOnce(&DesiredInstance) -> T) -> Option<T> {
+        self.wanted.borrow().get(key).map(|desired| read(desired))
+    }
+
+    pub(crate) fn update(&self, key: &Arc<InstanceKey>, change: impl FnOnce(&mut DesiredInstance)) {
+        if let Some(desired) = self.wanted.borrow_mut().get_mut(key) {
+            change(desired);
+        }
+    }
+
+    /// Takes the place of an older one, whose Heartbeat ends.
+    pub(crate) fn insert(&self, desired: DesiredInstance) {
+        self.remove(&desired.key);
+        self.forget_leftover(&desired.key);
+        self.wanted.borrow_mut().insert(desired.key.clone(), Box::new(desired));
+    }
+
+    /// Forgets the instance and ends its Heartbeat.
+    pub(crate) fn remove(&self, key: &Arc<InstanceKey>) -> Option<Box<DesiredInstance>> {
+        let desired = self.wanted.borrow_mut().remove(key)?;
+        stop(desired.heartbeat.as_ref());
+        Some(desired)
+    }
+
+    pub(crate) fn add_leftover(&self, key: &Arc<InstanceKey>, ephemeral: bool) {
+        self.leftovers.borrow_mut().insert(key.clone(), Leftover { ephemeral, heartbeat: None });
+    }
+
+    pub(crate) fn forget_leftover(&self, key: &Arc<InstanceKey>) {
+        self.leftovers.borrow_mut().remove(key);
+    }
+
+    pub(crate) fn leftover<T>(&self, key: &Arc<InstanceKey>, read: impl FnOnce(&mut Leftover) -> T) -> Option<T> {
+        self.leftovers.borrow_mut().get_mut(key).map(read)
+    }
+
+    /// The keys of all instances that are wanted, have to go, or are about to be the one or the other.
+    pub(crate) fn keys(&self) -> Vec<Arc<InstanceKey>> {
+        let mut keys: HashSet<_, FastHash> = self.wanted.borrow().keys().cloned().collect();
+        keys.extend(self.leftovers.borrow().keys().cloned());
+        keys.extend(self.turns.queues.borrow().keys().cloned());
+        keys.into_iter().collect()
+    }
+
+    /// All Heartbeats.
+    pub(crate) fn heartbeats(&self) -> Vec<Addr<Heartbeat>> {
+        let (wanted, leftovers) = (self.wanted.borrow(), self.leftovers.borrow());
+        let wanted = wanted.values().filter_map(|desired| desired.heartbeat.clone());
+        wanted.chain(leftovers.values().filter_map(|leftover| leftover.heartbeat.clone())).collect()
+    }
+
+    pub(crate) fn for_each_leftover(&self, mut read: impl FnMut(&Arc<InstanceKey>, &Leftover)) {
+        self.leftovers.borrow().iter().for_each(|(key, leftover)| read(key, leftover));
+    }
+
+    pub(crate) fn for_each(&self, mut read: impl FnMut(&DesiredInstance)) {
+        self.wanted.borrow().values().for_each(|desired| read(desired));
+    }
+}
+
+/// The number of a turn, and its end.
+type LastTurn = (u64, oneshot::Receiver<()>);
+
+/// For each instance, who comes last in the queue of those that talk to the server about it.
+#[derive(Default)]
+struct Turns {
+    queues: RefCell<HashMap<Arc<InstanceKey>, LastTurn, FastHash>>,
+    next: Cell<u64>,
+}
+
+impl Turns {
+    fn take(self: &Rc<Self>, key: &Arc<InstanceKey>) -> Turn {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        let (ends, ended) = oneshot::channel();
+        let before = self.queues.borrow_mut().insert(key.clone(), (number, ended)).map(|(_, before)| before);
+        Turn { turns: self.clone(), key: key.clone(), number, before, _ends: ends }
+    }
+}
+
+/// A turn in the queue of one instance. The application's messages take it when the mailbox takes them, a beat when it can be
+/// sent. Dropping it lets the next one go.
+pub(crate) struct Turn {
+    turns: Rc<Turns>,
+    key: Arc<InstanceKey>,
+    number: u64,
+    before: Option<oneshot::Receiver<()>>,
+    /// Dropped with the turn, however that ends; that is what the next one waits for.
+    _ends: oneshot::Sender<()>,
+}
+
+impl Turn {
+    pub(crate) fn is_behind_others(&self) -> bool {
+        self.before.is_some()
+    }
+
+    /// Waits until everybody before has gone.
+    pub(crate) async fn come(&mut self) {
+        if let Some(before) = self.before.take() {
+            // An error is the sender's drop: the only way in which turns end.
+            let _ = before.await;
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut queues = self.turns.queues.borrow_mut();
+        if queues.get(&self.key).is_some_and(|(last, _)| *last == self.number) {
+            queues.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::service::ServiceName;
+
+    pub(crate) fn key(port: u16) -> Arc<InstanceKey> {
+        Arc::new(InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("127.0.0.7", port)))
+    }
+
+    #[actix::test]
+    async fn turns_of_one_instance_come_in_order_and_those_of_others_at_once() {
+        let desired = DesiredInstances::default();
+        let order = RefCell::new(Vec::new());
+        let (mut first, mut second) = (desired.queue(&key(1)), desired.queue(&key(1)));
+        let mut other = desired.queue(&key(2));
+        let slow = async {
+            first.come().await;
+            actix_rt::task::yield_now().await;
+            order.borrow_mut().push("first");
+            drop(first);
+        };
+        let waiting = async {
+            second.come().await;
+            order.borrow_mut().push("second");
+        };
+        let free = async {
+            other.come().await;
+            order.borrow_mut().push("other");
+        };
+        futures_util::future::join3(waiting, slow, free).await;
+        assert_eq!(*order.borrow(), ["other", "first", "second"]);
+    }
+
+    #[actix::test]
+    async fn a_queue_that_is_empty_is_forgotten() {
+        let desired = DesiredInstances::default();
+        let (first, mut second) = (desired.queue(&key(1)), desired.queue(&key(1)));
+        assert_eq!(desired.keys().len(), 1);
+        drop(first);
+        second.come().await;
+        drop(second);
+        assert!(desired.keys().is_empty());
+    }
+}

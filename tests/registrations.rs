@@ -1,0 +1,247 @@
+//! What this application registers is what the servers have, whatever becomes of single requests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::sync::{
+    atomic::{AtomicBool, Ordering},
+    Arc,
+};
+
+use actix::Addr;
+use actix_nacos::{
+    embedded::{Dialect, EmbeddedServer},
+    DeregisterInstance, Error, GetStatus, ListInstances, ModifyInstance, Operation, Protocol, RegisterInstance,
+    Registry, Shutdown, HEART_BEAT_INTERVAL,
+};
+use support::{
+    ask, config, config_at, eventually,
+    fake::{Answer, Fake, Seen},
+    ms, only_instance, registry, server, shut_down, soon, start, until, Gate,
+};
+
+const IP: &str = "127.0.0.7";
+
+fn orders(port: u16) -> RegisterInstance {
+    RegisterInstance::new("orders", IP, port)
+}
+
+fn beating(port: u16) -> RegisterInstance {
+    orders(port).metadata(HEART_BEAT_INTERVAL, "200")
+}
+
+/// Gives up soon.
+fn impatient(server: &EmbeddedServer) -> Addr<Registry> {
+    start(config(server).request_timeout(ms(300)).operation_timeout(ms(300)))
+}
+
+/// Serves what `operations` ask for, and answers too late.
+fn answer_too_late(server: &EmbeddedServer, operations: &[Operation]) {
+    server.faults().only_for(operations);
+    server.faults().delay_answers(ms(5000));
+}
+
+fn requests(server: &EmbeddedServer, operation: Operation) -> u64 {
+    server.counters().requests_for(operation)
+}
+
+fn may_have_been_applied(outcome: &Result<(), Error>) -> bool {
+    matches!(outcome, Err(Error::Timeout { .. } | Error::Unreachable { .. }))
+}
+
+// Registrations that fail.
+
+#[actix::test]
+async fn a_registration_that_failed_and_was_applied_is_deregistered() {
+    for ephemeral in [true, false] {
+        let server = server();
+        let registry = impatient(&server);
+        answer_too_late(&server, &[Operation::Register]);
+        let late = ask(&registry, orders(80).ephemeral(ephemeral)).await;
+        assert!(may_have_been_applied(&late), "{late:?}");
+        assert_eq!(only_instance(&server, "orders").ephemeral, ephemeral);
+        server.faults().clear();
+        until("it is taken back", || server.instances("orders").is_empty()).await;
+        assert!(ask(&registry, GetStatus).await.unwrap().instances.is_empty());
+        shut_down(&registry).await;
+    }
+}
+
+#[actix::test]
+async fn a_registration_that_failed_over_another_one_is_taken_back_to_the_former_values() {
+    for ephemeral in [true, false] {
+        let server = server();
+        let registry = impatient(&server);
+        ask(&registry, beating(80).weight(2.0).ephemeral(ephemeral)).await.unwrap();
+        answer_too_late(&server, &[Operation::Register]);
+        let late = ask(&registry, beating(80).weight(5.0).ephemeral(ephemeral)).await;
+        assert!(may_have_been_applied(&late), "{late:?}");
+        server.faults().clear();
+        until("the former values are back", || only_instance(&server, "orders").weight == 2.0).await;
+        shut_down(&registry).await;
+    }
+}
+
+#[actix::test]
+async fn a_registration_is_taken_back_until_a_server_confirms_it() {
+    let server = server();
+    let registry = impatient(&server);
+    answer_too_late(&server, &[Operation::Register]);
+    assert!(may_have_been_applied(&ask(&registry, orders(80)).await));
+    server.faults().clear();
+    server.faults().only_for(&[Operation::Deregister]);
+    server.faults().fail_share(1.0, 503);
+    until("it is tried again", || requests(&server, Operation::Deregister) >= 2).await;
+    server.faults().clear();
+    until("it is taken back", || server.instances("orders").is_empty()).await;
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn another_registration_supersedes_taking_back_the_one_that_failed() {
+    let server = server();
+    let registry = impatient(&server);
+    answer_too_late(&server, &[Operation::Register]);
+    assert!(may_have_been_applied(&ask(&registry, orders(80)).await));
+    server.faults().clear();
+    ask(&registry, beating(80).weight(3.0)).await.unwrap();
+    let so_far = requests(&server, Operation::Beat);
+    until("it has beaten", || requests(&server, Operation::Beat) >= so_far + 5).await;
+    assert_eq!(only_instance(&server, "orders").weight, 3.0);
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn a_modification_that_failed_and_was_applied_is_taken_back_with_the_next_beat() {
+    for ephemeral in [true, false] {
+        let server = server();
+        let registry = impatient(&server);
+        ask(&registry, beating(80).weight(2.0).ephemeral(ephemeral)).await.unwrap();
+        answer_too_late(&server, &[Operation::Register]);
+        let late = ask(&registry, ModifyInstance::new("orders", IP, 80).weight(7.0)).await;
+        assert!(may_have_been_applied(&late), "{late:?}");
+        assert_eq!(only_instance(&server, "orders").weight, 7.0);
+        server.faults().clear();
+        until("the former values are back", || only_instance(&server, "orders").weight == 2.0).await;
+        shut_down(&registry).await;
+    }
+}
+
+#[actix::test]
+async fn a_single_failed_beat_is_no_reason_to_register_again() {
+    let server = server();
+    let (registry, operator) = (registry(&server), support::registry(&server));
+    ask(&registry, beating(80).weight(2.0)).await.unwrap();
+    ask(&operator, ModifyInstance::new("orders", IP, 80).weight(5.0)).await.unwrap();
+    server.faults().only_for(&[Operation::Beat]);
+    server.faults().fail_share(1.0, 503);
+    let failed = async || {
+        let status = ask(&registry, GetStatus).await.unwrap();
+        status.instances[0].last_error.is_some().then_some(())
+    };
+    eventually("a beat has failed", failed).await;
+    server.faults().clear();
+    let so_far = requests(&server, Operation::Beat);
+    until("it beats again", || requests(&server, Operation::Beat) >= so_far + 5).await;
+    assert_eq!(requests(&server, Operation::Register), 1);
+    shut_down(&registry).await;
+    shut_down(&operator).await;
+}
+
+// The end.
+
+#[actix::test]
+async fn a_shutdown_reports_a_registration_that_is_under_way() {
+    let server = server();
+    let registry = registry(&server);
+    server.faults().only_for(&[Operation::Register]);
+    server.faults().delay_answers(ms(1000));
+    let registering = registry.send(orders(80));
+    until("it is under way", || !server.instances("orders").is_empty()).await;
+    let shutdown = Shutdown::default().deadline(ms(100)).drain(ms(1500));
+    let report = ask(&registry, shutdown).await.unwrap();
+    assert_eq!((report.deregistered, report.failed.len()), (0, 1), "{report:?}");
+    assert_eq!(report.failed[0].instance.port, 80);
+    let answer = soon("the answer", registering).await.map_err(Error::from).and_then(|answer| answer);
+    assert_eq!(answer, Err(Error::Stopped));
+}
+
+#[actix::test]
+async fn a_shutdown_takes_back_a_registration_that_failed() {
+    let server = server();
+    let registry = impatient(&server);
+    answer_too_late(&server, &[Operation::Register]);
+    assert!(may_have_been_applied(&ask(&registry, orders(80)).await));
+    server.faults().clear();
+    let report = ask(&registry, Shutdown::default()).await.unwrap();
+    assert!(report.failed.is_empty(), "{report:?}");
+    assert!(server.instances("orders").is_empty());
+}
+
+// What is sent again.
+
+#[actix::test]
+async fn an_instance_that_started_as_unhealthy_and_beats_is_not_turned_unhealthy_again() {
+    for dialect in Dialect::all() {
+        let server = EmbeddedServer::builder().dialect(dialect).start().unwrap();
+        let registry = registry(&server);
+        ask(&registry, beating(80).healthy(false)).await.unwrap();
+        assert!(!only_instance(&server, "orders").healthy);
+        until("it is healthy by beating", || only_instance(&server, "orders").healthy).await;
+        // Beats would mend it a moment later.
+        server.faults().only_for(&[Operation::Beat]);
+        server.faults().hang(true);
+        ask(&registry, ModifyInstance::new("orders", IP, 80).weight(3.0)).await.unwrap();
+        assert!(only_instance(&server, "orders").healthy, "after a change of weight on {dialect}");
+        server.faults().clear();
+        assert!(server.faults().forget_instance("orders", IP, 80));
+        until("it is back", || !server.instances("orders").is_empty()).await;
+        assert!(only_instance(&server, "orders").healthy, "after a registration on {dialect}");
+        shut_down(&registry).await;
+    }
+}
+
+// Persistent instances.
+
+#[actix::test]
+async fn a_persistent_instance_that_was_being_registered_when_the_server_changed_is_registered_there() {
+    let gate = Gate::default();
+    let is_down = Arc::new(AtomicBool::new(false));
+    let (held, down) = (gate.clone(), is_down.clone());
+    let first = Fake::start(move |seen| {
+        if seen.path().ends_with("/list") && down.load(Ordering::Acquire) {
+            return Answer::Close;
+        }
+        if seen.method == "POST" {
+            held.wait();
+        }
+        Answer::usual(seen)
+    });
+    let second = Fake::start(Answer::usual);
+    // A client begins at a random one.
+    let addresses = format!("{},{}", first.server_address(), second.server_address());
+    let registry = loop {
+        let config = config_at(&addresses).protocol(Protocol::V1).request_timeout(support::PATIENCE);
+        let registry = start(config.operation_timeout(support::PATIENCE));
+        let status = ask(&registry, GetStatus).await.unwrap();
+        if status.servers.iter().any(|server| server.in_use && server.address == first.server_address()) {
+            break registry;
+        }
+    };
+    let registering = registry.send(orders(80).ephemeral(false));
+    until("it is under way", || first.seen().iter().any(|seen| seen.method == "POST")).await;
+    is_down.store(true, Ordering::Release);
+    let other_is_used = async || {
+        for service in ["a", "b", "c"] {
+            let _ = ask(&registry, ListInstances::new(service)).await;
+        }
+        let status = ask(&registry, GetStatus).await.unwrap();
+        status.servers.iter().any(|server| server.in_use && server.address == second.server_address()).then_some(())
+    };
+    eventually("the other server is used", other_is_used).await;
+    gate.open();
+    soon("the answer", registering).await.unwrap().unwrap();
+    until("it is registered there", || second.seen().iter().any(|seen: &Seen| seen.method == "POST")).await;
+    ask(&registry, DeregisterInstance::new("orders", IP, 80)).await.unwrap();
+    shut_down(&registry).await;
+}
