@@ -122,6 +122,17 @@ impl Instance {
         Cow::Borrowed(&self.metadata)
     }
 
+    /// Removes the beat interval that [`metadata_to_register`](Instance::metadata_to_register) added: registered again with
+    /// other timeouts, the instance wants another one.
+    pub(crate) fn forget_derived_interval(&self, registered: &mut Metadata) {
+        let added = self.metadata_to_register();
+        if !self.metadata.contains_key(HEART_BEAT_INTERVAL)
+            && added.get(HEART_BEAT_INTERVAL) == registered.get(HEART_BEAT_INTERVAL)
+        {
+            registered.remove(HEART_BEAT_INTERVAL);
+        }
+    }
+
     /// After what time without a beat a server calls it unhealthy.
     pub(crate) fn heartbeat_timeout(&self) -> Duration {
         let millis = self.metadata.get(HEART_BEAT_TIMEOUT).and_then(|millis| millis.parse().ok());

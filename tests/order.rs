@@ -35,7 +35,8 @@ fn effects(fake: &Fake) -> Vec<u32> {
         "DELETE" => 0,
         _ => seen.parameter("weight").and_then(|weight| weight.parse::<f64>().ok()).unwrap() as u32,
     };
-    fake.seen().iter().filter(|seen| seen.path() == "/nacos/v1/ns/instance").map(weight).collect()
+    let writes = |seen: &&Seen| seen.path() == "/nacos/v1/ns/instance" && seen.method != "GET";
+    fake.seen().iter().filter(writes).map(weight).collect()
 }
 
 #[actix::test]

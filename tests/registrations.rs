@@ -3,16 +3,19 @@
 
 mod support;
 
-use std::sync::{
-    atomic::{AtomicBool, Ordering},
-    Arc,
+use std::{
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc, Mutex,
+    },
+    time::Instant,
 };
 
 use actix::Addr;
 use actix_nacos::{
-    embedded::{Dialect, EmbeddedServer},
-    DeregisterInstance, Error, GetStatus, ListInstances, ModifyInstance, Operation, Protocol, RegisterInstance,
-    Registry, Shutdown, HEART_BEAT_INTERVAL,
+    embedded::{Dialect, EmbeddedServer, InstanceSnapshot},
+    DeregisterInstance, Error, GetInstance, GetStatus, ListInstances, ModifyInstance, Operation, Protocol,
+    RegisterInstance, Registry, Shutdown, HEART_BEAT_INTERVAL,
 };
 use support::{
     ask, config, config_at, eventually,
@@ -199,6 +202,114 @@ async fn an_instance_that_started_as_unhealthy_and_beats_is_not_turned_unhealthy
         assert!(only_instance(&server, "orders").healthy, "after a registration on {dialect}");
         shut_down(&registry).await;
     }
+}
+
+// An operator's changes.
+
+fn instance_at(server: &EmbeddedServer, port: u16) -> InstanceSnapshot {
+    server.instances("orders").into_iter().find(|instance| instance.port == port).expect("it is registered")
+}
+
+/// The dialects in which somebody else can change an instance without being an administrator.
+const CHANGED_BY_ANYBODY: [Dialect; 2] = [Dialect::V1_4, Dialect::V2_5];
+
+#[actix::test]
+async fn the_owner_sees_that_its_instance_was_disabled_by_somebody_else() {
+    for dialect in CHANGED_BY_ANYBODY {
+        let server = EmbeddedServer::builder().dialect(dialect).start().unwrap();
+        let (owner, operator) = (registry(&server), registry(&server));
+        ask(&owner, beating(80).weight(2.0)).await.unwrap();
+        // From the list of others the operator learns that disabled instances are ephemeral.
+        ask(&owner, beating(81)).await.unwrap();
+        ask(&operator, ModifyInstance::new("orders", IP, 80).enabled(false)).await.unwrap();
+        let found = ask(&owner, GetInstance::new("orders", IP, 80)).await.unwrap();
+        assert_eq!((found.enabled, found.weight), (false, 2.0), "on {dialect}");
+        ask(&operator, ModifyInstance::new("orders", IP, 80).enabled(true)).await.unwrap();
+        assert!(ask(&owner, GetInstance::new("orders", IP, 80)).await.unwrap().enabled, "on {dialect}");
+        shut_down(&owner).await;
+        shut_down(&operator).await;
+    }
+}
+
+#[actix::test]
+async fn a_change_by_the_owner_undoes_no_change_by_somebody_else() {
+    for dialect in CHANGED_BY_ANYBODY {
+        let server = EmbeddedServer::builder().dialect(dialect).start().unwrap();
+        let (owner, operator) = (registry(&server), registry(&server));
+        ask(&owner, beating(80).weight(2.0)).await.unwrap();
+        // From the list of others the operator learns that disabled instances are ephemeral.
+        ask(&owner, beating(81)).await.unwrap();
+        ask(&operator, ModifyInstance::new("orders", IP, 80).enabled(false)).await.unwrap();
+        ask(&owner, ModifyInstance::new("orders", IP, 80).weight(4.0)).await.unwrap();
+        assert!(!instance_at(&server, 80).enabled, "by a change of weight on {dialect}");
+        ask(&operator, ModifyInstance::new("orders", IP, 80).weight(9.0)).await.unwrap();
+        ask(&owner, ModifyInstance::new("orders", IP, 80).metadata("zone", "a")).await.unwrap();
+        let instance = instance_at(&server, 80);
+        assert_eq!((instance.enabled, instance.weight), (false, 9.0), "by a change of metadata on {dialect}");
+        assert_eq!(instance.metadata["zone"], "a");
+        shut_down(&owner).await;
+        shut_down(&operator).await;
+    }
+}
+
+#[actix::test]
+async fn a_server_that_forgot_an_operators_change_gets_the_owners_values() {
+    let server = EmbeddedServer::builder().dialect(Dialect::V1_4).start().unwrap();
+    let (owner, operator) = (registry(&server), registry(&server));
+    ask(&owner, beating(80).weight(2.0)).await.unwrap();
+    ask(&operator, ModifyInstance::new("orders", IP, 80).enabled(false)).await.unwrap();
+    ask(&owner, ModifyInstance::new("orders", IP, 80).metadata("zone", "a")).await.unwrap();
+    server.restart_empty().unwrap();
+    until("it is back", || !server.instances("orders").is_empty()).await;
+    let instance = only_instance(&server, "orders");
+    assert_eq!((instance.enabled, instance.weight, instance.metadata["zone"].as_str()), (true, 2.0, "a"));
+    shut_down(&owner).await;
+    shut_down(&operator).await;
+}
+
+/// Nacos lists what was registered after up to a second, and tells at no time whether a single instance is enabled.
+#[actix::test]
+async fn an_instance_that_is_not_listed_yet_is_not_taken_for_a_disabled_one() {
+    let registered = Mutex::new(None);
+    let fake = Fake::start(move |seen| {
+        let mut registered = registered.lock().unwrap();
+        let host = format!(r#"{{"ip":"{IP}","port":80,"clusterName":"DEFAULT","weight":2.0,"healthy":true}}"#);
+        match (seen.method.as_str(), seen.path()) {
+            ("POST", _) => {
+                registered.get_or_insert_with(Instant::now);
+                Answer::ok()
+            }
+            ("GET", "/nacos/v1/ns/instance") => Answer::json(host),
+            ("GET", _) if registered.is_some_and(|at: Instant| at.elapsed() >= ms(700)) => {
+                Answer::json(format!(r#"{{"hosts":[{host}]}}"#))
+            }
+            _ => Answer::usual(seen),
+        }
+    });
+    let registry = start(config_at(&fake.server_address()).protocol(Protocol::V1));
+    ask(&registry, orders(80).weight(2.0)).await.unwrap();
+    assert!(ask(&registry, GetInstance::new("orders", IP, 80)).await.unwrap().enabled);
+    ask(&registry, ModifyInstance::new("orders", IP, 80).weight(3.0)).await.unwrap();
+    let written = fake.seen().into_iter().filter(|seen| seen.method == "POST").next_back().unwrap();
+    assert_eq!((written.parameter("weight"), written.parameter("enabled")), (Some("3.0"), Some("true")));
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn reading_an_instance_does_not_wait_for_what_is_done_with_it() {
+    let server = server();
+    let registry = start(config(&server).request_timeout(support::PATIENCE));
+    ask(&registry, orders(80)).await.unwrap();
+    server.faults().only_for(&[Operation::Register]);
+    server.faults().hang(true);
+    let registering = registry.send(orders(80).weight(2.0));
+    let hung = requests(&server, Operation::Register);
+    until("it hangs", || requests(&server, Operation::Register) > hung).await;
+    let found = soon("the instance", ask(&registry, GetInstance::new("orders", IP, 80))).await.unwrap();
+    assert_eq!(found.weight, 1.0);
+    server.faults().clear();
+    soon("the answer", registering).await.unwrap().unwrap();
+    shut_down(&registry).await;
 }
 
 // Persistent instances.

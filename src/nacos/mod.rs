@@ -28,7 +28,7 @@ pub(crate) mod v3;
 
 use std::{cell::RefCell, collections::HashSet, rc::Rc, time::Duration};
 
-use actix_rt::time::{sleep, Instant};
+use actix_rt::time::{sleep_until, Instant};
 pub(crate) use endpoint::keep_server_list;
 pub use exchange::Operation;
 use serde::Serialize;
@@ -317,15 +317,20 @@ impl Nacos {
     }
 
     /// What is so now with an instance: GET and list together, since GET tells neither `enabled` nor `ephemeral` on
-    /// Nacos 1.4 and 2.x.
+    /// Nacos 1.4 and 2.x. `written`: when this Registry registered it, if it did; lists show that after [`LIST_DELAY`].
     ///
     /// # Errors
     /// [`Error::NotFound`]; with `may_be_disabled` where the server has no GET.
-    pub(crate) async fn current(&self, key: &InstanceKey, patience: Patience) -> Result<Current, Error> {
+    pub(crate) async fn current(
+        &self,
+        key: &InstanceKey,
+        written: Option<Instant>,
+        patience: Patience,
+    ) -> Result<Current, Error> {
         let found = match self.get(key, patience).await {
             // Nacos 3 has it in the admin API alone, for those with that right.
             Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => {
-                return self.find_in_list(key, patience).await
+                return self.find_in_list(key, written, patience).await
             }
             found => found?,
         };
@@ -333,11 +338,9 @@ impl Nacos {
         if enabled_told && ephemeral_told {
             return Ok(Current { instance, is_complete: true });
         }
-        let mut list = self.list(&ListQuery::all_of(&key.service), patience).await?.info;
-        if find(&list, key).is_none() {
-            sleep(LIST_DELAY.min(patience.deadline(self.deadline()).saturating_duration_since(Instant::now()))).await;
-            list = self.list(&ListQuery::all_of(&key.service), patience).await?.info;
-        }
+        // Somebody else may have registered it just now.
+        let shown = written.unwrap_or_else(Instant::now) + LIST_DELAY;
+        let list = self.list_to_find(key, shown, patience).await?;
         Ok(complete(instance, &list, key))
     }
 
@@ -345,11 +348,10 @@ impl Nacos {
     ///
     /// # Errors
     /// As [`current`](Nacos::current).
-    pub(crate) async fn told(&self, key: &InstanceKey) -> Result<Instance, Error> {
-        let patience = self.patience();
+    pub(crate) async fn told(&self, key: &InstanceKey, patience: Patience) -> Result<Instance, Error> {
         match self.get(key, patience).await {
             Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => {
-                self.find_in_list(key, patience).await.map(|current| current.instance)
+                self.find_in_list(key, None, patience).await.map(|current| current.instance)
             }
             found => Ok(found?.value.instance),
         }
@@ -370,12 +372,29 @@ impl Nacos {
         self.attempt(Operation::Get, patience, make, read, || key.to_string()).await
     }
 
-    async fn find_in_list(&self, key: &InstanceKey, patience: Patience) -> Result<Current, Error> {
-        let listed = self.list(&ListQuery::all_of(&key.service), patience).await?;
-        let found = find(&listed.info, key).cloned();
+    async fn find_in_list(
+        &self,
+        key: &InstanceKey,
+        written: Option<Instant>,
+        patience: Patience,
+    ) -> Result<Current, Error> {
+        let shown = written.map_or_else(Instant::now, |written| written + LIST_DELAY);
+        let list = self.list_to_find(key, shown, patience).await?;
+        let found = find(&list, key).cloned();
         found
             .map(|instance| Current { instance, is_complete: true })
             .ok_or_else(|| Error::NotFound { instance: key.to_string(), may_be_disabled: true })
+    }
+
+    /// A list that has the instance, or one that was asked for after `shown` and has not.
+    async fn list_to_find(&self, key: &InstanceKey, shown: Instant, patience: Patience) -> Result<ServiceInfo, Error> {
+        let asked = Instant::now();
+        let list = self.list(&ListQuery::all_of(&key.service), patience).await?.info;
+        if asked >= shown || find(&list, key).is_some() {
+            return Ok(list);
+        }
+        sleep_until(shown.min(patience.deadline(self.deadline()))).await;
+        Ok(self.list(&ListQuery::all_of(&key.service), patience).await?.info)
     }
 }
 

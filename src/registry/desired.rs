@@ -5,10 +5,10 @@ use std::{
     collections::{HashMap, HashSet},
     rc::Rc,
     sync::Arc,
-    time::Instant,
 };
 
 use actix::Addr;
+use actix_rt::time::Instant;
 use foldhash::fast::RandomState as FastHash;
 use tokio::sync::oneshot;
 

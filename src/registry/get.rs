@@ -1,5 +1,7 @@
 //! Reading one instance.
 
+use std::sync::Arc;
+
 use actix::{Context, Handler, Message, ResponseFuture};
 
 use super::{
@@ -13,7 +15,9 @@ use crate::{
     service::ServiceRef,
 };
 
-/// Reads one instance.
+/// Reads one instance, as the server has it now: also what somebody else changed of an instance that this Registry
+/// registered. It does not wait for messages that are under way: sent before the answer to another message, it may show the
+/// state before that message.
 ///
 /// # Errors
 /// [`Error::NotFound`], which on servers without such a request (Nacos 3) says that the instance may also be disabled;
@@ -37,27 +41,21 @@ impl Handler<GetInstance> for Registry {
     type Result = ResponseFuture<Result<Instance, Error>>;
 
     fn handle(&mut self, message: GetInstance, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Get, |desk| {
-            let taken = message.target.key().map(|key| (desk.desired.queue(&key), key));
-            async move {
-                let (mut turn, key) = taken?;
-                turn.come().await;
-                let own = desk.desired.get(&key, |own| own.instance.clone());
-                match own {
-                    Some(own) => desk.get_own(&key, &own).await,
-                    None => desk.nacos.current(&key, desk.nacos.patience()).await.map(|current| current.instance),
-                }
-            }
-        })
+        self.answer(Operation::Get, |desk| async move { desk.read(&message.target.key()?).await })
     }
 }
 
 impl Desk {
-    /// Of an own instance we know by ourselves what servers do not tell.
-    async fn get_own(&self, key: &InstanceKey, own: &Instance) -> Result<Instance, Error> {
-        match self.nacos.told(key).await {
-            Ok(told) => Ok(Instance { enabled: own.enabled, ephemeral: own.ephemeral, ..told }),
-            Err(Error::NotFound { may_be_disabled: true, .. }) if !own.enabled => Ok(own.clone()),
+    async fn read(&self, key: &Arc<InstanceKey>) -> Result<Instance, Error> {
+        let desired = self.desired.get(key, |desired| (desired.instance.clone(), desired.last_written));
+        let patience = self.nacos.patience();
+        let Some((wanted, written)) = desired else {
+            return self.nacos.current(key, None, patience).await.map(|current| current.instance);
+        };
+        match self.nacos.current(key, written, patience).await {
+            Ok(current) => Ok(Instance { ephemeral: wanted.ephemeral, ..current.instance }),
+            // Lists do not show what this application has disabled.
+            Err(Error::NotFound { may_be_disabled: true, .. }) if !wanted.enabled => Ok((*wanted).clone()),
             Err(error) => Err(error),
         }
     }

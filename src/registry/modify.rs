@@ -3,6 +3,7 @@
 use std::{rc::Rc, sync::Arc};
 
 use actix::{Context, Handler, Message, ResponseFuture};
+use actix_rt::time::Instant;
 
 use super::{
     metadata::{metadata_setters, MetadataChange},
@@ -18,9 +19,11 @@ use crate::{
 
 /// Changes some values of an instance; what is not given stays as it is, on every server.
 ///
-/// An own instance is registered again with the merged values, and keeps them. Of somebody else's the present values are
-/// read first (GET and list together, since neither tells all), then all are written. Nacos 2 and later lay that over what
-/// the owner registered: keys of its metadata can be added and changed there, and not be taken away.
+/// The present values are read first (GET and list together, since neither tells all), then all are written. An instance
+/// that this Registry registered is registered again: what somebody else changed of it, say an operator who disabled it,
+/// stays as it is unless the message changes it, too. A server that forgot the instance gets what this application wanted,
+/// without such changes. Of somebody else's instance all values are overwritten. Nacos 2 and later lay that over what the
+/// owner registered: keys of its metadata can be added and changed there, and not be taken away.
 ///
 /// # Errors
 /// [`Error::NotFound`]; [`Error::Unsupported`] where the server does not tell what is so now, or takes no changes;
@@ -87,8 +90,8 @@ impl Handler<ModifyInstance> for Registry {
             async move {
                 let (mut turn, key) = taken?;
                 turn.come().await;
-                match desk.desired.get(&key, |desired| desired.instance.clone()) {
-                    Some(values) => desk.modify_desired(&key, message.apply_to(&values)).await,
+                match desk.desired.get(&key, |desired| (desired.instance.clone(), desired.last_written)) {
+                    Some((wanted, written)) => desk.modify_desired(&key, &message, &wanted, written).await,
                     None => desk.modify_others(&key, &message).await,
                 }
             }
@@ -97,22 +100,37 @@ impl Handler<ModifyInstance> for Registry {
 }
 
 impl Desk {
-    async fn modify_desired(&self, key: &Arc<InstanceKey>, values: Instance) -> Result<(), Error> {
-        values.validate_values()?;
+    /// Registers the instance with the change merged into what the server has now, so that it undoes no change by somebody
+    /// else. What the application wants is merged with the change alone: that is what a server gets that forgot the instance.
+    async fn modify_desired(
+        &self,
+        key: &Arc<InstanceKey>,
+        change: &ModifyInstance,
+        wanted: &Instance,
+        written: Option<Instant>,
+    ) -> Result<(), Error> {
+        let now_wanted = change.apply_to(wanted);
+        now_wanted.validate_values()?;
+        let patience = self.nacos.patience();
+        let before = match written {
+            Some(written) => self.present_values(key, change, wanted, written, patience).await?,
+            None => wanted.clone(),
+        };
+        let after = change.apply_to(&before);
         // Read before sending: the epoch may change while the request is under way.
         let epoch = self.nacos.epoch();
-        if let Err(error) = self.nacos.register(&key.service, &values, Patience::Operation).await {
+        if let Err(error) = self.nacos.register(&key.service, &after, patience).await {
             if error.is_retryable() {
                 // A server may have applied it.
-                self.restore(key, self.desired.get(key, |desired| desired.instance.clone()));
+                self.restore(key, Some(Rc::new(before)));
             }
             return Err(error);
         }
         self.desired.update(key, |desired| {
-            let before = std::mem::replace(&mut desired.instance, Rc::new(values));
+            desired.instance = Rc::new(now_wanted);
             desired.registered(epoch);
             let interval = desired.instance.preserved_interval();
-            if desired.instance.ephemeral && interval != before.preserved_interval() {
+            if desired.instance.ephemeral && interval != wanted.preserved_interval() {
                 // The next beat may be due long after the server has given the instance up.
                 let heartbeat = self.new_heartbeat(key, &desired.instance);
                 desired.replace_heartbeat(|| self.start_heartbeat(heartbeat));
@@ -120,13 +138,38 @@ impl Desk {
         });
         Ok(())
     }
+
+    /// What the server has of an instance that is wanted; what is wanted where it does not have it.
+    async fn present_values(
+        &self,
+        key: &InstanceKey,
+        change: &ModifyInstance,
+        wanted: &Instance,
+        written: Instant,
+        patience: Patience,
+    ) -> Result<Instance, Error> {
+        // One request where it makes no difference whether the instance is enabled now.
+        let told = match change.enabled {
+            Some(_) => self.nacos.told(key, patience).await,
+            None => self.nacos.current(key, Some(written), patience).await.map(|current| current.instance),
+        };
+        let mut present = match told {
+            Err(Error::NotFound { .. }) => return Ok(wanted.clone()),
+            told => told?,
+        };
+        present.ephemeral = wanted.ephemeral;
+        // An ephemeral instance is healthy by its beats.
+        present.healthy |= wanted.ephemeral;
+        wanted.forget_derived_interval(&mut present.metadata);
+        Ok(present)
+    }
 }
 
 impl Desk {
     /// What cannot be learned is never written over.
     async fn modify_others(&self, key: &InstanceKey, change: &ModifyInstance) -> Result<(), Error> {
         let patience = self.nacos.patience();
-        let current = self.nacos.current(key, patience).await?;
+        let current = self.nacos.current(key, None, patience).await?;
         if !current.is_complete {
             let server = self.nacos.servers().current().map_or_else(String::new, |server| server.name.clone());
             let reason = format!("it does not tell whether {key}, which is disabled, is ephemeral");

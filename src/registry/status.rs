@@ -174,9 +174,9 @@ impl InstanceStatus {
             instance: (*own.key).clone(),
             ephemeral: own.instance.ephemeral,
             registered: own.known_to.is_some(),
-            since_ms_ago: ms_ago(own.since),
+            since_ms_ago: ms_ago(own.since.into_std()),
             beats: own.beats,
-            last_success_ms_ago: own.last_success.map(ms_ago),
+            last_success_ms_ago: own.last_success.map(|at| ms_ago(at.into_std())),
             last_error: own.last_error.as_ref().map(ToString::to_string),
         }
     }

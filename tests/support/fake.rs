@@ -68,6 +68,15 @@ impl Answer {
             "/nacos/v1/ns/instance/list" => Answer::json(
                 r#"{"name":"DEFAULT_GROUP@@x","groupName":"DEFAULT_GROUP","clusters":"","cacheMillis":10000,"hosts":[],"lastRefTime":1,"checksum":"","allIPs":false,"reachProtectionThreshold":false,"valid":true}"#,
             ),
+            "/nacos/v1/ns/instance" if seen.method == "GET" => {
+                let value = |name| seen.parameter(name).unwrap_or_default();
+                Answer::json(format!(
+                    r#"{{"ip":"{}","port":{},"clusterName":"{}","weight":1.0,"healthy":true,"enabled":true,"ephemeral":true,"instanceId":"fake","metadata":{{}}}}"#,
+                    value("ip"),
+                    value("port"),
+                    value("clusterName"),
+                ))
+            }
             "/nacos/v1/ns/instance/beat" => {
                 Answer::json(r#"{"clientBeatInterval":5000,"code":10200,"lightBeatEnabled":true}"#)
             }
