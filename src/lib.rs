@@ -294,10 +294,11 @@ pub use instance::{
 };
 pub use nacos::{ConnectionState, Operation};
 pub use registry::{
-    ConnectionChanged, DeregisterInstance, Discover, GetInstance, GetStatus, InstanceStatus, ListInstances,
-    ListServices, ModifyInstance, NotDeregistered, PushStatus, RegisterInstance, Registry, RegistryStatus,
-    SendHeartbeat, ServerStatus, ServiceList, SessionStatus, Shutdown, ShutdownGuard, ShutdownReport, StopSubscribe,
-    Subscribe, Unsubscribe, UnwatchConnection, WatchConnection,
+    ConnectionChanged, DeregisterInstance, Discover, GetInstance, GetStatus, InstanceState, InstanceStateChanged,
+    InstanceStatus, ListInstances, ListServices, ModifyInstance, NotDeregistered, PushStatus, RegisterInstance,
+    Registry, RegistryStatus, SendHeartbeat, ServerStatus, ServiceList, SessionStatus, Shutdown, ShutdownGuard,
+    ShutdownReport, StopSubscribe, Subscribe, Unsubscribe, UnwatchConnection, UnwatchInstances, WatchConnection,
+    WatchInstances,
 };
 pub use service::{ServiceInfo, ServiceName, ServiceRef, DEFAULT_GROUP};
 #[cfg(feature = "embedded")]

@@ -6,7 +6,8 @@
 
 pub use crate::{
     Config, ConnectionChanged, ConnectionState, DeregisterInstance, Discover, Error, GetInstance, GetStatus,
-    HeartbeatReply, Instance, ListInstances, ListServices, Metadata, ModifyInstance, RegisterInstance, Registry,
-    RegistryStatus, SendHeartbeat, ServiceChanged, ServiceInfo, ServiceList, ServiceName, ServiceView, Shutdown,
-    ShutdownGuard, ShutdownReport, Source, StopSubscribe, Subscribe, Unsubscribe, UnwatchConnection, WatchConnection,
+    HeartbeatReply, Instance, InstanceState, InstanceStateChanged, ListInstances, ListServices, Metadata,
+    ModifyInstance, RegisterInstance, Registry, RegistryStatus, SendHeartbeat, ServiceChanged, ServiceInfo,
+    ServiceList, ServiceName, ServiceView, Shutdown, ShutdownGuard, ShutdownReport, Source, StopSubscribe, Subscribe,
+    Unsubscribe, UnwatchConnection, UnwatchInstances, WatchConnection, WatchInstances,
 };

@@ -90,7 +90,7 @@ async fn a_panic_while_one_instance_is_deregistered_costs_no_other_its_end() -> 
 async fn a_log_that_panics_costs_no_heartbeat() -> Result<(), Error> {
     silence_panics();
     let server = support::server();
-    let log = Logger::root(BrokenLog("instance registered"), o!());
+    let log = Logger::root(BrokenLog("registered instance"), o!());
     let registry = support::start(support::config(&server).logger(log));
     let register = RegisterInstance::new("orders", "10.0.0.7", 80).heartbeat_interval(support::ms(100));
     assert!(matches!(registry.send(register).await?, Err(Error::Panicked { .. })));

@@ -11,17 +11,19 @@ use std::{
     time::Instant,
 };
 
-use actix::Addr;
+use actix::prelude::*;
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer, InstanceSnapshot},
-    DeregisterInstance, Error, GetInstance, GetStatus, ListInstances, ModifyInstance, Operation, Protocol,
-    RegisterInstance, Registry, Shutdown, HEART_BEAT_INTERVAL,
+    DeregisterInstance, Error, GetInstance, GetStatus, InstanceState, InstanceStateChanged, ListInstances,
+    ModifyInstance, Operation, Protocol, RegisterInstance, Registry, Shutdown, UnwatchInstances, WatchInstances,
+    HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT,
 };
 use support::{
     ask, config, config_at, eventually,
     fake::{Answer, Fake, Seen},
     ms, only_instance, registry, server, shut_down, soon, start, until, Gate,
 };
+use tokio::sync::mpsc;
 
 const IP: &str = "127.0.0.7";
 
@@ -303,8 +305,7 @@ async fn reading_an_instance_does_not_wait_for_what_is_done_with_it() {
     server.faults().only_for(&[Operation::Register]);
     server.faults().hang(true);
     let registering = registry.send(orders(80).weight(2.0));
-    let hung = requests(&server, Operation::Register);
-    until("it hangs", || requests(&server, Operation::Register) > hung).await;
+    until("it hangs", || requests(&server, Operation::Register) == 2).await;
     let found = soon("the instance", ask(&registry, GetInstance::new("orders", IP, 80))).await.unwrap();
     assert_eq!(found.weight, 1.0);
     server.faults().clear();
@@ -354,5 +355,127 @@ async fn a_persistent_instance_that_was_being_registered_when_the_server_changed
     soon("the answer", registering).await.unwrap().unwrap();
     until("it is registered there", || second.seen().iter().any(|seen: &Seen| seen.method == "POST")).await;
     ask(&registry, DeregisterInstance::new("orders", IP, 80)).await.unwrap();
+    shut_down(&registry).await;
+}
+
+// The state of an instance.
+
+/// Hands on the changes of state it gets.
+struct StateListener(mpsc::UnboundedSender<InstanceStateChanged>);
+
+impl Actor for StateListener {
+    type Context = Context<Self>;
+}
+
+impl Handler<InstanceStateChanged> for StateListener {
+    type Result = ();
+
+    fn handle(&mut self, change: InstanceStateChanged, _: &mut Context<Self>) {
+        // A test that has seen enough has dropped the other end.
+        let _ = self.0.send(change);
+    }
+}
+
+fn listen() -> (Addr<StateListener>, mpsc::UnboundedReceiver<InstanceStateChanged>) {
+    let (tell, told) = mpsc::unbounded_channel();
+    (StateListener(tell).start(), told)
+}
+
+async fn next(told: &mut mpsc::UnboundedReceiver<InstanceStateChanged>) -> InstanceStateChanged {
+    soon("a change of state", told.recv()).await.expect("the listener lives")
+}
+
+async fn next_state(told: &mut mpsc::UnboundedReceiver<InstanceStateChanged>) -> InstanceState {
+    next(told).await.state
+}
+
+#[actix::test]
+async fn a_rejected_instance_is_logged_when_it_begins_and_ends_and_is_not_said_to_be_registered() {
+    let rejects = Arc::new(AtomicBool::new(true));
+    let server_rejects = rejects.clone();
+    let fake = Fake::start(move |seen| match seen.method.as_str() {
+        "POST" | "PUT" if server_rejects.load(Ordering::Acquire) => {
+            Answer::Text(403, "text/plain", "no right to write".into())
+        }
+        _ => Answer::usual(seen),
+    });
+    let (logger, log) = support::logs::logger();
+    let registry = start(config_at(&fake.server_address()).protocol(Protocol::V1).logger(logger));
+    let (listener, mut told) = listen();
+    ask(&registry, WatchInstances::new(listener.recipient())).await.unwrap();
+    ask(&registry, beating(80).when_reachable()).await.unwrap();
+    assert_eq!(next_state(&mut told).await, InstanceState::Pending);
+
+    for times in 1..=2 {
+        let rejected = next(&mut told).await;
+        assert_eq!((rejected.state, rejected.instance.port), (InstanceState::Rejected, 80));
+        assert!(matches!(rejected.error, Some(Error::Unauthorized { .. })), "{rejected:?}");
+        let so_far = fake.seen().len();
+        until("it is tried again", || fake.seen().len() >= so_far + 5).await;
+        let status = ask(&registry, GetStatus).await.unwrap().instances.remove(0);
+        assert!(!status.registered && status.state == InstanceState::Rejected, "{status:?}");
+        assert!(status.last_error.unwrap().contains("no right to write"));
+        assert_eq!(log.count("server rejects instance"), times, "{:?}", log.loud());
+        assert_eq!(log.count("registered instance before="), times - 1, "{:?}", log.loud());
+
+        rejects.store(false, Ordering::Release);
+        assert_eq!(next_state(&mut told).await, InstanceState::Registered);
+        until("it is logged", || log.count("registered instance before=") == times).await;
+        assert!(ask(&registry, GetStatus).await.unwrap().instances[0].registered);
+        // The next time it is a beat that is rejected.
+        rejects.store(true, Ordering::Release);
+    }
+    rejects.store(false, Ordering::Release);
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn listeners_are_notified_of_instances_that_are_lost() {
+    let server = server();
+    let registry = registry(&server);
+    ask(&registry, beating(80).metadata(HEART_BEAT_TIMEOUT, "1000")).await.unwrap();
+    let (listener, mut told) = listen();
+    ask(&registry, WatchInstances::new(listener.recipient())).await.unwrap();
+    assert_eq!(next_state(&mut told).await, InstanceState::Registered, "as it is");
+
+    until("it beats", || requests(&server, Operation::Beat) >= 2).await;
+    assert!(server.faults().forget_instance("orders", IP, 80));
+    let lost = next(&mut told).await;
+    assert_eq!((lost.state, lost.error), (InstanceState::Lost, None));
+    assert_eq!(next_state(&mut told).await, InstanceState::Registered);
+
+    server.faults().refuse_connections();
+    let lost = next(&mut told).await;
+    assert_eq!(lost.state, InstanceState::Lost);
+    assert!(lost.error.is_some_and(|error| error.is_retryable()));
+    assert!(!ask(&registry, GetStatus).await.unwrap().instances[0].registered);
+    server.faults().accept_connections();
+    assert_eq!(next_state(&mut told).await, InstanceState::Registered);
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn who_does_not_watch_any_more_is_not_notified() {
+    let server = server();
+    let registry = registry(&server);
+    let (watching, mut told) = listen();
+    let (unwatching, mut told_unwatching) = listen();
+    let (weak, mut told_weak) = listen();
+    for _ in 0..2 {
+        ask(&registry, WatchInstances::new(watching.clone().recipient())).await.unwrap();
+        ask(&registry, WatchInstances::new(unwatching.clone().recipient())).await.unwrap();
+        ask(&registry, WatchInstances::weak(weak.downgrade().recipient())).await.unwrap();
+    }
+    ask(&registry, orders(80)).await.unwrap();
+    for told in [&mut told, &mut told_unwatching, &mut told_weak] {
+        assert_eq!(next_state(told).await, InstanceState::Registered);
+    }
+    ask(&registry, UnwatchInstances::new(unwatching.clone().recipient())).await.unwrap();
+    drop(weak);
+    assert_eq!(soon("the end of the weak listener", told_weak.recv()).await, None);
+    ask(&registry, orders(81)).await.unwrap();
+    let second = next(&mut told).await;
+    assert_eq!((second.instance.port, second.state), (81, InstanceState::Registered), "each is notified once");
+    assert!(told.try_recv().is_err() && told_unwatching.try_recv().is_err());
     shut_down(&registry).await;
 }

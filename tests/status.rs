@@ -291,6 +291,7 @@ async fn registering_when_reachable_is_told_by_status_and_log() {
         ask(&registry, beating(port).weight(2.0).when_reachable()).await.unwrap();
     }
     let pending = ask(&registry, GetStatus).await.unwrap();
+    assert_eq!(log.count("registered instance before="), 0, "{:?}", log.loud());
     assert!(pending.instances.iter().all(|instance| !instance.registered));
     // One that is taken back meanwhile never comes.
     let taken_back = registry.send(DeregisterInstance::new("orders", "10.0.0.7", 10));
@@ -306,6 +307,11 @@ async fn registering_when_reachable_is_told_by_status_and_log() {
         status.instances.iter().all(|instance| instance.registered).then_some(())
     };
     eventually("the status says so", registered).await;
-    assert_eq!(log.count("now that the server can be reached"), 9, "{:?}", log.loud());
+    assert_eq!(
+        (log.count("registration pending"), log.count("registered instance before=")),
+        (10, 9),
+        "{:?}",
+        log.loud()
+    );
     shut_down(&registry).await;
 }

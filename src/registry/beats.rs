@@ -108,7 +108,7 @@ impl Desk {
         }
         let epoch = self.nacos.epoch();
         self.nacos.register(&key.service, instance, Patience::Operation).await?;
-        self.desired.update(key, |desired| desired.registered(epoch));
+        self.note(key, |desired| desired.registered(epoch));
         Ok(HeartbeatReply::taken())
     }
 }
@@ -152,7 +152,7 @@ impl Desk {
         let outcome = self.beat(beat).await;
         drop(place);
         if let Err(error) = &outcome {
-            self.desired.update(&beat.key, |desired| desired.last_error = Some(error.clone()));
+            self.note(&beat.key, |desired| desired.failed(error));
         }
         outcome
     }
@@ -176,11 +176,11 @@ impl Desk {
         }
         let reply = self.nacos.beat(&beat.key, &instance, beat.light, Patience::Round).await?;
         if reply.is_unknown() {
-            self.desired.update(&beat.key, |desired| desired.known_to = None);
+            self.note(&beat.key, DesiredInstance::forgotten);
             self.nacos.note_unknown(was_late, beat.interval);
             return self.register_again(&beat.key, &instance).await;
         }
-        self.desired.update(&beat.key, |desired| {
+        self.note(&beat.key, |desired| {
             desired.beats += 1;
             desired.succeeded();
         });
@@ -216,16 +216,11 @@ impl Desk {
         // Read before sending: the epoch may change while the request is under way.
         let epoch = self.nacos.epoch();
         self.nacos.register(&key.service, values, Patience::Round).await?;
-        let first = self.desired.get(key, |desired| desired.last_written.is_none()).unwrap_or(false);
-        self.desired.update(key, |desired| {
+        debug!(self.log, "registered instance instead of a heartbeat"; "instance" => %key);
+        self.note(key, |desired| {
             desired.registered(epoch);
             desired.beats += u64::from(values.ephemeral);
         });
-        if first {
-            info!(self.log, "instance registered, now that the server can be reached"; "instance" => %key);
-        } else {
-            debug!(self.log, "instance registered again"; "instance" => %key);
-        }
         Ok(if values.ephemeral { Beaten::Registered } else { self.needs_no_beat(key) })
     }
 

@@ -12,6 +12,7 @@ use actix_rt::time::Instant;
 use foldhash::fast::RandomState as FastHash;
 use tokio::sync::oneshot;
 
+use super::instance_state::InstanceState;
 use crate::{
     error::Error,
     heartbeat::{Heartbeat, StopBeating},
@@ -31,6 +32,7 @@ pub(crate) struct DesiredInstance {
     /// Registered instead of the next beat: a change failed that the server may have made all the same, and these are the
     /// values before it.
     pub(crate) restore: Option<Rc<Instance>>,
+    pub(crate) state: InstanceState,
     pub(crate) since: Instant,
     /// When this Registry last registered it.
     pub(crate) last_written: Option<Instant>,
@@ -49,6 +51,7 @@ impl DesiredInstance {
             heartbeat,
             known_to: None,
             restore: None,
+            state: InstanceState::Pending,
             since: Instant::now(),
             last_written: None,
             last_success: None,
@@ -85,11 +88,28 @@ impl DesiredInstance {
 
     /// A server took a registration or a beat.
     pub(crate) fn succeeded(&mut self) {
+        self.state = InstanceState::Registered;
         self.last_success = Some(Instant::now());
         self.last_error = None;
     }
 
-    /// Whether a server may have given the instance up, for want of beats.
+    /// The server does not know the instance, although it took its registration.
+    pub(crate) fn forgotten(&mut self) {
+        self.state = InstanceState::Lost;
+        self.known_to = None;
+    }
+
+    /// A registration or a beat failed.
+    pub(crate) fn failed(&mut self, error: &Error) {
+        if !error.is_retryable() {
+            self.state = InstanceState::Rejected;
+        } else if self.state == InstanceState::Registered && self.is_late() {
+            self.state = InstanceState::Lost;
+        }
+        self.last_error = Some(error.clone());
+    }
+
+    /// Whether a server may have given the instance up for want of beats.
     pub(crate) fn is_late(&self) -> bool {
         self.last_success.is_some_and(|last| last.elapsed() >= self.instance.heartbeat_timeout())
     }

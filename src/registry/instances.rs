@@ -10,6 +10,7 @@ use slog::info;
 
 use super::{
     desired::DesiredInstance,
+    instance_state::{InstanceState, InstanceStateChanged},
     metadata::metadata_setters,
     target::{target_conversions, target_setters, Target},
     Desk, Registry,
@@ -149,14 +150,19 @@ impl Desk {
             let heartbeat = self.new_heartbeat(&key, &values);
             self.start_heartbeat(if is_pending { heartbeat.at_once() } else { heartbeat })
         });
-        let mut desired = DesiredInstance::new(key.clone(), values, heartbeat);
-        known_to.inspect(|epoch| desired.registered(*epoch));
+        let desired = DesiredInstance::new(key.clone(), values, heartbeat);
+        let pending = InstanceStateChanged::of(&desired);
         self.desired.insert(desired);
-        if known_to.is_some_and(|epoch| epoch != self.nacos.epoch()) {
-            self.start_restoring(&key);
-        }
         // Last: a log that panics must not cost the instance its Heartbeat.
-        info!(self.log, "instance registered"; "instance" => %key, "pending" => is_pending);
+        match known_to {
+            None => self.notify_of_state(InstanceState::Pending, &pending),
+            Some(epoch) => {
+                if epoch != self.nacos.epoch() {
+                    self.start_restoring(&key);
+                }
+                self.note(&key, |desired| desired.registered(epoch));
+            }
+        }
     }
 }
 
@@ -202,7 +208,7 @@ impl Handler<DeregisterInstance> for Registry {
                 let (mut turn, key) = taken?;
                 turn.come().await;
                 desk.deregister(&key, message.ephemeral).await?;
-                info!(desk.log, "instance deregistered"; "instance" => %key);
+                info!(desk.log, "deregistered instance"; "instance" => %key);
                 Ok(())
             }
         })

@@ -6,6 +6,7 @@ mod doubles;
 mod desired;
 mod filter;
 mod get;
+mod instance_state;
 mod instances;
 mod lists;
 mod metadata;
@@ -38,6 +39,7 @@ pub use self::{
     beats::SendHeartbeat,
     connection::{ConnectionChanged, UnwatchConnection, WatchConnection},
     get::GetInstance,
+    instance_state::{InstanceState, InstanceStateChanged, UnwatchInstances, WatchInstances},
     instances::{DeregisterInstance, RegisterInstance},
     lists::{ListInstances, ListServices, ServiceList},
     modify::ModifyInstance,
@@ -46,7 +48,10 @@ pub use self::{
     status::{GetStatus, InstanceStatus, RegistryStatus, ServerStatus, SessionStatus},
     subscriptions::{Discover, StopSubscribe, Subscribe, Unsubscribe},
 };
-use self::{connection::ConnectionListeners, desired::DesiredInstances, pushes::Pushes, subscriptions::Subscriptions};
+use self::{
+    connection::ConnectionListeners, desired::DesiredInstances, instance_state::InstanceListeners, pushes::Pushes,
+    subscriptions::Subscriptions,
+};
 use crate::{
     config::Config,
     error::Error,
@@ -92,6 +97,7 @@ pub(crate) struct Desk {
     pub(crate) subscriptions: Subscriptions,
     pub(crate) pushes: Pushes,
     pub(crate) connection_listeners: ConnectionListeners,
+    instance_listeners: InstanceListeners,
     pub(crate) grid: Grid,
     /// The Registry, for its Heartbeats.
     heartbeats_ask: WeakRecipient<Beat>,
@@ -179,6 +185,7 @@ impl Registry {
             subscriptions: Subscriptions::default(),
             pushes: Pushes::default(),
             connection_listeners: ConnectionListeners::default(),
+            instance_listeners: InstanceListeners::default(),
             grid: Grid::new(),
             heartbeats_ask: myself.clone().recipient(),
             beats_under_way: Semaphore::new(config.max_connections),

@@ -126,7 +126,7 @@ impl Desk {
             }
             return Err(error);
         }
-        self.desired.update(key, |desired| {
+        self.note(key, |desired| {
             desired.instance = Rc::new(now_wanted);
             desired.registered(epoch);
             let interval = desired.instance.preserved_interval();

@@ -5,7 +5,7 @@ use std::time::Instant;
 use actix::{Context, Handler, Message, ResponseFuture};
 use serde::Serialize;
 
-use super::{desired::DesiredInstance, pushes::PushStatus, Desk, Registry};
+use super::{desired::DesiredInstance, instance_state::InstanceState, pushes::PushStatus, Desk, Registry};
 use crate::{
     config::Protocol,
     error::Error,
@@ -99,15 +99,17 @@ pub struct InstanceStatus {
     pub instance: InstanceKey,
     /// Whether it lives by heartbeats.
     pub ephemeral: bool,
-    /// Whether the server has taken it; false while it waits for a server that can be reached.
+    /// Whether the servers have it, as far as is known: the state is [`InstanceState::Registered`].
     pub registered: bool,
+    /// What is known of it on the servers.
+    pub state: InstanceState,
     /// Milliseconds since it was asked for.
     pub since_ms_ago: u64,
     /// Signs of life that were taken so far.
     pub beats: u64,
     /// Milliseconds since the server last took a sign of life.
     pub last_success_ms_ago: Option<u64>,
-    /// Why the last sign of life failed, if it did.
+    /// Why the last sign of life failed, if it did; what the server said if it rejects the instance.
     pub last_error: Option<String>,
 }
 
@@ -117,7 +119,7 @@ impl Handler<GetStatus> for Registry {
     fn handle(&mut self, _: GetStatus, _: &mut Context<Self>) -> Self::Result {
         self.answer(Operation::Status, |desk| async move {
             let mut instances = Vec::new();
-            desk.desired.for_each(|own| instances.push(InstanceStatus::of(own)));
+            desk.desired.for_each(|desired| instances.push(InstanceStatus::of(desired)));
             Ok(RegistryStatus {
                 uptime_ms: desk.began.elapsed().as_millis() as u64,
                 connection: desk.nacos.connection(),
@@ -169,15 +171,16 @@ impl ServerStatus {
 }
 
 impl InstanceStatus {
-    fn of(own: &DesiredInstance) -> Self {
+    fn of(desired: &DesiredInstance) -> Self {
         InstanceStatus {
-            instance: (*own.key).clone(),
-            ephemeral: own.instance.ephemeral,
-            registered: own.known_to.is_some(),
-            since_ms_ago: ms_ago(own.since.into_std()),
-            beats: own.beats,
-            last_success_ms_ago: own.last_success.map(|at| ms_ago(at.into_std())),
-            last_error: own.last_error.as_ref().map(ToString::to_string),
+            instance: (*desired.key).clone(),
+            ephemeral: desired.instance.ephemeral,
+            registered: desired.state == InstanceState::Registered,
+            state: desired.state,
+            since_ms_ago: ms_ago(desired.since.into_std()),
+            beats: desired.beats,
+            last_success_ms_ago: desired.last_success.map(|at| ms_ago(at.into_std())),
+            last_error: desired.last_error.as_ref().map(ToString::to_string),
         }
     }
 }
