@@ -2,8 +2,8 @@
 
 mod beats;
 mod connection;
-mod doubles;
 mod desired;
+mod doubles;
 mod filter;
 mod get;
 mod instance_state;
