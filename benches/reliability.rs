@@ -37,7 +37,7 @@ mod time_to_remove;
 use std::{future::Future, time::Duration};
 
 use actix::System;
-use actix_nacos::{embedded::EmbeddedServer, Config};
+use actix_nacos::{embedded::EmbeddedServer, Config, PushConfig};
 use support::measure;
 
 const NAMES: [&str; 13] = [
@@ -236,6 +236,13 @@ fn datagrams(options: &Options) {
     let datagrams::Figures { sent, polls, grown_kib } = figures;
     println!("datagrams: {sent}, none applied or answered; {polls} polls; memory grew by {grown_kib} KiB");
     assert!(grown_kib < 8 * 1024);
+    for (hint_only, kib) in [(false, 256), (false, 4096), (true, 256), (true, 4096)] {
+        let push = PushConfig::default().hint_only(hint_only);
+        let figures = run(datagrams::flood_from_a_trusted_address(push, kib * 1024, 100));
+        println!("datagrams: a flood of {kib} KiB each, hint_only({hint_only}): {figures:?}");
+        assert!(figures.longest_pause < datagrams::FLOOD_BEAT_INTERVAL + SECOND);
+        assert!(figures.polls <= figures.took.as_secs() + 2);
+    }
 }
 
 fn sigterm() {

@@ -45,7 +45,7 @@ impl Answered {
 
 /// How many instances a push tells.
 pub fn pushed(datagram: &[u8]) -> Option<usize> {
-    match PushMessage::decode(datagram).ok()?.content {
+    match PushMessage::decode(datagram, usize::MAX).1.ok()?.content {
         PushContent::List(list) => Some(list.hosts.len()),
         _ => None,
     }

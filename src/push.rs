@@ -1,7 +1,7 @@
 //! Lists that servers push by UDP: how a datagram reads, how it is acknowledged, and the actor that receives them.
 //!
-//! Nothing authenticates a datagram, and anybody can send one: whatever comes in costs bounded memory, and a list is
-//! either what its text says or none.
+//! Nothing authenticates a datagram, and anybody can send one: whatever comes in costs bounded memory and a bounded share
+//! of the thread's time, and a list is either what its text says or none.
 
 use std::{
     cell::Cell,
@@ -22,18 +22,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::nacos::v1::ListAnswer;
 
-/// Nobody's list of instances is larger; what inflates to more is meant to hurt.
-const LONGEST: usize = 4 * 1024 * 1024;
+/// How much text, and how many datagrams, are decoded per second, of all sources together: a flood of datagrams must delay no
+/// heartbeat. The longest list that fits into a datagram, of some 3,000 instances, has about half of these bytes.
+const BYTES_PER_SECOND: usize = 2 * 1024 * 1024;
+const DECODES_PER_SECOND: u32 = 1_000;
+/// The part of both that untrusted sources may use. A server whose address was translated is one of them, too: polls bring
+/// what it could not hint at.
+const UNTRUSTED_BYTES_PER_SECOND: usize = 256 * 1024;
+const UNTRUSTED_DECODES_PER_SECOND: u32 = 20;
+/// Datagrams that were not decoded are reported at most so often.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// The largest that UDP can carry.
 const LARGEST_DATAGRAM: usize = 65_535;
 /// How many lists may wait for a recipient that is busy. The next ones are dropped, and come again if they are trusted.
 const MOST_UNDER_WAY: usize = 64;
-/// How many of them before strangers are dropped: the rest is for our servers.
-const MOST_OF_STRANGERS: usize = 16;
-/// So many datagrams of strangers are read in a second, and of each so much: they may be made to cost as much as possible.
-/// A server whose address was translated is a stranger, too; polls bring what it could not hint at.
-const STRANGERS_IN_A_SECOND: u32 = 20;
-const LONGEST_OF_STRANGERS: usize = 256 * 1024;
+/// How many of them before those of untrusted sources are dropped: the rest is for our servers.
+const MOST_UNTRUSTED_UNDER_WAY: usize = 16;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// What a datagram carries, plain or gzipped.
@@ -78,25 +82,31 @@ pub(crate) enum PushContent {
     Unknown,
 }
 
-/// Why a datagram is no push. It is not acknowledged.
+/// Why a datagram gave no message. It is not acknowledged.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct NotAPush(pub(crate) String);
+pub(crate) enum NotDecoded {
+    /// It is no push.
+    Malformed(String),
+    /// It has more text than may be decoded now.
+    OverLimit,
+}
 
 impl PushMessage {
-    /// Reads a datagram. What follows the first JSON value, or the first gzip member, is ignored.
-    pub(crate) fn decode(datagram: &[u8]) -> Result<Self, NotAPush> {
-        Self::decode_up_to(LONGEST, datagram)
+    /// Reads a datagram of up to `limit` bytes of text, and tells how many it had. What follows the first JSON value, or the
+    /// first gzip member, is ignored.
+    pub(crate) fn decode(datagram: &[u8], limit: usize) -> (usize, Result<Self, NotDecoded>) {
+        if datagram.starts_with(&GZIP_MAGIC) {
+            let mut text = Vec::new();
+            let inflated = inflate(datagram, limit, &mut text);
+            (text.len().min(limit), inflated.and_then(|()| Self::read(&text)))
+        } else if datagram.len() <= limit {
+            (datagram.len(), Self::read(datagram))
+        } else {
+            (0, Err(NotDecoded::OverLimit))
+        }
     }
 
-    /// `longest` in bytes, once it is inflated.
-    fn decode_up_to(longest: usize, datagram: &[u8]) -> Result<Self, NotAPush> {
-        let inflated;
-        let text = if datagram.starts_with(&GZIP_MAGIC) {
-            inflated = inflate(datagram, longest)?;
-            &inflated
-        } else {
-            datagram
-        };
+    fn read(text: &[u8]) -> Result<Self, NotDecoded> {
         let packet: Packet = first_object(text)?;
         let content = match packet.kind.as_str() {
             "dom" | "service" => PushContent::List(Box::new(read_list(packet.data.as_deref())?)),
@@ -124,32 +134,42 @@ impl Acknowledgement {
     }
 }
 
-fn inflate(datagram: &[u8], longest: usize) -> Result<Vec<u8>, NotAPush> {
-    let mut text = Vec::new();
-    // One more than allowed tells too long from just fitting; read to its end, the check sum is compared.
-    let mut limited = GzDecoder::new(datagram).take(longest as u64 + 1);
-    limited.read_to_end(&mut text).map_err(|error| NotAPush(format!("bad gzip: {error}")))?;
-    if text.len() > longest {
-        return Err(NotAPush(format!("inflates to more than {longest} bytes")));
-    }
-    Ok(text)
+/// Whether a datagram begins as a push does, plain or gzipped. Any other one is refused without a cost.
+fn may_be_a_push(datagram: &[u8]) -> bool {
+    datagram.starts_with(&GZIP_MAGIC) || begins_an_object(datagram)
 }
 
-fn read_list(data: Option<&str>) -> Result<ListAnswer, NotAPush> {
-    let data = data.ok_or_else(|| NotAPush("a push without data".into()))?;
+/// Inflates no more than it must to know that there is more than `limit`.
+fn inflate(datagram: &[u8], limit: usize, text: &mut Vec<u8>) -> Result<(), NotDecoded> {
+    // Read to its end, the check sum is compared.
+    let mut limited = GzDecoder::new(datagram).take((limit as u64).saturating_add(1));
+    limited.read_to_end(text).map_err(|error| NotDecoded::Malformed(format!("bad gzip: {error}")))?;
+    if text.len() > limit {
+        return Err(NotDecoded::OverLimit);
+    }
+    Ok(())
+}
+
+fn read_list(data: Option<&str>) -> Result<ListAnswer, NotDecoded> {
+    let data = data.ok_or_else(|| NotDecoded::Malformed("a push without data".into()))?;
     let list: ListAnswer = first_object(data.as_bytes())?;
     if list.name.is_empty() {
-        return Err(NotAPush("a list that names no service".into()));
+        return Err(NotDecoded::Malformed("a list that names no service".into()));
     }
     Ok(list)
 }
 
 /// Reads one object, whatever follows it. An array would pass for an object with its fields in order.
-fn first_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, NotAPush> {
-    if !text.trim_ascii_start().starts_with(b"{") {
-        return Err(NotAPush("no JSON object".into()));
+fn first_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, NotDecoded> {
+    if !begins_an_object(text) {
+        return Err(NotDecoded::Malformed("no JSON object".into()));
     }
-    T::deserialize(&mut serde_json::Deserializer::from_slice(text)).map_err(|error| NotAPush(error.to_string()))
+    let read = T::deserialize(&mut serde_json::Deserializer::from_slice(text));
+    read.map_err(|error| NotDecoded::Malformed(error.to_string()))
+}
+
+fn begins_an_object(text: &[u8]) -> bool {
+    text.trim_ascii_start().starts_with(b"{")
 }
 
 /// A list came by UDP.
@@ -164,6 +184,11 @@ pub(crate) struct Pushed {
     pub(crate) trusted: bool,
 }
 
+/// Datagrams of our servers were not decoded, because they would have cost too much. Any list may have changed.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub(crate) struct OverBudget;
+
 /// Ends the receiver and closes its socket.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -175,9 +200,11 @@ pub(crate) struct PushTally {
     /// Understood, from servers of ours.
     pub(crate) pushes: Cell<u64>,
     /// Understood or not, from anybody else.
-    pub(crate) strangers: Cell<u64>,
+    pub(crate) untrusted: Cell<u64>,
     /// From servers of ours, and not understood.
     pub(crate) unreadable: Cell<u64>,
+    /// From servers of ours, and not decoded.
+    pub(crate) over_budget: Cell<u64>,
 }
 
 fn count(counter: &Cell<u64>) {
@@ -187,31 +214,58 @@ fn count(counter: &Cell<u64>) {
 /// Receives pushes on one socket for the whole Registry, acknowledges them and hands their lists on.
 ///
 /// It lives until [`StopReceiving`], or until a push finds its recipient gone, which it holds weakly. A push that the
-/// recipient has no room for is not acknowledged: the server will send it again.
+/// recipient has no room for, or that exceeds the budget, is not acknowledged: the server will send it again.
 pub(crate) struct PushReceiver {
     socket: Rc<UdpSocket>,
     epoch: u64,
     trusts: Rc<dyn Fn(IpAddr) -> bool>,
     recipient: WeakRecipient<Pushed>,
+    over_budget: WeakRecipient<OverBudget>,
     tally: Rc<PushTally>,
     /// Lists that the recipient has not taken yet.
     under_way: usize,
-    strangers: Allowance,
+    /// What all sources share.
+    budget: Budget,
+    untrusted_budget: Budget,
+    /// [`OverBudget`] is to be reported.
+    report_pending: bool,
 }
 
-/// How many datagrams of strangers were read in this second.
-struct Allowance {
-    since: Instant,
-    read: u32,
+/// How much may be decoded in each second.
+#[derive(Debug, Clone)]
+struct Budget {
+    bytes_per_second: usize,
+    decodes_per_second: u32,
+    second_began: Instant,
+    bytes_left: usize,
+    decodes_left: u32,
 }
 
-impl Allowance {
-    fn take(&mut self) -> bool {
-        if self.since.elapsed() >= Duration::from_secs(1) {
-            *self = Allowance { since: Instant::now(), read: 0 };
+impl Budget {
+    fn new(bytes_per_second: usize, decodes_per_second: u32) -> Self {
+        Budget {
+            bytes_per_second,
+            decodes_per_second,
+            second_began: Instant::now(),
+            bytes_left: bytes_per_second,
+            decodes_left: decodes_per_second,
         }
-        self.read += 1;
-        self.read <= STRANGERS_IN_A_SECOND
+    }
+
+    /// How many bytes of text the next datagram may have.
+    fn left(&mut self) -> Result<usize, NotDecoded> {
+        if self.second_began.elapsed() >= Duration::from_secs(1) {
+            *self = Budget::new(self.bytes_per_second, self.decodes_per_second);
+        }
+        if self.decodes_left == 0 || self.bytes_left == 0 {
+            return Err(NotDecoded::OverLimit);
+        }
+        Ok(self.bytes_left)
+    }
+
+    fn spend(&mut self, bytes: usize) {
+        self.decodes_left = self.decodes_left.saturating_sub(1);
+        self.bytes_left = self.bytes_left.saturating_sub(bytes);
     }
 }
 
@@ -221,19 +275,57 @@ impl PushReceiver {
         address: SocketAddr,
         epoch: u64,
         trusts: Rc<dyn Fn(IpAddr) -> bool>,
-        recipient: WeakRecipient<Pushed>,
+        (recipient, over_budget): (WeakRecipient<Pushed>, WeakRecipient<OverBudget>),
         tally: Rc<PushTally>,
     ) -> io::Result<Self> {
         let socket = std::net::UdpSocket::bind(address)?;
         socket.set_nonblocking(true)?;
-        let socket = Rc::new(UdpSocket::from_std(socket)?);
-        let strangers = Allowance { since: Instant::now(), read: 0 };
-        Ok(PushReceiver { socket, epoch, trusts, recipient, tally, under_way: 0, strangers })
+        Ok(PushReceiver {
+            socket: Rc::new(UdpSocket::from_std(socket)?),
+            epoch,
+            trusts,
+            recipient,
+            over_budget,
+            tally,
+            under_way: 0,
+            budget: Budget::new(BYTES_PER_SECOND, DECODES_PER_SECOND),
+            untrusted_budget: Budget::new(UNTRUSTED_BYTES_PER_SECOND, UNTRUSTED_DECODES_PER_SECOND),
+            report_pending: false,
+        })
     }
 
     /// Where it listens, the port that was found free included.
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
+    }
+
+    /// Decodes a datagram, if there is something left in this second to do so, and as far as that goes.
+    fn decode(&mut self, datagram: &[u8], trusted: bool) -> Result<PushMessage, NotDecoded> {
+        let mut limit = self.budget.left()?;
+        if !trusted {
+            limit = limit.min(self.untrusted_budget.left()?);
+        }
+        let (bytes, message) = PushMessage::decode(datagram, limit);
+        self.budget.spend(bytes);
+        if !trusted {
+            self.untrusted_budget.spend(bytes);
+        }
+        message
+    }
+
+    /// A datagram that was not decoded may have been about any service. The report waits, so that it covers what comes
+    /// until then.
+    fn report_later(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.report_pending, true) {
+            return;
+        }
+        ctx.run_later(REPORT_INTERVAL, |this, ctx| {
+            this.report_pending = false;
+            match this.over_budget.upgrade() {
+                Some(recipient) => recipient.do_send(OverBudget),
+                None => ctx.stop(),
+            }
+        });
     }
 
     fn acknowledge(&self, to: SocketAddr, acknowledgement: &Acknowledgement, ctx: &mut Context<Self>) {
@@ -249,7 +341,7 @@ impl PushReceiver {
             ctx.stop();
             return;
         };
-        let room = if pushed.trusted { MOST_UNDER_WAY } else { MOST_OF_STRANGERS };
+        let room = if pushed.trusted { MOST_UNDER_WAY } else { MOST_UNTRUSTED_UNDER_WAY };
         if self.under_way >= room {
             return;
         }
@@ -270,8 +362,11 @@ impl Actor for PushReceiver {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        // After a restart nothing is under way any more.
+        // After a restart nothing is under way any more, and no timer runs.
         self.under_way = 0;
+        if std::mem::take(&mut self.report_pending) {
+            self.report_later(ctx);
+        }
         ctx.add_stream(datagrams(self.socket.clone()));
     }
 }
@@ -304,17 +399,20 @@ impl StreamHandler<Datagram> for PushReceiver {
     fn handle(&mut self, datagram: Datagram, ctx: &mut Self::Context) {
         // A socket for both families shows IPv4 addresses in their IPv6 form.
         let trusted = (self.trusts)(datagram.from.ip().to_canonical());
-        let message = if trusted {
-            let message = PushMessage::decode(&datagram.bytes);
-            count(if message.is_ok() { &self.tally.pushes } else { &self.tally.unreadable });
-            message
+        let message = if may_be_a_push(&datagram.bytes) {
+            self.decode(&datagram.bytes, trusted)
         } else {
-            count(&self.tally.strangers);
-            if !self.strangers.take() {
-                return;
-            }
-            PushMessage::decode_up_to(LONGEST_OF_STRANGERS, &datagram.bytes)
+            Err(NotDecoded::Malformed("neither JSON nor gzip".into()))
         };
+        count(match &message {
+            _ if !trusted => &self.tally.untrusted,
+            Ok(_) => &self.tally.pushes,
+            Err(NotDecoded::Malformed(_)) => &self.tally.unreadable,
+            Err(NotDecoded::OverLimit) => &self.tally.over_budget,
+        });
+        if trusted && matches!(message, Err(NotDecoded::OverLimit)) {
+            self.report_later(ctx);
+        }
         let Ok(message) = message else { return };
         let acknowledgement = message.acknowledgement();
         match message.content {
@@ -366,6 +464,10 @@ mod tests {
         encoder.finish().unwrap()
     }
 
+    fn decode(datagram: &[u8]) -> Result<PushMessage, NotDecoded> {
+        PushMessage::decode(datagram, BYTES_PER_SECOND).1
+    }
+
     fn list_of(message: PushMessage) -> ListAnswer {
         match message.content {
             PushContent::List(list) => *list,
@@ -406,7 +508,7 @@ mod tests {
     fn every_recorded_push_is_read_and_acknowledged() {
         let mut read = 0;
         for (datagram, text) in RECORDED.iter() {
-            let message = PushMessage::decode(datagram).unwrap();
+            let message = decode(datagram).unwrap();
             let packet: Value = serde_json::from_str(text).unwrap();
             let expected = format!(r#"{{"type":"push-ack","lastRefTime":"{}","data":""}}"#, packet["lastRefTime"]);
             assert_eq!(String::from_utf8(message.acknowledgement().encode()).unwrap(), expected);
@@ -422,21 +524,21 @@ mod tests {
     fn what_follows_a_push_is_ignored() {
         for (datagram, text) in RECORDED.iter() {
             let datagram = [datagram, &b"\0\0\0 garbage"[..]].concat();
-            assert_same_list(list_of(PushMessage::decode(&datagram).unwrap()), text);
+            assert_same_list(list_of(decode(&datagram).unwrap()), text);
         }
     }
 
     #[test]
     fn other_types_get_their_own_empty_acknowledgement() {
         let acknowledged = |kind: &str| {
-            let message = PushMessage::decode(&push(kind, &json!({}))).unwrap();
+            let message = decode(&push(kind, &json!({}))).unwrap();
             String::from_utf8(message.acknowledgement().encode()).unwrap()
         };
         assert_eq!(acknowledged("dump"), r#"{"type":"dump-ack","lastRefTime":"7","data":""}"#);
         assert_eq!(acknowledged("weather"), r#"{"type":"unknown-ack","lastRefTime":"7","data":""}"#);
-        assert!(matches!(PushMessage::decode(b"{}").unwrap().content, PushContent::Unknown));
+        assert!(matches!(decode(b"{}").unwrap().content, PushContent::Unknown));
         let list = json!({ "name": "G@@s", "hosts": [] });
-        assert_eq!(list_of(PushMessage::decode(&push("service", &list)).unwrap()).name, "G@@s");
+        assert_eq!(list_of(decode(&push("service", &list)).unwrap()).name, "G@@s");
     }
 
     #[test]
@@ -446,7 +548,7 @@ mod tests {
         let hostless = json!({ "name": "G@@s" });
         let no_hosts = json!({ "name": "G@@s", "hosts": [1] });
         for data in [json!({}), json!([]), json!("text"), Value::Null, nameless, hostless, no_hosts] {
-            assert!(PushMessage::decode(&push("dom", &data)).is_err(), "{data}");
+            assert!(decode(&push("dom", &data)).is_err(), "{data}");
         }
         let deep = "[".repeat(100_000);
         for text in [
@@ -461,22 +563,31 @@ mod tests {
             r#"{"type":"dom","data":{}}"#,
             &deep,
         ] {
-            assert!(PushMessage::decode(text.as_bytes()).is_err(), "{text}");
-            assert!(PushMessage::decode(&gzip(text.as_bytes())).is_err(), "{text}");
+            assert!(decode(text.as_bytes()).is_err(), "{text}");
+            assert!(decode(&gzip(text.as_bytes())).is_err(), "{text}");
         }
         let valid = gzip(&push("dom", &json!({ "name": "G@@s", "hosts": [] })));
         for cut in 0..valid.len() {
-            assert!(PushMessage::decode(&valid[..cut]).is_err(), "cut at {cut}");
+            assert!(decode(&valid[..cut]).is_err(), "cut at {cut}");
         }
     }
 
     #[test]
-    fn a_gzip_bomb_is_not_inflated() {
-        let just_fits = LONGEST - 2;
-        assert_eq!(inflate(&gzip(&vec![b' '; just_fits]), LONGEST).unwrap().len(), just_fits);
+    fn a_datagram_is_inflated_up_to_the_limit_and_no_further() {
+        let text = push("dom", &json!({ "name": "G@@s", "hosts": [] }));
+        for datagram in [gzip(&text), text.clone()] {
+            let (bytes, message) = PushMessage::decode(&datagram, text.len());
+            assert_eq!((bytes, list_of(message.unwrap()).name.as_str()), (text.len(), "G@@s"));
+        }
+        let (bytes, message) = PushMessage::decode(&gzip(&text), text.len() - 1);
+        assert_eq!((bytes, message.err()), (text.len() - 1, Some(NotDecoded::OverLimit)));
+        assert!(matches!(PushMessage::decode(&text, text.len() - 1), (0, Err(NotDecoded::OverLimit))));
+
         let bomb = gzip(&vec![b' '; 64 * 1024 * 1024]);
         assert!(bomb.len() < 2 * LARGEST_DATAGRAM);
-        assert!(PushMessage::decode(&bomb).is_err());
+        let mut inflated = Vec::new();
+        assert_eq!(inflate(&bomb, 1000, &mut inflated), Err(NotDecoded::OverLimit));
+        assert_eq!(inflated.len(), 1001, "one more tells that there is more");
     }
 
     proptest! {
@@ -485,11 +596,11 @@ mod tests {
         #[test]
         fn random_bytes_are_never_a_list(bytes in prop::collection::vec(any::<u8>(), 0..2000), gzipped in any::<bool>()) {
             let datagram = if gzipped { gzip(&bytes) } else { bytes.clone() };
-            if let Ok(message) = PushMessage::decode(&datagram) {
+            if let Ok(message) = decode(&datagram) {
                 prop_assert!(!matches!(message.content, PushContent::List(_)));
             }
             // With the magic number in front, but no gzip behind it.
-            prop_assert!(PushMessage::decode(&[&GZIP_MAGIC[..], &bytes].concat()).is_err());
+            prop_assert!(decode(&[&GZIP_MAGIC[..], &bytes].concat()).is_err());
         }
 
         /// A damaged plain datagram is another text: its list is what that text says. A damaged gzipped one is no push,
@@ -509,7 +620,7 @@ mod tests {
             if let Some(cut) = cut {
                 datagram.truncate(cut.index(datagram.len()));
             }
-            if let Ok(PushMessage { content: PushContent::List(list), .. }) = PushMessage::decode(&datagram) {
+            if let Ok(PushMessage { content: PushContent::List(list), .. }) = decode(&datagram) {
                 let now = if gzipped { text } else { String::from_utf8_lossy(&datagram).into_owned() };
                 assert_same_list(*list, &now);
             }
@@ -520,7 +631,7 @@ mod tests {
             let host = json!({ "ip": name, "port": port, "healthy": true, "weight": weight });
             let list = json!({ "name": name, "hosts": [host], "lastRefTime": time, "cacheMillis": time });
             for datagram in [push("dom", &list), gzip(&push("dom", &list))] {
-                if let Ok(message) = PushMessage::decode(&datagram) {
+                if let Ok(message) = decode(&datagram) {
                     let list = list_of(message);
                     prop_assert_eq!((list.name, list.last_ref_time, list.hosts.len()), (name.clone(), time, 1));
                 }
@@ -528,18 +639,19 @@ mod tests {
         }
     }
 
-    /// Shows what it is handed.
-    struct Keeper(mpsc::UnboundedSender<Pushed>);
+    /// Shows what it is handed, and reports in between.
+    struct Keeper(mpsc::UnboundedSender<Option<Pushed>>);
 
     impl Keeper {
-        fn new() -> (Addr<Self>, mpsc::UnboundedReceiver<Pushed>) {
+        fn new() -> (Addr<Self>, mpsc::UnboundedReceiver<Option<Pushed>>) {
             let (handed_on_tx, handed_on) = mpsc::unbounded_channel();
             (Keeper(handed_on_tx).start(), handed_on)
         }
     }
 
-    async fn next(handed_on: &mut mpsc::UnboundedReceiver<Pushed>) -> Pushed {
-        timeout(Duration::from_secs(5), handed_on.recv()).await.unwrap().unwrap()
+    /// None is a report of [`OverBudget`].
+    async fn next(handed_on: &mut mpsc::UnboundedReceiver<Option<Pushed>>) -> Option<Pushed> {
+        timeout(Duration::from_secs(10), handed_on.recv()).await.unwrap().unwrap()
     }
 
     impl Actor for Keeper {
@@ -550,7 +662,15 @@ mod tests {
         type Result = ();
 
         fn handle(&mut self, pushed: Pushed, _: &mut Self::Context) {
-            self.0.send(pushed).unwrap();
+            self.0.send(Some(pushed)).unwrap();
+        }
+    }
+
+    impl Handler<OverBudget> for Keeper {
+        type Result = ();
+
+        fn handle(&mut self, _: OverBudget, _: &mut Self::Context) {
+            self.0.send(None).unwrap();
         }
     }
 
@@ -562,12 +682,22 @@ mod tests {
     }
 
     impl World {
-        async fn handing_on_to(recipient: WeakRecipient<Pushed>, trusts: impl Fn(IpAddr) -> bool + 'static) -> Self {
+        async fn handing_on_to<A>(recipient: &Addr<A>, trusts: impl Fn(IpAddr) -> bool + 'static) -> Self
+        where
+            A: Actor<Context = Context<A>> + Handler<Pushed> + Handler<OverBudget>,
+        {
             let free: SocketAddr = "127.0.0.1:0".parse().unwrap();
-            let receiver = PushReceiver::bind(free, 0, Rc::new(trusts), recipient, Rc::default()).unwrap();
+            let recipients = (recipient.downgrade().recipient(), recipient.downgrade().recipient());
+            let receiver = PushReceiver::bind(free, 0, Rc::new(trusts), recipients, Rc::default()).unwrap();
             let server = UdpSocket::bind(free).await.unwrap();
             server.connect(receiver.local_addr().unwrap()).await.unwrap();
             World { tally: receiver.tally.clone(), receiver: receiver.start(), server }
+        }
+
+        async fn counted(&self, count: u64, counter: impl Fn(&PushTally) -> &Cell<u64>) {
+            while counter(&self.tally).get() < count {
+                sleep(Duration::from_millis(1)).await;
+            }
         }
 
         async fn acknowledged(&self) -> Acknowledgement {
@@ -577,26 +707,34 @@ mod tests {
         }
     }
 
-    /// Lets the receiver have read as much of strangers as it may, for a long time.
+    /// Gives the receiver other budgets, which last for a long time instead of a second.
     #[derive(Message)]
     #[rtype(result = "()")]
-    struct ExhaustStrangers;
+    struct SetBudgets {
+        all: (usize, u32),
+        untrusted: (usize, u32),
+    }
 
-    impl Handler<ExhaustStrangers> for PushReceiver {
+    impl Handler<SetBudgets> for PushReceiver {
         type Result = ();
 
-        fn handle(&mut self, _: ExhaustStrangers, _: &mut Self::Context) {
-            let since = Instant::now() + Duration::from_secs(3600);
-            self.strangers = Allowance { since, read: STRANGERS_IN_A_SECOND };
+        fn handle(&mut self, SetBudgets { all, untrusted }: SetBudgets, _: &mut Self::Context) {
+            let lasting = |(bytes, decodes)| {
+                let second_began = Instant::now() + Duration::from_secs(3600);
+                Budget { second_began, ..Budget::new(bytes, decodes) }
+            };
+            (self.budget, self.untrusted_budget) = (lasting(all), lasting(untrusted));
         }
     }
+
+    const PLENTY: (usize, u32) = (BYTES_PER_SECOND, DECODES_PER_SECOND);
 
     #[actix::test]
     async fn a_servers_push_is_handed_on_and_acknowledged() {
         let (keeper, mut handed_on) = Keeper::new();
-        let world = World::handing_on_to(keeper.downgrade().recipient(), |ip| ip.is_loopback()).await;
+        let world = World::handing_on_to(&keeper, |ip| ip.is_loopback()).await;
         world.server.send(&push("dom", &json!({ "name": "G@@s", "hosts": [] }))).await.unwrap();
-        let pushed = next(&mut handed_on).await;
+        let pushed = next(&mut handed_on).await.unwrap();
         assert!(pushed.trusted && pushed.list.name == "G@@s");
         assert_eq!(pushed.from, world.server.local_addr().unwrap());
         assert_eq!(world.acknowledged().await.kind, "push-ack");
@@ -607,50 +745,91 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_stranger_gets_no_answer() {
+    async fn an_untrusted_source_gets_no_answer() {
         let (keeper, mut handed_on) = Keeper::new();
-        let world = World::handing_on_to(keeper.downgrade().recipient(), |_| false).await;
+        let world = World::handing_on_to(&keeper, |_| false).await;
         for name in ["G@@a", "G@@b"] {
             world.server.send(&push("dom", &json!({ "name": name, "hosts": [] }))).await.unwrap();
-            let pushed = next(&mut handed_on).await;
+            let pushed = next(&mut handed_on).await.unwrap();
             assert!(!pushed.trusted && pushed.list.name == name);
         }
-        assert_eq!(world.tally.strangers.get(), 2);
+        assert_eq!(world.tally.untrusted.get(), 2);
         // What cannot be awaited is that nothing comes: by the second push the first was dealt with long ago.
         assert!(timeout(Duration::from_millis(50), world.server.recv(&mut [0; 100])).await.is_err());
     }
 
     #[actix::test]
-    async fn so_many_datagrams_of_strangers_are_read_in_a_second() {
+    async fn a_budget_limits_bytes_and_decodes_in_each_second() {
         tokio::time::pause();
-        let mut allowance = Allowance { since: Instant::now(), read: 0 };
+        let mut budget = Budget::new(100, 3);
         for _second in 0..3 {
-            assert!((0..STRANGERS_IN_A_SECOND).all(|_| allowance.take()));
-            assert!(!allowance.take());
+            assert_eq!(budget.left(), Ok(100));
+            budget.spend(99);
+            assert_eq!(budget.left(), Ok(1));
+            budget.spend(1);
+            assert_eq!(budget.left(), Err(NotDecoded::OverLimit), "no bytes are left");
+            tokio::time::advance(Duration::from_secs(1)).await;
+            for _ in 0..3 {
+                assert_eq!(budget.left(), Ok(100));
+                budget.spend(0);
+            }
+            assert_eq!(budget.left(), Err(NotDecoded::OverLimit), "no decodes are left");
             tokio::time::advance(Duration::from_secs(1)).await;
         }
     }
 
+    /// A gzipped list of `name`, which inflates to about `length` bytes.
+    fn gzipped_list(name: &str, length: usize) -> Vec<u8> {
+        gzip(&push("dom", &json!({ "name": name, "hosts": [], "filler": " ".repeat(length) })))
+    }
+
     #[actix::test]
-    async fn strangers_beyond_that_and_their_bombs_are_not_read_and_cost_our_servers_nothing() {
+    async fn what_exceeds_the_budget_is_not_acknowledged_and_reported_once_a_second() {
+        let (keeper, mut handed_on) = Keeper::new();
+        let world = World::handing_on_to(&keeper, |_| true).await;
+        for budget in [(10_000, 100), (100_000, 1)] {
+            world.receiver.send(SetBudgets { all: budget, untrusted: PLENTY }).await.unwrap();
+            world.server.send(&gzipped_list("G@@read", 5_000)).await.unwrap();
+            assert_eq!(next(&mut handed_on).await.unwrap().list.name, "G@@read");
+            assert_eq!(world.acknowledged().await.kind, "push-ack");
+            let before = world.tally.over_budget.get();
+            for _ in 0..10 {
+                world.server.send(&gzipped_list("G@@unread", 5_000)).await.unwrap();
+            }
+            assert!(next(&mut handed_on).await.is_none(), "not a list, but a report");
+            assert_eq!(world.tally.over_budget.get() - before, 10);
+        }
+        world.receiver.send(SetBudgets { all: PLENTY, untrusted: PLENTY }).await.unwrap();
+        world.server.send(&push("dump", &json!(null))).await.unwrap();
+        assert_eq!(world.acknowledged().await.kind, "dump-ack", "and none before");
+        assert!(handed_on.is_empty(), "one report for each ten");
+    }
+
+    #[actix::test]
+    async fn untrusted_sources_use_a_part_of_the_one_budget_at_most() {
         let (keeper, mut handed_on) = Keeper::new();
         let trusts_servers = Rc::new(Cell::new(false));
         let trusts = trusts_servers.clone();
-        let list = |name: &str, filler: usize| {
-            gzip(&push("dom", &json!({ "name": name, "hosts": [], "filler": " ".repeat(filler) })))
-        };
-        let world = World::handing_on_to(keeper.downgrade().recipient(), move |_| trusts.get()).await;
-        world.server.send(&list("G@@bomb", LONGEST_OF_STRANGERS)).await.unwrap();
-        world.server.send(&list("G@@strange", 0)).await.unwrap();
-        assert_eq!(next(&mut handed_on).await.list.name, "G@@strange");
-        world.receiver.send(ExhaustStrangers).await.unwrap();
-        world.server.send(&list("G@@strange", 0)).await.unwrap();
-        while world.tally.strangers.get() < 3 {
-            sleep(Duration::from_millis(1)).await;
+        let world = World::handing_on_to(&keeper, move |_| trusts.get()).await;
+        world.server.send(&gzipped_list("G@@bomb", UNTRUSTED_BYTES_PER_SECOND)).await.unwrap();
+        world.counted(1, |tally| &tally.untrusted).await;
+        world.receiver.send(SetBudgets { all: PLENTY, untrusted: (10_000, 2) }).await.unwrap();
+        for name in ["G@@a", "G@@b", "G@@c"] {
+            world.server.send(&gzipped_list(name, 0)).await.unwrap();
         }
+        assert_eq!(next(&mut handed_on).await.unwrap().list.name, "G@@a");
+        assert_eq!(next(&mut handed_on).await.unwrap().list.name, "G@@b");
+        world.counted(4, |tally| &tally.untrusted).await;
         trusts_servers.set(true);
-        world.server.send(&list("G@@ours", LONGEST_OF_STRANGERS)).await.unwrap();
-        assert_eq!(next(&mut handed_on).await.list.name, "G@@ours");
+        world.server.send(&gzipped_list("G@@ours", 2 * UNTRUSTED_BYTES_PER_SECOND)).await.unwrap();
+        assert_eq!(next(&mut handed_on).await.unwrap().list.name, "G@@ours", "and no report before");
+        world.receiver.send(SetBudgets { all: (1_000, 1), untrusted: PLENTY }).await.unwrap();
+        trusts_servers.set(false);
+        world.server.send(&gzipped_list("G@@d", 0)).await.unwrap();
+        assert_eq!(next(&mut handed_on).await.unwrap().list.name, "G@@d");
+        trusts_servers.set(true);
+        world.server.send(&gzipped_list("G@@ours", 0)).await.unwrap();
+        assert!(next(&mut handed_on).await.is_none(), "the budget is one for all");
     }
 
     /// Takes nothing out of its mailbox before it is told to.
@@ -671,11 +850,17 @@ mod tests {
         fn handle(&mut self, _: Pushed, _: &mut Self::Context) {}
     }
 
+    impl Handler<OverBudget> for Busy {
+        type Result = ();
+
+        fn handle(&mut self, _: OverBudget, _: &mut Self::Context) {}
+    }
+
     #[actix::test]
     async fn a_push_nobody_has_room_for_is_not_acknowledged() {
         let free = Arc::new(Notify::new());
         let busy = Busy(free.clone()).start();
-        let world = World::handing_on_to(busy.downgrade().recipient(), |_| true).await;
+        let world = World::handing_on_to(&busy, |_| true).await;
         for _ in 0..MOST_UNDER_WAY + 20 {
             world.server.send(&push("dom", &json!({ "name": "G@@s", "hosts": [] }))).await.unwrap();
         }
@@ -694,11 +879,11 @@ mod tests {
     #[actix::test]
     async fn the_receiver_ends_when_told_and_when_nobody_wants_its_pushes() {
         let (keeper, mut handed_on) = Keeper::new();
-        let world = World::handing_on_to(keeper.downgrade().recipient(), |_| true).await;
+        let world = World::handing_on_to(&keeper, |_| true).await;
         world.receiver.send(StopReceiving).await.unwrap();
         assert!(world.receiver.send(StopReceiving).await.is_err());
 
-        let World { receiver, server, .. } = World::handing_on_to(keeper.downgrade().recipient(), |_| true).await;
+        let World { receiver, server, .. } = World::handing_on_to(&keeper, |_| true).await;
         drop(keeper);
         assert!(handed_on.recv().await.is_none(), "the recipient is gone");
         server.send(&push("dom", &json!({ "name": "G@@s", "hosts": [] }))).await.unwrap();

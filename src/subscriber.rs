@@ -30,7 +30,7 @@ use crate::{
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
 /// A listener whose mailbox is full is tried again after this.
 const FULL_RETRY: Duration = Duration::from_millis(50);
-/// Hints of strangers, and pushes that are not believed yet, bring the next poll forward at most so often.
+/// Hints, and pushes that are not believed yet, bring the next poll forward at most so often.
 const EARLY_INTERVAL: Duration = Duration::from_secs(1);
 /// An empty list that is not believed yet is asked for again after this.
 const SECOND_POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -326,7 +326,7 @@ impl Subscriber {
         let asked_for = self.merge.current().map_or(settings.max_interval, |list| list.info.cache_time().mul_f64(0.85));
         let interval = asked_for.clamp(settings.min_interval, settings.max_interval);
         if std::mem::take(&mut self.poll_again) {
-            return settings.min_interval.min(EARLY_INTERVAL);
+            return interval.min(EARLY_INTERVAL);
         }
         if self.status.last_error.is_some() {
             return interval.min(LONGEST_RETRY);

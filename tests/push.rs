@@ -191,7 +191,7 @@ async fn push_port(registry: &Addr<Registry>) -> u16 {
 }
 
 #[actix::test]
-async fn a_strangers_list_is_not_applied_and_not_answered() -> Result<(), Error> {
+async fn a_list_of_an_untrusted_source_is_not_applied_and_not_answered() -> Result<(), Error> {
     let server = support::builder().start().expect("a free port");
     let registry = support::start(pushed_only(&server));
     registry.send(instance(1)).await??;
@@ -201,7 +201,7 @@ async fn a_strangers_list_is_not_applied_and_not_answered() -> Result<(), Error>
         assert!(!send_from("127.0.0.2", port, &forged("orders")));
     }
     let status = registry.send(GetStatus).await??;
-    assert_eq!(status.push.as_ref().map(|push| push.strangers), Some(3), "{status:?}");
+    assert_eq!(status.push.as_ref().map(|push| push.untrusted), Some(3), "{status:?}");
     // It is a reason to ask the server, who knows better.
     support::eventually("the list is asked for", || async {
         let status = registry.send(GetStatus).await.ok()?.ok()?;

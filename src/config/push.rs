@@ -65,7 +65,7 @@ impl PushConfig {
         self
     }
 
-    /// Whether a push is only taken as a hint to ask for the list, which a stranger cannot forge. Default: false.
+    /// Whether a push is only taken as a hint to ask for the list, which nobody can forge. Default: false.
     #[must_use]
     pub fn hint_only(mut self, yes: bool) -> Self {
         self.hint_only = yes;

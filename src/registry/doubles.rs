@@ -1,6 +1,6 @@
 //! What a Registry tells, built by hand: for tests of code that receives it. All other fields can be assigned.
 
-use super::{ConnectionChanged, InstanceStatus, NotDeregistered, ServerStatus};
+use super::{instance_state::InstanceState, ConnectionChanged, InstanceStatus, NotDeregistered, ServerStatus};
 use crate::{
     error::Error, instance::InstanceKey, nacos::ConnectionState, service::ServiceName, subscriber::SubscriptionStatus,
 };
@@ -19,6 +19,7 @@ impl InstanceStatus {
             instance,
             ephemeral: true,
             registered: true,
+            state: InstanceState::Registered,
             since_ms_ago: 0,
             beats: 0,
             last_success_ms_ago: Some(0),

@@ -15,7 +15,7 @@ use super::{Desk, Registry};
 use crate::{
     config::Protocol,
     nacos::{v1::PushAddress, Listed},
-    push::{PushReceiver, PushTally, Pushed, StopReceiving},
+    push::{OverBudget, PushReceiver, PushTally, Pushed, StopReceiving},
     service::ServiceName,
     subscriber::{Hint, PushedList, Watched},
     supervise,
@@ -44,9 +44,12 @@ pub struct PushStatus {
     /// Pushes of our servers.
     pub pushes: u64,
     /// Datagrams from anybody else: dropped, or at most a reason to ask for a list.
-    pub strangers: u64,
+    pub untrusted: u64,
     /// Datagrams of our servers that could not be read.
     pub unreadable: u64,
+    /// Datagrams of our servers that were not read, since more came within a second than is decoded: a reason to ask for
+    /// all lists.
+    pub over_budget: u64,
 }
 
 struct Receiver {
@@ -62,8 +65,9 @@ impl Pushes {
         Some(PushStatus {
             port,
             pushes: self.tally.pushes.get(),
-            strangers: self.tally.strangers.get(),
+            untrusted: self.tally.untrusted.get(),
             unreadable: self.tally.unreadable.get(),
+            over_budget: self.tally.over_budget.get(),
         })
     }
 
@@ -116,8 +120,9 @@ impl Desk {
         let bind = self.config.push.bind.unwrap_or_else(|| (any(reached_by), 0).into());
         let desk = Rc::downgrade(self);
         let trusts = Rc::new(move |ip| desk.upgrade().is_some_and(|desk| desk.trusts(ip)));
+        let recipients = (registry.clone().recipient(), registry.clone().recipient());
         let epoch = self.nacos.epoch();
-        let bound = PushReceiver::bind(bind, epoch, trusts, registry.clone().recipient(), self.pushes.tally.clone());
+        let bound = PushReceiver::bind(bind, epoch, trusts, recipients, self.pushes.tally.clone());
         let receiver = bound.map_err(|error| io::Error::new(error.kind(), format!("{bind}: {error}")))?;
         let local = receiver.local_addr()?;
         if self.pushes.is_missed.take() {
@@ -178,6 +183,15 @@ impl Handler<Pushed> for Registry {
 
     fn handle(&mut self, pushed: Pushed, _: &mut Context<Self>) {
         self.desk.pushed(pushed);
+    }
+}
+
+/// Every list is asked for early, since nobody knows which ones the datagrams were about.
+impl Handler<OverBudget> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, _: OverBudget, _: &mut Context<Self>) {
+        self.desk.subscriptions.all().iter().for_each(|(_, subscriber)| subscriber.do_send(Hint));
     }
 }
 

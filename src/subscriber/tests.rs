@@ -521,7 +521,7 @@ async fn it_ends_with_the_registry_and_its_views_say_so() {
 }
 
 #[actix::test]
-async fn a_stranger_brings_the_next_poll_forward_once_a_second() {
+async fn hints_bring_the_next_poll_forward_once_a_second() {
     let slow = Duration::from_secs(10);
     let world = begin_with(Settings { min_interval: slow, max_interval: slow, ..settings() }, &[]);
     sleep(Duration::from_secs(2)).await;
@@ -535,7 +535,22 @@ async fn a_stranger_brings_the_next_poll_forward_once_a_second() {
 }
 
 #[actix::test]
-async fn a_stranger_puts_off_no_poll_that_is_due_earlier() {
+async fn hints_during_a_poll_bring_the_next_one_forward_no_more_often() {
+    let (min_interval, max_interval) = (Duration::from_millis(100), Duration::from_secs(10));
+    let world = begin_with(Settings { min_interval, max_interval, ..settings() }, &[]);
+    world.server.0.borrow_mut().delay = Duration::from_millis(50);
+    sleep(Duration::from_secs(2)).await;
+    let polls = world.server.0.borrow().polls;
+    for _ in 0..400 {
+        world.subscriber.send(Hint).await.unwrap();
+        sleep(Duration::from_millis(10)).await;
+    }
+    let more = world.server.0.borrow().polls - polls;
+    assert!((3..=5).contains(&more), "{more}");
+}
+
+#[actix::test]
+async fn hints_put_off_no_poll_that_is_due_earlier() {
     let quick = Duration::from_millis(300);
     let world = begin_with(Settings { min_interval: quick, max_interval: quick, ..settings() }, &[]);
     sleep(Duration::from_secs(2)).await;
