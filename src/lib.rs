@@ -71,6 +71,9 @@
 //! # Ok::<(), actix_nacos::Error>(())
 //! ```
 //!
+//! [`Config`] can also be read from a file by serde, and environment variables may override what stands there:
+//! [`Config::overridden_by_env`].
+//!
 //! In a plain thread, without any runtime, [`block_on`] waits for whatever is awaited in these examples.
 //!
 //! # Registering
