@@ -18,7 +18,7 @@ use serde_json::Value;
 
 const INSTANCE: &str = "/nacos/v1/ns/instance";
 const LIST: &str = "/nacos/v1/ns/instance/list?serviceName=orders";
-const REGISTER: &str = "/nacos/v1/ns/instance?serviceName=orders&ip=10.0.0.1&port=80";
+const REGISTER: &str = "/nacos/v1/ns/instance?serviceName=orders&ip=127.0.0.1&port=80";
 
 fn started() -> (EmbeddedServer, Connection) {
     let server = EmbeddedServer::builder().list_delay(Duration::ZERO).start().expect("a server");
@@ -99,7 +99,7 @@ fn faults_may_be_limited_to_some_operations() {
     faults.only_for(&[Operation::Beat]);
     faults.fail_share(1.0, 502);
     nacos.send("POST", REGISTER).is(200, "ok");
-    assert_eq!(nacos.send("PUT", "/nacos/v1/ns/instance/beat?serviceName=orders&ip=10.0.0.1&port=80").status, 502);
+    assert_eq!(nacos.send("PUT", "/nacos/v1/ns/instance/beat?serviceName=orders&ip=127.0.0.1&port=80").status, 502);
 }
 
 #[test]
@@ -123,10 +123,10 @@ fn answers_are_spoilt_after_the_request_was_served() {
 fn an_instance_and_everything_can_be_forgotten() {
     let (server, mut nacos) = started();
     nacos.send("POST", REGISTER).is(200, "ok");
-    nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&ip=10.0.0.2&port=80")).is(200, "ok");
+    nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&ip=127.0.0.2&port=80")).is(200, "ok");
     let faults = server.faults();
-    assert!(faults.forget_instance("orders", "10.0.0.1", 80));
-    assert!(!faults.forget_instance("orders", "10.0.0.1", 80));
+    assert!(faults.forget_instance("orders", "127.0.0.1", 80));
+    assert!(!faults.forget_instance("orders", "127.0.0.1", 80));
     assert_eq!(server.instances("orders").len(), 1);
     faults.forget_everything();
     assert!(server.services().is_empty());
@@ -282,7 +282,7 @@ fn pushed_under(order: impl FnOnce(&EmbeddedServer)) -> Vec<usize> {
     nacos.try_send("GET", &list, &[("User-Agent", "Nacos-Java-Client:v1.4.6")], None).expect("a list");
     order(&server);
     for i in 1..=10 {
-        nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&port=80&ip=10.0.0.{i}")).is(200, "ok");
+        nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&port=80&ip=127.0.0.{i}")).is(200, "ok");
         server.advance(Duration::from_millis(200));
     }
     server.advance(Duration::from_secs(2));

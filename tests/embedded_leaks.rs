@@ -20,7 +20,7 @@ fn descriptors() -> usize {
 fn one_life() {
     let server = EmbeddedServer::builder().restart_downtime(Duration::ZERO).start().expect("a server");
     let mut nacos = Connection::to(server.address());
-    nacos.send("POST", "/nacos/v1/ns/instance?serviceName=orders&ip=10.0.0.1&port=80").is(200, "ok");
+    nacos.send("POST", "/nacos/v1/ns/instance?serviceName=orders&ip=127.0.0.1&port=80").is(200, "ok");
     server.restart_empty().expect("a restart");
     server.faults().refuse_connections();
 }

@@ -16,7 +16,7 @@ const INSTANCE: &str = "/nacos/v1/ns/instance";
 
 fn register(server: &EmbeddedServer) -> Connection {
     let mut nacos = Connection::to(server.address());
-    nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&ip=10.0.0.1&port=80")).is(200, "ok");
+    nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&ip=127.0.0.1&port=80")).is(200, "ok");
     nacos
 }
 
@@ -139,7 +139,7 @@ fn durations_without_end_mean_never() {
     let agent = [("User-Agent", "Nacos-Java-Client:v1.4.6")];
     nacos.try_send("GET", &subscribe, &agent, None).expect("an answer");
     assert_eq!(server.subscribers("orders"), 1);
-    let register = format!("{INSTANCE}?{about}&ip=10.0.0.1&port=80");
+    let register = format!("{INSTANCE}?{about}&ip=127.0.0.1&port=80");
     nacos.send("POST", &register).is(200, "ok");
     server.advance(Duration::from_secs(60));
     assert_eq!(server.instances("orders").len(), 1);

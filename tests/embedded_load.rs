@@ -21,7 +21,7 @@ fn for_each(server: &EmbeddedServer, method: &'static str, path: &'static str) -
                 let mut nacos = Connection::to(address);
                 for i in (n..INSTANCES).step_by(CONNECTIONS) {
                     let (high, low) = (i / 250, i % 250);
-                    let target = format!("{path}?serviceName=load&ip=10.0.{high}.{low}&port=80");
+                    let target = format!("{path}?serviceName=load&ip=127.0.{high}.{low}&port=80");
                     assert_eq!(nacos.send(method, &target).status, 200);
                 }
             })

@@ -70,7 +70,7 @@ impl World {
     }
 
     fn register(&mut self, more: &str) {
-        self.nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&port=80&ip=10.0.0.{more}")).is(200, "ok");
+        self.nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&port=80&ip=127.0.0.{more}")).is(200, "ok");
     }
 
     /// What has been sent by now; over loopback it is there when it has been sent.
@@ -115,7 +115,7 @@ fn changes_are_gathered_for_half_a_second_into_one_push() {
     world.server.advance(Duration::from_millis(1));
     let pushes = world.received();
     assert_eq!(pushes.len(), 1);
-    assert_eq!(pushes[0].ips(), ["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(pushes[0].ips(), ["127.0.0.1", "127.0.0.2"]);
     assert_eq!(pushes[0].list["name"], "DEFAULT_GROUP@@orders");
 }
 
@@ -132,7 +132,7 @@ fn a_push_that_nobody_acknowledges_comes_once_more_with_its_old_content() {
     world.server.advance(9 * SECOND);
     let again = world.received();
     assert_eq!((again.len(), world.server.counters().pushes_sent_again), (1, 1));
-    assert_eq!((again[0].ips(), again[0].last_ref_time), (vec!["10.0.0.1"], pushes[0].last_ref_time));
+    assert_eq!((again[0].ips(), again[0].last_ref_time), (vec!["127.0.0.1"], pushes[0].last_ref_time));
     world.server.advance(20 * SECOND);
     assert!(world.received().iter().all(|push| push.last_ref_time != pushes[0].last_ref_time), "not a third time");
 }
@@ -191,7 +191,7 @@ fn a_subscriber_of_a_cluster_gets_that_cluster() {
     world.register("2&clusterName=east");
     world.server.advance(SECOND);
     let pushes = world.received();
-    assert_eq!((pushes.len(), pushes[0].ips()), (1, vec!["10.0.0.2"]));
+    assert_eq!((pushes.len(), pushes[0].ips()), (1, vec!["127.0.0.2"]));
     assert_eq!(pushes[0].list["clusters"], "east");
 }
 
@@ -204,7 +204,7 @@ fn nothing_is_pushed_while_connections_are_refused_also_not_what_was_queued() {
     world.register("2");
     let faults = world.server.faults();
     faults.refuse_connections();
-    faults.forget_instance("orders", "10.0.0.1", 80);
+    faults.forget_instance("orders", "127.0.0.1", 80);
     world.server.advance(15 * SECOND);
     assert!(world.received().is_empty());
     faults.accept_connections();
@@ -214,7 +214,7 @@ fn nothing_is_pushed_while_connections_are_refused_also_not_what_was_queued() {
     assert!(world.received().is_empty(), "what was queued before is forgotten");
     world.server.advance(Duration::from_millis(1));
     let pushes = world.received();
-    assert_eq!((pushes.len(), pushes[0].ips()), (1, vec!["10.0.0.2", "10.0.0.3"]));
+    assert_eq!((pushes.len(), pushes[0].ips()), (1, vec!["127.0.0.2", "127.0.0.3"]));
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn a_server_that_hangs_pushes_when_it_goes_on() {
     assert!(world.received().is_empty());
     faults.hang(false);
     let pushes = world.received();
-    assert_eq!((pushes.len(), pushes[0].ips()), (1, vec!["10.0.0.1"]));
+    assert_eq!((pushes.len(), pushes[0].ips()), (1, vec!["127.0.0.1"]));
     world.acknowledge(&pushes[0]);
 
     faults.only_for(&[Operation::Login]);
@@ -265,7 +265,7 @@ fn nacos_3_2_pushes_to_nobody() {
     let list = format!("/nacos/v3/client/ns/instance/list?serviceName=orders&clientIP=127.0.0.1&udpPort={port}");
     let list = world.nacos.try_send("GET", &list, &[("User-Agent", JAVA)], None);
     assert_eq!(list.expect("a list").status, 200);
-    let register = Some("serviceName=orders&ip=10.0.0.1&port=80");
+    let register = Some("serviceName=orders&ip=127.0.0.1&port=80");
     world.nacos.try_send("POST", "/nacos/v3/client/ns/instance", &[], register).expect("an answer");
     world.server.advance(2 * SECOND);
     assert_eq!(world.server.instances("orders").len(), 1);
@@ -285,8 +285,8 @@ fn real_time_passes_too() {
     let mut nacos = Connection::to(server.address());
     let list = format!("{INSTANCE}/list?serviceName=orders&clientIP=127.0.0.1&udpPort={port}");
     nacos.try_send("GET", &list, &[("User-Agent", JAVA)], None).expect("a list");
-    nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&port=80&ip=10.0.0.1")).is(200, "ok");
+    nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&port=80&ip=127.0.0.1")).is(200, "ok");
     let mut buffer = vec![0; 64 * 1024];
     let length = socket.recv(&mut buffer).expect("a push");
-    assert_eq!(read(&buffer[..length]).ips(), ["10.0.0.1"]);
+    assert_eq!(read(&buffer[..length]).ips(), ["127.0.0.1"]);
 }

@@ -35,15 +35,15 @@ fn an_instance_is_registered_listed_and_deregistered() {
     nacos
         .send(
             "POST",
-            &format!("{INSTANCE}?serviceName=orders&ip=10.0.0.1&port=80&weight=2&metadata=%7B%22zone%22%3A%22a%22%7D"),
+            &format!("{INSTANCE}?serviceName=orders&ip=127.0.0.1&port=80&weight=2&metadata=%7B%22zone%22%3A%22a%22%7D"),
         )
         .is(200, "ok");
     let list = nacos.get(&format!("{INSTANCE}/list?serviceName=orders")).json();
     assert_eq!(list["name"], "DEFAULT_GROUP@@orders");
     let host = &list["hosts"][0];
-    assert_eq!((&host["ip"], &host["port"], &host["weight"]), (&json!("10.0.0.1"), &json!(80), &json!(2.0)));
+    assert_eq!((&host["ip"], &host["port"], &host["weight"]), (&json!("127.0.0.1"), &json!(80), &json!(2.0)));
     assert_eq!((&host["metadata"], &host["clusterName"]), (&json!({ "zone": "a" }), &json!("DEFAULT")));
-    nacos.send("DELETE", &format!("{INSTANCE}?serviceName=orders&ip=10.0.0.1&port=80")).is(200, "ok");
+    nacos.send("DELETE", &format!("{INSTANCE}?serviceName=orders&ip=127.0.0.1&port=80")).is(200, "ok");
     assert!(hosts(&nacos.get(&format!("{INSTANCE}/list?serviceName=orders"))).is_empty());
     let counters = server.counters();
     assert_eq!(counters.requests_for(Operation::Register), 1);
@@ -54,9 +54,9 @@ fn an_instance_is_registered_listed_and_deregistered() {
 #[test]
 fn parameters_come_by_query_or_by_form() {
     let (server, mut nacos) = started();
-    let form = "serviceName=orders&ip=10.0.0.1&port=80&clusterName=east";
+    let form = "serviceName=orders&ip=127.0.0.1&port=80&clusterName=east";
     nacos.try_send("POST", INSTANCE, &[], Some(form)).expect("an answer").is(200, "ok");
-    nacos.try_send("POST", &format!("{INSTANCE}?{form}&ip=10.0.0.2"), &[], Some("port=81")).expect("an answer");
+    nacos.try_send("POST", &format!("{INSTANCE}?{form}&ip=127.0.0.2"), &[], Some("port=81")).expect("an answer");
     let instances = server.instances("orders");
     assert_eq!(instances.len(), 1, "the first of a name counts: {instances:?}");
     assert_eq!(instances[0].cluster, "east");
@@ -66,12 +66,12 @@ fn parameters_come_by_query_or_by_form() {
 fn lists_filter_by_cluster_health_and_enabled() {
     let (_server, mut nacos) = started();
     for more in ["1", "2&clusterName=east", "3&healthy=false", "4&enabled=false", "5&enable=false"] {
-        nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&port=80&ip=10.0.0.{more}")).is(200, "ok");
+        nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&port=80&ip=127.0.0.{more}")).is(200, "ok");
     }
     let mut list = |more: &str| hosts(&nacos.get(&format!("{INSTANCE}/list?serviceName=orders{more}")));
-    assert_eq!(list(""), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
-    assert_eq!(list("&healthyOnly=true"), ["10.0.0.1:80", "10.0.0.2:80"]);
-    assert_eq!(list("&clusters=east"), ["10.0.0.2:80"]);
+    assert_eq!(list(""), ["127.0.0.1:80", "127.0.0.2:80", "127.0.0.3:80"]);
+    assert_eq!(list("&healthyOnly=true"), ["127.0.0.1:80", "127.0.0.2:80"]);
+    assert_eq!(list("&clusters=east"), ["127.0.0.2:80"]);
     assert_eq!(list("&clusters=east,DEFAULT").len(), 3);
     assert_eq!(list("&groupName=OTHER"), [""; 0]);
 }
@@ -79,7 +79,7 @@ fn lists_filter_by_cluster_health_and_enabled() {
 #[test]
 fn one_instance_is_read() {
     let (_server, mut nacos) = started();
-    let one = "serviceName=PAY@@ledger&ip=10.0.0.1&port=80";
+    let one = "serviceName=PAY@@ledger&ip=127.0.0.1&port=80";
     nacos.send("POST", &format!("{INSTANCE}?{one}")).is(200, "ok");
     let read = nacos.get(&format!("{INSTANCE}?{one}")).json();
     assert_eq!((&read["service"], &read["weight"]), (&json!("PAY@@ledger"), &json!(1.0)));
@@ -89,10 +89,10 @@ fn one_instance_is_read() {
 #[test]
 fn beats_are_light_once_the_instance_is_known() {
     let (server, mut nacos) = started();
-    let light = format!("{INSTANCE}/beat?serviceName=orders&ip=10.0.0.1&port=80");
+    let light = format!("{INSTANCE}/beat?serviceName=orders&ip=127.0.0.1&port=80");
     let mut beat = |target: &str| nacos.send("PUT", target).json();
     assert_eq!(beat(&light)["code"], 20404);
-    let body = "%7B%22ip%22%3A%2210.0.0.1%22%2C%22port%22%3A80%2C%22weight%22%3A3%7D";
+    let body = "%7B%22ip%22%3A%22127.0.0.1%22%2C%22port%22%3A80%2C%22weight%22%3A3%7D";
     assert_eq!(beat(&format!("{INSTANCE}/beat?serviceName=orders&beat={body}"))["code"], 10200);
     let answer = beat(&light);
     assert_eq!(answer, json!({ "clientBeatInterval": 5000, "code": 10200, "lightBeatEnabled": true }));
@@ -102,7 +102,7 @@ fn beats_are_light_once_the_instance_is_known() {
 #[test]
 fn a_put_is_an_override_that_outlives_the_instance() {
     let (server, mut nacos) = started();
-    let one = "serviceName=orders&ip=10.0.0.1&port=80";
+    let one = "serviceName=orders&ip=127.0.0.1&port=80";
     nacos.send("POST", &format!("{INSTANCE}?{one}&weight=2&metadata=a%3D1")).is(200, "ok");
     nacos.send("PUT", &format!("{INSTANCE}?{one}&weight=3&metadata=b%3D2")).is(200, "ok");
     nacos.send("DELETE", &format!("{INSTANCE}?{one}")).is(200, "ok");
@@ -115,26 +115,26 @@ fn a_put_is_an_override_that_outlives_the_instance() {
 #[test]
 fn a_patch_of_metadata_merges_them_and_sets_the_weight_back() {
     let (server, mut nacos) = started();
-    let one = "serviceName=orders&ip=10.0.0.1&port=80";
+    let one = "serviceName=orders&ip=127.0.0.1&port=80";
     nacos.send("POST", &format!("{INSTANCE}?{one}&weight=2&metadata=a%3D1")).is(200, "ok");
     nacos.send("PATCH", &format!("{INSTANCE}?{one}&metadata=c%3D3")).is(200, "ok");
     let instance = &server.instances("orders")[0];
     assert_eq!((instance.weight, instance.metadata.len()), (1.0, 2));
-    nacos.send("PATCH", &format!("{INSTANCE}?serviceName=orders&ip=10.9.9.9&port=1")).is(404, "no matched ip found!");
+    nacos.send("PATCH", &format!("{INSTANCE}?serviceName=orders&ip=127.9.9.9&port=1")).is(404, "no matched ip found!");
 }
 
 #[test]
 fn metadata_of_many_change_at_once() {
     let (server, mut nacos) = started();
     for i in 1..=3 {
-        nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&ip=10.0.0.{i}&port=80")).is(200, "ok");
+        nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&ip=127.0.0.{i}&port=80")).is(200, "ok");
     }
     let batch = format!("{INSTANCE}/metadata/batch?serviceName=orders&metadata=%7B%22a%22%3A%221%22%7D");
     let updated = nacos.send("PUT", &batch).json();
     assert_eq!(updated["updated"].as_array().map(Vec::len), Some(3));
-    let one = "%5B%7B%22ip%22%3A%2210.0.0.1%22%2C%22port%22%3A80%7D%5D";
+    let one = "%5B%7B%22ip%22%3A%22127.0.0.1%22%2C%22port%22%3A80%7D%5D";
     let updated = nacos.send("DELETE", &format!("{batch}&instances={one}")).json();
-    assert_eq!(updated, json!({ "updated": ["10.0.0.1:80:unknown:DEFAULT:ephemeral"] }));
+    assert_eq!(updated, json!({ "updated": ["127.0.0.1:80:unknown:DEFAULT:ephemeral"] }));
     let with_metadata = server.instances("orders").iter().filter(|i| !i.metadata.is_empty()).count();
     assert_eq!(with_metadata, 2);
 }
@@ -142,8 +142,8 @@ fn metadata_of_many_change_at_once() {
 #[test]
 fn a_service_is_ephemeral_or_persistent_as_a_whole() {
     let (_server, mut nacos) = started();
-    nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&ip=10.0.0.1&port=80&ephemeral=false")).is(200, "ok");
-    let refused = nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&ip=10.0.0.2&port=80"));
+    nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&ip=127.0.0.1&port=80&ephemeral=false")).is(200, "ok");
+    let refused = nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&ip=127.0.0.2&port=80"));
     assert_eq!(refused.status, 400);
     assert!(refused.body.contains("is persistent service, can't register ephemeral instance"), "{refused:?}");
 }
@@ -152,7 +152,7 @@ fn a_service_is_ephemeral_or_persistent_as_a_whole() {
 fn an_address_is_one_instance_of_a_service_whatever_its_cluster() {
     let (server, mut nacos) = started();
     for cluster in ["east", "west"] {
-        let one = format!("serviceName=orders&ip=10.0.0.1&port=80&clusterName={cluster}");
+        let one = format!("serviceName=orders&ip=127.0.0.1&port=80&clusterName={cluster}");
         nacos.send("POST", &format!("{INSTANCE}?{one}")).is(200, "ok");
     }
     let clusters: Vec<String> = server.instances("orders").into_iter().map(|i| i.cluster).collect();
@@ -163,7 +163,7 @@ fn an_address_is_one_instance_of_a_service_whatever_its_cluster() {
 fn services_are_listed_by_page_and_group() {
     let (server, mut nacos) = started();
     for service in ["a", "b", "c", "PAY@@d"] {
-        nacos.send("POST", &format!("{INSTANCE}?serviceName={service}&ip=10.0.0.1&port=80")).is(200, "ok");
+        nacos.send("POST", &format!("{INSTANCE}?serviceName={service}&ip=127.0.0.1&port=80")).is(200, "ok");
     }
     let mut list = |more: &str| nacos.get(&format!("/nacos/v1/ns/service/list?{more}")).json();
     assert_eq!(list("pageNo=1&pageSize=2"), json!({ "count": 3, "doms": ["a", "b"] }));
@@ -177,7 +177,7 @@ fn services_are_listed_by_page_and_group() {
 fn too_few_healthy_instances_are_all_called_healthy() {
     let (_server, mut nacos) = started();
     for more in ["1", "2&healthy=false", "3&healthy=false"] {
-        nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&port=80&ip=10.0.0.{more}")).is(200, "ok");
+        nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&port=80&ip=127.0.0.{more}")).is(200, "ok");
     }
     nacos.send("PUT", "/nacos/v1/ns/service?serviceName=orders&protectThreshold=0.5").is(200, "ok");
     let list = nacos.get(&format!("{INSTANCE}/list?serviceName=orders")).json();
@@ -191,22 +191,22 @@ fn bad_input_is_refused_as_nacos_refuses_it() {
     let (_server, mut nacos) = started();
     let long = "v".repeat(1025);
     for (more, body) in [
-        ("ip=10.0.0.1&port=80", "Param 'serviceName' is required."),
+        ("ip=127.0.0.1&port=80", "Param 'serviceName' is required."),
         ("serviceName=a&port=80", "Param 'ip' is required."),
         (
-            "serviceName=a&ip=10.0.0.1&port=80&weight=-1",
+            "serviceName=a&ip=127.0.0.1&port=80&weight=-1",
             "instance format invalid: The weights range from 0.0 to 10000.0",
         ),
         (
-            "serviceName=a&ip=10.0.0.1&port=70000",
+            "serviceName=a&ip=127.0.0.1&port=70000",
             "Param 'port' is illegal, the value should be between 0 and 65535.\r\n",
         ),
         (
-            &format!("serviceName=a&ip=10.0.0.1&port=80&metadata=k%3D{long}"),
+            &format!("serviceName=a&ip=127.0.0.1&port=80&metadata=k%3D{long}"),
             "Param 'Metadata' is illegal, the param length should not exceed 1024.\r\n",
         ),
         (
-            "serviceName=a%20b&ip=10.0.0.1&port=80",
+            "serviceName=a%20b&ip=127.0.0.1&port=80",
             "Param 'serviceName' is illegal, illegal characters should not appear in the param.\r\n",
         ),
     ] {

@@ -29,7 +29,7 @@ fn an_instance_is_registered_beats_is_listed_and_deregistered() {
     both(|builder| {
         let server = builder.start().expect("a server");
         let mut nacos = Connection::to(server.address());
-        let one = "serviceName=orders&ip=10.0.0.1&port=80";
+        let one = "serviceName=orders&ip=127.0.0.1&port=80";
         let ok = json!({ "code": 0, "message": "success", "data": "ok" });
         let beat = format!("{one}&heartBeat=true");
         assert_eq!(post(&mut nacos, INSTANCE, &beat)["code"], 21003);
@@ -39,7 +39,7 @@ fn an_instance_is_registered_beats_is_listed_and_deregistered() {
         let host = &list["data"][0];
         assert_eq!(
             (&host["ip"], &host["weight"], &host["metadata"]),
-            (&json!("10.0.0.1"), &json!(2.0), &json!({"a": "b"}))
+            (&json!("127.0.0.1"), &json!(2.0), &json!({"a": "b"}))
         );
         assert_eq!(nacos.send("DELETE", &format!("{INSTANCE}?{one}")).json(), ok);
         assert_eq!(nacos.get(&format!("{INSTANCE}/list?serviceName=orders")).json()["data"], json!([]));
@@ -54,8 +54,8 @@ fn a_list_is_of_the_default_cluster_unless_others_are_named() {
     both(|builder| {
         let server = builder.start().expect("a server");
         let mut nacos = Connection::to(server.address());
-        post(&mut nacos, INSTANCE, "serviceName=orders&ip=10.0.0.1&port=80");
-        post(&mut nacos, INSTANCE, "serviceName=orders&ip=10.0.0.2&port=80&clusterName=east");
+        post(&mut nacos, INSTANCE, "serviceName=orders&ip=127.0.0.1&port=80");
+        post(&mut nacos, INSTANCE, "serviceName=orders&ip=127.0.0.2&port=80&clusterName=east");
         let mut listed = |more: &str| {
             let list = nacos.get(&format!("{INSTANCE}/list?serviceName=orders{more}")).json();
             list["data"].as_array().map(Vec::len)
@@ -80,9 +80,9 @@ fn errors_are_framed_with_code_message_and_data() {
                 "data": "Required parameter 'ip' type String is not present"
             })
         );
-        let heavy = post(&mut nacos, INSTANCE, "serviceName=orders&ip=10.0.0.1&port=80&weight=10001");
+        let heavy = post(&mut nacos, INSTANCE, "serviceName=orders&ip=127.0.0.1&port=80&weight=10001");
         assert_eq!(heavy["code"], 21001);
-        let port = nacos.try_send("POST", INSTANCE, &[], Some("serviceName=orders&ip=10.0.0.1&port=x"));
+        let port = nacos.try_send("POST", INSTANCE, &[], Some("serviceName=orders&ip=127.0.0.1&port=x"));
         port.expect("an answer").is(400, "Param 'port' is illegal, the value should be between 0 and 65535.\r\n");
     });
 }
@@ -107,7 +107,7 @@ fn services_and_instances_are_read_and_changed_with_a_token() {
         let login = post(&mut nacos, "/nacos/v3/auth/user/login", "username=nacos&password=secret");
         let token = login["accessToken"].as_str().expect("a token").to_owned();
         for service in ["a", "b", "PAY@@c"] {
-            let form = format!("serviceName={service}&ip=10.0.0.1&port=80&accessToken={token}");
+            let form = format!("serviceName={service}&ip=127.0.0.1&port=80&accessToken={token}");
             assert_eq!(post(&mut nacos, INSTANCE, &form)["code"], 0);
         }
         let admin = "/nacos/v3/admin/ns";
@@ -116,7 +116,7 @@ fn services_and_instances_are_read_and_changed_with_a_token() {
         assert_eq!((&list["data"]["totalCount"], &list["data"]["pagesAvailable"]), (&json!(3), &json!(2)));
         assert_eq!(list["data"]["pageItems"][0]["name"], "c");
         assert_eq!(list["data"]["pageItems"][0]["groupName"], "PAY");
-        let at = |port| format!("{admin}/instance?serviceName=a&ip=10.0.0.1&port={port}&accessToken={token}");
+        let at = |port| format!("{admin}/instance?serviceName=a&ip=127.0.0.1&port={port}&accessToken={token}");
         assert_eq!(nacos.send("PUT", &format!("{}&weight=5", at(80))).json()["code"], 0);
         assert_eq!(nacos.get(&at(80)).json()["data"]["weight"], 5.0);
         assert_eq!(nacos.get(&at(81)).status, 404);
@@ -129,12 +129,12 @@ fn nacos_3_0_keeps_a_part_of_v1_and_3_2_none() {
     let statuses = |dialect| {
         let server = EmbeddedServer::builder().list_delay(Duration::ZERO).dialect(dialect).start().expect("a server");
         let mut nacos = Connection::to(server.address());
-        let one = format!("{v1}?serviceName=orders&ip=10.0.0.1&port=80");
+        let one = format!("{v1}?serviceName=orders&ip=127.0.0.1&port=80");
         let mut status = |method: &str, target: &str| nacos.send(method, target).status;
         [
             status("POST", &one),
             status("GET", &format!("{v1}/list?serviceName=orders")),
-            status("PUT", &format!("{v1}/beat?serviceName=orders&ip=10.0.0.1&port=80")),
+            status("PUT", &format!("{v1}/beat?serviceName=orders&ip=127.0.0.1&port=80")),
             status("GET", &one),
             status("PUT", &one),
         ]

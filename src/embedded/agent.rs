@@ -3,6 +3,7 @@
 /// A client's kind and version, read from `Nacos-Java-Client:v1.4.6 …` (`ClientInfo`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Agent {
+    text: String,
     kind: Option<&'static str>,
     version: [u32; 3],
 }
@@ -21,12 +22,17 @@ const PUSHED: [(&str, [u32; 3]); 5] = [
 impl Agent {
     pub(crate) fn read(user_agent: &str) -> Self {
         let Some((kind, _)) = PUSHED.into_iter().find(|(kind, _)| user_agent.starts_with(kind)) else {
-            return Agent::default();
+            return Agent { text: user_agent.to_owned(), ..Agent::default() };
         };
         let rest = user_agent[kind.len()..].trim_start_matches(":v").trim_start_matches(':');
         let mut numbers = rest.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or("").split('.');
         let mut number = || numbers.next().and_then(|number| number.parse().ok()).unwrap_or(0);
-        Agent { kind: Some(kind), version: [number(), number(), number()] }
+        Agent { text: user_agent.to_owned(), kind: Some(kind), version: [number(), number(), number()] }
+    }
+
+    /// The whole header.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
     pub(crate) fn takes_pushes(&self) -> bool {

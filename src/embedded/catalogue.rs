@@ -135,9 +135,10 @@ impl Instance {
         self.cluster == cluster && self.ip == ip && self.port == port
     }
 
-    /// A duration in its metadata, in milliseconds.
+    /// A duration in its metadata, in milliseconds: digits and nothing else.
     pub(crate) fn preserved(&self, key: &str) -> Option<Duration> {
-        self.metadata.get(key)?.parse().ok().map(Duration::from_millis)
+        let digits = self.metadata.get(key).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+        digits.parse().ok().map(Duration::from_millis)
     }
 }
 

@@ -3,8 +3,10 @@
 use crate::{Metadata, DEFAULT_GROUP};
 
 use super::{
-    parameters::{bad_metadata, read_metadata, Parameters},
+    java,
+    parameters::{bad_metadata, check_format, Parameters},
     reply::Reply,
+    v1_instance::BeatBody,
 };
 
 const METADATA_LIMIT: usize = 1024;
@@ -14,11 +16,20 @@ pub(crate) fn check(parameters: &Parameters, path: &str, unix_millis: i64) -> Re
     if parameters.dialect.is_v1_4() {
         return Ok(());
     }
+    if path.contains("/v1/ns/") {
+        name_format(parameters, path, unix_millis)?;
+    }
     // Of a list no more is looked at, so v3 takes several clusters as its `clusterName`.
     if path.ends_with("/list") {
         namespace(parameters)?;
         service_and_group(parameters)?;
         return clusters(parameters);
+    }
+    if path.ends_with("/beat") {
+        namespace(parameters)?;
+        service_and_group(parameters)?;
+        address(parameters)?;
+        return beat(parameters);
     }
     let metadata = metadata(parameters, path, unix_millis)?;
     namespace(parameters)?;
@@ -31,10 +42,25 @@ pub(crate) fn check(parameters: &Parameters, path: &str, unix_millis: i64) -> Re
     Ok(())
 }
 
+/// Another filter, in front of this one, looks at the name (`ServiceNameFilter`).
+fn name_format(parameters: &Parameters, path: &str, unix_millis: i64) -> Result<(), Reply> {
+    check_format(parameters.or("serviceName", "")).map_err(|rule| {
+        let message = format!("Service name filter error,caused: {rule};");
+        Reply::spring(400, &message, path, unix_millis)
+    })
+}
+
+/// What cannot be read is the controller's business.
+fn beat(parameters: &Parameters) -> Result<(), Reply> {
+    let Some(Ok(body)) = parameters.get("beat").map(BeatBody::read) else { return Ok(()) };
+    body.cluster.as_deref().map_or(Ok(()), check_cluster)?;
+    check_address(&body.ip, Some(&body.port.to_string()))
+}
+
 /// The filter reads the metadata first, and falls over what is none.
 fn metadata(parameters: &Parameters, path: &str, unix_millis: i64) -> Result<Metadata, Reply> {
     let Some(text) = parameters.get("metadata") else { return Ok(Metadata::new()) };
-    read_metadata(text).ok_or_else(|| {
+    java::metadata(text).ok_or_else(|| {
         let bad = bad_metadata(text);
         let message = format!("Server failed, caused: ErrCode:400, ErrMsg:{bad};caused: {bad};");
         Reply::spring(500, &message, path, unix_millis)
@@ -68,8 +94,12 @@ fn check_cluster(cluster: &str) -> Result<(), Reply> {
 }
 
 fn address(parameters: &Parameters) -> Result<(), Reply> {
-    check_name("ip", parameters.or("ip", ""), 128, is_plain)?;
-    match parameters.get("port").map(str::parse::<u16>) {
+    check_address(parameters.or("ip", ""), parameters.get("port"))
+}
+
+fn check_address(ip: &str, port: Option<&str>) -> Result<(), Reply> {
+    check_name("ip", ip, 128, is_plain)?;
+    match port.map(str::parse::<u16>) {
         Some(Err(_)) => Err(Reply::filtered("Param 'port' is illegal, the value should be between 0 and 65535.")),
         _ => Ok(()),
     }

@@ -2,7 +2,7 @@
 
 use crate::{service::ServiceName, Metadata, DEFAULT_CLUSTER, DEFAULT_GROUP};
 
-use super::{catalogue::ServiceKey, dialect::Dialect, reply::Reply};
+use super::{catalogue::ServiceKey, dialect::Dialect, java, reply::Reply};
 
 /// The parameters of the query, then those of a form body. The first of a name counts, as in servlets.
 #[derive(Clone, Debug, Default)]
@@ -39,8 +39,10 @@ impl Parameters {
         Reply::refused(self.dialect, status, message)
     }
 
+    /// A boolean of v1: anything but `true`, in any case, is false. Since 2.x blanks around it do not count.
     pub(crate) fn flag(&self, name: &str) -> Option<bool> {
-        self.get(name).map(|value| ["true", "on", "yes", "t", "y", "1"].contains(&value.to_lowercase().as_str()))
+        let value = self.get(name)?;
+        Some(if self.dialect.is_v1_4() { value } else { value.trim() }.eq_ignore_ascii_case("true"))
     }
 
     /// A number that must be one, where it is given.
@@ -62,7 +64,7 @@ impl Parameters {
 
     pub(crate) fn metadata(&self) -> Result<Option<Metadata>, Reply> {
         let Some(text) = self.get("metadata") else { return Ok(None) };
-        let metadata = read_metadata(text).ok_or_else(|| self.refused(500, &bad_metadata(text)))?;
+        let metadata = java::metadata(text).ok_or_else(|| self.refused(500, &bad_metadata(text)))?;
         Ok(Some(metadata))
     }
 
@@ -71,7 +73,9 @@ impl Parameters {
     }
 
     pub(crate) fn service(&self) -> Result<ServiceKey, Reply> {
-        let name = ServiceName::from_wire(self.required("serviceName")?, self.or("groupName", DEFAULT_GROUP));
+        let name = self.required("serviceName")?;
+        check_format(name).map_err(|rule| self.refused(400, rule))?;
+        let name = ServiceName::from_wire(name, self.or("groupName", DEFAULT_GROUP));
         if self.dialect.is_v1_4() && !name.name.chars().all(|c| c.is_ascii_alphanumeric() || "-._:@".contains(c)) {
             let rule = "dom name can only have these characters: 0-9a-zA-Z-._:";
             return Err(self.refused(400, &format!("{rule}, current: {name}")));
@@ -79,44 +83,33 @@ impl Parameters {
         Ok(ServiceKey { namespace: self.namespace().to_owned(), service: name })
     }
 
-    /// `clusterName`, or `cluster` as the oldest clients call it.
+    /// `clusterName`, or `cluster` as the oldest clients call it. Later Nacos checks it when it registers.
     pub(crate) fn cluster(&self) -> Result<&str, Reply> {
         let cluster = self.get("clusterName").unwrap_or_else(|| self.or("cluster", DEFAULT_CLUSTER));
-        if cluster.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        if !self.dialect.is_v1_4() || is_cluster_name(cluster) {
             return Ok(cluster);
         }
-        Err(self.refused(
-            400,
-            &if self.dialect.is_v1_4() {
-                format!("cluster name can only have these characters: 0-9a-zA-Z-, current: {cluster}")
-            } else {
-                format!("Instance 'clusterName' should be characters with only 0-9a-zA-Z-. (current: {cluster})")
-            },
-        ))
+        let rule = "cluster name can only have these characters: 0-9a-zA-Z-, current: ";
+        Err(self.refused(400, &format!("{rule}{cluster}")))
+    }
+}
+
+pub(crate) fn is_cluster_name(name: &str) -> bool {
+    name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+}
+
+/// A name with `@@` in it must have something before and after (`NamingUtils.checkServiceNameFormat`).
+pub(crate) fn check_format(name: &str) -> Result<(), &'static str> {
+    match java::split(name, "@@")[..] {
+        _ if !name.contains("@@") => Ok(()),
+        [] | [_] => Err("Param 'serviceName' is illegal, it should be format as 'groupName@@serviceName'"),
+        ["", ..] => Err("Param 'serviceName' is illegal, groupName can't be empty"),
+        _ => Ok(()),
     }
 }
 
 pub(crate) fn bad_metadata(text: &str) -> String {
     format!("metadata format incorrect:{text}")
-}
-
-/// A JSON object, or `k=v` pairs separated by commas (`UtilsAndCommons.parseMetadata`).
-pub(crate) fn read_metadata(text: &str) -> Option<Metadata> {
-    use serde_json::Value;
-    match serde_json::from_str::<serde_json::Map<String, Value>>(text) {
-        Ok(object) => object
-            .into_iter()
-            .map(|(key, value)| match value {
-                Value::String(text) => Some((key, text)),
-                Value::Number(_) | Value::Bool(_) => Some((key, value.to_string())),
-                _ => None,
-            })
-            .collect(),
-        Err(_) => text
-            .split(',')
-            .map(|pair| pair.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned())))
-            .collect(),
-    }
 }
 
 #[cfg(test)]
@@ -129,13 +122,5 @@ mod tests {
         assert_eq!(parameters.get("ip"), Some("a"));
         assert_eq!(parameters.weight(), Ok(Some(2.0)));
         assert_eq!(parameters.get("port"), None, "an empty one hides the later");
-    }
-
-    #[test]
-    fn metadata_is_json_or_pairs() {
-        let read = |text| read_metadata(text).map(|m| m.into_iter().collect::<Vec<_>>());
-        assert_eq!(read(r#"{"a":"1","b":2}"#), Some(vec![("a".into(), "1".into()), ("b".into(), "2".into())]));
-        assert_eq!(read("a=1,b=2"), Some(vec![("a".into(), "1".into()), ("b".into(), "2".into())]));
-        assert_eq!(read("{oops"), None);
     }
 }

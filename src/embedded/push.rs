@@ -1,7 +1,7 @@
 //! Changes are pushed over UDP to those who asked for a list with a port.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::Write,
     net::{SocketAddr, UdpSocket},
     sync::{Arc, Mutex, PoisonError},
@@ -10,6 +10,7 @@ use std::{
 
 use flate2::{write::GzEncoder, Compression};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{
     agent::Agent,
@@ -36,7 +37,27 @@ struct Subscriber {
     address: SocketAddr,
     agent: Agent,
     clusters: String,
+    /// What the client says it is.
+    app: String,
     asked: Duration,
+}
+
+impl Subscriber {
+    fn described(&self, key: &ServiceKey, is_v1_4: bool) -> serde_json::Value {
+        let mut described = json!({
+            "addrStr": self.address.to_string(),
+            "agent": self.agent.text(),
+            "app": self.app,
+            "ip": self.address.ip().to_string(),
+            "namespaceId": key.namespace,
+            "serviceName": key.service.to_string(),
+        });
+        if !is_v1_4 {
+            described["port"] = json!(self.address.port());
+            described["cluster"] = json!(self.clusters);
+        }
+        described
+    }
 }
 
 /// For whom changes are being gathered.
@@ -129,6 +150,28 @@ impl Pushes {
         self.subscribers.get(service).map_or(0, Vec::len)
     }
 
+    /// All subscribers of all services.
+    pub(crate) fn subscriptions(&self) -> usize {
+        self.subscribers.values().map(Vec::len).sum()
+    }
+
+    /// How many addresses are pushed to.
+    pub(crate) fn receivers(&self) -> usize {
+        self.subscribers.values().flatten().map(|subscriber| subscriber.address).collect::<HashSet<_>>().len()
+    }
+
+    /// Subscribers of the services of a namespace whose group and name contain what is given, with what is known of
+    /// them.
+    pub(crate) fn described(&self, asked: &ServiceKey, is_v1_4: bool) -> Vec<serde_json::Value> {
+        let ServiceKey { namespace, service: part } = asked;
+        let met = self.subscribers.iter().filter(|(key, _)| {
+            key.namespace == *namespace
+                && key.service.group.contains(&part.group)
+                && key.service.name.contains(&part.name)
+        });
+        met.flat_map(|(key, subscribers)| subscribers.iter().map(move |s| s.described(key, is_v1_4))).collect()
+    }
+
     /// True for one that was not subscribed yet. Since 2.x an address is one subscriber of a service, whatever clusters
     /// it asks for; on 1.4 it is one for each (`PushClient`).
     fn subscribe(&mut self, service: Arc<ServiceKey>, subscriber: Subscriber, by_clusters: bool) -> bool {
@@ -175,11 +218,12 @@ impl State {
         udp_port > 0 && agent.takes_pushes() && self.dialect().pushes()
     }
 
-    pub(crate) fn subscribe(&mut self, key: &ServiceKey, address: SocketAddr, agent: &Agent, clusters: &str) {
+    pub(crate) fn subscribe(&mut self, key: &ServiceKey, address: SocketAddr, asked: &Asked<'_>, app: &str) {
         let now = self.now();
         let is_v1_4 = self.dialect().is_v1_4();
         let service = Arc::new(key.clone());
-        let subscriber = Subscriber { address, agent: agent.clone(), clusters: clusters.to_owned(), asked: now };
+        let (agent, clusters) = (asked.agent.clone(), asked.clusters.to_owned());
+        let subscriber = Subscriber { address, agent, clusters, app: app.to_owned(), asked: now };
         let is_new = self.pushes.subscribe(service.clone(), subscriber, is_v1_4);
         // Since 2.x a new subscriber is pushed to once for a start (`NamingSubscriberServiceV2Impl`).
         if is_new && !is_v1_4 {

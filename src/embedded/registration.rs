@@ -2,11 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::nacos::v1::{BEAT_TAKEN, BEAT_UNKNOWN};
+use crate::{
+    nacos::v1::{BEAT_TAKEN, BEAT_UNKNOWN},
+    DEFAULT_CLUSTER,
+};
 
 use super::{
     catalogue::{Instance, InstanceKey, Service, ServiceKey},
     dialect::Dialect,
+    parameters::is_cluster_name,
     state::{Due, State},
 };
 
@@ -18,14 +22,35 @@ const KEPT_AFTER_THE_LAST: Duration = Duration::from_secs(60);
 pub(crate) struct Beat {
     pub(crate) ip: String,
     pub(crate) port: i64,
-    pub(crate) cluster: String,
+    /// Any when none.
+    pub(crate) cluster: Option<String>,
     /// What a full beat registers when the instance is not there.
     pub(crate) instance: Option<Instance>,
+    /// Whose instance it keeps alive: since 2.x a full beat says so in its body.
+    pub(crate) renews: Option<ServiceKey>,
 }
 
 pub(crate) struct BeatTaken {
     pub(crate) code: i64,
-    pub(crate) interval: Duration,
+    /// In milliseconds.
+    pub(crate) interval: i64,
+}
+
+/// Why an instance is not registered, in Nacos' words.
+#[derive(Debug)]
+pub(crate) enum Rejected {
+    /// What the instance is like.
+    Illegal(String),
+    /// What the service is like.
+    Conflict(String),
+}
+
+impl Rejected {
+    pub(crate) fn into_text(self) -> String {
+        match self {
+            Rejected::Illegal(text) | Rejected::Conflict(text) => text,
+        }
+    }
 }
 
 impl State {
@@ -34,15 +59,16 @@ impl State {
         InstanceKey { ip: ip.to_owned(), port, ephemeral, cluster }
     }
 
-    /// Registers the instance, or replaces the one under the same key. The error is Nacos' text.
-    pub(crate) fn register(&mut self, key: &ServiceKey, instance: Instance) -> Result<(), String> {
+    /// Registers the instance, or replaces the one under the same key.
+    pub(crate) fn register(&mut self, key: &ServiceKey, instance: Instance) -> Result<(), Rejected> {
         let now = self.now();
         let is_v1_4 = self.dialect().is_v1_4();
+        self.check(&instance)?;
         let instance_key = self.instance_key(&instance.ip, instance.port, &instance.cluster, instance.ephemeral);
         let registration = self.catalogue.next_registration();
         let service = self.catalogue.service_or_new(key, instance.ephemeral, now);
         if !is_v1_4 && service.ephemeral != instance.ephemeral {
-            return Err(mixing(service));
+            return Err(Rejected::Conflict(mixing(service)));
         }
         let newcomer = service.take_in(instance_key, Instance { last_beat: now, registration, ..instance });
         let (service, created) = (service.key.clone(), service.created);
@@ -51,6 +77,24 @@ impl State {
             self.agenda.enter(first_check, Due::CheckBeat { service: service.clone(), instance, registration });
         }
         self.changed(&service);
+        Ok(())
+    }
+
+    /// What all registrations and changes must obey since 2.x (`NamingUtils.checkInstanceIsLegal`).
+    pub(crate) fn check(&self, instance: &Instance) -> Result<(), Rejected> {
+        if self.dialect().is_v1_4() {
+            return Ok(());
+        }
+        let millis = |key, default| instance.preserved(key).map_or(default, |time| time.as_millis());
+        let interval = millis(crate::HEART_BEAT_INTERVAL, 5000);
+        if millis(crate::HEART_BEAT_TIMEOUT, 15_000).min(millis(crate::IP_DELETE_TIMEOUT, 30_000)) < interval {
+            let rule = "Instance 'heart beat interval' must less than 'heart beat timeout' and 'ip delete timeout'.";
+            return Err(Rejected::Illegal(rule.into()));
+        }
+        if !is_cluster_name(&instance.cluster) {
+            let rule = "Instance 'clusterName' should be characters with only 0-9a-zA-Z-. (current: ";
+            return Err(Rejected::Illegal(format!("{rule}{})", instance.cluster)));
+        }
         Ok(())
     }
 
@@ -100,43 +144,63 @@ impl State {
         }
     }
 
-    /// Takes a beat. The error is Nacos' text.
-    pub(crate) fn beat(&mut self, key: &ServiceKey, beat: Beat) -> Result<BeatTaken, String> {
-        if !self.keep_alive(key, &beat) {
-            let Some(instance) = beat.instance else {
-                return Ok(BeatTaken { code: BEAT_UNKNOWN, interval: self.settings.beat_interval() });
+    /// Takes a beat.
+    pub(crate) fn beat(&mut self, key: &ServiceKey, beat: Beat) -> Result<BeatTaken, Rejected> {
+        if self.beating(key, &beat).is_none() {
+            let Some(instance) = beat.instance.clone() else {
+                let interval = self.settings.beat_interval().as_millis() as i64;
+                return Ok(BeatTaken { code: BEAT_UNKNOWN, interval });
             };
-            self.register(key, Instance { ephemeral: true, ..instance })?;
+            // Later Nacos knows beats of ephemeral instances alone.
+            let ephemeral = instance.ephemeral || !self.dialect().is_v1_4();
+            self.register(key, Instance { ephemeral, ..instance })?;
         }
-        Ok(BeatTaken { code: BEAT_TAKEN, interval: self.beat_interval(key, &beat.ip, beat.port, &beat.cluster) })
+        if let Some(renewed) = &beat.renews {
+            self.keep_alive(renewed, &beat);
+        }
+        Ok(BeatTaken { code: BEAT_TAKEN, interval: self.beat_interval(key, &beat) })
     }
 
-    /// False when there is no such instance. On 1.4 a persistent one takes beats too.
-    fn keep_alive(&mut self, key: &ServiceKey, beat: &Beat) -> bool {
+    /// The key of the instance that beats, if it is registered. On 1.4 a persistent one takes beats too.
+    fn beating(&self, key: &ServiceKey, beat: &Beat) -> Option<InstanceKey> {
+        let service = self.catalogue.service(key)?;
+        let cluster = beat.cluster.as_deref().unwrap_or(DEFAULT_CLUSTER);
+        let kinds: &[bool] = if self.dialect().is_v1_4() { &[true, false] } else { &[true] };
+        let mut keys = kinds.iter().map(|ephemeral| self.instance_key(&beat.ip, beat.port, cluster, *ephemeral));
+        keys.find(|key| service.instances.contains_key(key))
+    }
+
+    fn keep_alive(&mut self, key: &ServiceKey, beat: &Beat) {
         let now = self.now();
-        let mut keys = vec![self.instance_key(&beat.ip, beat.port, &beat.cluster, true)];
-        if self.dialect().is_v1_4() {
-            keys.push(self.instance_key(&beat.ip, beat.port, &beat.cluster, false));
+        let Some(instance_key) = self.beating(key, beat) else { return };
+        let Some(service) = self.catalogue.service_mut(key) else { return };
+        let Some(instance) = service.instances.get_mut(&instance_key) else { return };
+        if beat.cluster.as_ref().is_some_and(|cluster| *cluster != instance.cluster) {
+            return;
         }
-        let Some(service) = self.catalogue.service_mut(key) else { return false };
-        let Some(known) = keys.iter().find(|key| service.instances.contains_key(*key)) else { return false };
-        let Some(instance) = service.instances.get_mut(known) else { return false };
         instance.last_beat = now;
         let has_recovered = !std::mem::replace(&mut instance.healthy, true);
         if has_recovered {
             let key = service.key.clone();
             self.changed(&key);
         }
-        true
     }
 
-    fn beat_interval(&self, key: &ServiceKey, ip: &str, port: i64, cluster: &str) -> Duration {
-        let instance_key = self.instance_key(ip, port, cluster, true);
-        self.catalogue
-            .service(key)
-            .and_then(|service| Some(service.shown(service.instances.get(&instance_key)?)))
-            .and_then(|instance| instance.preserved(crate::HEART_BEAT_INTERVAL))
-            .unwrap_or(self.settings.beat_interval())
+    /// What the client is told to keep to.
+    fn beat_interval(&self, key: &ServiceKey, beat: &Beat) -> i64 {
+        let instance_key = self.beating(key, beat);
+        let service = self.catalogue.service(key);
+        let instance =
+            service.zip(instance_key).and_then(|(service, key)| Some(service.shown(service.instances.get(&key)?)));
+        let interval = self.preserved(instance.as_ref(), crate::HEART_BEAT_INTERVAL, self.settings.beat_interval());
+        i64::try_from(interval.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// A duration in the instance's metadata. What is no number counts as zero since 2.x (`ConvertUtils.toLong`).
+    fn preserved(&self, instance: Option<&Instance>, key: &str, default: Duration) -> Duration {
+        let Some(instance) = instance.filter(|instance| instance.metadata.contains_key(key)) else { return default };
+        let unreadable = if self.dialect().is_v1_4() { default } else { Duration::ZERO };
+        instance.preserved(key).unwrap_or(unreadable)
     }
 
     /// Turns an instance unhealthy, or removes it, that has not beaten for too long at the time `at`.
@@ -147,22 +211,21 @@ impl State {
         instance: Arc<InstanceKey>,
         registration: u64,
     ) {
-        let (heartbeat_timeout, delete_timeout) = (self.settings.heartbeat_timeout, self.settings.delete_timeout);
-        let Some(known) = self.catalogue.service_mut(&service) else { return };
+        let Some(known) = self.catalogue.service(&service) else { return };
         let Some(found) = known.instances.get(&instance).filter(|found| found.registration == registration) else {
             return;
         };
         let silence = at.saturating_sub(found.last_beat);
         let shown = known.shown(found);
-        if silence >= shown.preserved(crate::IP_DELETE_TIMEOUT).unwrap_or(delete_timeout) {
+        let timeout = |key, default| self.preserved(Some(&shown), key, default);
+        if silence >= timeout(crate::IP_DELETE_TIMEOUT, self.settings.delete_timeout) {
             self.remove_instance(&service, &instance);
             return;
         }
-        let is_late = silence >= shown.preserved(crate::HEART_BEAT_TIMEOUT).unwrap_or(heartbeat_timeout);
+        let is_late = silence >= timeout(crate::HEART_BEAT_TIMEOUT, self.settings.heartbeat_timeout);
         if is_late && shown.healthy {
-            if let Some(found) = known.instances.get_mut(&instance) {
-                found.healthy = false;
-            }
+            let known = self.catalogue.service_mut(&service).and_then(|known| known.instances.get_mut(&instance));
+            known.into_iter().for_each(|found| found.healthy = false);
             self.changed(&service);
         }
         // From the time it was due, not from now: checks must not drift.

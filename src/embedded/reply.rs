@@ -65,6 +65,7 @@ impl Reply {
     /// Spring's error page in JSON.
     pub(crate) fn spring(status: u16, message: &str, path: &str, unix_millis: i64) -> Self {
         let error = match status {
+            400 => "Bad Request",
             403 => "Forbidden",
             404 => "Not Found",
             410 => "Gone",

@@ -1,6 +1,6 @@
 //! All that a server remembers, and what it does when something falls due.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     agenda::Agenda,
@@ -21,6 +21,10 @@ pub(crate) struct State {
     pub(crate) pushes: Pushes,
     pub(crate) sessions: Sessions,
     pub(crate) counters: Counters,
+    /// Whether clients are told that beats without a body will do.
+    pub(crate) light_beats: bool,
+    /// Beside `public`, which is always there: name and description by id.
+    pub(crate) namespaces: BTreeMap<String, (String, String)>,
 }
 
 /// What can fall due.
@@ -50,6 +54,8 @@ impl State {
             catalogue: Catalogue::default(),
             pushes,
             counters: Counters::default(),
+            light_beats: true,
+            namespaces: BTreeMap::new(),
         }
     }
 
@@ -65,6 +71,8 @@ impl State {
     pub(crate) fn forget_everything(&mut self) {
         self.forget_registrations();
         self.sessions = Sessions::new(&self.settings);
+        self.light_beats = true;
+        self.namespaces.clear();
     }
 
     /// Loses services, instances and subscribers.

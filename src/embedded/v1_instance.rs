@@ -6,16 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     nacos::v1::{BeatAnswer, BEAT_UNKNOWN},
-    Metadata, DEFAULT_CLUSTER,
+    service::ServiceName,
+    Metadata, DEFAULT_CLUSTER, DEFAULT_GROUP,
 };
 
 use super::{
     call::Call,
     catalogue::{Instance, ServiceKey},
+    java,
     listing::{instance_id, Asked, Told},
     modification::{Batch, BatchAction, Patch},
     parameters::Parameters,
-    registration::Beat,
+    registration::{Beat, Rejected},
     reply::{Reply, JSON},
     state::State,
 };
@@ -24,7 +26,7 @@ use super::{
 fn instance(parameters: &Parameters) -> Result<Instance, Reply> {
     let ip = parameters.required("ip")?.to_owned();
     parameters.required("port")?;
-    let instance = Instance {
+    Ok(Instance {
         ip,
         port: parameters.number("port")?.unwrap_or(0),
         weight: parameters.weight()?.unwrap_or(1.0),
@@ -37,27 +39,17 @@ fn instance(parameters: &Parameters) -> Result<Instance, Reply> {
         has_id: true,
         last_beat: Default::default(),
         registration: 0,
-    };
-    check_intervals(parameters, &instance)?;
-    Ok(instance)
+    })
 }
 
-/// `NamingUtils.checkInstanceIsLegal`, since 2.x.
-fn check_intervals(parameters: &Parameters, instance: &Instance) -> Result<(), Reply> {
-    let millis = |key, default| instance.preserved(key).map_or(default, |time| time.as_millis());
-    let interval = millis(crate::HEART_BEAT_INTERVAL, 5000);
-    let shortest = millis(crate::HEART_BEAT_TIMEOUT, 15_000).min(millis(crate::IP_DELETE_TIMEOUT, 30_000));
-    if parameters.dialect.is_v1_4() || interval <= shortest {
-        return Ok(());
-    }
-    let rule = "Instance 'heart beat interval' must less than 'heart beat timeout' and 'ip delete timeout'.";
-    Err(parameters.refused(400, rule))
+fn rejected(rejected: Rejected) -> Reply {
+    Reply::text(400, rejected.into_text())
 }
 
 pub(crate) fn register(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let key = call.parameters.service()?;
     let instance = instance(&call.parameters)?;
-    state.register(&key, instance).map_err(|conflict| Reply::text(400, conflict))?;
+    state.register(&key, instance).map_err(rejected)?;
     Ok(Reply::ok())
 }
 
@@ -72,6 +64,7 @@ pub(crate) fn overwrite(state: &mut State, call: &Call) -> Result<Reply, Reply> 
     let parameters = &call.parameters;
     let key = parameters.service()?;
     let instance = instance(parameters)?;
+    state.check(&instance).map_err(rejected)?;
     // 1.4 lets clients that are not Java register by a PUT.
     if parameters.dialect.is_v1_4() && !call.agent.is_java() {
         return register(state, call);
@@ -188,72 +181,97 @@ pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let healthy_only = parameters.or("healthyOnly", "").eq_ignore_ascii_case("true");
     let udp_port = parameters.number::<u16>("udpPort")?.unwrap_or(0);
     let subscribed = state.subscribes(&call.agent, udp_port);
-    if let (true, Ok(ip)) = (subscribed, parameters.or("clientIP", "").parse::<IpAddr>()) {
-        state.subscribe(&key, SocketAddr::new(ip, udp_port), &call.agent, clusters);
-    }
     let asked = Asked { clusters, healthy_only, agent: &call.agent, told: Told::InAnswer { subscribed } };
+    if let (true, Ok(ip)) = (subscribed, parameters.or("clientIP", "").parse::<IpAddr>()) {
+        state.subscribe(&key, SocketAddr::new(ip, udp_port), &asked, parameters.or("app", ""));
+    }
     let shown = state.shown(&key);
     let list = state.list(&key, shown, &asked);
     let body = list.map_err(|error| Reply::text(500, error.to_string()))?;
     Ok(Reply { status: 200, content_type: Some(JSON), body })
 }
 
-/// The body of a full beat. Clients differ in what they put in.
-#[derive(Deserialize)]
-struct BeatBody {
-    #[serde(default)]
-    ip: String,
-    #[serde(default)]
-    port: i64,
-    cluster: Option<String>,
-    weight: Option<f64>,
-    metadata: Option<Metadata>,
-}
-
 pub(crate) fn beat(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let key = call.parameters.service()?;
-    let beat = read_beat(&call.parameters)?;
-    let taken = state.beat(&key, beat).map_err(|conflict| Reply::text(400, conflict))?;
-    let interval = taken.interval.as_millis() as i64;
+    let beat = read_beat(&call.parameters, &key)?;
+    let taken = state.beat(&key, beat).map_err(rejected)?;
     if call.parameters.dialect.is_v1_4() && taken.code == BEAT_UNKNOWN {
-        return Ok(Reply::json(&serde_json::json!({ "clientBeatInterval": interval, "code": taken.code })));
+        return Ok(Reply::json(&serde_json::json!({ "clientBeatInterval": taken.interval, "code": taken.code })));
     }
     Ok(Reply::json(&BeatAnswer {
-        client_beat_interval: Some(interval),
+        client_beat_interval: Some(taken.interval),
         code: taken.code,
-        light_beat_enabled: true,
+        light_beat_enabled: state.light_beats,
         extra: Default::default(),
     }))
 }
 
 /// What the body says counts before what the parameters say.
-fn read_beat(parameters: &Parameters) -> Result<Beat, Reply> {
+fn read_beat(parameters: &Parameters, key: &ServiceKey) -> Result<Beat, Reply> {
     let cluster = parameters.or("clusterName", DEFAULT_CLUSTER);
     let Some(body) = parameters.get("beat") else {
         return Ok(Beat {
             ip: parameters.or("ip", "").to_owned(),
             port: parameters.number("port")?.unwrap_or(0),
-            cluster: cluster.to_owned(),
+            cluster: Some(cluster.to_owned()),
             instance: None,
+            renews: Some(key.clone()),
         });
     };
-    let body: BeatBody = serde_json::from_str(body)
-        .map_err(|error| parameters.refused(500, &format!("the beat cannot be read: {error}")))?;
+    let body =
+        BeatBody::read(body).map_err(|error| parameters.refused(500, &format!("the beat cannot be read: {error}")))?;
     let cluster = body.cluster.filter(|cluster| !cluster.trim().is_empty()).unwrap_or(cluster.to_owned());
     let instance = Instance {
         ip: body.ip.clone(),
         port: body.port,
         cluster: cluster.clone(),
-        weight: body.weight.unwrap_or(1.0),
+        weight: body.weight,
         enabled: true,
         healthy: true,
-        ephemeral: true,
-        metadata: body.metadata.unwrap_or_default(),
+        ephemeral: body.ephemeral,
+        metadata: body.metadata,
         has_id: true,
         last_beat: Default::default(),
         registration: 0,
     };
-    Ok(Beat { ip: body.ip, port: body.port, cluster, instance: Some(instance) })
+    // 1.4 keeps alive what the query names, later Nacos what the body names (`ClientBeatProcessorV2`).
+    let renews = if parameters.dialect.is_v1_4() {
+        Some(key.clone())
+    } else {
+        let service = body.service_name.map(|name| ServiceName::from_wire(&name, DEFAULT_GROUP));
+        service.map(|service| ServiceKey { service, ..key.clone() })
+    };
+    Ok(Beat { ip: body.ip, port: body.port, cluster: Some(cluster), instance: Some(instance), renews })
+}
+
+/// The body of a full beat (`RsInfo`). Clients differ in what they put in.
+pub(crate) struct BeatBody {
+    pub(crate) ip: String,
+    pub(crate) port: i64,
+    pub(crate) cluster: Option<String>,
+    service_name: Option<String>,
+    weight: f64,
+    ephemeral: bool,
+    metadata: Metadata,
+}
+
+impl BeatBody {
+    pub(crate) fn read(json: &str) -> Result<Self, String> {
+        let fields = java::Fields::read(json).map_err(|error| error.to_string())?;
+        Self::bind(&fields).map_err(|field| format!("{field} is of a wrong type"))
+    }
+
+    fn bind(fields: &java::Fields) -> Result<Self, &'static str> {
+        Ok(BeatBody {
+            ip: fields.text("ip")?.unwrap_or_default(),
+            port: fields.integer("port")?,
+            cluster: fields.text("cluster")?,
+            service_name: fields.text("serviceName")?,
+            weight: fields.number("weight")?,
+            ephemeral: fields.flag("ephemeral", true)?,
+            metadata: fields.texts("metadata")?,
+        })
+    }
 }
 
 pub(crate) fn put_metadata(state: &mut State, call: &Call) -> Result<Reply, Reply> {

@@ -1,12 +1,16 @@
 //! What operators and load balancers ask: `/v1/ns/operator`, `/v1/console`.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::{call::Call, reply::Reply, state::State};
 
+const LIGHT_BEATS: &str = "lightBeatEnabled";
+
 pub(crate) fn metrics(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     if !call.parameters.dialect.is_v1_4() {
-        return Ok(Reply::json(&json!({ "status": "UP" })));
+        return Ok(Reply::json(&state.metrics_since_2(call.parameters.flag("onlyStatus").unwrap_or(true))));
     }
     let services = state.catalogue.services().count();
     let instances: usize = state.catalogue.services().map(|service| service.instances.len()).sum();
@@ -59,6 +63,33 @@ pub(crate) fn server_state(state: &mut State, call: &Call) -> Result<Reply, Repl
 }
 
 impl State {
+    fn metrics_since_2(&self, only_status: bool) -> serde_json::Value {
+        if only_status {
+            return json!({ "status": "UP" });
+        }
+        let instances = || self.catalogue.services().flat_map(|service| service.instances.keys());
+        // A client is an address and the kind of what it registers (`IpPortBasedClient`).
+        let publishers: BTreeSet<(&str, i64, bool)> =
+            instances().map(|key| (key.ip.as_str(), key.port, key.ephemeral)).collect();
+        let persistent = publishers.iter().filter(|(.., ephemeral)| !ephemeral).count();
+        let clients = publishers.len() + self.pushes.receivers();
+        json!({
+            "status": "UP",
+            "serviceCount": self.catalogue.services().count(),
+            "instanceCount": instances().count(),
+            "subscribeCount": self.pushes.subscriptions(),
+            "responsibleInstanceCount": instances().count(),
+            "clientCount": clients,
+            "connectionBasedClientCount": 0,
+            "ephemeralIpPortClientCount": clients - persistent,
+            "persistentIpPortClientCount": persistent,
+            "responsibleClientCount": clients,
+            "cpu": 0.0,
+            "load": 0.0,
+            "mem": 0.0,
+        })
+    }
+
     /// The settings that 2.x and 3.x tell of themselves, in the words of a server with default settings.
     pub(crate) fn told_of_server(&self) -> serde_json::Value {
         json!({
@@ -88,7 +119,20 @@ impl State {
     }
 }
 
-/// The defaults of `SwitchDomain`, which nobody can change here.
+/// Of the switches that can be changed, only this one is obeyed; the others are taken and forgotten.
+pub(crate) fn change_switch(state: &mut State, call: &Call) -> Result<Reply, Reply> {
+    let given = |name: &str| {
+        let missing = || call.parameters.refused(400, &format!("Parameter '{name}' is missing"));
+        call.parameters.get(name).ok_or_else(missing)
+    };
+    let (entry, value) = (given("entry")?, given("value")?);
+    if entry == LIGHT_BEATS {
+        state.light_beats = ["true", "yes", "on", "y", "t"].contains(&value.to_lowercase().as_str());
+    }
+    Ok(Reply::ok())
+}
+
+/// `SwitchDomain`, with the defaults of what cannot be changed here.
 pub(crate) fn switches(state: &mut State, _: &Call) -> Result<Reply, Reply> {
     let mut switches = json!({
         "name": "00-00---000-NACOS_SWITCH_DOMAIN-000---00-00",
@@ -106,6 +150,7 @@ pub(crate) fn switches(state: &mut State, _: &Call) -> Result<Reply, Reply> {
         "pushGoVersion": "0.1.0", "pushJavaVersion": "0.1.0", "pushPythonVersion": "0.4.3",
         "pushCVersion": "1.0.12", "pushCSharpVersion": "0.9.0",
     });
+    switches[LIGHT_BEATS] = json!(state.light_beats);
     switches["clientBeatInterval"] = json!(state.settings.beat_interval().as_millis() as u64);
     Ok(Reply::json(&switches))
 }

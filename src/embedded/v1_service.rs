@@ -10,6 +10,7 @@ use crate::{nacos::v1::ServiceListAnswer, Metadata, DEFAULT_GROUP};
 use super::{
     call::Call,
     catalogue::{Service, ServiceKey, ServiceMetadata},
+    parameters::Parameters,
     reply::Reply,
     state::State,
 };
@@ -21,13 +22,27 @@ pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let number = |name| parameters.get(name).and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
     let (page, size) = (number("pageNo"), number("pageSize"));
     let group = parameters.or("groupName", DEFAULT_GROUP);
+    let label = service_label(parameters)?;
     let names: Vec<String> = state
         .services_in(parameters.namespace())
         .filter(|service| service.key.service.group == group)
+        .filter(|service| label.as_ref().is_none_or(|label| label.is_of(service)))
         .map(|service| service.key.service.name.clone())
         .collect();
     let doms = names.iter().skip(page.saturating_sub(1).saturating_mul(size)).take(size).cloned().collect();
     Ok(Reply::json(&ServiceListAnswer { count: names.len() as u64, doms }))
+}
+
+/// Who is pushed to.
+pub(crate) fn subscribers(state: &mut State, call: &Call) -> Result<Reply, Reply> {
+    let parameters = &call.parameters;
+    let key = parameters.service()?;
+    let number = |name, default| parameters.get(name).map_or(default, |text| text.parse::<usize>().unwrap_or(0));
+    let (page, size) = (number("pageNo", 1), number("pageSize", 1000));
+    let all = state.pushes.described(&key, parameters.dialect.is_v1_4());
+    let count = all.len();
+    let page: Vec<_> = all.into_iter().skip(page.saturating_sub(1).saturating_mul(size)).take(size).collect();
+    Ok(Reply::json(&json!({ "subscribers": page, "count": count })))
 }
 
 #[derive(Serialize)]
@@ -123,7 +138,66 @@ pub(crate) fn delete(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     }
 }
 
+/// What a list of services is limited to.
+struct Label {
+    of_instances: bool,
+    key: String,
+    value: String,
+}
+
+impl Label {
+    fn is_of(&self, service: &Service) -> bool {
+        let has = |metadata: &Metadata| metadata.get(&self.key) == Some(&self.value);
+        if self.of_instances {
+            service.instances.values().any(|instance| has(&instance.metadata))
+        } else {
+            service.metadata.as_ref().is_some_and(|set| has(&set.metadata))
+        }
+    }
+}
+
+/// 1.4 obeys `INSTANCE.metadata.key = 'value'` and `SERVICE.metadata.key = 'value'`; later Nacos does not look at the
+/// selector of a list (`ServiceOperatorV2Impl.listService`).
+fn service_label(parameters: &Parameters) -> Result<Option<Label>, Reply> {
+    let Some(selector) = parameters.get("selector").filter(|_| parameters.dialect.is_v1_4()) else { return Ok(None) };
+    let (kind, expression) = selector_of(parameters, selector)?;
+    let expression: String = expression.chars().filter(|c| !c.is_whitespace() && *c != '\'').collect();
+    let Some((path, value)) = expression.split_once('=').filter(|_| kind == "label") else { return Ok(None) };
+    let (of, key) = (path.split('.').next().unwrap_or(""), path.rsplit('.').next().unwrap_or(""));
+    let label = Label { of_instances: of == "INSTANCE", key: key.to_owned(), value: value.to_owned() };
+    Ok(["INSTANCE", "SERVICE"].contains(&of).then_some(label))
+}
+
+/// Type and expression of a selector.
+fn selector_of(parameters: &Parameters, json: &str) -> Result<(String, String), Reply> {
+    let no_match = || parameters.refused(400, "not match any type of selector!");
+    let selector: serde_json::Value = serde_json::from_str(json)
+        .map_err(|error| parameters.refused(500, &format!("the selector cannot be read: {error}")))?;
+    let kind = selector["type"].as_str().ok_or_else(no_match)?;
+    match kind {
+        "none" | "label" => Ok((kind.to_owned(), selector["expression"].as_str().unwrap_or("").to_owned())),
+        // A constant of 1.4's that selects nothing.
+        other if other != "unknown" && parameters.dialect.is_v1_4() => {
+            let constant = format!("No enum constant com.alibaba.nacos.api.selector.SelectorType.{other}");
+            Err(parameters.refused(400, &constant))
+        }
+        _ => Err(no_match()),
+    }
+}
+
+/// A service with a label selector shows callers of the same label to each other, for which it would need a CMDB.
+fn check_selector(parameters: &Parameters) -> Result<(), Reply> {
+    let Some(selector) = parameters.get("selector") else { return Ok(()) };
+    match selector_of(parameters, selector)? {
+        (kind, _) if kind == "label" => {
+            Err(parameters.refused(400, "selectors of type label are not supported by the embedded server"))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn service_metadata(call: &Call) -> Result<ServiceMetadata, Reply> {
+    check_selector(&call.parameters)?;
     Ok(ServiceMetadata {
         protect_threshold: call.parameters.number("protectThreshold")?.unwrap_or(0.0),
         metadata: call.parameters.metadata()?.unwrap_or_default(),

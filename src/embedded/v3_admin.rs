@@ -14,7 +14,7 @@ use super::{
     state::State,
     v1_instance,
     v3_client::{
-        failure, flag, instance, required, service, success, INSTANCE_ERROR, PARAMETER_VALIDATE_ERROR,
+        failure, flag, instance, rejected, required, service, success, INSTANCE_ERROR, PARAMETER_VALIDATE_ERROR,
         RESOURCE_NOT_FOUND, SERVER_ERROR,
     },
 };
@@ -44,7 +44,7 @@ struct Page<T> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ServiceView<'a> {
+pub(crate) struct ServiceView<'a> {
     name: &'a str,
     group_name: &'a str,
     cluster_count: usize,
@@ -72,7 +72,7 @@ pub(crate) fn list_services(state: &mut State, call: &Call) -> Result<Reply, Rep
     }))
 }
 
-fn view(service: &Service) -> ServiceView<'_> {
+pub(crate) fn view(service: &Service) -> ServiceView<'_> {
     let shown = service.listed_or_all();
     let (all, healthy) = (shown.len(), shown.iter().filter(|i| i.healthy).count());
     let threshold = service.metadata.as_ref().map_or(0.0, |set| set.protect_threshold);
@@ -122,6 +122,7 @@ pub(crate) fn overwrite(state: &mut State, call: &Call) -> Result<Reply, Reply> 
     required(&call.parameters, "serviceName", "String")?;
     let key = service(&call.parameters)?;
     let instance = instance(&call.parameters)?;
+    state.check(&instance).map_err(rejected)?;
     if state.overwrite(&key, instance) {
         return Ok(success("ok"));
     }

@@ -7,9 +7,10 @@ use crate::{service::ServiceName, DEFAULT_CLUSTER, DEFAULT_GROUP};
 use super::{
     call::Call,
     catalogue::{Instance, ServiceKey},
+    java,
     listing::Selection,
-    parameters::{bad_metadata, read_metadata, Parameters},
-    registration::Beat,
+    parameters::{bad_metadata, Parameters},
+    registration::{Beat, Rejected},
     reply::Reply,
     state::State,
 };
@@ -88,7 +89,7 @@ pub(crate) fn instance(parameters: &Parameters) -> Result<Instance, Reply> {
         healthy: healthy.unwrap_or(true),
         ephemeral: ephemeral.unwrap_or(true),
         metadata: match parameters.get("metadata") {
-            Some(text) => read_metadata(text).ok_or_else(|| metadata_error(text))?,
+            Some(text) => java::metadata(text).ok_or_else(|| metadata_error(text))?,
             None => Default::default(),
         },
         has_id: false,
@@ -100,21 +101,30 @@ pub(crate) fn instance(parameters: &Parameters) -> Result<Instance, Reply> {
 /// The same POST registers, and beats with `heartBeat=true`.
 pub(crate) fn register_or_beat(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let key = service(&call.parameters)?;
+    flag(&call.parameters, "heartBeat")?;
     let instance = instance(&call.parameters)?;
     if is_beat(call) {
         return beat(state, &key, instance);
     }
-    state.register(&key, instance).map_err(|conflict| failure(400, SERVER_ERROR, conflict))?;
+    state.register(&key, instance).map_err(rejected)?;
     Ok(success("ok"))
 }
 
 pub(crate) fn is_beat(call: &Call) -> bool {
-    call.parameters.flag("heartBeat") == Some(true)
+    matches!(flag(&call.parameters, "heartBeat"), Ok(Some(true)))
+}
+
+pub(crate) fn rejected(rejected: Rejected) -> Reply {
+    match rejected {
+        Rejected::Illegal(text) => failure(400, INSTANCE_ERROR, text),
+        Rejected::Conflict(text) => failure(400, SERVER_ERROR, text),
+    }
 }
 
 fn beat(state: &mut State, key: &ServiceKey, instance: Instance) -> Result<Reply, Reply> {
-    let beat = Beat { ip: instance.ip, port: instance.port, cluster: instance.cluster, instance: None };
-    let taken = state.beat(key, beat).map_err(|conflict| failure(400, SERVER_ERROR, conflict))?;
+    let Instance { ip, port, .. } = instance;
+    let beat = Beat { ip, port, cluster: None, instance: None, renews: Some(key.clone()) };
+    let taken = state.beat(key, beat).map_err(rejected)?;
     if taken.code == crate::nacos::v1::BEAT_TAKEN {
         Ok(success("ok"))
     } else {
