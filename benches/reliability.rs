@@ -111,7 +111,8 @@ fn stage(name: &str, options: &Options) {
 
 /// On the embedded server, and on the one in `NACOS_SERVER_ADDR` if that is set.
 fn time_to_remove() {
-    let server = EmbeddedServer::start().expect("a free port");
+    // It closes idle connections again and again meanwhile.
+    let server = EmbeddedServer::builder().idle_timeout(BEAT).start().expect("a free port");
     let mut figures = vec![time_to_remove_at("the embedded server", Config::new(server.server_address()))];
     if std::env::var_os("NACOS_SERVER_ADDR").is_some() {
         let config = Config::from_env().expect("the address of a server");
@@ -146,7 +147,7 @@ fn time_to_remove_at(server: &str, config: Config) -> time_to_remove::Figures {
 }
 
 fn rolling_restart() {
-    let server = EmbeddedServer::start().expect("a free port");
+    let server = EmbeddedServer::builder().idle_timeout(BEAT).start().expect("a free port");
     let sizes = rolling_restart::Sizes {
         rate: 200,
         before: Duration::from_secs(3),

@@ -16,9 +16,6 @@ pub struct Sizes {
     pub interval: Duration,
 }
 
-/// As long as a quick server takes from its end until it listens again.
-const REFUSED_FOR: Duration = Duration::from_millis(300);
-
 fn service(number: u16) -> String {
     format!("orders-{number}")
 }
@@ -43,8 +40,6 @@ pub async fn restart_empty(sizes: &Sizes) -> Duration {
     }
 
     let began = Instant::now();
-    server.faults().refuse_connections();
-    actix_rt::time::sleep(REFUSED_FOR).await;
     server.restart_empty().expect("the same port");
     until("all are back", || registered(&server, sizes) == usize::from(sizes.instances)).await;
     let took = began.elapsed();
