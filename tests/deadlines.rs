@@ -132,9 +132,8 @@ async fn no_operation_takes_longer_than_it_may(time: Duration) -> Vec<(&'static 
     let registry = start(config(&server));
     ask(&registry, RegisterInstance::new(service, ip, port)).await.unwrap();
     let took = time_all(operations(&registry)).await;
-    for (name, took, outcome) in &took {
-        assert!(*took < DEADLINE + GRACE, "{name}: {outcome:?} after {took:?}");
-    }
+    let late: Vec<_> = took.iter().filter(|(_, took, _)| *took >= DEADLINE + GRACE).collect();
+    assert!(late.is_empty(), "{late:#?}");
     took
 }
 
