@@ -12,6 +12,7 @@ use std::{
     collections::BTreeMap,
     rc::Rc,
     sync::{Arc, Mutex},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -387,8 +388,12 @@ fn make_fault(server: &EmbeddedServer, dice: &mut fastrand::Rng) {
         4 => faults.delay_answers(ms(dice.u64(..600))),
         5 | 6 => faults.fail_share(dice.f64(), 503),
         7 => faults.spoil_share(dice.f64(), spoilt[dice.usize(..3)]),
-        8 => server.restart_empty().expect("the same port"),
-        9 => server.restart_as(dialects[dice.usize(..4)]).expect("the same port"),
+        8 | 9 => {
+            faults.refuse_connections();
+            thread::sleep(ms(300));
+            let dialect = if dice.bool() { dialects[dice.usize(..4)] } else { server.dialect() };
+            server.restart_as(dialect).expect("the same port");
+        }
         10 => faults.expire_tokens(),
         11 => faults.skew_clock(dice.i64(-3_600_000..3_600_000)),
         12 => {
