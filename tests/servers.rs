@@ -168,8 +168,10 @@ async fn requests_while_all_servers_are_down_do_not_grow_with_the_instances() {
     server.faults().fail_share(1.0, 503);
     let failing = async || (status(&registry).await[0].failures >= 5).then_some(());
     eventually("it is noticed", failing).await;
-    // Beats that are under way come to their end, and then as many registrations, which have a breaker of their own.
-    actix_rt::time::sleep(ms(500)).await;
+    // Registrations, which are tried instead of the beats, have a breaker of their own.
+    until("registrations are tried", || server.counters().requests_for(Operation::Register) > 200).await;
+    // Those that were sent together come to their end.
+    actix_rt::time::sleep(ms(300)).await;
     let before = requests().await;
     // What is measured is what is sent in a second: 1,000 beats would be due.
     actix_rt::time::sleep(ms(1000)).await;
