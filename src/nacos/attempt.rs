@@ -137,7 +137,9 @@ impl Nacos {
             let deadline = *progress.deadline.get_or_insert_with(|| patience.deadline(now + self.operation_timeout));
             let is_over = now >= deadline && (progress.last_failure.is_some() || progress.first_rejection.is_some());
             let is_answered = self.is_answered(operation, progress);
-            let wait = match self.servers.choose(operation, &progress.tried, is_answered) {
+            // Where only useless servers have answered, one that failed may be the one that serves.
+            let only_healthy = is_answered && progress.useless.len() < progress.tried.len();
+            let wait = match self.servers.choose(operation, &progress.tried, only_healthy) {
                 Choice::Ask(server) if !is_over => return Some((permit, server, deadline)),
                 _ if now >= deadline || is_answered || patience == Patience::Round => return None,
                 Choice::Wait(pause) => pause,

@@ -102,12 +102,13 @@ impl Handler<SendHeartbeat> for Registry {
 impl Desk {
     /// v1 registers the unknown instance of a beat by itself; v3's beats are the key alone, so that is a request of its own.
     async fn beat_by_hand(&self, key: &Arc<InstanceKey>, instance: &Instance) -> Result<HeartbeatReply, Error> {
-        let reply = self.nacos.beat(key, instance, false, Patience::Operation).await?;
+        let patience = self.nacos.patience();
+        let reply = self.nacos.beat(key, instance, false, patience).await?;
         if !reply.is_unknown() {
             return Ok(reply);
         }
         let epoch = self.nacos.epoch();
-        self.nacos.register(&key.service, instance, Patience::Operation).await?;
+        self.nacos.register(&key.service, instance, patience).await?;
         self.note(key, |desired| desired.registered(epoch));
         Ok(HeartbeatReply::taken())
     }
