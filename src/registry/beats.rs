@@ -178,7 +178,10 @@ impl Desk {
         let reply = self.nacos.beat(&beat.key, &instance, beat.light, Patience::Round).await?;
         if reply.is_unknown() {
             self.note(&beat.key, DesiredInstance::forgotten);
-            self.nacos.note_unknown(was_late, beat.interval);
+            // A new epoch explains it: the server in use is another one than before, or was restarted.
+            if self.nacos.epoch() == epoch {
+                self.nacos.note_unknown(was_late, beat.interval);
+            }
             return self.register_again(&beat.key, &instance).await;
         }
         self.note(&beat.key, |desired| {

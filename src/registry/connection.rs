@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A listener that has stopped is forgotten within this time.
-const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Tells a listener how the servers can be reached now. Several changes at once are told once, the newest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Message)]

@@ -1,14 +1,25 @@
 //! The state of each registered instance on the servers, and who is notified of it.
 
-use std::{cell::RefCell, sync::Arc};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    rc::{Rc, Weak},
+    sync::Arc,
+};
 
 use actix::{Context, Handler, Message, Recipient, ResponseFuture, WeakRecipient};
+use actix_rt::{task::JoinHandle, time::timeout};
 use serde::Serialize;
 use slog::{debug, info, warn};
 use tokio::sync::mpsc;
 
-use super::{desired::DesiredInstance, Desk, Registry};
-use crate::{error::Error, instance::InstanceKey, nacos::Operation};
+use super::{connection::CHECK_INTERVAL, desired::DesiredInstance, Desk, Registry};
+use crate::{
+    error::Error,
+    instance::InstanceKey,
+    listeners::{Listener, ListenerId},
+    nacos::Operation,
+};
 
 /// How many changes wait for one listener.
 const QUEUE: usize = 1024;
@@ -47,8 +58,10 @@ pub struct InstanceStateChanged {
 /// Notifies `listener` of every change of the state of the instances that this Registry registers
 /// ([`InstanceStateChanged`]), beginning with the state of each. No change comes when an instance is deregistered.
 ///
-/// The same listener watching twice is notified once. One that falls more than 1,024 changes behind misses some:
-/// [`GetStatus`](super::GetStatus) has the state of each instance. One that has stopped is forgotten.
+/// The same listener watching twice is notified once, and kept alive if one of the two is not
+/// [`weak`](WatchInstances::weak). One that falls more than 1,024 changes behind misses some:
+/// [`GetStatus`](super::GetStatus) has the state of each instance. One that has stopped is forgotten; [`UnwatchInstances`]
+/// ends the watching of one that has not.
 ///
 /// ```
 /// use actix::prelude::*;
@@ -76,114 +89,127 @@ pub struct InstanceStateChanged {
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct WatchInstances {
-    listener: Listener,
+    listener: Listener<InstanceStateChanged>,
 }
 
 impl WatchInstances {
-    /// Watches until the listener stops, [`UnwatchInstances`] is sent, or the Registry ends. Keeps the listener alive.
+    /// Watches, and keeps the listener alive, until [`UnwatchInstances`], or the listener stops itself, or the Registry ends.
     pub fn new(listener: Recipient<InstanceStateChanged>) -> Self {
         WatchInstances { listener: Listener::Strong(listener) }
     }
 
-    /// As [`new`](WatchInstances::new), but does not keep the listener alive.
+    /// As [`new`](WatchInstances::new), but does not keep the listener alive, unless it watches by `new`, too.
     pub fn weak(listener: WeakRecipient<InstanceStateChanged>) -> Self {
         WatchInstances { listener: Listener::Weak(listener) }
     }
 }
 
-/// Ends what [`WatchInstances`] began for this listener. An unknown one is ok.
+impl Handler<WatchInstances> for Registry {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, WatchInstances { listener }: WatchInstances, _: &mut Context<Self>) -> Self::Result {
+        self.answer(Operation::Status, |desk| {
+            desk.watch_instances(listener);
+            std::future::ready(Ok(()))
+        })
+    }
+}
+
+/// Ends what [`WatchInstances`] began, for one listener or for all. An unknown listener is ok.
 ///
 /// # Errors
 /// [`Error::Stopped`] alone.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct UnwatchInstances {
-    listener: Recipient<InstanceStateChanged>,
+    listener: Option<Recipient<InstanceStateChanged>>,
 }
 
 impl UnwatchInstances {
-    /// This listener is notified no more.
+    /// Ends the watching of this listener, whether it is kept alive or not.
     pub fn new(listener: Recipient<InstanceStateChanged>) -> Self {
-        UnwatchInstances { listener }
+        UnwatchInstances { listener: Some(listener) }
+    }
+
+    /// Ends the watching of all listeners.
+    pub fn all() -> Self {
+        UnwatchInstances { listener: None }
     }
 }
 
-#[derive(Debug, Clone)]
-enum Listener {
-    Strong(Recipient<InstanceStateChanged>),
-    Weak(WeakRecipient<InstanceStateChanged>),
-}
+impl Handler<UnwatchInstances> for Registry {
+    type Result = ResponseFuture<Result<(), Error>>;
 
-impl Listener {
-    /// None once the listener has ended.
-    fn recipient(&self) -> Option<Recipient<InstanceStateChanged>> {
-        let recipient = match self {
-            Listener::Strong(recipient) => Some(recipient.clone()),
-            Listener::Weak(weak) => weak.upgrade(),
-        };
-        recipient.filter(Recipient::connected)
+    fn handle(&mut self, UnwatchInstances { listener }: UnwatchInstances, _: &mut Context<Self>) -> Self::Result {
+        self.answer(Operation::Status, |desk| {
+            let mut watching = desk.instance_listeners.watching.borrow_mut();
+            match listener {
+                Some(listener) => drop(watching.remove(&ListenerId::of(&listener))),
+                None => watching.clear(),
+            }
+            std::future::ready(Ok(()))
+        })
     }
 }
 
-/// All listeners, each with a queue of its own: a slow one delays nobody.
+/// Who watches the instances.
 #[derive(Default)]
 pub(crate) struct InstanceListeners {
-    queues: RefCell<Vec<(Listener, mpsc::Sender<InstanceStateChanged>)>>,
+    watching: RefCell<HashMap<ListenerId, Watching>>,
+}
+
+/// One listener, with a queue of its own: a slow one delays nobody. It is notified for as long as this exists.
+struct Watching {
+    /// A listener that is to be kept alive; the task holds it weakly.
+    kept_alive: Option<Recipient<InstanceStateChanged>>,
+    queue: mpsc::Sender<InstanceStateChanged>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl InstanceListeners {
-    /// Notifies it of `present` first. One that listens already keeps its queue, unless it is to be kept alive from now on.
-    fn add(&self, listener: Listener, present: Vec<InstanceStateChanged>) {
-        let Some(recipient) = listener.recipient() else { return };
-        let mut queues = self.queues.borrow_mut();
-        let becomes_strong = matches!(listener, Listener::Strong(_));
-        queues.retain(|(known, _)| {
-            known.recipient().is_some_and(|known_recipient| {
-                known_recipient != recipient || matches!(known, Listener::Strong(_)) || !becomes_strong
-            })
-        });
-        if queues.iter().any(|(known, _)| known.recipient().as_ref() == Some(&recipient)) {
-            return;
-        }
-        let (queue, changes) = mpsc::channel(QUEUE);
-        actix_rt::spawn(deliver(listener.clone(), present, changes));
-        queues.push((listener, queue));
-    }
-
-    fn remove(&self, listener: &Recipient<InstanceStateChanged>) {
-        self.queues.borrow_mut().retain(|(known, _)| known.recipient().is_some_and(|known| known != *listener));
-    }
-
     fn notify(&self, change: &InstanceStateChanged) {
-        // A full queue keeps its listener: it misses this change.
-        let is_open = |queue: &mpsc::Sender<_>| {
-            !matches!(queue.try_send(change.clone()), Err(mpsc::error::TrySendError::Closed(_)))
-        };
-        self.queues.borrow_mut().retain(|(_, queue)| is_open(queue));
+        for listener in self.watching.borrow().values() {
+            // A listener whose queue is full misses this change.
+            let _ = listener.queue.try_send(change.clone());
+        }
     }
 }
 
-/// Waits for the listener to handle each change before it is sent the next: so a weak one, whose sender is made anew for
-/// each, cannot be flooded.
+/// Notifies one listener of its `present` state and of every change, until the listener or the Registry has ended.
 async fn deliver(
-    listener: Listener,
+    desk: Weak<Desk>,
+    id: ListenerId,
+    listener: WeakRecipient<InstanceStateChanged>,
     present: Vec<InstanceStateChanged>,
     mut changes: mpsc::Receiver<InstanceStateChanged>,
 ) {
     let mut present = present.into_iter();
-    loop {
-        let change = match present.next() {
-            Some(change) => change,
-            None => match changes.recv().await {
-                Some(change) => change,
-                None => return,
-            },
-        };
-        // Not kept while the message is handled: that would keep a weak listener alive.
-        let Some(request) = listener.recipient().map(|recipient| recipient.send(change)) else { return };
-        if request.await.is_err() {
-            return;
+    let mut next = None;
+    while let Some(recipient) = listener.upgrade().filter(Recipient::connected) {
+        let sent = next.take().map(|change| recipient.send(change));
+        // Held any longer, it would keep the listener alive.
+        drop(recipient);
+        if let Some(handled) = sent {
+            // Whether it has ended is seen in the next round.
+            let _ = handled.await;
         }
+        next = present.next();
+        if next.is_none() {
+            match timeout(CHECK_INTERVAL, changes.recv()).await {
+                Ok(Some(change)) => next = Some(change),
+                Ok(None) => return,
+                Err(_) => {}
+            }
+        }
+    }
+    if let Some(desk) = desk.upgrade() {
+        desk.instance_listeners.watching.borrow_mut().remove(&id);
     }
 }
 
@@ -198,6 +224,23 @@ impl InstanceStateChanged {
 }
 
 impl Desk {
+    fn watch_instances(self: &Rc<Self>, listener: Listener<InstanceStateChanged>) {
+        let Some(recipient) = listener.recipient() else { return };
+        let id = ListenerId::of(&recipient);
+        let begin = || {
+            let (queue, changes) = mpsc::channel(QUEUE);
+            let mut present = Vec::new();
+            self.desired.for_each(|desired| present.push(InstanceStateChanged::of(desired)));
+            let notified = deliver(Rc::downgrade(self), id, recipient.downgrade(), present, changes);
+            Watching { kept_alive: None, queue, task: actix_rt::spawn(notified) }
+        };
+        let mut watching = self.instance_listeners.watching.borrow_mut();
+        let watching = watching.entry(id).or_insert_with(begin);
+        if let Listener::Strong(recipient) = listener {
+            watching.kept_alive = Some(recipient);
+        }
+    }
+
     /// Notes what has just become of an instance. A change of its state is logged once, and told to the listeners.
     pub(super) fn note(&self, key: &Arc<InstanceKey>, change: impl FnOnce(&mut DesiredInstance)) {
         let mut changed = None;
@@ -225,29 +268,5 @@ impl Desk {
             (InstanceState::Lost, _) => debug!(self.log, "registered instance again"; "instance" => %instance),
             (before, _) => info!(self.log, "registered instance"; "instance" => %instance, "before" => ?before),
         }
-    }
-}
-
-impl Handler<WatchInstances> for Registry {
-    type Result = ResponseFuture<Result<(), Error>>;
-
-    fn handle(&mut self, WatchInstances { listener }: WatchInstances, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Status, |desk| {
-            let mut present = Vec::new();
-            desk.desired.for_each(|desired| present.push(InstanceStateChanged::of(desired)));
-            desk.instance_listeners.add(listener, present);
-            std::future::ready(Ok(()))
-        })
-    }
-}
-
-impl Handler<UnwatchInstances> for Registry {
-    type Result = ResponseFuture<Result<(), Error>>;
-
-    fn handle(&mut self, UnwatchInstances { listener }: UnwatchInstances, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Status, |desk| {
-            desk.instance_listeners.remove(&listener);
-            std::future::ready(Ok(()))
-        })
     }
 }
