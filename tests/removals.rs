@@ -374,6 +374,18 @@ async fn a_push_after_a_change_of_server_is_a_hint_until_the_first_poll_where_th
     shut_down(&watched.registry).await;
 }
 
+/// Whichever of them it came from: another one may serve by now, and this one may have lost its memory.
+#[actix::test]
+async fn a_push_is_a_hint_while_no_server_answers() {
+    let (servers, addresses) = servers(2);
+    let mut watched = Watched::at(&addresses, PushConfig::default()).await;
+    servers.iter().for_each(|server| server.faults().refuse_connections());
+    until("the outage is noticed", || watched.view.is_stale()).await;
+    watched.is_not_fooled(&push_of(&[80, 81], now_millis())).await;
+    servers.iter().for_each(|server| server.faults().accept_connections());
+    shut_down(&watched.registry).await;
+}
+
 // Load and order.
 
 #[actix::test]
