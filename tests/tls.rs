@@ -5,7 +5,7 @@ mod support;
 
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
-use actix_nacos::{embedded::EmbeddedServer, Config, Error, ListInstances, RegisterInstance, TlsConfig};
+use actix_nacos::{Config, Error, ListInstances, RegisterInstance, TlsConfig};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{
