@@ -91,7 +91,7 @@ async fn no_crate_of_the_process_logs_password_or_token() {
     shut_down(&refused).await;
 
     let seen = nacos.seen();
-    let with_token = |seen: &Seen| seen.headers.iter().any(|(_, value)| value == TOKEN);
+    let with_token = |seen: &Seen| seen.headers.iter().any(|(_, value)| value.strip_prefix("Bearer ") == Some(TOKEN));
     assert!(seen.iter().filter(|seen| with_token(seen)).count() > 5, "the token is used");
     shown.extend(seen.into_iter().map(|seen| seen.target));
     shown.extend(log.lines().into_iter().map(|line| line.text));

@@ -84,20 +84,14 @@ impl Breaker {
     }
 }
 
-/// The breaker of one operation, and the request that tries while it is half-open.
-#[derive(Debug, Clone, Default)]
-struct OperationHealth {
-    breaker: Breaker,
-    /// A trial under way holds up the other requests of its operation for so long at most. Each operation has a trial of
-    /// its own, so that no heartbeat waits behind another operation that hangs.
-    trial_until: Option<Instant>,
-}
-
 /// What happened to the requests to one server.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Health {
     server: Breaker,
-    operations: HashMap<Operation, OperationHealth>,
+    operations: HashMap<Operation, Breaker>,
+    /// A trial under way holds up the others until then at most. Heartbeats and registrations have a trial of their own, so
+    /// that they wait behind no other operation that hangs.
+    trials_until: [Option<Instant>; 2],
     /// The server may have restarted since it last succeeded.
     is_in_outage: bool,
     last_answer: Option<Instant>,
@@ -113,11 +107,9 @@ pub(crate) struct Health {
 impl Health {
     pub(super) fn availability(&self, operation: Operation) -> Availability {
         let now = Instant::now();
-        let at_operation = self.operations.get(&operation);
-        let Some(until) = self.server.open_until.max(at_operation.and_then(|health| health.breaker.open_until)) else {
-            return Availability::Closed;
-        };
-        let until = until.max(at_operation.and_then(|health| health.trial_until).unwrap_or(now));
+        let at_operation = self.operations.get(&operation).and_then(|breaker| breaker.open_until);
+        let Some(until) = self.server.open_until.max(at_operation) else { return Availability::Closed };
+        let until = until.max(self.trials_until[usize::from(operation.keeps_registered())].unwrap_or(now));
         if until > now {
             return Availability::Open(until - now);
         }
@@ -125,7 +117,7 @@ impl Health {
     }
 
     pub(super) fn begin_trial(&mut self, operation: Operation, longest: Duration) {
-        self.operations.entry(operation).or_default().trial_until = Some(Instant::now() + longest);
+        self.trials_until[usize::from(operation.keeps_registered())] = Some(Instant::now() + longest);
     }
 
     /// The server did what it was asked. Tells whether that ended an outage.
@@ -142,14 +134,14 @@ impl Health {
         self.last_answer = Some(Instant::now());
         self.server = Breaker::default();
         self.operations.remove(&operation);
+        self.trials_until[usize::from(operation.keeps_registered())] = None;
     }
 
     pub(super) fn fail(&mut self, failure: Failure) {
         self.requests += 1;
         self.failed_requests += 1;
         self.failures += 1;
-        let at_operation = self.operations.entry(failure.operation).or_default();
-        at_operation.trial_until = None;
+        self.trials_until[usize::from(failure.operation.keeps_registered())] = None;
         let answers_others = self.last_answer.is_some_and(|answered| answered > failure.sent);
         if failure.kind == FailureKind::BadAnswer {
             self.last_answer = Some(Instant::now());
@@ -162,8 +154,9 @@ impl Health {
                 is_refused || breaker.has_several_subjects || breaker.failures >= FAILURES_PER_OUTAGE
             });
         } else {
-            at_operation.breaker.fail(&failure, |breaker| breaker.has_several_subjects);
-            self.is_in_outage |= decides && at_operation.breaker.is_outage(self.last_success);
+            let breaker = self.operations.entry(failure.operation).or_default();
+            breaker.fail(&failure, |breaker| breaker.has_several_subjects);
+            self.is_in_outage |= decides && breaker.is_outage(self.last_success);
         }
         self.is_in_outage |= self.server.open_until.is_some();
         self.last_failure = Some(Instant::now());
@@ -189,8 +182,7 @@ impl Health {
     /// and lists the others is not lost.
     pub(super) fn is_lost(&self) -> bool {
         let lists = self.operations.get(&Operation::List);
-        self.server.is_outage(self.last_success)
-            || lists.is_some_and(|lists| lists.breaker.is_outage(self.last_success))
+        self.server.is_outage(self.last_success) || lists.is_some_and(|lists| lists.is_outage(self.last_success))
     }
 
     /// Whether it has answered, and never done what it was asked.
@@ -201,7 +193,7 @@ impl Health {
     /// Whether the last request failed within this time, and more than one did.
     pub(super) fn has_failed_within(&self, time: Duration) -> bool {
         let is_suspect =
-            self.server.failures > 0 || self.operations.values().any(|health| health.breaker.open_until.is_some());
+            self.server.failures > 0 || self.operations.values().any(|breaker| breaker.open_until.is_some());
         is_suspect && self.last_failure.is_some_and(|last| last.elapsed() < time)
     }
 }
@@ -291,7 +283,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn an_open_breaker_lets_one_request_of_each_operation_try() {
+    async fn an_open_breaker_lets_one_request_try_and_one_that_keeps_an_instance_registered() {
         tokio::time::pause();
         let mut health = Health::default();
         fail(&mut health, FailureKind::ConnectFailed, Operation::Beat, 1);

@@ -1,7 +1,7 @@
 //! The servers, which of them is in use, and which is asked next.
 //!
 //! Nobody is probed: the server in use is used until a breaker of registering, beating or listing opens at it and another
-//! server answers that operation. While all breakers are open, each operation tries each server once per step of a growing
+//! server answers that operation. While all breakers are open, each server is tried once or twice per step of a growing
 //! pause, so that requests do not grow with the number of instances.
 
 use std::{
