@@ -117,7 +117,7 @@ async fn cached_lists_of_any_name_stay_in_their_folder_and_log_lines_stay_whole(
     server.faults().refuse_connections();
     shut_down(&registry).await;
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "nothing lies beside the folder");
-    assert!(log.count("instance registered") >= NAMES.len());
+    assert!(log.count("registered instance") >= NAMES.len());
 
     let registry = start(config(&server).cache_dir(folder.join("lists")).shutdown_timeout(ms(100)));
     for name in NAMES {

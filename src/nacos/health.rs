@@ -89,8 +89,8 @@ impl Breaker {
 pub(crate) struct Health {
     server: Breaker,
     operations: HashMap<Operation, Breaker>,
-    /// A trial under way holds up the others until then at most. Heartbeats and registrations have a trial of their own, so
-    /// that they wait behind no other operation that hangs.
+    /// A trial under way holds up other requests until then at most. The second one is that of a heartbeat or registration:
+    /// those wait for no other operation, which may hang.
     trials_until: [Option<Instant>; 2],
     /// The server may have restarted since it last succeeded.
     is_in_outage: bool,
@@ -109,7 +109,9 @@ impl Health {
         let now = Instant::now();
         let at_operation = self.operations.get(&operation).and_then(|breaker| breaker.open_until);
         let Some(until) = self.server.open_until.max(at_operation) else { return Availability::Closed };
-        let until = until.max(self.trials_until[usize::from(operation.keeps_registered())].unwrap_or(now));
+        let [trial, trial_of_heartbeat] = self.trials_until;
+        let trial = if operation.keeps_registered() { None } else { trial };
+        let until = until.max(trial.max(trial_of_heartbeat).unwrap_or(now));
         if until > now {
             return Availability::Open(until - now);
         }
