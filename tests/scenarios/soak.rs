@@ -273,10 +273,8 @@ impl World {
         while !self.over.get() {
             let address = in_use(&self.registry, &self.servers).await.address();
             let server = self.servers.iter().position(|server| server.address() == address).expect("one of ours");
-            let mut removals = self.removals.borrow_mut();
-            removals.is_used(server);
-            removals.find_overdue();
-            drop(removals);
+            self.removals.borrow_mut().is_used(server);
+            self.removals.borrow_mut().find_overdue();
             actix_rt::time::sleep(ms(100)).await;
         }
     }
