@@ -91,6 +91,8 @@ pub(crate) struct Heartbeat {
     key: Arc<InstanceKey>,
     registry: WeakRecipient<Beat>,
     interval: Duration,
+    /// What the instance's metadata demands: its timeouts on the server fit to no longer interval.
+    longest_interval: Duration,
     light: bool,
     /// The part of the interval at which its beats are due, from 0 to 1.
     phase: f64,
@@ -108,9 +110,10 @@ impl Heartbeat {
         interval: Option<Duration>,
         grid: Grid,
     ) -> Self {
-        let (interval, phase) = (usable(interval.unwrap_or(DEFAULT_INTERVAL)), fastrand::f64());
+        let longest_interval = interval.unwrap_or(LONGEST_DURATION).min(LONGEST_DURATION);
+        let (interval, phase) = (interval.unwrap_or(DEFAULT_INTERVAL).min(longest_interval), fastrand::f64());
         let due = grid.next_in_phase(phase, interval, Instant::now());
-        Heartbeat { key, registry, interval, light: false, phase, failures: 0, due, grid }
+        Heartbeat { key, registry, interval, longest_interval, light: false, phase, failures: 0, due, grid }
     }
 
     /// Sends the first beat at once, and not in its phase.
@@ -138,7 +141,8 @@ impl Heartbeat {
             Ok(Beaten::Taken(reply)) => {
                 self.light = reply.light_beat_enabled;
                 if reply.client_beat_interval > 0 {
-                    self.interval = usable(Duration::from_millis(reply.client_beat_interval));
+                    // Some servers tell their usual interval, whatever the instance was registered with.
+                    self.interval = Duration::from_millis(reply.client_beat_interval).min(self.longest_interval);
                 }
                 self.succeeded();
             }
@@ -168,11 +172,6 @@ impl Heartbeat {
             self.due = self.due.min(Instant::now() + pause.mul_f64(0.25 + 0.75 * fastrand::f64()));
         }
     }
-}
-
-/// Intervals come from metadata and from servers.
-fn usable(interval: Duration) -> Duration {
-    interval.min(LONGEST_DURATION)
 }
 
 impl Actor for Heartbeat {
@@ -309,6 +308,20 @@ mod tests {
         let (server, _heartbeat) = begin(vec![taken(1000, true), taken(1000, true), taken(1000, true)]);
         let beats = beats_after(&server, Duration::from_secs(9)).await;
         assert!(beats[2].0 - beats[1].0 <= Duration::from_millis(1100), "{beats:?}");
+    }
+
+    #[actix::test]
+    async fn a_server_does_not_lengthen_the_interval_that_the_instance_demands() {
+        prepare();
+        for (told, gap) in [(5000, 1000), (600, 600)] {
+            let server = server((0..100).map(|_| taken(told, true)).collect(), 0..0);
+            let recipient = server.clone().downgrade().recipient();
+            let heartbeat = Heartbeat::new(key(), recipient, Some(Duration::from_secs(1)), Grid::new());
+            let _heartbeat = supervise::start(heartbeat, 1, slog::Logger::root(slog::Discard, slog::o!()));
+            let beats = beats_after(&server, Duration::from_secs(10)).await;
+            let gaps: Vec<_> = beats[1..].windows(2).map(|pair| (pair[1].0 - pair[0].0).as_millis()).collect();
+            assert!(gaps.len() >= 6 && gaps.iter().all(|found| found.abs_diff(gap) <= 110), "{told}: {gaps:?}");
+        }
     }
 
     #[actix::test]

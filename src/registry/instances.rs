@@ -77,9 +77,9 @@ impl RegisterInstance {
         self
     }
 
-    /// The interval between its heartbeats, as `preserved.heart.beat.interval` in its metadata. Default: 5 s. What the
-    /// server answers to a beat replaces it: Nacos repeats this value, r-nacos says 5 s to everybody. An interval near the
-    /// server's 15 s until unhealthy wants its timeouts in the metadata, too.
+    /// The interval between its heartbeats, as `preserved.heart.beat.interval` in its metadata. Default: 5 s. A
+    /// server may answer a beat with a shorter interval, and is obeyed; a longer one does not replace it. An interval near
+    /// the server's 15 s until unhealthy wants its timeouts in the metadata, too.
     #[must_use]
     pub fn heartbeat_interval(self, interval: Duration) -> Self {
         self.metadata(HEART_BEAT_INTERVAL, interval.as_millis().to_string())
