@@ -173,6 +173,32 @@ async fn a_token_can_be_read_nowhere() {
     readable.does_not_contain(&[TOKEN.into(), PASSWORD.into()]);
 }
 
+#[actix::test]
+async fn the_query_of_an_endpoint_can_be_read_nowhere() {
+    let readable = Readable::default();
+    let answers = [
+        Answer::Text(500, "text/plain", "no".into()),
+        Answer::Text(200, "text/plain", "<html>".into()),
+        Answer::Text(200, "text/plain", format!("http://a:1/login?key={PASSWORD}")),
+        Answer::Text(200, "text/plain", format!("http://me:{PASSWORD}@a:1")),
+        Answer::Close,
+    ];
+    for answer in answers {
+        let fake = Fake::start(move |_| answer.clone());
+        let config = Config::at_endpoint(format!("http://{}/list?key={PASSWORD}", fake.address));
+        let config = config.operation_timeout(ms(50)).endpoint_interval(ms(20)).logger(readable.logger());
+        readable.add(format!("{config:?}"));
+        let registry = start(config);
+        until("it was asked", || fake.seen().len() >= 2).await;
+        assert!(fake.seen()[0].target.contains(PASSWORD), "the endpoint is told");
+        ask_everything(&registry, &readable).await;
+        readable.outcome(ask(&registry, Shutdown::default()).await);
+    }
+    readable.does_not_contain(&[PASSWORD.into()]);
+    let all = readable.0.lock().unwrap();
+    assert!(all.contains("no server list"), "it was read");
+}
+
 #[test]
 fn a_login_answer_that_cannot_be_read_is_told_without_its_token() {
     const TOKEN: &str = "0123456789abcdef-token";

@@ -19,6 +19,17 @@ use crate::{error::Error, nacos::Operation};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerList(pub(super) Vec<String>);
 
+/// Stands for an address that may hold a password.
+const HIDDEN: &str = "***";
+
+/// Servers as logs show them. A password may have a comma, which makes two texts of one address.
+pub(super) fn shown_servers(servers: &[String]) -> Vec<&str> {
+    if servers.iter().any(|server| server.contains('@')) {
+        return vec![HIDDEN];
+    }
+    servers.iter().map(String::as_str).collect()
+}
+
 impl ServerList {
     fn of<S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Self {
         let mut servers = Vec::new();
@@ -103,7 +114,7 @@ impl ServerAddress {
     pub(crate) fn parse(text: &str, context_path: &str) -> Result<Self, Error> {
         let invalid = |reason: String| Error::invalid("servers", reason);
         if text.contains('@') {
-            return Err(invalid("an address may hold no credentials; use Config::credentials".into()));
+            return Err(no_credentials());
         }
         let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
         let uri = Uri::from_str(&url).map_err(|error| invalid(format!("{text:?} is no address: {error}")))?;
@@ -135,9 +146,24 @@ impl ServerAddress {
             Some("https") => tls_is_built_in("endpoint").map(|()| true)?,
             _ => return Err(invalid("wants http://… or https://…".into())),
         };
-        let host = host_of(&uri, url).map_err(invalid)?;
-        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let shown = if url.contains('@') { HIDDEN } else { url.split('?').next().unwrap_or_default() };
+        let host = host_of(&uri, shown).map_err(invalid)?;
+        let has_port = uri.authority().is_some_and(|authority| Some(authority.as_str()) != uri.host());
+        let port = match has_port {
+            true => port_of(&uri, shown).map_err(invalid)?,
+            false if https => 443,
+            false => 80,
+        };
         Ok(ServerAddress { https, host, port, context_path: String::new() })
+    }
+
+    /// The URL of a server list as logs and errors show it: what is behind its path may be secret.
+    pub(crate) fn shown_endpoint(url: &str) -> &str {
+        let is_valid = ServerAddress::of_endpoint(url).is_ok();
+        if url.contains('@') && !is_valid {
+            return HIDDEN;
+        }
+        url.split(['?', '#']).next().unwrap_or_default()
     }
 
     /// The address of this machine by which it reaches the server.
@@ -156,6 +182,10 @@ impl ServerAddress {
     pub(crate) fn base_url(&self) -> String {
         format!("{}://{self}{}", if self.https { "https" } else { "http" }, self.context_path)
     }
+}
+
+pub(super) fn no_credentials() -> Error {
+    Error::invalid("servers", "an address may hold no credentials; use Config::credentials")
 }
 
 /// The host, without brackets. No socket and no certificate could be had for an IPv6 address with a zone (`%eth0`).
@@ -260,6 +290,19 @@ mod tests {
         let of = |url: &str| ServerAddress::of_endpoint(url).unwrap().to_string();
         assert_eq!(of("http://nacos/list"), "nacos:80");
         assert_eq!(of("http://[::1]:8080/list"), "[::1]:8080");
+        assert!(ServerAddress::of_endpoint("http://nacos:80x/list").is_err());
+    }
+
+    #[test]
+    fn what_may_be_secret_is_not_shown() {
+        let shown = ServerAddress::shown_endpoint;
+        assert_eq!(shown("http://nacos/list?key=hush#hush"), "http://nacos/list");
+        assert_eq!(shown("http://nacos/a@b?key=hush"), "http://nacos/a@b");
+        for url in ["http://me:hush@nacos/list", "http://me:hu?sh@nacos/list", "me:hush@nacos"] {
+            assert_eq!(shown(url), HIDDEN, "{url}");
+        }
+        let refused = ServerAddress::of_endpoint("http://a%20b/list?key=hush").unwrap_err();
+        assert!(!refused.to_string().contains("hush"), "{refused}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use slog::{o, Drain, Logger};
 
 pub(crate) use self::addresses::{local_ip_towards, ServerAddress};
+use self::addresses::{no_credentials, shown_servers};
 pub use self::{addresses::ServerList, push::PushConfig, tls::TlsConfig};
 use crate::error::Error;
 
@@ -279,6 +280,10 @@ impl Config {
 
     /// The servers, each parsed.
     pub(crate) fn addresses(&self) -> Result<Vec<ServerAddress>, Error> {
+        // All of them before any is quoted in an error: a password with a comma makes two texts of one address.
+        if self.servers.iter().any(|server| server.contains('@')) {
+            return Err(no_credentials());
+        }
         self.servers.iter().map(|server| ServerAddress::parse(server, &self.context_path)).collect()
     }
 
@@ -310,8 +315,8 @@ pub(crate) fn validate_namespace(id: &str) -> Result<(), Error> {
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
-            .field("servers", &self.servers)
-            .field("endpoint", &self.endpoint)
+            .field("servers", &shown_servers(&self.servers))
+            .field("endpoint", &self.endpoint.as_deref().map(ServerAddress::shown_endpoint))
             .field("endpoint_interval", &self.endpoint_interval)
             .field("context_path", &self.context_path)
             .field("namespace", &self.namespace)
@@ -382,6 +387,19 @@ mod tests {
         assert!(!written.contains("hush") && written.contains("500ms"), "{written}");
         assert!(!format!("{config:?}").contains("hush"));
         assert!(serde_json::from_str::<Config>(r#"{"sevrers":[]}"#).is_err());
+    }
+
+    #[test]
+    fn credentials_in_an_address_are_refused_and_not_shown() {
+        for config in [
+            Config::new("http://me:hush@a:1"),
+            Config::new("http://me:hush,hush@a:1"),
+            Config::new("a:x").endpoint("http://me:hush@a/list?key=hush"),
+        ] {
+            let refused = config.validate().unwrap_err();
+            assert!(!refused.to_string().contains("hush"), "{refused}");
+            assert!(!format!("{config:?}").contains("hush"), "{config:?}");
+        }
     }
 
     #[test]

@@ -19,12 +19,13 @@ const LONGEST_LINE: usize = 512;
 /// Asks for the list, over and over.
 pub(crate) async fn keep_server_list(desk: Weak<Desk>, url: String) {
     let mut well = true;
+    let shown = ServerAddress::shown_endpoint(&url);
     while let Some(present) = desk.upgrade() {
         let outcome = present.nacos.ask_endpoint(&url, &present.config.context_path).await;
         match &outcome {
-            Ok(()) if !well => info!(present.log, "the server list can be had again"; "endpoint" => &url),
+            Ok(()) if !well => info!(present.log, "the server list can be had again"; "endpoint" => shown),
             Err(error) if well => {
-                warn!(present.log, "no server list; the last one stays"; "endpoint" => &url, "error" => %error);
+                warn!(present.log, "no server list; the last one stays"; "endpoint" => shown, "error" => %error);
             }
             _ => {}
         }
@@ -39,16 +40,17 @@ pub(crate) async fn keep_server_list(desk: Weak<Desk>, url: String) {
 impl Nacos {
     async fn ask_endpoint(&self, url: &str, context_path: &str) -> Result<(), Error> {
         let request = Request { method: Method::GET, path: "", query: String::new(), form: None };
+        let shown = ServerAddress::shown_endpoint(url);
         let _permit = self.transport.permit(Operation::ServerList).await;
         let client = self.servers.new_client();
         let answer = self.transport.send(&client, url, &request, None, self.deadline()).await;
-        let answer = answer.map_err(|none| none.into_error(Operation::ServerList, url))?;
+        let answer = answer.map_err(|none| none.into_error(Operation::ServerList, shown))?;
         if answer.status != 200 {
             let (status, body) = (answer.status, answer.excerpt());
-            return Err(Error::Refused { operation: Operation::ServerList, server: url.into(), status, body });
+            return Err(Error::Refused { operation: Operation::ServerList, server: shown.into(), status, body });
         }
         let addresses = read_list(&String::from_utf8_lossy(&answer.body), context_path)
-            .map_err(|reason| Error::Unreadable { operation: Operation::ServerList, server: url.into(), reason })?;
+            .map_err(|reason| Error::Unreadable { operation: Operation::ServerList, server: shown.into(), reason })?;
         self.servers.replace(addresses);
         Ok(())
     }
@@ -73,7 +75,8 @@ fn read_line(line: &str, context_path: &str) -> Result<ServerAddress, String> {
         return Err(format!("a line of {} bytes is no address", line.len()));
     }
     if line.contains(['?', '#']) {
-        return Err(format!("{line:?} is the address of a page"));
+        let shown = ServerAddress::shown_endpoint(line);
+        return Err(format!("{shown:?} with something behind its path is the address of a page"));
     }
     ServerAddress::parse(line, context_path)
         .or_else(|error| ServerAddress::parse(&format!("{line}:{DEFAULT_PORT}"), context_path).map_err(|_| error))
