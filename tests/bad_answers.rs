@@ -3,13 +3,17 @@
 
 mod support;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    io::Write as _,
+    sync::{Arc, Mutex},
+};
 
 use actix::Addr;
 use actix_nacos::{
     Config, Discover, Error, GetInstance, GetStatus, ListInstances, ListServices, ModifyInstance, Protocol,
     RegisterInstance, Registry, SendHeartbeat, Subscribe,
 };
+use flate2::{write::GzEncoder, Compression};
 use futures_util::{future::LocalBoxFuture, FutureExt as _, TryFutureExt as _};
 use support::{
     ask, config_at, eventually,
@@ -218,6 +222,53 @@ async fn a_redirection_is_not_followed() {
         format!("HTTP/1.1 302 Found\r\nLocation: http://{to}/nacos/v1/ns/instance\r\nContent-Length: 0\r\n\r\n");
     gives(raw(&redirect), |error| !matches!(error, Error::NotFound { .. })).await;
     assert!(elsewhere.seen().is_empty());
+}
+
+#[actix::test]
+async fn a_redirection_is_told_with_its_destination_and_what_to_do() {
+    for (status, location) in [
+        (301, "https://nacos.example/nacos/v1/ns/instance/list?token=hush"),
+        (302, "http://sso.example:8080/login?next=hush"),
+        (307, "https://nacos.example:443/nacos/v1/ns/instance/list"),
+        (308, "https://hush:hush@nacos.example/nacos/v1/ns/instance/list"),
+    ] {
+        let world = World::answering(raw(&format!("HTTP/1.1 {status} X\r\nLocation: {location}\r\n\r\n<html>")));
+        let refused = ask(&world.registry, ListInstances::new("orders")).await.unwrap_err();
+        assert_eq!(refused.status(), Some(status), "{refused:?}");
+        let advice =
+            if status == 302 { "http://sso.example:8080/login; " } else { "set https://nacos.example:443/nacos " };
+        assert!(refused.to_string().contains(advice) && !refused.to_string().contains("hush"), "{refused}");
+    }
+}
+
+#[actix::test]
+async fn an_answer_in_another_encoding_than_was_asked_for_is_read() {
+    let list = r#"{"hosts":[{"ip":"127.0.0.1","port":80,"metadata":{"name":"订单"}}]}"#;
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(list.as_bytes()).unwrap();
+    let gbk = [&list.as_bytes()[..list.len() - 11], b"\xb6\xa9\xb5\xa5\"}}]}"].concat();
+    for (header, body) in [
+        ("Content-Encoding: gzip", gzip.finish().unwrap()),
+        ("Content-Type: application/json;charset=GBK", gbk),
+        ("Content-Type: application/json", format!("\u{feff}{list}").into_bytes()),
+    ] {
+        let head = format!("HTTP/1.1 200 OK\r\n{header}\r\nContent-Length: {}\r\n\r\n", body.len());
+        let world = World::answering(Answer::Raw([head.as_bytes(), &body].concat()));
+        let list = ask(&world.registry, ListInstances::new("orders")).await.unwrap();
+        assert_eq!(list.hosts[0].metadata["name"], "订单", "{header}");
+    }
+}
+
+#[actix::test]
+async fn no_error_has_bytes_that_are_no_text() {
+    let body = [0x1b, 0x5b, 0x00, 0x80, 0x8b, 0x03, 0xff, 0xfe, 0x07];
+    for head in ["200 OK\r\nContent-Encoding: br", "502 X\r\nContent-Encoding: br", "400 X", "200 OK"] {
+        let head = format!("HTTP/1.1 {head}\r\nContent-Length: {}\r\n\r\n", body.len());
+        gives(Answer::Raw([head.as_bytes(), &body].concat()), |error| {
+            error.to_string().chars().all(|c| c != char::REPLACEMENT_CHARACTER && !c.is_control())
+        })
+        .await;
+    }
 }
 
 #[actix::test]

@@ -130,6 +130,20 @@ fn encode(parameters: &impl Serialize) -> String {
     }
 }
 
+/// In characters.
+const LONGEST_EXCERPT: usize = 300;
+
+/// The beginning of what a server says, in one line, without what a terminal would obey.
+pub(crate) fn excerpt(text: &str) -> String {
+    let words: Vec<_> = text.split_whitespace().take(LONGEST_EXCERPT).collect();
+    let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    let mut line: String = words.join(" ").chars().map(printable).take(LONGEST_EXCERPT + 1).collect();
+    if let Some((end, _)) = line.char_indices().nth(LONGEST_EXCERPT) {
+        line.replace_range(end.., "…");
+    }
+    line
+}
+
 /// What came back.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
@@ -140,14 +154,13 @@ pub(crate) struct Answer {
 impl Answer {
     /// The beginning of the body, in one line, for an error text.
     pub(crate) fn excerpt(&self) -> String {
-        const LONGEST: usize = 300;
         // Of an answer of many megabytes the rest is not looked at.
-        let text = String::from_utf8_lossy(&self.body[..self.body.len().min(8 * LONGEST)]);
-        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-        match text.char_indices().nth(LONGEST) {
-            Some((end, _)) => format!("{}…", &text[..end]),
-            None => text,
+        let text = String::from_utf8_lossy(&self.body[..self.body.len().min(8 * LONGEST_EXCERPT)]);
+        let is_unprintable = |c: &char| *c == char::REPLACEMENT_CHARACTER || c.is_control() && !c.is_whitespace();
+        if text.chars().filter(is_unprintable).count() > text.chars().count() / 8 {
+            return format!("{} bytes that are no text", self.body.len());
         }
+        excerpt(&text)
     }
 
     pub(crate) fn json<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, Refusal> {
@@ -227,5 +240,11 @@ mod tests {
         let answer = Answer { status: 500, body: format!("<html>\n {}", "x".repeat(1000)).into_bytes() };
         let excerpt = answer.excerpt();
         assert!(excerpt.starts_with("<html> xxx") && excerpt.ends_with('…') && excerpt.chars().count() == 301);
+        let excerpt = |body: &[u8]| Answer { status: 500, body: body.to_vec() }.excerpt();
+        assert_eq!(excerpt(b"\x8b\x0e\x80{\"a\"\x03\x00"), "9 bytes that are no text");
+        assert_eq!(
+            excerpt(b"r\xe9serv\xe9, and \x1b[31m the rest of it"),
+            "r\u{fffd}serv\u{fffd}, and \u{fffd}[31m the rest of it"
+        );
     }
 }

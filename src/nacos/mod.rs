@@ -5,6 +5,7 @@
 //! protocols.
 
 mod attempt;
+mod decoding;
 mod endpoint;
 pub(crate) mod exchange;
 mod health;

@@ -17,6 +17,7 @@ use crate::{
     config::Config,
     error::Error,
     nacos::{
+        decoding::decode,
         exchange::{Answer, Operation, Request},
         health::FailureKind,
     },
@@ -161,7 +162,8 @@ impl Transport {
             "" => [base_url, request.path].concat(),
             query => [base_url, request.path, "?", query].concat(),
         };
-        let mut head = client.request(request.method.clone(), url);
+        // Bodies are decoded here, whatever else uses awc in this process.
+        let mut head = client.request(request.method.clone(), url).no_decompress();
         if let Some(token) = token {
             // A header keeps the token out of access logs. This one is read by all servers; 1.4 and 2.0 know no other.
             head = head.insert_header((AUTHORIZATION, format!("Bearer {token}")));
@@ -173,13 +175,14 @@ impl Transport {
             None => head.send(),
         };
         let mut response = sent.await.map_err(|error| self.not_sent(error))?;
-        let status = response.status().as_u16();
+        let status = response.status();
         let body = response.body().limit(ANSWER_LIMIT).await.map_err(not_read)?;
         // awc takes what came before the end of the connection for all of it.
         if promised_length(&response).is_some_and(|length| body.len() < length) {
             return Err(NoAnswer::Unreadable("cut off".into()));
         }
-        Ok(Answer { status, body: body.into() })
+        let body = decode(status, response.headers(), body.into(), request.path, ANSWER_LIMIT);
+        Ok(Answer { status: status.as_u16(), body })
     }
 
     fn not_sent(&self, error: SendRequestError) -> NoAnswer {

@@ -15,7 +15,7 @@ use crate::{
     heartbeat::{HeartbeatReply, DEFAULT_INTERVAL},
     instance::{Instance, InstanceKey, Metadata},
     nacos::{
-        exchange::{Answer, Refusal, Request},
+        exchange::{excerpt, Answer, Refusal, Request},
         lenient,
     },
     service::{ServiceInfo, ServiceName},
@@ -569,8 +569,8 @@ pub(crate) fn accepted(answer: &Answer) -> Result<(), Refusal> {
 
 /// What a server says of a token that a new login mends; anything else under 403 is a right that is missing.
 fn forbidden(answer: &Answer) -> Refusal {
-    let said =
-        serde_json::from_slice::<SpringError>(&answer.body).map_or_else(|_| answer.excerpt(), |error| error.message);
+    let said = serde_json::from_slice::<SpringError>(&answer.body)
+        .map_or_else(|_| answer.excerpt(), |error| excerpt(&error.message));
     let lower = said.to_lowercase();
     let mended = ["token expired", "token invalid", "invalid signature", "user not found", "unknown user"];
     if mended.iter().any(|what| lower.contains(what)) {

@@ -15,7 +15,7 @@ use crate::{
     heartbeat::HeartbeatReply,
     instance::{Instance, InstanceKey},
     nacos::{
-        exchange::{Answer, Refusal, Request},
+        exchange::{excerpt, Answer, Refusal, Request},
         v1::{self, Found, Host, Hosts, InstanceParameters, ListAnswer, LoginAnswer, ServiceListAnswer},
     },
     service::ServiceName,
@@ -266,7 +266,7 @@ fn framed_refusal(answer: &Answer) -> Option<Refusal> {
         Value::String(detail) => format!("{message}: {detail}"),
         detail => format!("{message}: {detail}"),
     };
-    Some(Refusal::Refused { status, body })
+    Some(Refusal::Refused { status, body: excerpt(&body) })
 }
 
 /// What would help where the admin API refuses. A refused token stays one: a new login may mend it.
@@ -303,7 +303,7 @@ mod tests {
             "v3 register bad port" => refused("Param 'port' is illegal, the value should be between 0 and 65535."),
             "v3 register persistent" => refused(
                 "server error: errCode: 400, errMsg: Current service DEFAULT_GROUP@@modern is ephemeral service, can't \
-                 register persistent instance. ",
+                 register persistent instance.",
             ),
             other => panic!("{other} is not known"),
         }

@@ -1,0 +1,199 @@
+//! What proxies make of an answer's body: compressed, in another charset, behind a byte order mark, or a redirection.
+
+use std::{io::Read, str::FromStr as _};
+
+use awc::http::{
+    header::{HeaderMap, HeaderName, CONTENT_ENCODING, CONTENT_TYPE, LOCATION},
+    StatusCode, Uri,
+};
+use encoding_rs::Encoding;
+use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+
+/// The body as UTF-8, at most `limit` bytes of it. What cannot be decoded is replaced by a line that says so, and so is
+/// what comes with a redirection of a request for `path`.
+pub(super) fn decode(status: StatusCode, headers: &HeaderMap, body: Vec<u8>, path: &str, limit: usize) -> Vec<u8> {
+    if let Some(location) = header(headers, LOCATION).filter(|_| status.is_redirection()) {
+        return redirection(location, path).into_bytes();
+    }
+    match inflate(header(headers, CONTENT_ENCODING).unwrap_or_default(), body, limit) {
+        Ok(body) => to_utf8(body, header(headers, CONTENT_TYPE).unwrap_or_default()),
+        Err(problem) => problem.into_bytes(),
+    }
+}
+
+fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// Where a redirection leads, and what would help. Without user and query: there may be a token in them.
+fn redirection(location: &str, path: &str) -> String {
+    let Some((shown, server)) = Uri::from_str(location).ok().and_then(|to| Some((shown(&to)?, server_of(&to, path))))
+    else {
+        return "a redirection to an address that cannot be read".into();
+    };
+    match server {
+        Some(server) => format!("set {server} as the address: it redirects to {shown}"),
+        None => format!("it redirects to {shown}; set an address that no gateway or login page stands in front of"),
+    }
+}
+
+fn shown(to: &Uri) -> Option<String> {
+    match (to.scheme_str(), to.host()) {
+        (Some(scheme), Some(host)) => Some(format!("{scheme}://{host}:{}{}", port(to)?, to.path())),
+        _ => Some(to.path().to_owned()),
+    }
+}
+
+/// The address of a server, with its context path, at which `path` is what the redirection leads to.
+fn server_of(to: &Uri, path: &str) -> Option<String> {
+    let context_path = to.path().strip_suffix(path)?;
+    Some(format!("{}://{}:{}{context_path}", to.scheme_str()?, to.host()?, port(to)?))
+}
+
+fn port(to: &Uri) -> Option<u16> {
+    to.port_u16().or(match to.scheme_str()? {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    })
+}
+
+/// Undoes the encodings, the last one first. A gzip without the header that says so is one, too: JSON begins otherwise.
+fn inflate(encodings: &str, mut body: Vec<u8>, limit: usize) -> Result<Vec<u8>, String> {
+    const GZIP: &[u8] = &[0x1f, 0x8b];
+    for encoding in encodings.rsplit(',').map(|encoding| encoding.trim().to_ascii_lowercase()) {
+        body = match encoding.as_str() {
+            "" | "identity" | "gzip" | "x-gzip" if body.starts_with(GZIP) => {
+                read(MultiGzDecoder::new(&body[..]), "gzip", limit)?
+            }
+            "" | "identity" | "gzip" | "x-gzip" => body,
+            "deflate" if is_zlib(&body) => read(ZlibDecoder::new(&body[..]), "deflate", limit)?,
+            "deflate" => read(DeflateDecoder::new(&body[..]), "deflate", limit)?,
+            other => return Err(format!("{} bytes in the encoding {other:?}, which was not asked for", body.len())),
+        };
+    }
+    Ok(body)
+}
+
+/// Whether it begins with the header of zlib, which some servers leave out.
+fn is_zlib(body: &[u8]) -> bool {
+    matches!(*body, [first, second, ..] if first & 0x0f == 8 && u16::from_be_bytes([first, second]) % 31 == 0)
+}
+
+fn read(inflated: impl Read, encoding: &str, limit: usize) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    match inflated.take(limit as u64 + 1).read_to_end(&mut body) {
+        Ok(length) if length > limit => Err(format!("{encoding} of more than {limit} bytes")),
+        Ok(_) => Ok(body),
+        Err(error) => Err(format!("corrupt {encoding}: {error}")),
+    }
+}
+
+/// A byte order mark counts before the header. What is valid UTF-8 is taken for it, whatever the header says.
+fn to_utf8(mut body: Vec<u8>, content_type: &str) -> Vec<u8> {
+    if let Some((encoding, length)) = Encoding::for_bom(&body) {
+        if encoding == encoding_rs::UTF_8 {
+            body.drain(..length);
+            return body;
+        }
+        return encoding.decode_without_bom_handling(&body[length..]).0.into_owned().into_bytes();
+    }
+    match charset(content_type) {
+        Some(encoding) if !encoding.is_ascii_compatible() || std::str::from_utf8(&body).is_err() => {
+            encoding.decode_without_bom_handling(&body).0.into_owned().into_bytes()
+        }
+        _ => body,
+    }
+}
+
+/// None for UTF-8, and for what nobody knows.
+fn charset(content_type: &str) -> Option<&'static Encoding> {
+    let mut parameters = content_type.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
+    let (_, label) = parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))?;
+    Encoding::for_label(label.trim().trim_matches('"').as_bytes()).filter(|encoding| *encoding != encoding_rs::UTF_8)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use awc::http::header::HeaderValue;
+    use flate2::{
+        write::{DeflateEncoder, GzEncoder, ZlibEncoder},
+        Compression,
+    };
+
+    use super::*;
+
+    const LIMIT: usize = 1000;
+    const PATH: &str = "/v1/ns/instance";
+
+    fn decoded(headers: &[(HeaderName, &str)], body: impl Into<Vec<u8>>) -> String {
+        let status = if headers.iter().any(|(name, _)| name == LOCATION) { 302 } else { 200 };
+        let headers: HeaderMap =
+            headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect();
+        let body = decode(StatusCode::from_u16(status).unwrap(), &headers, body.into(), PATH, LIMIT);
+        String::from_utf8(body).expect("UTF-8")
+    }
+
+    fn encoded(encoding: &str, body: impl Into<Vec<u8>>) -> String {
+        decoded(&[(CONTENT_ENCODING, encoding)], body)
+    }
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn what_is_compressed_is_inflated() {
+        let mut zlib = ZlibEncoder::new(Vec::new(), Compression::default());
+        let mut raw = DeflateEncoder::new(Vec::new(), Compression::default());
+        zlib.write_all(b"ok").unwrap();
+        raw.write_all(b"ok").unwrap();
+        assert_eq!(encoded("gzip", gzip(b"ok")), "ok");
+        assert_eq!(encoded("X-GZIP", gzip(b"ok")), "ok");
+        assert_eq!(encoded("", gzip(b"ok")), "ok", "nothing else begins like that");
+        assert_eq!(encoded("gzip, gzip", gzip(&gzip(b"ok"))), "ok");
+        assert_eq!(encoded("gzip", "ok"), "ok", "a header that is wrong");
+        assert_eq!(encoded("deflate", zlib.finish().unwrap()), "ok");
+        assert_eq!(encoded("deflate", raw.finish().unwrap()), "ok");
+    }
+
+    #[test]
+    fn what_cannot_be_inflated_is_said_in_words() {
+        let whole = gzip(b"ok");
+        assert!(encoded("gzip", &whole[..whole.len() - 9]).starts_with("corrupt gzip"));
+        assert_eq!(encoded("gzip", gzip(&[b' '; LIMIT])).len(), LIMIT);
+        assert_eq!(encoded("gzip", gzip(&[b' '; LIMIT + 1])), "gzip of more than 1000 bytes");
+        let unknown = encoded("br", [0x8f, 0x00, 0x80]);
+        assert_eq!(unknown, r#"3 bytes in the encoding "br", which was not asked for"#);
+    }
+
+    #[test]
+    fn any_charset_becomes_utf_8() {
+        let of = |content_type: &str, body: &[u8]| decoded(&[(CONTENT_TYPE, content_type)], body);
+        assert_eq!(of("text/html;charset=ISO-8859-1", b"r\xe9serv\xe9"), "réservé");
+        assert_eq!(of(r#"application/json; Charset="GBK""#, b"\xb6\xa9\xb5\xa5"), "订单");
+        assert_eq!(of("text/plain; charset=utf-16le", b"o\0k\0"), "ok");
+        assert_eq!(of("text/plain; charset=ISO-8859-1", "réservé".as_bytes()), "réservé", "a header that is wrong");
+        for body in ["\u{feff}{}".as_bytes(), b"\xff\xfe{\0}\0", b"\xfe\xff\0{\0}"] {
+            assert_eq!(of("application/json", body), "{}");
+        }
+    }
+
+    #[test]
+    fn a_redirection_says_where_it_leads_and_what_to_do() {
+        let to = |location: &str| decoded(&[(LOCATION, location)], "<html>Moved</html>");
+        assert_eq!(
+            to("https://nacos.example/nacos/v1/ns/instance?accessToken=hush"),
+            "set https://nacos.example:443/nacos as the address: \
+             it redirects to https://nacos.example:443/nacos/v1/ns/instance"
+        );
+        let login = to("http://me:hush@sso:8080/login?token=hush");
+        assert!(login.starts_with("it redirects to http://sso:8080/login; set an address"), "{login}");
+        assert!(to("/nacos/").contains("/nacos/; set"), "{}", to("/nacos/"));
+        assert!(to("::").contains("cannot be read"));
+    }
+}
