@@ -3,14 +3,25 @@
 
 mod support;
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
+};
 
 use actix::Addr;
 use actix_nacos::{
-    embedded::EmbeddedServer, ListInstances, Metadata, ModifyInstance, RegisterInstance, Registry, SendHeartbeat,
-    HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT,
+    embedded::{Dialect, EmbeddedServer},
+    ListInstances, Metadata, ModifyInstance, Protocol, RegisterInstance, Registry, SendHeartbeat, HEART_BEAT_INTERVAL,
+    HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT,
 };
-use support::{ask, eventually, registry, server, shut_down};
+use support::{
+    ask, eventually,
+    fake::{Answer, Fake},
+    registry, server, shut_down,
+};
 
 const IP: &str = "127.0.0.7";
 
@@ -91,19 +102,71 @@ async fn modifying_all_metadata_of_somebody_elses_instance_keeps_what_servers_ac
     shut_down(&other).await;
 }
 
+/// 980 characters make a request line of 9 KB, which Tomcat and proxies refuse.
+fn long() -> String {
+    "单".repeat(980)
+}
+
+#[actix::test]
+async fn metadata_too_long_for_a_request_line_reaches_every_server() {
+    for dialect in Dialect::all() {
+        let server = support::builder().dialect(dialect).start().unwrap();
+        let registry = registry(&server);
+        ask(&registry, register().metadata("name", long())).await.unwrap();
+        assert_eq!(server.instances("orders")[0].metadata["name"], long(), "{dialect:?}");
+        shut_down(&registry).await;
+    }
+}
+
+/// Takes the parameters of a POST from the query alone while `is_query_only`, else those of a short query or a form.
+fn tomcat(is_query_only: Arc<AtomicBool>) -> Fake {
+    Fake::start(move |seen| match seen.method.as_str() {
+        "POST" if is_query_only.load(Ordering::Acquire) && !seen.body.is_empty() => {
+            Answer::Text(400, "text/plain", "caused: Param 'serviceName' is required.;".into())
+        }
+        "POST" if !is_query_only.load(Ordering::Acquire) && seen.target.len() > 8192 => {
+            Answer::Text(414, "text/html", "<html>Request-URI Too Large</html>".into())
+        }
+        _ => Answer::usual(seen),
+    })
+}
+
+/// Of each registration that was sent, whether its parameters were in a form.
+fn forms(fake: &Fake) -> Vec<bool> {
+    let registrations = fake.seen().into_iter().filter(|seen| seen.method == "POST");
+    registrations.map(|seen| !seen.body.is_empty()).collect()
+}
+
+#[actix::test]
+async fn a_server_that_reads_no_form_is_asked_by_query_until_that_is_refused() {
+    let is_query_only = Arc::new(AtomicBool::new(true));
+    let fake = tomcat(is_query_only.clone());
+    let registry = support::start(support::config_at(&fake.server_address()).protocol(Protocol::V1));
+    let register = async || ask(&registry, register().metadata("name", long())).await;
+    register().await.unwrap();
+    assert_eq!(forms(&fake), [true, false], "repeated at once");
+    register().await.unwrap();
+    assert_eq!(forms(&fake), [true, false, false], "remembered");
+    is_query_only.store(false, Ordering::Release);
+    register().await.unwrap();
+    register().await.unwrap();
+    assert_eq!(forms(&fake)[3..], [false, true, true], "another server stands there now");
+    shut_down(&registry).await;
+}
+
 /// A server without Nacos' limit has such instances, and an operator wants to change them.
 #[actix::test]
 async fn a_weight_of_an_instance_with_more_metadata_than_we_would_register_can_be_changed() {
-    let fake = support::fake::Fake::start(|seen| match (seen.method.as_str(), seen.path()) {
+    let fake = Fake::start(|seen| match (seen.method.as_str(), seen.path()) {
         ("GET", path) => {
             let host = serde_json::json!({ "ip": IP, "port": 80, "healthy": true, "enabled": true, "ephemeral": true,
                 "clusterName": "DEFAULT", "metadata": { "k": "v".repeat(70_000), HEART_BEAT_INTERVAL: "soon" } });
             let list = serde_json::json!({ "hosts": [host] });
-            support::fake::Answer::json(if path.ends_with("/list") { list } else { host }.to_string())
+            Answer::json(if path.ends_with("/list") { list } else { host }.to_string())
         }
-        _ => support::fake::Answer::usual(seen),
+        _ => Answer::usual(seen),
     });
-    let registry = support::start(support::config_at(&fake.server_address()).protocol(actix_nacos::Protocol::V1));
+    let registry = support::start(support::config_at(&fake.server_address()).protocol(Protocol::V1));
     ask(&registry, modify().weight(0.5)).await.unwrap();
     let written = fake.seen().into_iter().find(|seen| seen.method == "PUT").expect("it is written");
     assert!(written.body.contains("weight=0.5") && written.body.len() > 70_000);

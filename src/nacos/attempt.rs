@@ -192,6 +192,7 @@ impl Nacos {
         }
     }
 
+    /// Sends long parameters in a form, unless the server is known to read those of this method from the query alone.
     pub(super) async fn send(
         &self,
         server: &Server,
@@ -200,8 +201,28 @@ impl Nacos {
         request: &Request,
         token: Option<&str>,
     ) -> Result<Answer, Error> {
-        let sent = self.transport.send(&server.client, &server.base_url, request, token, deadline).await;
-        sent.map_err(|none| none.into_error(operation, &server.name))
+        let send = async |request: &Request| {
+            let sent = self.transport.send(&server.client, &server.base_url, request, token, deadline).await;
+            sent.map_err(|none| none.into_error(operation, &server.name))
+        };
+        let Some(in_query) = request.in_query() else { return send(request).await };
+        if !server.is_query_only(&request.method) {
+            let by_form = send(request).await?;
+            if !by_form.lacks_parameters() {
+                return Ok(by_form);
+            }
+            let by_query = send(&in_query).await?;
+            server.note_query_only(&request.method, !by_query.may_be_too_long());
+            return Ok(by_query);
+        }
+        let by_query = send(&in_query).await?;
+        if !by_query.may_be_too_long() {
+            return Ok(by_query);
+        }
+        // The server may have been replaced by one that reads forms.
+        let by_form = send(request).await?;
+        server.note_query_only(&request.method, by_form.lacks_parameters());
+        Ok(if by_form.lacks_parameters() { by_query } else { by_form })
     }
 
     /// Tells whether the failure counts.

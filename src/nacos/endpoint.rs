@@ -39,7 +39,8 @@ pub(crate) async fn keep_server_list(desk: Weak<Desk>, url: String) {
 
 impl Nacos {
     async fn ask_endpoint(&self, url: &str, context_path: &str) -> Result<(), Error> {
-        let request = Request { method: Method::GET, path: "", query: String::new(), form: None };
+        let request =
+            Request { method: Method::GET, path: "", query: String::new(), form: None, form_may_be_query: false };
         let shown = ServerAddress::shown_endpoint(url);
         let _permit = self.transport.permit(Operation::ServerList).await;
         let client = self.servers.new_client();

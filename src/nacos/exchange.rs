@@ -83,8 +83,6 @@ impl fmt::Display for Operation {
 
 /// Tomcat and most proxies refuse request lines above 8 KiB; some count the headers to it.
 const LONGEST_QUERY: usize = 4 * 1024;
-/// Nacos 1.4 reads the query alone of a POST: there it stays as long as Tomcat takes it.
-const LONGEST_QUERY_OF_POST: usize = 7 * 1024;
 
 /// A request that no server has been chosen for yet.
 #[derive(Debug, Clone)]
@@ -96,27 +94,32 @@ pub(crate) struct Request {
     pub(crate) query: String,
     /// An encoded form, where the parameters do not go into the query.
     pub(crate) form: Option<String>,
+    /// Whether the form is one for its length alone.
+    pub(crate) form_may_be_query: bool,
 }
 
 impl Request {
-    /// Everything in the query: the only place where Nacos 1.4 takes the parameters of a POST. What is too long for a
-    /// request line goes into a form body, where the method has one.
+    /// Everything in the query. What is too long for a request line goes into a form body, where the method has one: see
+    /// [`in_query`](Request::in_query) for servers that do not read it.
     pub(crate) fn by_query(method: Method, path: &'static str, parameters: &impl Serialize) -> Self {
         let parameters = encode(parameters);
-        let longest = match method {
-            Method::POST => LONGEST_QUERY_OF_POST,
-            Method::PUT => LONGEST_QUERY,
-            _ => usize::MAX,
-        };
-        if parameters.len() > longest {
-            return Request { method, path, query: String::new(), form: Some(parameters) };
+        if parameters.len() > LONGEST_QUERY && matches!(method, Method::POST | Method::PUT) {
+            return Request { method, path, query: String::new(), form: Some(parameters), form_may_be_query: true };
         }
-        Request { method, path, query: parameters, form: None }
+        Request { method, path, query: parameters, form: None, form_may_be_query: false }
+    }
+
+    /// The same with everything in the query, whatever its length; none where it is there, or must not be there.
+    pub(crate) fn in_query(&self) -> Option<Self> {
+        let form = self.form.as_deref().filter(|_| self.form_may_be_query)?;
+        let query = [&self.query, form].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("&");
+        Some(Request { method: self.method.clone(), path: self.path, query, form: None, form_may_be_query: false })
     }
 
     /// Everything in a form body.
     pub(crate) fn by_form(path: &'static str, parameters: &impl Serialize) -> Self {
-        Request { method: Method::POST, path, query: String::new(), form: Some(encode(parameters)) }
+        let form = Some(encode(parameters));
+        Request { method: Method::POST, path, query: String::new(), form, form_may_be_query: false }
     }
 }
 
@@ -161,6 +164,17 @@ impl Answer {
             return format!("{} bytes that are no text", self.body.len());
         }
         excerpt(&text)
+    }
+
+    /// Whether the server has not found the parameters of a request that had them all.
+    pub(crate) fn lacks_parameters(&self) -> bool {
+        let said = self.excerpt().to_lowercase();
+        self.status == 400 && ["required", "not present", "missing"].iter().any(|word| said.contains(word))
+    }
+
+    /// Whether a request line may have been too long for the server, or for a proxy before it.
+    pub(crate) fn may_be_too_long(&self) -> bool {
+        matches!(self.status, 400 | 414 | 431)
     }
 
     pub(crate) fn json<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, Refusal> {
@@ -214,13 +228,18 @@ mod tests {
     #[test]
     fn parameters_too_long_for_a_request_line_go_into_a_form() {
         let request = |method, length| Request::by_query(method, "/", &[("metadata", "x".repeat(length))]);
-        for (method, longest) in [(Method::POST, 7 * 1024), (Method::PUT, 4 * 1024)] {
+        let longest = 4 * 1024;
+        for method in [Method::POST, Method::PUT] {
             let fits = request(method.clone(), longest - "metadata=".len());
             assert_eq!((fits.query.len(), fits.form.is_some()), (longest, false), "{method}");
             let long = request(method.clone(), longest);
+            assert_eq!(fits.in_query().map(|request| request.query), None);
+            let in_query = long.in_query().unwrap();
+            assert_eq!((Some(&in_query.query), in_query.form), (long.form.as_ref(), None));
             assert!(long.query.is_empty() && long.form.is_some_and(|form| form.starts_with("metadata=xx")), "{method}");
         }
         assert_eq!(request(Method::GET, 10_000).form, None, "a GET has no body");
+        assert!(Request::by_form("/", &[("password", "hush")]).in_query().is_none(), "never in a URL");
     }
 
     #[test]

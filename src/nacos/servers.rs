@@ -6,13 +6,14 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::HashSet,
     net::IpAddr,
     rc::Rc,
     time::Duration,
 };
 
 use actix_rt::time::{timeout, Instant};
-use awc::Client;
+use awc::{http::Method, Client};
 use slog::{debug, Logger};
 use tokio::sync::{watch, Notify};
 
@@ -39,6 +40,8 @@ pub(crate) struct Server {
     pub(super) client: Client,
     /// What it was last found to speak.
     protocol: Cell<Option<Protocol>>,
+    /// Of requests with these methods it was found to read the query alone, as Nacos 1.4 does of a POST.
+    query_only: RefCell<HashSet<Method>>,
     pub(crate) resolved: Resolved,
     health: RefCell<Health>,
 }
@@ -51,6 +54,7 @@ impl Server {
             address,
             client,
             protocol: Cell::new(None),
+            query_only: RefCell::default(),
             resolved: Resolved::default(),
             health: RefCell::default(),
         }
@@ -58,6 +62,19 @@ impl Server {
 
     pub(crate) fn protocol(&self) -> Option<Protocol> {
         self.protocol.get()
+    }
+
+    pub(super) fn is_query_only(&self, method: &Method) -> bool {
+        self.query_only.borrow().contains(method)
+    }
+
+    pub(super) fn note_query_only(&self, method: &Method, is_query_only: bool) {
+        let mut methods = self.query_only.borrow_mut();
+        if is_query_only {
+            methods.insert(method.clone());
+        } else {
+            methods.remove(method);
+        }
     }
 
     fn is_at(&self, ip: IpAddr) -> bool {
