@@ -27,8 +27,9 @@ pub const IP_DELETE_TIMEOUT: &str = "preserved.ip.delete.timeout";
 
 /// In bytes. Servers have lower limits or none; this one is ours, since metadata travels with every list.
 const LARGEST_METADATA: usize = 64 * 1024;
-/// Nacos' own (`Constants.DEFAULT_HEART_BEAT_TIMEOUT`).
+/// Nacos' own (`Constants.DEFAULT_HEART_BEAT_TIMEOUT` and `DEFAULT_IP_DELETE_TIMEOUT`).
 const DEFAULT_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
+const DEFAULT_DELETE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One instance of a service, as servers list it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -135,8 +136,16 @@ impl Instance {
 
     /// After what time without a beat a server calls it unhealthy.
     pub(crate) fn heartbeat_timeout(&self) -> Duration {
-        let millis = self.metadata.get(HEART_BEAT_TIMEOUT).and_then(|millis| millis.parse().ok());
-        millis.map_or(DEFAULT_HEARTBEAT_TIMEOUT, Duration::from_millis)
+        self.preserved(HEART_BEAT_TIMEOUT).unwrap_or(DEFAULT_HEARTBEAT_TIMEOUT)
+    }
+
+    /// After what time without a beat a server removes it.
+    pub(crate) fn delete_timeout(&self) -> Duration {
+        self.preserved(IP_DELETE_TIMEOUT).unwrap_or(DEFAULT_DELETE_TIMEOUT)
+    }
+
+    fn preserved(&self, key: &'static str) -> Option<Duration> {
+        preserved_millis(&self.metadata, key).ok().flatten().map(Duration::from_millis)
     }
 
     /// Refuses what no server should be sent, naming the field.

@@ -7,10 +7,10 @@ mod support;
 #[path = "scenarios/time_to_remove.rs"]
 mod time_to_remove;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use actix_nacos::Config;
-use support::ms;
+use actix_nacos::{Config, DeregisterInstance, GetInstance, ModifyInstance, RegisterInstance};
+use support::{ask, ms, shut_down, start};
 
 #[actix::test]
 #[ignore = "needs r-nacos (RNACOS=path, or rnacos in PATH)"]
@@ -31,4 +31,34 @@ async fn removals_on_r_nacos_are_seen_within_a_poll_interval() {
     assert_eq!(figures.polled_every, Some(ms(500)), "{figures:?}");
     // Not five times as long, as elsewhere: a list was once held back for 6.5 s after an idle connection had ended.
     assert!(figures.longest() <= figures.bound() * 3, "{figures:?}");
+}
+
+#[actix::test]
+#[ignore = "needs r-nacos (RNACOS=path, or rnacos in PATH)"]
+async fn an_instance_that_r_nacos_has_lost_gets_its_values_back_and_an_operators_change_stays() {
+    let server = scenario::Rnacos::start().await;
+    let (owner, other) = (start(Config::new(&server.address)), start(Config::new(&server.address)));
+    let register = |port| RegisterInstance::new("orders", "127.0.0.7", port).weight(3.0);
+    // Metadata would stay at the address.
+    ask(&owner, register(80)).await.unwrap();
+    ask(&owner, register(81).metadata("zone", "a")).await.unwrap();
+    ask(&other, ModifyInstance::new("orders", "127.0.0.7", 81).weight(5.0).enabled(false)).await.unwrap();
+    // The next beat brings it back, with r-nacos' defaults.
+    ask(&other, DeregisterInstance::new("orders", "127.0.0.7", 80)).await.unwrap();
+    let began = Instant::now();
+    loop {
+        actix_rt::time::sleep(ms(500)).await;
+        let found = ask(&other, GetInstance::new("orders", "127.0.0.7", 80)).await;
+        if found.is_ok_and(|found| found.weight == 3.0) {
+            break;
+        }
+        // The first beat finds out that it is r-nacos; from then on it is read within 30 s and a beat.
+        assert!(began.elapsed() < Duration::from_secs(5 + 30 + 5 + 2), "its values are not back");
+    }
+    // The other one is read within 30 s, too.
+    actix_rt::time::sleep(Duration::from_secs(40).saturating_sub(began.elapsed())).await;
+    let changed = ask(&other, GetInstance::new("orders", "127.0.0.7", 81)).await.unwrap();
+    assert_eq!((changed.weight, changed.enabled, changed.metadata["zone"].as_str()), (5.0, false, "a"));
+    shut_down(&owner).await;
+    shut_down(&other).await;
 }

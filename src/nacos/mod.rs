@@ -358,6 +358,12 @@ impl Nacos {
         }
     }
 
+    /// What the server in use says of an instance, asked once; none if another server answered.
+    pub(crate) async fn read_in_use(&self, key: &InstanceKey) -> Result<Option<Instance>, Error> {
+        let told = self.get(key, Patience::Round).await?;
+        Ok(self.servers.is_in_use(&told.server).then_some(told.value.instance))
+    }
+
     async fn get(&self, key: &InstanceKey, patience: Patience) -> Result<Answered<v1::Found>, Error> {
         if self.disabled {
             return Err(Error::NotFound { instance: key.to_string(), may_be_disabled: false });

@@ -150,8 +150,12 @@ impl Desk {
             turn.come().await;
             place = self.place().await;
         }
-        let outcome = self.beat(beat).await;
+        let mut outcome = self.beat(beat).await;
+        // Reading takes no place from other heartbeats.
         drop(place);
+        if matches!(outcome, Ok(Beaten::Taken(_))) {
+            outcome = self.check_on_r_nacos(&beat.key).await.and(outcome);
+        }
         if let Err(error) = &outcome {
             self.note(&beat.key, |desired| desired.failed(error));
         }
@@ -216,7 +220,7 @@ impl Desk {
         Ok(())
     }
 
-    async fn register_again(&self, key: &Arc<InstanceKey>, values: &Instance) -> Result<Beaten, Error> {
+    pub(super) async fn register_again(&self, key: &Arc<InstanceKey>, values: &Instance) -> Result<Beaten, Error> {
         // Read before sending: the epoch may change while the request is under way.
         let epoch = self.nacos.epoch();
         self.nacos.register(&key.service, values, Patience::Round).await?;

@@ -5,6 +5,7 @@ use std::{
     collections::{HashMap, HashSet},
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use actix::Addr;
@@ -12,7 +13,7 @@ use actix_rt::time::Instant;
 use foldhash::fast::RandomState as FastHash;
 use tokio::sync::oneshot;
 
-use super::instance_state::InstanceState;
+use super::{instance_state::InstanceState, r_nacos::BEATS_PER_READ};
 use crate::{
     error::Error,
     heartbeat::{Heartbeat, StopBeating},
@@ -40,6 +41,8 @@ pub(crate) struct DesiredInstance {
     pub(crate) last_success: Option<Instant>,
     pub(crate) last_error: Option<Error>,
     pub(crate) beats: u64,
+    /// On r-nacos, heartbeats that are left before the instance is read.
+    beats_until_read: u32,
 }
 
 impl DesiredInstance {
@@ -57,16 +60,38 @@ impl DesiredInstance {
             last_success: None,
             last_error: None,
             beats: 0,
+            // By chance, so that instances that are registered together are not read together.
+            beats_until_read: fastrand::u32(1..=BEATS_PER_READ),
         }
     }
 
-    /// What is to be registered before the next beat in `epoch`, if anything. Only the epoch that knows the instance is
+    /// Counts a heartbeat. True if the instance is to be read now.
+    pub(super) fn count_down_to_read(&mut self) -> bool {
+        self.beats_until_read -= 1;
+        let is_due = self.beats_until_read == 0;
+        if is_due {
+            self.beats_until_read = BEATS_PER_READ;
+        }
+        is_due
+    }
+
+    /// What is to be registered instead of the next beat in `epoch`, if anything. Only the epoch that knows the instance is
     /// asked to restore values: another one has never seen the change that failed.
     pub(crate) fn to_register(&self, epoch: u64) -> Option<Rc<Instance>> {
-        match self.known_to {
-            Some(known_to) if known_to == epoch => self.restore.clone(),
-            _ => Some(self.instance.clone()),
+        if self.known_to == Some(epoch) && !self.is_expired() {
+            self.restore.clone()
+        } else {
+            Some(self.instance.clone())
         }
+    }
+
+    /// Whether servers have removed it for want of beats.
+    fn is_expired(&self) -> bool {
+        self.instance.ephemeral && self.has_been_silent_for(self.instance.delete_timeout())
+    }
+
+    fn has_been_silent_for(&self, time: Duration) -> bool {
+        self.last_success.is_some_and(|last| last.elapsed() >= time)
     }
 
     /// Where there is one.
@@ -109,9 +134,9 @@ impl DesiredInstance {
         self.last_error = Some(error.clone());
     }
 
-    /// Whether a server may have given the instance up for want of beats.
+    /// Whether servers call it unhealthy, and may have given it up, for want of beats.
     pub(crate) fn is_late(&self) -> bool {
-        self.last_success.is_some_and(|last| last.elapsed() >= self.instance.heartbeat_timeout())
+        self.has_been_silent_for(self.instance.heartbeat_timeout())
     }
 }
 
@@ -280,6 +305,69 @@ pub(super) mod tests {
 
     pub(crate) fn key(port: u16) -> Arc<InstanceKey> {
         Arc::new(InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("127.0.0.7", port)))
+    }
+
+    fn registered(ephemeral: bool) -> DesiredInstance {
+        let instance = Instance { ephemeral, weight: 2.0, healthy: false, ..Instance::new("127.0.0.7", 1) };
+        let mut desired = DesiredInstance::new(key(1), instance, None);
+        assert!(!desired.to_register(7).expect("it is pending").healthy);
+        desired.registered(7);
+        desired
+    }
+
+    #[actix::test]
+    async fn nothing_is_registered_again_in_the_epoch_that_knows_it() {
+        let desired = registered(true);
+        assert_eq!(desired.to_register(7), None);
+        let again = desired.to_register(8).expect("another epoch does not know it");
+        assert!(again.healthy, "later registrations do not turn it unhealthy");
+    }
+
+    #[actix::test]
+    async fn values_are_restored_in_the_epoch_that_may_have_the_others_alone() {
+        let mut desired = registered(true);
+        let before = Rc::new(Instance { weight: 5.0, ..Instance::new("127.0.0.7", 1) });
+        desired.restore = Some(before.clone());
+        assert_eq!(desired.to_register(7), Some(before));
+        assert_eq!(desired.to_register(8).map(|values| values.weight), Some(2.0));
+        desired.registered(7);
+        assert_eq!(desired.to_register(7), None, "once");
+    }
+
+    #[actix::test]
+    async fn an_instance_that_servers_have_removed_is_registered_instead_of_beating() {
+        tokio::time::pause();
+        for (ephemeral, removed) in [(true, true), (false, false)] {
+            let mut desired = registered(ephemeral);
+            tokio::time::advance(Duration::from_secs(29)).await;
+            assert_eq!(desired.to_register(7), None);
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert_eq!(desired.to_register(7).is_some(), removed);
+            desired.succeeded();
+            assert_eq!(desired.to_register(7), None);
+        }
+    }
+
+    #[actix::test]
+    async fn a_failure_is_a_rejection_a_loss_or_nothing_yet() {
+        tokio::time::pause();
+        let (operation, server, reason) = (crate::Operation::Beat, "a:1".to_owned(), String::new());
+        let unreachable = Error::Unreachable { operation, server: server.clone(), reason: reason.clone() };
+        let mut desired = registered(true);
+        desired.failed(&unreachable);
+        assert_eq!(desired.state, InstanceState::Registered);
+        tokio::time::advance(Duration::from_secs(15)).await;
+        desired.failed(&unreachable);
+        assert_eq!(desired.state, InstanceState::Lost);
+        desired.failed(&Error::Unauthorized { operation, server, reason });
+        assert_eq!(desired.state, InstanceState::Rejected);
+        desired.failed(&unreachable);
+        assert_eq!(desired.state, InstanceState::Rejected, "nobody has taken it since");
+        desired.succeeded();
+        assert_eq!(desired.state, InstanceState::Registered);
+        let mut pending = DesiredInstance::new(key(1), Instance::new("127.0.0.7", 1), None);
+        pending.failed(&unreachable);
+        assert_eq!(pending.state, InstanceState::Pending);
     }
 
     #[actix::test]

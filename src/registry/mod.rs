@@ -12,6 +12,7 @@ mod lists;
 mod metadata;
 mod modify;
 mod pushes;
+mod r_nacos;
 mod shutdown;
 mod status;
 mod subscriptions;
@@ -50,7 +51,7 @@ pub use self::{
 };
 use self::{
     connection::ConnectionListeners, desired::DesiredInstances, instance_state::InstanceListeners, pushes::Pushes,
-    subscriptions::Subscriptions,
+    r_nacos::ServerKind, subscriptions::Subscriptions,
 };
 use crate::{
     config::Config,
@@ -98,6 +99,7 @@ pub(crate) struct Desk {
     pub(crate) pushes: Pushes,
     pub(crate) connection_listeners: ConnectionListeners,
     instance_listeners: InstanceListeners,
+    server_kind: ServerKind,
     pub(crate) grid: Grid,
     /// The Registry, for its Heartbeats.
     heartbeats_ask: WeakRecipient<Beat>,
@@ -186,6 +188,7 @@ impl Registry {
             pushes: Pushes::default(),
             connection_listeners: ConnectionListeners::default(),
             instance_listeners: InstanceListeners::default(),
+            server_kind: ServerKind::default(),
             grid: Grid::new(),
             heartbeats_ask: myself.clone().recipient(),
             beats_under_way: Semaphore::new(config.max_connections),

@@ -1,0 +1,145 @@
+//! What r-nacos needs beyond heartbeats.
+//!
+//! r-nacos never says that it does not know an instance: a heartbeat registers it, with weight 1 and without its metadata.
+//! So each instance is read there now and then. One that is missing, or that shows nothing of what it was registered with,
+//! is registered again. Anything else may be an operator's change, and stays.
+//!
+//! Of an instance that has expired r-nacos keeps the metadata, so that it looks as if an operator had changed its weight.
+//! After so long a silence it is registered instead of beating: see [`DesiredInstance::to_register`].
+
+use std::{cell::Cell, sync::Arc, time::Duration};
+
+use actix_rt::time::Instant;
+use slog::debug;
+
+use super::{desired::DesiredInstance, Desk};
+use crate::{
+    config::Protocol,
+    error::Error,
+    instance::{Instance, InstanceKey},
+};
+
+/// On r-nacos each instance is read after this many heartbeats: every 30 s, at the 5 s that r-nacos asks for.
+pub(super) const BEATS_PER_READ: u32 = 6;
+
+/// An answer that does not tell r-nacos from Nacos is followed by another question after this.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+
+/// What the server in use is, found out once in each epoch.
+#[derive(Default)]
+pub(crate) struct ServerKind {
+    found: Cell<Option<(u64, Kind)>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    /// An instance is being read. If the answer does not tell, one is read again after this time.
+    Unknown(Instant),
+    Nacos,
+    RNacos,
+}
+
+impl ServerKind {
+    fn in_epoch(&self, epoch: u64) -> Option<Kind> {
+        self.found.get().filter(|(found_in, _)| *found_in == epoch).map(|(_, kind)| kind)
+    }
+}
+
+impl Desk {
+    /// After a heartbeat was taken, in the same turn: reads the instance if that is due, and registers it again if the server
+    /// has lost its values.
+    pub(super) async fn check_on_r_nacos(&self, key: &Arc<InstanceKey>) -> Result<(), Error> {
+        let epoch = self.nacos.epoch();
+        if !self.is_read_due(key, epoch) {
+            return Ok(());
+        }
+        let told = self.nacos.read_in_use(key).await;
+        if let Some(kind) = kind_of(key, &told) {
+            self.server_kind.found.set(Some((epoch, kind)));
+        }
+        let is_r_nacos = self.server_kind.in_epoch(epoch) == Some(Kind::RNacos);
+        let Some(wanted) = self.desired.get(key, |desired| desired.instance.clone()) else { return Ok(()) };
+        let is_lost = match told {
+            Ok(told) => told.is_some_and(|told| has_lost_values(&told, &wanted)),
+            Err(error) => matches!(error, Error::NotFound { .. }),
+        };
+        if !is_r_nacos || !is_lost || self.nacos.epoch() != epoch {
+            return Ok(());
+        }
+        debug!(self.log, "r-nacos has lost an instance or its values"; "instance" => %key);
+        self.note(key, DesiredInstance::forgotten);
+        self.register_again(key, &wanted).await.map(drop)
+    }
+
+    fn is_read_due(&self, key: &Arc<InstanceKey>, epoch: u64) -> bool {
+        match self.server_kind.in_epoch(epoch) {
+            Some(Kind::Nacos) => false,
+            Some(Kind::RNacos) => {
+                let mut is_due = false;
+                self.desired.update(key, |desired| is_due = desired.count_down_to_read());
+                is_due
+            }
+            Some(Kind::Unknown(until)) if Instant::now() < until => false,
+            Some(Kind::Unknown(_)) | None => {
+                let speaks_v3 = self.nacos.servers().current().is_some_and(|it| it.protocol() == Some(Protocol::V3));
+                let kind = if speaks_v3 { Kind::Nacos } else { Kind::Unknown(Instant::now() + ASK_AGAIN) };
+                self.server_kind.found.set(Some((epoch, kind)));
+                !speaks_v3
+            }
+        }
+    }
+}
+
+/// What the answer to reading `key` says of the server. None where a failure says nothing.
+fn kind_of(key: &InstanceKey, told: &Result<Option<Instance>, Error>) -> Option<Kind> {
+    match told {
+        Ok(told) => {
+            // Nacos names cluster and service, too.
+            let is_r_nacos = told.as_ref()?.instance_id == format!("{}#{}", key.ip, key.port);
+            Some(if is_r_nacos { Kind::RNacos } else { Kind::Nacos })
+        }
+        // Nacos 3 has no such request.
+        Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => Some(Kind::Nacos),
+        Err(_) => None,
+    }
+}
+
+/// Whether a heartbeat brought the instance back with r-nacos' defaults, which are not what it was registered with.
+fn has_lost_values(told: &Instance, wanted: &Instance) -> bool {
+    let shows_defaults = told.weight == 1.0 && told.metadata.is_empty();
+    shows_defaults && (wanted.weight != 1.0 || !wanted.metadata_to_register().is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::desired::tests::key, *};
+
+    fn told(instance_id: &str) -> Result<Option<Instance>, Error> {
+        Ok(Some(Instance { instance_id: instance_id.into(), ..Instance::new("127.0.0.7", 80) }))
+    }
+
+    #[test]
+    fn r_nacos_is_known_by_the_id_of_an_instance() {
+        let key = key(80);
+        assert_eq!(kind_of(&key, &told("127.0.0.7#80")), Some(Kind::RNacos));
+        assert_eq!(kind_of(&key, &told("127.0.0.7#80#DEFAULT#DEFAULT_GROUP@@orders")), Some(Kind::Nacos));
+        let (operation, server, reason) = (crate::Operation::Get, "a:1".to_owned(), String::new());
+        let gone = Error::Unsupported { operation, server: server.clone(), reason: reason.clone() };
+        assert_eq!(kind_of(&key, &Err(gone)), Some(Kind::Nacos));
+        assert_eq!(kind_of(&key, &Err(Error::Unreachable { operation, server, reason })), None);
+        assert_eq!(kind_of(&key, &Ok(None)), None, "another server answered");
+    }
+
+    #[test]
+    fn only_defaults_that_were_not_registered_are_lost_values() {
+        let instance = |weight, zone: &[&str]| {
+            let metadata = zone.iter().map(|zone| ("zone".to_owned(), zone.to_string())).collect();
+            Instance { weight, metadata, ..Instance::new("127.0.0.7", 80) }
+        };
+        let defaults = instance(1.0, &[]);
+        assert!(has_lost_values(&defaults, &instance(3.0, &[])) && has_lost_values(&defaults, &instance(1.0, &["a"])));
+        assert!(!has_lost_values(&defaults, &defaults));
+        assert!(!has_lost_values(&instance(5.0, &[]), &instance(3.0, &["a"])), "changed by an operator");
+        assert!(!has_lost_values(&instance(1.0, &["b"]), &instance(3.0, &["a"])), "changed by an operator");
+    }
+}
