@@ -135,7 +135,7 @@ impl ServerAddress {
     }
 
     /// Where the URL of a server list leads.
-    pub(super) fn of_endpoint(url: &str) -> Result<Self, Error> {
+    pub(crate) fn of_endpoint(url: &str) -> Result<Self, Error> {
         let invalid = |reason: String| Error::invalid("endpoint", reason);
         let uri = Uri::from_str(url).map_err(|error| invalid(error.to_string()))?;
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {

@@ -43,7 +43,7 @@ impl Nacos {
             Request { method: Method::GET, path: "", query: String::new(), form: None, form_may_be_query: false };
         let shown = ServerAddress::shown_endpoint(url);
         let _permit = self.transport.permit(Operation::ServerList).await;
-        let client = self.servers.new_client();
+        let client = self.servers.new_client(&ServerAddress::of_endpoint(url)?);
         let answer = self.transport.send(&client, url, &request, None, self.deadline()).await;
         let answer = answer.map_err(|none| none.into_error(Operation::ServerList, shown))?;
         if answer.status != 200 {

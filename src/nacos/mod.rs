@@ -6,6 +6,7 @@
 
 mod attempt;
 mod decoding;
+mod dialer;
 mod endpoint;
 pub(crate) mod exchange;
 mod health;

@@ -5,7 +5,7 @@
 //! Servers and load balancers close idle connections as they like, so its end means nothing by itself: it is opened again
 //! at once, and only a connection that is refused, or accepted and closed again within a second, is an outage.
 
-use std::{io, rc::Rc, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use actix_rt::{
     net::TcpStream,
@@ -40,7 +40,7 @@ pub(crate) async fn detect_restarts(servers: Rc<Servers>) {
 async fn watch(servers: &Servers, server: &Rc<Server>) {
     let mut is_out = false;
     loop {
-        if let Ok(mut connection) = connect(server).await {
+        if let Ok(Ok(mut connection)) = timeout(CONNECT_TIMEOUT, server.dialer.connect()).await {
             let ended = drain(&mut connection);
             pin_mut!(ended);
             if timeout(RETRY, &mut ended).await.is_err() {
@@ -56,10 +56,6 @@ async fn watch(servers: &Servers, server: &Rc<Server>) {
         }
         sleep(RETRY).await;
     }
-}
-
-async fn connect(server: &Server) -> io::Result<TcpStream> {
-    timeout(CONNECT_TIMEOUT, TcpStream::connect((server.address.host.as_str(), server.address.port))).await?
 }
 
 /// Until the connection ends. A server may say why it closes; a reset is an end, too.

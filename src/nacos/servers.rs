@@ -18,6 +18,7 @@ use slog::{debug, Logger};
 use tokio::sync::{watch, Notify};
 
 use super::{
+    dialer::Dialer,
     health::{Availability, Failure, FailureKind, Health},
     resolve::Resolved,
     ConnectionState, Operation,
@@ -38,6 +39,7 @@ pub(crate) struct Server {
     pub(crate) base_url: String,
     /// Its connections, which are closed with it.
     pub(super) client: Client,
+    pub(super) dialer: Dialer,
     /// What it was last found to speak.
     protocol: Cell<Option<Protocol>>,
     /// Of requests with these methods it was found to read the query alone, as Nacos 1.4 does of a POST.
@@ -47,12 +49,14 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    fn new(address: ServerAddress, client: Client) -> Self {
+    fn new(address: ServerAddress, new_client: impl Fn(&Dialer) -> Client) -> Self {
+        let dialer = Dialer::new(&address);
         Server {
             name: address.to_string(),
             base_url: address.base_url(),
             address,
-            client,
+            client: new_client(&dialer),
+            dialer,
             protocol: Cell::new(None),
             query_only: RefCell::default(),
             resolved: Resolved::default(),
@@ -95,7 +99,7 @@ pub(crate) struct Servers {
     list: RefCell<Vec<Rc<Server>>>,
     /// The index of the one in use.
     current: Cell<usize>,
-    new_client: Box<dyn Fn() -> Client>,
+    new_client: Box<dyn Fn(&Dialer) -> Client>,
     /// How long a trial of an open breaker may take before another is allowed.
     longest_trial: Duration,
     epoch: watch::Sender<u64>,
@@ -120,10 +124,10 @@ impl Servers {
     pub(crate) fn new(
         addresses: Vec<ServerAddress>,
         longest_trial: Duration,
-        new_client: impl Fn() -> Client + 'static,
+        new_client: impl Fn(&Dialer) -> Client + 'static,
         log: Logger,
     ) -> Self {
-        let list: Vec<_> = addresses.into_iter().map(|address| Rc::new(Server::new(address, new_client()))).collect();
+        let list: Vec<_> = addresses.into_iter().map(|address| Rc::new(Server::new(address, &new_client))).collect();
         Servers {
             current: Cell::new(fastrand::usize(..list.len().max(1))),
             list: RefCell::new(list),
@@ -141,7 +145,7 @@ impl Servers {
         let current = self.current();
         let server_at = |address| {
             let known = self.list.borrow().iter().find(|server| server.address == address).cloned();
-            known.unwrap_or_else(|| Rc::new(Server::new(address, (self.new_client)())))
+            known.unwrap_or_else(|| Rc::new(Server::new(address, &self.new_client)))
         };
         let new: Vec<_> = addresses.into_iter().map(server_at).collect();
         let index = current.and_then(|current| new.iter().position(|server| Rc::ptr_eq(server, &current)));
@@ -152,8 +156,8 @@ impl Servers {
         }
     }
 
-    pub(crate) fn new_client(&self) -> Client {
-        (self.new_client)()
+    pub(crate) fn new_client(&self, address: &ServerAddress) -> Client {
+        (self.new_client)(&Dialer::new(address))
     }
 
     pub(crate) fn all(&self) -> Vec<Rc<Server>> {
@@ -291,6 +295,9 @@ impl Servers {
         if failure.kind != FailureKind::BadAnswer {
             server.resolved.forget();
         }
+        if failure.kind == FailureKind::NoAnswer {
+            server.dialer.note_silence(failure.sent);
+        }
         self.note(server, failure.operation, |health| health.fail(failure));
     }
 
@@ -340,7 +347,7 @@ mod tests {
     fn servers(names: &[&str]) -> Servers {
         let addresses = names.iter().map(|name| ServerAddress::parse(name, "/nacos").unwrap()).collect();
         let log = Logger::root(slog::Discard, slog::o!());
-        let servers = Servers::new(addresses, Duration::from_secs(3), Client::default, log);
+        let servers = Servers::new(addresses, Duration::from_secs(3), |_| Client::default(), log);
         servers.current.set(0);
         servers
     }

@@ -18,6 +18,7 @@ use crate::{
     error::Error,
     nacos::{
         decoding::decode,
+        dialer::Dialer,
         exchange::{Answer, Operation, Request},
         health::FailureKind,
     },
@@ -65,14 +66,15 @@ impl NoAnswer {
     }
 }
 
-/// Makes clients that share one configuration. Each must be made, and used, inside the arbiter that sends: awc's client is
+/// Makes clients that share one configuration, each for the server of its dialer. Each must be made, and used, inside the arbiter that sends: awc's client is
 /// bound to its thread.
-pub(crate) fn client_factory(config: &Config) -> Result<impl Fn() -> Client, Error> {
+pub(crate) fn client_factory(config: &Config) -> Result<impl Fn(&Dialer) -> Client, Error> {
     let (timeout, limit) = (config.request_timeout, config.max_connections.saturating_add(1));
     #[cfg(any(feature = "rustls", feature = "openssl"))]
     let tls = tls::connector::client_config(config)?;
-    Ok(move || {
+    Ok(move |dialer: &Dialer| {
         let connector = Connector::new()
+            .connector(dialer.clone().service())
             .timeout(timeout)
             .limit(limit)
             .conn_keep_alive(CONNECTION_LIFETIME)
