@@ -23,7 +23,7 @@ use actix_nacos::{
     ServiceChanged, ServiceView, Subscribe, Unsubscribe,
 };
 use futures_util::future::{join, join_all};
-use removals::{How, Removals};
+use removals::Removals;
 
 use crate::support::{
     ask, in_use, ms,
@@ -235,7 +235,7 @@ impl World {
 
     async fn deregister(&self, number: u16, port: u16) {
         let deregister = DeregisterInstance::new(service(number), "127.0.0.7", port);
-        let how = How::at(self.servers[self.removals.borrow().in_use()].dialect());
+        let how = self.removals.borrow().how(|server| self.servers[server].dialect());
         let counts = self.is_there(number, port) && self.is_shown(port) && self.removals.borrow().counts(port, how);
         self.insist(async || ask(&self.registry, deregister.clone()).await).await;
         self.model.borrow_mut().entry(number).or_default().remove(&port);
@@ -271,9 +271,11 @@ impl World {
 
     async fn watch_health(&self) {
         while !self.over.get() {
-            let address = in_use(&self.registry, &self.servers).await.address();
-            let server = self.servers.iter().position(|server| server.address() == address).expect("one of ours");
-            self.removals.borrow_mut().is_used(server);
+            let status = ask(&self.registry, GetStatus).await.expect("a status");
+            let used = status.servers.iter().find(|server| server.in_use).expect("one is in use");
+            let is_used = |server: &EmbeddedServer| server.server_address() == used.address;
+            let server = self.servers.iter().position(is_used).expect("one of ours");
+            self.removals.borrow_mut().is_used(server, used.protocol);
             self.removals.borrow_mut().find_overdue();
             actix_rt::time::sleep(ms(100)).await;
         }

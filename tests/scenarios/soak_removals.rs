@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_nacos::embedded::Dialect;
+use actix_nacos::{embedded::Dialect, Protocol};
 
 use crate::support::measure::{Spread, Stalls};
 
@@ -33,10 +33,11 @@ pub enum How {
 }
 
 impl How {
-    pub fn at(dialect: Dialect) -> Self {
-        match dialect {
-            Dialect::V1_4 => How::PushedLate,
-            Dialect::V3_2 => How::Polled,
+    /// Servers that know v1 and v3 push by v1 alone. One that took the place of a server without v1 is still spoken to by v3.
+    fn at(dialect: Dialect, protocol: Option<Protocol>) -> Self {
+        match (dialect, protocol) {
+            (Dialect::V3_2, _) | (_, Some(Protocol::V3)) => How::Polled,
+            (Dialect::V1_4, _) => How::PushedLate,
             _ => How::Pushed,
         }
     }
@@ -76,6 +77,8 @@ struct Seen {
 pub struct Removals {
     health: [Health; 2],
     in_use: usize,
+    /// What the server in use was last found to speak.
+    protocol: Option<Protocol>,
     /// When each instance was registered.
     registered: BTreeMap<u16, Instant>,
     pending: BTreeMap<u16, Pending>,
@@ -120,6 +123,7 @@ impl Removals {
         Removals {
             health: [healthy; 2],
             in_use: 0,
+            protocol: None,
             registered: BTreeMap::new(),
             pending: BTreeMap::new(),
             pushed: Seen::default(),
@@ -142,15 +146,17 @@ impl Removals {
         self.health[server] = Health { is_faulty: false, since: Instant::now() };
     }
 
-    pub fn is_used(&mut self, server: usize) {
+    pub fn is_used(&mut self, server: usize, protocol: Option<Protocol>) {
+        self.protocol = protocol;
         if std::mem::replace(&mut self.in_use, server) != server {
             self.health[server].since = Instant::now();
             self.give_up_all();
         }
     }
 
-    pub fn in_use(&self) -> usize {
-        self.in_use
+    /// How a removal reaches the views now, where servers speak like this.
+    pub fn how(&self, dialect_of: impl Fn(usize) -> Dialect) -> How {
+        How::at(dialect_of(self.in_use), self.protocol)
     }
 
     fn is_healthy(&self) -> bool {
