@@ -3,6 +3,11 @@
 
 mod support;
 
+use std::sync::{
+    atomic::{AtomicUsize, Ordering},
+    Arc, Mutex,
+};
+
 use actix::Addr;
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer},
@@ -16,7 +21,7 @@ use support::{
     ms, server, shut_down, start, until, News,
 };
 
-const IP: &str = "10.77.0.7";
+const IP: &str = "127.0.0.7";
 const PASSWORD: &str = "correct-horse";
 
 fn guarded(dialect: Dialect) -> EmbeddedServer {
@@ -127,48 +132,161 @@ async fn without_credentials_nobody_logs_in() {
 const LOGIN: &str = "/nacos/v1/auth/login";
 const TOKEN: &str = "0123456789abcdef";
 
-/// Gives tokens, and refuses them a number of times.
-fn refusing(times: usize) -> Fake {
-    let left = std::sync::Mutex::new(times);
-    Fake::start(move |seen| {
-        if seen.path() == LOGIN {
-            return Answer::json(format!(r#"{{"accessToken":"{TOKEN}","tokenTtl":18000,"globalAdmin":true}}"#));
-        }
-        let mut left = left.lock().unwrap();
-        if *left == 0 {
-            return Answer::usual(seen);
-        }
-        *left -= 1;
-        Answer::Text(403, "application/json", r#"{"status":403,"message":"token expired!"}"#.into())
-    })
+/// A server that gives another token at each login, and takes those that it gave since its key last changed.
+struct Guarded {
+    fake: Fake,
+    refusal: Arc<Mutex<Answer>>,
+    logins: Arc<AtomicUsize>,
+    valid: Arc<AtomicUsize>,
 }
 
-async fn list_at(fake: &Fake) -> Result<(), Error> {
-    let config = config_at(&fake.server_address()).credentials("me", PASSWORD).protocol(Protocol::V1);
-    ask(&start(config), ListInstances::new("orders")).await.map(drop)
+impl Guarded {
+    fn start() -> Self {
+        let refusal = Arc::new(Mutex::new(Answer::Text(403, "text/plain", String::new())));
+        let (logins, valid) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(1)));
+        let (refusal_of, logins_of, valid_of) = (refusal.clone(), logins.clone(), valid.clone());
+        let fake = Fake::start(move |seen| {
+            if seen.path() == LOGIN {
+                let number = logins_of.fetch_add(1, Ordering::SeqCst) + 1;
+                return Answer::json(format!(r#"{{"accessToken":"{TOKEN}{number}","tokenTtl":18000}}"#));
+            }
+            let token = seen.header("Authorization").and_then(|value| value.strip_prefix("Bearer "));
+            let number = token.and_then(|token| token.strip_prefix(TOKEN)?.parse().ok());
+            match number.is_some_and(|number: usize| number >= valid_of.load(Ordering::SeqCst)) {
+                true => Answer::usual(seen),
+                false => refusal_of.lock().unwrap().clone(),
+            }
+        });
+        Guarded { fake, refusal, logins, valid }
+    }
+
+    /// Takes no token of before any more, and refuses them in this way.
+    fn change_key(&self, refusal: Answer) {
+        *self.refusal.lock().unwrap() = refusal;
+        self.valid.store(self.logins() + 1, Ordering::SeqCst);
+    }
+
+    fn take_nothing(&self) {
+        self.valid.store(usize::MAX, Ordering::SeqCst);
+    }
+
+    fn logins(&self) -> usize {
+        self.logins.load(Ordering::SeqCst)
+    }
+
+    fn registry(&self) -> Addr<Registry> {
+        start(config_at(&self.fake.server_address()).credentials("me", PASSWORD).protocol(Protocol::V1))
+    }
+}
+
+async fn list(registry: &Addr<Registry>) -> Result<(), Error> {
+    ask(registry, ListInstances::new("orders")).await.map(drop)
 }
 
 #[actix::test]
 async fn the_token_goes_in_a_header_and_neither_it_nor_the_password_in_a_url() {
-    let fake = refusing(0);
-    list_at(&fake).await.unwrap();
-    let seen = fake.seen();
+    let guarded = Guarded::start();
+    list(&guarded.registry()).await.unwrap();
+    let seen = guarded.fake.seen();
     assert_eq!(seen.iter().map(Seen::path).collect::<Vec<_>>(), [LOGIN, "/nacos/v1/ns/instance/list"]);
     assert!(seen.iter().all(|seen| !seen.target.contains(TOKEN) && !seen.target.contains(PASSWORD)), "{seen:?}");
     assert_eq!(seen[0].body, format!("username=me&password={PASSWORD}"));
-    let bearer = format!("Bearer {TOKEN}");
+    let bearer = format!("Bearer {TOKEN}1");
     assert_eq!((seen[1].header("Authorization"), seen[0].header("Authorization")), (Some(&*bearer), None));
 }
 
 #[actix::test]
+async fn a_token_that_was_accepted_before_is_replaced_once_whatever_the_refusal_says() {
+    let spring = |message: &str| {
+        let page = r#"{"timestamp":"","status":403,"error":"Forbidden","path":"","message":"#;
+        Answer::Text(403, "application/json", format!(r#"{page}"{message}"}}"#))
+    };
+    let text = |status, text: &str| Answer::Text(status, "text/html", text.into());
+    let refusals = [
+        spring("token invalid!"),
+        spring("token expired!"),
+        spring("Invalid signature"),
+        spring("Code: 401, Message: Invalid signature."),
+        spring("unknown user!"),
+        spring("unsupported signature algorithm"),
+        spring("authorization failed!"),
+        spring(""),
+        text(403, ""),
+        text(403, "<html>\nForbidden</html>"),
+        text(401, "who are you?"),
+    ];
+    for refusal in refusals {
+        let guarded = Guarded::start();
+        let registry = guarded.registry();
+        list(&registry).await.unwrap();
+        guarded.change_key(refusal.clone());
+        let asked = join_all((0..64).map(|_| list(&registry))).await;
+        assert!(asked.iter().all(Result::is_ok), "{refusal:?}: {asked:?}");
+        assert_eq!(guarded.logins(), 2, "{refusal:?}");
+        shut_down(&registry).await;
+    }
+}
+
+#[actix::test]
 async fn a_refused_request_is_repeated_once_and_no_more() {
-    let once = refusing(1);
-    list_at(&once).await.unwrap();
-    assert_eq!(once.seen().len(), 4, "log in, ask, log in, ask");
-    let ever = refusing(usize::MAX);
-    let refused = list_at(&ever).await.unwrap_err();
-    assert!(matches!(refused, Error::Unauthorized { .. }), "{refused:?}");
-    assert_eq!(ever.seen().len(), 4);
+    let guarded = Guarded::start();
+    let registry = guarded.registry();
+    list(&registry).await.unwrap();
+    guarded.take_nothing();
+    for _ in 0..3 {
+        let refused = list(&registry).await.unwrap_err();
+        assert!(matches!(refused, Error::Unauthorized { operation: Operation::List, .. }), "{refused:?}");
+    }
+    let paths: Vec<_> = guarded.fake.seen().iter().map(|seen| seen.path() == LOGIN).collect();
+    // The second login is for the first refused request, which is repeated.
+    assert_eq!(paths, [true, false, false, true, false, false, false]);
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn a_brand_new_token_that_is_refused_gives_no_such_right() {
+    let guarded = Guarded::start();
+    let registry = guarded.registry();
+    guarded.take_nothing();
+    for _ in 0..3 {
+        let refused = list(&registry).await.unwrap_err();
+        assert!(matches!(refused, Error::Unauthorized { operation: Operation::List, .. }), "{refused:?}");
+    }
+    assert_eq!((guarded.logins(), guarded.fake.seen().len()), (1, 4));
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn a_changed_token_key_costs_one_login_and_no_operation_on_every_server() {
+    for dialect in Dialect::all() {
+        let server = guarded(dialect);
+        let registry = start(logged_in(&server));
+        ask_much(&registry).await;
+        server.faults().change_token_key();
+        ask_much(&registry).await;
+        assert_eq!(logins(&server), 2, "on {dialect}");
+        // No sooner than in ten seconds again.
+        server.faults().change_token_key();
+        let refused = list(&registry).await.unwrap_err();
+        assert!(matches!(refused, Error::Unauthorized { operation: Operation::List, .. }), "on {dialect}: {refused:?}");
+        assert_eq!(logins(&server), 2, "on {dialect}");
+        shut_down(&registry).await;
+    }
+}
+
+#[actix::test]
+async fn an_instance_keeps_beating_when_the_token_key_changes() {
+    for dialect in Dialect::all() {
+        let server = guarded(dialect);
+        let registry = start(logged_in(&server));
+        ask(&registry, RegisterInstance::new("orders", IP, 80).metadata(HEART_BEAT_INTERVAL, "100")).await.unwrap();
+        server.faults().change_token_key();
+        until("a heartbeat has logged in", || logins(&server) == 2).await;
+        let beats = async || ask(&registry, GetStatus).await.unwrap().instances[0].beats;
+        let before = beats().await;
+        eventually("heartbeats go on", async || (beats().await > before + 2).then_some(())).await;
+        shut_down(&registry).await;
+    }
 }
 
 #[actix::test]

@@ -190,9 +190,10 @@ pub(crate) enum Refusal {
     NotFound,
     /// This server does not speak this API (any more).
     NotSpoken,
-    /// The token is missing, bad or expired: log in again.
-    TokenRefused(String),
-    /// No right to do this, or wrong credentials.
+    /// No access: the token is missing, bad or expired, or it gives no right to do this. What the server says does not tell
+    /// which.
+    Forbidden(String),
+    /// Wrong credentials.
     Denied(String),
     /// Any other no.
     Refused { status: u16, body: String },
@@ -212,7 +213,7 @@ impl Refusal {
                     "it speaks neither the v1 nor the v3 API for this; is it a Nacos, and is the context path right?"
                         .into(),
             },
-            Refusal::TokenRefused(reason) | Refusal::Denied(reason) => {
+            Refusal::Forbidden(reason) | Refusal::Denied(reason) => {
                 Error::Unauthorized { operation, server, reason }
             }
             Refusal::Refused { status, body } => Error::Refused { operation, server, status, body },

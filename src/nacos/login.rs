@@ -16,7 +16,7 @@ use super::{
 use crate::{config::Protocol, error::Error};
 
 impl Nacos {
-    /// One request in one protocol; once more after a new login when the token was refused.
+    /// One request in one protocol; once more with another token when its token was refused, if there is one.
     pub(super) async fn speak<T>(
         &self,
         server: &Rc<Server>,
@@ -35,21 +35,26 @@ impl Nacos {
         let Some(token) = token else {
             return Ok(outcome.map_err(without_login));
         };
-        if !matches!(outcome, Err(Refusal::TokenRefused(_))) {
-            self.session.note_accepted(&server.name);
+        if !matches!(outcome, Err(Refusal::Forbidden(_))) {
+            self.note_accepted(server, &token, &outcome);
             return Ok(outcome);
         }
-        self.session.forget(&server.name, &token);
-        let Some(token) = self.token(server, deadline).await? else { return Ok(outcome) };
+        let log_in = |credentials| self.log_in(server, deadline, credentials);
+        let Some(token) = self.session.replacement(&server.name, &token, log_in).await? else { return Ok(outcome) };
         let outcome = send(Some(&token)).await?;
-        if let Err(refusal @ Refusal::TokenRefused(_)) = &outcome {
-            self.session.forget_useless(&server.name, &token, &refusal.clone().into_error(operation, &server.name, ""));
-        }
+        self.note_accepted(server, &token, &outcome);
         Ok(outcome)
     }
 
     async fn token(&self, server: &Rc<Server>, deadline: Instant) -> Result<Option<Rc<str>>, Error> {
         self.session.token(&server.name, |credentials| self.log_in(server, deadline, credentials)).await
+    }
+
+    /// Only an answer to the question shows that the server has looked at the token and accepted it.
+    fn note_accepted<T>(&self, server: &Server, token: &str, outcome: &Result<T, Refusal>) {
+        if matches!(outcome, Ok(_) | Err(Refusal::NotFound)) {
+            self.session.note_accepted(&server.name, token);
+        }
     }
 
     async fn log_in(
@@ -94,10 +99,10 @@ impl Nacos {
     }
 }
 
-/// A token that is missing is no matter of logging in again.
+/// Says what would help where nothing can be tried.
 fn without_login(refusal: Refusal) -> Refusal {
     match refusal {
-        Refusal::TokenRefused(said) => Refusal::Denied(format!("{said}; it wants a login: set credentials")),
+        Refusal::Forbidden(said) => Refusal::Forbidden(format!("{said}; no credentials are set")),
         other => other,
     }
 }

@@ -239,7 +239,7 @@ fn refusal(what: &str, response: &RecordedResponse) -> Refusal {
         404 | 410 | 501 => Refusal::NotSpoken,
         403 => {
             let message = response.json()["message"].as_str().unwrap_or_else(|| panic!("{what}")).to_owned();
-            Refusal::TokenRefused(message)
+            Refusal::Forbidden(message)
         }
         status => Refusal::Refused { status, body: response.answer().excerpt() },
     }

@@ -567,17 +567,11 @@ pub(crate) fn accepted(answer: &Answer) -> Result<(), Refusal> {
     }
 }
 
-/// What a server says of a token that a new login mends; anything else under 403 is a right that is missing.
+/// Spring's page, a text, or nothing at all.
 fn forbidden(answer: &Answer) -> Refusal {
-    let said = serde_json::from_slice::<SpringError>(&answer.body)
-        .map_or_else(|_| answer.excerpt(), |error| excerpt(&error.message));
-    let lower = said.to_lowercase();
-    let mended = ["token expired", "token invalid", "invalid signature", "user not found", "unknown user"];
-    if mended.iter().any(|what| lower.contains(what)) {
-        Refusal::TokenRefused(said)
-    } else {
-        Refusal::Denied(said)
-    }
+    let page = serde_json::from_slice::<SpringError>(&answer.body);
+    let said = page.map_or_else(|_| answer.excerpt(), |error| excerpt(&error.message));
+    Refusal::Forbidden(if said.is_empty() { format!("it answered {}", answer.status) } else { said })
 }
 
 fn yes() -> bool {

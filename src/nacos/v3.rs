@@ -269,10 +269,12 @@ fn framed_refusal(answer: &Answer) -> Option<Refusal> {
     Some(Refusal::Refused { status, body: excerpt(&body) })
 }
 
-/// What would help where the admin API refuses. A refused token stays one: a new login may mend it.
+/// What would help where the admin API refuses.
 fn of_admin(refusal: Refusal) -> Refusal {
     match refusal {
-        Refusal::Denied(said) => Refusal::Denied(format!("{said}; the admin API wants credentials with that right")),
+        Refusal::Forbidden(said) => {
+            Refusal::Forbidden(format!("{said}; the admin API wants credentials with that right"))
+        }
         other => other,
     }
 }
@@ -329,8 +331,9 @@ mod tests {
             "GET /v3/client/ns/instance/list" => assert_list(name, request, response),
             "GET /v3/admin/ns/instance" => {
                 let read = read_instance(&answer, &request.key().unwrap()).map(drop);
-                let said = "Code: 401, Message: User not found! Please check user exist or password is right!.";
-                assert_eq!(read, Err(Refusal::TokenRefused(said.into())), "{name}");
+                let said = "Code: 401, Message: User not found! Please check user exist or password is right!.; \
+                            the admin API wants credentials with that right";
+                assert_eq!(read, Err(Refusal::Forbidden(said.into())), "{name}");
             }
             _ => return false,
         }
@@ -438,7 +441,7 @@ mod tests {
         assert_eq!(read_instance(&answer(404, missing), &key()).map(drop), Err(Refusal::NotFound));
         let no_right = r#"{"code":10001,"message":"access denied","data":"authorization failed!"}"#;
         let denied = read_services(&answer(403, no_right), "PAY").map(drop);
-        assert!(matches!(denied, Err(Refusal::Denied(said)) if said.contains("credentials with that right")));
+        assert!(matches!(denied, Err(Refusal::Forbidden(said)) if said.contains("credentials with that right")));
     }
 
     #[test]
