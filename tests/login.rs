@@ -15,10 +15,11 @@ use actix_nacos::{
     HEART_BEAT_INTERVAL,
 };
 use futures_util::future::join_all;
+use slog::Level;
 use support::{
     ask, config, config_at, eventually,
     fake::{Answer, Fake, Seen},
-    ms, server, shut_down, start, until, News,
+    logs, ms, server, shut_down, start, until, News,
 };
 
 const IP: &str = "127.0.0.7";
@@ -76,6 +77,71 @@ async fn a_server_that_lost_all_tokens_is_logged_in_to_again() {
     ask(&registry, RegisterInstance::new("orders", IP, 80).metadata(HEART_BEAT_INTERVAL, "200")).await.unwrap();
     server.restart_empty().unwrap();
     until("the instance is back", || server.instances("orders").len() == 1).await;
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn where_authentication_is_off_a_refused_login_is_one_warning_and_no_failure() {
+    for dialect in Dialect::all() {
+        let server = support::builder().dialect(dialect).start().unwrap();
+        let (logger, log) = logs::logger();
+        let registry = start(logged_in(&server).logger(logger));
+        ask_much(&registry).await;
+        let beating = RegisterInstance::new("orders", IP, 80).metadata(HEART_BEAT_INTERVAL, "50");
+        ask(&registry, beating).await.unwrap();
+        let mut news = News::listen();
+        ask(&registry, Subscribe::new("orders", news.recipient())).await.unwrap();
+        assert_eq!(news.next().await.info.hosts.len(), 65, "on {dialect}");
+        // Past the next login.
+        let has_beaten_often = async || {
+            let status = ask(&registry, GetStatus).await.unwrap();
+            status.instances.iter().any(|instance| instance.beats > 25).then_some(())
+        };
+        eventually("beats", has_beaten_often).await;
+        assert!(logins(&server) <= 6, "{} logins on {dialect}", logins(&server));
+        let session = ask(&registry, GetStatus).await.unwrap().session.unwrap();
+        assert!(!session.logged_in && session.last_error.is_some(), "on {dialect}: {session:?}");
+        shut_down(&registry).await;
+        let warnings: Vec<_> = log.lines().into_iter().filter(|line| line.level.is_at_least(Level::Warning)).collect();
+        assert_eq!(warnings.len(), 1, "on {dialect}: {warnings:?}");
+        assert!(warnings[0].text.contains("serves requests without a token"), "on {dialect}: {warnings:?}");
+    }
+}
+
+#[actix::test]
+async fn a_login_that_is_refused_while_nobody_needs_one_is_tried_again() {
+    let refused_logins = AtomicUsize::new(2);
+    let fake = Fake::start(move |seen| {
+        let is_refused = || refused_logins.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        match seen.path() {
+            LOGIN if is_refused().is_ok() => Answer::Text(403, "text/plain", "unknown user!".into()),
+            LOGIN => Answer::json(format!(r#"{{"accessToken":"{TOKEN}","tokenTtl":18000}}"#)),
+            _ => Answer::usual(seen),
+        }
+    });
+    let (logger, log) = logs::logger();
+    let registry = start(config_at(&fake.server_address()).credentials("me", PASSWORD).logger(logger));
+    let is_with_token = async || {
+        ask(&registry, ListInstances::new("orders")).await.unwrap();
+        fake.seen().last().unwrap().header("Authorization").map(drop)
+    };
+    eventually("the login is accepted", is_with_token).await;
+    assert_eq!(fake.seen().iter().filter(|seen| seen.path() == LOGIN).count(), 3);
+    assert_eq!((log.count("the login is refused"), log.count("the login is accepted")), (1, 1), "{:?}", log.loud());
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn a_server_without_a_login_is_used_without_a_token() {
+    let fake = Fake::start(|seen| match seen.path().contains("/auth/") {
+        true => Answer::Text(404, "text/plain", String::new()),
+        false => Answer::usual(seen),
+    });
+    let registry = start(config_at(&fake.server_address()).credentials("me", PASSWORD));
+    for _ in 0..3 {
+        ask(&registry, ListInstances::new("orders")).await.unwrap();
+    }
+    assert!(ask(&registry, GetStatus).await.unwrap().session.unwrap().last_error.unwrap().contains("no login"));
     shut_down(&registry).await;
 }
 

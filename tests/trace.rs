@@ -48,6 +48,7 @@ fn nacos() -> Fake {
             };
         }
         match requests.fetch_add(1, Ordering::Relaxed) % 5 {
+            _ if seen.header("Authorization").is_none() => Answer::Text(403, "text/plain", "user not found!".into()),
             4 => Answer::Text(403, "application/json", r#"{"status":403,"message":"token expired!"}"#.into()),
             _ if seen.path().ends_with("/beat") => Answer::json(r#"{"clientBeatInterval":50,"code":10200}"#),
             _ => Answer::usual(seen),

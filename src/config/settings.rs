@@ -52,7 +52,8 @@ impl Config {
         self.namespace_id()
     }
 
-    /// Logs in with these. Default: no login.
+    /// Logs in with these. Where the server refuses the login and serves without it, as with authentication off, it is used
+    /// without a token after one warning. Default: no login.
     #[must_use]
     pub fn credentials(mut self, username: impl Into<String>, password: impl Into<String>) -> Self {
         self.username = Some(username.into());

@@ -49,7 +49,9 @@ impl EmbeddedServerBuilder {
         self
     }
 
-    /// Adds a user. With at least one, requests need a token (or name and password); without, as by default, none do.
+    /// Adds a user. With at least one, requests need a token (or name and password); without, as by default, none do, and a
+    /// login is refused as the originals refuse an unknown user while authentication is off (1.4 knows `nacos`, with the
+    /// password `nacos`).
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
         self.settings.users.push((name.into(), password.into()));
         self

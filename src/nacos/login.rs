@@ -30,30 +30,38 @@ impl Nacos {
         let send = async |token: Option<&str>| {
             self.send(server, operation, deadline, &request, token).await.map(|answer| read(protocol, &answer))
         };
-        let token = self.token(server, deadline).await?;
-        let outcome = send(token.as_deref()).await?;
-        let Some(token) = token else {
-            return Ok(outcome.map_err(without_login));
-        };
-        if !matches!(outcome, Err(Refusal::Forbidden(_))) {
-            self.note_accepted(server, &token, &outcome);
-            return Ok(outcome);
+        if !self.session.is_needed() {
+            return Ok(send(None).await?.map_err(without_login));
         }
         let log_in = |credentials| self.log_in(server, deadline, credentials);
-        let Some(token) = self.session.replacement(&server.name, &token, log_in).await? else { return Ok(outcome) };
+        let token = self.session.token(&server.name, log_in).await?;
+        let outcome = send(token.as_deref()).await?;
+        self.note_access(server, operation, token.as_deref(), &outcome);
+        if !matches!(outcome, Err(Refusal::Forbidden(_))) {
+            return Ok(outcome);
+        }
+        let other = self.session.replacement(&server.name, token.as_deref(), log_in).await?;
+        let Some(token) = other else { return Ok(outcome) };
         let outcome = send(Some(&token)).await?;
-        self.note_accepted(server, &token, &outcome);
+        self.note_access(server, operation, Some(&token), &outcome);
         Ok(outcome)
     }
 
-    async fn token(&self, server: &Rc<Server>, deadline: Instant) -> Result<Option<Rc<str>>, Error> {
-        self.session.token(&server.name, |credentials| self.log_in(server, deadline, credentials)).await
-    }
-
-    /// Only an answer to the question shows that the server has looked at the token and accepted it.
-    fn note_accepted<T>(&self, server: &Server, token: &str, outcome: &Result<T, Refusal>) {
-        if matches!(outcome, Ok(_) | Err(Refusal::NotFound)) {
-            self.session.note_accepted(&server.name, token);
+    /// Only an answer to the question shows that the server has looked at the token and accepted it, or wants none.
+    fn note_access<T>(&self, server: &Server, operation: Operation, token: Option<&str>, outcome: &Result<T, Refusal>) {
+        match outcome {
+            Ok(_) | Err(Refusal::NotFound) => {
+                if let Some(error) = self.session.note_served(&server.name, token) {
+                    warn!(self.log, "the login is refused, but the server serves requests without a token"; "error" => %error);
+                }
+            }
+            // Nacos 3 wants a token for its admin API in any case.
+            Err(Refusal::Forbidden(_)) if token.is_none() => {
+                if let Some(error) = self.session.note_not_served(&server.name, operation.is_in_every_api()) {
+                    warn!(self.log, "the login is refused, and tried again at growing intervals"; "error" => %error);
+                }
+            }
+            _ => {}
         }
     }
 
@@ -68,14 +76,17 @@ impl Nacos {
         if self.protocol == Protocol::Auto && matches!(answered, Err(Refusal::NotSpoken)) {
             answered = self.log_in_by(server, deadline, other(first), &credentials).await?;
         }
+        if matches!(answered, Err(Refusal::NotSpoken)) {
+            answered = Err(Refusal::Denied("it has no login".into()));
+        }
         let answered =
             answered.map_err(|refusal| refusal.into_error(Operation::Login, &server.name, &credentials.username));
+        let is_refused = self.session.is_refused(&server.name);
         match &answered {
-            Err(error @ Error::Unauthorized { .. }) if !self.session.is_refused(&server.name) => {
-                warn!(self.log, "the login is refused, and tried again at growing intervals"; "error" => %error);
-            }
-            Ok(_) if self.session.is_refused(&server.name) => {
-                info!(self.log, "the login is accepted"; "server" => &server.name)
+            Ok(_) if is_refused => info!(self.log, "the login is accepted"; "server" => &server.name),
+            // Without a token, the next request shows what that means.
+            Err(error) if !error.is_retryable() && !is_refused && self.session.has_token(&server.name) => {
+                warn!(self.log, "the login is refused, the last token is used until its end"; "error" => %error);
             }
             _ => {}
         }

@@ -16,7 +16,7 @@ const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
 /// The shortest time between two logins at one server that refused tokens cause. A heartbeat every 5 s finds a new token
 /// before its instance is unhealthy.
 const REPLACEMENT_PAUSE: Duration = Duration::from_secs(10);
-/// The pause after refused credentials; each further refusal doubles it.
+/// The pause after a refused login; each further refusal doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -40,7 +40,7 @@ struct State {
     /// By server. Those of a cluster may take each other's tokens, or not; while two are in use, each keeps its own.
     servers: HashMap<String, Access>,
     logins: u64,
-    /// At which server the last login failed for another reason than its credentials.
+    /// At which server the last login failed without being refused.
     failed: Option<(String, Error)>,
 }
 
@@ -56,16 +56,30 @@ struct Access {
     vain_replacements: u32,
 }
 
-/// What came of our credentials at one server.
+/// A server that refuses our login. It may serve requests without a token all the same: with authentication off it need
+/// not know our user.
 struct RefusedLogin {
     error: Error,
     /// In a row.
     times: u32,
+    since: Instant,
     /// Not to be tried again before.
     until: Instant,
+    /// None before the first request without a token.
+    serves_without_token: Option<bool>,
+    /// Such requests were refused, too: nothing is sent before the next login.
+    is_closed: bool,
 }
 
-#[derive(Clone)]
+/// Why a login is wanted.
+#[derive(Clone, Copy)]
+enum Cause<'a> {
+    /// There is no token, or none that will last.
+    Due,
+    /// The server refused a request that carried this token, or none.
+    Refused(Option<&'a str>),
+}
+
 struct Token {
     text: Rc<str>,
     since: Instant,
@@ -89,13 +103,13 @@ impl Session {
         Session { credentials, state: RefCell::default(), login: Mutex::new(()) }
     }
 
-    /// The token to send to `server`; none without credentials. `login` is called when there is none that will last, by
-    /// one caller while the others wait for its outcome: a server that hangs costs them one timeout and not one each.
-    /// Should it fail, the old token serves until its end.
+    /// The token to send to `server`; none without credentials, and where the login is refused: without a token the server
+    /// may serve. `login` is called when there is none that will last, by one caller while the others wait for its outcome: a
+    /// server that hangs costs them one timeout and not one each. Should it fail, the old token serves until its end. A
+    /// refused login is not tried again before a growing pause is over.
     ///
     /// # Errors
-    /// What `login` says. Refused credentials are not tried again before a growing pause is over: the last refusal is
-    /// repeated meanwhile.
+    /// What `login` says.
     pub(crate) async fn token<F>(
         &self,
         server: &str,
@@ -108,21 +122,31 @@ impl Session {
         if let Some(token) = self.lasting_token(server) {
             return Ok(Some(token));
         }
-        let renewed = self.renew(server, None, || login(credentials.clone())).await;
-        renewed.or_else(|error| self.living_token(server).ok_or(error)).map(Some)
+        if self.is_served_without_login(server) {
+            return Ok(None);
+        }
+        let error = match self.renew(server, Cause::Due, || login(credentials.clone())).await {
+            Ok(token) => return Ok(Some(token)),
+            Err(error) => error,
+        };
+        match self.living_token(server) {
+            Some(token) => Ok(Some(token)),
+            None if self.with_refused(server, |refused| !refused.is_closed) == Some(true) => Ok(None),
+            None => Err(error),
+        }
     }
 
-    /// The token to repeat a request with that `server` refused, although it carried the token `refused`. No text tells
-    /// whether that token has become bad or gives no such right, so one that was accepted before is replaced by a new
+    /// The token to repeat a request with that `server` refused, although it carried the token `refused`, or none. No text
+    /// tells whether that token has become bad or gives no such right, so one that was accepted before is replaced by a new
     /// login: once for all requests that were refused with it, and not again before [`REPLACEMENT_PAUSE`] is over. None
     /// where the refusal stands.
     ///
     /// # Errors
-    /// Why there is no new token, if a login has failed.
+    /// Why there is no new token, if the last login has failed.
     pub(crate) async fn replacement<F>(
         &self,
         server: &str,
-        refused: &str,
+        refused: Option<&str>,
         login: impl FnOnce(Credentials) -> F,
     ) -> Result<Option<Rc<str>>, Error>
     where
@@ -135,38 +159,50 @@ impl Session {
         if !self.may_replace(server) {
             return self.refused_login(server).map_or(Ok(None), Err);
         }
-        self.renew(server, Some(refused), || login(credentials.clone())).await.map(Some)
+        self.renew(server, Cause::Refused(refused), || login(credentials.clone())).await.map(Some)
     }
 
-    /// `refused`: the token that the server has just refused.
-    async fn renew<F>(&self, server: &str, refused: Option<&str>, login: impl FnOnce() -> F) -> Result<Rc<str>, Error>
+    async fn renew<F>(
+        &self,
+        server: &str,
+        cause: Cause<'_>,
+        login: impl FnOnce() -> F,
+    ) -> Result<Rc<str>, Error>
     where
         F: Future<Output = Result<LoginAnswer, Error>>,
     {
         let logins_before = self.state.borrow().logins;
         let _one_at_a_time = self.login.lock().await;
-        let token = match refused {
-            Some(refused) => self.other_token(server, refused),
-            None => self.lasting_token(server),
+        let (token, is_due) = match cause {
+            Cause::Due => (self.lasting_token(server), self.refused_lately(server).is_ok()),
+            Cause::Refused(refused) => (self.other_token(server, refused), self.may_replace(server)),
         };
         if let Some(token) = token {
             return Ok(token);
         }
-        self.refused_lately(server)?;
+        if let (false, Some(error)) = (is_due, self.refused_login(server)) {
+            return Err(error);
+        }
         self.failed_since(server, logins_before)?;
         let outcome = login().await;
-        self.remember(server, refused.is_some(), outcome)
+        self.remember(server, cause, outcome)
     }
 
     /// Whether there is any use in asking this server.
     ///
     /// # Errors
-    /// Its last refusal of our credentials, until it is time to try them again.
+    /// Its last refusal of our login, until it is time to try again, if it serves nothing without a token.
     pub(crate) fn check(&self, server: &str) -> Result<(), Error> {
-        match self.living_token(server) {
-            Some(_) => Ok(()),
-            None => self.refused_lately(server),
+        let is_closed = self.with_refused(server, |refused| refused.is_closed) == Some(true);
+        if !is_closed || self.living_token(server).is_some() {
+            return Ok(());
         }
+        self.refused_lately(server)
+    }
+
+    /// Whether there is a token for this server.
+    pub(crate) fn has_token(&self, server: &str) -> bool {
+        self.living_token(server).is_some()
     }
 
     /// This server refused the last login.
@@ -174,14 +210,36 @@ impl Session {
         self.refused_login(server).is_some()
     }
 
-    /// The server has served a request with this token.
-    pub(crate) fn note_accepted(&self, server: &str, accepted: &str) {
+    /// The server has served a request with this token, or without one. Gives the refusal of the login if it is new that
+    /// the server serves all the same.
+    pub(crate) fn note_served(&self, server: &str, token: Option<&str>) -> Option<Error> {
         let mut state = self.state.borrow_mut();
-        let Some(access) = state.servers.get_mut(server) else { return };
-        if let Some(token) = access.token.as_mut().filter(|token| &*token.text == accepted) {
-            token.is_accepted = true;
-            access.vain_replacements = 0;
+        let access = state.servers.get_mut(server)?;
+        match token {
+            Some(accepted) => {
+                let token = access.token.as_mut().filter(|token| &*token.text == accepted)?;
+                token.is_accepted = true;
+                access.vain_replacements = 0;
+                None
+            }
+            None => {
+                access.vain_replacements = 0;
+                access.refused.as_mut()?.note_served(true)
+            }
         }
+    }
+
+    /// The server has refused a request without a token. `is_closed`: it would refuse every other one, too. Gives the refusal
+    /// of the login if there was no such request before.
+    pub(crate) fn note_not_served(&self, server: &str, is_closed: bool) -> Option<Error> {
+        let mut state = self.state.borrow_mut();
+        let refused = state.servers.get_mut(server)?.refused.as_mut()?;
+        // One that has served before serves again, as a rule: it is not left alone.
+        if refused.serves_without_token == Some(true) {
+            return None;
+        }
+        refused.is_closed |= is_closed;
+        refused.note_served(false)
     }
 
     pub(crate) fn is_needed(&self) -> bool {
@@ -215,8 +273,8 @@ impl Session {
     }
 
     /// One that is there instead of `refused`.
-    fn other_token(&self, server: &str, refused: &str) -> Option<Rc<str>> {
-        self.token_if(server, |token| &*token.text != refused && token.ends_at > Instant::now())
+    fn other_token(&self, server: &str, refused: Option<&str>) -> Option<Rc<str>> {
+        self.token_if(server, |token| refused != Some(&*token.text) && token.ends_at > Instant::now())
     }
 
     fn token_if(&self, server: &str, is_wanted: impl Fn(&Token) -> bool) -> Option<Rc<str>> {
@@ -229,14 +287,23 @@ impl Session {
         self.state.borrow().servers.get(server).is_none_or(Access::may_replace)
     }
 
+    fn with_refused<T>(&self, server: &str, look: impl FnOnce(&RefusedLogin) -> T) -> Option<T> {
+        self.state.borrow().servers.get(server)?.refused.as_ref().map(look)
+    }
+
     fn refused_login(&self, server: &str) -> Option<Error> {
-        self.state.borrow().servers.get(server)?.refused.as_ref().map(|refused| refused.error.clone())
+        self.with_refused(server, |refused| refused.error.clone())
     }
 
     fn refused_lately(&self, server: &str) -> Result<(), Error> {
-        let state = self.state.borrow();
-        let refused = state.servers.get(server).and_then(|access| access.refused.as_ref());
-        refused.filter(|refused| refused.until > Instant::now()).map_or(Ok(()), |refused| Err(refused.error.clone()))
+        let lately = |refused: &RefusedLogin| (refused.until > Instant::now()).then(|| refused.error.clone());
+        self.with_refused(server, lately).flatten().map_or(Ok(()), Err)
+    }
+
+    /// Whether the server serves without a token, and no login is due or another caller tries it: nobody else waits for that.
+    fn is_served_without_login(&self, server: &str) -> bool {
+        let is_due = |refused: &RefusedLogin| refused.until <= Instant::now() && self.login.try_lock().is_ok();
+        self.with_refused(server, |refused| refused.serves_without_token == Some(true) && !is_due(refused)) == Some(true)
     }
 
     /// The failure of a login at `server` that this caller has waited for.
@@ -248,12 +315,7 @@ impl Session {
         }
     }
 
-    fn remember(
-        &self,
-        server: &str,
-        is_replacement: bool,
-        outcome: Result<LoginAnswer, Error>,
-    ) -> Result<Rc<str>, Error> {
+    fn remember(&self, server: &str, cause: Cause<'_>, outcome: Result<LoginAnswer, Error>) -> Result<Rc<str>, Error> {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         state.logins += 1;
@@ -261,7 +323,7 @@ impl Session {
         let access = state.servers.entry(server.to_owned()).or_default();
         match outcome {
             Ok(answer) => {
-                access.note_replacement(is_replacement);
+                access.note_login(cause);
                 access.refused = None;
                 let token = Token::new(answer);
                 let text = token.text.clone();
@@ -270,12 +332,11 @@ impl Session {
             }
             Err(error) => {
                 access.delay_renewal();
-                match error {
-                    Error::Unauthorized { .. } => {
-                        access.note_replacement(is_replacement);
-                        access.refuse(error.clone());
-                    }
-                    _ => state.failed = Some((server.to_owned(), error.clone())),
+                if error.is_retryable() {
+                    state.failed = Some((server.to_owned(), error.clone()));
+                } else {
+                    access.note_login(cause);
+                    access.refuse(error.clone());
                 }
                 Err(error)
             }
@@ -284,33 +345,54 @@ impl Session {
 }
 
 impl Access {
-    /// Whether a refusal of the present token may cause a login. A token that was never accepted is no better the next
-    /// time, as a rule: its user lacks the right.
+    /// Whether a refused request may cause a login. A token that was never accepted is no better the next time, as a rule:
+    /// its user lacks the right.
     fn may_replace(&self) -> bool {
         let last = match &self.token {
             Some(token) if !token.is_accepted => Some(token.since),
-            _ => self.replaced_at,
+            _ => self.replaced_at.max(self.refused.as_ref().map(|refused| refused.since)),
         };
         last.is_none_or(|last| last.elapsed() >= doubled(REPLACEMENT_PAUSE, self.vain_replacements))
     }
 
-    fn note_replacement(&mut self, is_replacement: bool) {
-        if is_replacement {
+    /// A login that the server has decided on, either way.
+    fn note_login(&mut self, cause: Cause<'_>) {
+        if let Cause::Refused(_) = cause {
             self.replaced_at = Some(Instant::now());
             self.vain_replacements += 1;
         }
     }
 
+    /// After a failed login: what serves without a new token goes on for a while.
     fn delay_renewal(&mut self) {
+        let now = Instant::now();
         if let Some(token) = &mut self.token {
-            token.renew_at = token.renew_at.max(Instant::now() + RENEWAL_PAUSE).min(token.ends_at);
+            token.renew_at = token.renew_at.max(now + RENEWAL_PAUSE).min(token.ends_at);
+        }
+        if let Some(refused) = self.refused.as_mut().filter(|refused| refused.serves_without_token == Some(true)) {
+            refused.until = now + doubled(FIRST_PAUSE, refused.times);
         }
     }
 
     fn refuse(&mut self, error: Error) {
-        let times = self.refused.as_ref().map_or(0, |refused| refused.times);
-        let until = Instant::now() + doubled(FIRST_PAUSE, times);
-        self.refused = Some(RefusedLogin { error, times: times + 1, until });
+        let (since, before) = (Instant::now(), self.refused.take());
+        let times = before.as_ref().map_or(0, |before| before.times);
+        self.refused = Some(RefusedLogin {
+            error,
+            times: times + 1,
+            since,
+            until: since + doubled(FIRST_PAUSE, times),
+            serves_without_token: before.and_then(|before| before.serves_without_token),
+            is_closed: false,
+        });
+    }
+}
+
+impl RefusedLogin {
+    /// Gives the refusal of the login if this is new.
+    fn note_served(&mut self, is_served: bool) -> Option<Error> {
+        let before = self.serves_without_token.replace(is_served);
+        (before != Some(is_served)).then(|| self.error.clone())
     }
 }
 
@@ -366,23 +448,23 @@ mod tests {
     async fn accepted(token: &str) -> Session {
         let session = session();
         session.token("a:1", |_| async { Ok(answer(token, 1000)) }).await.unwrap();
-        session.note_accepted("a:1", token);
+        session.note_served("a:1", Some(token));
         session
     }
 
     async fn replace(session: &Session, refused: &str, by: &str) -> Option<Rc<str>> {
-        session.replacement("a:1", refused, |_| async { Ok(answer(by, 1000)) }).await.unwrap()
+        session.replacement("a:1", Some(refused), |_| async { Ok(answer(by, 1000)) }).await.unwrap()
     }
 
     async fn keep(session: &Session, refused: &str) -> Option<Rc<str>> {
-        session.replacement("a:1", refused, |_| async { panic!("no login is due") }).await.unwrap()
+        session.replacement("a:1", Some(refused), |_| async { panic!("no login is due") }).await.unwrap()
     }
 
     #[actix::test]
     async fn many_requests_whose_token_is_refused_make_one_login() {
         let (session, logins) = (accepted("old").await, Cell::new(0));
         let replace = || {
-            session.replacement("a:1", "old", |_| async {
+            session.replacement("a:1", Some("old"), |_| async {
                 actix_rt::task::yield_now().await;
                 logins.set(logins.get() + 1);
                 Ok(answer("new", 1000))
@@ -399,7 +481,7 @@ mod tests {
         tokio::time::pause();
         let session = accepted("1").await;
         assert_eq!(replace(&session, "1", "2").await.as_deref(), Some("2"));
-        session.note_accepted("a:1", "2");
+        session.note_served("a:1", Some("2"));
         tokio::time::advance(REPLACEMENT_PAUSE - Duration::from_millis(1)).await;
         assert_eq!(keep(&session, "2").await, None);
         tokio::time::advance(Duration::from_millis(1)).await;
@@ -418,7 +500,7 @@ mod tests {
             let next = (number + 1).to_string();
             assert_eq!(replace(&session, &number.to_string(), &next).await.as_deref(), Some(&*next));
         }
-        session.note_accepted("a:1", "5");
+        session.note_served("a:1", Some("5"));
         tokio::time::advance(REPLACEMENT_PAUSE).await;
         assert!(replace(&session, "5", "6").await.is_some());
     }
@@ -427,15 +509,13 @@ mod tests {
     async fn a_refused_token_serves_on_while_there_is_no_other() {
         tokio::time::pause();
         let session = accepted("old").await;
-        let down = || Error::Unreachable { operation: Operation::Login, server: "a:1".into(), reason: "down".into() };
-        assert_eq!(session.replacement("a:1", "old", |_| async { Err(down()) }).await, Err(down()));
+        assert_eq!(session.replacement("a:1", Some("old"), |_| async { Err(down()) }).await, Err(down()));
         let kept = session.token("a:1", |_| async { panic!("no login is due") }).await;
         assert_eq!(kept.unwrap().as_deref(), Some("old"), "it may lack but one right");
 
-        let wrong = || denied(Operation::Login, "wrong");
-        assert_eq!(session.replacement("a:1", "old", |_| async { Err(wrong()) }).await, Err(wrong()), "at once");
+        assert_eq!(session.replacement("a:1", Some("old"), |_| async { Err(wrong()) }).await, Err(wrong()), "at once");
         tokio::time::advance(FIRST_PAUSE).await;
-        let refused = session.replacement("a:1", "old", |_| async { panic!("no login is due") }).await;
+        let refused = session.replacement("a:1", Some("old"), |_| async { panic!("no login is due") }).await;
         assert_eq!(refused, Err(wrong()), "that is the reason");
         assert_eq!(session.check("a:1"), Ok(()));
     }
@@ -445,29 +525,92 @@ mod tests {
         let session = session();
         let first = session.token("a:1", |_| async { Ok(answer("a", 100)) }).await.unwrap().unwrap();
         session.token("b:1", |_| async { Ok(answer("b", 100)) }).await.unwrap();
-        session.note_accepted("b:1", &first);
+        session.note_served("b:1", Some(&first));
         let kept = |server| session.token(server, |_| async { panic!("no login is due") });
         assert_eq!(kept("a:1").await.unwrap().as_deref(), Some("a"));
         assert_eq!(kept("b:1").await.unwrap().as_deref(), Some("b"));
     }
 
-    #[actix::test]
-    async fn refused_credentials_are_not_tried_in_a_loop() {
+    /// A session whose login the server has just refused.
+    async fn refused_login() -> Session {
         let session = session();
-        let refused = || denied(Operation::Login, "wrong");
-        let logins = Cell::new(0);
-        for _ in 0..10 {
-            let outcome = session
-                .token("a:1", |_| async {
-                    logins.set(logins.get() + 1);
-                    Err(refused())
-                })
-                .await;
-            assert_eq!(outcome, Err(refused()));
+        assert_eq!(session.token("a:1", |_| async { Err(wrong()) }).await, Ok(None));
+        session
+    }
+
+    fn wrong() -> Error {
+        denied(Operation::Login, "wrong")
+    }
+
+    fn down() -> Error {
+        Error::Unreachable { operation: Operation::Login, server: "a:1".into(), reason: "down".into() }
+    }
+
+    #[actix::test]
+    async fn a_refused_login_is_not_tried_in_a_loop_where_nothing_is_served_without_it() {
+        tokio::time::pause();
+        let session = refused_login().await;
+        for (number, seconds) in [1, 2, 4, 8, 16, 32, 60, 60].into_iter().enumerate() {
+            assert_eq!(session.check("a:1"), Ok(()), "without a token it may serve");
+            let told = session.note_not_served("a:1", true);
+            assert_eq!(told, (number == 0).then(wrong), "once");
+            assert_eq!(session.replacement("a:1", None, |_| async { panic!("too early") }).await, Err(wrong()));
+            tokio::time::advance(Duration::from_millis(seconds * 1000 - 1)).await;
+            assert_eq!(session.check("a:1"), Err(wrong()));
+            assert_eq!(session.token("a:1", |_| async { panic!("too early") }).await, Err(wrong()));
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert_eq!(session.check("a:1"), Ok(()));
+            assert_eq!(session.token("a:1", |_| async { Err(wrong()) }).await, Ok(None));
         }
-        assert_eq!(logins.get(), 1);
         assert_eq!(session.token("b:1", |_| async { Ok(answer("b", 100)) }).await.unwrap().as_deref(), Some("b"));
-        assert_eq!(session.check("a:1"), Err(refused()), "another server's login says nothing of this one");
+    }
+
+    #[actix::test]
+    async fn a_server_that_refuses_one_operation_without_a_token_may_serve_others() {
+        let session = refused_login().await;
+        assert_eq!(session.note_not_served("a:1", false), Some(wrong()));
+        assert_eq!(session.check("a:1"), Ok(()));
+        assert_eq!(session.note_served("a:1", None), Some(wrong()));
+        assert_eq!(session.note_not_served("a:1", true), None);
+        assert_eq!(session.check("a:1"), Ok(()), "it has served");
+    }
+
+    #[actix::test]
+    async fn without_a_token_nobody_waits_for_a_login_but_the_one_who_tries_it() {
+        tokio::time::pause();
+        let session = refused_login().await;
+        assert_eq!(session.note_served("a:1", None), Some(wrong()));
+        assert_eq!(session.note_served("a:1", None), None, "told once");
+        assert_eq!(session.token("a:1", |_| async { panic!("too early") }).await, Ok(None));
+        tokio::time::advance(FIRST_PAUSE).await;
+        let (hold, held) = tokio::sync::oneshot::channel::<()>();
+        let first = session.token("a:1", |_| async {
+            held.await.unwrap();
+            Err(down())
+        });
+        let second = async {
+            let token = session.token("a:1", |_| async { panic!("one is under way") }).await;
+            hold.send(()).unwrap();
+            token
+        };
+        assert_eq!(futures_util::future::join(first, second).await, (Ok(None), Ok(None)));
+        assert_eq!(session.token("a:1", |_| async { panic!("too early") }).await, Ok(None));
+        tokio::time::advance(FIRST_PAUSE * 2).await;
+        let token = session.token("a:1", |_| async { Ok(answer("t", 100)) }).await;
+        assert_eq!(token.unwrap().as_deref(), Some("t"));
+        assert!(!session.is_refused("a:1"));
+    }
+
+    #[actix::test]
+    async fn a_server_that_has_served_without_a_token_and_no_longer_does_is_logged_in_to() {
+        tokio::time::pause();
+        let session = refused_login().await;
+        session.note_served("a:1", None);
+        let too_early = session.replacement("a:1", None, |_| async { panic!("no login is due") }).await;
+        assert_eq!(too_early, Err(wrong()));
+        tokio::time::advance(REPLACEMENT_PAUSE).await;
+        let token = session.replacement("a:1", None, |_| async { Ok(answer("t", 100)) }).await;
+        assert_eq!(token.unwrap().as_deref(), Some("t"));
     }
 
     #[actix::test]
@@ -501,7 +644,6 @@ mod tests {
         tokio::time::pause();
         let session = session();
         session.token("a:1", |_| async { Ok(answer("old", 100)) }).await.unwrap();
-        let down = || Error::Unreachable { operation: Operation::Login, server: "a:1".into(), reason: "down".into() };
         tokio::time::advance(Duration::from_secs(85)).await;
         let kept = session.token("a:1", |_| async { Err(down()) }).await;
         assert_eq!(kept.unwrap().as_deref(), Some("old"));

@@ -87,7 +87,7 @@ pub struct SessionStatus {
     pub logged_in: bool,
     /// Logins so far, refused ones too.
     pub logins: u64,
-    /// Why the last login was refused, if it was.
+    /// Why the last login was refused, if it was. The server may serve without it all the same.
     pub last_error: Option<String>,
 }
 
