@@ -1,4 +1,4 @@
-//! Password and token are in no record, text, URL or status, over a whole run at the finest level of logging.
+//! Passwords, tokens and secret keys are in no record, text, URL or status, over a whole run at the finest level of logging.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
@@ -20,9 +20,11 @@ use support::{
     ms, start, until, News,
 };
 
-const IP: &str = "10.77.0.7";
+const IP: &str = "127.0.0.7";
 const PASSWORD: &str = "hush-hush-0815";
 const WRONG: &str = "wrong-but-secret-4711";
+const SECRET_KEY: &str = "hush-key-1234";
+const SECURITY_TOKEN: &str = "hush-sts-5678";
 
 /// Everything that anybody could read.
 #[derive(Clone, Default)]
@@ -139,6 +141,35 @@ async fn a_password_can_be_read_nowhere() {
     readable.does_not_contain(&[PASSWORD.into(), WRONG.into()]);
     let all = readable.0.lock().unwrap();
     assert!(all.contains("registry client is offline") && all.contains("Unauthorized"), "it was read");
+}
+
+#[actix::test]
+async fn a_secret_key_and_a_security_token_can_be_read_nowhere() {
+    let readable = Readable::default();
+    for (dialect, region) in Dialect::all().zip([None, Some("cn-hangzhou")].into_iter().cycle()) {
+        for secret in [SECRET_KEY, WRONG] {
+            let mut builder = support::builder().dialect(dialect).access_key("id", SECRET_KEY);
+            builder = builder.security_token(SECURITY_TOKEN);
+            builder = region.map_or(builder.clone(), |region| builder.signature_region(region));
+            let server = builder.start().unwrap();
+            let mut config = config_at(&server.server_address()).operation_timeout(ms(50));
+            config = config.access_key("id", secret).security_token(SECURITY_TOKEN);
+            config = region.map_or(config.clone(), |region| config.signature_region(region));
+            a_whole_run(&server, config, &readable).await;
+        }
+    }
+    let fake = Fake::start(Answer::usual);
+    let config = config_at(&fake.server_address()).access_key("id", SECRET_KEY).security_token(SECURITY_TOKEN);
+    let registry = start(config);
+    readable.outcome(ask(&registry, RegisterInstance::new("orders", IP, 80)).await);
+    ask_everything(&registry, &readable).await;
+    for seen in fake.seen() {
+        assert_eq!(seen.header("Spas-SecurityToken"), Some(SECURITY_TOKEN));
+        readable.add(format!("{} {}", seen.target, seen.body));
+    }
+    readable.does_not_contain(&[SECRET_KEY.into(), SECURITY_TOKEN.into(), WRONG.into()]);
+    let all = readable.0.lock().unwrap();
+    assert!(all.contains("signature=") && all.contains("check the access key"), "it was read");
 }
 
 #[actix::test]

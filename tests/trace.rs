@@ -1,4 +1,4 @@
-//! Password and token are in no record of any crate in the process, at trace level.
+//! Passwords, tokens and secret keys are in no record of any crate in the process, at trace level.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
@@ -19,6 +19,8 @@ use support::{
 const PASSWORD: &str = "p4ssw0rd-that-nobody-sees";
 const TOKEN: &str = "t0ken-that-nobody-sees";
 const WRONG: &str = "wr0ng-password-that-nobody-sees";
+const SECRET_KEY: &str = "secret-key-that-nobody-sees";
+const SECURITY_TOKEN: &str = "sts-t0ken-that-nobody-sees";
 
 /// What any crate of the process logs.
 struct Everything(Mutex<Vec<String>>);
@@ -57,11 +59,12 @@ fn nacos() -> Fake {
 }
 
 fn config(nacos: &Fake, password: &str, logger: slog::Logger) -> Config {
-    support::config_at(&nacos.server_address()).credentials("orders", password).logger(logger)
+    let config = support::config_at(&nacos.server_address()).credentials("orders", password).logger(logger);
+    config.access_key("id", SECRET_KEY).security_token(SECURITY_TOKEN)
 }
 
 #[actix::test]
-async fn no_crate_of_the_process_logs_password_or_token() {
+async fn no_crate_of_the_process_logs_a_secret() {
     log::set_logger(&EVERYTHING).unwrap();
     log::set_max_level(log::LevelFilter::Trace);
     let (logger, log) = support::logs::logger();
@@ -94,11 +97,12 @@ async fn no_crate_of_the_process_logs_password_or_token() {
     let seen = nacos.seen();
     let with_token = |seen: &Seen| seen.headers.iter().any(|(_, value)| value.strip_prefix("Bearer ") == Some(TOKEN));
     assert!(seen.iter().filter(|seen| with_token(seen)).count() > 5, "the token is used");
+    assert!(seen.iter().any(|seen| seen.header("Spas-SecurityToken") == Some(SECURITY_TOKEN)));
     shown.extend(seen.into_iter().map(|seen| seen.target));
     shown.extend(log.lines().into_iter().map(|line| line.text));
     shown.extend(EVERYTHING.0.lock().unwrap().iter().cloned());
     assert!(shown.len() > 100, "something was looked at");
-    for secret in [PASSWORD, TOKEN, WRONG] {
+    for secret in [PASSWORD, TOKEN, WRONG, SECRET_KEY, SECURITY_TOKEN] {
         let found: Vec<_> = shown.iter().filter(|text| text.contains(secret)).collect();
         assert!(found.is_empty(), "{secret} is in {found:?}");
     }

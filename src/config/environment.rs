@@ -7,7 +7,7 @@ use serde::{
     Deserialize as _,
 };
 
-use super::{validate_namespace, Config, Protocol};
+use super::{validate_namespace, validate_security_token, Config, Protocol};
 use crate::error::Error;
 
 const PREFIX: &str = "NACOS_";
@@ -45,6 +45,10 @@ const VARIABLES: &[Variable] = variables! {
     "NAMESPACE", "namespace": config.namespace = namespace;
     "USERNAME", "username": config.username = optional::<String>;
     "PASSWORD", "password": config.password = optional::<String>;
+    "ACCESS_KEY", "access_key": config.access_key = optional::<String>;
+    "SECRET_KEY", "secret_key": config.secret_key = optional::<String>;
+    "SECURITY_TOKEN", "security_token": config.security_token = security_token;
+    "SIGNATURE_REGION", "signature_region": config.signature_region = optional::<String>;
     "PROTOCOL", "protocol": config.protocol = protocol;
     "DISABLED", "disabled": config.disabled = yes_or_no;
     "REQUEST_TIMEOUT", "request_timeout": config.request_timeout = duration;
@@ -96,10 +100,17 @@ fn protocol(text: &str) -> Result<Protocol, String> {
 }
 
 fn namespace(text: &str) -> Result<String, String> {
-    match validate_namespace(text) {
-        Ok(()) => Ok(text.to_owned()),
-        Err(Error::InvalidInput { reason, .. }) => Err(reason),
-        Err(error) => Err(error.to_string()),
+    validate_namespace(text).map(|()| text.to_owned()).map_err(reason)
+}
+
+fn security_token(text: &str) -> Result<Option<String>, String> {
+    validate_security_token(text).map(|()| Some(text.to_owned())).map_err(reason)
+}
+
+fn reason(error: Error) -> String {
+    match error {
+        Error::InvalidInput { reason, .. } => reason,
+        error => error.to_string(),
     }
 }
 
@@ -162,17 +173,19 @@ impl<R: Fn(&str) -> Result<String, VarError>> Environment<'_, R> {
         if endpoint {
             config.endpoint_address().map_err(|error| self.about(error, "endpoint"))?;
         }
-        self.check_credentials(&config)?;
+        self.check_pair(("username", &config.username), ("password", &config.password))?;
+        self.check_pair(("access_key", &config.access_key), ("secret_key", &config.secret_key))?;
         Ok(config)
     }
 
-    fn check_credentials(&self, config: &Config) -> Result<(), Error> {
-        let [username, password] = [variable("username"), variable("password")];
-        match (&config.username, &config.password) {
-            (Some(_), None) => Err(self.invalid(password, format!("is not set, {} is", self.name(username)))),
-            (None, Some(_)) => Err(self.invalid(username, format!("is not set, {} is", self.name(password)))),
-            _ => Ok(()),
-        }
+    /// Of two settings that need each other.
+    fn check_pair(&self, one: (&str, &Option<String>), other: (&str, &Option<String>)) -> Result<(), Error> {
+        let (missing, given) = match (one.1, other.1) {
+            (Some(_), None) => (other.0, one.0),
+            (None, Some(_)) => (one.0, other.0),
+            _ => return Ok(()),
+        };
+        Err(self.invalid(variable(missing), format!("is not set, {} is", self.name(variable(given)))))
     }
 }
 
@@ -233,6 +246,9 @@ mod tests {
 
     use super::*;
 
+    /// Never written.
+    const SECRETS: [&str; 3] = ["password", "secret_key", "security_token"];
+
     fn lookup<'a>(set: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Result<String, VarError> + 'a {
         |name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string()).ok_or(VarError::NotPresent)
     }
@@ -266,6 +282,8 @@ mod tests {
         assert_eq!(field(&[("NACOS_SERVER_ADDR", "a:1"), ("NACOS_NAMESPACE", "a b")]), "NACOS_NAMESPACE");
         assert_eq!(field(&[("NACOS_SERVER_ADDR", "a:1"), ("NACOS_USERNAME", "me")]), "NACOS_PASSWORD");
         assert_eq!(field(&[("NACOS_SERVER_ADDR", "a:1"), ("NACOS_PASSWORD", "hush")]), "NACOS_USERNAME");
+        assert_eq!(field(&[("NACOS_SERVER_ADDR", "a:1"), ("NACOS_ACCESS_KEY", "id")]), "NACOS_SECRET_KEY");
+        assert_eq!(field(&[("NACOS_SERVER_ADDR", "a:1"), ("NACOS_SECRET_KEY", "hush")]), "NACOS_ACCESS_KEY");
         assert!(
             read(&[("NACOS_ENDPOINT", "http://nacos/list")]).is_ok() && read(&[("NACOS_DISABLED", "true")]).is_ok()
         );
@@ -280,7 +298,11 @@ mod tests {
             ("NACOS_CONTEXT_PATH", "/"),
             ("NACOS_NAMESPACE", "dev"),
             ("NACOS_USERNAME", "me"),
-            ("NACOS_PASSWORD", "hush"),
+            ("NACOS_PASSWORD", "hush-1"),
+            ("NACOS_ACCESS_KEY", "id"),
+            ("NACOS_SECRET_KEY", "hush-2"),
+            ("NACOS_SECURITY_TOKEN", "hush-3"),
+            ("NACOS_SIGNATURE_REGION", "cn-hangzhou"),
             ("NACOS_PROTOCOL", "V3"),
             ("NACOS_DISABLED", "True"),
             ("NACOS_REQUEST_TIMEOUT", "500ms"),
@@ -305,9 +327,10 @@ mod tests {
         ];
         assert_eq!(set.map(|(name, _)| name).to_vec(), VARIABLES.iter().map(|v| v.name).collect::<Vec<_>>());
         let config = overridden(Config::default(), PREFIX, &set).unwrap();
-        assert_eq!(config.password.as_deref(), Some("hush"));
+        let secrets = [&config.password, &config.secret_key, &config.security_token].map(Option::as_deref);
+        assert_eq!(secrets, [Some("hush-1"), Some("hush-2"), Some("hush-3")]);
         let (given, default) = (flat(&config), flat(&Config::default()));
-        for variable in VARIABLES.iter().filter(|variable| variable.key != "password") {
+        for variable in VARIABLES.iter().filter(|variable| !SECRETS.contains(&variable.key)) {
             assert_ne!(given[variable.key], default[variable.key], "{} changes nothing", variable.name);
         }
         assert_eq!((given["servers"].as_str(), given["protocol"].as_str()), (r#"["a:1","b:2"]"#, r#""v3""#));
@@ -339,7 +362,7 @@ mod tests {
             .collect();
         assert_eq!(documented, VARIABLES.iter().map(|variable| (variable.key, variable.name)).collect());
         let mut keys: BTreeSet<_> = flat(&Config::default()).into_keys().collect();
-        keys.insert("password".into());
+        keys.extend(SECRETS.map(str::to_owned));
         assert_eq!(keys, VARIABLES.iter().map(|variable| variable.key.to_owned()).collect());
     }
 
@@ -380,6 +403,7 @@ mod tests {
             ("NACOS_SERVER_ADDR", "nacos"),
             ("NACOS_ENDPOINT", "nacos/list"),
             ("NACOS_NAMESPACE", "a b"),
+            ("NACOS_SECURITY_TOKEN", "a b"),
             ("NACOS_PROTOCOL", "v2"),
             ("NACOS_DISABLED", "maybe"),
             ("NACOS_REQUEST_TIMEOUT", "3"),

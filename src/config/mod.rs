@@ -19,7 +19,7 @@ use slog::{o, Drain, Logger};
 pub(crate) use self::addresses::{local_ip_towards, ServerAddress};
 use self::addresses::{no_credentials, shown_servers};
 pub use self::{addresses::ServerList, push::PushConfig, tls::TlsConfig};
-use crate::error::Error;
+use crate::{error::Error, nacos::signature::AccessKey};
 
 /// Nacos' own default (`server.servlet.contextPath`).
 const DEFAULT_CONTEXT_PATH: &str = "/nacos";
@@ -65,7 +65,7 @@ pub enum Protocol {
 ///
 /// # In a configuration file
 /// With serde each setting is a key; what is missing has its default, and an unknown key is refused. Durations read as
-/// `"3s"` or `"500ms"`. The password is read and never written.
+/// `"3s"` or `"500ms"`. The password, the secret key and the security token are read and never written.
 ///
 /// ```
 /// # use actix_nacos::Config;
@@ -91,6 +91,10 @@ pub enum Protocol {
 /// | `namespace` | `NACOS_NAMESPACE` | `public` | the id: see [`namespace`](Config::namespace) |
 /// | `username` | `NACOS_USERNAME` | none | see [`credentials`](Config::credentials) |
 /// | `password` | `NACOS_PASSWORD` | none | with `username` |
+/// | `access_key` | `NACOS_ACCESS_KEY` | none | the id: see [`access_key`](Config::access_key) |
+/// | `secret_key` | `NACOS_SECRET_KEY` | none | with `access_key` |
+/// | `security_token` | `NACOS_SECURITY_TOKEN` | none | with a temporary `access_key`: see [`security_token`](Config::security_token) |
+/// | `signature_region` | `NACOS_SIGNATURE_REGION` | none | see [`signature_region`](Config::signature_region) |
 /// | `protocol` | `NACOS_PROTOCOL` | `auto` | `auto`, `v1` or `v3`: see [`Protocol`] |
 /// | `disabled` | `NACOS_DISABLED` | `false` | `true`: no server, see [`disabled`](Config::disabled) |
 /// | `request_timeout` | `NACOS_REQUEST_TIMEOUT` | `3s` | see [`request_timeout`](Config::request_timeout) |
@@ -127,6 +131,12 @@ pub struct Config {
     pub(crate) username: Option<String>,
     #[serde(skip_serializing)]
     pub(crate) password: Option<String>,
+    pub(crate) access_key: Option<String>,
+    #[serde(skip_serializing)]
+    pub(crate) secret_key: Option<String>,
+    #[serde(skip_serializing)]
+    pub(crate) security_token: Option<String>,
+    pub(crate) signature_region: Option<String>,
     pub(crate) protocol: Protocol,
     pub(crate) disabled: bool,
     #[serde(with = "humantime_serde")]
@@ -162,6 +172,10 @@ impl Default for Config {
             namespace: DEFAULT_NAMESPACE.into(),
             username: None,
             password: None,
+            access_key: None,
+            secret_key: None,
+            security_token: None,
+            signature_region: None,
             protocol: Protocol::Auto,
             disabled: false,
             request_timeout: Duration::from_secs(3),
@@ -223,11 +237,22 @@ impl Config {
         if self.username.is_some() != self.password.is_some() {
             return Err(Error::invalid("credentials", "need both username and password"));
         }
+        self.validate_access_key()?;
         validate_namespace(&self.namespace)?;
         if self.tls.client_certificate_file.is_some() != self.tls.client_key_file.is_some() {
             return Err(Error::invalid("tls", "a client certificate needs both its certificate file and its key file"));
         }
         Ok(())
+    }
+
+    fn validate_access_key(&self) -> Result<(), Error> {
+        match (&self.access_key, &self.secret_key) {
+            (Some(id), Some(secret)) => validate_access_key(id, secret)?,
+            (None, None) if self.security_token.is_none() => {}
+            (None, None) => return Err(Error::invalid("security_token", "needs the access key that it belongs to")),
+            _ => return Err(Error::invalid("access_key", "needs both the key's id and its secret")),
+        }
+        self.security_token.as_deref().map_or(Ok(()), validate_security_token)
     }
 
     fn validate_durations(&self) -> Result<(), Error> {
@@ -291,6 +316,16 @@ impl Config {
         self.endpoint.as_deref().map(ServerAddress::of_endpoint).transpose()
     }
 
+    /// What requests are signed with.
+    pub(crate) fn signing_key(&self) -> Option<AccessKey> {
+        Some(AccessKey {
+            id: self.access_key.clone()?,
+            secret: self.secret_key.clone()?,
+            security_token: self.security_token.clone(),
+            region: self.signature_region.clone(),
+        })
+    }
+
     /// As servers know it.
     pub(crate) fn namespace_id(&self) -> &str {
         namespace_id(&self.namespace)
@@ -312,6 +347,20 @@ pub(crate) fn validate_namespace(id: &str) -> Result<(), Error> {
     Ok(())
 }
 
+pub(crate) fn validate_access_key(id: &str, secret: &str) -> Result<(), Error> {
+    if id.is_empty() || secret.is_empty() {
+        return Err(Error::invalid("access_key", "has an empty id or secret"));
+    }
+    Ok(())
+}
+
+pub(crate) fn validate_security_token(token: &str) -> Result<(), Error> {
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Error::invalid("security_token", "is empty, or contains what no HTTP header can hold"));
+    }
+    Ok(())
+}
+
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
@@ -322,6 +371,10 @@ impl fmt::Debug for Config {
             .field("namespace", &self.namespace)
             .field("username", &self.username)
             .field("password", &self.password.as_ref().map(|_| "***"))
+            .field("access_key", &self.access_key)
+            .field("secret_key", &self.secret_key.as_ref().map(|_| "***"))
+            .field("security_token", &self.security_token.as_ref().map(|_| "***"))
+            .field("signature_region", &self.signature_region)
             .field("protocol", &self.protocol)
             .field("disabled", &self.disabled)
             .field("request_timeout", &self.request_timeout)
@@ -374,14 +427,23 @@ mod tests {
         assert_eq!(field(Config::at_endpoint("nacos/list")), "endpoint");
         assert_eq!(field(Config::at_endpoint("http://me:hush@nacos/list")), "endpoint");
         assert_eq!(field(Config::new("[fe80::1%eth0]:8848")), "servers");
+        assert_eq!(field(Config::new("a:1").access_key("", "hush")), "access_key");
+        assert_eq!(field(Config { access_key: Some("id".into()), ..Config::new("a:1") }), "access_key");
+        assert_eq!(field(Config::new("a:1").security_token("t")), "security_token");
+        for token in ["", "a b", "a\r\nb", "ключ"] {
+            assert_eq!(field(Config::new("a:1").access_key("id", "hush").security_token(token)), "security_token");
+        }
+        assert_eq!(Config::new("a:1").signature_region("cn-hangzhou").validate(), Ok(()), "the key may come later");
         assert_eq!(Config::disabled().validate(), Ok(()));
     }
 
     #[test]
-    fn serde_reads_the_password_and_never_writes_it() {
-        let json = r#"{"servers":["a:1"],"username":"me","password":"hush","request_timeout":"500ms"}"#;
+    fn serde_reads_secrets_and_never_writes_them() {
+        let json = r#"{"servers":["a:1"],"username":"me","password":"hush-1","request_timeout":"500ms",
+            "access_key":"id","secret_key":"hush-2","security_token":"hush-3","signature_region":"cn-hangzhou"}"#;
         let config: Config = serde_json::from_str(json).unwrap();
-        assert_eq!(config.password.as_deref(), Some("hush"));
+        assert_eq!(config.password.as_deref(), Some("hush-1"));
+        assert_eq!((config.secret_key.as_deref(), config.security_token.as_deref()), (Some("hush-2"), Some("hush-3")));
         assert_eq!(config.request_timeout, Duration::from_millis(500));
         let written = serde_json::to_string(&config).unwrap();
         assert!(!written.contains("hush") && written.contains("500ms"), "{written}");
@@ -417,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn every_setting_but_the_password_can_be_asked_for() {
+    fn every_setting_but_the_secrets_can_be_asked_for() {
         let second = Duration::from_secs(1);
         let config = Config::new("a:1")
             .endpoint("http://nacos/list")
@@ -425,6 +487,9 @@ mod tests {
             .context_path("/x")
             .namespace("dev")
             .credentials("me", "hush")
+            .access_key("id", "hush")
+            .security_token("hush")
+            .signature_region("cn-hangzhou")
             .protocol(Protocol::V1)
             .request_timeout(second * 2)
             .operation_timeout(second * 3)
@@ -440,6 +505,7 @@ mod tests {
         assert_eq!((config.get_servers(), config.get_endpoint()), (&["a:1".to_owned()][..], Some("http://nacos/list")));
         assert_eq!((config.get_endpoint_interval(), config.get_context_path()), (second, "/x"));
         assert_eq!((config.get_namespace(), config.get_username(), config.is_disabled()), ("dev", Some("me"), false));
+        assert_eq!((config.get_access_key(), config.get_signature_region()), (Some("id"), Some("cn-hangzhou")));
         assert_eq!((config.get_protocol(), config.get_request_timeout()), (Protocol::V1, second * 2));
         assert_eq!((config.get_operation_timeout(), config.get_shutdown_timeout()), (second * 3, second * 4));
         assert_eq!((config.get_max_connections(), config.get_mailbox_capacity()), (5, 6));

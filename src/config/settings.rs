@@ -66,6 +66,42 @@ impl Config {
         self.username.as_deref()
     }
 
+    /// Signs every request with this access key, as the managed Nacos of Alibaba Cloud (MSE) demands: by its `id`, and an
+    /// HMAC with its `secret`, which is not sent. With [`credentials`](Config::credentials) requests are signed and carry a
+    /// token. Default: no signature.
+    #[must_use]
+    pub fn access_key(mut self, id: impl Into<String>, secret: impl Into<String>) -> Self {
+        self.access_key = Some(id.into());
+        self.secret_key = Some(secret.into());
+        self
+    }
+
+    /// The id of the access key. Its secret, and the security token, are given to nobody.
+    pub fn get_access_key(&self) -> Option<&str> {
+        self.access_key.as_deref()
+    }
+
+    /// The token that belongs to a temporary [`access_key`](Config::access_key) of Alibaba Cloud's STS. Sent with every signed
+    /// request, in the header `Spas-SecurityToken`. Default: none.
+    #[must_use]
+    pub fn security_token(mut self, token: impl Into<String>) -> Self {
+        self.security_token = Some(token.into());
+        self
+    }
+
+    /// Signs by version 4, with a key of the day and this region (`cn-hangzhou`) that is made from the access key's secret.
+    /// Default: none, by version 1.
+    #[must_use]
+    pub fn signature_region(mut self, region: impl Into<String>) -> Self {
+        self.signature_region = Some(region.into());
+        self
+    }
+
+    /// See [`signature_region`](Config::signature_region).
+    pub fn get_signature_region(&self) -> Option<&str> {
+        self.signature_region.as_deref()
+    }
+
     /// How often an endpoint is asked for the list of servers. Default: 30 s, as Nacos' Java client asks.
     #[must_use]
     pub fn endpoint_interval(mut self, interval: Duration) -> Self {

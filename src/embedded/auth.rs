@@ -5,14 +5,12 @@ use std::{collections::HashMap, time::Duration};
 use base64::{engine::general_purpose::URL_SAFE_NO_PAD, Engine as _};
 use serde::Serialize;
 
-use crate::nacos::{signature, v1::LoginAnswer};
-
-use super::{
-    call::Call,
-    reply::Reply,
-    settings::{AccessKey, Settings},
-    state::State,
+use crate::nacos::{
+    signature::{self, AccessKey},
+    v1::LoginAnswer,
 };
+
+use super::{call::Call, reply::Reply, settings::Settings, state::State};
 
 pub(crate) struct Sessions {
     users: Vec<(String, String)>,
@@ -105,15 +103,10 @@ fn signature_complaint(keys: &[AccessKey], call: &Call) -> Option<&'static str> 
     if data != signature::data(time, service.as_ref()) {
         return Some("signed data invalid!");
     }
-    let version = parameters.get(signature::SIGNATURE_VERSION);
-    let expected = match &key.region {
-        Some(region) if version == Some(signature::V4) => {
-            signature::sign(&signature::v4_key(&key.secret, region, time), data)
-        }
-        None if version.is_none() => signature::sign(&key.secret, data),
-        _ => return Some("signature version invalid!"),
-    };
-    if parameters.get(signature::SIGNATURE) != Some(&expected) {
+    if parameters.get(signature::SIGNATURE_VERSION) != key.region.as_ref().map(|_| signature::V4) {
+        return Some("signature version invalid!");
+    }
+    if parameters.get(signature::SIGNATURE) != Some(&key.sign(data, time)) {
         return Some("signature invalid!");
     }
     (call.security_token != key.security_token).then_some("security token invalid!")

@@ -2,12 +2,8 @@
 
 use std::{fmt, io, time::Duration};
 
-use super::{
-    dialect::Dialect,
-    settings::{AccessKey, Settings},
-    EmbeddedServer,
-};
-use crate::config::LONGEST_DURATION;
+use super::{dialect::Dialect, settings::Settings, EmbeddedServer};
+use crate::{config::LONGEST_DURATION, nacos::signature::AccessKey};
 
 /// Settings of a server that is yet to start; each has Nacos' default.
 #[derive(Clone, Default)]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::dialect::Dialect;
+use crate::nacos::signature::AccessKey;
 
 #[derive(Clone)]
 pub(crate) struct Settings {
@@ -25,17 +26,6 @@ pub(crate) struct Settings {
     pub(crate) clock_stands_still: bool,
     pub(crate) idle_timeout: Duration,
     pub(crate) restart_downtime: Duration,
-}
-
-/// A key that requests are signed with.
-#[derive(Clone)]
-pub(crate) struct AccessKey {
-    pub(crate) id: String,
-    pub(crate) secret: String,
-    /// Demanded of temporary credentials.
-    pub(crate) security_token: Option<String>,
-    /// With a region, signatures are those of V4.
-    pub(crate) region: Option<String>,
 }
 
 impl Default for Settings {

@@ -13,6 +13,7 @@ use super::{
     exchange::{Answer, Operation, Refusal, Request},
     health::{pause, Failure},
     servers::{Choice, Server},
+    transport::Proof,
     ConnectionState, Nacos, Patience,
 };
 use crate::{config::Protocol, error::Error};
@@ -202,7 +203,10 @@ impl Nacos {
         token: Option<&str>,
     ) -> Result<Answer, Error> {
         let send = async |request: &Request| {
-            let sent = self.transport.send(&server.client, &server.base_url, request, token, deadline).await;
+            // A login is no request of the naming API.
+            let key = self.access_key.borrow().clone().filter(|_| operation != Operation::Login);
+            let proof = Proof { token, key: key.as_deref() };
+            let sent = self.transport.send(&server.client, &server.base_url, request, proof, deadline).await;
             sent.map_err(|none| none.into_error(operation, &server.name))
         };
         let Some(in_query) = request.in_query() else { return send(request).await };

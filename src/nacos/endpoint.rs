@@ -6,7 +6,7 @@ use actix_rt::time::sleep;
 use awc::http::Method;
 use slog::{info, warn};
 
-use super::{exchange::Request, Nacos, Operation};
+use super::{exchange::Request, transport::Proof, Nacos, Operation};
 use crate::{config::ServerAddress, error::Error, registry::Desk};
 
 /// Before the first list has come.
@@ -44,7 +44,7 @@ impl Nacos {
         let shown = ServerAddress::shown_endpoint(url);
         let _permit = self.transport.permit(Operation::ServerList).await;
         let client = self.servers.new_client(&ServerAddress::of_endpoint(url)?);
-        let answer = self.transport.send(&client, url, &request, None, self.deadline()).await;
+        let answer = self.transport.send(&client, url, &request, Proof::default(), self.deadline()).await;
         let answer = answer.map_err(|none| none.into_error(Operation::ServerList, shown))?;
         if answer.status != 200 {
             let (status, body) = (answer.status, answer.excerpt());

@@ -31,7 +31,7 @@ impl Nacos {
             self.send(server, operation, deadline, &request, token).await.map(|answer| read(protocol, &answer))
         };
         if !self.session.is_needed() {
-            return Ok(send(None).await?.map_err(without_login));
+            return Ok(send(None).await?.map_err(|refusal| self.without_login(refusal)));
         }
         let log_in = |credentials| self.log_in(server, deadline, credentials);
         let token = self.session.token(&server.name, log_in).await?;
@@ -108,12 +108,16 @@ impl Nacos {
         let answer = self.send(server, Operation::Login, deadline, &request, None).await?;
         Ok(read(&answer))
     }
-}
 
-/// Says what would help where nothing can be tried.
-fn without_login(refusal: Refusal) -> Refusal {
-    match refusal {
-        Refusal::Forbidden(said) => Refusal::Forbidden(format!("{said}; no credentials are set")),
-        other => other,
+    /// Says what would help where no login can be tried.
+    fn without_login(&self, refusal: Refusal) -> Refusal {
+        let hint = match &*self.access_key.borrow() {
+            Some(_) => "check the access key and its secret",
+            None => "no credentials are set",
+        };
+        match refusal {
+            Refusal::Forbidden(said) => Refusal::Forbidden(format!("{said}; {hint}")),
+            other => other,
+        }
     }
 }

@@ -19,8 +19,6 @@ mod resolve;
 pub(crate) mod restart_detector;
 pub(crate) mod servers;
 pub(crate) mod session;
-// The client does not sign yet; the embedded server verifies.
-#[cfg_attr(not(feature = "embedded"), allow(dead_code))]
 pub(crate) mod signature;
 #[cfg(any(feature = "rustls", feature = "openssl"))]
 mod tls;
@@ -43,6 +41,7 @@ use self::{
     last_lists::LastLists,
     servers::Servers,
     session::Session,
+    signature::AccessKey,
     transport::Transport,
     v1::{ListAnswer, PushAddress},
 };
@@ -66,6 +65,8 @@ pub(crate) struct Nacos {
     transport: Transport,
     servers: Rc<Servers>,
     session: Session,
+    /// What requests are signed with.
+    access_key: RefCell<Option<Rc<AccessKey>>>,
     last_lists: LastLists,
     /// Those that were warned of.
     services_with_hosts_left_out: RefCell<HashSet<ServiceName>>,
@@ -134,6 +135,7 @@ impl Nacos {
             transport,
             servers: Rc::new(servers),
             session: Session::new(config.username.clone(), config.password.clone()),
+            access_key: RefCell::new(config.signing_key().map(Rc::new)),
             last_lists: LastLists::new(),
             services_with_hosts_left_out: RefCell::default(),
             connection: watch::channel(ConnectionState::Unknown).0,

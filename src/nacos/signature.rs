@@ -1,6 +1,6 @@
 //! Signatures of requests for Alibaba Cloud's managed Nacos (MSE). Pure functions.
 //!
-//! A signed request carries the parameters `ak` (the access key's id), `data` and `signature`; with V4 also
+//! A signed request carries the parameters `ak` (the access key's id), `data`, `signature` and `app`; with V4 also
 //! `signatureVersion=v4`. Temporary credentials add the header `Spas-SecurityToken`.
 
 use base64::{engine::general_purpose::STANDARD, Engine as _};
@@ -8,7 +8,10 @@ use hmac::{digest::KeyInit, EagerHash, Hmac, Mac};
 use sha1::Sha1;
 use sha2::Sha256;
 
-use crate::service::ServiceName;
+use crate::{
+    nacos::exchange::Request,
+    service::{ServiceName, DEFAULT_GROUP},
+};
 
 pub(crate) const ACCESS_KEY: &str = "ak";
 pub(crate) const DATA: &str = "data";
@@ -16,6 +19,53 @@ pub(crate) const SIGNATURE: &str = "signature";
 pub(crate) const SIGNATURE_VERSION: &str = "signatureVersion";
 pub(crate) const V4: &str = "v4";
 pub(crate) const SECURITY_TOKEN_HEADER: &str = "Spas-SecurityToken";
+
+/// The name of an application that has not told its name, as Alibaba's own clients send it.
+const APP: (&str, &str) = ("app", "unknown");
+
+/// A key that requests are signed with.
+#[derive(Clone)]
+pub(crate) struct AccessKey {
+    pub(crate) id: String,
+    pub(crate) secret: String,
+    /// Of temporary credentials.
+    pub(crate) security_token: Option<String>,
+    /// With a region, signatures are those of V4.
+    pub(crate) region: Option<String>,
+}
+
+impl AccessKey {
+    /// The query of `request`, with the parameters of its signature.
+    pub(crate) fn signed_query(&self, request: &Request, epoch_millis: i64) -> String {
+        let data = data(epoch_millis, named_service(request).as_ref());
+        let mut query = form_urlencoded::Serializer::for_suffix(request.query.clone(), 0);
+        query.append_pair(ACCESS_KEY, &self.id).append_pair(APP.0, APP.1).append_pair(DATA, &data);
+        query.append_pair(SIGNATURE, &self.sign(&data, epoch_millis));
+        if self.region.is_some() {
+            query.append_pair(SIGNATURE_VERSION, V4);
+        }
+        query.finish()
+    }
+
+    /// The signature of `data`, at this time.
+    pub(crate) fn sign(&self, data: &str, epoch_millis: i64) -> String {
+        match &self.region {
+            Some(region) => sign(&v4_key(&self.secret, region, epoch_millis), data),
+            None => sign(&self.secret, data),
+        }
+    }
+}
+
+/// The service that the parameters name, in the query or in a form.
+fn named_service(request: &Request) -> Option<ServiceName> {
+    let form = request.form.as_deref().unwrap_or_default();
+    let parameter = |name: &str| {
+        let mut pairs = [&request.query, form].into_iter().flat_map(|text| form_urlencoded::parse(text.as_bytes()));
+        pairs.find(|(key, _)| key == name).map(|(_, value)| value)
+    };
+    let name = parameter("serviceName")?;
+    Some(ServiceName::from_wire(&name, &parameter("groupName").unwrap_or(DEFAULT_GROUP.into())))
+}
 
 /// What is signed: the time, and the service if the request names one.
 pub(crate) fn data(epoch_millis: i64, service: Option<&ServiceName>) -> String {
@@ -26,12 +76,12 @@ pub(crate) fn data(epoch_millis: i64, service: Option<&ServiceName>) -> String {
 }
 
 /// The `signature` of `data`. With V4, `secret` is the [`v4_key`].
-pub(crate) fn sign(secret: &str, data: &str) -> String {
+fn sign(secret: &str, data: &str) -> String {
     STANDARD.encode(hmac::<Sha1>(secret.as_bytes(), data))
 }
 
 /// The key that V4 signs with instead of the secret, for one region and day.
-pub(crate) fn v4_key(secret: &str, region: &str, epoch_millis: i64) -> String {
+fn v4_key(secret: &str, region: &str, epoch_millis: i64) -> String {
     let (year, month, day) = utc_date(epoch_millis.div_euclid(86_400_000));
     let date = format!("{year:04}{month:02}{day:02}");
     let first = format!("aliyun_v4{secret}").into_bytes();
@@ -61,6 +111,8 @@ pub(crate) fn utc_date(days: i64) -> (i64, i64, i64) {
 
 #[cfg(test)]
 mod tests {
+    use awc::http::Method;
+
     use super::*;
 
     const SECRET: &str = "my-secret";
@@ -89,6 +141,55 @@ mod tests {
         assert_eq!(key, v4_key(SECRET, "cn-hangzhou", TIME + 3_600_000), "the same day");
         assert_ne!(key, v4_key(SECRET, "cn-hangzhou", TIME + 86_400_000));
         assert_ne!(key, v4_key(SECRET, "cn-beijing", TIME));
+    }
+
+    fn key(region: Option<&str>) -> AccessKey {
+        AccessKey {
+            id: "my id".into(),
+            secret: SECRET.into(),
+            security_token: None,
+            region: region.map(str::to_owned),
+        }
+    }
+
+    fn parameters(query: &str) -> Vec<(String, String)> {
+        serde_urlencoded::from_str(query).unwrap()
+    }
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+    }
+
+    #[test]
+    fn a_signed_query_has_the_parameters_of_the_request_and_those_of_the_signature() {
+        let list = [("serviceName", "DEFAULT_GROUP@@orders"), ("clusters", "a&b")];
+        let request = Request::by_query(Method::GET, "/", &list);
+        let mut expected = pairs(&list);
+        expected.extend(pairs(&[
+            ("ak", "my id"),
+            ("app", "unknown"),
+            ("data", "1700000000000@@DEFAULT_GROUP@@orders"),
+            ("signature", "Xcvskr4ANAl6LnyTFC1LXUTU3mI="),
+        ]));
+        assert_eq!(parameters(&key(None).signed_query(&request, TIME)), expected);
+        let v4 = parameters(&key(Some("cn-hangzhou")).signed_query(&request, TIME));
+        assert_eq!(v4[5..], pairs(&[("signature", "cyu5JYCo5XWPxqpF2wyifztfFUg="), ("signatureVersion", "v4")]));
+    }
+
+    #[test]
+    fn the_signed_service_is_the_one_in_the_query_or_in_the_form() {
+        let data = |request: &Request| {
+            let query = parameters(&key(None).signed_query(request, TIME));
+            query.into_iter().find(|(name, _)| name == "data").unwrap().1
+        };
+        let form = Request::by_form("/", &[("groupName", "PAY"), ("serviceName", "заказ/1")]);
+        assert_eq!(data(&form), "1700000000000@@PAY@@заказ/1");
+        let ungrouped = Request::by_query(Method::GET, "/", &[("serviceName", "orders")]);
+        assert_eq!(data(&ungrouped), "1700000000000@@DEFAULT_GROUP@@orders");
+        let none = Request::by_query(Method::GET, "/", &[("groupName", "PAY")]);
+        assert_eq!(data(&none), "1700000000000");
+        let bare = Request { method: Method::GET, path: "/", query: String::new(), form: None, form_may_be_query: false };
+        assert_eq!(parameters(&key(None).signed_query(&bare, TIME)).len(), 4);
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! One request to one server. The one place where awc's errors, which may not leave their thread, become ours.
 
-use std::{pin::pin, time::Duration};
+use std::{
+    borrow::Cow,
+    pin::pin,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use actix_rt::time::{timeout, Instant};
 use awc::{
@@ -21,6 +25,7 @@ use crate::{
         dialer::Dialer,
         exchange::{Answer, Operation, Request},
         health::FailureKind,
+        signature::{AccessKey, SECURITY_TOKEN_HEADER},
     },
 };
 
@@ -41,6 +46,26 @@ pub(crate) struct Transport {
     /// For heartbeats and registrations alone: they must not wait behind an application's own requests.
     reserved: Semaphore,
     timeout: Duration,
+}
+
+/// What shows a server that a request is ours.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Proof<'a> {
+    pub(crate) token: Option<&'a str>,
+    pub(crate) key: Option<&'a AccessKey>,
+}
+
+impl Proof<'_> {
+    /// The query of `request`, signed at this moment.
+    fn query<'a>(&self, request: &'a Request) -> Cow<'a, str> {
+        let Some(key) = self.key else { return Cow::Borrowed(&request.query) };
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Cow::Owned(key.signed_query(request, i64::try_from(since_1970.as_millis()).unwrap_or_default()))
+    }
+
+    fn security_token(&self) -> Option<&str> {
+        self.key?.security_token.as_deref()
+    }
 }
 
 /// Why there is no answer.
@@ -139,14 +164,14 @@ impl Transport {
         client: &Client,
         base_url: &str,
         request: &Request,
-        token: Option<&str>,
+        proof: Proof<'_>,
         deadline: Instant,
     ) -> Result<Answer, NoAnswer> {
         let limit = self.timeout.min(deadline.saturating_duration_since(Instant::now()));
         let exchange = async {
-            match self.exchange(client, base_url, request, token).await {
+            match self.exchange(client, base_url, request, proof).await {
                 // The server or a proxy closed the idle connection at this moment. A new one shows whether it is there.
-                Err(NoAnswer::Broken(_)) => self.exchange(client, base_url, request, token).await,
+                Err(NoAnswer::Broken(_)) => self.exchange(client, base_url, request, proof).await,
                 exchanged => exchanged,
             }
         };
@@ -158,15 +183,18 @@ impl Transport {
         client: &Client,
         base_url: &str,
         request: &Request,
-        token: Option<&str>,
+        proof: Proof<'_>,
     ) -> Result<Answer, NoAnswer> {
-        let url = match request.query.as_str() {
+        let url = match &*proof.query(request) {
             "" => [base_url, request.path].concat(),
             query => [base_url, request.path, "?", query].concat(),
         };
         // Bodies are decoded here, whatever else uses awc in this process.
         let mut head = client.request(request.method.clone(), url).no_decompress();
-        if let Some(token) = token {
+        if let Some(token) = proof.security_token() {
+            head = head.insert_header((SECURITY_TOKEN_HEADER, token));
+        }
+        if let Some(token) = proof.token {
             // A header keeps the token out of access logs. This one is read by all servers; 1.4 and 2.0 know no other.
             head = head.insert_header((AUTHORIZATION, format!("Bearer {token}")));
         }
