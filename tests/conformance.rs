@@ -1,7 +1,7 @@
 //! Every operation, its defaults and its failures, with the same assertions on every server.
 //!
-//! Without further ado on the embedded server in all its dialects, one after the other. `NACOS_DIALECT=2.5` picks one of
-//! them. `NACOS_SERVER_ADDR=127.0.0.1:8848`, with `NACOS_USERNAME` and `NACOS_PASSWORD` where it wants a login, runs the
+//! By default it runs on the embedded server in all its dialects, one after the other. `NACOS_DIALECT=2.5` picks one of them,
+//! and `NACOS_AUTH=on` has them all demand a login. `NACOS_SERVER_ADDR=127.0.0.1:8848`, with `NACOS_USERNAME` and `NACOS_PASSWORD` where it wants a login, runs the
 //! suite on that server instead: every test has a service of its own and takes back what it registered.
 //!
 //! Where servers cannot do the same, [`Kind`] says so, and `docs/servers.md` says why.
@@ -64,29 +64,44 @@ impl Kind {
         self == Kind::Nacos(Dialect::V1_4)
     }
 
-    /// Of the server at `address`, by what it answers to a path that no server has, and by what it says of itself.
-    fn find_out(address: &str) -> Self {
-        let get = |path: &str| {
-            let mut stream = TcpStream::connect(address).expect("the server that NACOS_SERVER_ADDR names");
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            answer
-        };
-        if get("/nacos/v1/ns/nothing").contains(" 404 ") {
+    /// Of the server at `address`, by what it answers to a path that no server has, and by what it says of itself. A server
+    /// that demands a login says so only to those who have logged in.
+    fn find_out(address: &str, credentials: Option<&Credentials>) -> Self {
+        let token = credentials.map(|(username, password)| {
+            let login = format!("/nacos/v1/auth/login?username={username}&password={password}");
+            let answer = exchange(address, "POST", &login);
+            let token = answer.split(r#""accessToken":""#).nth(1).and_then(|rest| rest.split('"').next());
+            token.map(str::to_owned).unwrap_or_default()
+        });
+        let token = token.map_or_else(String::new, |token| format!("&accessToken={token}"));
+        let get = |path: &str| exchange(address, "GET", &format!("{path}{token}"));
+        if get("/nacos/v1/ns/nothing?x=x").contains(" 404 ") {
             return if get("/nacos/v3/client/ns/instance/list?serviceName=x").contains(" 200 ") {
                 Kind::Nacos(Dialect::V3_2)
             } else {
                 Kind::RNacos
             };
         }
-        let state = get("/nacos/v1/console/server/state");
+        let state = get("/nacos/v1/console/server/state?x=x");
         match () {
             () if state.contains("\"version\":\"1.") => Kind::Nacos(Dialect::V1_4),
             () if state.contains("\"version\":\"2.") => Kind::Nacos(Dialect::V2_5),
             () => Kind::Nacos(Dialect::V3_0),
         }
     }
+}
+
+type Credentials = (String, String);
+
+/// Sends a request without a body, and gives the whole answer.
+fn exchange(address: &str, method: &str, target: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("the server that NACOS_SERVER_ADDR names");
+    let head =
+        format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 /// One server, two applications that use it, and a service that nobody else uses.
@@ -103,11 +118,12 @@ struct World {
 }
 
 impl World {
-    /// 3.2 with users, one of which it is; the others without any.
+    /// 3.2 with users, one of which it is; the others only with `NACOS_AUTH=on`.
     fn embedded(dialect: Dialect) -> Self {
-        let (server, credentials) = match dialect {
-            Dialect::V3_2 => (support::builder().user("nacos", "nacos"), Some(("nacos".into(), "nacos".into()))),
-            _ => (support::builder(), None),
+        let wants_login = dialect == Dialect::V3_2 || env::var("NACOS_AUTH").is_ok_and(|auth| auth == "on");
+        let (server, credentials) = match wants_login {
+            true => (support::builder().user("nacos", "nacos"), Some(("nacos".into(), "nacos".into()))),
+            false => (support::builder(), None),
         };
         let server = server.dialect(dialect).start().unwrap();
         Self::at(Kind::Nacos(dialect), &server.server_address(), credentials, Some(server))
@@ -115,10 +131,10 @@ impl World {
 
     fn named(address: &str) -> Self {
         let credentials = env::var("NACOS_USERNAME").ok().zip(env::var("NACOS_PASSWORD").ok());
-        Self::at(Kind::find_out(address), address, credentials, None)
+        Self::at(Kind::find_out(address, credentials.as_ref()), address, credentials, None)
     }
 
-    fn at(kind: Kind, address: &str, credentials: Option<(String, String)>, embedded: Option<EmbeddedServer>) -> Self {
+    fn at(kind: Kind, address: &str, credentials: Option<Credentials>, embedded: Option<EmbeddedServer>) -> Self {
         let administers = !kind.wants_an_administrator() || credentials.is_some();
         let config = config_at(address);
         let config = match credentials {

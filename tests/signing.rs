@@ -63,7 +63,9 @@ impl Demanded {
 
 #[actix::test]
 async fn every_operation_is_signed_on_every_server_alone_and_beside_a_login() {
-    for (dialect, demanded) in Dialect::all().flat_map(|dialect| Demanded::all().map(move |demanded| (dialect, demanded))) {
+    for (dialect, demanded) in
+        Dialect::all().flat_map(|dialect| Demanded::all().map(move |demanded| (dialect, demanded)))
+    {
         let server = demanded.by_server(support::builder().dialect(dialect));
         let registry = start(demanded.by_client(config(&server)));
         let what = format!("{demanded:?} on {dialect}");

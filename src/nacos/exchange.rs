@@ -213,9 +213,7 @@ impl Refusal {
                     "it speaks neither the v1 nor the v3 API for this; is it a Nacos, and is the context path right?"
                         .into(),
             },
-            Refusal::Forbidden(reason) | Refusal::Denied(reason) => {
-                Error::Unauthorized { operation, server, reason }
-            }
+            Refusal::Forbidden(reason) | Refusal::Denied(reason) => Error::Unauthorized { operation, server, reason },
             Refusal::Refused { status, body } => Error::Refused { operation, server, status, body },
             Refusal::Unreadable(reason) => Error::Unreadable { operation, server, reason },
         }

@@ -162,12 +162,7 @@ impl Session {
         self.renew(server, Cause::Refused(refused), || login(credentials.clone())).await.map(Some)
     }
 
-    async fn renew<F>(
-        &self,
-        server: &str,
-        cause: Cause<'_>,
-        login: impl FnOnce() -> F,
-    ) -> Result<Rc<str>, Error>
+    async fn renew<F>(&self, server: &str, cause: Cause<'_>, login: impl FnOnce() -> F) -> Result<Rc<str>, Error>
     where
         F: Future<Output = Result<LoginAnswer, Error>>,
     {
@@ -259,7 +254,11 @@ impl Session {
     /// At one server at least.
     fn is_logged_in(&self) -> bool {
         let now = Instant::now();
-        self.state.borrow().servers.values().any(|access| access.token.as_ref().is_some_and(|token| token.ends_at > now))
+        self.state
+            .borrow()
+            .servers
+            .values()
+            .any(|access| access.token.as_ref().is_some_and(|token| token.ends_at > now))
     }
 
     /// One that need not be renewed yet.
@@ -303,7 +302,8 @@ impl Session {
     /// Whether the server serves without a token, and no login is due or another caller tries it: nobody else waits for that.
     fn is_served_without_login(&self, server: &str) -> bool {
         let is_due = |refused: &RefusedLogin| refused.until <= Instant::now() && self.login.try_lock().is_ok();
-        self.with_refused(server, |refused| refused.serves_without_token == Some(true) && !is_due(refused)) == Some(true)
+        self.with_refused(server, |refused| refused.serves_without_token == Some(true) && !is_due(refused))
+            == Some(true)
     }
 
     /// The failure of a login at `server` that this caller has waited for.

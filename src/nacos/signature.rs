@@ -144,12 +144,7 @@ mod tests {
     }
 
     fn key(region: Option<&str>) -> AccessKey {
-        AccessKey {
-            id: "my id".into(),
-            secret: SECRET.into(),
-            security_token: None,
-            region: region.map(str::to_owned),
-        }
+        AccessKey { id: "my id".into(), secret: SECRET.into(), security_token: None, region: region.map(str::to_owned) }
     }
 
     fn parameters(query: &str) -> Vec<(String, String)> {
@@ -188,7 +183,8 @@ mod tests {
         assert_eq!(data(&ungrouped), "1700000000000@@DEFAULT_GROUP@@orders");
         let none = Request::by_query(Method::GET, "/", &[("groupName", "PAY")]);
         assert_eq!(data(&none), "1700000000000");
-        let bare = Request { method: Method::GET, path: "/", query: String::new(), form: None, form_may_be_query: false };
+        let bare =
+            Request { method: Method::GET, path: "/", query: String::new(), form: None, form_may_be_query: false };
         assert_eq!(parameters(&key(None).signed_query(&bare, TIME)).len(), 4);
     }
 
