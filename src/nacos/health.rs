@@ -165,6 +165,10 @@ impl Health {
         self.last_error = Some(failure.error);
     }
 
+    pub(super) fn is_in_outage(&self) -> bool {
+        self.is_in_outage
+    }
+
     /// The connection that is watched could not be opened again.
     pub(super) fn note_outage(&mut self) {
         self.is_in_outage = true;

@@ -333,10 +333,11 @@ impl Servers {
         self.list.borrow().iter().any(|server| server.is_at(ip))
     }
 
-    /// Whether a datagram from `ip` may come from the server in use: an address of none of the servers may be a translated
-    /// one.
+    /// Whether a datagram from `ip` may tell what the server in use knows in this epoch. An address of none of the servers may
+    /// be a translated one. During an outage nothing tells what was sent before it.
     pub(crate) fn may_be_current(&self, ip: IpAddr) -> bool {
-        self.current().is_some_and(|current| current.is_at(ip) || !self.trusts(ip))
+        let current = self.current().filter(|current| !current.health.borrow().is_in_outage());
+        current.is_some_and(|current| current.is_at(ip) || !self.trusts(ip))
     }
 }
 
@@ -517,6 +518,8 @@ mod tests {
         assert!(may_be_current("192.0.2.1"), "an address of none of them may be a translated one");
         servers.current.set(2);
         assert!(may_be_current("127.0.0.2"));
+        servers.note_outage(&servers.all()[2]);
+        assert!(!may_be_current("127.0.0.2"));
     }
 
     #[actix::test]
