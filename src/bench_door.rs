@@ -6,12 +6,12 @@ use actix::{Actor, Addr, Context, Handler, Recipient, ResponseFuture, WeakRecipi
 
 use crate::{
     change::ServiceChanged,
-    config::{Config, Protocol},
+    config::Config,
     grid::Grid,
     instance::{Instance, InstanceKey},
     listeners::Listener,
     nacos::{
-        exchange::{Answer, Request},
+        exchange::{Answer, Request, WireProtocol},
         v1, Listed,
     },
     push::{PushContent, PushMessage},
@@ -89,7 +89,7 @@ impl Watch {
 }
 
 fn listed(info: ServiceInfo) -> Listed {
-    Listed { info, epoch: Some(0), protocol: Protocol::V1 }
+    Listed { info, epoch: Some(0), protocol: WireProtocol::V1 }
 }
 
 /// Answers one poll, and no other.

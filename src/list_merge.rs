@@ -13,9 +13,8 @@ use actix_rt::time::Instant;
 
 use crate::{
     change::Source,
-    config::Protocol,
     instance::Instance,
-    nacos::Listed,
+    nacos::{exchange::WireProtocol, Listed},
     service::{Difference, ServiceInfo},
 };
 
@@ -25,7 +24,7 @@ pub(crate) struct CurrentList {
     pub(crate) info: Arc<ServiceInfo>,
     /// None while no list of the server in use has come.
     epoch: Option<u64>,
-    pub(crate) protocol: Protocol,
+    pub(crate) protocol: WireProtocol,
     /// By the server's clock.
     pub(crate) server_millis: i64,
     /// When a list last confirmed or changed it.
@@ -124,7 +123,7 @@ impl ListMerge {
         if self.current.is_some() {
             return None;
         }
-        self.replace(Listed { info, epoch: None, protocol: Protocol::Auto }, 0, Source::Cache);
+        self.replace(Listed { info, epoch: None, protocol: WireProtocol::V1 }, 0, Source::Cache);
         Some(Step::default())
     }
 
@@ -266,7 +265,7 @@ mod tests {
             let mut info = ServiceInfo::empty(&ServiceName::parse("orders").unwrap(), "");
             info.last_ref_time = self.clock;
             info.hosts = hosts.iter().map(|port| Arc::new(Instance::new("127.0.0.1", *port))).collect();
-            Listed { info, epoch: epoch.into(), protocol: Protocol::V1 }
+            Listed { info, epoch: epoch.into(), protocol: WireProtocol::V1 }
         }
 
         fn poll(&mut self, hosts: &[u16], epoch: impl Into<Option<u64>>) -> Merged {

@@ -16,12 +16,12 @@ use tokio::sync::mpsc;
 use crate::{
     cache::CacheFile,
     change::{ServiceChanged, Source},
-    config::{Config, Protocol},
+    config::Config,
     error::Error,
     grid::Grid,
     list_merge::{Arrival, ListMerge, Merged, Step},
     listeners::{Delivery, Listener, ListenerId, Listeners},
-    nacos::Listed,
+    nacos::{exchange::WireProtocol, Listed},
     service::ServiceName,
     view::{ServiceView, ViewWriter},
 };
@@ -351,7 +351,7 @@ impl Subscriber {
     /// v3 has no push, and changes seldom come alone: instances of a deployment are replaced one after the other.
     fn is_restless(&self) -> bool {
         self.merge.current().is_some_and(|list| {
-            list.protocol == Protocol::V3 && self.status.changes > 1 && list.changed.elapsed() < RESTLESS_TIME
+            list.protocol == WireProtocol::V3 && self.status.changes > 1 && list.changed.elapsed() < RESTLESS_TIME
         })
     }
 

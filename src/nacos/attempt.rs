@@ -10,13 +10,14 @@ use slog::{debug, info, warn};
 use tokio::sync::SemaphorePermit;
 
 use super::{
-    exchange::{Answer, Operation, Refusal, Request},
+    calls::Call,
+    exchange::{Answer, Operation, Refusal, Request, WireProtocol},
     health::{pause, Failure},
     servers::{Choice, Server},
     transport::Proof,
     ConnectionState, Nacos, Patience,
 };
-use crate::{config::Protocol, error::Error};
+use crate::error::Error;
 
 /// How often an operation looks whether an endpoint has named servers.
 const SERVER_LIST_WAIT: Duration = Duration::from_millis(50);
@@ -25,7 +26,7 @@ const SERVER_LIST_WAIT: Duration = Duration::from_millis(50);
 pub(super) struct Answered<T> {
     pub(super) value: T,
     pub(super) server: Rc<Server>,
-    pub(super) protocol: Protocol,
+    pub(super) protocol: WireProtocol,
 }
 
 /// How far an operation has come.
@@ -74,14 +75,8 @@ impl Progress {
 impl Nacos {
     /// Sends the request and reads the answer, at one server after the other, until one gives an answer that no other
     /// server would give better.
-    pub(super) async fn attempt<T>(
-        &self,
-        operation: Operation,
-        patience: Patience,
-        make: impl Fn(Protocol) -> Request,
-        read: impl Fn(Protocol, &Answer) -> Result<T, Refusal>,
-        subject: impl Fn() -> String,
-    ) -> Result<Answered<T>, Error> {
+    pub(super) async fn attempt<C: Call>(&self, call: &C, patience: Patience) -> Result<Answered<C::Value>, Error> {
+        let operation = C::OPERATION;
         let mut progress = Progress::default();
         while let Some((_permit, server, deadline)) = self.next_server(operation, patience, &mut progress).await {
             // A rejected login says nothing of the server's health.
@@ -90,9 +85,9 @@ impl Nacos {
                 continue;
             }
             let sent = Instant::now();
-            match self.ask(&server, operation, deadline, &make, &read, &subject).await {
+            match self.ask(call, &server, deadline).await {
                 Err(error) if error.is_retryable() => {
-                    let counts = self.note_failure(&server, operation, &subject, sent, &error);
+                    let counts = self.note_failure(call, &server, sent, &error);
                     progress.has_current_failed |= self.servers.is_in_use(&server);
                     progress.fail(server, error, !counts);
                 }
@@ -161,36 +156,30 @@ impl Nacos {
     }
 
     /// Asks one server, in the protocol it is known to speak, and in the other if it does not speak that (any more).
-    async fn ask<T>(
+    async fn ask<C: Call>(
         &self,
+        call: &C,
         server: &Rc<Server>,
-        operation: Operation,
         deadline: Instant,
-        make: &impl Fn(Protocol) -> Request,
-        read: &impl Fn(Protocol, &Answer) -> Result<T, Refusal>,
-        subject: &impl Fn() -> String,
-    ) -> Result<Answered<T>, Error> {
+    ) -> Result<Answered<C::Value>, Error> {
         let mut protocol = self.protocol_of(server);
-        let mut answered = self.speak(server, operation, deadline, protocol, make, read).await?;
-        if self.protocol == Protocol::Auto && matches!(answered, Err(Refusal::NotSpoken)) {
-            protocol = other(protocol);
-            answered = self.speak(server, operation, deadline, protocol, make, read).await?;
+        let mut answered = self.speak(call, server, protocol, deadline).await?;
+        if self.protocol.is_none() && matches!(answered, Err(Refusal::NotSpoken)) {
+            protocol = protocol.other();
+            answered = self.speak(call, server, protocol, deadline).await?;
         }
-        if operation.is_in_every_api() && !matches!(answered, Err(Refusal::NotSpoken)) {
+        if C::OPERATION.is_in_every_api() && !matches!(answered, Err(Refusal::NotSpoken)) {
             self.servers.note_protocol(server, protocol);
         }
         match answered {
             Ok(value) => Ok(Answered { value, server: server.clone(), protocol }),
-            Err(refusal) => Err(refusal.into_error(operation, &server.name, subject())),
+            Err(refusal) => Err(refusal.into_error(C::OPERATION, &server.name, call.subject())),
         }
     }
 
     /// v1 is tried first: where a server speaks both, only v1 has push.
-    pub(super) fn protocol_of(&self, server: &Server) -> Protocol {
-        match self.protocol {
-            Protocol::Auto => server.protocol().unwrap_or(Protocol::V1),
-            fixed => fixed,
-        }
+    pub(super) fn protocol_of(&self, server: &Server) -> WireProtocol {
+        self.protocol.or(server.protocol()).unwrap_or(WireProtocol::V1)
     }
 
     /// Sends long parameters in a form, unless the server is known to read those of this method from the query alone.
@@ -230,18 +219,11 @@ impl Nacos {
     }
 
     /// Tells whether the failure counts.
-    fn note_failure(
-        &self,
-        server: &Server,
-        operation: Operation,
-        subject: &impl Fn() -> String,
-        sent: Instant,
-        error: &Error,
-    ) -> bool {
+    fn note_failure<C: Call>(&self, call: &C, server: &Server, sent: Instant, error: &Error) -> bool {
         debug!(self.log, "request to registry server failed"; "server" => &server.name, "error" => %error);
         let Some(kind) = self.transport.failure_kind(error) else { return false };
-        let subject = self.subjects.hash_one(subject());
-        self.servers.failed(server, Failure { kind, operation, subject, sent, error: error.clone() });
+        let subject = self.subjects.hash_one(call.subject());
+        self.servers.failed(server, Failure { kind, operation: C::OPERATION, subject, sent, error: error.clone() });
         self.note_connection(false);
         true
     }
@@ -273,11 +255,4 @@ fn is_rejection(error: &Error) -> bool {
 /// Whether the server would reject every other request likewise: wrong login, no Nacos, or a gateway that redirects.
 fn is_useless(rejection: &Error) -> bool {
     !matches!(rejection, Error::Refused { status, .. } if *status >= 400)
-}
-
-pub(super) fn other(protocol: Protocol) -> Protocol {
-    match protocol {
-        Protocol::V3 => Protocol::V1,
-        _ => Protocol::V3,
-    }
 }

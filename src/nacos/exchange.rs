@@ -5,7 +5,7 @@ use std::fmt;
 use awc::http::Method;
 use serde::Serialize;
 
-use crate::error::Error;
+use crate::{config::Protocol, error::Error};
 
 /// The steps that can fail; every [`Error`] of a server names one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -83,6 +83,40 @@ impl fmt::Display for Operation {
 
 /// Tomcat and most proxies refuse request lines above 8 KiB; some count the headers to it.
 const LONGEST_QUERY: usize = 4 * 1024;
+
+/// One of Nacos' HTTP APIs, as a server was found to speak it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WireProtocol {
+    V1,
+    V3,
+}
+
+impl WireProtocol {
+    /// None for `auto`.
+    pub(crate) fn fixed_by(protocol: Protocol) -> Option<Self> {
+        match protocol {
+            Protocol::Auto => None,
+            Protocol::V1 => Some(WireProtocol::V1),
+            Protocol::V3 => Some(WireProtocol::V3),
+        }
+    }
+
+    pub(crate) fn other(self) -> Self {
+        match self {
+            WireProtocol::V1 => WireProtocol::V3,
+            WireProtocol::V3 => WireProtocol::V1,
+        }
+    }
+}
+
+impl From<WireProtocol> for Protocol {
+    fn from(protocol: WireProtocol) -> Self {
+        match protocol {
+            WireProtocol::V1 => Protocol::V1,
+            WireProtocol::V3 => Protocol::V3,
+        }
+    }
+}
 
 /// A request that no server has been chosen for yet.
 #[derive(Debug, Clone)]

@@ -6,29 +6,27 @@ use actix_rt::time::Instant;
 use slog::{info, warn};
 
 use super::{
-    attempt::other,
-    exchange::{Answer, Operation, Refusal, Request},
+    calls::{Call, Login},
+    exchange::{Operation, Refusal, WireProtocol},
     servers::Server,
     session::Credentials,
-    v1::{self, LoginAnswer},
-    v3, Nacos,
+    v1::LoginAnswer,
+    Nacos,
 };
-use crate::{config::Protocol, error::Error};
+use crate::error::Error;
 
 impl Nacos {
     /// One request in one protocol; once more with another token when its token was refused, if there is one.
-    pub(super) async fn speak<T>(
+    pub(super) async fn speak<C: Call>(
         &self,
+        call: &C,
         server: &Rc<Server>,
-        operation: Operation,
+        protocol: WireProtocol,
         deadline: Instant,
-        protocol: Protocol,
-        make: &impl Fn(Protocol) -> Request,
-        read: &impl Fn(Protocol, &Answer) -> Result<T, Refusal>,
-    ) -> Result<Result<T, Refusal>, Error> {
-        let request = make(protocol);
+    ) -> Result<Result<C::Value, Refusal>, Error> {
+        let (operation, request) = (C::OPERATION, call.request(protocol));
         let send = async |token: Option<&str>| {
-            self.send(server, operation, deadline, &request, token).await.map(|answer| read(protocol, &answer))
+            self.send(server, operation, deadline, &request, token).await.map(|answer| call.read(protocol, &answer))
         };
         if !self.session.is_needed() {
             return Ok(send(None).await?.map_err(|refusal| self.without_login(refusal)));
@@ -71,16 +69,20 @@ impl Nacos {
         deadline: Instant,
         credentials: Credentials,
     ) -> Result<LoginAnswer, Error> {
+        let login = Login(&credentials);
+        let log_in = async |protocol| {
+            let answer = self.send(server, Operation::Login, deadline, &login.request(protocol), None).await?;
+            Ok::<_, Error>(login.read(protocol, &answer))
+        };
         let first = self.protocol_of(server);
-        let mut answered = self.log_in_by(server, deadline, first, &credentials).await?;
-        if self.protocol == Protocol::Auto && matches!(answered, Err(Refusal::NotSpoken)) {
-            answered = self.log_in_by(server, deadline, other(first), &credentials).await?;
+        let mut answered = log_in(first).await?;
+        if self.protocol.is_none() && matches!(answered, Err(Refusal::NotSpoken)) {
+            answered = log_in(first.other()).await?;
         }
         if matches!(answered, Err(Refusal::NotSpoken)) {
             answered = Err(Refusal::Denied("it has no login".into()));
         }
-        let answered =
-            answered.map_err(|refusal| refusal.into_error(Operation::Login, &server.name, &credentials.username));
+        let answered = answered.map_err(|refusal| refusal.into_error(Operation::Login, &server.name, login.subject()));
         let is_refused = self.session.is_refused(&server.name);
         match &answered {
             Ok(_) if is_refused => info!(self.log, "the login is accepted"; "server" => &server.name),
@@ -91,22 +93,6 @@ impl Nacos {
             _ => {}
         }
         answered
-    }
-
-    async fn log_in_by(
-        &self,
-        server: &Server,
-        deadline: Instant,
-        protocol: Protocol,
-        credentials: &Credentials,
-    ) -> Result<Result<LoginAnswer, Refusal>, Error> {
-        let Credentials { username, password } = credentials;
-        let (request, read): (_, fn(&Answer) -> _) = match protocol {
-            Protocol::V3 => (v3::login(username, password), v3::read_login),
-            _ => (v1::login(v1::LOGIN, username, password), v1::read_login),
-        };
-        let answer = self.send(server, Operation::Login, deadline, &request, None).await?;
-        Ok(read(&answer))
     }
 
     /// Says what would help where no login can be tried.

@@ -5,6 +5,7 @@
 //! protocols.
 
 mod attempt;
+mod calls;
 mod decoding;
 mod dialer;
 mod endpoint;
@@ -32,21 +33,15 @@ use actix_rt::time::{sleep_until, Instant};
 pub(crate) use endpoint::keep_server_list;
 pub use exchange::Operation;
 use serde::Serialize;
-use slog::{warn, Logger};
+use slog::Logger;
 use tokio::sync::watch;
 
 use self::{
-    attempt::Answered,
-    exchange::{Answer, Refusal},
-    last_lists::LastLists,
-    servers::Servers,
-    session::Session,
-    signature::AccessKey,
-    transport::Transport,
-    v1::{ListAnswer, PushAddress},
+    attempt::Answered, exchange::WireProtocol, last_lists::LastLists, servers::Servers, session::Session,
+    signature::AccessKey, transport::Transport, v1::PushAddress,
 };
 use crate::{
-    config::{Config, Protocol},
+    config::Config,
     error::Error,
     heartbeat::HeartbeatReply,
     instance::{Instance, InstanceKey},
@@ -59,7 +54,8 @@ const LIST_DELAY: Duration = Duration::from_secs(1);
 /// The client of one Registry: which servers there are, the login, the connections.
 pub(crate) struct Nacos {
     namespace: String,
-    protocol: Protocol,
+    /// None where it is found out for each server.
+    protocol: Option<WireProtocol>,
     disabled: bool,
     operation_timeout: Duration,
     transport: Transport,
@@ -69,12 +65,15 @@ pub(crate) struct Nacos {
     access_key: RefCell<Option<Rc<AccessKey>>>,
     last_lists: LastLists,
     /// Those that were warned of.
-    services_with_hosts_left_out: RefCell<HashSet<ServiceName>>,
+    left_out: RefCell<LeftOut>,
     connection: watch::Sender<ConnectionState>,
     /// Hashes what a failed request was about.
     subjects: foldhash::fast::RandomState,
     log: Logger,
 }
+
+/// Services with instances that lists leave out.
+type LeftOut = HashSet<ServiceName>;
 
 /// How the servers can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -118,7 +117,7 @@ pub(crate) struct Listed {
     pub(crate) info: ServiceInfo,
     /// The epoch of the server in use; none if another server answered, which may not know what that one was told.
     pub(crate) epoch: Option<u64>,
-    pub(crate) protocol: Protocol,
+    pub(crate) protocol: WireProtocol,
 }
 
 impl Nacos {
@@ -129,7 +128,7 @@ impl Nacos {
         let servers = Servers::new(config.addresses()?, config.request_timeout, new_client, config.logger.clone());
         Ok(Nacos {
             namespace: config.namespace_id().into(),
-            protocol: config.protocol,
+            protocol: WireProtocol::fixed_by(config.protocol),
             disabled: config.disabled,
             operation_timeout: config.operation_timeout,
             transport,
@@ -137,7 +136,7 @@ impl Nacos {
             session: Session::new(config.username.clone(), config.password.clone()),
             access_key: RefCell::new(config.signing_key().map(Rc::new)),
             last_lists: LastLists::new(),
-            services_with_hosts_left_out: RefCell::default(),
+            left_out: RefCell::default(),
             connection: watch::channel(ConnectionState::Unknown).0,
             subjects: foldhash::fast::RandomState::default(),
             log: config.logger.clone(),
@@ -198,23 +197,16 @@ impl Nacos {
         if self.disabled {
             return Ok(());
         }
-        let make = |protocol| match protocol {
-            Protocol::V3 => v3::register(&self.namespace, service, instance),
-            _ => v1::register(&self.namespace, service, instance),
-        };
-        let key = || InstanceKey::of(service, instance).to_string();
-        self.attempt(Operation::Register, patience, make, read_ok, key).await.map(drop)
+        let call = calls::Register { namespace: &self.namespace, service, instance };
+        self.attempt(&call, patience).await.map(drop)
     }
 
     pub(crate) async fn deregister(&self, key: &InstanceKey, ephemeral: bool, patience: Patience) -> Result<(), Error> {
         if self.disabled {
             return Ok(());
         }
-        let make = |protocol| match protocol {
-            Protocol::V3 => v3::deregister(&self.namespace, key, ephemeral),
-            _ => v1::deregister(&self.namespace, key, ephemeral),
-        };
-        self.attempt(Operation::Deregister, patience, make, read_ok, || key.to_string()).await.map(drop)
+        let call = calls::Deregister { namespace: &self.namespace, key, ephemeral };
+        self.attempt(&call, patience).await.map(drop)
     }
 
     pub(crate) async fn beat(
@@ -227,57 +219,23 @@ impl Nacos {
         if self.disabled {
             return Ok(HeartbeatReply::taken());
         }
-        let make = |protocol| match protocol {
-            Protocol::V3 => v3::beat(&self.namespace, key),
-            _ => v1::beat(&self.namespace, key, (!light).then_some(instance)),
-        };
-        let read = |protocol, answer: &Answer| match protocol {
-            Protocol::V3 => v3::read_beat(answer),
-            _ => v1::read_beat(answer),
-        };
-        let told = self.attempt(Operation::Beat, patience, make, read, || key.to_string()).await?;
-        Ok(told.value)
+        let call = calls::Beat { namespace: &self.namespace, key, values: (!light).then_some(instance) };
+        self.attempt(&call, patience).await.map(|answered| answered.value)
     }
 
     /// Asks for one list, in order and filtered. `namespace`: another one than the configured.
     pub(crate) async fn list(&self, query: &ListQuery<'_>, patience: Patience) -> Result<Listed, Error> {
         if self.disabled {
             let info = ServiceInfo::empty(query.service, query.clusters);
-            return Ok(Listed { info, epoch: Some(self.epoch()), protocol: Protocol::V1 });
+            return Ok(Listed { info, epoch: Some(self.epoch()), protocol: WireProtocol::V1 });
         }
         let namespace = query.namespace.unwrap_or(&self.namespace);
-        let ListQuery { service, clusters, healthy_only, push_to, .. } = *query;
-        let make = |protocol| match protocol {
-            Protocol::V3 => v3::list(namespace, service, clusters, healthy_only),
-            _ => v1::list(namespace, service, clusters, healthy_only, push_to),
-        };
-        // No name contains a control character.
-        let key = format!("{namespace}\n{service}\n{clusters}\n{healthy_only}");
-        let read = |protocol, answer: &Answer| {
-            self.last_lists.read(&key, answer, |answer| {
-                let list = match protocol {
-                    Protocol::V3 => v3::read_list(answer, service)?,
-                    _ => v1::read_list(answer)?,
-                };
-                self.warn_of_hosts_left_out(service, &list);
-                let mut info = list.into_info(service);
-                info.tidy(clusters, healthy_only);
-                Ok(info)
-            })
-        };
-        let told = self.attempt(Operation::List, patience, make, read, || query.service.to_string()).await?;
+        let (last_lists, left_out) = (&self.last_lists, &self.left_out);
+        let call = calls::List { namespace, query, last_lists, left_out, log: &self.log };
+        let answered = self.attempt(&call, patience).await?;
         // Read now: an epoch that begins later did not answer this.
-        let epoch = self.servers.is_in_use(&told.server).then(|| self.epoch());
-        Ok(Listed { info: told.value, epoch, protocol: told.protocol })
-    }
-
-    /// Once per service: lists come every few seconds.
-    fn warn_of_hosts_left_out(&self, service: &ServiceName, list: &ListAnswer) {
-        let left_out = list.hosts.iter().filter(|host| !host.is_usable()).count();
-        if left_out > 0 && self.services_with_hosts_left_out.borrow_mut().insert(service.clone()) {
-            warn!(self.log, "left instances without ip or port out of a service list";
-                "service" => %service, "instances" => left_out);
-        }
+        let epoch = self.servers.is_in_use(&answered.server).then(|| self.epoch());
+        Ok(Listed { info: answered.value, epoch, protocol: answered.protocol })
     }
 
     pub(crate) async fn list_services(
@@ -289,16 +247,9 @@ impl Nacos {
         if self.disabled {
             return Ok((0, Vec::new()));
         }
-        let make = |protocol| match protocol {
-            Protocol::V3 => v3::list_services(&self.namespace, group, page_no, page_size),
-            _ => v1::list_services(&self.namespace, group, page_no, page_size),
-        };
-        let read = |protocol, answer: &Answer| match protocol {
-            Protocol::V3 => v3::read_services(answer, group),
-            _ => v1::read_services(answer),
-        };
-        let told = self.attempt(Operation::ListServices, Patience::Operation, make, read, || group.to_owned()).await?;
-        Ok((told.value.count, told.value.doms))
+        let call = calls::ListServices { namespace: &self.namespace, group, page_no, page_size };
+        let answered = self.attempt(&call, Patience::Operation).await?;
+        Ok((answered.value.count, answered.value.doms))
     }
 
     /// Writes all values of somebody else's instance.
@@ -308,16 +259,8 @@ impl Nacos {
         instance: &Instance,
         patience: Patience,
     ) -> Result<(), Error> {
-        let key = || InstanceKey::of(service, instance).to_string();
-        let make = |protocol| match protocol {
-            Protocol::V3 => v3::overwrite(&self.namespace, service, instance),
-            _ => v1::overwrite(&self.namespace, service, instance),
-        };
-        let read = |protocol, answer: &Answer| match protocol {
-            Protocol::V3 => v3::read_overwritten(answer),
-            _ => v1::read_ok(answer),
-        };
-        self.attempt(Operation::Modify, patience, make, read, key).await.map(drop)
+        let call = calls::Overwrite { namespace: &self.namespace, service, instance };
+        self.attempt(&call, patience).await.map(drop)
     }
 
     /// What is so now with an instance: GET and list together, since GET tells neither `enabled` nor `ephemeral` on
@@ -371,15 +314,7 @@ impl Nacos {
         if self.disabled {
             return Err(Error::NotFound { instance: key.to_string(), may_be_disabled: false });
         }
-        let make = |protocol| match protocol {
-            Protocol::V3 => v3::get(&self.namespace, key),
-            _ => v1::get(&self.namespace, key),
-        };
-        let read = |protocol, answer: &Answer| match protocol {
-            Protocol::V3 => v3::read_instance(answer, key),
-            _ => v1::read_instance(answer, key),
-        };
-        self.attempt(Operation::Get, patience, make, read, || key.to_string()).await
+        self.attempt(&calls::Get { namespace: &self.namespace, key }, patience).await
     }
 
     async fn find_in_list(
@@ -405,13 +340,6 @@ impl Nacos {
         }
         sleep_until(shown.min(patience.deadline(self.deadline()))).await;
         Ok(self.list(&ListQuery::all_of(&key.service), patience).await?.info)
-    }
-}
-
-fn read_ok(protocol: Protocol, answer: &Answer) -> Result<(), Refusal> {
-    match protocol {
-        Protocol::V3 => v3::read_ok(answer),
-        _ => v1::read_ok(answer),
     }
 }
 

@@ -19,14 +19,12 @@ use tokio::sync::{watch, Notify};
 
 use super::{
     dialer::Dialer,
+    exchange::WireProtocol,
     health::{Availability, Failure, FailureKind, Health},
     resolve::Resolved,
     ConnectionState, Operation,
 };
-use crate::{
-    config::{Protocol, ServerAddress},
-    error::Error,
-};
+use crate::{config::ServerAddress, error::Error};
 
 /// A server that is not asked any more cannot show that it is healthy again: it counts as failing for this long.
 const RECENT_FAILURE_WINDOW: Duration = Duration::from_secs(60);
@@ -41,7 +39,7 @@ pub(crate) struct Server {
     pub(super) client: Client,
     pub(super) dialer: Dialer,
     /// What it was last found to speak.
-    protocol: Cell<Option<Protocol>>,
+    protocol: Cell<Option<WireProtocol>>,
     /// Of requests with these methods it was found to read the query alone, as Nacos 1.4 does of a POST.
     query_only: RefCell<HashSet<Method>>,
     pub(crate) resolved: Resolved,
@@ -64,7 +62,7 @@ impl Server {
         }
     }
 
-    pub(crate) fn protocol(&self) -> Option<Protocol> {
+    pub(crate) fn protocol(&self) -> Option<WireProtocol> {
         self.protocol.get()
     }
 
@@ -206,7 +204,7 @@ impl Servers {
     }
 
     /// Notes what `server` was found to speak. One that speaks another protocol than before was replaced.
-    pub(crate) fn note_protocol(&self, server: &Rc<Server>, protocol: Protocol) {
+    pub(crate) fn note_protocol(&self, server: &Rc<Server>, protocol: WireProtocol) {
         let before = server.protocol.replace(Some(protocol));
         if before.is_some_and(|before| before != protocol) && self.is_in_use(server) {
             self.begin_epoch("the server speaks another protocol than before");
@@ -467,11 +465,11 @@ mod tests {
     async fn an_epoch_begins_when_the_server_in_use_speaks_another_protocol() {
         let servers = servers(&["a:1", "b:1"]);
         for server in servers.all() {
-            servers.note_protocol(&server, Protocol::V1);
+            servers.note_protocol(&server, WireProtocol::V1);
         }
-        servers.note_protocol(&servers.all()[1], Protocol::V3);
+        servers.note_protocol(&servers.all()[1], WireProtocol::V3);
         assert_eq!(servers.epoch(), 0);
-        servers.note_protocol(&servers.all()[0], Protocol::V3);
+        servers.note_protocol(&servers.all()[0], WireProtocol::V3);
         assert_eq!(servers.epoch(), 1);
     }
 
@@ -525,10 +523,10 @@ mod tests {
     #[actix::test]
     async fn a_new_list_keeps_what_is_known() {
         let servers = servers(&["a:1", "b:1"]);
-        servers.note_protocol(&servers.all()[0], Protocol::V3);
+        servers.note_protocol(&servers.all()[0], WireProtocol::V3);
         let parse = |name: &&str| ServerAddress::parse(name, "/nacos").unwrap();
         servers.replace(["c:1", "a:1"].iter().map(parse).collect());
-        assert_eq!(servers.current().unwrap().protocol(), Some(Protocol::V3));
+        assert_eq!(servers.current().unwrap().protocol(), Some(WireProtocol::V3));
         assert_eq!(in_use(&servers), ("a:1".into(), 0));
         servers.replace(["c:1"].iter().map(parse).collect());
         assert_eq!(in_use(&servers), ("c:1".into(), 1));

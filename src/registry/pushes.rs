@@ -13,8 +13,7 @@ use slog::{debug, info, warn};
 
 use super::{Desk, Registry};
 use crate::{
-    config::Protocol,
-    nacos::{v1::PushAddress, Listed},
+    nacos::{exchange::WireProtocol, v1::PushAddress, Listed},
     push::{OverBudget, PushReceiver, PushTally, Pushed, StopReceiving},
     service::ServiceName,
     subscriber::{Hint, PushedList, Watched},
@@ -99,7 +98,7 @@ impl Desk {
             return None;
         }
         let server = self.nacos.servers().current()?;
-        if server.protocol() == Some(Protocol::V3) {
+        if server.protocol() == Some(WireProtocol::V3) {
             return None;
         }
         server.resolved.resolve(&server.address).await;
@@ -162,7 +161,7 @@ impl Desk {
         let info = pushed.list.into_info(&service);
         for (watched, subscriber) in subscribers {
             if covers(&info.clusters, &watched) {
-                let listed = Listed { info: info.clone(), epoch: Some(epoch), protocol: Protocol::V1 };
+                let listed = Listed { info: info.clone(), epoch: Some(epoch), protocol: WireProtocol::V1 };
                 subscriber.do_send(PushedList(listed));
             } else {
                 // To Nacos 2 and later we are one subscriber of a service, with the clusters that were asked for last.

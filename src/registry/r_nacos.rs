@@ -14,9 +14,9 @@ use slog::debug;
 
 use super::{desired::DesiredInstance, Desk};
 use crate::{
-    config::Protocol,
     error::Error,
     instance::{Instance, InstanceKey},
+    nacos::exchange::WireProtocol,
 };
 
 /// On r-nacos each instance is read after this many heartbeats: every 30 s, at the 5 s that r-nacos asks for.
@@ -81,7 +81,8 @@ impl Desk {
             }
             Some(Kind::Unknown(until)) if Instant::now() < until => false,
             Some(Kind::Unknown(_)) | None => {
-                let speaks_v3 = self.nacos.servers().current().is_some_and(|it| it.protocol() == Some(Protocol::V3));
+                let speaks_v3 =
+                    self.nacos.servers().current().is_some_and(|it| it.protocol() == Some(WireProtocol::V3));
                 let kind = if speaks_v3 { Kind::Nacos } else { Kind::Unknown(Instant::now() + ASK_AGAIN) };
                 self.server_kind.found.set(Some((epoch, kind)));
                 !speaks_v3

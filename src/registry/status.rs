@@ -159,7 +159,7 @@ impl ServerStatus {
         ServerStatus {
             address: server.name.clone(),
             in_use,
-            protocol: server.protocol(),
+            protocol: server.protocol().map(Protocol::from),
             failures: health.failures,
             requests: health.requests,
             failed_requests: health.failed_requests,

@@ -37,7 +37,7 @@ impl Server {
 
     fn list(&self) -> Listed {
         let state = self.0.borrow();
-        let protocol = if state.is_v3 { Protocol::V3 } else { Protocol::V1 };
+        let protocol = if state.is_v3 { WireProtocol::V3 } else { WireProtocol::V1 };
         Listed { info: list(&state.hosts, state.clock), epoch: Some(state.epoch), protocol }
     }
 }
@@ -172,7 +172,7 @@ impl World {
     }
 
     fn push(&self, hosts: &[(&str, f64)], clock: i64) {
-        let listed = Listed { info: list(hosts, clock), epoch: Some(0), protocol: Protocol::V1 };
+        let listed = Listed { info: list(hosts, clock), epoch: Some(0), protocol: WireProtocol::V1 };
         self.subscriber.do_send(PushedList(listed));
     }
 }
