@@ -6,16 +6,17 @@
 use std::{hash::BuildHasher as _, rc::Rc, time::Duration};
 
 use actix_rt::time::Instant;
-use slog::{debug, info, warn};
+use slog::debug;
 use tokio::sync::SemaphorePermit;
 
 use super::{
     calls::Call,
     exchange::{Answer, Operation, Refusal, Request, WireProtocol},
     health::{pause, Failure},
-    servers::{Choice, Server},
+    server::Server,
+    servers::Choice,
     transport::Proof,
-    ConnectionState, Nacos, Patience,
+    Nacos, Patience,
 };
 use crate::error::Error;
 
@@ -226,23 +227,6 @@ impl Nacos {
         self.servers.failed(server, Failure { kind, operation: C::OPERATION, subject, sent, error: error.clone() });
         self.note_connection(false);
         true
-    }
-
-    /// One line when the connection turns bad and one when it is good again, however many requests tell so.
-    fn note_connection(&self, answered: bool) {
-        let Some(state) = self.servers.connection_after(answered) else { return };
-        if !self.connection.send_if_modified(|now| std::mem::replace(now, state) != state) {
-            return;
-        }
-        let in_use = self.servers.current().map_or_else(String::new, |server| server.name.clone());
-        let error = self.servers.last_error().map_or_else(String::new, |error| error.to_string());
-        match state {
-            ConnectionState::Lost => warn!(self.log, "no registry server answers"; "last_error" => error),
-            ConnectionState::Degraded => {
-                warn!(self.log, "a registry server fails, another one serves"; "in_use" => in_use, "last_error" => error);
-            }
-            _ => info!(self.log, "the registry can be reached"; "in_use" => in_use),
-        }
     }
 }
 

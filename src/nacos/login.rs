@@ -8,7 +8,7 @@ use slog::{info, warn};
 use super::{
     calls::{Call, Login},
     exchange::{Operation, Refusal, WireProtocol},
-    servers::Server,
+    server::Server,
     session::Credentials,
     v1::LoginAnswer,
     Nacos,

@@ -6,6 +6,7 @@
 
 mod attempt;
 mod calls;
+mod connection;
 mod decoding;
 mod dialer;
 mod endpoint;
@@ -18,6 +19,7 @@ mod login;
 pub(crate) mod recordings;
 mod resolve;
 pub(crate) mod restart_detector;
+pub(crate) mod server;
 pub(crate) mod servers;
 pub(crate) mod session;
 pub(crate) mod signature;
@@ -30,9 +32,9 @@ pub(crate) mod v3;
 use std::{cell::RefCell, collections::HashSet, rc::Rc, time::Duration};
 
 use actix_rt::time::{sleep_until, Instant};
+pub use connection::ConnectionState;
 pub(crate) use endpoint::keep_server_list;
 pub use exchange::Operation;
-use serde::Serialize;
 use slog::Logger;
 use tokio::sync::watch;
 
@@ -74,22 +76,6 @@ pub(crate) struct Nacos {
 
 /// Services with instances that lists leave out.
 type LeftOut = HashSet<ServiceName>;
-
-/// How the servers can be reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum ConnectionState {
-    /// No server has answered yet.
-    #[default]
-    Unknown,
-    /// The server in use answers, and no other is known to fail.
-    Connected,
-    /// A server fails, another one serves.
-    Degraded,
-    /// No server answers.
-    Lost,
-}
 
 /// How long to go on trying.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

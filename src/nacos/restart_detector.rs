@@ -14,7 +14,7 @@ use actix_rt::{
 use futures_util::{future::select, pin_mut};
 use tokio::io::AsyncReadExt as _;
 
-use super::servers::{Server, Servers};
+use super::{server::Server, servers::Servers};
 
 /// A refused connection is tried again after this. One that ends sooner was none: a proxy also accepts connections while
 /// there is no server behind it.

@@ -6,14 +6,13 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashSet,
     net::IpAddr,
     rc::Rc,
     time::Duration,
 };
 
 use actix_rt::time::{timeout, Instant};
-use awc::{http::Method, Client};
+use awc::Client;
 use slog::{debug, Logger};
 use tokio::sync::{watch, Notify};
 
@@ -21,76 +20,10 @@ use super::{
     dialer::Dialer,
     exchange::WireProtocol,
     health::{Availability, Failure, FailureKind, Health},
-    resolve::Resolved,
-    ConnectionState, Operation,
+    server::Server,
+    Operation,
 };
 use crate::{config::ServerAddress, error::Error};
-
-/// A server that is not asked any more cannot show that it is healthy again: it counts as failing for this long.
-const RECENT_FAILURE_WINDOW: Duration = Duration::from_secs(60);
-
-/// One server.
-pub(crate) struct Server {
-    pub(crate) address: ServerAddress,
-    /// `host:port`, as errors and logs name it.
-    pub(crate) name: String,
-    pub(crate) base_url: String,
-    /// Its connections, which are closed with it.
-    pub(super) client: Client,
-    pub(super) dialer: Dialer,
-    /// What it was last found to speak.
-    protocol: Cell<Option<WireProtocol>>,
-    /// Of requests with these methods it was found to read the query alone, as Nacos 1.4 does of a POST.
-    query_only: RefCell<HashSet<Method>>,
-    pub(crate) resolved: Resolved,
-    health: RefCell<Health>,
-}
-
-impl Server {
-    fn new(address: ServerAddress, new_client: impl Fn(&Dialer) -> Client) -> Self {
-        let dialer = Dialer::new(&address);
-        Server {
-            name: address.to_string(),
-            base_url: address.base_url(),
-            address,
-            client: new_client(&dialer),
-            dialer,
-            protocol: Cell::new(None),
-            query_only: RefCell::default(),
-            resolved: Resolved::default(),
-            health: RefCell::default(),
-        }
-    }
-
-    pub(crate) fn protocol(&self) -> Option<WireProtocol> {
-        self.protocol.get()
-    }
-
-    pub(super) fn is_query_only(&self, method: &Method) -> bool {
-        self.query_only.borrow().contains(method)
-    }
-
-    pub(super) fn note_query_only(&self, method: &Method, is_query_only: bool) {
-        let mut methods = self.query_only.borrow_mut();
-        if is_query_only {
-            methods.insert(method.clone());
-        } else {
-            methods.remove(method);
-        }
-    }
-
-    fn is_at(&self, ip: IpAddr) -> bool {
-        self.resolved.contains(ip) || self.address.host.parse::<IpAddr>() == Ok(ip)
-    }
-
-    pub(crate) fn health(&self) -> Health {
-        self.health.borrow().clone()
-    }
-
-    pub(crate) fn last_error(&self) -> Option<Error> {
-        self.health.borrow().last_error.clone()
-    }
-}
 
 /// All servers. Never empty while requests are sent, except before an `endpoint` has answered.
 pub(crate) struct Servers {
@@ -205,7 +138,7 @@ impl Servers {
 
     /// Notes what `server` was found to speak. One that speaks another protocol than before was replaced.
     pub(crate) fn note_protocol(&self, server: &Rc<Server>, protocol: WireProtocol) {
-        let before = server.protocol.replace(Some(protocol));
+        let before = server.speaks(protocol);
         if before.is_some_and(|before| before != protocol) && self.is_in_use(server) {
             self.begin_epoch("the server speaks another protocol than before");
         }
@@ -312,18 +245,6 @@ impl Servers {
         self.current().is_some_and(|current| current.health.borrow().is_open_for(operation))
     }
 
-    /// What the end of a request says of the connection; nothing when it was a single failure.
-    pub(crate) fn connection_after(&self, answered: bool) -> Option<ConnectionState> {
-        let list = self.list.borrow();
-        let is = |state: fn(&Health) -> bool| move |server: &Rc<Server>| state(&server.health.borrow());
-        let serves_nothing = |health: &Health| health.is_lost() || health.has_only_rejected();
-        if list.iter().all(is(serves_nothing)) && list.iter().any(is(Health::is_lost)) {
-            return Some(ConnectionState::Lost);
-        }
-        let is_degraded = list.iter().any(is(|health| health.has_failed_within(RECENT_FAILURE_WINDOW)));
-        answered.then_some(if is_degraded { ConnectionState::Degraded } else { ConnectionState::Connected })
-    }
-
     // Datagrams.
 
     /// Whether a datagram from `ip` may come from a server.
@@ -340,10 +261,10 @@ impl Servers {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn servers(names: &[&str]) -> Servers {
+    pub(crate) fn servers(names: &[&str]) -> Servers {
         let addresses = names.iter().map(|name| ServerAddress::parse(name, "/nacos").unwrap()).collect();
         let log = Logger::root(slog::Discard, slog::o!());
         let servers = Servers::new(addresses, Duration::from_secs(3), |_| Client::default(), log);
@@ -363,11 +284,11 @@ mod tests {
         servers.failed(&servers.all()[index], failure);
     }
 
-    fn refuse(servers: &Servers, index: usize) {
+    pub(crate) fn refuse(servers: &Servers, index: usize) {
         fail(servers, index, FailureKind::ConnectFailed, Operation::Beat, 1);
     }
 
-    fn succeed(servers: &Servers, index: usize, operation: Operation) {
+    pub(crate) fn succeed(servers: &Servers, index: usize, operation: Operation) {
         servers.succeeded(&servers.all()[index], operation, |_| false);
     }
 
@@ -471,41 +392,6 @@ mod tests {
         assert_eq!(servers.epoch(), 0);
         servers.note_protocol(&servers.all()[0], WireProtocol::V3);
         assert_eq!(servers.epoch(), 1);
-    }
-
-    #[actix::test]
-    async fn the_connection_is_lost_when_all_fail_and_not_only_once() {
-        let servers = servers(&["a:1", "b:1"]);
-        for _ in 1..3 {
-            (0..2).for_each(|index| refuse(&servers, index));
-            assert_eq!(servers.connection_after(false), None);
-        }
-        (0..2).for_each(|index| refuse(&servers, index));
-        assert_eq!(servers.connection_after(false), Some(ConnectionState::Lost));
-        succeed(&servers, 1, Operation::Beat);
-        assert_eq!(servers.connection_after(true), Some(ConnectionState::Degraded), "the other one still fails");
-    }
-
-    #[actix::test]
-    async fn the_connection_is_lost_also_beside_a_server_that_has_only_rejected() {
-        let servers = servers(&["a:1", "b:1"]);
-        succeed(&servers, 0, Operation::Beat);
-        servers.rejected(&servers.all()[1], Operation::Beat);
-        assert_eq!(servers.connection_after(true), Some(ConnectionState::Connected));
-        (0..3).for_each(|_| refuse(&servers, 0));
-        assert_eq!(servers.connection_after(true), Some(ConnectionState::Lost));
-    }
-
-    #[actix::test]
-    async fn the_connection_is_degraded_after_a_failover_and_for_a_while() {
-        tokio::time::pause();
-        let servers = servers(&["a:1", "b:1"]);
-        refuse(&servers, 0);
-        assert_eq!(servers.connection_after(false), None, "no other server has taken over yet");
-        succeed(&servers, 1, Operation::Beat);
-        assert_eq!(servers.connection_after(true), Some(ConnectionState::Degraded));
-        actix_rt::time::sleep(RECENT_FAILURE_WINDOW).await;
-        assert_eq!(servers.connection_after(true), Some(ConnectionState::Connected));
     }
 
     #[actix::test]

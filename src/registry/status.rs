@@ -10,7 +10,7 @@ use crate::{
     config::Protocol,
     error::Error,
     instance::InstanceKey,
-    nacos::{servers::Server, ConnectionState, Operation},
+    nacos::{server::Server, ConnectionState, Operation},
     subscriber::SubscriptionStatus,
 };
 
