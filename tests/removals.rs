@@ -110,17 +110,17 @@ async fn removed_after_idle_connections_were_closed(shape: Shape, closed: u64) {
 
 #[actix::test]
 async fn the_last_instance_leaves_a_pushed_view_at_once() {
-    removed_after_idle_connections_were_closed(Shape { leaving: 1, of: 1 }, 6).await;
+    removed_after_idle_connections_were_closed(Shape { leaving: 1, of: 1 }, 4).await;
 }
 
 #[actix::test]
 async fn two_of_three_instances_leave_a_pushed_view_at_once() {
-    removed_after_idle_connections_were_closed(Shape { leaving: 2, of: 3 }, 6).await;
+    removed_after_idle_connections_were_closed(Shape { leaving: 2, of: 3 }, 4).await;
 }
 
 #[actix::test]
 async fn three_of_five_instances_leave_a_pushed_view_at_once() {
-    removed_after_idle_connections_were_closed(Shape { leaving: 3, of: 5 }, 6).await;
+    removed_after_idle_connections_were_closed(Shape { leaving: 3, of: 5 }, 4).await;
 }
 
 #[actix::test]
@@ -407,7 +407,7 @@ async fn an_instance_that_registers_after_a_restart_is_pushed() {
 #[actix::test]
 async fn a_restart_does_not_multiply_the_polls_of_services_whose_instances_are_gone() {
     const SERVICES: usize = 200;
-    let (server, interval) = (server(), ms(4000));
+    let (server, interval) = (server(), ms(3000));
     let owner = start(config_at(&server.server_address()));
     let service = |number: usize| format!("orders-{number}");
     let register = |number| ask(&owner, RegisterInstance::new(service(number), IP, 80));
