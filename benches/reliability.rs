@@ -203,7 +203,8 @@ fn outage() {
     for fault in [outage::Fault::Refuse, outage::Fault::Hang] {
         let outage::Figures { requests_per_second, back_after } = run(outage::all_servers_fail(fault, &sizes));
         println!("outage: {fault:?} for 60 s: {requests_per_second:.1} requests/s, 1,000 instances back after {back_after:.1?}");
-        assert!(requests_per_second < 5.0 && back_after < BEAT);
+        // A pause of a breaker, then each instance at its own place in the beat interval.
+        assert!(requests_per_second < 5.0 && back_after < BEAT + 2 * SECOND);
     }
 }
 
