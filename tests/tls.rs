@@ -1,4 +1,5 @@
 //! Servers behind https, with a certificate authority of one's own and with client certificates.
+#![cfg(any(feature = "rustls", feature = "openssl"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
@@ -6,7 +7,7 @@ mod support;
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use actix_nacos::{Config, Error, ListInstances, RegisterInstance, TlsConfig};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{
     rustls::{crypto::ring, pki_types::PrivateKeyDer, server::WebPkiClientVerifier, RootCertStore, ServerConfig},
@@ -30,9 +31,12 @@ impl Authority {
         Authority { issuer, folder }
     }
 
+    /// For a host name or an IP address.
     fn issue(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        // OpenSSL takes a certificate with its authority's name for one that is signed by itself.
+        params.distinguished_name.push(DnType::CommonName, name);
         (params.signed_by(&key, &self.issuer).expect("a certificate"), key)
     }
 
@@ -49,7 +53,11 @@ impl Drop for Authority {
 
 /// Passes on to `server` what comes by TLS.
 async fn tls_in_front_of(server: SocketAddr, authority: &Authority, wants_client_certificate: bool) -> SocketAddr {
-    let (certificate, key) = authority.issue("127.0.0.1");
+    tls_at("127.0.0.1", server, authority, wants_client_certificate).await
+}
+
+async fn tls_at(ip: &str, server: SocketAddr, authority: &Authority, wants_client_certificate: bool) -> SocketAddr {
+    let (certificate, key) = authority.issue(ip);
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -65,7 +73,7 @@ async fn tls_in_front_of(server: SocketAddr, authority: &Authority, wants_client
     let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
     let config = builder.with_single_cert(vec![certificate.der().clone()], key).expect("a server certificate");
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let listener = TcpListener::bind((ip, 0)).await.expect("a port");
     let address = listener.local_addr().expect("an address");
     actix_rt::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -106,6 +114,20 @@ async fn a_server_with_a_certificate_of_ones_own_authority_is_trusted_by_its_ca_
     let refused = support::start(config(address, TlsConfig::default()));
     let error = refused.send(ListInstances::new("orders")).await?;
     assert!(matches!(error, Err(Error::Unreachable { .. })), "{error:?}");
+    Ok(())
+}
+
+#[actix::test]
+async fn a_server_with_an_ipv6_address_is_trusted_by_its_certificate() -> Result<(), Error> {
+    let server = support::builder().start().expect("a free port");
+    let authority = Authority::new("ipv6");
+    let address = tls_at("::1", server.address(), &authority, false).await;
+    let trusting = || TlsConfig::default().ca_file(authority.ca_file());
+    assert_eq!(register_and_list(config(address, trusting())).await?, 1);
+    let other = tls_in_front_of(server.address(), &authority, false).await;
+    let wrong_name = Config::new(format!("https://localhost:{}", other.port())).operation_timeout(support::ms(2000));
+    let error = support::start(wrong_name.tls(trusting())).send(ListInstances::new("orders")).await?;
+    assert!(matches!(error, Err(Error::Unreachable { .. })), "the certificate is one of 127.0.0.1: {error:?}");
     Ok(())
 }
 

@@ -12,6 +12,10 @@ use awc::http::Uri;
 use futures_util::{stream::FuturesUnordered, StreamExt as _};
 use tokio::net::lookup_host;
 
+use super::{
+    stream::Stream,
+    tls::{self, TlsConnectorService},
+};
 use crate::config::{ServerAddress, LONGEST_DURATION};
 
 /// So long one address may keep silent before the next is tried beside it (RFC 8305, connection attempt delay).
@@ -22,6 +26,7 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 pub(crate) struct Dialer {
     host: Rc<str>,
     port: u16,
+    https: bool,
     /// Clones share it.
     memory: Rc<Memory>,
 }
@@ -38,7 +43,7 @@ struct Memory {
 
 impl Dialer {
     pub(crate) fn new(server: &ServerAddress) -> Self {
-        Dialer { host: server.host.as_str().into(), port: server.port, memory: Rc::default() }
+        Dialer { host: server.host.as_str().into(), port: server.port, https: server.https, memory: Rc::default() }
     }
 
     /// The address that took the last connection does not answer what was `sent` then: the others are tried before it.
@@ -100,18 +105,30 @@ impl Dialer {
         }
     }
 
+    /// Connects with TLS where the server is asked by https, whatever the URI's scheme is.
+    async fn open(&self, tls: &Option<TlsConnectorService>) -> Result<Stream, ConnectError> {
+        let tcp = self.connect().await?;
+        if !self.https {
+            return Ok(Stream::new(tcp));
+        }
+        let no_tls = || io::Error::other("no TLS: the platform has no root certificates; name a CA file");
+        let tls = tls.as_ref().ok_or_else(no_tls).map_err(ConnectError::Io)?;
+        tls::handshake(tls, &self.host, tcp).await.map_err(ConnectError::Io)
+    }
+
     /// What awc connects by.
     pub(super) fn service(
         self,
+        tls: Option<TlsConnectorService>,
     ) -> impl Service<
         ConnectInfo<Uri>,
-        Response = Connection<Uri, TcpStream>,
+        Response = Connection<Uri, Stream>,
         Error = ConnectError,
-        Future = impl Future<Output = Result<Connection<Uri, TcpStream>, ConnectError>>,
+        Future = impl Future<Output = Result<Connection<Uri, Stream>, ConnectError>>,
     > + Clone {
         fn_service::<_, _, _, _, _, ()>(move |asked: ConnectInfo<Uri>| {
-            let dialer = self.clone();
-            async move { Ok(Connection::new(asked.request().clone(), dialer.connect().await?)) }
+            let (dialer, tls) = (self.clone(), tls.clone());
+            async move { Ok(Connection::new(asked.request().clone(), dialer.open(&tls).await?)) }
         })
     }
 }

@@ -23,7 +23,11 @@ pub(crate) mod server;
 pub(crate) mod servers;
 pub(crate) mod session;
 pub(crate) mod signature;
+mod stream;
 #[cfg(any(feature = "rustls", feature = "openssl"))]
+mod tls;
+#[cfg(not(any(feature = "rustls", feature = "openssl")))]
+#[path = "no_tls.rs"]
 mod tls;
 pub(crate) mod transport;
 pub(crate) mod v1;

@@ -1,6 +1,31 @@
 //! TLS for `https` servers, by rustls or by OpenSSL; rustls where both features are on.
+//!
+//! awc's own TLS takes an IPv6 address with its brackets for the server's name, which is none.
 
+use std::io;
+
+use actix_rt::net::TcpStream;
+use actix_service::Service as _;
+use actix_tls::connect::{Connection, Host};
+
+pub(super) use self::by_library::{connector, TlsConnectorService};
+use super::stream::Stream;
 use crate::{config::Config, error::Error};
+
+/// A host name or an IP address without brackets.
+struct ServerName(String);
+
+impl Host for ServerName {
+    fn hostname(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The handshake with the server of that name.
+pub(super) async fn handshake(tls: &TlsConnectorService, host: &str, tcp: TcpStream) -> io::Result<Stream> {
+    let connection = tls.call(Connection::new(ServerName(host.to_owned()), tcp)).await?;
+    Ok(Stream::new(connection.into_parts().0))
+}
 
 /// A setting that names a file we cannot use.
 fn unusable(what: &str, path: &std::path::Path, error: impl std::fmt::Display) -> Error {
@@ -20,9 +45,11 @@ fn is_certain(config: &Config) -> Result<bool, Error> {
 }
 
 #[cfg(feature = "rustls")]
-pub(crate) mod connector {
+mod by_library {
     use std::{path::Path, sync::Arc};
 
+    use actix_tls::connect::rustls_0_23::TlsConnector;
+    pub(crate) use actix_tls::connect::rustls_0_23::TlsConnectorService;
     use rustls::{
         crypto::ring,
         pki_types::{pem::PemObject as _, CertificateDer, PrivateKeyDer},
@@ -36,7 +63,7 @@ pub(crate) mod connector {
     };
 
     /// None where every server is asked by http.
-    pub(crate) fn client_config(config: &Config) -> Result<Option<Arc<ClientConfig>>, Error> {
+    pub(crate) fn connector(config: &Config) -> Result<Option<TlsConnectorService>, Error> {
         if !is_needed(config)? {
             return Ok(None);
         }
@@ -62,7 +89,7 @@ pub(crate) mod connector {
             }
         };
         client.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Some(Arc::new(client)))
+        Ok(Some(TlsConnector::service(Arc::new(client))))
     }
 
     fn roots(tls: &TlsConfig) -> Result<RootCertStore, Error> {
@@ -88,14 +115,16 @@ pub(crate) mod connector {
 }
 
 #[cfg(all(feature = "openssl", not(feature = "rustls")))]
-pub(crate) mod connector {
+mod by_library {
+    use actix_tls::connect::openssl::TlsConnector;
+    pub(crate) use actix_tls::connect::openssl::TlsConnectorService;
     use openssl::ssl::{SslConnector, SslFiletype, SslMethod};
 
     use super::{is_needed, unusable};
     use crate::{config::Config, error::Error};
 
     /// None where every server is asked by http.
-    pub(crate) fn client_config(config: &Config) -> Result<Option<SslConnector>, Error> {
+    pub(crate) fn connector(config: &Config) -> Result<Option<TlsConnectorService>, Error> {
         if !is_needed(config)? {
             return Ok(None);
         }
@@ -112,6 +141,6 @@ pub(crate) mod connector {
                 .map_err(|error| unusable("client certificate", certificate, error))?;
             client.set_private_key_file(key, SslFiletype::PEM).map_err(|error| unusable("client key", key, error))?;
         }
-        Ok(Some(client.build()))
+        Ok(Some(TlsConnector::service(client.build())))
     }
 }

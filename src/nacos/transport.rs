@@ -15,8 +15,6 @@ use awc::{
 use futures_util::future::select;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-#[cfg(any(feature = "rustls", feature = "openssl"))]
-use crate::nacos::tls;
 use crate::{
     config::Config,
     error::Error,
@@ -26,6 +24,7 @@ use crate::{
         exchange::{Answer, Operation, Request},
         health::FailureKind,
         signature::{AccessKey, SECURITY_TOKEN_HEADER},
+        tls,
     },
 };
 
@@ -95,25 +94,14 @@ impl NoAnswer {
 /// bound to its thread.
 pub(crate) fn client_factory(config: &Config) -> Result<impl Fn(&Dialer) -> Client, Error> {
     let (timeout, limit) = (config.request_timeout, config.max_connections.saturating_add(1));
-    #[cfg(any(feature = "rustls", feature = "openssl"))]
-    let tls = tls::connector::client_config(config)?;
+    let tls = tls::connector(config)?;
     Ok(move |dialer: &Dialer| {
         let connector = Connector::new()
-            .connector(dialer.clone().service())
+            .connector(dialer.clone().service(tls.clone()))
             .timeout(timeout)
             .limit(limit)
             .conn_keep_alive(CONNECTION_LIFETIME)
             .conn_lifetime(CONNECTION_LIFETIME);
-        #[cfg(feature = "rustls")]
-        let connector = match &tls {
-            Some(tls) => connector.rustls_0_23(tls.clone()),
-            None => connector,
-        };
-        #[cfg(all(feature = "openssl", not(feature = "rustls")))]
-        let connector = match &tls {
-            Some(tls) => connector.openssl(tls.clone()),
-            None => connector,
-        };
         Client::builder()
             .connector(connector)
             .disable_timeout()
@@ -185,9 +173,11 @@ impl Transport {
         request: &Request,
         proof: Proof<'_>,
     ) -> Result<Answer, NoAnswer> {
+        // The dialer does TLS where the server wants it: to awc all connections are plain.
+        let place = base_url.strip_prefix("https://").or(base_url.strip_prefix("http://")).unwrap_or(base_url);
         let url = match &*proof.query(request) {
-            "" => [base_url, request.path].concat(),
-            query => [base_url, request.path, "?", query].concat(),
+            "" => ["http://", place, request.path].concat(),
+            query => ["http://", place, request.path, "?", query].concat(),
         };
         // Bodies are decoded here, whatever else uses awc in this process.
         let mut head = client.request(request.method.clone(), url).no_decompress();
