@@ -31,7 +31,7 @@ fn service() -> ServiceName {
 /// A list of `length`, in which the instance `heavier` has another weight.
 fn info(length: usize, heavier: Option<usize>) -> Arc<ServiceInfo> {
     let instance = |number: usize| {
-        let mut instance = Instance::new(format!("10.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255), 80);
+        let mut instance = Instance::new(format!("127.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255), 80);
         instance.weight = if heavier == Some(number) { 2.0 } else { 1.0 };
         instance.metadata.insert("zone".into(), "a".into());
         instance
@@ -68,8 +68,8 @@ fn reading(criterion: &mut Criterion) {
 }
 
 fn building(criterion: &mut Criterion) {
-    let key = InstanceKey { service: service(), cluster: DEFAULT_CLUSTER.into(), ip: "10.0.0.7".into(), port: 8080 };
-    let instance = Instance::new("10.0.0.7", 8080);
+    let key = InstanceKey { service: service(), cluster: DEFAULT_CLUSTER.into(), ip: "127.0.0.7".into(), port: 8080 };
+    let instance = Instance::new("127.0.0.7", 8080);
     criterion.bench_function("build/light_beat", |bench| bench.iter(|| beat(black_box(&key), None)));
     criterion.bench_function("build/full_beat", |bench| bench.iter(|| beat(black_box(&key), Some(&instance))));
 }

@@ -21,7 +21,7 @@ const LENGTHS: [usize; 3] = [100, 10_000, 100_000];
 
 fn instances(length: usize) -> Vec<Instance> {
     let with_weight = |number: usize| {
-        let ip = format!("10.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255);
+        let ip = format!("127.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255);
         let mut instance = Instance::new(ip, 80);
         instance.weight = (number % 10 + 1) as f64;
         instance.metadata.insert("zone".into(), "a".into());

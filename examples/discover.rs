@@ -58,7 +58,7 @@ async fn run(config: Option<Config>, threads: usize, time: Duration) -> Result<(
     let config = config.unwrap_or_else(|| Config::new(address)).poll_interval(second, second);
     let registry = Registry::start(config)?;
     let service = format!("discover-{}", id());
-    let instance = |last: u8| RegisterInstance::new(&service, format!("10.0.0.{last}"), 8080);
+    let instance = |last: u8| RegisterInstance::new(&service, format!("127.0.0.{last}"), 8080);
 
     registry.send(instance(1).weight(1.0)).await??;
     registry.send(instance(2).weight(2.0)).await??;
@@ -88,8 +88,8 @@ async fn run(config: Option<Config>, threads: usize, time: Duration) -> Result<(
 }
 
 async fn change_and_go(registry: &Addr<Registry>, service: &str) -> Result<(), Error> {
-    registry.send(ModifyInstance::new(service, "10.0.0.1", 8080).weight(10.0)).await??;
-    registry.send(DeregisterInstance::new(service, "10.0.0.3", 8080)).await?
+    registry.send(ModifyInstance::new(service, "127.0.0.1", 8080).weight(10.0)).await??;
+    registry.send(DeregisterInstance::new(service, "127.0.0.3", 8080)).await?
 }
 
 /// Waits until the view shows what was changed.

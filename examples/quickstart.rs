@@ -67,9 +67,9 @@ async fn run(config: Option<Config>) -> Result<(), Box<dyn std::error::Error>> {
     // A service of our own, so that nobody else's instances confuse the reader.
     let service = format!("quickstart-{}", id());
 
-    let first = RegisterInstance::new(&service, "10.0.0.1", 8080).weight(2.0).metadata("zone", "a");
+    let first = RegisterInstance::new(&service, "127.0.0.1", 8080).weight(2.0).metadata("zone", "a");
     registry.send(first).await??;
-    registry.send(RegisterInstance::new(&service, "10.0.0.2", 8080)).await??;
+    registry.send(RegisterInstance::new(&service, "127.0.0.2", 8080)).await??;
     println!("register    two instances of {service}; each has a heartbeat now");
 
     let list = list_of(&registry, &service, 2).await?;
@@ -81,19 +81,19 @@ async fn run(config: Option<Config>) -> Result<(), Box<dyn std::error::Error>> {
     let news = hear(&mut heard, |news| news.first && news.info.hosts.len() == 2).await?;
     println!("subscribe   the list as it is: {} added", news.added.len());
 
-    registry.send(ModifyInstance::new(&service, "10.0.0.1", 8080).weight(5.0)).await??;
+    registry.send(ModifyInstance::new(&service, "127.0.0.1", 8080).weight(5.0)).await??;
     let news = hear(&mut heard, |news| !news.changed.is_empty()).await?;
     for (before, now) in &news.changed {
         println!("modify      {}: weight {} is {} now ({:?})", now.authority(), before.weight, now.weight, news.source);
     }
 
-    let instance = registry.send(GetInstance::new(&service, "10.0.0.1", 8080)).await??;
+    let instance = registry.send(GetInstance::new(&service, "127.0.0.1", 8080)).await??;
     println!("get         {} has weight {} and {:?}", instance.authority(), instance.weight, instance.metadata);
 
-    let reply = registry.send(SendHeartbeat::new(&service, "10.0.0.2", 8080)).await??;
+    let reply = registry.send(SendHeartbeat::new(&service, "127.0.0.2", 8080)).await??;
     println!("heartbeat   by hand; the server wants one every {} ms", reply.client_beat_interval);
 
-    registry.send(DeregisterInstance::new(&service, "10.0.0.2", 8080)).await??;
+    registry.send(DeregisterInstance::new(&service, "127.0.0.2", 8080)).await??;
     let news = hear(&mut heard, |news| !news.removed.is_empty()).await?;
     for gone in &news.removed {
         println!("deregister  {} is gone, {} left ({:?})", gone.authority(), news.info.hosts.len(), news.source);

@@ -1,4 +1,4 @@
-//! Keeps instances registered: `cargo run --example register -- --server 127.0.0.1:8848 --service orders --ip 10.0.0.7
+//! Keeps instances registered: `cargo run --example register -- --server 127.0.0.1:8848 --service orders --ip 127.0.0.7
 //! --port 8080`.
 
 mod cli;

@@ -37,7 +37,7 @@ impl Actor for Worker {
         // Forgotten and subscribed anew, it hears the present list again, as its first.
         self.registry.do_send(Unsubscribe::new(&self.service).listener(listener.clone()));
         self.registry.do_send(Subscribe::new(&self.service, listener));
-        let register = RegisterInstance::new(&self.service, "10.0.0.7", 8080);
+        let register = RegisterInstance::new(&self.service, "127.0.0.7", 8080);
         let registered = self.registry.send(register).into_actor(self).map(|answer, worker, ctx| match answer {
             Ok(Ok(())) => println!("worker    start {}: the instance is registered", worker.starts),
             Ok(Err(error)) => {

@@ -104,7 +104,7 @@ mod tests {
 
     fn list() -> ServiceInfo {
         let mut info = ServiceInfo::empty(&ServiceName::parse("orders").unwrap(), "");
-        info.hosts = vec![Arc::new(Instance::new("10.0.0.7", 80))];
+        info.hosts = vec![Arc::new(Instance::new("127.0.0.7", 80))];
         info
     }
 

@@ -96,7 +96,7 @@ impl ServiceChanged {
     ///
     /// let list = |ports: &[u16]| {
     ///     let orders = ServiceName::parse("orders").expect("a name");
-    ///     ServiceInfo::new(orders, ports.iter().map(|port| Instance::new("10.0.0.7", *port)))
+    ///     ServiceInfo::new(orders, ports.iter().map(|port| Instance::new("127.0.0.7", *port)))
     /// };
     /// let news = ServiceChanged::between(&list(&[80, 81]), &list(&[81, 82]));
     /// assert_eq!((news.added[0].port, news.removed[0].port, news.info.hosts.len()), (82, 80, 2));

@@ -79,7 +79,7 @@ impl Instance {
     ///
     /// ```
     /// # use actix_nacos::Instance;
-    /// assert_eq!(Instance::new("10.0.0.7", 8080).authority(), "10.0.0.7:8080");
+    /// assert_eq!(Instance::new("127.0.0.7", 8080).authority(), "127.0.0.7:8080");
     /// assert_eq!(Instance::new("::1", 80).authority(), "[::1]:80");
     /// ```
     pub fn authority(&self) -> String {
@@ -297,7 +297,7 @@ mod tests {
     }
 
     fn with(change: impl FnOnce(&mut Instance)) -> Instance {
-        let mut instance = Instance::new("10.0.0.7", 8080);
+        let mut instance = Instance::new("127.0.0.7", 8080);
         change(&mut instance);
         instance
     }
@@ -308,10 +308,10 @@ mod tests {
 
     #[test]
     fn bad_input_names_its_field() {
-        for ip in ["", "10.0.0.1 ", "a\nb", "0.0.0.0", "::", "0:0:0:0:0:0:0:0"] {
+        for ip in ["", "127.0.0.1 ", "a\nb", "0.0.0.0", "::", "0:0:0:0:0:0:0:0"] {
             assert_eq!(refused_field(Instance::new(ip, 80)), "ip", "{ip:?}");
         }
-        assert_eq!(refused_field(Instance::new("10.0.0.1", 0)), "port");
+        assert_eq!(refused_field(Instance::new("127.0.0.1", 0)), "port");
         for weight in [-0.1, 10_000.1, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             assert_eq!(refused_field(with(|i| i.weight = weight)), "weight", "{weight}");
         }
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn ipv6_and_host_names_are_addresses() {
-        for ip in ["::1", "fe80::1", "backend.example", "10.0.0.7"] {
+        for ip in ["::1", "fe80::1", "backend.example", "127.0.0.7"] {
             assert_eq!(Instance::new(ip, 80).validate(), Ok(()), "{ip}");
         }
     }
@@ -350,7 +350,7 @@ mod tests {
     #[test]
     fn timeouts_without_an_interval_are_registered_with_one_that_fits() {
         let interval = |pairs: &[(&str, &str)]| {
-            let mut instance = Instance::new("10.0.0.7", 80);
+            let mut instance = Instance::new("127.0.0.7", 80);
             instance.metadata.extend(pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())));
             assert_eq!(instance.validate(), Ok(()), "{pairs:?}");
             let sent = instance.metadata_to_register().get(HEART_BEAT_INTERVAL).map(|millis| millis.parse().unwrap());

@@ -27,11 +27,11 @@
 //!
 //! #[actix::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let nacos = EmbeddedServer::start()?; // a real one: Config::new("10.0.0.1:8848,10.0.0.2:8848")
+//!     let nacos = EmbeddedServer::start()?; // a real one: Config::new("192.0.2.1:8848,192.0.2.2:8848")
 //!     let registry = Registry::start(Config::new(nacos.server_address()))?;
 //!
 //!     // Register. A Heartbeat keeps the instance alive from now on.
-//!     let orders = RegisterInstance::new("orders", "10.0.0.7", 8080).weight(2.0).metadata("zone", "a");
+//!     let orders = RegisterInstance::new("orders", "127.0.0.7", 8080).weight(2.0).metadata("zone", "a");
 //!     registry.send(orders).await??;
 //!
 //!     // List.
@@ -45,7 +45,7 @@
 //!     let orders = registry.send(Discover::new("orders")).await??;
 //!     orders.ready_within(Duration::from_secs(5)).await?;
 //!     let instance = orders.select_one().ok_or("nobody serves orders")?;
-//!     assert_eq!(instance.authority(), "10.0.0.7:8080");
+//!     assert_eq!(instance.authority(), "127.0.0.7:8080");
 //!
 //!     // Go: deregisters what this process registered, then ends.
 //!     let report = registry.send(Shutdown::default()).await??;
@@ -149,13 +149,13 @@
 //! # async fn main() -> Result<(), Error> {
 //! # let nacos = EmbeddedServer::start().unwrap();
 //! # let registry = Registry::start(Config::new(nacos.server_address()))?;
-//! # registry.send(RegisterInstance::new("orders", "10.0.0.7", 8080)).await??;
+//! # registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080)).await??;
 //! let orders = registry.send(Discover::new("orders").healthy_only()).await??;
 //! orders.ready_within(Duration::from_secs(5)).await?;
 //!
 //! let in_a_thread = orders.clone();
 //! let called = thread::spawn(move || in_a_thread.select_one().map(|instance| instance.authority()));
-//! assert_eq!(called.join().unwrap().as_deref(), Some("10.0.0.7:8080"));
+//! assert_eq!(called.join().unwrap().as_deref(), Some("127.0.0.7:8080"));
 //! # Ok(())
 //! # }
 //! ```
@@ -171,7 +171,7 @@
 //! # async fn main() -> Result<(), Error> {
 //! # let nacos = EmbeddedServer::start().unwrap();
 //! # let registry = Registry::start(Config::new(nacos.server_address()))?;
-//! registry.send(RegisterInstance::new("orders", "10.0.0.7", 8080)).await??;
+//! registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080)).await??;
 //! let status = registry.send(GetStatus).await??;
 //! assert!(status.servers[0].in_use && status.instances[0].registered);
 //! println!("{}", serde_json::to_string_pretty(&status).unwrap());

@@ -543,7 +543,7 @@ mod tests {
 
     #[test]
     fn what_is_no_push_is_refused() {
-        let host = json!({ "ip": "10.0.0.1", "port": 80, "healthy": true });
+        let host = json!({ "ip": "127.0.0.1", "port": 80, "healthy": true });
         let nameless = json!({ "hosts": [host] });
         let hostless = json!({ "name": "G@@s" });
         let no_hosts = json!({ "name": "G@@s", "hosts": [1] });

@@ -392,13 +392,16 @@ mod tests {
     #[test]
     fn a_tidy_list_is_in_order_and_filtered() {
         let mut info = ServiceInfo::empty(&ServiceName::parse("orders").unwrap(), "");
-        let mut other = Instance::new("10.0.0.1", 80);
+        let mut other = Instance::new("127.0.0.1", 80);
         other.cluster_name = "b".into();
         other.healthy = false;
-        info.hosts = vec![host("10.0.0.2", 1.0), Arc::new(other), host("10.0.0.1", 1.0), host("10.0.0.2", 1.0)];
+        info.hosts = vec![host("127.0.0.2", 1.0), Arc::new(other), host("127.0.0.1", 1.0), host("127.0.0.2", 1.0)];
         let mut all = info.clone();
         all.tidy("", false);
-        assert_eq!(all.hosts.iter().map(|h| h.ip.as_str()).collect::<Vec<_>>(), ["10.0.0.1", "10.0.0.2", "10.0.0.1"]);
+        assert_eq!(
+            all.hosts.iter().map(|h| h.ip.as_str()).collect::<Vec<_>>(),
+            ["127.0.0.1", "127.0.0.2", "127.0.0.1"]
+        );
         all.tidy("b", true);
         assert!(all.hosts.is_empty());
     }

@@ -48,9 +48,9 @@ use crate::{
 /// use actix_nacos::{Instance, ServiceName, ServiceView};
 ///
 /// // As `registry.send(Discover::new("orders"))` gives it; here with a list that stays as it is.
-/// let view = ServiceView::fixed(ServiceName::parse("orders")?, [Instance::new("10.0.0.7", 8080)]);
+/// let view = ServiceView::fixed(ServiceName::parse("orders")?, [Instance::new("127.0.0.7", 8080)]);
 /// if let Some(instance) = view.select_one() {
-///     assert_eq!(instance.authority(), "10.0.0.7:8080");
+///     assert_eq!(instance.authority(), "127.0.0.7:8080");
 /// }
 /// # Ok::<(), actix_nacos::Error>(())
 /// ```
@@ -91,7 +91,7 @@ impl ServiceView {
     ///
     /// ```
     /// # use actix_nacos::{Instance, ServiceName, ServiceView};
-    /// # let view = ServiceView::fixed(ServiceName::parse("orders")?, [Instance::new("10.0.0.7", 8080)]);
+    /// # let view = ServiceView::fixed(ServiceName::parse("orders")?, [Instance::new("127.0.0.7", 8080)]);
     /// for instance in view.instances().iter() {
     ///     println!("{}", instance.authority());
     /// }
@@ -572,7 +572,7 @@ mod tests {
 
     /// One instance per weight, at ports 1, 2, and so on.
     fn instances(weights: &[f64]) -> Vec<Instance> {
-        let with = |(port, weight): (u16, &f64)| Instance { weight: *weight, ..Instance::new("10.0.0.1", port) };
+        let with = |(port, weight): (u16, &f64)| Instance { weight: *weight, ..Instance::new("127.0.0.1", port) };
         (1..).zip(weights).map(with).collect()
     }
 

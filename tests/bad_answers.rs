@@ -18,10 +18,8 @@ use futures_util::{future::LocalBoxFuture, FutureExt as _, TryFutureExt as _};
 use support::{
     ask, config_at, eventually,
     fake::{Answer, Fake},
-    logs, ms, soon, start, unique, until, News,
+    logs, ms, soon, start, unique, until, News, IP,
 };
-
-const IP: &str = "127.0.0.7";
 
 /// A Registry at a server that gives one answer to everything.
 struct World {
@@ -128,7 +126,7 @@ async fn a_body_that_is_cut_off_is_no_answer() {
     gives(raw(cut_off), |error| is_unreadable(error) || is_unreachable(error)).await;
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"hos";
     gives(raw(chunked), |error| is_unreadable(error) || is_unreachable(error)).await;
-    let json = text(200, "application/json", r#"{"name":"DEFAULT_GROUP@@orders","hosts":[{"ip":"10.0"#);
+    let json = text(200, "application/json", r#"{"name":"DEFAULT_GROUP@@orders","hosts":[{"ip":"127.0"#);
     gives(json, is_unreadable).await;
 }
 
@@ -281,7 +279,8 @@ async fn a_huge_error_page_is_told_in_short() {
 #[actix::test]
 async fn listeners_are_told_nothing_of_bad_answers() {
     let service = unique("orders");
-    let hosts = r#"{"name":"DEFAULT_GROUP@@x","hosts":[{"ip":"10.0.0.1","port":80,"healthy":true}],"cacheMillis":100}"#;
+    let hosts =
+        r#"{"name":"DEFAULT_GROUP@@x","hosts":[{"ip":"127.0.0.1","port":80,"healthy":true}],"cacheMillis":100}"#;
     let world = World::answering(text(200, "application/json", hosts));
     let mut news = News::listen();
     ask(&world.registry, Subscribe::new(&service, news.recipient())).await.unwrap();

@@ -47,11 +47,11 @@ fn caching(server: &EmbeddedServer, folder: &Path) -> Config {
 /// Leaves a list with port 80 in the folder, and the server down.
 async fn after_a_day_at_work(server: &EmbeddedServer, folder: &Folder) -> Addr<Registry> {
     let other = registry(server);
-    ask(&other, RegisterInstance::new("orders", "10.0.0.7", 80).weight(3.0)).await.unwrap();
+    ask(&other, RegisterInstance::new("orders", "127.0.0.7", 80).weight(3.0)).await.unwrap();
     let registry = start(caching(server, &folder.0));
     let view = ask(&registry, Discover::new("orders")).await.unwrap();
     soon("the list", view.ready()).await.unwrap();
-    until("the list is saved", || folder.text().contains("10.0.0.7")).await;
+    until("the list is saved", || folder.text().contains("127.0.0.7")).await;
     shut_down(&registry).await;
     server.faults().refuse_connections();
     other
@@ -75,7 +75,7 @@ async fn a_start_during_an_outage_finds_the_last_lists_and_says_that_they_are_st
     assert!(status.subscriptions[0].stale && status.subscriptions[0].last_error.is_some(), "{status:?}");
 
     server.faults().accept_connections();
-    ask(&registry, RegisterInstance::new("orders", "10.0.0.7", 81)).await.unwrap();
+    ask(&registry, RegisterInstance::new("orders", "127.0.0.7", 81)).await.unwrap();
     let told = news.until(|news| news.info.hosts.len() == 2).await;
     assert_eq!((told.first, listed_ports(&told)), (false, vec![80, 81]));
     while view.instances().len() < 2 {
@@ -116,7 +116,7 @@ async fn bad_files_are_ignored_with_one_warning_and_replaced() {
         assert!(view.ready_within(ms(100)).await.is_err(), "{bad:?} is no list");
         server.faults().accept_connections();
         soon("the list", view.ready()).await.unwrap();
-        until("the file is replaced", || folder.text().contains("10.0.0.7")).await;
+        until("the file is replaced", || folder.text().contains("127.0.0.7")).await;
         assert_eq!(log.count("a cached list cannot be used"), 1, "{bad:?}: {:?}", log.loud());
         shut_down(&registry).await;
     }
@@ -129,7 +129,7 @@ async fn a_folder_that_cannot_be_written_costs_a_warning_and_nothing_else() {
     fs::write(&folder.0, "a file where the folder should be").unwrap();
     let (logger, log) = support::logs::logger();
     let registry = start(caching(&server, &folder.0).logger(logger));
-    ask(&registry, RegisterInstance::new("orders", "10.0.0.7", 80)).await.unwrap();
+    ask(&registry, RegisterInstance::new("orders", "127.0.0.7", 80)).await.unwrap();
     let view = ask(&registry, Discover::new("orders")).await.unwrap();
     soon("the list", view.ready()).await.unwrap();
     until("it is said", || log.count("a list cannot be cached") == 1).await;

@@ -26,9 +26,7 @@ use actix_nacos::{
     Subscribe, Unsubscribe, DEFAULT_CLUSTER, DEFAULT_GROUP, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT,
 };
 use futures_util::FutureExt as _;
-use support::{ask, config_at, eventually, listed_ports, ms, ports_of, start, unique, News};
-
-const IP: &str = "10.77.0.7";
+use support::{ask, config_at, eventually, listed_ports, ms, ports_of, start, unique, News, IP};
 
 /// What a server is, as far as it decides what can be had from it.
 #[derive(Debug, Clone, Copy, PartialEq)]

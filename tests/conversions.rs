@@ -10,10 +10,8 @@ use actix_nacos::{
 use support::{
     ask, config_at,
     fake::{Answer, Fake},
-    registry, server, shut_down, soon, start, until, News,
+    registry, server, shut_down, soon, start, until, News, IP,
 };
-
-const IP: &str = "127.0.0.7";
 
 /// In a group and a cluster that nothing defaults to.
 fn east(port: u16) -> RegisterInstance {

@@ -48,8 +48,10 @@ async fn instances_follow_a_list_that_changes_at_run_time() {
     let (old, new) = (server(), server());
     let (endpoint, answer) = address_server(list(&old.server_address()));
     let registry = start(config(&endpoint));
-    ask(&registry, RegisterInstance::new("orders", "10.0.0.7", 80).metadata(HEART_BEAT_INTERVAL, "200")).await.unwrap();
-    ask(&registry, RegisterInstance::new("ledger", "10.0.0.7", 80).ephemeral(false)).await.unwrap();
+    ask(&registry, RegisterInstance::new("orders", "127.0.0.7", 80).metadata(HEART_BEAT_INTERVAL, "200"))
+        .await
+        .unwrap();
+    ask(&registry, RegisterInstance::new("ledger", "127.0.0.7", 80).ephemeral(false)).await.unwrap();
     assert_eq!((ports(&old, "orders"), ports(&new, "orders")), (vec![80], vec![]));
     *answer.lock().unwrap() = list(&new.server_address());
     until("they are at the new server", || ports(&new, "orders") == [80] && ports(&new, "ledger") == [80]).await;

@@ -31,10 +31,8 @@ use support::{
     logs::{logger, Log},
     ms,
     proxy::Proxy,
-    server, servers, shut_down, start, until,
+    server, servers, shut_down, start, until, IP,
 };
-
-const IP: &str = "127.0.0.7";
 
 /// What instances of these tests beat at.
 const INTERVAL: Duration = Duration::from_millis(200);

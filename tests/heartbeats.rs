@@ -14,9 +14,7 @@ use actix_nacos::{
     HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT,
 };
 use futures_util::future::join_all;
-use support::{ask, config, eventually, ms, only_instance, ports, registry, server, shut_down, start, until};
-
-const IP: &str = "127.0.0.7";
+use support::{ask, config, eventually, ms, only_instance, ports, registry, server, shut_down, start, until, IP};
 
 /// Beats every 200 ms, is unhealthy after 1 s without, and removed after 2 s.
 fn short_lived(port: u16) -> RegisterInstance {

@@ -20,9 +20,7 @@ use actix_nacos::{
     ShutdownGuard, StopSubscribe, Subscribe, Unsubscribe, HEART_BEAT_INTERVAL,
 };
 use futures_util::future::join_all;
-use support::{ask, config, ms, ports, registry, server, shut_down, soon, start, until, News, PATIENCE};
-
-const IP: &str = "10.77.0.7";
+use support::{ask, config, ms, ports, registry, server, shut_down, soon, start, until, News, IP, PATIENCE};
 
 /// Held by each test: what one starts must not be counted by another.
 fn alone() -> MutexGuard<'static, ()> {

@@ -19,10 +19,9 @@ use slog::Level;
 use support::{
     ask, config, config_at, eventually,
     fake::{Answer, Fake, Seen},
-    logs, ms, server, shut_down, start, until, News,
+    logs, ms, server, shut_down, start, until, News, IP,
 };
 
-const IP: &str = "127.0.0.7";
 const PASSWORD: &str = "correct-horse";
 
 fn guarded(dialect: Dialect) -> EmbeddedServer {

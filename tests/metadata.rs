@@ -20,10 +20,8 @@ use actix_nacos::{
 use support::{
     ask, eventually,
     fake::{Answer, Fake},
-    registry, server, shut_down,
+    registry, server, shut_down, IP,
 };
-
-const IP: &str = "127.0.0.7";
 
 fn register() -> RegisterInstance {
     RegisterInstance::new("orders", IP, 80)

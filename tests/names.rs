@@ -11,10 +11,8 @@ use actix_nacos::{
 use support::{
     ask, config, config_at,
     fake::{Answer, Fake},
-    logs, ms, registry, server, shut_down, soon, start, until, News,
+    logs, ms, registry, server, shut_down, soon, start, until, News, IP,
 };
-
-const IP: &str = "127.0.0.7";
 
 /// Found on servers that people run.
 const NAMES: [&str; 8] =

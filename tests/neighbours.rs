@@ -22,17 +22,17 @@ use support::{
 };
 
 async fn register(registry: &Addr<Registry>, port: u16) -> Result<(), Error> {
-    ask(registry, RegisterInstance::new("orders", "10.0.0.7", port).ephemeral(false)).await
+    ask(registry, RegisterInstance::new("orders", "127.0.0.7", port).ephemeral(false)).await
 }
 
 #[actix::test]
 async fn a_request_that_always_fails_costs_nobody_else_anything() -> Result<(), Error> {
     let fake = Fake::start(|seen| match seen.parameter("ip") {
-        Some("10.0.0.66") => Answer::Text(500, "text/plain", "caused: no leader!;".into()),
+        Some("127.0.0.66") => Answer::Text(500, "text/plain", "caused: no leader!;".into()),
         _ => Answer::usual(seen),
     });
     let registry = start(config_at(&fake.server_address()).operation_timeout(ms(2000)));
-    let doomed = registry.send(RegisterInstance::new("orders", "10.0.0.66", 80).ephemeral(false));
+    let doomed = registry.send(RegisterInstance::new("orders", "127.0.0.66", 80).ephemeral(false));
     let others = async {
         let mut slowest = ms(0);
         for port in 1..=50 {
@@ -47,7 +47,7 @@ async fn a_request_that_always_fails_costs_nobody_else_anything() -> Result<(), 
     assert_eq!(doomed?.unwrap_err().status(), Some(500));
     let slowest = slowest?;
     assert!(slowest < ms(40), "no pause: {slowest:?}");
-    let asked = fake.seen().iter().filter(|seen| seen.parameter("ip") == Some("10.0.0.66")).count();
+    let asked = fake.seen().iter().filter(|seen| seen.parameter("ip") == Some("127.0.0.66")).count();
     assert!(asked < 10, "with growing pauses of its own: {asked}");
     shut_down(&registry).await;
     Ok(())
@@ -56,13 +56,13 @@ async fn a_request_that_always_fails_costs_nobody_else_anything() -> Result<(), 
 #[actix::test]
 async fn a_request_that_always_fails_is_no_outage() -> Result<(), Error> {
     let fake = Fake::start(|seen| match seen.parameter("ip") {
-        Some("10.0.0.66") => Answer::Text(500, "text/plain", "caused: no leader!;".into()),
+        Some("127.0.0.66") => Answer::Text(500, "text/plain", "caused: no leader!;".into()),
         _ => Answer::usual(seen),
     });
     let (logger, log) = support::logs::logger();
     let registry = start(config_at(&fake.server_address()).operation_timeout(ms(1000)).logger(logger));
     register(&registry, 1).await?;
-    let doomed = ask(&registry, RegisterInstance::new("orders", "10.0.0.66", 80).ephemeral(false)).await;
+    let doomed = ask(&registry, RegisterInstance::new("orders", "127.0.0.66", 80).ephemeral(false)).await;
     assert_eq!(doomed.unwrap_err().status(), Some(500));
     register(&registry, 2).await?;
     assert_eq!(log.count("no registry server answers"), 0, "{:?}", log.loud());
@@ -76,10 +76,10 @@ async fn a_request_that_always_fails_is_no_outage() -> Result<(), Error> {
 async fn a_persistent_instance_is_deregistered_as_one_at_the_second_try_too() -> Result<(), Error> {
     let server = server();
     let registry = start(config(&server).operation_timeout(ms(300)));
-    ask(&registry, RegisterInstance::new("ledger", "10.0.0.7", 80).ephemeral(false)).await?;
+    ask(&registry, RegisterInstance::new("ledger", "127.0.0.7", 80).ephemeral(false)).await?;
     server.faults().only_for(&[Operation::Deregister]);
     server.faults().fail_share(1.0, 503);
-    let deregister = DeregisterInstance::new("ledger", "10.0.0.7", 80);
+    let deregister = DeregisterInstance::new("ledger", "127.0.0.7", 80);
     assert!(ask(&registry, deregister.clone()).await.unwrap_err().is_retryable());
     server.faults().clear();
     ask(&registry, deregister).await?;

@@ -12,10 +12,8 @@ use futures_util::future::join_all;
 use support::{
     ask, config, config_at,
     fake::{Answer, Fake, Seen},
-    ms, ports, registry, server, shut_down, soon, start, until, Gate,
+    ms, ports, registry, server, shut_down, soon, start, until, Gate, IP,
 };
-
-const IP: &str = "10.77.0.7";
 
 /// A server that takes a random time for each answer, so that what is not kept in order comes out of order.
 fn unsteady() -> Fake {

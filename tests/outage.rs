@@ -53,8 +53,10 @@ async fn an_instance_that_does_not_come_back_is_taken_out_after_the_hold() {
     let (server, hold) = (server(), ms(1500));
     let registry = start(config(&server).outage_hold(hold));
     let other = support::registry(&server);
-    ask(&registry, RegisterInstance::new("orders", "10.0.0.7", 80).metadata(HEART_BEAT_INTERVAL, "200")).await.unwrap();
-    ask(&other, RegisterInstance::new("orders", "10.0.0.7", 81)).await.unwrap();
+    ask(&registry, RegisterInstance::new("orders", "127.0.0.7", 80).metadata(HEART_BEAT_INTERVAL, "200"))
+        .await
+        .unwrap();
+    ask(&other, RegisterInstance::new("orders", "127.0.0.7", 81)).await.unwrap();
     let mut news = News::listen();
     ask(&registry, Subscribe::new("orders", news.recipient())).await.unwrap();
     news.until(|news| news.info.hosts.len() == 2).await;
@@ -76,12 +78,12 @@ async fn a_removal_that_has_nothing_to_do_with_an_outage_is_told_at_once() {
     let server = server();
     let registry = registry(&server);
     for port in [80, 81] {
-        ask(&registry, RegisterInstance::new("orders", "10.0.0.7", port)).await.unwrap();
+        ask(&registry, RegisterInstance::new("orders", "127.0.0.7", port)).await.unwrap();
     }
     let mut news = News::listen();
     ask(&registry, Subscribe::new("orders", news.recipient())).await.unwrap();
     news.until(|news| news.info.hosts.len() == 2).await;
-    ask(&registry, DeregisterInstance::new("orders", "10.0.0.7", 80)).await.unwrap();
+    ask(&registry, DeregisterInstance::new("orders", "127.0.0.7", 80)).await.unwrap();
     let began = Instant::now();
     let news = news.next().await;
     assert_eq!((listed_ports(&news), news.source), (vec![81], Source::Poll));
@@ -108,7 +110,7 @@ async fn a_second_restart_soon_after_the_first_is_noticed_too() {
     let server = server();
     let registry = registry(&server);
     for port in 1..=INSTANCES {
-        let instance = RegisterInstance::new("orders", "10.0.0.7", port).enabled(false).weight(2.0);
+        let instance = RegisterInstance::new("orders", "127.0.0.7", port).enabled(false).weight(2.0);
         ask(&registry, instance.heartbeat_interval(ms(1000))).await.unwrap();
     }
     for _ in 0..3 {
@@ -138,7 +140,7 @@ async fn a_proxy_with_nobody_behind_it_is_not_asked_without_end() {
         }
     });
     let registry = start(config_at(&address).operation_timeout(ms(1000)));
-    let failed = ask(&registry, RegisterInstance::new("orders", "10.0.0.7", 80)).await.unwrap_err();
+    let failed = ask(&registry, RegisterInstance::new("orders", "127.0.0.7", 80)).await.unwrap_err();
     assert!(failed.is_retryable(), "{failed:?}");
     let accepted = accepted.load(Ordering::Relaxed);
     assert!(accepted <= 20, "{accepted} connections in a second");

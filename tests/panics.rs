@@ -20,7 +20,7 @@ async fn every_actor_survives_panics_anywhere_and_nothing_is_lost() -> Result<()
     let registry = support::start(support::config(&server).push(Default::default()));
     let mut told = support::News::listen();
     for port in 1..=5 {
-        let instance = RegisterInstance::new("orders", "10.0.0.7", port);
+        let instance = RegisterInstance::new("orders", "127.0.0.7", port);
         registry.send(instance.heartbeat_interval(support::ms(200)).weight(f64::from(port))).await??;
     }
     registry.send(Subscribe::new("orders", told.recipient())).await??;
@@ -47,7 +47,7 @@ async fn every_actor_survives_panics_anywhere_and_nothing_is_lost() -> Result<()
             .await;
         }
     }
-    registry.send(RegisterInstance::new("orders", "10.0.0.7", 6)).await??;
+    registry.send(RegisterInstance::new("orders", "127.0.0.7", 6)).await??;
     let news = told.until(|news| news.info.hosts.len() == 6).await;
     assert_eq!(news.added.len(), 1, "{news:?}");
     assert_eq!(server.instances("orders").len(), 6);
@@ -74,7 +74,7 @@ async fn a_panic_while_one_instance_is_deregistered_costs_no_other_its_end() -> 
     let log = Logger::root(BrokenLog("request to registry server failed"), o!());
     let registry = support::start(support::config(&server).logger(log));
     for port in 1..=20 {
-        registry.send(RegisterInstance::new("orders", "10.0.0.7", port)).await??;
+        registry.send(RegisterInstance::new("orders", "127.0.0.7", port)).await??;
     }
     server.faults().only_for(&[Operation::Deregister]);
     server.faults().fail_share(0.3, 503);
@@ -92,7 +92,7 @@ async fn a_log_that_panics_costs_no_heartbeat() -> Result<(), Error> {
     let server = support::server();
     let log = Logger::root(BrokenLog("registered instance"), o!());
     let registry = support::start(support::config(&server).logger(log));
-    let register = RegisterInstance::new("orders", "10.0.0.7", 80).heartbeat_interval(support::ms(100));
+    let register = RegisterInstance::new("orders", "127.0.0.7", 80).heartbeat_interval(support::ms(100));
     assert!(matches!(registry.send(register).await?, Err(Error::Panicked { .. })));
     support::until("it beats", || server.counters().requests_for(Operation::Beat) >= 2).await;
     Ok(())

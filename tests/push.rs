@@ -26,7 +26,7 @@ async fn subscribed(registry: &Addr<Registry>, service: &str) -> Result<News, Er
 }
 
 fn instance(port: u16) -> RegisterInstance {
-    RegisterInstance::new("orders", "10.0.0.7", port)
+    RegisterInstance::new("orders", "127.0.0.7", port)
 }
 
 /// The next push that says so. An instance that beats may turn healthy in between.
@@ -70,7 +70,7 @@ async fn every_kind_of_change_is_pushed() -> Result<(), Error> {
     registry.send(instance(1).metadata("zone", "b")).await??;
     pushed(&mut news, |news| news.changed.iter().any(|(_, now)| now.metadata.contains_key("zone"))).await;
 
-    registry.send(ModifyInstance::new("orders", "10.0.0.7", 1).weight(5.0)).await??;
+    registry.send(ModifyInstance::new("orders", "127.0.0.7", 1).weight(5.0)).await??;
     let change = pushed(&mut news, |news| news.info.hosts[0].weight == 5.0).await;
     assert_eq!(change.changed[0].0.weight, 1.0);
 
@@ -79,10 +79,10 @@ async fn every_kind_of_change_is_pushed() -> Result<(), Error> {
 
     registry.send(instance(2)).await??;
     pushed(&mut news, |news| news.info.hosts.len() == 2).await;
-    registry.send(DeregisterInstance::new("orders", "10.0.0.7", 1)).await??;
+    registry.send(DeregisterInstance::new("orders", "127.0.0.7", 1)).await??;
     pushed(&mut news, |news| news.removed.len() == 1).await;
 
-    registry.send(DeregisterInstance::new("orders", "10.0.0.7", 2)).await??;
+    registry.send(DeregisterInstance::new("orders", "127.0.0.7", 2)).await??;
     pushed(&mut news, |news| news.info.hosts.is_empty()).await;
     Ok(())
 }
@@ -140,7 +140,7 @@ async fn a_thousand_services_are_watched_and_no_change_is_missed() -> Result<(),
         assert!(news.next().await.first);
     }
     for n in 0..SERVICES {
-        registry.send(RegisterInstance::new(format!("service-{n}"), "10.0.0.7", 80)).await??;
+        registry.send(RegisterInstance::new(format!("service-{n}"), "127.0.0.7", 80)).await??;
     }
     let mut seen = std::collections::HashSet::new();
     while seen.len() < SERVICES {

@@ -21,11 +21,9 @@ use actix_nacos::{
 use support::{
     ask, config, config_at, eventually,
     fake::{Answer, Fake, Seen},
-    ms, only_instance, registry, server, shut_down, soon, start, until, Gate,
+    ms, only_instance, registry, server, shut_down, soon, start, until, Gate, IP,
 };
 use tokio::sync::mpsc;
-
-const IP: &str = "127.0.0.7";
 
 fn orders(port: u16) -> RegisterInstance {
     RegisterInstance::new("orders", IP, port)

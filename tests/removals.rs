@@ -28,11 +28,10 @@ use actix_nacos::{
 use futures_util::future::join_all;
 use support::{
     ask, config_at, eventually, in_use, listed_ports, ms, ports, ports_of, server, servers, shut_down, start, unique,
-    until, News,
+    until, News, IP,
 };
 use time_to_remove::{Shape, Sizes};
 
-const IP: &str = "127.0.0.7";
 /// Within this a pushed removal is seen by a view.
 const PUSHED_WITHIN: Duration = Duration::from_secs(1);
 /// Slow machines have so many times as long as is promised.

@@ -17,10 +17,9 @@ use slog::{o, Drain, Level, Logger, OwnedKVList, Record, KV};
 use support::{
     ask, config_at,
     fake::{Answer, Fake},
-    ms, start, until, News,
+    ms, start, until, News, IP,
 };
 
-const IP: &str = "127.0.0.7";
 const PASSWORD: &str = "hush-hush-0815";
 const WRONG: &str = "wrong-but-secret-4711";
 const SECRET_KEY: &str = "hush-key-1234";

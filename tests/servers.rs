@@ -21,10 +21,8 @@ use futures_util::{stream, StreamExt as _};
 use support::{
     ask, config_at, eventually,
     fake::{Answer, Fake, Seen},
-    ms, server, shut_down, start, until, News,
+    ms, server, shut_down, start, until, News, IP,
 };
-
-const IP: &str = "10.77.0.7";
 
 fn addresses(servers: &[EmbeddedServer]) -> String {
     servers.iter().map(EmbeddedServer::server_address).collect::<Vec<_>>().join(",")

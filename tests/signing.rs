@@ -13,10 +13,9 @@ use actix_nacos::{
 use support::{
     ask, config, config_at,
     fake::{Answer, Fake, Seen},
-    ms, only_instance, shut_down, start,
+    ms, only_instance, shut_down, start, IP,
 };
 
-const IP: &str = "127.0.0.7";
 const SECRET: &str = "my-secret";
 
 /// What a server demands, and a client is configured with.

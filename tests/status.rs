@@ -46,7 +46,7 @@ async fn next(told: &mut mpsc::UnboundedReceiver<ConnectionChanged>) -> Connecti
 }
 
 fn beating(port: u16) -> RegisterInstance {
-    RegisterInstance::new("orders", "10.0.0.7", port).metadata(HEART_BEAT_INTERVAL, "100")
+    RegisterInstance::new("orders", "127.0.0.7", port).metadata(HEART_BEAT_INTERVAL, "100")
 }
 
 // The connection.
@@ -214,7 +214,7 @@ async fn the_status_tells_of_servers_instances_and_subscriptions() {
     let (servers, addresses) = servers(2);
     let registry = start(config_at(&addresses).push(Default::default()));
     ask(&registry, beating(80)).await.unwrap();
-    ask(&registry, RegisterInstance::new("ledger", "10.0.0.7", 80).ephemeral(false)).await.unwrap();
+    ask(&registry, RegisterInstance::new("ledger", "127.0.0.7", 80).ephemeral(false)).await.unwrap();
     let mut news = News::listen();
     ask(&registry, Subscribe::new("orders", news.recipient()).clusters(["DEFAULT"])).await.unwrap();
     news.until(|news| news.info.hosts.len() == 1).await;
@@ -262,9 +262,9 @@ async fn the_status_tells_of_servers_instances_and_subscriptions() {
 async fn a_disabled_registry_takes_everything_asks_nobody_and_says_so_once() {
     let (logger, log) = support::logs::logger();
     let registry = start(Config::disabled().logger(logger));
-    ask(&registry, RegisterInstance::new("orders", "10.0.0.7", 80)).await.unwrap();
-    ask(&registry, RegisterInstance::new("orders", "10.0.0.7", 81).when_reachable()).await.unwrap();
-    ask(&registry, ModifyInstance::new("orders", "10.0.0.7", 80).weight(2.0)).await.unwrap();
+    ask(&registry, RegisterInstance::new("orders", "127.0.0.7", 80)).await.unwrap();
+    ask(&registry, RegisterInstance::new("orders", "127.0.0.7", 81).when_reachable()).await.unwrap();
+    ask(&registry, ModifyInstance::new("orders", "127.0.0.7", 80).weight(2.0)).await.unwrap();
     assert!(ask(&registry, ListInstances::new("orders")).await.unwrap().hosts.is_empty());
     let view = ask(&registry, Discover::new("orders")).await.unwrap();
     soon("the list", view.ready()).await.unwrap();
@@ -273,9 +273,9 @@ async fn a_disabled_registry_takes_everything_asks_nobody_and_says_so_once() {
     ask(&registry, Subscribe::new("orders", news.recipient())).await.unwrap();
     let first = news.next().await;
     assert!(first.first && first.info.hosts.is_empty());
-    let invalid = ask(&registry, RegisterInstance::new("orders", "10.0.0.7", 80).weight(-1.0)).await;
+    let invalid = ask(&registry, RegisterInstance::new("orders", "127.0.0.7", 80).weight(-1.0)).await;
     assert!(matches!(invalid, Err(Error::InvalidInput { field: "weight", .. })), "{invalid:?}");
-    ask(&registry, DeregisterInstance::new("orders", "10.0.0.7", 81)).await.unwrap();
+    ask(&registry, DeregisterInstance::new("orders", "127.0.0.7", 81)).await.unwrap();
     let report = ask(&registry, actix_nacos::Shutdown::default()).await.unwrap();
     assert_eq!((report.deregistered, report.failed.len()), (1, 0));
     assert_eq!(log.count("disabled"), 1, "{:?}", log.loud());
@@ -294,7 +294,7 @@ async fn registering_when_reachable_is_told_by_status_and_log() {
     assert_eq!(log.count("registered instance before="), 0, "{:?}", log.loud());
     assert!(pending.instances.iter().all(|instance| !instance.registered));
     // One that is taken back meanwhile never comes.
-    let taken_back = registry.send(DeregisterInstance::new("orders", "10.0.0.7", 10));
+    let taken_back = registry.send(DeregisterInstance::new("orders", "127.0.0.7", 10));
     let taken_back = actix_rt::spawn(taken_back);
     let nine_left = async || (ask(&registry, GetStatus).await.ok()?.instances.len() == 9).then_some(());
     eventually("it is not wanted any more", nine_left).await;

@@ -14,10 +14,8 @@ use actix_nacos::{
 use futures_util::future::join_all;
 use support::{
     ask, config, eventually, listed_ports, ms, ports_of, registry, server, shut_down, soon, start, until, Gate, News,
-    StopListener,
+    StopListener, IP,
 };
-
-const IP: &str = "10.77.0.7";
 
 fn register(port: u16) -> RegisterInstance {
     RegisterInstance::new("orders", IP, port)

@@ -95,7 +95,7 @@ fn config(address: SocketAddr, tls: TlsConfig) -> Config {
 
 async fn register_and_list(config: Config) -> Result<usize, Error> {
     let registry = support::start(config);
-    registry.send(RegisterInstance::new("orders", "10.0.0.7", 8080)).await??;
+    registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080)).await??;
     let list = support::eventually("the instance is listed", || async {
         let list = registry.send(ListInstances::new("orders")).await.ok()?.ok()?;
         (!list.hosts.is_empty()).then_some(list)

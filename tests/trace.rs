@@ -74,7 +74,7 @@ async fn no_crate_of_the_process_logs_a_secret() {
     let mut shown = vec![format!("{good:?} {wrong:?}"), serde_json::to_string(&[&good, &wrong]).unwrap()];
 
     let registry = start(good);
-    let instance = RegisterInstance::new("orders", "10.0.0.7", 80).metadata(HEART_BEAT_INTERVAL, "50");
+    let instance = RegisterInstance::new("orders", "127.0.0.7", 80).metadata(HEART_BEAT_INTERVAL, "50");
     ask(&registry, instance).await.unwrap();
     ask(&registry, Subscribe::new("orders", News::listen().recipient())).await.unwrap();
     let refused = start(wrong);

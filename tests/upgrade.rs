@@ -25,7 +25,7 @@ async fn a_hundred_instances_and_ten_subscriptions_live_through_an_upgrade_and_b
     let mut told = support::News::listen();
     for port in 1..=INSTANCES {
         let service = format!("orders-{}", usize::from(port) % SERVICES);
-        let instance = RegisterInstance::new(service, "10.0.0.7", port).heartbeat_interval(interval).weight(2.0);
+        let instance = RegisterInstance::new(service, "127.0.0.7", port).heartbeat_interval(interval).weight(2.0);
         registry.send(instance.metadata("port", port.to_string())).await??;
     }
     for n in 0..SERVICES {

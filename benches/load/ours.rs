@@ -42,7 +42,7 @@ pub(crate) fn service(number: usize, options: &Options) -> String {
 }
 
 pub(crate) fn ip(number: usize) -> String {
-    format!("10.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255)
+    format!("127.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255)
 }
 
 async fn register_all(registry: &Addr<Registry>, options: &Options) {

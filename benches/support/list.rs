@@ -11,7 +11,7 @@ pub(crate) fn list(service: &str, hosts: usize) -> String {
         let (c, d) = (number / 250, number % 250 + 1);
         let _ = write!(
             list,
-            r#"{comma}{{"instanceId":"10.1.{c}.{d}#8080#DEFAULT#{service}","ip":"10.1.{c}.{d}","port":8080,"weight":1.0,"healthy":true,"enabled":true,"ephemeral":true,"clusterName":"DEFAULT","serviceName":"{service}","metadata":{{"zone":"a","version":"1.2.3"}},"instanceHeartBeatInterval":5000,"instanceHeartBeatTimeOut":15000,"ipDeleteTimeout":30000,"instanceIdGenerator":"simple"}}"#
+            r#"{comma}{{"instanceId":"127.1.{c}.{d}#8080#DEFAULT#{service}","ip":"127.1.{c}.{d}","port":8080,"weight":1.0,"healthy":true,"enabled":true,"ephemeral":true,"clusterName":"DEFAULT","serviceName":"{service}","metadata":{{"zone":"a","version":"1.2.3"}},"instanceHeartBeatInterval":5000,"instanceHeartBeatTimeOut":15000,"ipDeleteTimeout":30000,"instanceIdGenerator":"simple"}}"#
         );
     }
     list.push_str(

@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn addresses_are_read_in_all_their_forms() {
-        assert_eq!(parse("10.0.0.1:8848").unwrap().base_url(), "http://10.0.0.1:8848/nacos");
+        assert_eq!(parse("192.0.2.1:8848").unwrap().base_url(), "http://192.0.2.1:8848/nacos");
         assert_eq!(parse("http://nacos:80/").unwrap().base_url(), "http://nacos:80/nacos");
         assert_eq!(parse("http://nacos:80/other/place/").unwrap().base_url(), "http://nacos:80/other/place");
         assert_eq!(parse("[::1]:8848").unwrap().to_string(), "[::1]:8848");

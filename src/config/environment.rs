@@ -317,7 +317,7 @@ mod tests {
             ("NACOS_CACHE_DIR", "/var/cache/nacos"),
             ("NACOS_PUSH_ENABLED", "false"),
             ("NACOS_PUSH_BIND", "0.0.0.0:7848"),
-            ("NACOS_PUSH_ADVERTISE_IP", "10.0.0.1"),
+            ("NACOS_PUSH_ADVERTISE_IP", "192.0.2.1"),
             ("NACOS_PUSH_ADVERTISE_PORT", "7849"),
             ("NACOS_PUSH_ANY_SOURCE", "true"),
             ("NACOS_PUSH_HINT_ONLY", "true"),

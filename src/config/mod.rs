@@ -55,7 +55,7 @@ pub enum Protocol {
 /// use actix_nacos::Config;
 /// use std::time::Duration;
 ///
-/// let config = Config::new("10.0.0.1:8848,10.0.0.2:8848")
+/// let config = Config::new("192.0.2.1:8848,192.0.2.2:8848")
 ///     .namespace("staging")
 ///     .credentials("orders", "s3cret")
 ///     .request_timeout(Duration::from_secs(2));
@@ -70,7 +70,7 @@ pub enum Protocol {
 /// ```
 /// # use actix_nacos::Config;
 /// let config: Config = serde_json::from_str(r#"{
-///     "servers": "10.0.0.1:8848,10.0.0.2:8848",
+///     "servers": "192.0.2.1:8848,192.0.2.2:8848",
 ///     "namespace": "staging",
 ///     "username": "orders", "password": "s3cret",
 ///     "min_poll_interval": "1s", "max_poll_interval": "5s",

@@ -90,8 +90,8 @@ mod tests {
 
     #[test]
     fn a_list_has_one_server_a_line_with_or_without_port() {
-        let list = read_list("10.0.0.1:8850\r\n\n# a comment\nnacos-2\n", "/nacos").unwrap();
-        assert_eq!(list.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.1:8850", "nacos-2:8848"]);
+        let list = read_list("192.0.2.1:8850\r\n\n# a comment\nnacos-2\n", "/nacos").unwrap();
+        assert_eq!(list.iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.1:8850", "nacos-2:8848"]);
     }
 
     #[test]
@@ -128,7 +128,7 @@ mod tests {
         for (page, read) in [
             ("nacos:8850", "nacos:8850"),
             ("nacos.internal", "nacos.internal:8848"),
-            ("10.0.0.1", "10.0.0.1:8848"),
+            ("192.0.2.1", "192.0.2.1:8848"),
             ("[::1]", "[::1]:8848"),
             ("http://nacos", "nacos:8848"),
         ] {

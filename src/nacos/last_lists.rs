@@ -134,8 +134,8 @@ mod tests {
     #[test]
     fn a_list_that_differs_in_its_time_alone_has_the_same_instances_and_the_new_time() {
         let world = World::new();
-        let first = world.read("k", &list("10.0.0.1", 1)).unwrap();
-        let second = world.read("k", &list("10.0.0.1", 2)).unwrap();
+        let first = world.read("k", &list("127.0.0.1", 1)).unwrap();
+        let second = world.read("k", &list("127.0.0.1", 2)).unwrap();
         assert!(Arc::ptr_eq(&first.hosts[0], &second.hosts[0]));
         assert_eq!((world.read.get(), second.last_ref_time, second.checksum.as_str()), (1, 2, "2"));
         assert_eq!(ServiceInfo { last_ref_time: 1, checksum: "1".into(), ..second }, first, "all else is as it was");
@@ -144,9 +144,9 @@ mod tests {
     #[test]
     fn a_changed_list_and_one_of_another_query_are_read() {
         let world = World::new();
-        world.read("k", &list("10.0.0.1", 1)).unwrap();
-        assert_eq!(world.read("k", &list("10.0.0.2", 2)).unwrap().hosts[0].ip, "10.0.0.2");
-        world.read("other", &list("10.0.0.2", 3)).unwrap();
+        world.read("k", &list("127.0.0.1", 1)).unwrap();
+        assert_eq!(world.read("k", &list("127.0.0.2", 2)).unwrap().hosts[0].ip, "127.0.0.2");
+        world.read("other", &list("127.0.0.2", 3)).unwrap();
         assert_eq!(world.read.get(), 3);
     }
 
@@ -162,8 +162,8 @@ mod tests {
             assert!(world.read("no list", "[]").is_err() && world.read("no list", "]x[").is_err());
             world.read.set(2 * round);
         }
-        let refused = Answer { status: 500, body: list("10.0.0.1", 1).into() };
-        world.read("k", &list("10.0.0.1", 1)).unwrap();
+        let refused = Answer { status: 500, body: list("127.0.0.1", 1).into() };
+        world.read("k", &list("127.0.0.1", 1)).unwrap();
         let outcome = world.lists.read("k", &refused, |answer| Ok(v1::read_list(answer)?.into_info(&world.service)));
         assert!(outcome.is_err(), "a failure is one, whatever it quotes");
     }

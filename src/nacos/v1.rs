@@ -628,9 +628,9 @@ mod tests {
 
     #[test]
     fn one_instance_with_strange_metadata_spoils_no_list() {
-        let strange = r#"{"hosts":[{"ip":"10.0.0.7","port":80,"healthy":true,
+        let strange = r#"{"hosts":[{"ip":"127.0.0.7","port":80,"healthy":true,
             "metadata":{"none":null,"number":7,"yes":true,"text":"t","more":{"a":[1]}}},
-            {"ip":"10.0.0.8","port":80,"healthy":true,"metadata":null}]}"#;
+            {"ip":"127.0.0.8","port":80,"healthy":true,"metadata":null}]}"#;
         let info = read_list(&answer(strange)).unwrap().into_info(&ServiceName::parse("orders").unwrap());
         let told: Vec<_> = info.hosts[0].metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         assert_eq!(told, [("more", r#"{"a":[1]}"#), ("number", "7"), ("text", "t"), ("yes", "true")]);
@@ -642,13 +642,13 @@ mod tests {
     fn odd_hosts_and_null_fields_spoil_no_list() {
         let odd = r#"{"name":null,"groupName":null,"clusters":null,"cacheMillis":null,"lastRefTime":null,"checksum":null,
             "allIPs":null,"reachProtectionThreshold":null,"hosts":[
-            {"ip":"10.0.0.1","port":80},
-            {"ip":"10.0.0.2","port":"8080","healthy":null,"enabled":null,"ephemeral":null,"weight":null,
+            {"ip":"127.0.0.1","port":80},
+            {"ip":"127.0.0.2","port":"8080","healthy":null,"enabled":null,"ephemeral":null,"weight":null,
              "clusterName":null,"serviceName":null,"instanceId":null,"metadata":null},
-            {"ip":"10.0.0.3","port":0,"healthy":"false","enabled":"TRUE","ephemeral":[],"weight":"2.5","metadata":"none"},
+            {"ip":"127.0.0.3","port":0,"healthy":"false","enabled":"TRUE","ephemeral":[],"weight":"2.5","metadata":"none"},
             {"port":80},{"ip":null,"port":80},{"ip":"","port":80},{"ip":7,"port":80},
-            {"ip":"10.0.0.9"},{"ip":"10.0.0.9","port":null},{"ip":"10.0.0.9","port":"http"},{"ip":"10.0.0.9","port":70000},
-            {"ip":"10.0.0.9","port":-1},null,"10.0.0.9:80",7,-7,1.5,true,[],["10.0.0.9",80],{}]}"#;
+            {"ip":"127.0.0.9"},{"ip":"127.0.0.9","port":null},{"ip":"127.0.0.9","port":"http"},{"ip":"127.0.0.9","port":70000},
+            {"ip":"127.0.0.9","port":-1},null,"127.0.0.9:80",7,-7,1.5,true,[],["127.0.0.9",80],{}]}"#;
         let list = read_list(&answer(odd)).unwrap();
         assert_eq!(list.hosts.iter().filter(|host| !host.is_usable()).count(), 18);
         let info = list.into_info(&ServiceName::parse("orders").unwrap());
@@ -681,11 +681,11 @@ mod tests {
 
     #[test]
     fn an_instance_without_an_address_is_no_instance() {
-        let key = InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("10.0.0.7", 80));
-        for body in ["{}", "[]", "null", r#"{"ip":"10.0.0.7"}"#, r#"{"ip":1,"port":"none"}"#] {
+        let key = InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("127.0.0.7", 80));
+        for body in ["{}", "[]", "null", r#"{"ip":"127.0.0.7"}"#, r#"{"ip":1,"port":"none"}"#] {
             assert!(matches!(read_instance(&answer(body), &key), Err(Refusal::Unreadable(_))), "{body}");
         }
-        let odd = r#"{"ip":"10.0.0.7","port":"80","healthy":null,"enabled":"?","ephemeral":"false"}"#;
+        let odd = r#"{"ip":"127.0.0.7","port":"80","healthy":null,"enabled":"?","ephemeral":"false"}"#;
         let found = read_instance(&answer(odd), &key).unwrap();
         assert!(found.ephemeral_told && !found.instance.ephemeral && !found.enabled_told && found.instance.healthy);
     }

@@ -416,7 +416,7 @@ mod tests {
     }
 
     fn key() -> InstanceKey {
-        InstanceKey::of(&ServiceName::parse("PAY@@ledger").unwrap(), &Instance::new("10.0.0.7", 80))
+        InstanceKey::of(&ServiceName::parse("PAY@@ledger").unwrap(), &Instance::new("127.0.0.7", 80))
     }
 
     #[test]
@@ -432,7 +432,7 @@ mod tests {
 
     #[test]
     fn the_admin_api_tells_one_instance_or_that_there_is_none() {
-        let body = r#"{"code":0,"message":"success","data":{"ip":"10.0.0.7","port":80,"weight":2.0,"healthy":true,
+        let body = r#"{"code":0,"message":"success","data":{"ip":"127.0.0.7","port":80,"weight":2.0,"healthy":true,
             "enabled":false,"ephemeral":true,"clusterName":"DEFAULT","serviceName":"PAY@@ledger","metadata":{}}}"#;
         let found = read_instance(&answer(200, body), &key()).unwrap();
         assert!(found.enabled_told && found.ephemeral_told && !found.instance.enabled);
@@ -457,7 +457,8 @@ mod tests {
 
     #[test]
     fn odd_hosts_spoil_no_list() {
-        let odd = r#"{"code":0,"message":null,"data":[{"ip":"10.0.0.7","port":"80","healthy":null},{"ip":null},null]}"#;
+        let odd =
+            r#"{"code":0,"message":null,"data":[{"ip":"127.0.0.7","port":"80","healthy":null},{"ip":null},null]}"#;
         let service = &key().service;
         let info = read_list(&answer(200, odd), service).unwrap().into_info(service);
         assert_eq!(info.hosts.len(), 1);
@@ -471,7 +472,7 @@ mod tests {
             let read = read_list(&answer(200, body), service);
             assert!(matches!(read, Err(Refusal::Unreadable(_))), "{body}: {read:?}");
         }
-        let whole = r#"{"code":0,"message":"success","data":[{"ip":"10.0.0.7","port":80,"healthy":true}]}"#;
+        let whole = r#"{"code":0,"message":"success","data":[{"ip":"127.0.0.7","port":80,"healthy":true}]}"#;
         assert_eq!(read_list(&answer(200, whole), service).unwrap().hosts.len(), 1);
         for cut in 0..whole.len() {
             assert!(read_list(&answer(200, &whole[..cut]), service).is_err(), "cut at {cut}");

@@ -29,7 +29,7 @@ pub struct GetStatus;
 /// ```
 /// use actix_nacos::{ConnectionState, RegistryStatus, ServerStatus};
 ///
-/// let mut server = ServerStatus::new("10.0.0.1:8848");
+/// let mut server = ServerStatus::new("192.0.2.1:8848");
 /// server.failures = 3;
 /// let mut status = RegistryStatus::default();
 /// status.connection = ConnectionState::Lost;

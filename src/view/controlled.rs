@@ -20,7 +20,7 @@ impl ServiceView {
     ///
     /// let (view, control) = ServiceView::controlled(ServiceName::parse("orders")?);
     /// assert!(!view.is_ready());
-    /// control.publish([Instance::new("10.0.0.7", 8080)]);
+    /// control.publish([Instance::new("127.0.0.7", 8080)]);
     /// assert_eq!(view.select_one().map(|chosen| chosen.port), Some(8080));
     /// control.publish([]);
     /// assert!(view.is_ready() && view.select_one().is_none());

@@ -19,7 +19,7 @@ pub fn application_threads_are_blocked(blocked_for: Duration, interval: Duration
     let server = server();
     System::new().block_on(async {
         let registry = start(Config::new(server.server_address()));
-        let instance = RegisterInstance::new("orders", "10.0.0.7", 80).heartbeat_interval(interval);
+        let instance = RegisterInstance::new("orders", "127.0.0.7", 80).heartbeat_interval(interval);
         ask(&registry, instance).await.unwrap();
         for _ in 0..4 {
             Arbiter::new().spawn_fn(move || thread::sleep(blocked_for));

@@ -41,7 +41,7 @@ pub async fn datagrams_that_no_server_sent(random: usize, forged: usize, seed: u
     let server = crate::support::builder().start().expect("a free port");
     let seldom = Duration::from_secs(600);
     let registry = start(Config::new(server.server_address()).poll_interval(seldom, seldom));
-    ask(&registry, RegisterInstance::new("orders", "10.0.0.7", 80)).await.unwrap();
+    ask(&registry, RegisterInstance::new("orders", "127.0.0.7", 80)).await.unwrap();
     let mut news = News::listen();
     ask(&registry, Subscribe::new("orders", news.recipient())).await.unwrap();
     let view = ask(&registry, Discover::new("orders")).await.unwrap();

@@ -71,11 +71,11 @@ pub async fn one_of_three_dies_under_load(operations: usize, death: Death, reque
 
 /// Each worker has an instance of its own, and goes through all that can be asked of a server.
 async fn operation(registry: &Addr<Registry>, worker: usize, number: usize) -> Result<(), Error> {
-    let (ip, port) = ("10.0.0.7", 8000 + worker as u16);
+    let (ip, port) = ("127.0.0.7", 8000 + worker as u16);
     match number % 5 {
         0 => ask(registry, RegisterInstance::new("orders", ip, port).weight(2.0)).await,
         1 => ask(registry, ListInstances::new("orders")).await.map(drop),
-        2 => ask(registry, SendHeartbeat::new("orders", "10.0.0.8", port)).await.map(drop),
+        2 => ask(registry, SendHeartbeat::new("orders", "127.0.0.8", port)).await.map(drop),
         3 => match ask(registry, ModifyInstance::new("orders", ip, port).weight(3.0)).await {
             // This worker has not registered it yet, or has deregistered it.
             Err(Error::NotFound { .. }) => Ok(()),
@@ -95,7 +95,7 @@ pub async fn instances_move_to_another_server(
     let (servers, addresses) = servers(3);
     let registry = start(Config::new(addresses).request_timeout(request_timeout));
     let register =
-        |port| ask(&registry, RegisterInstance::new("orders", "10.0.0.7", port).heartbeat_interval(interval));
+        |port| ask(&registry, RegisterInstance::new("orders", "127.0.0.7", port).heartbeat_interval(interval));
     join_all((1..=instances).map(register)).await.into_iter().for_each(Result::unwrap);
 
     let dead = in_use(&registry, &servers).await;

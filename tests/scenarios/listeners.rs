@@ -89,7 +89,7 @@ fn version(news: &ServiceChanged) -> u64 {
 }
 
 async fn change(registry: &Addr<Registry>, version: u64) {
-    let instance = RegisterInstance::new("orders", "10.0.0.7", 80).metadata("version", version.to_string());
+    let instance = RegisterInstance::new("orders", "127.0.0.7", 80).metadata("version", version.to_string());
     ask(registry, instance).await.unwrap();
 }
 

@@ -24,7 +24,7 @@ pub async fn many_instances_go_offline(instances: usize, deadline: Duration) -> 
     let registry = start(Config::new(server.server_address()));
     let began = Instant::now();
     let register = |number: usize| {
-        let ip = format!("10.0.{}.7", number / PORTS);
+        let ip = format!("127.0.{}.7", number / PORTS);
         let instance = RegisterInstance::new(format!("orders-{}", number % 100), ip, (number % PORTS + 1) as u16);
         // So seldom that beats do not count here.
         let instance = instance.heartbeat_interval(Duration::from_secs(600));

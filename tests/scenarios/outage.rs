@@ -56,7 +56,7 @@ pub async fn all_servers_fail(fault: Fault, sizes: &Sizes) -> Figures {
     let config = Config::new(addresses).request_timeout(sizes.request_timeout).poll_interval(ms(200), ms(1000));
     let registry = start(config);
     let register = |port: u16| {
-        let instance = RegisterInstance::new(service(port % sizes.services), "10.0.0.7", port).weight(2.0);
+        let instance = RegisterInstance::new(service(port % sizes.services), "127.0.0.7", port).weight(2.0);
         ask(&registry, instance.heartbeat_interval(sizes.interval).metadata("port", port.to_string()))
     };
     join_all((1..=sizes.instances).map(register)).await.into_iter().for_each(Result::unwrap);

@@ -54,7 +54,7 @@ pub async fn restart_empty(sizes: &Sizes) -> Duration {
 
 async fn register_all(registry: &Addr<Registry>, sizes: &Sizes) {
     let register = |port: u16| {
-        let instance = RegisterInstance::new(service(port % sizes.subscriptions), "10.0.0.7", port);
+        let instance = RegisterInstance::new(service(port % sizes.subscriptions), "127.0.0.7", port);
         let instance = instance.heartbeat_interval(sizes.interval).weight(weight(port));
         ask(registry, instance.metadata("port", port.to_string()))
     };

@@ -12,10 +12,8 @@ use futures_util::future::{join_all, try_join_all};
 use crate::support::{
     ask,
     measure::{Spread, Stalls},
-    shut_down, start, unique,
+    shut_down, start, unique, IP,
 };
-
-const IP: &str = "127.0.0.7";
 
 /// `leaving` instances of a service that has `of` of them are deregistered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

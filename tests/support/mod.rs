@@ -28,6 +28,9 @@ use tokio::sync::mpsc;
 /// So long a helper waits before it says what did not happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Of the instances that tests register. Real servers connect to persistent ones.
+pub const IP: &str = "127.0.0.7";
+
 /// Subscriptions of tests ask so often.
 pub const POLL: Duration = Duration::from_millis(100);
 

@@ -28,7 +28,7 @@ fn service(number: usize) -> String {
 }
 
 fn ip(number: usize) -> String {
-    format!("10.0.{}.{}", number / 250, number % 250 + 1)
+    format!("127.0.{}.{}", number / 250, number % 250 + 1)
 }
 
 fn beat_url(options: &Options, number: usize) -> String {
