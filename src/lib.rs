@@ -85,8 +85,7 @@
 //! # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
 //! # #[actix::main]
 //! # async fn main() -> Result<(), Error> {
-//! # // Without this, as on the originals since 2.x, the change would show half a second later.
-//! # let nacos = EmbeddedServer::builder().list_delay(std::time::Duration::ZERO).start().unwrap();
+//! # let nacos = EmbeddedServer::start().unwrap();
 //! # let config = Config::new(nacos.server_address());
 //! let ip = config.local_ip()?.to_string();
 //! let registry = Registry::start(config)?;

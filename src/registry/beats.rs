@@ -8,6 +8,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::{
     desired::DesiredInstance,
+    instances::as_sent,
     metadata::metadata_setters,
     target::{target_conversions, target_setters, Target},
     Desk, Phase, Registry,
@@ -105,10 +106,12 @@ impl Desk {
         let patience = self.nacos.patience();
         let reply = self.nacos.beat(key, instance, false, patience).await?;
         if !reply.is_unknown() {
+            self.recent_writes.registered(key, || as_sent(instance));
             return Ok(reply);
         }
         let epoch = self.nacos.epoch();
         self.nacos.register(&key.service, instance, patience).await?;
+        self.recent_writes.registered(key, || as_sent(instance));
         self.note(key, |desired| desired.registered(epoch));
         Ok(HeartbeatReply::taken())
     }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use actix::{Context, Handler, Message, ResponseFuture};
+use actix_rt::time::Instant;
 
 use super::{
+    recent_writes::REMEMBERED_FOR,
     target::{target_conversions, target_setters, Target},
     Desk, Registry,
 };
@@ -16,7 +18,8 @@ use crate::{
 };
 
 /// Reads one instance, as the server has it now: also what somebody else changed of an instance that this Registry
-/// registered. It does not wait for messages that are under way: sent before the answer to another message, it may show the
+/// registered. What this Registry wrote within the last 2 s is part of it: since Nacos 2 servers show a change only after
+/// half a second. It does not wait for messages that are under way: sent before the answer to another message, it may show the
 /// state before that message.
 ///
 /// # Errors
@@ -48,16 +51,22 @@ impl Handler<GetInstance> for Registry {
 impl Desk {
     async fn read(&self, key: &Arc<InstanceKey>) -> Result<Instance, Error> {
         let desired = self.desired.get(key, |desired| (desired.instance.clone(), desired.last_written));
-        let patience = self.nacos.patience();
-        let Some((wanted, written)) = desired else {
-            return self.nacos.current(key, None, patience).await.map(|current| current.instance);
-        };
-        match self.nacos.current(key, written, patience).await {
-            Ok(current) => Ok(Instance { ephemeral: wanted.ephemeral, ..current.instance }),
+        let written = desired.as_ref().and_then(|(_, written)| *written);
+        let told = self.nacos.current(key, written, self.nacos.patience()).await.map(|current| current.instance);
+        let present = self.recent_writes.applied_to(key, told);
+        let Some((wanted, _)) = desired else { return present };
+        match present {
+            Ok(present) => Ok(Instance { ephemeral: wanted.ephemeral, ..present }),
             // Lists do not show what this application has disabled.
             Err(Error::NotFound { may_be_disabled: true, .. }) if !wanted.enabled => Ok((*wanted).clone()),
+            Err(Error::NotFound { .. }) if self.may_not_show_yet(written) => Ok((*wanted).clone()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether servers may not show an instance yet that was registered at this time.
+    fn may_not_show_yet(&self, written: Option<Instant>) -> bool {
+        !self.nacos.is_disabled() && written.is_some_and(|written| written.elapsed() < REMEMBERED_FOR)
     }
 }
 

@@ -125,12 +125,22 @@ impl Desk {
         let epoch = self.nacos.epoch();
         let outcome = self.nacos.register(&key.service, &values, Patience::Operation).await;
         match &outcome {
-            Ok(()) => self.want(key, values, Some(epoch)),
+            Ok(()) => {
+                self.note_registration(&key, former.as_deref(), &values);
+                self.want(key, values, Some(epoch));
+            }
             Err(error) if error.is_retryable() => self.take_back(&key, former),
             // Rejected: nothing has changed.
             Err(_) => self.desired.forget_leftover(&key),
         }
         outcome
+    }
+
+    fn note_registration(&self, key: &Arc<InstanceKey>, former: Option<&Instance>, values: &Instance) {
+        match former {
+            Some(former) => self.recent_writes.changed(key, as_sent(former), as_sent(values)),
+            None => self.recent_writes.registered(key, || as_sent(values)),
+        }
     }
 
     /// A registration failed, and may have been applied all the same: lets the instance be deregistered, or registered
@@ -164,6 +174,11 @@ impl Desk {
             }
         }
     }
+}
+
+/// As the server has an instance that is registered with these values.
+pub(super) fn as_sent(instance: &Instance) -> Instance {
+    Instance { metadata: instance.metadata_to_register().into_owned(), ..instance.clone() }
 }
 
 /// Stops an instance's Heartbeat and deregisters it. One that is not there is ok.
@@ -223,7 +238,10 @@ impl Desk {
         let leftover = self.desired.leftover(key, |leftover| leftover.ephemeral);
         let outcome = self.nacos.deregister(key, leftover.unwrap_or(ephemeral), Patience::Operation).await;
         match &outcome {
-            Ok(()) => self.desired.forget_leftover(key),
+            Ok(()) => {
+                self.desired.forget_leftover(key);
+                self.recent_writes.deregistered(key);
+            }
             Err(error) if error.is_retryable() => self.deregister_in_background(key),
             Err(_) => {}
         }

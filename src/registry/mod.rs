@@ -13,6 +13,7 @@ mod metadata;
 mod modify;
 mod pushes;
 mod r_nacos;
+mod recent_writes;
 mod shutdown;
 mod status;
 mod subscriptions;
@@ -51,7 +52,7 @@ pub use self::{
 };
 use self::{
     connection::ConnectionListeners, desired::DesiredInstances, instance_state::InstanceListeners, pushes::Pushes,
-    r_nacos::ServerKind, subscriptions::Subscriptions,
+    r_nacos::ServerKind, recent_writes::RecentWrites, subscriptions::Subscriptions,
 };
 use crate::{
     config::Config,
@@ -100,6 +101,7 @@ pub(crate) struct Desk {
     pub(crate) connection_listeners: ConnectionListeners,
     instance_listeners: InstanceListeners,
     server_kind: ServerKind,
+    recent_writes: Rc<RecentWrites>,
     pub(crate) grid: Grid,
     /// The Registry, for its Heartbeats.
     heartbeats_ask: WeakRecipient<Beat>,
@@ -189,6 +191,7 @@ impl Registry {
             connection_listeners: ConnectionListeners::default(),
             instance_listeners: InstanceListeners::default(),
             server_kind: ServerKind::default(),
+            recent_writes: Rc::default(),
             grid: Grid::new(),
             heartbeats_ask: myself.clone().recipient(),
             beats_under_way: Semaphore::new(config.max_connections),
@@ -285,6 +288,8 @@ impl Desk {
 
     /// What runs beside the actor. Each holds the desk weakly.
     fn start_chores(self: &Rc<Self>) {
+        let recent_writes = self.recent_writes.clone();
+        self.start_chore(move || recent_writes.clone().forget_in_time());
         if self.nacos.is_disabled() {
             info!(self.log, "no registry: configured as disabled, nothing is registered and every list is empty");
             return;

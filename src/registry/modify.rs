@@ -6,6 +6,7 @@ use actix::{Context, Handler, Message, ResponseFuture};
 use actix_rt::time::Instant;
 
 use super::{
+    instances::as_sent,
     metadata::{metadata_setters, MetadataChange},
     target::{target_conversions, target_setters, Target},
     Desk, Registry,
@@ -22,7 +23,8 @@ use crate::{
 /// The present values are read first (GET and list together, since neither tells all), then all are written. An instance
 /// that this Registry registered is registered again: what somebody else changed of it, say an operator who disabled it,
 /// stays as it is unless the message changes it, too. A server that forgot the instance gets what this application wanted,
-/// without such changes. Of somebody else's instance all values are overwritten. Nacos 2 and later lay that over what the
+/// without such changes. What this Registry wrote within the last 2 s counts also where the server does not show it yet, so
+/// that changes right after each other all hold. Of somebody else's instance all values are overwritten. Nacos 2 and later lay that over what the
 /// owner registered: keys of its metadata can be added and changed there, and not be taken away.
 ///
 /// # Errors
@@ -126,6 +128,7 @@ impl Desk {
             }
             return Err(error);
         }
+        self.recent_writes.changed(key, as_sent(&before), as_sent(&after));
         self.note(key, |desired| {
             desired.instance = Rc::new(now_wanted);
             desired.registered(epoch);
@@ -142,7 +145,7 @@ impl Desk {
     /// What the server has of an instance that is wanted; what is wanted where it does not have it.
     async fn present_values(
         &self,
-        key: &InstanceKey,
+        key: &Arc<InstanceKey>,
         change: &ModifyInstance,
         wanted: &Instance,
         written: Instant,
@@ -153,7 +156,7 @@ impl Desk {
             Some(_) => self.nacos.told(key, patience).await,
             None => self.nacos.current(key, Some(written), patience).await.map(|current| current.instance),
         };
-        let mut present = match told {
+        let mut present = match self.recent_writes.applied_to(key, told) {
             Err(Error::NotFound { .. }) => return Ok(wanted.clone()),
             told => told?,
         };
@@ -167,16 +170,25 @@ impl Desk {
 
 impl Desk {
     /// What cannot be learned is never written over.
-    async fn modify_others(&self, key: &InstanceKey, change: &ModifyInstance) -> Result<(), Error> {
+    async fn modify_others(&self, key: &Arc<InstanceKey>, change: &ModifyInstance) -> Result<(), Error> {
         let patience = self.nacos.patience();
-        let current = self.nacos.current(key, None, patience).await?;
-        if !current.is_complete {
-            let server = self.nacos.servers().current().map_or_else(String::new, |server| server.name.clone());
-            let reason = format!("it does not tell whether {key}, which is disabled, is ephemeral");
-            return Err(Error::Unsupported { operation: Operation::Modify, server, reason });
+        let told = self.nacos.current(key, None, patience).await;
+        let is_complete = told.as_ref().is_ok_and(|current| current.is_complete);
+        let mut before = self.recent_writes.applied_to(key, told.map(|current| current.instance))?;
+        if !is_complete {
+            before.ephemeral = self.recent_writes.is_ephemeral(key).ok_or_else(|| self.tells_too_little(key))?;
         }
+        let after = change.apply_to(&before);
         // What it has already may be more than we would register: only the given values were checked.
-        self.nacos.overwrite(&key.service, &change.apply_to(&current.instance), patience).await
+        self.nacos.overwrite(&key.service, &after, patience).await?;
+        self.recent_writes.changed(key, before, after);
+        Ok(())
+    }
+
+    fn tells_too_little(&self, key: &InstanceKey) -> Error {
+        let server = self.nacos.servers().current().map_or_else(String::new, |server| server.name.clone());
+        let reason = format!("it does not tell whether {key}, which is disabled, is ephemeral");
+        Error::Unsupported { operation: Operation::Modify, server, reason }
     }
 }
 
