@@ -57,8 +57,9 @@ async fn run(config: Config, instances: Vec<RegisterInstance>, last: Option<Dura
 
 async fn register(registry: &Addr<Registry>, instances: Vec<RegisterInstance>) -> Result<(), Error> {
     let began = Instant::now();
-    let register = |instance| async { registry.send(instance).await? };
-    stream::iter(instances).map(register).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    let register = |instance: RegisterInstance| async { registry.send(instance).await? };
+    let registered = stream::iter(instances).map(register).buffer_unordered(AT_ONCE);
+    registered.try_for_each(|_| async { Ok(()) }).await?;
     println!("REGISTERED {:.3}", began.elapsed().as_secs_f64());
     Ok(())
 }

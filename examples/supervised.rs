@@ -39,7 +39,7 @@ impl Actor for Worker {
         self.registry.do_send(Subscribe::new(&self.service, listener));
         let register = RegisterInstance::new(&self.service, "127.0.0.7", 8080);
         let registered = self.registry.send(register).into_actor(self).map(|answer, worker, ctx| match answer {
-            Ok(Ok(())) => println!("worker    start {}: the instance is registered", worker.starts),
+            Ok(Ok(_)) => println!("worker    start {}: the instance is registered", worker.starts),
             Ok(Err(error)) => {
                 log::error!("not registered: {error}");
                 // Restarts the actor: an easy way to try again, with no more than a pause to add.

@@ -78,7 +78,8 @@
 //!
 //! # Registering
 //! [`RegisterInstance`] takes what Nacos knows of an instance; each setter's doc names its default. Registering again
-//! makes the new values win. [`ModifyInstance`] changes what is given and leaves the rest as it is;
+//! makes the new values win. The answer is a [`Registration`], which tells in any thread whether the instance is registered.
+//! [`ModifyInstance`] changes what is given and leaves the rest as it is;
 //! [`DeregisterInstance`] takes the instance out. [`Config::local_ip`] finds the address to register.
 //!
 //! ```
@@ -299,7 +300,7 @@ pub use nacos::{ConnectionState, Operation};
 pub use registry::{
     ConnectionChanged, DeregisterInstance, Discover, GetInstance, GetStatus, InstanceState, InstanceStateChanged,
     InstanceStatus, ListInstances, ListServices, ModifyInstance, NotDeregistered, PushStatus, RegisterInstance,
-    Registry, RegistryStatus, SendHeartbeat, ServerStatus, ServiceList, SessionStatus, Shutdown, ShutdownGuard,
+    Registration, Registry, RegistryStatus, SendHeartbeat, ServerStatus, ServiceList, SessionStatus, Shutdown, ShutdownGuard,
     ShutdownReport, StopSubscribe, Subscribe, Unsubscribe, UnwatchConnection, UnwatchInstances, WatchConnection,
     WatchInstances,
 };

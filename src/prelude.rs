@@ -7,7 +7,7 @@
 pub use crate::{
     Config, ConnectionChanged, ConnectionState, DeregisterInstance, Discover, Error, GetInstance, GetStatus,
     HeartbeatReply, Instance, InstanceState, InstanceStateChanged, ListInstances, ListServices, Metadata,
-    ModifyInstance, RegisterInstance, Registry, RegistryStatus, SendHeartbeat, ServiceChanged, ServiceInfo,
-    ServiceList, ServiceName, ServiceView, Shutdown, ShutdownGuard, ShutdownReport, Source, StopSubscribe, Subscribe,
-    Unsubscribe, UnwatchConnection, UnwatchInstances, WatchConnection, WatchInstances,
+    ModifyInstance, RegisterInstance, Registration, Registry, RegistryStatus, SendHeartbeat, ServiceChanged,
+    ServiceInfo, ServiceList, ServiceName, ServiceView, Shutdown, ShutdownGuard, ShutdownReport, Source, StopSubscribe,
+    Subscribe, Unsubscribe, UnwatchConnection, UnwatchInstances, WatchConnection, WatchInstances,
 };

@@ -57,7 +57,7 @@ type Ask = fn(&Addr<Registry>) -> LocalBoxFuture<'_, Result<(), Error>>;
 
 const MESSAGES: [Ask; 6] = [
     |registry| ask(registry, ListInstances::new("orders")).map_ok(drop).boxed_local(),
-    |registry| ask(registry, RegisterInstance::new("orders", IP, 80)).boxed_local(),
+    |registry| ask(registry, RegisterInstance::new("orders", IP, 80)).map_ok(drop).boxed_local(),
     |registry| ask(registry, SendHeartbeat::new("orders", IP, 80)).map_ok(drop).boxed_local(),
     |registry| ask(registry, GetInstance::new("orders", IP, 80)).map_ok(drop).boxed_local(),
     |registry| ask(registry, ModifyInstance::new("orders", IP, 80).weight(2.0)).boxed_local(),

@@ -15,7 +15,7 @@ use actix_nacos::{
     Config, DeregisterInstance, Error, GetInstance, ListInstances, ListServices, ModifyInstance, Protocol,
     RegisterInstance, Registry, SendHeartbeat,
 };
-use futures_util::future::{join_all, FutureExt as _, LocalBoxFuture};
+use futures_util::future::{join_all, FutureExt as _, LocalBoxFuture, TryFutureExt as _};
 use support::{
     ask, config_at,
     fake::{Answer, Fake, Seen},
@@ -87,8 +87,8 @@ fn operations(registry: &Addr<Registry>) -> Vec<(&'static str, Outcome<'_>)> {
     let (service, ip, port) = OTHERS;
     let own = |port| RegisterInstance::new("orders", "127.0.0.9", port);
     vec![
-        ("register", ask(registry, own(1)).boxed_local()),
-        ("register a persistent one", ask(registry, own(2).ephemeral(false)).boxed_local()),
+        ("register", ask(registry, own(1)).map_ok(drop).boxed_local()),
+        ("register a persistent one", ask(registry, own(2).ephemeral(false)).map_ok(drop).boxed_local()),
         ("deregister", ask(registry, DeregisterInstance::new(service, ip, 81)).boxed_local()),
         ("modify an own one", ask(registry, ModifyInstance::new(OWN.0, OWN.1, OWN.2).weight(2.0)).boxed_local()),
         ("modify another", ask(registry, ModifyInstance::new(service, ip, port).weight(2.0)).boxed_local()),

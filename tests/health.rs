@@ -241,7 +241,10 @@ async fn an_instance_that_the_server_cannot_serve_costs_the_others_no_beat() {
     let (logger, log) = logger();
     let registry = start(config_at(&fake.server_address()).request_timeout(ms(500)).logger(logger));
     ask(&registry, instance(66).when_reachable()).await.unwrap();
-    join_all((1..=5).map(|port| ask(&registry, instance(port)))).await.into_iter().for_each(Result::unwrap);
+    join_all((1..=5).map(|port| ask(&registry, instance(port))))
+        .await
+        .into_iter()
+        .for_each(|answer| drop(answer.unwrap()));
     let outages = Outages::watch(&registry, log).await;
     // For so long it fails.
     actix_rt::time::sleep(ms(2500)).await;
@@ -297,7 +300,10 @@ async fn a_request_whose_connection_breaks_is_no_outage() {
     });
     let (logger, log) = logger();
     let registry = start(config_at(&fake.server_address()).logger(logger));
-    join_all((1..=5).map(|port| ask(&registry, instance(port)))).await.into_iter().for_each(Result::unwrap);
+    join_all((1..=5).map(|port| ask(&registry, instance(port))))
+        .await
+        .into_iter()
+        .for_each(|answer| drop(answer.unwrap()));
     let outages = Outages::watch(&registry, log).await;
     for _ in 0..5 {
         breaks.store(true, Ordering::Release);
@@ -319,7 +325,10 @@ async fn idle_ends_of_a_proxy_are_no_outage(idle: Range<Duration>) {
     let proxy = Proxy::start(server.address(), idle);
     let registry = start(config_at(&proxy.server_address()));
     let other = start(config(&server));
-    join_all((1..=2).map(|port| ask(&registry, instance(port)))).await.into_iter().for_each(Result::unwrap);
+    join_all((1..=2).map(|port| ask(&registry, instance(port))))
+        .await
+        .into_iter()
+        .for_each(|answer| drop(answer.unwrap()));
     ask(&registry, RegisterInstance::new("ledger", IP, 80).ephemeral(false)).await.unwrap();
     ask(&other, instance(3)).await.unwrap();
     let view = ask(&registry, Discover::new("orders")).await.unwrap();
@@ -426,7 +435,7 @@ async fn client_of(cluster: &Cluster, servers: usize, ports: &[u16]) -> (Addr<Re
     let registry = start(config.logger(logger));
     let register = |port: &u16| RegisterInstance::new("orders", IP, *port).heartbeat_interval(ms(1000));
     let registered = join_all(ports.iter().map(|port| ask(&registry, register(port)))).await;
-    registered.into_iter().for_each(Result::unwrap);
+    registered.into_iter().for_each(|answer| drop(answer.unwrap()));
     let view = ask(&registry, Discover::new("orders")).await.unwrap();
     view.ready().await.unwrap();
     let outages = Outages::watch(&registry, log).await;
@@ -622,7 +631,10 @@ async fn instances_that_waited_for_the_server_beat_spread_over_the_interval() {
 async fn instances_come_back_from_an_outage_spread_over_the_interval() {
     let server = Arc::new(server());
     let registry = start(config(&server));
-    join_all(many().map(|instance| ask(&registry, instance))).await.into_iter().for_each(Result::unwrap);
+    join_all(many().map(|instance| ask(&registry, instance)))
+        .await
+        .into_iter()
+        .for_each(|answer| drop(answer.unwrap()));
     server.faults().refuse_connections();
     // So long that the beats of all have failed.
     actix_rt::time::sleep(LONG_INTERVAL).await;

@@ -136,7 +136,10 @@ async fn a_server_that_restarts_empty_gets_everything_back_with_its_values() {
     let server = server();
     let registry = registry(&server);
     let register = |port: u16| short_lived(port).weight(port.into()).metadata("port", port.to_string());
-    join_all((80..130).map(|port| ask(&registry, register(port)))).await.into_iter().for_each(Result::unwrap);
+    join_all((80..130).map(|port| ask(&registry, register(port))))
+        .await
+        .into_iter()
+        .for_each(|answer| drop(answer.unwrap()));
     ask(&registry, ModifyInstance::new("orders", IP, 80).weight(7.0).enabled(false)).await.unwrap();
     let before: Vec<_> = server.instances("orders").iter().map(values).collect();
     server.restart_empty().unwrap();
@@ -174,7 +177,10 @@ async fn an_instance_that_the_server_forgot_is_registered_again_with_its_values(
 async fn a_server_that_forgot_everything_unnoticed_gets_everything_back() {
     let server = server();
     let registry = registry(&server);
-    join_all((80..90).map(|port| ask(&registry, short_lived(port)))).await.into_iter().for_each(Result::unwrap);
+    join_all((80..90).map(|port| ask(&registry, short_lived(port))))
+        .await
+        .into_iter()
+        .for_each(|answer| drop(answer.unwrap()));
     until("light beats", || beats(&server) >= 20).await;
     server.faults().forget_everything();
     until("all are back", || server.instances("orders").len() == 10).await;
@@ -263,7 +269,10 @@ async fn instances_registered_in_one_burst_do_not_beat_in_one_spike() {
     let server = server();
     let registry = registry(&server);
     let register = |port| RegisterInstance::new("orders", IP, port).metadata(HEART_BEAT_INTERVAL, "2000");
-    join_all((8000..8400).map(|port| ask(&registry, register(port)))).await.into_iter().for_each(Result::unwrap);
+    join_all((8000..8400).map(|port| ask(&registry, register(port))))
+        .await
+        .into_iter()
+        .for_each(|answer| drop(answer.unwrap()));
     until("all have beaten", || beats(&server) >= 400).await;
     // At one moment, how many grid steps of 100 ms ago each has last beaten.
     let ago = |instance: InstanceSnapshot| instance.since_last_beat.as_millis() / 100;

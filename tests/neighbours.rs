@@ -22,7 +22,7 @@ use support::{
 };
 
 async fn register(registry: &Addr<Registry>, port: u16) -> Result<(), Error> {
-    ask(registry, RegisterInstance::new("orders", "127.0.0.7", port).ephemeral(false)).await
+    ask(registry, RegisterInstance::new("orders", "127.0.0.7", port).ephemeral(false)).await.map(drop)
 }
 
 #[actix::test]
@@ -97,7 +97,7 @@ async fn slowest_beside(registry: &Addr<Registry>, trouble: impl Future<Output =
             for number in 0..4 {
                 let began = Instant::now();
                 match number {
-                    0 => ask(registry, RegisterInstance::new("orders", "127.0.0.7", 80)).await.unwrap(),
+                    0 => drop(ask(registry, RegisterInstance::new("orders", "127.0.0.7", 80)).await.unwrap()),
                     1 => drop(ask(registry, ListInstances::new("orders")).await.unwrap()),
                     2 => drop(ask(registry, SendHeartbeat::new("orders", "127.0.0.8", 80)).await.unwrap()),
                     _ => ask(registry, DeregisterInstance::new("orders", "127.0.0.7", 80)).await.unwrap(),

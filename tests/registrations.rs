@@ -48,7 +48,7 @@ fn requests(server: &EmbeddedServer, operation: Operation) -> u64 {
     server.counters().requests_for(operation)
 }
 
-fn may_have_been_applied(outcome: &Result<(), Error>) -> bool {
+fn may_have_been_applied<T>(outcome: &Result<T, Error>) -> bool {
     matches!(outcome, Err(Error::Timeout { .. } | Error::Unreachable { .. }))
 }
 

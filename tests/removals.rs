@@ -43,7 +43,7 @@ fn register(port: u16) -> RegisterInstance {
 
 async fn register_all(registry: &Addr<Registry>, ports: impl IntoIterator<Item = u16>) {
     let registered = join_all(ports.into_iter().map(|port| ask(registry, register(port)))).await;
-    registered.into_iter().for_each(Result::unwrap);
+    registered.into_iter().for_each(|answer| drop(answer.unwrap()));
 }
 
 async fn deregister(registry: &Addr<Registry>, port: u16) {
@@ -410,7 +410,7 @@ async fn a_restart_does_not_multiply_the_polls_of_services_whose_instances_are_g
     let owner = start(config_at(&server.server_address()));
     let service = |number: usize| format!("orders-{number}");
     let register = |number| ask(&owner, RegisterInstance::new(service(number), IP, 80));
-    join_all((0..SERVICES).map(register)).await.into_iter().for_each(Result::unwrap);
+    join_all((0..SERVICES).map(register)).await.into_iter().for_each(|answer| drop(answer.unwrap()));
     let caller = start(config_at(&server.server_address()).poll_interval(interval, interval));
     let discovered = join_all((0..SERVICES).map(|number| ask(&caller, Discover::new(service(number))))).await;
     let views: Vec<_> = discovered.into_iter().map(Result::unwrap).collect();

@@ -52,7 +52,7 @@ async fn no_operation_fails_when(fault: impl Fn(&EmbeddedServer)) {
     let operate = async |number: u16| {
         let port = 8000 + number % 200;
         match number % 4 {
-            0 => ask(&registry, RegisterInstance::new("orders", IP, port)).await,
+            0 => ask(&registry, RegisterInstance::new("orders", IP, port)).await.map(drop),
             1 => ask(&registry, DeregisterInstance::new("orders", IP, port)).await,
             _ => ask(&registry, ListInstances::new("orders")).await.map(drop),
         }

@@ -69,7 +69,7 @@ async fn every_operation_is_signed_on_every_server_alone_and_beside_a_login() {
         let registry = start(demanded.by_client(config(&server)));
         let what = format!("{demanded:?} on {dialect}");
         let done = |outcome: Result<(), Error>| outcome.unwrap_or_else(|error| panic!("{error}, {what}"));
-        done(ask(&registry, RegisterInstance::new("PAY@@orders:1", IP, 80)).await);
+        done(ask(&registry, RegisterInstance::new("PAY@@orders:1", IP, 80)).await.map(drop));
         done(ask(&registry, ModifyInstance::new("PAY@@orders:1", IP, 80).weight(2.0)).await);
         done(ask(&registry, SendHeartbeat::new("PAY@@orders:1", IP, 80)).await.map(drop));
         done(ask(&registry, GetInstance::new("PAY@@orders:1", IP, 80)).await.map(drop));

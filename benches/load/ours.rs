@@ -48,7 +48,7 @@ pub(crate) fn ip(number: usize) -> String {
 async fn register_all(registry: &Addr<Registry>, options: &Options) {
     let one = |number| registry.send(RegisterInstance::new(service(number, options), ip(number + 1), 8080));
     let answers = stream::iter(0..options.instances).map(one).buffer_unordered(IN_FLIGHT);
-    answers.for_each(|answer| async { answer.expect("it lives").expect("registered") }).await;
+    answers.for_each(|answer| async { drop(answer.expect("it lives").expect("registered")) }).await;
 }
 
 /// Nothing but heartbeats.

@@ -13,7 +13,7 @@ use actix_rt::time::Instant;
 use foldhash::fast::RandomState as FastHash;
 use tokio::sync::oneshot;
 
-use super::{instance_state::InstanceState, r_nacos::BEATS_PER_READ};
+use super::{instance_state::InstanceState, r_nacos::BEATS_PER_READ, registration::StatePublisher};
 use crate::{
     error::Error,
     heartbeat::{Heartbeat, StopBeating},
@@ -43,6 +43,7 @@ pub(crate) struct DesiredInstance {
     pub(crate) beats: u64,
     /// On r-nacos, heartbeats that are left before the instance is read.
     beats_until_read: u32,
+    pub(super) publisher: StatePublisher,
 }
 
 impl DesiredInstance {
@@ -62,6 +63,7 @@ impl DesiredInstance {
             beats: 0,
             // By chance, so that instances that are registered together are not read together.
             beats_until_read: fastrand::u32(1..=BEATS_PER_READ),
+            publisher: StatePublisher::new(),
         }
     }
 
@@ -194,9 +196,11 @@ impl DesiredInstances {
         }
     }
 
-    /// Takes the place of an older one, whose Heartbeat ends.
-    pub(crate) fn insert(&self, desired: DesiredInstance) {
-        self.remove(&desired.key);
+    /// Takes the place of an older one, whose Heartbeat ends, and whose registrations speak of the new one from now on.
+    pub(crate) fn insert(&self, mut desired: DesiredInstance) {
+        if let Some(mut former) = self.remove(&desired.key) {
+            std::mem::swap(&mut former.publisher, &mut desired.publisher);
+        }
         self.forget_leftover(&desired.key);
         self.wanted.borrow_mut().insert(desired.key.clone(), Box::new(desired));
     }

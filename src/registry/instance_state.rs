@@ -247,6 +247,7 @@ impl Desk {
         self.desired.update(key, |desired| {
             let before = desired.state;
             change(desired);
+            desired.publisher.publish(desired.state, desired.last_error.as_ref());
             changed = (desired.state != before).then(|| (before, InstanceStateChanged::of(desired)));
         });
         if let Some((before, change)) = changed {

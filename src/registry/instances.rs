@@ -12,6 +12,7 @@ use super::{
     desired::DesiredInstance,
     instance_state::{InstanceState, InstanceStateChanged},
     metadata::metadata_setters,
+    registration::Registration,
     target::{target_conversions, target_setters, Target},
     Desk, Registry,
 };
@@ -23,7 +24,8 @@ use crate::{
 };
 
 /// Registers an instance and, if it is ephemeral, starts its Heartbeat. Registering again with other values makes the
-/// new values win.
+/// new values win. The answer is a [`Registration`], which tells in any thread whether the instance is registered; who does
+/// not need it drops it.
 ///
 /// # Errors
 /// [`Error::InvalidInput`] naming the field; what the server says, after the operation's deadline
@@ -32,7 +34,7 @@ use crate::{
 /// applied a registration that failed. It is taken back in the background, until a server confirms that or another message
 /// for this instance replaces it.
 #[derive(Debug, Clone, PartialEq, Message)]
-#[rtype(result = "Result<(), Error>")]
+#[rtype(result = "Result<Registration, Error>")]
 pub struct RegisterInstance {
     target: Target,
     values: Instance,
@@ -85,8 +87,9 @@ impl RegisterInstance {
         self.metadata(HEART_BEAT_INTERVAL, interval.as_millis().to_string())
     }
 
-    /// Answers at once and registers as soon as a server can be reached, instead of failing after the deadline.
-    /// `GetStatus` and the log tell when it is done. Default: off.
+    /// Answers at once and registers as soon as a server can be reached, instead of failing after the deadline. The
+    /// [`Registration`] tells when it is done, by [`registered_within`](Registration::registered_within) for example; so do
+    /// `GetStatus` and the log. Default: off.
     #[must_use]
     pub fn when_reachable(mut self) -> Self {
         self.when_reachable = true;
@@ -95,21 +98,24 @@ impl RegisterInstance {
 }
 
 impl Handler<RegisterInstance> for Registry {
-    type Result = ResponseFuture<Result<(), Error>>;
+    type Result = ResponseFuture<Result<Registration, Error>>;
 
     fn handle(&mut self, message: RegisterInstance, _: &mut Context<Self>) -> Self::Result {
+        let registry = self.myself.clone();
         self.answer(Operation::Register, |desk| {
-            let when_reachable = message.when_reachable;
+            let when_reachable = message.when_reachable && !desk.nacos.is_disabled();
             let taken =
                 message.target.with_values(message.values).map(|(key, values)| (desk.desired.queue(&key), key, values));
             async move {
                 let (mut turn, key, values) = taken?;
                 turn.come().await;
                 if when_reachable {
-                    desk.want(key, values, None);
-                    return Ok(());
+                    desk.want(key.clone(), values, None);
+                } else {
+                    desk.register(key.clone(), values).await?;
                 }
-                desk.register(key, values).await
+                let registration = |desired: &DesiredInstance| desired.publisher.registration(key.clone(), registry);
+                desk.desired.get(&key, registration).ok_or(Error::Stopped)
             }
         })
     }
@@ -163,6 +169,9 @@ impl Desk {
         let desired = DesiredInstance::new(key.clone(), values, heartbeat);
         let pending = InstanceStateChanged::of(&desired);
         self.desired.insert(desired);
+        if is_pending {
+            self.desired.update(&key, |desired| desired.publisher.publish(InstanceState::Pending, None));
+        }
         // Last: a log that panics must not cost the instance its Heartbeat.
         match known_to {
             None => self.notify_of_state(InstanceState::Pending, &pending),
@@ -234,6 +243,7 @@ impl Desk {
     async fn deregister(&self, key: &Arc<InstanceKey>, ephemeral: bool) -> Result<(), Error> {
         if let Some(desired) = self.desired.remove(key) {
             self.desired.add_leftover(key, desired.instance.ephemeral);
+            desired.publisher.deregistered(key);
         }
         let leftover = self.desired.leftover(key, |leftover| leftover.ephemeral);
         let outcome = self.nacos.deregister(key, leftover.unwrap_or(ephemeral), Patience::Operation).await;

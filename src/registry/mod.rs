@@ -14,6 +14,7 @@ mod modify;
 mod pushes;
 mod r_nacos;
 mod recent_writes;
+mod registration;
 mod shutdown;
 mod status;
 mod subscriptions;
@@ -46,6 +47,7 @@ pub use self::{
     lists::{ListInstances, ListServices, ServiceList},
     modify::ModifyInstance,
     pushes::PushStatus,
+    registration::Registration,
     shutdown::{NotDeregistered, Shutdown, ShutdownGuard, ShutdownReport},
     status::{GetStatus, InstanceStatus, RegistryStatus, ServerStatus, SessionStatus},
     subscriptions::{Discover, StopSubscribe, Subscribe, Unsubscribe},

@@ -73,7 +73,7 @@ pub async fn one_of_three_dies_under_load(operations: usize, death: Death, reque
 async fn operation(registry: &Addr<Registry>, worker: usize, number: usize) -> Result<(), Error> {
     let (ip, port) = ("127.0.0.7", 8000 + worker as u16);
     match number % 5 {
-        0 => ask(registry, RegisterInstance::new("orders", ip, port).weight(2.0)).await,
+        0 => ask(registry, RegisterInstance::new("orders", ip, port).weight(2.0)).await.map(drop),
         1 => ask(registry, ListInstances::new("orders")).await.map(drop),
         2 => ask(registry, SendHeartbeat::new("orders", "127.0.0.8", port)).await.map(drop),
         3 => match ask(registry, ModifyInstance::new("orders", ip, port).weight(3.0)).await {
@@ -96,7 +96,7 @@ pub async fn instances_move_to_another_server(
     let registry = start(Config::new(addresses).request_timeout(request_timeout));
     let register =
         |port| ask(&registry, RegisterInstance::new("orders", "127.0.0.7", port).heartbeat_interval(interval));
-    join_all((1..=instances).map(register)).await.into_iter().for_each(Result::unwrap);
+    join_all((1..=instances).map(register)).await.into_iter().for_each(|answer| drop(answer.unwrap()));
 
     let dead = in_use(&registry, &servers).await;
     let others = || servers.iter().filter(|server| server.address() != dead.address());

@@ -59,7 +59,7 @@ pub async fn all_servers_fail(fault: Fault, sizes: &Sizes) -> Figures {
         let instance = RegisterInstance::new(service(port % sizes.services), "127.0.0.7", port).weight(2.0);
         ask(&registry, instance.heartbeat_interval(sizes.interval).metadata("port", port.to_string()))
     };
-    join_all((1..=sizes.instances).map(register)).await.into_iter().for_each(Result::unwrap);
+    join_all((1..=sizes.instances).map(register)).await.into_iter().for_each(|answer| drop(answer.unwrap()));
     let mut news = News::listen();
     let mut views = Vec::new();
     for number in 0..sizes.services {

@@ -90,7 +90,7 @@ pub async fn killed_and_restarted_without_data(instances: u16, subscriptions: u1
         let instance = RegisterInstance::new(service(port % subscriptions), "127.0.0.7", port).weight(weight(port));
         ask(&registry, instance.metadata("port", port.to_string()))
     };
-    join_all((1..=instances).map(register)).await.into_iter().for_each(Result::unwrap);
+    join_all((1..=instances).map(register)).await.into_iter().for_each(|answer| drop(answer.unwrap()));
     eventually("all are listed", async || all_as_wanted(&observer, instances, subscriptions).await).await;
     let mut news = News::listen();
     for number in 0..subscriptions {

@@ -39,7 +39,7 @@ pub async fn keep_asking(registry: &Addr<Registry>, is_over: impl Fn(&Figures) -
     let worker = async |port: u16| {
         while !is_over(&figures.borrow()) {
             let outcome = match port % 2 {
-                0 => ask(registry, RegisterInstance::new("orders", "127.0.0.7", 8000 + port)).await,
+                0 => ask(registry, RegisterInstance::new("orders", "127.0.0.7", 8000 + port)).await.map(drop),
                 _ => ask(registry, ListInstances::new("orders")).await.map(drop),
             };
             let mut figures = figures.borrow_mut();
