@@ -318,4 +318,25 @@ mod documents {
     mod readme {}
     #[doc = include_str!("../docs/api.md")]
     mod api {}
+
+    mod guide {
+        #[doc = include_str!("../docs/guide/call-others.md")]
+        mod call_others {}
+        #[doc = include_str!("../docs/guide/go-offline.md")]
+        mod go_offline {}
+        #[doc = include_str!("../docs/guide/react-to-changes.md")]
+        mod react_to_changes {}
+        #[doc = include_str!("../docs/guide/register.md")]
+        mod register {}
+        #[doc = include_str!("../docs/guide/run-without-a-registry.md")]
+        mod run_without_a_registry {}
+        #[doc = include_str!("../docs/guide/several-registries.md")]
+        mod several_registries {}
+        #[doc = include_str!("../docs/guide/test-against-a-bad-registry.md")]
+        mod test_against_a_bad_registry {}
+        #[doc = include_str!("../docs/guide/tls-and-logins.md")]
+        mod tls_and_logins {}
+        #[doc = include_str!("../docs/guide/tune-for-100000-instances.md")]
+        mod tune_for_100000_instances {}
+    }
 }
