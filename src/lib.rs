@@ -318,6 +318,10 @@ mod documents {
     mod readme {}
     #[doc = include_str!("../docs/api.md")]
     mod api {}
+    #[doc = include_str!("../docs/migration.md")]
+    mod migration {}
+    #[doc = include_str!("../docs/operations.md")]
+    mod operations {}
 
     mod guide {
         #[doc = include_str!("../docs/guide/call-others.md")]
