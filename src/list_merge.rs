@@ -151,11 +151,13 @@ impl ListMerge {
             self.replace(listed, server_millis, source);
             return Merged::Changed(Step::default());
         };
+        let is_cached = self.current.as_ref().is_some_and(|current| current.source == Source::Cache);
         let mut difference = Difference::between(&from.hosts, &listed.info.hosts);
         let kept = self.withhold(&mut difference.removed, &listed, is_new_epoch, arrival);
         put_back(&mut listed.info, kept);
         match &mut self.current {
-            Some(current) if difference.is_empty() && is_kept_alike(&from, &listed.info) => {
+            // One from the disk becomes the server's own, also when it is the same: from now on it counts as one.
+            Some(current) if difference.is_empty() && is_kept_alike(&from, &listed.info) && !is_cached => {
                 if listed.epoch.is_some() {
                     (current.epoch, current.server_millis) = (listed.epoch, server_millis);
                 }
@@ -351,6 +353,18 @@ mod tests {
         world.merge.restore(cached);
         world.poll(&[3], 0);
         assert_eq!(world.ports(), [3]);
+    }
+
+    #[actix::test]
+    async fn a_list_from_the_disk_that_a_server_confirms_is_the_servers() {
+        let mut world = begin();
+        let cached = world.list(&[1, 2], None).info;
+        world.merge.restore(cached);
+        world.poll(&[1, 2], 0);
+        assert_ne!(world.merge.current().unwrap().source, Source::Cache);
+        assert_eq!(world.poll(&[1, 2], 0), Merged::Unchanged);
+        world.poll(&[1], 1);
+        assert_eq!((world.ports(), world.withheld()), (vec![1, 2], vec![2]), "the server may have forgotten it");
     }
 
     #[actix::test]
