@@ -134,6 +134,24 @@ async fn a_modification_that_failed_and_was_applied_is_taken_back_with_the_next_
 }
 
 #[actix::test]
+async fn a_modification_after_one_that_failed_and_was_applied_takes_it_back() {
+    let server = server();
+    let registry = impatient(&server);
+    // No beat takes it back before.
+    let instance = orders(80).weight(2.0).heartbeat_interval(ms(14_000));
+    ask(&registry, instance).await.unwrap();
+    answer_too_late(&server, &[Operation::Register]);
+    let late = ask(&registry, ModifyInstance::new("orders", IP, 80).weight(7.0)).await;
+    assert!(may_have_been_applied(&late), "{late:?}");
+    server.faults().clear();
+    until("the late one was applied", || only_instance(&server, "orders").weight == 7.0).await;
+    ask(&registry, ModifyInstance::new("orders", IP, 80).metadata("zone", "a")).await.unwrap();
+    let instance = only_instance(&server, "orders");
+    assert_eq!((instance.weight, instance.metadata.contains_key("zone")), (2.0, true));
+    shut_down(&registry).await;
+}
+
+#[actix::test]
 async fn a_single_failed_beat_is_no_reason_to_register_again() {
     let server = server();
     let (registry, operator) = (registry(&server), support::registry(&server));
@@ -356,6 +374,43 @@ async fn a_persistent_instance_that_was_being_registered_when_the_server_changed
     soon("the answer", registering).await.unwrap().unwrap();
     until("it is registered there", || second.seen().iter().any(|seen: &Seen| seen.method == "POST")).await;
     ask(&registry, DeregisterInstance::new("orders", IP, 80)).await.unwrap();
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn a_persistent_instance_that_was_being_restored_when_another_epoch_began_is_restored_again() {
+    let gate = Gate::default();
+    let (is_held, is_unknown) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (held, hold, unknown) = (gate.clone(), is_held.clone(), is_unknown.clone());
+    let fake = Fake::start(move |seen| {
+        if seen.parameter("port") == Some("90") && hold.load(Ordering::Acquire) {
+            held.wait();
+        }
+        if seen.path() != "/nacos/v1/ns/instance/beat" {
+            return Answer::usual(seen);
+        }
+        let code = if unknown.swap(false, Ordering::AcqRel) { 20404 } else { 10200 };
+        Answer::json(format!(r#"{{"clientBeatInterval":100,"code":{code},"lightBeatEnabled":true}}"#))
+    });
+    let config = config_at(&fake.server_address()).request_timeout(support::PATIENCE);
+    let registry = start(config.operation_timeout(support::PATIENCE));
+    let persistent = RegisterInstance::new("ledger", IP, 90).ephemeral(false).metadata(HEART_BEAT_INTERVAL, "100");
+    ask(&registry, persistent).await.unwrap();
+    ask(&registry, beating(80)).await.unwrap();
+    let registrations = |port: &str| {
+        let is_one = |seen: &&Seen| seen.method == "POST" && seen.parameter("port") == Some(port);
+        fake.seen().iter().filter(is_one).count()
+    };
+    is_held.store(true, Ordering::Release);
+    is_unknown.store(true, Ordering::Release);
+    until("it is being restored", || registrations("90") == 2).await;
+    // At most one epoch begins in each interval.
+    actix_rt::time::sleep(ms(500)).await;
+    let so_far = registrations("80");
+    is_unknown.store(true, Ordering::Release);
+    until("another epoch has begun", || registrations("80") > so_far).await;
+    gate.open();
+    until("it is restored there, too", || registrations("90") == 3).await;
     shut_down(&registry).await;
 }
 

@@ -232,7 +232,9 @@ impl Desk {
             desired.registered(epoch);
             desired.beats += u64::from(values.ephemeral);
         });
-        Ok(if values.ephemeral { Beaten::Registered } else { self.needs_no_beat(key) })
+        // An epoch that began meanwhile does not know a persistent instance, and has left it to its Heartbeat.
+        let is_done = !values.ephemeral && self.nacos.epoch() == epoch;
+        Ok(if is_done { self.needs_no_beat(key) } else { Beaten::Registered })
     }
 
     /// Persistent instances that the present epoch does not know are registered again, spread over the interval of beats.

@@ -92,8 +92,8 @@ impl Handler<ModifyInstance> for Registry {
             async move {
                 let (mut turn, key) = taken?;
                 turn.come().await;
-                match desk.desired.get(&key, |desired| (desired.instance.clone(), desired.last_written)) {
-                    Some((wanted, written)) => desk.modify_desired(&key, &message, &wanted, written).await,
+                match desk.desired.get(&key, |desired| desired.instance.clone()) {
+                    Some(wanted) => desk.modify_desired(&key, &message, &wanted).await,
                     None => desk.modify_others(&key, &message).await,
                 }
             }
@@ -109,14 +109,16 @@ impl Desk {
         key: &Arc<InstanceKey>,
         change: &ModifyInstance,
         wanted: &Instance,
-        written: Option<Instant>,
     ) -> Result<(), Error> {
         let now_wanted = change.apply_to(wanted);
         now_wanted.validate_values()?;
         let patience = self.nacos.patience();
-        let before = match written {
-            Some(written) => self.present_values(key, change, wanted, written, patience).await?,
-            None => wanted.clone(),
+        let so_far = self.desired.get(key, |desired| (desired.restore.clone(), desired.last_written));
+        let before = match so_far.unwrap_or_default() {
+            // The server may have a change that failed, and that is still to be taken back.
+            (Some(restore), _) => (*restore).clone(),
+            (None, Some(written)) => self.present_values(key, change, wanted, written, patience).await?,
+            (None, None) => wanted.clone(),
         };
         let after = change.apply_to(&before);
         // Read before sending: the epoch may change while the request is under way.
