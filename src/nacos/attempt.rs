@@ -5,14 +5,14 @@
 
 use std::{hash::BuildHasher as _, rc::Rc, time::Duration};
 
-use actix_rt::time::Instant;
+use actix_rt::time::{timeout, Instant};
 use slog::debug;
 use tokio::sync::SemaphorePermit;
 
 use super::{
     calls::Call,
     exchange::{Answer, Operation, Refusal, Request, WireProtocol},
-    health::{pause, Failure},
+    health::{pause, Failure, FailureKind},
     server::Server,
     servers::Choice,
     transport::Proof,
@@ -128,7 +128,7 @@ impl Nacos {
     ) -> Option<(Option<SemaphorePermit<'_>>, Rc<Server>, Instant)> {
         loop {
             // Before a server is chosen: many wait here while one hangs, and none of them shall choose that one.
-            let permit = self.transport.permit(operation).await;
+            let permit = self.permit(operation, patience, progress).await?;
             let now = Instant::now();
             // Not counted while nobody could be asked: a burst of operations may wait for longer than one may take.
             let deadline = *progress.deadline.get_or_insert_with(|| patience.deadline(now + self.operation_timeout));
@@ -145,6 +145,24 @@ impl Nacos {
             drop(permit);
             self.servers.wait(wait.min(deadline - now)).await;
         }
+    }
+
+    /// None when the deadline that an operation shares with others has passed.
+    async fn permit(
+        &self,
+        operation: Operation,
+        patience: Patience,
+        progress: &mut Progress,
+    ) -> Option<Option<SemaphorePermit<'_>>> {
+        let permit = self.transport.permit(operation);
+        let Patience::Until(deadline) = patience else { return Some(permit.await) };
+        let permit = timeout(deadline.saturating_duration_since(Instant::now()), permit).await.ok();
+        if permit.is_none() {
+            let server = self.servers.current().map_or_else(String::new, |server| server.name.clone());
+            let late = Error::Timeout { operation, server, after: self.operation_timeout };
+            progress.last_failure.get_or_insert(late);
+        }
+        permit
     }
 
     /// Every breaker is open: the last error of the server in use says why.
@@ -222,7 +240,17 @@ impl Nacos {
     /// Tells whether the failure counts.
     fn note_failure<C: Call>(&self, call: &C, server: &Server, sent: Instant, error: &Error) -> bool {
         debug!(self.log, "request to registry server failed"; "server" => &server.name, "error" => %error);
-        let Some(kind) = self.transport.failure_kind(error) else { return false };
+        let Some(kind) = self.transport.failure_kind(error) else {
+            // One that came too often was answered, another was cut short.
+            match error.status() {
+                Some(_) => self.servers.rejected(server, C::OPERATION),
+                None => self.servers.undecided(server, C::OPERATION),
+            }
+            return false;
+        };
+        // A connection that breaks is no refused one: a proxy may break it for what one request asks.
+        let is_refused = kind == FailureKind::ConnectFailed && server.dialer.was_refused_since(sent);
+        let kind = if kind == FailureKind::ConnectFailed && !is_refused { FailureKind::NoAnswer } else { kind };
         let subject = self.subjects.hash_one(call.subject());
         self.servers.failed(server, Failure { kind, operation: C::OPERATION, subject, sent, error: error.clone() });
         self.note_connection(false);

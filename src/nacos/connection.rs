@@ -35,7 +35,9 @@ impl Servers {
         if list.iter().all(is(serves_nothing)) && list.iter().any(is(Health::is_lost)) {
             return Some(ConnectionState::Lost);
         }
-        let is_degraded = list.iter().any(is(|health| health.has_failed_within(RECENT_FAILURE_WINDOW)));
+        let is_failing = is(|health| health.has_failed_within(RECENT_FAILURE_WINDOW));
+        // Where there is no other server, none can serve instead.
+        let is_degraded = list.len() > 1 && list.iter().any(is_failing);
         answered.then_some(if is_degraded { ConnectionState::Degraded } else { ConnectionState::Connected })
     }
 }

@@ -39,6 +39,8 @@ struct Memory {
     silent: Cell<Option<SocketAddr>>,
     /// When another address than before took a connection.
     changed_at: Cell<Option<Instant>>,
+    /// When a connection was last refused.
+    refused_at: Cell<Option<Instant>>,
 }
 
 impl Dialer {
@@ -72,7 +74,18 @@ impl Dialer {
         if addresses.is_empty() {
             return Err(ConnectError::NoRecords);
         }
-        self.connect_to_one_of(addresses).await.map_err(ConnectError::Io)
+        self.connect_to_one_of(addresses).await.map_err(|error| {
+            if error.kind() == io::ErrorKind::ConnectionRefused {
+                self.memory.refused_at.set(Some(Instant::now()));
+            }
+            ConnectError::Io(error)
+        })
+    }
+
+    /// Whether the server has refused a connection since then. A name that cannot be looked up, or a network that is down,
+    /// says nothing of the server.
+    pub(crate) fn was_refused_since(&self, since: Instant) -> bool {
+        self.memory.refused_at.get().is_some_and(|refused| refused >= since)
     }
 
     /// The system's order, but for what is remembered.
@@ -181,6 +194,17 @@ mod tests {
         let refused = dialer.connect_to_one_of(vec![closed, closed]).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         assert_eq!(dialer.in_order(vec![closed, open]), [open, closed]);
+    }
+
+    #[actix::test]
+    async fn only_a_refused_connection_is_one() {
+        let closed = listener().await.1;
+        let dialer =
+            |host: &str| Dialer::new(&ServerAddress::parse(&format!("{host}:{}", closed.port()), "/nacos").unwrap());
+        let (refusing, unknown, began) = (dialer("127.0.0.1"), dialer("unknown.invalid"), Instant::now());
+        assert!(refusing.connect().await.is_err() && unknown.connect().await.is_err());
+        assert!(refusing.was_refused_since(began) && !unknown.was_refused_since(began));
+        assert!(!refusing.was_refused_since(Instant::now() + ATTEMPT_DELAY));
     }
 
     #[actix::test]

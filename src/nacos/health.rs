@@ -17,6 +17,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest time a breaker stays open: the most that a server that came back waits to be asked.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// The server in use is not left for one that has failed to serve within this time, unless it serves nothing.
+const FLAPPING_PAUSE: Duration = Duration::from_secs(60);
+
 /// This many failures in a row, with no success between, are an outage.
 const FAILURES_PER_OUTAGE: u32 = 3;
 
@@ -136,6 +139,10 @@ impl Health {
         self.last_answer = Some(Instant::now());
         self.server = Breaker::default();
         self.operations.remove(&operation);
+        self.end_trial(operation);
+    }
+
+    pub(super) fn end_trial(&mut self, operation: Operation) {
         self.trials_until[usize::from(operation.keeps_registered())] = None;
     }
 
@@ -143,7 +150,7 @@ impl Health {
         self.requests += 1;
         self.failed_requests += 1;
         self.failures += 1;
-        self.trials_until[usize::from(failure.operation.keeps_registered())] = None;
+        self.end_trial(failure.operation);
         let answers_others = self.last_answer.is_some_and(|answered| answered > failure.sent);
         if failure.kind == FailureKind::BadAnswer {
             self.last_answer = Some(Instant::now());
@@ -182,6 +189,20 @@ impl Health {
     /// Whether a breaker is open, or half-open, for this operation.
     pub(super) fn is_open_for(&self, operation: Operation) -> bool {
         self.availability(operation) != Availability::Closed
+    }
+
+    /// Whether this server in use is left for `other`, which did `operation` instead. Two servers that each fail at something
+    /// would take turns for ever, and each turn is a new epoch.
+    pub(super) fn is_left_for(&self, other: &Health, operation: Operation) -> bool {
+        let is_unreachable = self.server.open_until.is_some();
+        self.is_open_for(operation) && (is_unreachable || !other.has_lately_failed_to_serve())
+    }
+
+    /// Whether a breaker of registering, beating or listing is open that opened lately.
+    fn has_lately_failed_to_serve(&self) -> bool {
+        let is_late = |breaker: &Breaker| breaker.last_failure.is_some_and(|last| last.elapsed() < FLAPPING_PAUSE);
+        let fails = |breaker: &Breaker| breaker.open_until.is_some() && is_late(breaker);
+        self.operations.iter().any(|(operation, breaker)| operation.decides_server() && fails(breaker))
     }
 
     /// Whether the server answers nobody, or has only failures for those who ask for lists. One that fails for some instances
@@ -302,6 +323,26 @@ mod tests {
         fail(&mut health, FailureKind::ConnectFailed, Operation::Beat, 1);
         sleep(2 * FIRST_PAUSE).await;
         assert_eq!(health.availability(Operation::Beat), Availability::HalfOpen, "the trial has ended");
+    }
+
+    #[actix::test]
+    async fn servers_that_each_fail_at_something_do_not_take_turns() {
+        tokio::time::pause();
+        let (mut current, mut other) = (Health::default(), Health::default());
+        let fails_at = |health: &mut Health, operation| {
+            (1..=2).for_each(|subject| fail(health, FailureKind::BadAnswer, operation, subject));
+        };
+        fails_at(&mut current, Operation::Beat);
+        fails_at(&mut other, Operation::Get);
+        assert!(current.is_left_for(&other, Operation::Beat), "of what it fails at no instance depends");
+        assert!(!current.is_left_for(&other, Operation::List));
+        fails_at(&mut other, Operation::List);
+        assert!(!current.is_left_for(&other, Operation::Beat));
+        fail(&mut current, FailureKind::ConnectFailed, Operation::Get, 1);
+        assert!(current.is_left_for(&other, Operation::Beat), "it serves nothing");
+        current.answer(Operation::Get);
+        sleep(FLAPPING_PAUSE).await;
+        assert!(current.is_left_for(&other, Operation::Beat), "the other one may have recovered");
     }
 
     #[actix::test]

@@ -201,9 +201,10 @@ impl Servers {
                 self.begin_epoch("the server answers again");
             }
         } else if operation.decides_server() {
-            let is_left =
-                self.is_current_open_for(operation) || self.current().is_none_or(|current| is_useless(&current));
-            if is_left {
+            let is_left = |current: &Rc<Server>| {
+                is_useless(current) || current.health.borrow().is_left_for(&server.health.borrow(), operation)
+            };
+            if self.current().as_ref().is_none_or(is_left) {
                 self.use_now(server);
             }
         }
@@ -217,6 +218,11 @@ impl Servers {
         }
     }
 
+    /// A request to `server` ended without saying anything of its health: others may try.
+    pub(crate) fn undecided(&self, server: &Server, operation: Operation) {
+        self.note(server, operation, |health| health.end_trial(operation));
+    }
+
     /// `server` answered that it will not.
     pub(crate) fn rejected(&self, server: &Server, operation: Operation) {
         self.note(server, operation, |health| health.answer(operation));
@@ -226,7 +232,7 @@ impl Servers {
         if failure.kind != FailureKind::BadAnswer {
             server.resolved.forget();
         }
-        if failure.kind == FailureKind::NoAnswer {
+        if matches!(failure.error, Error::Timeout { .. }) {
             server.dialer.note_silence(failure.sent);
         }
         self.note(server, failure.operation, |health| health.fail(failure));
@@ -342,6 +348,17 @@ pub(super) mod tests {
         assert!(ask(&servers, Operation::Beat, &[]).is_some());
         assert!(matches!(servers.choose(Operation::Beat, &[], false), Choice::Wait(_)));
         succeed(&servers, 0, Operation::Beat);
+        assert!(ask(&servers, Operation::Beat, &[]).is_some());
+    }
+
+    #[actix::test]
+    async fn a_trial_that_decides_nothing_lets_the_next_one_try() {
+        tokio::time::pause();
+        let servers = servers(&["a:1"]);
+        refuse(&servers, 0);
+        actix_rt::time::sleep(Duration::from_millis(50)).await;
+        assert!(ask(&servers, Operation::Beat, &[]).is_some());
+        servers.undecided(&servers.all()[0], Operation::Beat);
         assert!(ask(&servers, Operation::Beat, &[]).is_some());
     }
 
