@@ -20,8 +20,8 @@ use actix::{Actor, Addr, Context, Handler};
 use actix_nacos::{
     embedded::{EmbeddedServer, Spoilt},
     ConnectionChanged, ConnectionState, DeregisterInstance, Discover, Error, GetInstance, ListInstances, ListServices,
-    Operation, RegisterInstance, Registry, ServiceView, WatchConnection, HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT,
-    IP_DELETE_TIMEOUT,
+    ModifyInstance, Operation, RegisterInstance, Registry, ServiceView, Shutdown, WatchConnection, HEART_BEAT_INTERVAL,
+    HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT,
 };
 use futures_util::future::{join, join_all};
 use support::{
@@ -319,6 +319,63 @@ async fn a_request_whose_connection_breaks_is_no_outage() {
     outages.assert_none();
 }
 
+#[actix::test]
+async fn a_request_whose_connections_always_break_is_no_outage() {
+    let fake = Fake::start(|seen| match seen.path() {
+        "/nacos/v1/ns/service/list" => Answer::Close,
+        _ => usual_at(INTERVAL, seen),
+    });
+    let registry = start(config_at(&fake.server_address()).operation_timeout(ms(100)));
+    ask(&registry, instance(80)).await.unwrap();
+    for _ in 0..5 {
+        ask(&registry, ListServices::new(1, 10)).await.unwrap_err();
+        // Another beat.
+        actix_rt::time::sleep(2 * INTERVAL).await;
+    }
+    assert_eq!(registrations(&fake), 1);
+}
+
+#[actix::test]
+async fn two_servers_that_each_fail_at_something_do_not_take_turns() {
+    let fails_at = |path| {
+        Fake::start(move |seen| match seen.path() == path {
+            true => Answer::Text(500, "text/plain", "no".into()),
+            false => usual_at(INTERVAL, seen),
+        })
+    };
+    let (first, second) = (fails_at("/nacos/v1/ns/instance/beat"), fails_at("/nacos/v1/ns/instance/list"));
+    let registry = start(config_at(&format!("{},{}", first.server_address(), second.server_address())));
+    join_all((1..=2).map(|port| ask(&registry, instance(port)))).await.into_iter().for_each(Result::unwrap);
+    let views = join_all(["orders", "ledger"].map(|service| ask(&registry, Discover::new(service)))).await;
+    // Each turn would register both again.
+    actix_rt::time::sleep(10 * INTERVAL).await;
+    let sent = registrations(&first) + registrations(&second);
+    assert!(sent <= 2 + 2 * 2, "{sent}");
+    assert!(views.iter().all(|view| view.as_ref().is_ok_and(|view| !view.is_stale())));
+}
+
+#[actix::test]
+async fn one_server_that_fails_at_something_is_not_said_to_be_helped_by_another() {
+    let fake = Fake::start(|seen| match seen.path() {
+        "/nacos/v1/ns/service/list" => Answer::Text(500, "text/plain", "no".into()),
+        _ => usual_at(INTERVAL, seen),
+    });
+    let (logger, log) = logger();
+    let registry = start(config_at(&fake.server_address()).operation_timeout(ms(100)).logger(logger));
+    ask(&registry, instance(80)).await.unwrap();
+    for group in ["a", "b", "c"] {
+        ask(&registry, ListServices::new(1, 10).group(group)).await.unwrap_err();
+    }
+    let beats = || fake.seen().iter().filter(|seen| is_sign_of_life(seen)).count();
+    let so_far = beats();
+    until("it beats", || beats() > so_far + 1).await;
+    assert_eq!(log.count("another one serves"), 0, "{:?}", log.loud());
+}
+
+fn registrations(fake: &Fake) -> usize {
+    fake.seen().iter().filter(|seen| seen.method == "POST" && is_sign_of_life(seen)).count()
+}
+
 /// Behind a proxy nothing but the first registrations is sent, and a removal is told as without a proxy.
 async fn idle_ends_of_a_proxy_are_no_outage(idle: Range<Duration>) {
     let server = strict_server();
@@ -532,6 +589,54 @@ async fn slow_requests_on_the_only_connection_delay_no_beat_and_no_registration(
 #[actix::test]
 async fn slow_requests_on_all_connections_delay_no_beat_and_no_registration() {
     slow_requests_delay_no_beat_and_no_registration(8, 2).await;
+}
+
+/// So many requests of an application wait for the only connection that they get that the last one waits for 12 s.
+async fn behind_slow_requests<T>(work: impl AsyncFnOnce(Addr<Registry>, &Fake) -> T) -> T {
+    let fake = Fake::start(|seen| {
+        if seen.path() == "/nacos/v1/ns/service/list" {
+            thread::sleep(ms(400));
+        }
+        usual_at(INTERVAL, seen)
+    });
+    let config = config_at(&fake.server_address()).max_connections(2).request_timeout(REQUEST_TIMEOUT);
+    let registry = start(config.operation_timeout(ms(1000)));
+    for _ in 0..30 {
+        registry.do_send(ListServices::new(1, 10));
+    }
+    work(registry, &fake).await
+}
+
+/// Each server is once asked for an instance, to know what it is.
+#[actix::test]
+async fn reading_an_own_instance_behind_slow_requests_delays_no_beat() {
+    behind_slow_requests(async |registry, fake| {
+        ask(&registry, instance(80)).await.unwrap();
+        actix_rt::time::sleep(ms(2500)).await;
+        assert!(longest_pause(fake, 80) < LONGEST_PAUSE, "{:?}", longest_pause(fake, 80));
+    })
+    .await;
+}
+
+#[actix::test]
+async fn a_modification_behind_slow_requests_ends_at_its_deadline() {
+    behind_slow_requests(async |registry, _| {
+        let began = Instant::now();
+        let outcome = ask(&registry, ModifyInstance::new("orders", IP, 80).weight(2.0)).await;
+        assert!(matches!(outcome, Err(Error::Timeout { .. })), "{outcome:?}");
+        assert!(began.elapsed() < ms(3000), "{:?}", began.elapsed());
+    })
+    .await;
+}
+
+#[actix::test]
+async fn a_shutdown_behind_slow_requests_deregisters() {
+    behind_slow_requests(async |registry, _| {
+        ask(&registry, instance(80)).await.unwrap();
+        let report = ask(&registry, Shutdown::default().deadline(ms(4000))).await.unwrap();
+        assert_eq!((report.deregistered, report.failed), (1, vec![]));
+    })
+    .await;
 }
 
 /// Only registrations, beats and lists decide which server is in use.

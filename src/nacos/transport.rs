@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    cell::Cell,
     pin::pin,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -44,6 +45,8 @@ pub(crate) struct Transport {
     permits: Semaphore,
     /// For heartbeats and registrations alone: they must not wait behind an application's own requests.
     reserved: Semaphore,
+    /// At the end deregistering does not wait behind them either.
+    is_closing: Cell<bool>,
     timeout: Duration,
 }
 
@@ -119,14 +122,25 @@ impl Transport {
         Transport {
             permits: Semaphore::new(shared),
             reserved: Semaphore::new(reserved),
+            is_closing: Cell::new(false),
             timeout: config.request_timeout,
         }
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.permits.available_permits() == 0
+    }
+
+    /// From now on deregistering has the reserved permits, too.
+    pub(crate) fn close(&self) {
+        self.is_closing.set(true);
     }
 
     /// Waits until one more request at a time may be sent. Whoever sends waits here first, and not in awc's pool, where
     /// the waiting would count against the request's timeout. The semaphores are never closed: there is always a permit.
     pub(crate) async fn permit(&self, operation: Operation) -> Option<SemaphorePermit<'_>> {
-        if !operation.keeps_registered() {
+        let is_last = self.is_closing.get() && operation == Operation::Deregister;
+        if !operation.keeps_registered() && !is_last {
             return self.permits.acquire().await.ok();
         }
         if let Ok(permit) = self.reserved.try_acquire() {

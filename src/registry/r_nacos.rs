@@ -9,7 +9,7 @@
 
 use std::{cell::Cell, sync::Arc, time::Duration};
 
-use actix_rt::time::Instant;
+use actix_rt::time::{timeout, Instant};
 use slog::debug;
 
 use super::{desired::DesiredInstance, Desk};
@@ -50,10 +50,11 @@ impl Desk {
     /// has lost its values.
     pub(super) async fn check_on_r_nacos(&self, key: &Arc<InstanceKey>) -> Result<(), Error> {
         let epoch = self.nacos.epoch();
-        if !self.is_read_due(key, epoch) {
+        // The next heartbeat waits for it: it must not wait behind the application's own requests.
+        if self.nacos.is_busy() || !self.is_read_due(key, epoch) {
             return Ok(());
         }
-        let told = self.nacos.read_in_use(key).await;
+        let Ok(told) = timeout(self.config.request_timeout, self.nacos.read_in_use(key)).await else { return Ok(()) };
         if let Some(kind) = kind_of(key, &told) {
             self.server_kind.found.set(Some((epoch, kind)));
         }

@@ -170,6 +170,7 @@ impl Desk {
         deadline: Duration,
         persistent_too: bool,
     ) -> ShutdownReport {
+        self.nacos.close();
         let report = RefCell::new(ShutdownReport::default());
         let work = stream::iter(turns).for_each_concurrent(self.config.max_connections, |(mut turn, key)| {
             let report = &report;
