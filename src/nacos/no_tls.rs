@@ -1,13 +1,15 @@
 //! What takes the place of TLS without a feature for it: no address of a server is `https` then.
 
-use std::{convert::Infallible, io};
+use std::io;
 
 use actix_rt::net::TcpStream;
 
 use super::stream::Stream;
 use crate::{config::Config, error::Error};
 
-pub(super) type TlsConnectorService = Infallible;
+/// There is none.
+#[derive(Clone)]
+pub(super) enum TlsConnectorService {}
 
 pub(super) fn connector(_: &Config) -> Result<Option<TlsConnectorService>, Error> {
     Ok(None)
