@@ -345,7 +345,10 @@ async fn two_servers_that_each_fail_at_something_do_not_take_turns() {
     };
     let (first, second) = (fails_at("/nacos/v1/ns/instance/beat"), fails_at("/nacos/v1/ns/instance/list"));
     let registry = start(config_at(&format!("{},{}", first.server_address(), second.server_address())));
-    join_all((1..=2).map(|port| ask(&registry, instance(port)))).await.into_iter().for_each(|registered| drop(registered.unwrap()));
+    join_all((1..=2).map(|port| ask(&registry, instance(port))))
+        .await
+        .into_iter()
+        .for_each(|registered| drop(registered.unwrap()));
     let views = join_all(["orders", "ledger"].map(|service| ask(&registry, Discover::new(service)))).await;
     // Each turn would register both again.
     actix_rt::time::sleep(10 * INTERVAL).await;

@@ -9,9 +9,7 @@ use actix_nacos::{
     DeregisterInstance, Error, GetInstance, Instance, Metadata, ModifyInstance, RegisterInstance, Registry,
     SendHeartbeat,
 };
-use support::{ask, config, eventually, shut_down, start};
-
-const IP: &str = "127.0.0.7";
+use support::{ask, config, eventually, shut_down, start, IP};
 
 fn register(port: u16) -> RegisterInstance {
     RegisterInstance::new("orders", IP, port)

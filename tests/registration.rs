@@ -17,9 +17,7 @@ use actix_nacos::{
     block_on, Config, DeregisterInstance, Error, InstanceState, Operation, RegisterInstance, Registration, Registry,
     HEART_BEAT_TIMEOUT,
 };
-use support::{ask, config, ms, ports, registry, server, shut_down, soon, start, until, PATIENCE};
-
-const IP: &str = "127.0.0.7";
+use support::{ask, config, ms, ports, registry, server, shut_down, soon, start, until, IP, PATIENCE};
 
 fn orders() -> RegisterInstance {
     RegisterInstance::new("orders", IP, 80).heartbeat_interval(ms(100))
