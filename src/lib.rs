@@ -237,9 +237,9 @@
 //!   polled besides, every 8.5 to 10 s as a rule, which is how news come from the others and through firewalls; a listener
 //!   is told each change once, in the server's order.
 //! - **Lists through an outage.** A failed poll is no change: listeners hear nothing, views keep serving and say
-//!   [`is_stale`](ServiceView::is_stale). After an outage or a change of server nothing is taken out of a list for
-//!   [`Config::outage_hold`] (15 s), because a server that restarted empty fills up within one beat interval;
-//!   while one outage follows another, no instance is kept for more than four times that.
+//!   [`is_stale`](ServiceView::is_stale). After an outage or a change of server, instances that the server has not listed since are
+//!   withheld from removal for [`Config::outage_hold`] (15 s): a server that restarted empty fills up within one beat
+//!   interval. [`ServiceView::withheld`] names them.
 //! - **Panics.** One in a handler, timer or future costs the operation it happened in, answered with
 //!   [`Error::Panicked`]; the same address serves on. (`panic = "abort"` is outside this promise.)
 //! - **The end.** [`Shutdown`] is final: later messages are answered with [`Error::Stopped`]. A Registry whose last
