@@ -30,7 +30,7 @@ struct World {
 
 /// Asks once.
 fn quick(config: Config) -> Config {
-    config.request_timeout(ms(300)).operation_timeout(ms(100)).protocol(Protocol::V1)
+    config.request_timeout(ms(600)).operation_timeout(ms(250)).protocol(Protocol::V1)
 }
 
 impl World {
@@ -153,10 +153,10 @@ async fn what_is_no_http_is_unreadable() {
     gives(Answer::Raw(vec![0; 4096]), |error| is_unreadable(error) || is_unreachable(error)).await;
 }
 
-/// The operation may take 100 ms, which its request is cut to.
+/// The operation may take 250 ms, which its request is cut to.
 #[actix::test]
 async fn a_slow_answer_is_a_timeout() {
-    gives(Answer::Silence(ms(1000)), |error| matches!(error, Error::Timeout { after, .. } if *after <= ms(100))).await;
+    gives(Answer::Silence(ms(1000)), |error| matches!(error, Error::Timeout { after, .. } if *after <= ms(250))).await;
 }
 
 #[actix::test]
