@@ -98,6 +98,7 @@ pub(crate) struct Health {
     /// The server may have restarted since it last succeeded.
     is_in_outage: bool,
     last_answer: Option<Instant>,
+    has_rejected: bool,
     /// Failed requests since the last success.
     pub(crate) failures: u32,
     pub(crate) last_success: Option<Instant>,
@@ -133,8 +134,14 @@ impl Health {
         std::mem::take(&mut self.is_in_outage)
     }
 
+    /// The server answered that it will not.
+    pub(super) fn reject(&mut self, operation: Operation) {
+        self.answer(operation);
+        self.has_rejected = true;
+    }
+
     /// The server answered, well or with a rejection.
-    pub(super) fn answer(&mut self, operation: Operation) {
+    fn answer(&mut self, operation: Operation) {
         self.requests += 1;
         self.last_answer = Some(Instant::now());
         self.server = Breaker::default();
@@ -212,9 +219,9 @@ impl Health {
         self.server.is_outage(self.last_success) || lists.is_some_and(|lists| lists.is_outage(self.last_success))
     }
 
-    /// Whether it has answered, and never done what it was asked.
+    /// Whether it has rejected requests, and never done what it was asked.
     pub(super) fn has_only_rejected(&self) -> bool {
-        self.last_success.is_none() && self.last_answer.is_some()
+        self.last_success.is_none() && self.has_rejected
     }
 
     /// Whether the last request failed within this time, and more than one did.

@@ -225,7 +225,7 @@ impl Servers {
 
     /// `server` answered that it will not.
     pub(crate) fn rejected(&self, server: &Server, operation: Operation) {
-        self.note(server, operation, |health| health.answer(operation));
+        self.note(server, operation, |health| health.reject(operation));
     }
 
     pub(crate) fn failed(&self, server: &Server, failure: Failure) {
