@@ -300,9 +300,9 @@ pub use nacos::{ConnectionState, Operation};
 pub use registry::{
     ConnectionChanged, DeregisterInstance, Discover, GetInstance, GetStatus, InstanceState, InstanceStateChanged,
     InstanceStatus, ListInstances, ListServices, ModifyInstance, NotDeregistered, PushStatus, RegisterInstance,
-    Registration, Registry, RegistryStatus, SendHeartbeat, ServerStatus, ServiceList, SessionStatus, Shutdown,
-    ShutdownGuard, ShutdownReport, StopSubscribe, Subscribe, Unsubscribe, UnwatchConnection, UnwatchInstances,
-    WatchConnection, WatchInstances,
+    Registration, Registry, RegistryStatus, SendHeartbeat, ServerStatus, ServiceList, SessionStatus, SetAccessKey,
+    SetCredentials, Shutdown, ShutdownGuard, ShutdownReport, StopSubscribe, Subscribe, Unsubscribe, UnwatchConnection,
+    UnwatchInstances, WatchConnection, WatchInstances,
 };
 pub use service::{ServiceInfo, ServiceName, ServiceRef, DEFAULT_GROUP};
 #[cfg(feature = "embedded")]

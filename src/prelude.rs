@@ -8,6 +8,7 @@ pub use crate::{
     Config, ConnectionChanged, ConnectionState, DeregisterInstance, Discover, Error, GetInstance, GetStatus,
     HeartbeatReply, Instance, InstanceState, InstanceStateChanged, ListInstances, ListServices, Metadata,
     ModifyInstance, RegisterInstance, Registration, Registry, RegistryStatus, SendHeartbeat, ServiceChanged,
-    ServiceInfo, ServiceList, ServiceName, ServiceView, Shutdown, ShutdownGuard, ShutdownReport, Source, StopSubscribe,
-    Subscribe, Unsubscribe, UnwatchConnection, UnwatchInstances, WatchConnection, WatchInstances,
+    ServiceInfo, ServiceList, ServiceName, ServiceView, SetAccessKey, SetCredentials, Shutdown, ShutdownGuard,
+    ShutdownReport, Source, StopSubscribe, Subscribe, Unsubscribe, UnwatchConnection, UnwatchInstances,
+    WatchConnection, WatchInstances,
 };

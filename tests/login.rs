@@ -11,8 +11,8 @@ use std::sync::{
 use actix::Addr;
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer},
-    Config, Error, GetStatus, ListInstances, Operation, Protocol, RegisterInstance, Registry, Subscribe,
-    HEART_BEAT_INTERVAL,
+    Config, Error, GetStatus, ListInstances, Operation, Protocol, RegisterInstance, Registry, SetCredentials,
+    Subscribe, HEART_BEAT_INTERVAL,
 };
 use futures_util::future::join_all;
 use slog::Level;
@@ -191,6 +191,39 @@ async fn without_credentials_nobody_logs_in() {
     ask_much(&registry).await;
     assert_eq!(logins(&server), 0);
     assert!(ask(&registry, GetStatus).await.unwrap().session.is_none());
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn replaced_credentials_count_at_once() {
+    for dialect in Dialect::all() {
+        let server = support::builder().dialect(dialect).user("me", PASSWORD).user("you", PASSWORD).start().unwrap();
+        let registry = start(config(&server).credentials("me", "wrong"));
+        for _ in 0..2 {
+            let refused = list(&registry).await.unwrap_err();
+            assert!(matches!(refused, Error::Unauthorized { operation: Operation::Login, .. }), "{refused:?}");
+        }
+        ask(&registry, SetCredentials::new("you", PASSWORD)).await.unwrap();
+        ask_much(&registry).await;
+        assert_eq!(logins(&server), 2, "on {dialect}");
+        let session = ask(&registry, GetStatus).await.unwrap().session.unwrap();
+        assert!(session.logged_in && session.last_error.is_none(), "on {dialect}: {session:?}");
+        ask(&registry, SetCredentials::new("me", PASSWORD)).await.unwrap();
+        ask_much(&registry).await;
+        assert_eq!(logins(&server), 3, "the former token is dropped, on {dialect}");
+        shut_down(&registry).await;
+    }
+}
+
+#[actix::test]
+async fn credentials_may_come_later() {
+    let server = guarded(Dialect::V2_5);
+    let registry = support::registry(&server);
+    let refused = list(&registry).await.unwrap_err();
+    assert!(refused.to_string().contains("no credentials are set"), "{refused}");
+    ask(&registry, SetCredentials::new("me", PASSWORD)).await.unwrap();
+    list(&registry).await.unwrap();
+    assert!(ask(&registry, GetStatus).await.unwrap().session.unwrap().logged_in);
     shut_down(&registry).await;
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer, EmbeddedServerBuilder},
     Config, DeregisterInstance, Error, GetInstance, ListInstances, ListServices, ModifyInstance, Operation,
-    RegisterInstance, SendHeartbeat,
+    RegisterInstance, SendHeartbeat, SetAccessKey,
 };
 use support::{
     ask, config, config_at,
@@ -121,6 +121,33 @@ async fn each_attempt_is_signed_anew() {
     let is_whole = |seen: &Seen| seen.parameter("ak") == Some("id") && seen.parameter("app") == Some("unknown");
     assert!(seen.iter().all(is_whole), "{seen:?}");
     assert!(seen[1].parameter("data").unwrap().ends_with("%40%40DEFAULT_GROUP%40%40orders"), "{seen:?}");
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn a_replaced_access_key_signs_the_next_request() {
+    let demanded = Demanded { security_token: true, region: true, login: false };
+    let server = demanded.by_server(support::builder());
+    let registry = start(config(&server).signature_region("cn-hangzhou"));
+    let mut register = async |key| {
+        ask(&registry, key).await.unwrap();
+        ask(&registry, RegisterInstance::new("orders", IP, 80)).await
+    };
+    let old = SetAccessKey::new("id", "old").security_token("temporary");
+    let without_token = SetAccessKey::new("id", SECRET);
+    for wrong in [old, without_token.clone()] {
+        assert!(matches!(register(wrong).await, Err(Error::Unauthorized { .. })));
+    }
+    register(without_token.security_token("temporary")).await.unwrap();
+    for (key, field) in [
+        (SetAccessKey::new("", SECRET), "access_key"),
+        (SetAccessKey::new("id", ""), "access_key"),
+        (SetAccessKey::new("id", SECRET).security_token("a\nb"), "security_token"),
+    ] {
+        let refused = ask(&registry, key).await;
+        assert!(matches!(&refused, Err(Error::InvalidInput { field: named, .. }) if *named == field), "{refused:?}");
+    }
+    ask(&registry, ListInstances::new("orders")).await.unwrap();
     shut_down(&registry).await;
 }
 

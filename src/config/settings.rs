@@ -53,7 +53,8 @@ impl Config {
     }
 
     /// Logs in with these. Where the server refuses the login and serves without it, as with authentication off, it is used
-    /// without a token after one warning. Default: no login.
+    /// without a token after one warning. [`SetCredentials`](crate::SetCredentials) replaces them in a running Registry.
+    /// Default: no login.
     #[must_use]
     pub fn credentials(mut self, username: impl Into<String>, password: impl Into<String>) -> Self {
         self.username = Some(username.into());
@@ -68,7 +69,7 @@ impl Config {
 
     /// Signs every request with this access key, as the managed Nacos of Alibaba Cloud (MSE) demands: by its `id`, and an
     /// HMAC with its `secret`, which is not sent. With [`credentials`](Config::credentials) requests are signed and carry a
-    /// token. Default: no signature.
+    /// token. [`SetAccessKey`](crate::SetAccessKey) replaces the key of a running Registry. Default: no signature.
     #[must_use]
     pub fn access_key(mut self, id: impl Into<String>, secret: impl Into<String>) -> Self {
         self.access_key = Some(id.into());

@@ -67,7 +67,7 @@ impl Nacos {
         &self,
         server: &Rc<Server>,
         deadline: Instant,
-        credentials: Credentials,
+        credentials: Rc<Credentials>,
     ) -> Result<LoginAnswer, Error> {
         let login = Login(&credentials);
         let log_in = async |protocol| {

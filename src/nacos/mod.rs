@@ -137,6 +137,11 @@ impl Nacos {
         &self.servers
     }
 
+    /// Requests that are sent from now on are signed with this.
+    pub(crate) fn replace_access_key(&self, key: AccessKey) {
+        self.access_key.replace(Some(Rc::new(key)));
+    }
+
     pub(crate) fn session(&self) -> &Session {
         &self.session
     }

@@ -21,7 +21,6 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// User name and password. Shown nowhere.
-#[derive(Clone)]
 pub(crate) struct Credentials {
     pub(crate) username: String,
     pub(crate) password: String,
@@ -29,7 +28,7 @@ pub(crate) struct Credentials {
 
 /// The login of one Registry.
 pub(crate) struct Session {
-    credentials: Option<Credentials>,
+    credentials: RefCell<Option<Rc<Credentials>>>,
     state: RefCell<State>,
     /// Held by the one login under way.
     login: Mutex<()>,
@@ -100,7 +99,16 @@ pub(crate) struct SessionHealth {
 impl Session {
     pub(crate) fn new(username: Option<String>, password: Option<String>) -> Self {
         let credentials = username.zip(password).map(|(username, password)| Credentials { username, password });
+        let credentials = RefCell::new(credentials.map(Rc::new));
         Session { credentials, state: RefCell::default(), login: Mutex::new(()) }
+    }
+
+    /// Forgets what came of the credentials before.
+    pub(crate) fn replace_credentials(&self, credentials: Credentials) {
+        self.credentials.replace(Some(Rc::new(credentials)));
+        let mut state = self.state.borrow_mut();
+        state.servers.clear();
+        state.failed = None;
     }
 
     /// The token to send to `server`; none without credentials, and where the login is refused: without a token the server
@@ -113,19 +121,19 @@ impl Session {
     pub(crate) async fn token<F>(
         &self,
         server: &str,
-        login: impl FnOnce(Credentials) -> F,
+        login: impl Fn(Rc<Credentials>) -> F,
     ) -> Result<Option<Rc<str>>, Error>
     where
         F: Future<Output = Result<LoginAnswer, Error>>,
     {
-        let Some(credentials) = &self.credentials else { return Ok(None) };
+        let Some(credentials) = self.credentials() else { return Ok(None) };
         if let Some(token) = self.lasting_token(server) {
             return Ok(Some(token));
         }
         if self.is_served_without_login(server) {
             return Ok(None);
         }
-        let error = match self.renew(server, Cause::Due, || login(credentials.clone())).await {
+        let error = match self.renew(server, Cause::Due, credentials, login).await {
             Ok(token) => return Ok(Some(token)),
             Err(error) => error,
         };
@@ -147,22 +155,28 @@ impl Session {
         &self,
         server: &str,
         refused: Option<&str>,
-        login: impl FnOnce(Credentials) -> F,
+        login: impl Fn(Rc<Credentials>) -> F,
     ) -> Result<Option<Rc<str>>, Error>
     where
         F: Future<Output = Result<LoginAnswer, Error>>,
     {
-        let Some(credentials) = &self.credentials else { return Ok(None) };
+        let Some(credentials) = self.credentials() else { return Ok(None) };
         if let Some(token) = self.other_token(server, refused) {
             return Ok(Some(token));
         }
         if !self.may_replace(server) {
             return self.refused_login(server).map_or(Ok(None), Err);
         }
-        self.renew(server, Cause::Refused(refused), || login(credentials.clone())).await.map(Some)
+        self.renew(server, Cause::Refused(refused), credentials, login).await.map(Some)
     }
 
-    async fn renew<F>(&self, server: &str, cause: Cause<'_>, login: impl FnOnce() -> F) -> Result<Rc<str>, Error>
+    async fn renew<F>(
+        &self,
+        server: &str,
+        cause: Cause<'_>,
+        credentials: Rc<Credentials>,
+        login: impl Fn(Rc<Credentials>) -> F,
+    ) -> Result<Rc<str>, Error>
     where
         F: Future<Output = Result<LoginAnswer, Error>>,
     {
@@ -179,8 +193,23 @@ impl Session {
             return Err(error);
         }
         self.failed_since(server, logins_before)?;
-        let outcome = login().await;
+        let outcome = self.log_in(credentials, login).await;
         self.remember(server, cause, outcome)
+    }
+
+    /// By the credentials as they are in the end: they may be replaced while a login is under way or waited for.
+    async fn log_in<F>(&self, mut credentials: Rc<Credentials>, login: impl Fn(Rc<Credentials>) -> F) -> F::Output
+    where
+        F: Future<Output = Result<LoginAnswer, Error>>,
+    {
+        loop {
+            credentials = self.credentials().unwrap_or(credentials);
+            let outcome = login(credentials.clone()).await;
+            self.state.borrow_mut().logins += 1;
+            if self.credentials().is_none_or(|now| Rc::ptr_eq(&now, &credentials)) {
+                return outcome;
+            }
+        }
     }
 
     /// Whether there is any use in asking this server.
@@ -238,7 +267,11 @@ impl Session {
     }
 
     pub(crate) fn is_needed(&self) -> bool {
-        self.credentials.is_some()
+        self.credentials().is_some()
+    }
+
+    fn credentials(&self) -> Option<Rc<Credentials>> {
+        self.credentials.borrow().clone()
     }
 
     pub(crate) fn health(&self) -> SessionHealth {
@@ -318,7 +351,6 @@ impl Session {
     fn remember(&self, server: &str, cause: Cause<'_>, outcome: Result<LoginAnswer, Error>) -> Result<Rc<str>, Error> {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        state.logins += 1;
         state.failed = None;
         let access = state.servers.entry(server.to_owned()).or_default();
         match outcome {
@@ -583,14 +615,14 @@ mod tests {
         assert_eq!(session.note_served("a:1", None), None, "told once");
         assert_eq!(session.token("a:1", |_| async { panic!("too early") }).await, Ok(None));
         tokio::time::advance(FIRST_PAUSE).await;
-        let (hold, held) = tokio::sync::oneshot::channel::<()>();
+        let hold = tokio::sync::Notify::new();
         let first = session.token("a:1", |_| async {
-            held.await.unwrap();
+            hold.notified().await;
             Err(down())
         });
         let second = async {
             let token = session.token("a:1", |_| async { panic!("one is under way") }).await;
-            hold.send(()).unwrap();
+            hold.notify_one();
             token
         };
         assert_eq!(futures_util::future::join(first, second).await, (Ok(None), Ok(None)));
@@ -611,6 +643,40 @@ mod tests {
         tokio::time::advance(REPLACEMENT_PAUSE).await;
         let token = session.replacement("a:1", None, |_| async { Ok(answer("t", 100)) }).await;
         assert_eq!(token.unwrap().as_deref(), Some("t"));
+    }
+
+    fn others() -> Credentials {
+        Credentials { username: "you".into(), password: "quiet".into() }
+    }
+
+    #[actix::test]
+    async fn with_other_credentials_everything_begins_anew() {
+        let session = refused_login().await;
+        session.note_not_served("a:1", true);
+        session.token("b:1", |_| async { Ok(answer("b", 100)) }).await.unwrap();
+        session.replace_credentials(others());
+        assert_eq!((session.check("a:1"), session.is_refused("a:1")), (Ok(()), false));
+        for server in ["a:1", "b:1"] {
+            let log_in = |used: Rc<Credentials>| async move { Ok(answer(&used.username, 100)) };
+            assert_eq!(session.token(server, log_in).await.unwrap().as_deref(), Some("you"), "{server}");
+        }
+        assert_eq!(session.health().logins, 4);
+    }
+
+    #[actix::test]
+    async fn a_login_by_credentials_that_are_replaced_meanwhile_counts_for_nothing() {
+        let session = session();
+        let log_in = |used: Rc<Credentials>| {
+            if used.username == "me" {
+                session.replace_credentials(others());
+                return std::future::ready(Err(wrong()));
+            }
+            std::future::ready(Ok(answer(&used.username, 100)))
+        };
+        assert_eq!(session.token("a:1", log_in).await.unwrap().as_deref(), Some("you"));
+        assert!(!session.is_refused("a:1"));
+        // A request that is under way with the former token.
+        assert_eq!(keep(&session, "old").await.as_deref(), Some("you"));
     }
 
     #[actix::test]

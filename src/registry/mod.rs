@@ -2,6 +2,7 @@
 
 mod beats;
 mod connection;
+mod credentials;
 mod desired;
 mod doubles;
 mod filter;
@@ -41,6 +42,7 @@ use tokio::sync::{watch, Semaphore};
 pub use self::{
     beats::SendHeartbeat,
     connection::{ConnectionChanged, UnwatchConnection, WatchConnection},
+    credentials::{SetAccessKey, SetCredentials},
     get::GetInstance,
     instance_state::{InstanceState, InstanceStateChanged, UnwatchInstances, WatchInstances},
     instances::{DeregisterInstance, RegisterInstance},
