@@ -1,4 +1,4 @@
-//! `/v3/admin`: what there is of it for clients (`ServiceControllerV3`, `InstanceControllerV3`). Read, not recorded.
+//! `/v3/admin`: what there is of it for clients (`ServiceControllerV3`, `InstanceControllerV3`).
 
 use serde::Serialize;
 use serde_json::json;

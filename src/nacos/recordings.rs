@@ -20,6 +20,10 @@ use crate::{
 pub(crate) const SERVERS: [&str; 5] =
     ["nacos-1.4.8", "nacos-2.5.1", "nacos-2.5.1-auth", "nacos-3.0.3", "r-nacos-0.8.8"];
 
+/// The servers with authentication on, whose tokens were tried in all places and forms.
+pub(crate) const GUARDED: [&str; 4] =
+    ["nacos-1.4.8-access", "nacos-2.5.1-access", "nacos-3.0.3-access", "r-nacos-0.8.8-access"];
+
 /// One exchange, or one push, of a recording.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Recorded {
@@ -341,6 +345,14 @@ fn v1_reads_what_every_server_answered() {
     for server in SERVERS {
         assert_eq!(Read::all(server), expected(server), "{server}");
     }
+}
+
+#[test]
+fn v1_reads_what_every_guarded_server_answered() {
+    let read: Vec<_> = GUARDED.into_iter().map(Read::all).collect();
+    let usual = || Read { done: 12, lists: 17, beats: 10, gets: 7, logins: 1, ..Read::default() };
+    let nacos_3 = Read { done: 10, lists: 10, beats: 10, logins: 1, not_spoken: 2, ..Read::default() };
+    assert_eq!(read, [usual(), usual(), nacos_3, usual()]);
 }
 
 /// Our request for the same purpose. None where the recorded one is none that the crate would send: it is there to see

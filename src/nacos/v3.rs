@@ -1,9 +1,9 @@
 //! Nacos' v3 API: requests, answers, and what they mean. Pure functions, no I/O; each means what its namesake in
 //! [`v1`] means.
 //!
-//! The client API (`InstanceOpenApiController`) is held against Nacos 3.0.3's recorded answers. Of the admin API
-//! (`InstanceControllerV3`, `ServiceControllerV3`) and the login (`UserControllerV3`) only refusals were recorded: what
-//! is marked "read" below is from the source of 3.0.3 and was not measured.
+//! The client API (`InstanceOpenApiController`), what is used of the admin API (`InstanceControllerV3`,
+//! `ServiceControllerV3`) and the login (`UserControllerV3`) are held against Nacos 3.0.3's recorded answers. What is marked
+//! "read" below is from the source of 3.0.3 and was not measured.
 //!
 //! Service names go without their group here: a grouped one would be taken for a name.
 
@@ -94,7 +94,7 @@ pub(crate) fn beat(namespace: &str, key: &InstanceKey) -> Request {
 }
 
 /// What Nacos 3.0 splits into no cluster at all, that is: all of them. Naming none means `DEFAULT` there, until the
-/// release that has alibaba/nacos#14778. Read.
+/// release that has alibaba/nacos#14778.
 const ALL_CLUSTERS: &str = ",";
 
 /// The server may disobey `healthy_only` (3.0.3 does) and cluster filters: the list is to be filtered again.
@@ -118,18 +118,18 @@ pub(crate) fn list(namespace: &str, service: &ServiceName, clusters: &str, healt
     Request::by_query(Method::GET, INSTANCE_LIST, &parameters)
 }
 
-/// By the admin API. Parameters read.
+/// By the admin API.
 pub(crate) fn get(namespace: &str, key: &InstanceKey) -> Request {
     Request::by_query(Method::GET, ADMIN_INSTANCE, &KeyParameters::of(namespace, key))
 }
 
-/// Writes all values, by the admin API. Read.
+/// Writes all values, by the admin API.
 pub(crate) fn overwrite(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
     let parameters = InstanceParameters::of(namespace, service, instance);
     Request::by_query(Method::PUT, ADMIN_INSTANCE, &ungrouped(parameters, service))
 }
 
-/// By the admin API, which finds groups by a part of their name: [`read_services`] leaves the others out. Read.
+/// By the admin API, which finds groups by a part of their name: [`read_services`] leaves the others out (read).
 pub(crate) fn list_services(namespace: &str, group: &str, page_no: u32, page_size: u32) -> Request {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -183,7 +183,7 @@ pub(crate) fn read_list(answer: &Answer, service: &ServiceName) -> Result<ListAn
     })
 }
 
-/// The instance that `key` names. Read, but for the refusal.
+/// The instance that `key` names.
 pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found, Refusal> {
     if answer.status == 404 && code(answer) == Some(RESOURCE_NOT_FOUND) {
         return Err(Refusal::NotFound);
@@ -198,7 +198,7 @@ pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found,
     Ok(Found { instance: instance.ok_or(Refusal::NotFound)?, enabled_told, ephemeral_told })
 }
 
-/// The services of `group`. The count is the server's, and has those of groups with a longer name in it. Read.
+/// The services of `group`. The count is the server's, and has those of groups with a longer name in it (read).
 pub(crate) fn read_services(answer: &Answer, group: &str) -> Result<ServiceListAnswer, Refusal> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -217,7 +217,7 @@ pub(crate) fn read_services(answer: &Answer, group: &str) -> Result<ServiceListA
     Ok(ServiceListAnswer { count: page.total_count, doms: of_group.map(|service| service.name).collect() })
 }
 
-/// Success is not framed: the same as v1's. A server whose users are kept elsewhere says so in a frame. Read.
+/// Success is not framed: the same as v1's. A server whose users are kept elsewhere says so in a frame (read).
 pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Refusal> {
     match framed_refusal(answer) {
         Some(Refusal::Refused { body, .. }) if answer.status == 200 => Err(Refusal::Denied(body)),
@@ -283,7 +283,8 @@ fn of_admin(refusal: Refusal) -> Refusal {
 mod tests {
     use super::*;
     use crate::nacos::recordings::{
-        assert_same_instance, assert_same_parameters, of, sent, Recorded, RecordedRequest, RecordedResponse, SERVERS,
+        assert_same_instance, assert_same_parameters, of, sent, Recorded, RecordedRequest, RecordedResponse, GUARDED,
+        SERVERS,
     };
 
     /// What is recorded of the v3 API.
@@ -311,9 +312,50 @@ mod tests {
         }
     }
 
+    /// The operation reads the recorded refusal as one.
+    fn assert_forbidden(name: &str, operation: &str, request: &RecordedRequest, response: &RecordedResponse) {
+        let (answer, key) = (response.answer(), request.key());
+        let said = response.json()["message"].as_str().unwrap().to_owned();
+        let of_admin = format!("{said}; the admin API wants credentials with that right");
+        let (read, said) = match operation {
+            "GET /v3/client/ns/instance/list" => (read_list(&answer, &request.service().unwrap()).map(drop), said),
+            "GET /v3/admin/ns/instance" => (read_instance(&answer, &key.unwrap()).map(drop), of_admin),
+            "GET /v3/admin/ns/service/list" => (read_services(&answer, "DEFAULT_GROUP").map(drop), of_admin),
+            _ if request.parameter("heartBeat").is_some() => (read_beat(&answer).map(drop), said),
+            _ => (read_ok(&answer), said),
+        };
+        assert_eq!(read, Err(Refusal::Forbidden(said)), "{name}");
+    }
+
     fn assert_read(name: &str, operation: &str, request: &RecordedRequest, response: &RecordedResponse) -> bool {
         let answer = response.answer();
         match operation {
+            // Nothing of ours.
+            "GET /v3/admin/ns/instance/list" => return false,
+            _ if answer.status == 403 => assert_forbidden(name, operation, request, response),
+            "GET /v3/admin/ns/instance" => {
+                let read = read_instance(&answer, &request.key().unwrap());
+                match answer.status {
+                    404 => assert_eq!(read.map(drop), Err(Refusal::NotFound), "{name}"),
+                    _ => {
+                        let found = read.unwrap();
+                        assert!(found.enabled_told && found.ephemeral_told, "{name}");
+                        let service = request.service().unwrap();
+                        assert_same_instance(name, &found.instance, &response.json()["data"], &service);
+                    }
+                }
+            }
+            "PUT /v3/admin/ns/instance" => assert_eq!(read_overwritten(&answer), Ok(()), "{name}"),
+            "GET /v3/admin/ns/service/list" => {
+                let services = read_services(&answer, "DEFAULT_GROUP").unwrap();
+                assert!(services.doms.contains(&"guarded".to_owned()), "{name}: {services:?}");
+            }
+            "POST /v3/auth/user/login" if answer.status == 200 => {
+                assert_eq!(read_login(&answer).unwrap().token_ttl, 18_000, "{name}");
+            }
+            "POST /v3/auth/user/login" if answer.status == 500 => {
+                assert!(matches!(read_login(&answer), Err(Refusal::Denied(_))), "{name}");
+            }
             "POST /v3/client/ns/instance" if request.parameter("heartBeat").is_some() => {
                 let unknown = response.json()["code"] == INSTANCE_NOT_FOUND;
                 assert_eq!(name.contains("unknown"), unknown, "{name}");
@@ -329,12 +371,6 @@ mod tests {
                 _ => assert_eq!(read_ok(&answer), Err(refusal(name)), "{name}"),
             },
             "GET /v3/client/ns/instance/list" => assert_list(name, request, response),
-            "GET /v3/admin/ns/instance" => {
-                let read = read_instance(&answer, &request.key().unwrap()).map(drop);
-                let said = "Code: 401, Message: User not found! Please check user exist or password is right!.; \
-                            the admin API wants credentials with that right";
-                assert_eq!(read, Err(Refusal::Forbidden(said.into())), "{name}");
-            }
             _ => return false,
         }
         true
@@ -354,7 +390,7 @@ mod tests {
     #[test]
     fn every_recorded_answer_is_read() {
         let mut read = Vec::new();
-        for server in SERVERS {
+        for server in SERVERS.into_iter().chain(GUARDED) {
             let exchanges = recorded(server);
             let read_here = exchanges.iter().filter(|(exchange, operation)| {
                 let (request, response) = (exchange.request.as_ref().unwrap(), exchange.response.as_ref().unwrap());
@@ -362,8 +398,8 @@ mod tests {
             });
             read.push((server, read_here.count()));
         }
-        let expected = [0, 0, 2, 13, 0];
-        assert_eq!(read, SERVERS.into_iter().zip(expected).collect::<Vec<_>>());
+        let expected = [0, 0, 2, 13, 0, 0, 0, 28, 0];
+        assert_eq!(read, SERVERS.into_iter().chain(GUARDED).zip(expected).collect::<Vec<_>>());
     }
 
     fn ours(operation: &str, request: &RecordedRequest) -> Option<Request> {
