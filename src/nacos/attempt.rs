@@ -218,13 +218,17 @@ impl Nacos {
             sent.map_err(|none| none.into_error(operation, &server.name))
         };
         let Some(in_query) = request.in_query() else { return send(request).await };
+        // A server that does not read the form finds another service signed than named.
+        let is_signed = self.access_key.borrow().is_some();
+        let lacks_parameters = |answer: &Answer| answer.lacks_parameters() || is_signed && answer.status == 403;
         if !server.is_query_only(&request.method) {
             let by_form = send(request).await?;
-            if !by_form.lacks_parameters() {
+            if !lacks_parameters(&by_form) {
                 return Ok(by_form);
             }
             let by_query = send(&in_query).await?;
-            server.note_query_only(&request.method, !by_query.may_be_too_long());
+            let is_read = !by_query.may_be_too_long() && !lacks_parameters(&by_query);
+            server.note_query_only(&request.method, is_read);
             return Ok(by_query);
         }
         let by_query = send(&in_query).await?;
@@ -233,8 +237,8 @@ impl Nacos {
         }
         // The server may have been replaced by one that reads forms.
         let by_form = send(request).await?;
-        server.note_query_only(&request.method, by_form.lacks_parameters());
-        Ok(if by_form.lacks_parameters() { by_query } else { by_form })
+        server.note_query_only(&request.method, lacks_parameters(&by_form));
+        Ok(if lacks_parameters(&by_form) { by_query } else { by_form })
     }
 
     /// Tells whether the failure counts.
