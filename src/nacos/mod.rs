@@ -360,7 +360,7 @@ pub(crate) struct ListQuery<'a> {
 }
 
 impl<'a> ListQuery<'a> {
-    fn all_of(service: &'a ServiceName) -> Self {
+    pub(crate) fn all_of(service: &'a ServiceName) -> Self {
         ListQuery { namespace: None, service, clusters: "", healthy_only: false, push_to: None }
     }
 }

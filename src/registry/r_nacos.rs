@@ -16,7 +16,7 @@ use super::{desired::DesiredInstance, Desk};
 use crate::{
     error::Error,
     instance::{Instance, InstanceKey},
-    nacos::exchange::WireProtocol,
+    nacos::{exchange::WireProtocol, ListQuery, Patience},
 };
 
 /// On r-nacos each instance is read after this many heartbeats: every 30 s, at the 5 s that r-nacos asks for.
@@ -55,7 +55,7 @@ impl Desk {
             return Ok(());
         }
         let Ok(told) = timeout(self.config.request_timeout, self.nacos.read_in_use(key)).await else { return Ok(()) };
-        if let Some(kind) = kind_of(key, &told) {
+        if let Some(kind) = kind_of(&told) {
             self.server_kind.found.set(Some((epoch, kind)));
         }
         let is_r_nacos = self.server_kind.in_epoch(epoch) == Some(Kind::RNacos);
@@ -72,6 +72,34 @@ impl Desk {
         self.register_again(key, &wanted).await.map(drop)
     }
 
+    /// Whether the server in use tells others of changes by itself, as Nacos does by v1, and neither Nacos by v3 nor r-nacos.
+    /// Where it is not known yet what the server is, reads `key`, which is registered; false where that does not tell.
+    pub(super) async fn pushes_changes(&self, key: Option<Arc<InstanceKey>>) -> bool {
+        if self.speaks_v3() {
+            return false;
+        }
+        match (self.server_kind.in_epoch(self.nacos.epoch()), key) {
+            (Some(Kind::Nacos), _) => true,
+            (Some(Kind::RNacos), _) | (_, None) => false,
+            (Some(Kind::Unknown(_)) | None, Some(key)) => self.find_out_kind(&key).await == Some(Kind::Nacos),
+        }
+    }
+
+    async fn find_out_kind(&self, key: &InstanceKey) -> Option<Kind> {
+        let kind = kind_of(&self.nacos.read_in_use(key).await);
+        if kind.is_some() {
+            return kind;
+        }
+        // Servers show a new instance a moment late. The others of its service tell the same.
+        let list = self.nacos.list(&ListQuery::all_of(&key.service), Patience::Round).await.ok()?;
+        let host = list.info.hosts.first().filter(|_| list.epoch.is_some())?;
+        Some(kind_of_instance(host))
+    }
+
+    fn speaks_v3(&self) -> bool {
+        self.nacos.servers().current().is_some_and(|server| server.protocol() == Some(WireProtocol::V3))
+    }
+
     fn is_read_due(&self, key: &Arc<InstanceKey>, epoch: u64) -> bool {
         match self.server_kind.in_epoch(epoch) {
             Some(Kind::Nacos) => false,
@@ -82,8 +110,7 @@ impl Desk {
             }
             Some(Kind::Unknown(until)) if Instant::now() < until => false,
             Some(Kind::Unknown(_)) | None => {
-                let speaks_v3 =
-                    self.nacos.servers().current().is_some_and(|it| it.protocol() == Some(WireProtocol::V3));
+                let speaks_v3 = self.speaks_v3();
                 let kind = if speaks_v3 { Kind::Nacos } else { Kind::Unknown(Instant::now() + ASK_AGAIN) };
                 self.server_kind.found.set(Some((epoch, kind)));
                 !speaks_v3
@@ -92,17 +119,24 @@ impl Desk {
     }
 }
 
-/// What the answer to reading `key` says of the server. None where a failure says nothing.
-fn kind_of(key: &InstanceKey, told: &Result<Option<Instance>, Error>) -> Option<Kind> {
+/// What the answer to reading an instance says of the server. None where a failure says nothing.
+fn kind_of(told: &Result<Option<Instance>, Error>) -> Option<Kind> {
     match told {
-        Ok(told) => {
-            // Nacos names cluster and service, too.
-            let is_r_nacos = told.as_ref()?.instance_id == format!("{}#{}", key.ip, key.port);
-            Some(if is_r_nacos { Kind::RNacos } else { Kind::Nacos })
-        }
+        Ok(told) => told.as_ref().map(kind_of_instance),
         // Nacos 3 has no such request.
         Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => Some(Kind::Nacos),
         Err(_) => None,
+    }
+}
+
+/// Of the server that tells of `instance`.
+fn kind_of_instance(instance: &Instance) -> Kind {
+    // Nacos names cluster and service, too.
+    let is_r_nacos = instance.instance_id == format!("{}#{}", instance.ip, instance.port);
+    if is_r_nacos {
+        Kind::RNacos
+    } else {
+        Kind::Nacos
     }
 }
 
@@ -114,7 +148,7 @@ fn has_lost_values(told: &Instance, wanted: &Instance) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::desired::tests::key, *};
+    use super::*;
 
     fn told(instance_id: &str) -> Result<Option<Instance>, Error> {
         Ok(Some(Instance { instance_id: instance_id.into(), ..Instance::new("127.0.0.7", 80) }))
@@ -122,14 +156,13 @@ mod tests {
 
     #[test]
     fn r_nacos_is_known_by_the_id_of_an_instance() {
-        let key = key(80);
-        assert_eq!(kind_of(&key, &told("127.0.0.7#80")), Some(Kind::RNacos));
-        assert_eq!(kind_of(&key, &told("127.0.0.7#80#DEFAULT#DEFAULT_GROUP@@orders")), Some(Kind::Nacos));
+        assert_eq!(kind_of(&told("127.0.0.7#80")), Some(Kind::RNacos));
+        assert_eq!(kind_of(&told("127.0.0.7#80#DEFAULT#DEFAULT_GROUP@@orders")), Some(Kind::Nacos));
         let (operation, server, reason) = (crate::Operation::Get, "a:1".to_owned(), String::new());
         let gone = Error::Unsupported { operation, server: server.clone(), reason: reason.clone() };
-        assert_eq!(kind_of(&key, &Err(gone)), Some(Kind::Nacos));
-        assert_eq!(kind_of(&key, &Err(Error::Unreachable { operation, server, reason })), None);
-        assert_eq!(kind_of(&key, &Ok(None)), None, "another server answered");
+        assert_eq!(kind_of(&Err(gone)), Some(Kind::Nacos));
+        assert_eq!(kind_of(&Err(Error::Unreachable { operation, server, reason })), None);
+        assert_eq!(kind_of(&Ok(None)), None, "another server answered");
     }
 
     #[test]

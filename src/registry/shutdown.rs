@@ -1,7 +1,7 @@
 //! Going offline: deregister what we registered, then end.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     panic::AssertUnwindSafe,
     sync::{
         mpsc::{self, RecvTimeoutError},
@@ -22,11 +22,20 @@ use slog::{info, warn};
 
 use super::{desired::Turn, panicked, Desk, Phase, Registry};
 use crate::{
-    error::Error,
+    error::{as_millis, Error},
     heartbeat::StopBeating,
     instance::InstanceKey,
     nacos::{Operation, Patience},
 };
+
+/// How long callers need to notice that an instance is gone where the server pushes changes: 1.4 does after a second, later
+/// Nacos after half a second. The other second is for the push to arrive and to be handled.
+const NOTICED_BY_PUSH: Duration = Duration::from_secs(2);
+/// The same where callers poll, which Nacos clients do every 10 s. Lists may show the end half a second late, and a poll takes
+/// its time.
+const NOTICED_BY_POLL: Duration = Duration::from_secs(12);
+/// How long finding out whether the server pushes may hold up deregistering.
+const LONGEST_READ: Duration = Duration::from_secs(1);
 
 /// A guard looks so often whether somebody else's shutdown is done.
 const GUARD_STEP: Duration = Duration::from_millis(10);
@@ -45,7 +54,7 @@ const GUARD_STEP: Duration = Duration::from_millis(10);
 pub struct Shutdown {
     deadline: Option<Duration>,
     persistent_too: bool,
-    drain: Duration,
+    drain: Drain,
     /// For those who cannot await: see [`ShutdownGuard`].
     tell: Option<mpsc::Sender<ShutdownReport>>,
 }
@@ -69,8 +78,43 @@ impl Shutdown {
     /// current. Default: zero.
     #[must_use]
     pub fn drain(mut self, time: Duration) -> Self {
-        self.drain = time;
+        self.drain = Drain::For(time);
         self
+    }
+
+    /// Waits after deregistering as long as callers need to notice: 2 s where the server in use pushes changes (Nacos up to
+    /// 3.1), 12 s where clients poll for them (Nacos 3.2 and later, r-nacos), every 10 s as a rule. Does not wait where nobody
+    /// notices anything: no instance was registered, or none could be deregistered, because no server can be reached for
+    /// example. Replaces [`drain`](Shutdown::drain).
+    ///
+    /// [`ShutdownReport::drained`] is the time that was waited. Shortly after the start it may take one request to find out what
+    /// the server is; where that cannot be found out, it counts as one that does not push.
+    #[must_use]
+    pub fn drain_until_noticed(mut self) -> Self {
+        self.drain = Drain::UntilNoticed;
+        self
+    }
+}
+
+/// How long to serve on after deregistering.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Drain {
+    For(Duration),
+    UntilNoticed,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Drain::For(Duration::ZERO)
+    }
+}
+
+impl Drain {
+    fn longest(self) -> Duration {
+        match self {
+            Drain::For(time) => time,
+            Drain::UntilNoticed => NOTICED_BY_POLL,
+        }
     }
 }
 
@@ -84,6 +128,10 @@ pub struct ShutdownReport {
     pub left: usize,
     /// What could not be deregistered.
     pub failed: Vec<NotDeregistered>,
+    /// How long callers were still served after deregistering: see [`Shutdown::drain`] and
+    /// [`Shutdown::drain_until_noticed`]. Serialises as `drained_ms`.
+    #[serde(rename = "drained_ms", serialize_with = "as_millis")]
+    pub drained: Duration,
 }
 
 /// An instance that could not be deregistered.
@@ -116,8 +164,8 @@ impl Handler<Shutdown> for Registry {
             async move {
                 let _ends = ends;
                 let deadline = message.deadline.unwrap_or(desk.config.shutdown_timeout);
-                let report = desk.go_offline(turns, deadline, message.persistent_too).await;
-                sleep(message.drain).await;
+                let report = desk.go_offline(turns, deadline, message.persistent_too, message.drain).await;
+                sleep(report.drained).await;
                 desk.subscriptions.stop_all();
                 if let Some(tell) = message.tell {
                     // Whoever waited may have given up.
@@ -153,7 +201,7 @@ impl Desk {
         if !self.is_in(Phase::Closing) {
             self.phase.send_replace(Phase::Closing);
             let turns = self.take_all_turns();
-            self.go_offline(turns, self.config.shutdown_timeout, false).await;
+            self.go_offline(turns, self.config.shutdown_timeout, false, Drain::default()).await;
         }
         self.subscriptions.stop_all();
     }
@@ -169,27 +217,27 @@ impl Desk {
         turns: Vec<(Turn, Arc<InstanceKey>)>,
         deadline: Duration,
         persistent_too: bool,
+        drain: Drain,
     ) -> ShutdownReport {
         self.nacos.close();
-        let report = RefCell::new(ShutdownReport::default());
-        let work = stream::iter(turns).for_each_concurrent(self.config.max_connections, |(mut turn, key)| {
-            let report = &report;
-            async move {
-                turn.come().await;
-                let work = AssertUnwindSafe(self.take_offline(&key, persistent_too, report));
-                if let Err(panic) = work.catch_unwind().await {
-                    // The others are still to be taken offline.
-                    self.desired.remove(&key);
-                    let error = panicked(&self.log, Operation::Deregister, &*panic);
-                    report.borrow_mut().failed.push(NotDeregistered { instance: (*key).clone(), error });
-                }
+        let (progress, noticed_within) = (RefCell::new(Progress::default()), Cell::new(NOTICED_BY_POLL));
+        let work = async {
+            if drain == Drain::UntilNoticed {
+                // Before deregistering: only a registered instance tells what the server is.
+                noticed_within.set(self.noticed_within(deadline / 4).await);
             }
-        });
+            self.take_all_offline(turns, persistent_too, &progress).await;
+        };
         let in_time = timeout(deadline, work).await.is_ok();
-        let mut report = report.into_inner();
+        let Progress { mut report, was_listed } = progress.into_inner();
         if !in_time {
             report.failed.extend(self.not_in_time(deadline, persistent_too));
         }
+        report.drained = match drain {
+            Drain::For(time) => time,
+            Drain::UntilNoticed if was_listed && !self.nacos.is_disabled() => noticed_within.get(),
+            Drain::UntilNoticed => Duration::ZERO,
+        };
         // What is still under way is answered with `Stopped`: nobody can tell any more what becomes of it.
         self.phase.send_replace(Phase::Offline);
         match report.failed.first() {
@@ -200,22 +248,58 @@ impl Desk {
         report
     }
 
+    /// How long callers need to notice that instances are gone. Takes at most `limit`.
+    async fn noticed_within(&self, limit: Duration) -> Duration {
+        // The oldest one: servers show a new one late.
+        let mut oldest = None::<(Arc<InstanceKey>, _)>;
+        self.desired.for_each(|desired| {
+            let is_oldest = oldest.as_ref().is_none_or(|(_, since)| desired.since < *since);
+            if desired.known_to.is_some() && is_oldest {
+                oldest = Some((desired.key.clone(), desired.since));
+            }
+        });
+        let pushes = self.pushes_changes(oldest.map(|(key, _)| key));
+        match timeout(limit.min(LONGEST_READ), pushes).await {
+            Ok(true) => NOTICED_BY_PUSH,
+            Ok(false) | Err(_) => NOTICED_BY_POLL,
+        }
+    }
+
+    async fn take_all_offline(
+        &self,
+        turns: Vec<(Turn, Arc<InstanceKey>)>,
+        persistent_too: bool,
+        progress: &RefCell<Progress>,
+    ) {
+        let take_offline = |(mut turn, key): (Turn, Arc<InstanceKey>)| async move {
+            turn.come().await;
+            let work = AssertUnwindSafe(self.take_offline(&key, persistent_too, progress));
+            if let Err(panic) = work.catch_unwind().await {
+                // The others are still to be taken offline.
+                self.desired.remove(&key);
+                let error = panicked(&self.log, Operation::Deregister, &*panic);
+                progress.borrow_mut().report.failed.push(NotDeregistered { instance: (*key).clone(), error });
+            }
+        };
+        stream::iter(turns).for_each_concurrent(self.config.max_connections, take_offline).await;
+    }
+
     /// Deregisters what is wanted at `key` and what is left over there, which as a rule is one of the two.
-    async fn take_offline(&self, key: &Arc<InstanceKey>, persistent_too: bool, report: &RefCell<ShutdownReport>) {
-        let wanted = self.desired.get(key, |desired| desired.instance.ephemeral);
-        if wanted == Some(false) && !persistent_too {
+    async fn take_offline(&self, key: &Arc<InstanceKey>, persistent_too: bool, progress: &RefCell<Progress>) {
+        let wanted = self.desired.get(key, |desired| (desired.instance.ephemeral, desired.known_to.is_some()));
+        if matches!(wanted, Some((false, _))) && !persistent_too {
             self.desired.remove(key);
-            report.borrow_mut().left += 1;
-        } else if let Some(ephemeral) = wanted {
+            progress.borrow_mut().report.left += 1;
+        } else if let Some((ephemeral, was_listed)) = wanted {
             // Kept as wanted until it is done, so that a deadline that passes meanwhile reports it.
             let outcome = self.nacos.deregister(key, ephemeral, Patience::Operation).await;
             self.desired.remove(key);
-            report.borrow_mut().add(key, outcome);
+            progress.borrow_mut().note(key, outcome, was_listed);
         }
         if let Some(ephemeral) = self.desired.leftover(key, |leftover| leftover.ephemeral) {
             let outcome = self.nacos.deregister(key, ephemeral, Patience::Operation).await;
             self.desired.forget_leftover(key);
-            report.borrow_mut().add(key, outcome);
+            progress.borrow_mut().note(key, outcome, true);
         }
     }
 
@@ -233,11 +317,22 @@ impl Desk {
     }
 }
 
-impl ShutdownReport {
-    fn add(&mut self, key: &InstanceKey, outcome: Result<(), Error>) {
+/// How far going offline has come.
+#[derive(Default)]
+struct Progress {
+    report: ShutdownReport,
+    /// An instance was deregistered that callers may know.
+    was_listed: bool,
+}
+
+impl Progress {
+    fn note(&mut self, key: &InstanceKey, outcome: Result<(), Error>, was_listed: bool) {
         match outcome {
-            Ok(()) => self.deregistered += 1,
-            Err(error) => self.failed.push(NotDeregistered { instance: key.clone(), error }),
+            Ok(()) => {
+                self.report.deregistered += 1;
+                self.was_listed |= was_listed;
+            }
+            Err(error) => self.report.failed.push(NotDeregistered { instance: key.clone(), error }),
         }
     }
 }
@@ -260,28 +355,34 @@ impl ShutdownReport {
 pub struct ShutdownGuard {
     registry: Addr<Registry>,
     deadline: Duration,
-    drain: Duration,
+    drain: Drain,
 }
 
 impl ShutdownGuard {
     /// Blocks for at most `deadline` when dropped.
     pub fn new(registry: Addr<Registry>, deadline: Duration) -> Self {
-        ShutdownGuard { registry, deadline, drain: Duration::ZERO }
+        ShutdownGuard { registry, deadline, drain: Drain::default() }
     }
 
     /// See [`Shutdown::drain`]; comes on top of the deadline. Default: zero.
     pub fn drain(mut self, time: Duration) -> Self {
-        self.drain = time;
+        self.drain = Drain::For(time);
+        self
+    }
+
+    /// See [`Shutdown::drain_until_noticed`]; comes on top of the deadline. Replaces [`drain`](ShutdownGuard::drain).
+    pub fn drain_until_noticed(mut self) -> Self {
+        self.drain = Drain::UntilNoticed;
         self
     }
 }
 
 impl Drop for ShutdownGuard {
     fn drop(&mut self) {
-        let (began, patience) = (Instant::now(), self.deadline.saturating_add(self.drain));
+        let (began, patience) = (Instant::now(), self.deadline.saturating_add(self.drain.longest()));
         let (tell, told) = mpsc::channel();
-        let shutdown = Shutdown { tell: Some(tell), ..Shutdown::default() };
-        self.registry.do_send(shutdown.deadline(self.deadline).drain(self.drain));
+        let shutdown = Shutdown { drain: self.drain, tell: Some(tell), ..Shutdown::default() };
+        self.registry.do_send(shutdown.deadline(self.deadline));
         // A Registry that has ended, or is shutting down already, drops the sender at once.
         if told.recv_timeout(patience) == Err(RecvTimeoutError::Disconnected) {
             while self.registry.connected() && began.elapsed() < patience {
