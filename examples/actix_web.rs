@@ -18,7 +18,7 @@ Usage: actix_web [OPTIONS]
   --server HOST:PORT  the Nacos; else the one in NACOS_SERVER_ADDR, else one inside this process
   --service SERVICE   the service to be an instance of, and to call [greeter]
   --port PORT         where to listen [a free one]
-  --drain SECS        serve on for so long after deregistering [2]
+  --drain SECS        serve on for so long after deregistering [until callers have noticed]
   --for SECS          end after so long [on a signal only]
   --help              print this";
 
@@ -55,17 +55,20 @@ async fn main() -> ExitCode {
     let config = arguments.config();
     let service: String = arguments.option("service").unwrap_or_else(|| "greeter".into());
     let port: u16 = arguments.option("port").unwrap_or(0);
-    let drain = arguments.seconds("drain").unwrap_or(Duration::from_secs(2));
+    let shutdown = match arguments.seconds("drain") {
+        Some(time) => Shutdown::default().drain(time),
+        None => Shutdown::default().drain_until_noticed(),
+    };
     let last = arguments.seconds("for");
     arguments.finish();
-    cli::ended(run(config, &service, port, drain, last).await)
+    cli::ended(run(config, &service, port, shutdown, last).await)
 }
 
 async fn run(
     config: Option<Config>,
     service: &str,
     port: u16,
-    drain: Duration,
+    shutdown: Shutdown,
     last: Option<Duration>,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let (config, _embedded) = or_embedded(config)?;
@@ -87,9 +90,10 @@ async fn run(
     let handle = server.handle();
     rt::spawn(async move {
         cli::told_to_end(last).await;
-        println!("deregistering, then serving on for {drain:?}");
-        if let Err(error) = registry.send(Shutdown::default().drain(drain)).await {
-            log::warn!("not deregistered: {error}");
+        println!("deregistering, then serving on until callers have noticed");
+        match registry.send(shutdown).await.unwrap_or_else(|error| Err(error.into())) {
+            Ok(report) => println!("{} deregistered, served on for {:?}", report.deregistered, report.drained),
+            Err(error) => log::warn!("not deregistered: {error}"),
         }
         println!("ending the last requests");
         handle.stop(true).await;

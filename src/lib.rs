@@ -180,12 +180,11 @@
 //! ```
 //!
 //! # Going
-//! An awaited [`Shutdown`] deregisters first, then ends the Registry; with [`drain`](Shutdown::drain) it gives callers
-//! that have not heard of it yet some time. [`ShutdownGuard`] does the same from its `Drop`. In an actix-web application
-//! it belongs before the server stops:
+//! An awaited [`Shutdown`] deregisters first, then ends the Registry; with
+//! [`drain_until_noticed`](Shutdown::drain_until_noticed) it serves on as long as callers need to notice.
+//! [`ShutdownGuard`] does the same from its `Drop`. In an actix-web application it belongs before the server stops:
 //!
 //! ```
-//! # use std::time::Duration;
 //! # use actix::prelude::*;
 //! # use actix_nacos::prelude::*;
 //! # use actix_web::{rt, rt::signal::unix::{signal, SignalKind}, App, HttpServer};
@@ -196,8 +195,8 @@
 //!     let (mut signals, registry, server) = (signal(kind)?, registry.clone(), server.handle());
 //!     rt::spawn(async move {
 //!         signals.recv().await;
-//!         // Served until nobody calls any more; only then the server drains and stops.
-//!         let _ = registry.send(Shutdown::default().drain(Duration::from_secs(2))).await;
+//!         // Serves on until callers have noticed. Only then the server stops.
+//!         let _ = registry.send(Shutdown::default().drain_until_noticed()).await;
 //!         server.stop(true).await;
 //!     });
 //! }

@@ -29,7 +29,7 @@ pub struct Figures {
 fn start_example(server: &EmbeddedServer) -> Process {
     let mut command = Command::new(example("actix_web"));
     let address = server.server_address();
-    command.args(["--server", address.as_str(), "--service", "greeter", "--drain", "2"]).stdout(Stdio::null());
+    command.args(["--server", address.as_str(), "--service", "greeter"]).stdout(Stdio::null());
     Process::start(&mut command)
 }
 
