@@ -159,17 +159,23 @@ impl Servers {
 
     // Choosing, and what became of it.
 
-    /// The server in use if it may be asked, else the next that may; if none may, one whose breaker is half-open, unless
-    /// the caller is content with healthy ones only. `tried` are left out.
+    /// The server in use if it may be asked or tried, else the next that may be asked; if none may, one whose breaker is
+    /// half-open, unless the caller is content with healthy ones only. `tried` are left out.
     pub(crate) fn choose(&self, operation: Operation, tried: &[Rc<Server>], only_healthy: bool) -> Choice {
         let list = self.list.borrow();
         let order = (0..list.len()).map(|step| &list[(self.current.get() + step) % list.len()]);
         let (mut half_open, mut wait) = (None, None::<Duration>);
         for server in order.filter(|server| !tried.iter().any(|tried| Rc::ptr_eq(tried, server))) {
-            match server.health.borrow().availability(operation) {
+            let availability = server.health.borrow().availability(operation);
+            match availability {
                 Availability::Closed => return Choice::Ask(server.clone()),
                 Availability::HalfOpen => half_open = half_open.or(Some(server)),
                 Availability::Open(pause) => wait = Some(wait.map_or(pause, |wait| wait.min(pause))),
+            }
+            // A breaker of the server in use that nobody tried would stay half-open for ever, and two servers with one such
+            // breaker each would take turns.
+            if availability == Availability::HalfOpen && !only_healthy && self.is_in_use(server) {
+                break;
             }
         }
         match (half_open, wait) {
@@ -363,13 +369,36 @@ pub(super) mod tests {
     }
 
     #[actix::test]
-    async fn a_healthy_server_goes_before_one_that_failed() {
+    async fn one_request_tries_the_server_in_use_and_a_healthy_one_goes_before_others_that_failed() {
+        tokio::time::pause();
+        let servers = servers(&["a:1", "b:1", "c:1"]);
+        (0..2).for_each(|index| refuse(&servers, index));
+        actix_rt::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(ask(&servers, Operation::Beat, &[]).as_deref(), Some("a:1"));
+        assert_eq!(ask(&servers, Operation::Beat, &[]).as_deref(), Some("c:1"), "the trial is under way");
+        let all = servers.all();
+        assert_eq!(ask(&servers, Operation::Beat, &[all[0].clone(), all[2].clone()]).as_deref(), Some("b:1"));
+    }
+
+    #[actix::test]
+    async fn two_servers_whose_faults_are_over_do_not_take_turns() {
         tokio::time::pause();
         let servers = servers(&["a:1", "b:1"]);
-        refuse(&servers, 0);
-        actix_rt::time::sleep(Duration::from_millis(50)).await;
-        assert_eq!(ask(&servers, Operation::Beat, &[]).as_deref(), Some("b:1"));
-        assert_eq!(ask(&servers, Operation::Beat, &servers.all()[1..]).as_deref(), Some("a:1"));
+        for subject in 1..=2 {
+            fail(&servers, 0, FailureKind::BadAnswer, Operation::List, subject);
+            fail(&servers, 1, FailureKind::BadAnswer, Operation::Beat, subject);
+        }
+        let mut epochs = Vec::new();
+        for _ in 0..3 {
+            actix_rt::time::sleep(Duration::from_secs(120)).await;
+            for operation in [Operation::List, Operation::Beat] {
+                let asked = ask(&servers, operation, &[]).unwrap();
+                let index = servers.all().iter().position(|server| server.name == asked).unwrap();
+                succeed(&servers, index, operation);
+            }
+            epochs.push(servers.epoch());
+        }
+        assert_eq!(epochs, [0, 0, 0]);
     }
 
     #[actix::test]
