@@ -144,7 +144,9 @@ async fn a_modification_after_one_that_failed_and_was_applied_takes_it_back() {
     let late = ask(&registry, ModifyInstance::new("orders", IP, 80).weight(7.0)).await;
     assert!(may_have_been_applied(&late), "{late:?}");
     server.faults().clear();
-    until("the late one was applied", || only_instance(&server, "orders").weight == 7.0).await;
+    // By chance the first beat falls due just now, and has taken it back already: that is a third registration.
+    let is_applied = || only_instance(&server, "orders").weight == 7.0 || requests(&server, Operation::Register) >= 3;
+    until("the late one was applied", is_applied).await;
     ask(&registry, ModifyInstance::new("orders", IP, 80).metadata("zone", "a")).await.unwrap();
     let instance = only_instance(&server, "orders");
     assert_eq!((instance.weight, instance.metadata.contains_key("zone")), (2.0, true));
