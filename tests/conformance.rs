@@ -1,7 +1,7 @@
 //! Every operation, its defaults and its failures, with the same assertions on every server.
 //!
 //! By default it runs on the embedded server in all its dialects, one after the other. `NACOS_DIALECT=2.5` picks one of them,
-//! and `NACOS_AUTH=on` has them all demand a login. `NACOS_SERVER_ADDR=127.0.0.1:8848`, with `NACOS_USERNAME` and `NACOS_PASSWORD` where it wants a login, runs the
+//! `NACOS_AUTH=on` has them all demand a login, and `NACOS_DELAYS=on` has lists show changes as late as the originals do. `NACOS_SERVER_ADDR=127.0.0.1:8848`, with `NACOS_USERNAME` and `NACOS_PASSWORD` where it wants a login, runs the
 //! suite on that server instead: every test has a service of its own and takes back what it registered.
 //!
 //! Where servers cannot do the same, [`Kind`] says so, and `docs/servers.md` says why.
@@ -119,9 +119,11 @@ impl World {
     /// 3.2 with users, one of which it is; the others only with `NACOS_AUTH=on`.
     fn embedded(dialect: Dialect) -> Self {
         let wants_login = dialect == Dialect::V3_2 || env::var("NACOS_AUTH").is_ok_and(|auth| auth == "on");
+        let has_delays = env::var("NACOS_DELAYS").is_ok_and(|delays| delays == "on");
+        let server = if has_delays { EmbeddedServer::builder() } else { support::builder() };
         let (server, credentials) = match wants_login {
-            true => (support::builder().user("nacos", "nacos"), Some(("nacos".into(), "nacos".into()))),
-            false => (support::builder(), None),
+            true => (server.user("nacos", "nacos"), Some(("nacos".into(), "nacos".into()))),
+            false => (server, None),
         };
         let server = server.dialect(dialect).start().unwrap();
         Self::at(Kind::Nacos(dialect), &server.server_address(), credentials, Some(server))
