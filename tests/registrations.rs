@@ -16,7 +16,7 @@ use actix_nacos::{
     embedded::{Dialect, EmbeddedServer, InstanceSnapshot},
     DeregisterInstance, Error, GetInstance, GetStatus, InstanceState, InstanceStateChanged, ListInstances,
     ModifyInstance, Operation, Protocol, RegisterInstance, Registry, Shutdown, UnwatchInstances, WatchInstances,
-    HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT,
+    HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT,
 };
 use support::{
     ask, config, config_at, eventually,
@@ -331,6 +331,32 @@ async fn reading_an_instance_does_not_wait_for_what_is_done_with_it() {
     assert_eq!(found.weight, 1.0);
     server.faults().clear();
     soon("the answer", registering).await.unwrap().unwrap();
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn changes_that_fail_for_long_hold_up_no_heartbeat() {
+    let server = server();
+    let registry = start(config(&server).request_timeout(ms(500)).operation_timeout(ms(3000)));
+    let register = || beating(80).metadata(HEART_BEAT_TIMEOUT, "1500").metadata(IP_DELETE_TIMEOUT, "60000");
+    ask(&registry, register()).await.unwrap();
+    server.faults().only_for(&[Operation::Get, Operation::Register]);
+    server.faults().fail_share(1.0, 500);
+    let modifying = registry.send(ModifyInstance::new("orders", IP, 80).weight(2.0));
+    let registering = registry.send(register().weight(3.0));
+    let changes = async {
+        assert!(soon("an answer", modifying).await.unwrap().is_err());
+        assert!(soon("an answer", registering).await.unwrap().is_err());
+    };
+    let mut longest = ms(0);
+    let watching = async {
+        loop {
+            longest = longest.max(only_instance(&server, "orders").since_last_beat);
+            actix_rt::time::sleep(ms(10)).await;
+        }
+    };
+    futures_util::future::select(Box::pin(changes), Box::pin(watching)).await;
+    assert!(longest < ms(1500), "{longest:?}");
     shut_down(&registry).await;
 }
 

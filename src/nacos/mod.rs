@@ -178,11 +178,6 @@ impl Nacos {
         Instant::now() + self.operation_timeout
     }
 
-    /// Whether a request that keeps no instance registered would have to wait for others.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.transport.is_busy()
-    }
-
     /// The application goes offline: deregistering waits behind none of its other requests.
     pub(crate) fn close(&self) {
         self.transport.close();

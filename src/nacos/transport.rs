@@ -127,10 +127,6 @@ impl Transport {
         }
     }
 
-    pub(crate) fn is_busy(&self) -> bool {
-        self.permits.available_permits() == 0
-    }
-
     /// From now on deregistering has the reserved permits, too.
     pub(crate) fn close(&self) {
         self.is_closing.set(true);

@@ -84,7 +84,7 @@ impl Handler<SendHeartbeat> for Registry {
 
     fn handle(&mut self, message: SendHeartbeat, _: &mut Context<Self>) -> Self::Result {
         self.answer(Operation::Beat, |desk| {
-            let taken = message.resolve().map(|(key, instance)| (desk.desired.queue(&key), key, instance));
+            let taken = message.resolve().map(|(key, instance)| (desk.desired.queue_change(&key), key, instance));
             async move {
                 let (mut turn, key, instance) = taken?;
                 turn.come().await;
@@ -130,10 +130,14 @@ impl Handler<Beat> for Registry {
             if desk.is_in(Phase::Closing) {
                 return Err(Error::Stopped);
             }
-            Box::pin(async {
+            let outcome = Box::pin(async {
                 desk.guarded(Operation::Beat, Phase::Offline, pin!(desk.beat_in_turn(&beat, place))).await
             })
-            .await
+            .await;
+            if matches!(outcome, Ok(Beaten::Taken(_))) {
+                desk.check_on_r_nacos(&beat.key);
+            }
+            outcome
         })
     }
 }
@@ -147,22 +151,46 @@ impl Desk {
 
     async fn beat_in_turn<'a>(&'a self, beat: &Beat, mut place: Option<SemaphorePermit<'a>>) -> Result<Beaten, Error> {
         let mut turn = self.desired.queue(&beat.key);
-        if turn.is_behind_others() {
-            // They may take long: other instances shall beat meanwhile.
-            drop(place);
-            turn.come().await;
-            place = self.place().await;
-        }
-        let mut outcome = self.beat(beat).await;
-        // Reading takes no place from other heartbeats.
+        let outcome = if turn.is_behind_changes_only() && self.wants_a_beat(&beat.key) {
+            let outcome = self.beat_past_changes(beat).await;
+            turn.end_after_others();
+            outcome
+        } else {
+            if turn.is_behind_others() {
+                // They may take long: other instances shall beat meanwhile.
+                drop(place);
+                turn.come().await;
+                place = self.place().await;
+            }
+            self.beat(beat).await
+        };
         drop(place);
-        if matches!(outcome, Ok(Beaten::Taken(_))) {
-            outcome = self.check_on_r_nacos(&beat.key).await.and(outcome);
-        }
         if let Err(error) = &outcome {
             self.note(&beat.key, |desired| desired.failed(error));
         }
         outcome
+    }
+
+    fn wants_a_beat(&self, key: &Arc<InstanceKey>) -> bool {
+        let epoch = self.nacos.epoch();
+        let is_known = |desired: &DesiredInstance| desired.instance.ephemeral && desired.to_register(epoch).is_none();
+        self.desired.get(key, is_known).unwrap_or(false)
+    }
+
+    /// A beat while the instance is being changed, which may last as long as an operation may. The beat of an instance that
+    /// the server knows changes nothing.
+    async fn beat_past_changes(&self, beat: &Beat) -> Result<Beaten, Error> {
+        let Some(values) = self.desired.get(&beat.key, |desired| desired.instance.clone()) else {
+            return Ok(Beaten::NotWanted);
+        };
+        let reply = self.nacos.beat(&beat.key, &values, beat.light, Patience::Round).await?;
+        if reply.is_unknown() {
+            // Registered by the change, or with the next beat: not now, with values that are about to change.
+            self.note(&beat.key, DesiredInstance::forgotten);
+        } else {
+            self.note(&beat.key, DesiredInstance::beaten);
+        }
+        Ok(Beaten::Taken(reply))
     }
 
     /// The sign of life that the instance needs now: a registration if the server may not have what is wanted, else a beat.
@@ -191,10 +219,7 @@ impl Desk {
             }
             return self.register_again(&beat.key, &instance).await;
         }
-        self.note(&beat.key, |desired| {
-            desired.beats += 1;
-            desired.succeeded();
-        });
+        self.note(&beat.key, DesiredInstance::beaten);
         // The beat itself may have found that the server restarted. A light beat brings an instance back without its weight
         // and metadata on r-nacos.
         if self.nacos.epoch() != epoch {

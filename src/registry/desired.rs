@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, HashSet},
+    collections::{hash_map::Entry, HashMap, HashSet},
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -113,6 +113,12 @@ impl DesiredInstance {
         self.succeeded();
     }
 
+    /// A server took a beat.
+    pub(crate) fn beaten(&mut self) {
+        self.beats += 1;
+        self.succeeded();
+    }
+
     /// A server took a registration or a beat.
     pub(crate) fn succeeded(&mut self) {
         self.state = InstanceState::Registered;
@@ -183,7 +189,13 @@ pub(crate) struct DesiredInstances {
 impl DesiredInstances {
     /// Queues behind everything that was asked for this instance before.
     pub(crate) fn queue(&self, key: &Arc<InstanceKey>) -> Turn {
-        self.turns.take(key)
+        self.turns.take(key, true)
+    }
+
+    /// As [`queue`](DesiredInstances::queue), for what leaves the instance registered as the kind that it is. Heartbeats do
+    /// not wait for it: it may last as long as an operation may.
+    pub(crate) fn queue_change(&self, key: &Arc<InstanceKey>) -> Turn {
+        self.turns.take(key, false)
     }
 
     pub(crate) fn get<T>(&self, key: &Arc<InstanceKey>, read: impl FnOnce(&DesiredInstance) -> T) -> Option<T> {
@@ -248,23 +260,42 @@ impl DesiredInstances {
     }
 }
 
-/// The number of a turn, and its end.
-type LastTurn = (u64, oneshot::Receiver<()>);
+/// The turns of one instance that have not ended.
+struct Queue {
+    /// The number of the last turn, and its end.
+    last: u64,
+    ended: oneshot::Receiver<()>,
+    /// How many turns no heartbeat may pass.
+    exclusive: usize,
+}
 
-/// For each instance, who comes last in the queue of those that talk to the server about it.
+/// For each instance, the queue of those that talk to the server about it.
 #[derive(Default)]
 struct Turns {
-    queues: RefCell<HashMap<Arc<InstanceKey>, LastTurn, FastHash>>,
+    queues: RefCell<HashMap<Arc<InstanceKey>, Queue, FastHash>>,
     next: Cell<u64>,
 }
 
 impl Turns {
-    fn take(self: &Rc<Self>, key: &Arc<InstanceKey>) -> Turn {
+    fn take(self: &Rc<Self>, key: &Arc<InstanceKey>, is_exclusive: bool) -> Turn {
         let number = self.next.get();
         self.next.set(number + 1);
         let (ends, ended) = oneshot::channel();
-        let before = self.queues.borrow_mut().insert(key.clone(), (number, ended)).map(|(_, before)| before);
-        Turn { turns: self.clone(), key: key.clone(), number, before, _ends: ends }
+        let mut queues = self.queues.borrow_mut();
+        let queue = Queue { last: number, ended, exclusive: usize::from(is_exclusive) };
+        let (before, is_behind_exclusive) = match queues.entry(key.clone()) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(queue);
+                (None, false)
+            }
+            Entry::Occupied(mut known) => {
+                let ahead = known.get().exclusive;
+                let before = known.insert(Queue { exclusive: ahead + queue.exclusive, ..queue });
+                (Some(before.ended), ahead > 0)
+            }
+        };
+        let (turns, key) = (self.clone(), key.clone());
+        Turn { turns, key, number, is_exclusive, is_behind_exclusive, before, _ends: ends }
     }
 }
 
@@ -274,6 +305,8 @@ pub(crate) struct Turn {
     turns: Rc<Turns>,
     key: Arc<InstanceKey>,
     number: u64,
+    is_exclusive: bool,
+    is_behind_exclusive: bool,
     before: Option<oneshot::Receiver<()>>,
     /// Dropped with the turn, however that ends; that is what the next one waits for.
     _ends: oneshot::Sender<()>,
@@ -282,6 +315,26 @@ pub(crate) struct Turn {
 impl Turn {
     pub(crate) fn is_behind_others(&self) -> bool {
         self.before.is_some()
+    }
+
+    /// Whether a heartbeat may pass all turns before.
+    pub(crate) fn is_behind_changes_only(&self) -> bool {
+        self.is_behind_others() && !self.is_behind_exclusive
+    }
+
+    /// Ends the turn of a heartbeat that has passed those before. Whoever comes later still waits for them, other heartbeats
+    /// do not.
+    pub(crate) fn end_after_others(mut self) {
+        self.give_up_exclusion();
+        actix_rt::spawn(async move { self.come().await });
+    }
+
+    fn give_up_exclusion(&mut self) {
+        if std::mem::take(&mut self.is_exclusive) {
+            if let Some(queue) = self.turns.queues.borrow_mut().get_mut(&self.key) {
+                queue.exclusive = queue.exclusive.saturating_sub(1);
+            }
+        }
     }
 
     /// Waits until everybody before has gone.
@@ -295,8 +348,9 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        self.give_up_exclusion();
         let mut queues = self.turns.queues.borrow_mut();
-        if queues.get(&self.key).is_some_and(|(last, _)| *last == self.number) {
+        if queues.get(&self.key).is_some_and(|queue| queue.last == self.number) {
             queues.remove(&self.key);
         }
     }
@@ -304,6 +358,8 @@ impl Drop for Turn {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::service::ServiceName;
 
@@ -396,6 +452,38 @@ pub(super) mod tests {
         };
         futures_util::future::join3(waiting, slow, free).await;
         assert_eq!(*order.borrow(), ["other", "first", "second"]);
+    }
+
+    #[actix::test]
+    async fn a_heartbeat_may_pass_changes_and_nothing_else() {
+        let desired = DesiredInstances::default();
+        let alone = desired.queue(&key(1));
+        assert!(!alone.is_behind_changes_only());
+        drop(alone);
+        let change = desired.queue_change(&key(1));
+        let beat = desired.queue(&key(1));
+        assert!(beat.is_behind_changes_only());
+        let behind_a_beat = desired.queue(&key(1));
+        assert!(!behind_a_beat.is_behind_changes_only());
+        drop((change, beat, behind_a_beat));
+        let (deregistering, _change) = (desired.queue(&key(1)), desired.queue_change(&key(1)));
+        let behind_both = desired.queue_change(&key(1));
+        assert!(!behind_both.is_behind_changes_only());
+        drop(deregistering);
+        assert!(desired.queue(&key(1)).is_behind_changes_only(), "it has ended");
+    }
+
+    #[actix::test]
+    async fn whoever_comes_after_a_heartbeat_that_has_passed_waits_for_both() {
+        let desired = DesiredInstances::default();
+        let change = desired.queue_change(&key(1));
+        desired.queue(&key(1)).end_after_others();
+        let mut deregistering = desired.queue(&key(1));
+        let mut come = std::pin::pin!(deregistering.come());
+        actix_rt::task::yield_now().await;
+        assert!(come.as_mut().now_or_never().is_none());
+        drop(change);
+        come.await;
     }
 
     #[actix::test]

@@ -9,7 +9,7 @@ use actix::{Context, Handler, Message, ResponseFuture};
 use slog::info;
 
 use super::{
-    desired::DesiredInstance,
+    desired::{DesiredInstance, Turn},
     instance_state::{InstanceState, InstanceStateChanged},
     metadata::metadata_setters,
     registration::Registration,
@@ -104,8 +104,8 @@ impl Handler<RegisterInstance> for Registry {
         let registry = self.myself.clone();
         self.answer(Operation::Register, |desk| {
             let when_reachable = message.when_reachable && !desk.nacos.is_disabled();
-            let taken =
-                message.target.with_values(message.values).map(|(key, values)| (desk.desired.queue(&key), key, values));
+            let taken = message.target.with_values(message.values);
+            let taken = taken.map(|(key, values)| (desk.queue_to_register(&key, &values), key, values));
             async move {
                 let (mut turn, key, values) = taken?;
                 turn.come().await;
@@ -122,6 +122,13 @@ impl Handler<RegisterInstance> for Registry {
 }
 
 impl Desk {
+    fn queue_to_register(&self, key: &Arc<InstanceKey>, values: &Instance) -> Turn {
+        match self.desired.get(key, |desired| desired.instance.ephemeral) {
+            Some(ephemeral) if ephemeral == values.ephemeral => self.desired.queue_change(key),
+            _ => self.desired.queue(key),
+        }
+    }
+
     async fn register(&self, key: Arc<InstanceKey>, values: Instance) -> Result<(), Error> {
         let former = self.desired.get(&key, |desired| desired.instance.clone());
         if former.as_ref().is_none_or(|former| former.ephemeral != values.ephemeral) {

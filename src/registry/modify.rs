@@ -88,7 +88,7 @@ impl Handler<ModifyInstance> for Registry {
 
     fn handle(&mut self, message: ModifyInstance, _: &mut Context<Self>) -> Self::Result {
         self.answer(Operation::Modify, |desk| {
-            let taken = message.validate().map(|key| (desk.desired.queue(&key), key));
+            let taken = message.validate().map(|key| (desk.desired.queue_change(&key), key));
             async move {
                 let (mut turn, key) = taken?;
                 turn.come().await;

@@ -7,16 +7,16 @@
 //! Of an instance that has expired r-nacos keeps the metadata, so that it looks as if an operator had changed its weight.
 //! After so long a silence it is registered instead of beating: see [`DesiredInstance::to_register`].
 
-use std::{cell::Cell, sync::Arc, time::Duration};
+use std::{cell::Cell, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
-use actix_rt::time::{timeout, Instant};
+use actix_rt::time::Instant;
 use slog::debug;
 
-use super::{desired::DesiredInstance, Desk};
+use super::{desired::DesiredInstance, Desk, Phase};
 use crate::{
     error::Error,
     instance::{Instance, InstanceKey},
-    nacos::{exchange::WireProtocol, ListQuery, Patience},
+    nacos::{exchange::WireProtocol, ListQuery, Operation, Patience},
 };
 
 /// On r-nacos each instance is read after this many heartbeats: every 30 s, at the 5 s that r-nacos asks for.
@@ -46,30 +46,47 @@ impl ServerKind {
 }
 
 impl Desk {
-    /// After a heartbeat was taken, in the same turn: reads the instance if that is due, and registers it again if the server
-    /// has lost its values.
-    pub(super) async fn check_on_r_nacos(&self, key: &Arc<InstanceKey>) -> Result<(), Error> {
+    /// Begins to read the instance, if that is due after a heartbeat that was taken. Apart from the instance's turn: it may
+    /// wait behind an application's own requests, and no heartbeat shall wait for it.
+    pub(super) fn check_on_r_nacos(self: &Rc<Self>, key: &Arc<InstanceKey>) {
         let epoch = self.nacos.epoch();
-        // The next heartbeat waits for it: it must not wait behind the application's own requests.
-        if self.nacos.is_busy() || !self.is_read_due(key, epoch) {
-            return Ok(());
+        if !self.is_read_due(key, epoch) {
+            return;
         }
-        let Ok(told) = timeout(self.config.request_timeout, self.nacos.read_in_use(key)).await else { return Ok(()) };
+        let (desk, key) = (self.clone(), key.clone());
+        actix_rt::spawn(async move {
+            let reading = pin!(desk.read_and_restore(&key, epoch));
+            // A failure is noted at the instance.
+            let _ = desk.guarded(Operation::Get, Phase::Offline, reading).await;
+        });
+    }
+
+    /// Reads the instance, and registers it again if r-nacos has lost it or its values.
+    async fn read_and_restore(&self, key: &Arc<InstanceKey>, epoch: u64) -> Result<(), Error> {
+        let last_written = self.desired.get(key, |desired| desired.last_written);
+        let told = self.nacos.read_in_use(key).await;
         if let Some(kind) = kind_of(&told) {
             self.server_kind.found.set(Some((epoch, kind)));
         }
-        let is_r_nacos = self.server_kind.in_epoch(epoch) == Some(Kind::RNacos);
-        let Some(wanted) = self.desired.get(key, |desired| desired.instance.clone()) else { return Ok(()) };
+        if self.server_kind.in_epoch(epoch) != Some(Kind::RNacos) {
+            return Ok(());
+        }
+        let mut turn = self.desired.queue(key);
+        turn.come().await;
+        let wanted = self.desired.get(key, |desired| (desired.instance.clone(), desired.last_written));
+        // What was read is old by now if another registration or another epoch came between.
+        let Some((wanted, written)) = wanted.filter(|_| self.nacos.epoch() == epoch) else { return Ok(()) };
         let is_lost = match told {
             Ok(told) => told.is_some_and(|told| has_lost_values(&told, &wanted)),
             Err(error) => matches!(error, Error::NotFound { .. }),
         };
-        if !is_r_nacos || !is_lost || self.nacos.epoch() != epoch {
+        if !is_lost || last_written != Some(written) {
             return Ok(());
         }
         debug!(self.log, "r-nacos has lost an instance or its values"; "instance" => %key);
         self.note(key, DesiredInstance::forgotten);
-        self.register_again(key, &wanted).await.map(drop)
+        let restored = self.register_again(key, &wanted).await;
+        restored.inspect_err(|error| self.note(key, |desired| desired.failed(error))).map(drop)
     }
 
     /// Whether the server in use tells others of changes by itself, as Nacos does by v1, and neither Nacos by v3 nor r-nacos.
