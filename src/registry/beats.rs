@@ -123,15 +123,15 @@ impl Handler<Beat> for Registry {
 
     fn handle(&mut self, beat: Beat, _: &mut Context<Self>) -> Self::Result {
         let desk = self.desk.clone();
-        // Thousands fall due together. All that a beat needs is set up when it has a place: those that wait for one are
+        // Thousands fall due together. All that a beat needs is set up when it has a permit: those that wait for one are
         // small, and those that are sent use the same memory over and over.
         Box::pin(async move {
-            let place = desk.place().await;
+            let permit = desk.beat_permit().await;
             if desk.is_in(Phase::Closing) {
                 return Err(Error::Stopped);
             }
             let outcome = Box::pin(async {
-                desk.guarded(Operation::Beat, Phase::Offline, pin!(desk.beat_in_turn(&beat, place))).await
+                desk.guarded(Operation::Beat, Phase::Offline, pin!(desk.beat_in_turn(&beat, permit))).await
             })
             .await;
             if matches!(outcome, Ok(Beaten::Taken(_))) {
@@ -143,13 +143,13 @@ impl Handler<Beat> for Registry {
 }
 
 impl Desk {
-    /// Among the beats under way.
-    async fn place(&self) -> Option<SemaphorePermit<'_>> {
+    /// Waits until one more beat may be under way.
+    async fn beat_permit(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed.
         self.beats_under_way.acquire().await.ok()
     }
 
-    async fn beat_in_turn<'a>(&'a self, beat: &Beat, mut place: Option<SemaphorePermit<'a>>) -> Result<Beaten, Error> {
+    async fn beat_in_turn<'a>(&'a self, beat: &Beat, mut permit: Option<SemaphorePermit<'a>>) -> Result<Beaten, Error> {
         let mut turn = self.desired.queue(&beat.key);
         let outcome = if turn.is_behind_changes_only() && self.wants_a_beat(&beat.key) {
             let outcome = self.beat_past_changes(beat).await;
@@ -158,13 +158,13 @@ impl Desk {
         } else {
             if turn.is_behind_others() {
                 // They may take long: other instances shall beat meanwhile.
-                drop(place);
+                drop(permit);
                 turn.come().await;
-                place = self.place().await;
+                permit = self.beat_permit().await;
             }
             self.beat(beat).await
         };
-        drop(place);
+        drop(permit);
         if let Err(error) = &outcome {
             self.note(&beat.key, |desired| desired.failed(error));
         }
@@ -345,7 +345,7 @@ mod tests {
         desk.desired.insert(desired);
         let beat = beat(1);
         assert_eq!(registry.send(beat).await, Ok(Ok(Beaten::NotWanted)));
-        assert_eq!(desk.desired.get(&key(1), |own| own.last_error.clone()), Some(None));
+        assert_eq!(desk.desired.get(&key(1), |desired| desired.last_error.clone()), Some(None));
     }
 
     #[actix::test]

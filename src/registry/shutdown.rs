@@ -40,7 +40,7 @@ const LONGEST_READ: Duration = Duration::from_secs(1);
 /// A guard looks so often whether somebody else's shutdown is done.
 const GUARD_STEP: Duration = Duration::from_millis(10);
 
-/// Ends the Registry: stops the beats, deregisters the own ephemeral instances, then ends subscriptions, sockets and the
+/// Ends the Registry: stops the beats, deregisters the registered ephemeral instances, then ends subscriptions, sockets and the
 /// thread. Final: every later message is answered with [`Error::Stopped`].
 ///
 /// What was asked for before takes effect before. Answered when all is done, or the deadline has passed; then the
@@ -67,7 +67,7 @@ impl Shutdown {
         self
     }
 
-    /// Also deregisters the own persistent instances, which otherwise outlive the process. Default: off.
+    /// Also deregisters the registered persistent instances, which otherwise outlive the process. Default: off.
     #[must_use]
     pub fn persistent_too(mut self) -> Self {
         self.persistent_too = true;
