@@ -1,11 +1,9 @@
 //! The one error type of the crate.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use actix::MailboxError;
 use serde::{Serialize, Serializer};
-
-use crate::nacos::Operation;
 
 /// What went wrong, and in which step.
 ///
@@ -175,6 +173,80 @@ impl From<MailboxError> for Error {
                 Error::Timeout { operation: Operation::Message, server: "the registry".into(), after: Duration::ZERO }
             }
         }
+    }
+}
+
+/// The steps that can fail; every [`Error`] of a server names one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Operation {
+    /// Registering an instance.
+    Register,
+    /// Deregistering an instance.
+    Deregister,
+    /// Modifying an instance.
+    Modify,
+    /// Reading one instance.
+    Get,
+    /// Listing a service's instances.
+    List,
+    /// Sending a heartbeat.
+    Beat,
+    /// Listing the services.
+    ListServices,
+    /// Logging in.
+    Login,
+    /// Asking the `endpoint` for the list of servers.
+    ServerList,
+    /// Finding the local address that reaches the server.
+    LocalIp,
+    /// Subscribing, unsubscribing or discovering.
+    Subscribe,
+    /// Asking for the status.
+    Status,
+    /// Shutting the Registry down.
+    Shutdown,
+    /// Waiting for the Registry's answer to a message.
+    Message,
+}
+
+impl Operation {
+    /// Whether the server in use is left for another one that does this instead.
+    pub(crate) fn decides_server(self) -> bool {
+        matches!(self, Operation::Register | Operation::Beat | Operation::List)
+    }
+
+    /// Whether a registered instance lapses while this waits.
+    pub(crate) fn keeps_registered(self) -> bool {
+        matches!(self, Operation::Register | Operation::Beat)
+    }
+
+    /// Whether a server that does not speak this operation in one protocol does not speak that protocol. Nacos 3.0 has lost
+    /// the others from v1, and has them in v3's admin API, while it still speaks v1.
+    pub(crate) fn is_in_every_api(self) -> bool {
+        matches!(self, Operation::Register | Operation::Deregister | Operation::List | Operation::Beat)
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Operation::Register => "register instance",
+            Operation::Deregister => "deregister instance",
+            Operation::Modify => "modify instance",
+            Operation::Get => "get instance",
+            Operation::List => "list instances",
+            Operation::Beat => "send heartbeat",
+            Operation::ListServices => "list services",
+            Operation::Login => "log in",
+            Operation::ServerList => "ask for the server list",
+            Operation::LocalIp => "find the local address",
+            Operation::Subscribe => "subscribe",
+            Operation::Status => "get status",
+            Operation::Shutdown => "shut down",
+            Operation::Message => "answer a message",
+        })
     }
 }
 

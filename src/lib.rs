@@ -258,44 +258,39 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-#[cfg(feature = "embedded")]
-#[doc(hidden)]
-pub mod bench_door;
-mod blocking;
-mod cache;
-mod change;
+mod client;
 mod config;
+mod discovery;
 mod error;
-mod grid;
-mod heartbeat;
-mod instance;
-mod list_merge;
-mod listeners;
-mod nacos;
-mod push;
+mod model;
 mod registry;
-mod service;
-#[cfg(feature = "embedded")]
-mod staged_panic;
-mod subscriber;
-mod supervise;
-mod view;
+mod runtime;
+mod wire;
 
 #[cfg(feature = "embedded")]
 #[cfg_attr(docsrs, doc(cfg(feature = "embedded")))]
 pub mod embedded;
+#[cfg(feature = "_testing")]
+#[doc(hidden)]
+pub mod testing;
 
 pub mod prelude;
 
-pub use blocking::block_on;
-pub use change::{Change, ServiceChanged, Source};
 pub use config::{Config, Protocol, PushConfig, ServerList, TlsConfig};
-pub use error::Error;
-pub use heartbeat::HeartbeatReply;
-pub use instance::{
-    Instance, InstanceKey, Metadata, DEFAULT_CLUSTER, HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT,
+pub use discovery::{
+    subscriber::SubscriptionStatus,
+    view::{Instances, Selected, ServiceView, ViewControl},
 };
-pub use nacos::{ConnectionState, Operation};
+pub use error::{Error, Operation};
+pub use model::{
+    change::{Change, ServiceChanged, Source},
+    connection::ConnectionState,
+    heartbeat::HeartbeatReply,
+    instance::{
+        Instance, InstanceKey, Metadata, DEFAULT_CLUSTER, HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT,
+    },
+    service::{ServiceInfo, ServiceName, ServiceRef, DEFAULT_GROUP},
+};
 pub use registry::{
     ConnectionChanged, DeregisterInstance, Discover, GetInstance, GetStatus, InstanceState, InstanceStateChanged,
     InstanceStatus, ListInstances, ListServices, ModifyInstance, NotDeregistered, PushStatus, RegisterInstance,
@@ -303,12 +298,7 @@ pub use registry::{
     SetCredentials, Shutdown, ShutdownGuard, ShutdownReport, StopSubscribe, Subscribe, Unsubscribe, UnwatchConnection,
     UnwatchInstances, WatchConnection, WatchInstances,
 };
-pub use service::{ServiceInfo, ServiceName, ServiceRef, DEFAULT_GROUP};
-#[cfg(feature = "embedded")]
-#[doc(hidden)]
-pub use staged_panic::{Place, StagePanic, Victim};
-pub use subscriber::SubscriptionStatus;
-pub use view::{Instances, Selected, ServiceView, ViewControl};
+pub use runtime::blocking::block_on;
 
 /// The code in these documents is tested.
 #[cfg(doctest)]

@@ -3,7 +3,10 @@
 
 mod support;
 
-use actix_nacos::{Error, GetStatus, Operation, Place, RegisterInstance, Shutdown, StagePanic, Subscribe, Victim};
+use actix_nacos::{
+    testing::staged_panic::{Place, StagePanic, Victim},
+    Error, GetStatus, Operation, RegisterInstance, Shutdown, Subscribe,
+};
 use slog::{o, Drain, Logger, Never, OwnedKVList, Record};
 
 const ROUNDS: usize = 100;

@@ -13,7 +13,7 @@ use serde::{
     Deserializer,
 };
 
-use crate::{error::Error, nacos::Operation};
+use crate::error::{Error, Operation};
 
 /// Servers as they are configured: one text with commas, or several texts. See [`Config::new`](crate::Config::new).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

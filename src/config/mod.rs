@@ -19,7 +19,7 @@ use slog::{o, Drain, Logger};
 pub(crate) use self::addresses::{local_ip_towards, ServerAddress};
 use self::addresses::{no_credentials, shown_servers};
 pub use self::{addresses::ServerList, push::PushConfig, tls::TlsConfig};
-use crate::{error::Error, nacos::signature::AccessKey};
+use crate::{error::Error, wire::signature::AccessKey};
 
 /// Nacos' own default (`server.servlet.contextPath`).
 const DEFAULT_CONTEXT_PATH: &str = "/nacos";

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use base64::{engine::general_purpose::URL_SAFE_NO_PAD, Engine as _};
 use serde::Serialize;
 
-use crate::nacos::{
+use crate::wire::{
     signature::{self, AccessKey},
     v1::LoginAnswer,
 };

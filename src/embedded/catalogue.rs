@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{service::ServiceName, Metadata};
+use crate::model::{instance::Metadata, service::ServiceName};
 
 /// A service within its namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

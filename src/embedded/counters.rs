@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::Operation;
+use crate::error::Operation;
 
 /// How often what has happened since the server began. Restarts do not set it back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

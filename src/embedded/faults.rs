@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{config::LONGEST_DURATION, Operation};
+use crate::{config::LONGEST_DURATION, error::Operation};
 
 use super::{shared::Shared, state::State};
 

@@ -1,6 +1,6 @@
 //! The check of all parameters that 2.x and 3.x make before anything else (`ParamCheckerFilter`, `ParamCheckRule`).
 
-use crate::{Metadata, DEFAULT_GROUP};
+use crate::model::{instance::Metadata, service::DEFAULT_GROUP};
 
 use super::{
     java,

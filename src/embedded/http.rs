@@ -18,7 +18,7 @@ use actix_web::{
 };
 use futures_util::stream;
 
-use crate::{nacos::signature::SECURITY_TOKEN_HEADER, Operation};
+use crate::{error::Operation, wire::signature::SECURITY_TOKEN_HEADER};
 
 use super::{
     agent::Agent,

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::{service::ServiceName, Metadata, DEFAULT_GROUP};
+use crate::model::{
+    instance::Metadata,
+    service::{ServiceName, DEFAULT_GROUP},
+};
 
 use super::{
     catalogue::{Instance, ServiceKey},

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::Metadata;
+use crate::model::instance::Metadata;
 
 /// `String.split`: empty parts at the end are dropped.
 pub(crate) fn split<'a>(text: &'a str, separator: &str) -> Vec<&'a str> {

@@ -8,7 +8,10 @@ use std::{
 
 use serde::{ser::Error, Serialize, Serializer};
 
-use crate::{nacos::v1::Host, HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT};
+use crate::{
+    model::instance::{HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT},
+    wire::v1::Host,
+};
 
 use super::{
     agent::Agent,

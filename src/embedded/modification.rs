@@ -1,6 +1,6 @@
 //! Operators change instances: 1.4 changes the instance itself, later Nacos lays an override over it.
 
-use crate::Metadata;
+use crate::model::instance::Metadata;
 
 use super::{
     catalogue::{Instance, Override, Service, ServiceKey},

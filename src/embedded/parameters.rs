@@ -1,6 +1,9 @@
 //! The parameters of a request, and what Nacos makes of them.
 
-use crate::{service::ServiceName, Metadata, DEFAULT_CLUSTER, DEFAULT_GROUP};
+use crate::model::{
+    instance::{Metadata, DEFAULT_CLUSTER},
+    service::{ServiceName, DEFAULT_GROUP},
+};
 
 use super::{catalogue::ServiceKey, dialect::Dialect, java, reply::Reply};
 

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    nacos::v1::{BEAT_TAKEN, BEAT_UNKNOWN},
-    DEFAULT_CLUSTER,
+    model::instance::DEFAULT_CLUSTER,
+    wire::v1::{BEAT_TAKEN, BEAT_UNKNOWN},
 };
 
 use super::{
@@ -86,8 +86,11 @@ impl State {
             return Ok(());
         }
         let millis = |key, default| instance.preserved(key).map_or(default, |time| time.as_millis());
-        let interval = millis(crate::HEART_BEAT_INTERVAL, 5000);
-        if millis(crate::HEART_BEAT_TIMEOUT, 15_000).min(millis(crate::IP_DELETE_TIMEOUT, 30_000)) < interval {
+        let interval = millis(crate::model::instance::HEART_BEAT_INTERVAL, 5000);
+        if millis(crate::model::instance::HEART_BEAT_TIMEOUT, 15_000)
+            .min(millis(crate::model::instance::IP_DELETE_TIMEOUT, 30_000))
+            < interval
+        {
             let rule = "Instance 'heart beat interval' must less than 'heart beat timeout' and 'ip delete timeout'.";
             return Err(Rejected::Illegal(rule.into()));
         }
@@ -192,7 +195,11 @@ impl State {
         let service = self.catalogue.service(key);
         let instance =
             service.zip(instance_key).and_then(|(service, key)| Some(service.shown(service.instances.get(&key)?)));
-        let interval = self.preserved(instance.as_ref(), crate::HEART_BEAT_INTERVAL, self.settings.beat_interval());
+        let interval = self.preserved(
+            instance.as_ref(),
+            crate::model::instance::HEART_BEAT_INTERVAL,
+            self.settings.beat_interval(),
+        );
         i64::try_from(interval.as_millis()).unwrap_or(i64::MAX)
     }
 
@@ -218,11 +225,11 @@ impl State {
         let silence = at.saturating_sub(found.last_beat);
         let shown = known.shown(found);
         let timeout = |key, default| self.preserved(Some(&shown), key, default);
-        if silence >= timeout(crate::IP_DELETE_TIMEOUT, self.settings.delete_timeout) {
+        if silence >= timeout(crate::model::instance::IP_DELETE_TIMEOUT, self.settings.delete_timeout) {
             self.remove_instance(&service, &instance);
             return;
         }
-        let is_late = silence >= timeout(crate::HEART_BEAT_TIMEOUT, self.settings.heartbeat_timeout);
+        let is_late = silence >= timeout(crate::model::instance::HEART_BEAT_TIMEOUT, self.settings.heartbeat_timeout);
         if is_late && shown.healthy {
             let known = self.catalogue.service_mut(&service).and_then(|known| known.instances.get_mut(&instance));
             known.into_iter().for_each(|found| found.healthy = false);

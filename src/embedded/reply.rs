@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::nacos::{signature::utc_date, v1::SpringError};
+use crate::wire::{signature::utc_date, v1::SpringError};
 
 use super::dialect::Dialect;
 

@@ -1,6 +1,6 @@
 //! Which request means what, by dialect.
 
-use crate::Operation;
+use crate::error::Operation;
 
 use super::{
     auth::{self, Guard},

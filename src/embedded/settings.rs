@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::dialect::Dialect;
-use crate::nacos::signature::AccessKey;
+use crate::wire::signature::AccessKey;
 
 #[derive(Clone)]
 pub(crate) struct Settings {

@@ -5,9 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    nacos::v1::{BeatAnswer, BEAT_UNKNOWN},
-    service::ServiceName,
-    Metadata, DEFAULT_CLUSTER, DEFAULT_GROUP,
+    model::{
+        instance::{Metadata, DEFAULT_CLUSTER},
+        service::{ServiceName, DEFAULT_GROUP},
+    },
+    wire::v1::{BeatAnswer, BEAT_UNKNOWN},
 };
 
 use super::{

@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{nacos::v1::ServiceListAnswer, Metadata, DEFAULT_GROUP};
+use crate::{
+    model::{instance::Metadata, service::DEFAULT_GROUP},
+    wire::v1::ServiceListAnswer,
+};
 
 use super::{
     call::Call,

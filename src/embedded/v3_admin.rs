@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::json;
 
-use crate::DEFAULT_CLUSTER;
+use crate::model::instance::DEFAULT_CLUSTER;
 
 use super::{
     call::Call,

@@ -8,18 +8,21 @@ use tokio::sync::SemaphorePermit;
 
 use super::{
     desired::DesiredInstance,
+    heartbeat::{Beat, Beaten, Heartbeat},
     instances::as_sent,
     metadata::metadata_setters,
     target::{target_conversions, target_setters, Target},
     Desk, Phase, Registry,
 };
 use crate::{
-    error::Error,
-    heartbeat::{Beat, Beaten, Heartbeat, HeartbeatReply},
-    instance::{Instance, InstanceKey},
-    nacos::{Operation, Patience},
-    service::ServiceRef,
-    supervise,
+    client::Patience,
+    error::{Error, Operation},
+    model::{
+        heartbeat::HeartbeatReply,
+        instance::{Instance, InstanceKey},
+        service::ServiceRef,
+    },
+    runtime::supervision,
 };
 
 /// Sends one heartbeat by hand. A server that does not know the instance registers it.
@@ -299,7 +302,7 @@ impl Desk {
     }
 
     pub(super) fn start_heartbeat(&self, heartbeat: Heartbeat) -> Addr<Heartbeat> {
-        supervise::start(heartbeat, 1, self.log.clone())
+        supervision::start(heartbeat, 1, self.log.clone())
     }
 
     /// The Heartbeat of a persistent instance ends when the instance is registered.
@@ -317,8 +320,11 @@ mod tests {
     use actix_rt::time::timeout;
     use futures_util::{pin_mut, FutureExt as _};
 
-    use super::{super::desired::tests::key, *};
-    use crate::{heartbeat::DEFAULT_INTERVAL, supervise::supervise, Config};
+    use super::{
+        super::{desired::tests::key, heartbeat::DEFAULT_INTERVAL},
+        *,
+    };
+    use crate::{config::Config, runtime::supervision::supervise};
 
     /// Nobody is asked anything there.
     fn registry_of_nobody() -> (Addr<Registry>, Rc<Desk>) {

@@ -14,9 +14,9 @@ use tokio::sync::watch;
 
 use super::{Desk, Registry};
 use crate::{
-    error::Error,
-    listeners::{Listener, ListenerId},
-    nacos::{ConnectionState, Operation},
+    discovery::listeners::{Listener, ListenerId},
+    error::{Error, Operation},
+    model::connection::ConnectionState,
 };
 
 /// A listener that has stopped is forgotten within this time.

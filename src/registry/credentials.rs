@@ -7,9 +7,10 @@ use slog::info;
 
 use super::{Desk, Registry};
 use crate::{
+    client::session::Credentials,
     config::{validate_access_key, validate_security_token},
-    error::Error,
-    nacos::{session::Credentials, signature::AccessKey, Operation},
+    error::{Error, Operation},
+    wire::signature::AccessKey,
 };
 
 /// Replaces the user name and password of a running Registry, or sets them where [`Config`](crate::Config) has none. All tokens

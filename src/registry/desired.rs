@@ -13,11 +13,15 @@ use actix_rt::time::Instant;
 use foldhash::fast::RandomState as FastHash;
 use tokio::sync::oneshot;
 
-use super::{instance_state::InstanceState, r_nacos::BEATS_PER_READ, registration::StatePublisher};
+use super::{
+    heartbeat::{Heartbeat, StopBeating},
+    instance_state::InstanceState,
+    r_nacos::BEATS_PER_READ,
+    registration::StatePublisher,
+};
 use crate::{
     error::Error,
-    heartbeat::{Heartbeat, StopBeating},
-    instance::{Instance, InstanceKey},
+    model::instance::{Instance, InstanceKey},
 };
 
 /// One instance that this application wants registered.
@@ -361,7 +365,7 @@ pub(super) mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::service::ServiceName;
+    use crate::model::service::ServiceName;
 
     pub(crate) fn key(port: u16) -> Arc<InstanceKey> {
         Arc::new(InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("127.0.0.7", port)))
@@ -411,7 +415,7 @@ pub(super) mod tests {
     #[actix::test]
     async fn a_failure_is_a_rejection_a_loss_or_nothing_yet() {
         tokio::time::pause();
-        let (operation, server, reason) = (crate::Operation::Beat, "a:1".to_owned(), String::new());
+        let (operation, server, reason) = (crate::error::Operation::Beat, "a:1".to_owned(), String::new());
         let unreachable = Error::Unreachable { operation, server: server.clone(), reason: reason.clone() };
         let mut desired = registered(true);
         desired.failed(&unreachable);

@@ -2,7 +2,9 @@
 
 use super::{instance_state::InstanceState, ConnectionChanged, InstanceStatus, NotDeregistered, ServerStatus};
 use crate::{
-    error::Error, instance::InstanceKey, nacos::ConnectionState, service::ServiceName, subscriber::SubscriptionStatus,
+    discovery::subscriber::SubscriptionStatus,
+    error::Error,
+    model::{connection::ConnectionState, instance::InstanceKey, service::ServiceName},
 };
 
 impl ServerStatus {
@@ -68,7 +70,7 @@ mod tests {
         super::{PushStatus, RegistryStatus, SessionStatus, ShutdownReport},
         *,
     };
-    use crate::{instance::Instance, nacos::Operation};
+    use crate::{error::Operation, model::instance::Instance};
 
     fn key() -> InstanceKey {
         InstanceKey::of(&ServiceName::parse("SHOP@@orders").unwrap(), &Instance::new("127.0.0.7", 80))

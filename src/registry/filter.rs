@@ -1,9 +1,9 @@
 //! Which instances of which service a message is about.
 
 use crate::{
+    discovery::subscriber::Watched,
     error::Error,
-    service::{cluster_filter, ServiceRef},
-    subscriber::Watched,
+    model::service::{cluster_filter, ServiceRef},
 };
 
 /// Names what to list or to watch, as the caller wrote it.

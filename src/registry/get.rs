@@ -11,10 +11,11 @@ use super::{
     Desk, Registry,
 };
 use crate::{
-    error::Error,
-    instance::{Instance, InstanceKey},
-    nacos::Operation,
-    service::ServiceRef,
+    error::{Error, Operation},
+    model::{
+        instance::{Instance, InstanceKey},
+        service::ServiceRef,
+    },
 };
 
 /// Reads one instance, as the server has it now: also what somebody else changed of an instance that this Registry

@@ -15,10 +15,9 @@ use tokio::sync::mpsc;
 
 use super::{connection::CHECK_INTERVAL, desired::DesiredInstance, Desk, Registry};
 use crate::{
-    error::Error,
-    instance::InstanceKey,
-    listeners::{Listener, ListenerId},
-    nacos::Operation,
+    discovery::listeners::{Listener, ListenerId},
+    error::{Error, Operation},
+    model::instance::InstanceKey,
 };
 
 /// How many changes wait for one listener.
@@ -37,7 +36,7 @@ pub enum InstanceState {
     /// every interval.
     Rejected,
     /// A server has forgotten it, or its heartbeats have failed for longer than the heartbeat timeout (15 s, or the metadata
-    /// [`HEART_BEAT_TIMEOUT`](crate::HEART_BEAT_TIMEOUT)): others may not see it, or see it as unhealthy. It is registered
+    /// [`HEART_BEAT_TIMEOUT`](crate::model::instance::HEART_BEAT_TIMEOUT)): others may not see it, or see it as unhealthy. It is registered
     /// again as soon as a server takes it.
     Lost,
 }

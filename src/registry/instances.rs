@@ -17,10 +17,12 @@ use super::{
     Desk, Registry,
 };
 use crate::{
-    error::Error,
-    instance::{Instance, InstanceKey, HEART_BEAT_INTERVAL},
-    nacos::{Operation, Patience},
-    service::ServiceRef,
+    client::Patience,
+    error::{Error, Operation},
+    model::{
+        instance::{Instance, InstanceKey, HEART_BEAT_INTERVAL},
+        service::ServiceRef,
+    },
 };
 
 /// Registers an instance and, if it is ephemeral, starts its Heartbeat. Registering again with other values makes the

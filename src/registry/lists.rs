@@ -8,11 +8,11 @@ use super::{
     Phase, Registry,
 };
 use crate::{
+    client::{ListQuery, Listed, Patience},
     config::{namespace_id, validate_namespace},
-    error::Error,
-    nacos::{ListQuery, Listed, Operation, Patience},
-    service::{validate_group, ServiceInfo, ServiceName, ServiceRef, DEFAULT_GROUP},
-    subscriber::{PollList, Watched},
+    discovery::subscriber::{PollList, Watched},
+    error::{Error, Operation},
+    model::service::{validate_group, ServiceInfo, ServiceName, ServiceRef, DEFAULT_GROUP},
 };
 
 /// Asks the server for a service's instances, in one request. A service that does not exist has none.

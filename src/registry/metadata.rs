@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::instance::Metadata;
+use crate::model::instance::Metadata;
 
 /// Keys that servers and clients act upon begin so.
 const PRESERVED: &str = "preserved.";
@@ -105,7 +105,7 @@ pub(super) use metadata_setters;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::{HEART_BEAT_INTERVAL, IP_DELETE_TIMEOUT};
+    use crate::model::instance::{HEART_BEAT_INTERVAL, IP_DELETE_TIMEOUT};
 
     fn metadata(pairs: &[(&str, &str)]) -> Metadata {
         pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()

@@ -7,6 +7,7 @@ mod desired;
 mod doubles;
 mod filter;
 mod get;
+pub(crate) mod heartbeat;
 mod instance_state;
 mod instances;
 mod lists;
@@ -39,6 +40,7 @@ use futures_util::{
 use slog::{debug, info, Logger};
 use tokio::sync::{watch, Semaphore};
 
+use self::heartbeat::Beat;
 pub use self::{
     beats::SendHeartbeat,
     connection::{ConnectionChanged, UnwatchConnection, WatchConnection},
@@ -59,13 +61,14 @@ use self::{
     r_nacos::ServerKind, recent_writes::RecentWrites, subscriptions::Subscriptions,
 };
 use crate::{
+    client::{keep_server_list, restart_detector::detect_restarts, Nacos},
     config::Config,
-    error::Error,
-    grid::Grid,
-    heartbeat::Beat,
-    nacos::{keep_server_list, restart_detector::detect_restarts, Nacos, Operation},
-    subscriber::EpochBegan,
-    supervise::{log_panic, supervise, supervise_chore},
+    discovery::subscriber::EpochBegan,
+    error::{Error, Operation},
+    runtime::{
+        supervision::{log_panic, supervise, supervise_chore},
+        timer_grid::Grid,
+    },
 };
 
 /// So often the answers that were just given may be fetched before the thread ends: without it most waiting callers
@@ -332,19 +335,23 @@ async fn recover(desk: Weak<Desk>, mut epochs: watch::Receiver<u64>) {
     }
 }
 
-#[cfg(feature = "embedded")]
+#[cfg(feature = "_testing")]
 impl Desk {
     /// Orders to our own actors, in tests.
-    pub(crate) fn pass_on(&self, victim: crate::Victim, order: crate::staged_panic::PanicNow) {
+    pub(crate) fn pass_on(
+        &self,
+        victim: crate::testing::staged_panic::Victim,
+        order: crate::testing::staged_panic::PanicNow,
+    ) {
         match victim {
-            crate::Victim::Registry => {}
-            crate::Victim::Heartbeats => {
+            crate::testing::staged_panic::Victim::Registry => {}
+            crate::testing::staged_panic::Victim::Heartbeats => {
                 self.desired.heartbeats().iter().for_each(|heartbeat| heartbeat.do_send(order));
             }
-            crate::Victim::Subscribers => {
+            crate::testing::staged_panic::Victim::Subscribers => {
                 self.subscriptions.all().iter().for_each(|(_, subscriber)| subscriber.do_send(order));
             }
-            crate::Victim::PushReceiver => self.pushes.pass_on(order),
+            crate::testing::staged_panic::Victim::PushReceiver => self.pushes.pass_on(order),
         }
     }
 }

@@ -12,10 +12,12 @@ use super::{
     Desk, Registry,
 };
 use crate::{
-    error::Error,
-    instance::{Instance, InstanceKey},
-    nacos::{Operation, Patience},
-    service::ServiceRef,
+    client::Patience,
+    error::{Error, Operation},
+    model::{
+        instance::{Instance, InstanceKey},
+        service::ServiceRef,
+    },
 };
 
 /// Changes some values of an instance; what is not given stays as it is, on every server.

@@ -13,11 +13,14 @@ use slog::{debug, info, warn};
 
 use super::{Desk, Registry};
 use crate::{
-    nacos::{exchange::WireProtocol, v1::PushAddress, Listed},
-    push::{OverBudget, PushReceiver, PushTally, Pushed, StopReceiving},
-    service::ServiceName,
-    subscriber::{Hint, PushedList, Watched},
-    supervise,
+    client::Listed,
+    discovery::{
+        push::{OverBudget, PushReceiver, PushTally, Pushed, StopReceiving},
+        subscriber::{Hint, PushedList, Watched},
+    },
+    model::service::ServiceName,
+    runtime::supervision,
+    wire::{exchange::WireProtocol, v1::PushAddress},
 };
 
 /// So many lists wait for the Registry; one that finds no room is pushed again.
@@ -70,8 +73,8 @@ impl Pushes {
         })
     }
 
-    #[cfg(feature = "embedded")]
-    pub(crate) fn pass_on(&self, order: crate::staged_panic::PanicNow) {
+    #[cfg(feature = "_testing")]
+    pub(crate) fn pass_on(&self, order: crate::testing::staged_panic::PanicNow) {
         if let Some(receiver) = &*self.receiver.borrow() {
             receiver.address.do_send(order);
         }
@@ -130,7 +133,7 @@ impl Desk {
             debug!(self.log, "receiving pushes"; "address" => %local);
         }
         self.pushes.stop();
-        let address = supervise::start(receiver, RECEIVER_MAILBOX, self.log.clone());
+        let address = supervision::start(receiver, RECEIVER_MAILBOX, self.log.clone());
         self.pushes.receiver.replace(Some(Receiver { address, local, epoch }));
         Ok(local.port())
     }

@@ -14,9 +14,10 @@ use slog::debug;
 
 use super::{desired::DesiredInstance, Desk, Phase};
 use crate::{
-    error::Error,
-    instance::{Instance, InstanceKey},
-    nacos::{exchange::WireProtocol, ListQuery, Operation, Patience},
+    client::{ListQuery, Patience},
+    error::{Error, Operation},
+    model::instance::{Instance, InstanceKey},
+    wire::exchange::WireProtocol,
 };
 
 /// On r-nacos each instance is read after this many heartbeats: every 30 s, at the 5 s that r-nacos asks for.
@@ -175,7 +176,7 @@ mod tests {
     fn r_nacos_is_known_by_the_id_of_an_instance() {
         assert_eq!(kind_of(&told("127.0.0.7#80")), Some(Kind::RNacos));
         assert_eq!(kind_of(&told("127.0.0.7#80#DEFAULT#DEFAULT_GROUP@@orders")), Some(Kind::Nacos));
-        let (operation, server, reason) = (crate::Operation::Get, "a:1".to_owned(), String::new());
+        let (operation, server, reason) = (Operation::Get, "a:1".to_owned(), String::new());
         let gone = Error::Unsupported { operation, server: server.clone(), reason: reason.clone() };
         assert_eq!(kind_of(&Err(gone)), Some(Kind::Nacos));
         assert_eq!(kind_of(&Err(Error::Unreachable { operation, server, reason })), None);

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use crate::{
     error::Error,
-    instance::{Instance, InstanceKey, Metadata},
+    model::instance::{Instance, InstanceKey, Metadata},
 };
 
 /// How long a write is remembered: three times what servers take to show it.

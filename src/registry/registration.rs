@@ -11,7 +11,10 @@ use actix_rt::time::timeout;
 use tokio::sync::Notify;
 
 use super::{instance_state::InstanceState, Registry};
-use crate::{error::Error, instance::InstanceKey, nacos::Operation};
+use crate::{
+    error::{Error, Operation},
+    model::instance::InstanceKey,
+};
 
 /// An instance that was registered, or will be once a server can be reached
 /// ([`when_reachable`](super::RegisterInstance::when_reachable)). It always tells the present state.

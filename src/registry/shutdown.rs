@@ -20,12 +20,11 @@ use futures_util::{
 use serde::Serialize;
 use slog::{info, warn};
 
-use super::{desired::Turn, panicked, Desk, Phase, Registry};
+use super::{desired::Turn, heartbeat::StopBeating, panicked, Desk, Phase, Registry};
 use crate::{
-    error::{as_millis, Error},
-    heartbeat::StopBeating,
-    instance::InstanceKey,
-    nacos::{Operation, Patience},
+    client::Patience,
+    error::{as_millis, Error, Operation},
+    model::instance::InstanceKey,
 };
 
 /// How long callers need to notice that an instance is gone where the server pushes changes: 1.4 does after a second, later

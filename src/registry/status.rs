@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use super::{desired::DesiredInstance, instance_state::InstanceState, pushes::PushStatus, Desk, Registry};
 use crate::{
+    client::server::Server,
     config::Protocol,
-    error::Error,
-    instance::InstanceKey,
-    nacos::{server::Server, ConnectionState, Operation},
-    subscriber::SubscriptionStatus,
+    discovery::subscriber::SubscriptionStatus,
+    error::{Error, Operation},
+    model::{connection::ConnectionState, instance::InstanceKey},
 };
 
 /// Asks for the state of servers, login, instances and subscriptions.

@@ -10,17 +10,20 @@ use super::{
     Desk, Registry,
 };
 use crate::{
-    change::ServiceChanged,
-    error::Error,
-    listeners::Listener,
-    nacos::Operation,
-    service::{ServiceName, ServiceRef},
-    subscriber::{
-        AddView, DescribeSubscription, Listen, Settings, StopListening, StopWatching, Subscriber, SubscriptionStatus,
-        Watched,
+    discovery::{
+        listeners::Listener,
+        subscriber::{
+            AddView, DescribeSubscription, Listen, Settings, StopListening, StopWatching, Subscriber,
+            SubscriptionStatus, Watched,
+        },
+        view::ServiceView,
     },
-    supervise,
-    view::ServiceView,
+    error::{Error, Operation},
+    model::{
+        change::ServiceChanged,
+        service::{ServiceName, ServiceRef},
+    },
+    runtime::supervision,
 };
 
 /// So many messages a Subscriber holds; nobody waits for room there.
@@ -70,7 +73,7 @@ impl Desk {
         let Watched { service, clusters } = watched.clone();
         let subscriber = Subscriber::new(service, clusters, registry.clone().recipient(), settings);
         actix_rt::spawn(subscriber.clock());
-        let address = supervise::start(subscriber, SUBSCRIBER_MAILBOX, self.log.clone());
+        let address = supervision::start(subscriber, SUBSCRIBER_MAILBOX, self.log.clone());
         if subscribers.len() == subscribers.capacity() {
             // Rather than to grow for those that have ended.
             subscribers.retain(|_, subscriber| subscriber.connected());

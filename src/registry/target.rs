@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use crate::{
     error::Error,
-    instance::{Instance, InstanceKey, DEFAULT_CLUSTER},
-    service::ServiceRef,
+    model::{
+        instance::{Instance, InstanceKey, DEFAULT_CLUSTER},
+        service::ServiceRef,
+    },
 };
 
 /// Names one instance as the caller wrote it.
@@ -118,4 +120,5 @@ macro_rules! target_setters {
     };
 }
 
-pub(super) use {target_conversions, target_setters};
+pub(super) use target_conversions;
+pub(super) use target_setters;

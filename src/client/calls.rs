@@ -1,0 +1,291 @@
+//! The operations of the client: what each sends, and how its answer is read, in both protocols.
+
+use std::cell::RefCell;
+
+use slog::{warn, Logger};
+
+use super::{last_lists::LastLists, session::Credentials, LeftOut, ListQuery};
+use crate::{
+    error::Operation,
+    model::{
+        heartbeat::HeartbeatReply,
+        instance::{Instance, InstanceKey},
+        service::{ServiceInfo, ServiceName},
+    },
+    wire::{
+        exchange::{Answer, Refusal, Request, WireProtocol},
+        v1::{self, Found, ListAnswer, LoginAnswer, ServiceListAnswer},
+        v3,
+    },
+};
+
+/// One operation: a request and its answer in each protocol. A pure function of its fields, but for what [`List`] remembers.
+pub(super) trait Call {
+    type Value;
+    const OPERATION: Operation;
+
+    fn request(&self, protocol: WireProtocol) -> Request;
+
+    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<Self::Value, Refusal>;
+
+    /// The service or instance that it is about, as errors name it. One subject that fails says nothing of the others.
+    fn subject(&self) -> String;
+}
+
+pub(super) struct Register<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) service: &'a ServiceName,
+    pub(super) instance: &'a Instance,
+}
+
+impl Call for Register<'_> {
+    type Value = ();
+    const OPERATION: Operation = Operation::Register;
+
+    fn request(&self, protocol: WireProtocol) -> Request {
+        match protocol {
+            WireProtocol::V1 => v1::register(self.namespace, self.service, self.instance),
+            WireProtocol::V3 => v3::register(self.namespace, self.service, self.instance),
+        }
+    }
+
+    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<(), Refusal> {
+        read_ok(protocol, answer)
+    }
+
+    fn subject(&self) -> String {
+        InstanceKey::of(self.service, self.instance).to_string()
+    }
+}
+
+pub(super) struct Deregister<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) key: &'a InstanceKey,
+    pub(super) ephemeral: bool,
+}
+
+impl Call for Deregister<'_> {
+    type Value = ();
+    const OPERATION: Operation = Operation::Deregister;
+
+    fn request(&self, protocol: WireProtocol) -> Request {
+        match protocol {
+            WireProtocol::V1 => v1::deregister(self.namespace, self.key, self.ephemeral),
+            WireProtocol::V3 => v3::deregister(self.namespace, self.key, self.ephemeral),
+        }
+    }
+
+    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<(), Refusal> {
+        read_ok(protocol, answer)
+    }
+
+    fn subject(&self) -> String {
+        self.key.to_string()
+    }
+}
+
+pub(super) struct Beat<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) key: &'a InstanceKey,
+    /// None in a light beat.
+    pub(super) values: Option<&'a Instance>,
+}
+
+impl Call for Beat<'_> {
+    type Value = HeartbeatReply;
+    const OPERATION: Operation = Operation::Beat;
+
+    fn request(&self, protocol: WireProtocol) -> Request {
+        match protocol {
+            WireProtocol::V1 => v1::beat(self.namespace, self.key, self.values),
+            WireProtocol::V3 => v3::beat(self.namespace, self.key),
+        }
+    }
+
+    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<HeartbeatReply, Refusal> {
+        match protocol {
+            WireProtocol::V1 => v1::read_beat(answer),
+            WireProtocol::V3 => v3::read_beat(answer),
+        }
+    }
+
+    fn subject(&self) -> String {
+        self.key.to_string()
+    }
+}
+
+pub(super) struct List<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) query: &'a ListQuery<'a>,
+    pub(super) last_lists: &'a LastLists,
+    pub(super) left_out: &'a RefCell<LeftOut>,
+    pub(super) log: &'a Logger,
+}
+
+impl List<'_> {
+    fn read_list(&self, protocol: WireProtocol, answer: &Answer) -> Result<ServiceInfo, Refusal> {
+        let list = match protocol {
+            WireProtocol::V1 => v1::read_list(answer)?,
+            WireProtocol::V3 => v3::read_list(answer, self.query.service)?,
+        };
+        self.warn_of_hosts_left_out(&list);
+        let mut info = list.into_info(self.query.service);
+        info.tidy(self.query.clusters, self.query.healthy_only);
+        Ok(info)
+    }
+
+    /// Once per service: lists come every few seconds.
+    fn warn_of_hosts_left_out(&self, list: &ListAnswer) {
+        let left_out = list.hosts.iter().filter(|host| !host.is_usable()).count();
+        if left_out > 0 && self.left_out.borrow_mut().insert(self.query.service.clone()) {
+            warn!(self.log, "left instances without ip or port out of a service list";
+                "service" => %self.query.service, "instances" => left_out);
+        }
+    }
+}
+
+impl Call for List<'_> {
+    type Value = ServiceInfo;
+    const OPERATION: Operation = Operation::List;
+
+    fn request(&self, protocol: WireProtocol) -> Request {
+        let ListQuery { service, clusters, healthy_only, push_to, .. } = *self.query;
+        match protocol {
+            WireProtocol::V1 => v1::list(self.namespace, service, clusters, healthy_only, push_to),
+            WireProtocol::V3 => v3::list(self.namespace, service, clusters, healthy_only),
+        }
+    }
+
+    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<ServiceInfo, Refusal> {
+        let ListQuery { service, clusters, healthy_only, .. } = self.query;
+        // No name contains a control character.
+        let key = format!("{}\n{service}\n{clusters}\n{healthy_only}", self.namespace);
+        self.last_lists.read(&key, answer, |answer| self.read_list(protocol, answer))
+    }
+
+    fn subject(&self) -> String {
+        self.query.service.to_string()
+    }
+}
+
+pub(super) struct ListServices<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) group: &'a str,
+    pub(super) page_no: u32,
+    pub(super) page_size: u32,
+}
+
+impl Call for ListServices<'_> {
+    type Value = ServiceListAnswer;
+    const OPERATION: Operation = Operation::ListServices;
+
+    fn request(&self, protocol: WireProtocol) -> Request {
+        match protocol {
+            WireProtocol::V1 => v1::list_services(self.namespace, self.group, self.page_no, self.page_size),
+            WireProtocol::V3 => v3::list_services(self.namespace, self.group, self.page_no, self.page_size),
+        }
+    }
+
+    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<ServiceListAnswer, Refusal> {
+        match protocol {
+            WireProtocol::V1 => v1::read_services(answer),
+            WireProtocol::V3 => v3::read_services(answer, self.group),
+        }
+    }
+
+    fn subject(&self) -> String {
+        self.group.to_owned()
+    }
+}
+
+/// Writes all values of somebody else's instance.
+pub(super) struct Overwrite<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) service: &'a ServiceName,
+    pub(super) instance: &'a Instance,
+}
+
+impl Call for Overwrite<'_> {
+    type Value = ();
+    const OPERATION: Operation = Operation::Modify;
+
+    fn request(&self, protocol: WireProtocol) -> Request {
+        match protocol {
+            WireProtocol::V1 => v1::overwrite(self.namespace, self.service, self.instance),
+            WireProtocol::V3 => v3::overwrite(self.namespace, self.service, self.instance),
+        }
+    }
+
+    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<(), Refusal> {
+        match protocol {
+            WireProtocol::V1 => v1::read_ok(answer),
+            WireProtocol::V3 => v3::read_overwritten(answer),
+        }
+    }
+
+    fn subject(&self) -> String {
+        InstanceKey::of(self.service, self.instance).to_string()
+    }
+}
+
+pub(super) struct Get<'a> {
+    pub(super) namespace: &'a str,
+    pub(super) key: &'a InstanceKey,
+}
+
+impl Call for Get<'_> {
+    type Value = Found;
+    const OPERATION: Operation = Operation::Get;
+
+    fn request(&self, protocol: WireProtocol) -> Request {
+        match protocol {
+            WireProtocol::V1 => v1::get(self.namespace, self.key),
+            WireProtocol::V3 => v3::get(self.namespace, self.key),
+        }
+    }
+
+    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<Found, Refusal> {
+        match protocol {
+            WireProtocol::V1 => v1::read_instance(answer, self.key),
+            WireProtocol::V3 => v3::read_instance(answer, self.key),
+        }
+    }
+
+    fn subject(&self) -> String {
+        self.key.to_string()
+    }
+}
+
+/// Sent without a token.
+pub(super) struct Login<'a>(pub(super) &'a Credentials);
+
+impl Call for Login<'_> {
+    type Value = LoginAnswer;
+    const OPERATION: Operation = Operation::Login;
+
+    fn request(&self, protocol: WireProtocol) -> Request {
+        let Credentials { username, password } = self.0;
+        match protocol {
+            WireProtocol::V1 => v1::login(v1::LOGIN, username, password),
+            WireProtocol::V3 => v3::login(username, password),
+        }
+    }
+
+    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<LoginAnswer, Refusal> {
+        match protocol {
+            WireProtocol::V1 => v1::read_login(answer),
+            WireProtocol::V3 => v3::read_login(answer),
+        }
+    }
+
+    fn subject(&self) -> String {
+        self.0.username.clone()
+    }
+}
+
+fn read_ok(protocol: WireProtocol, answer: &Answer) -> Result<(), Refusal> {
+    match protocol {
+        WireProtocol::V1 => v1::read_ok(answer),
+        WireProtocol::V3 => v3::read_ok(answer),
+    }
+}

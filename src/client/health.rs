@@ -1,0 +1,374 @@
+//! The health of one server: a circuit breaker for the server, and one for each operation at it.
+//!
+//! A request that cannot connect counts against the server, and so does a registration, beat or list that times out while the
+//! server answers nobody. A 5xx, an unreadable answer, or any other timeout counts against the operation. One service or
+//! instance that can never succeed is that request's own failure: only a second one opens a breaker. A rejection (4xx) never
+//! counts.
+
+use std::{collections::HashMap, time::Duration};
+
+use actix_rt::time::Instant;
+
+use crate::error::{Error, Operation};
+
+/// How long a breaker stays open after the first failure; each further failure doubles the time.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The longest time a breaker stays open: the most that a server that came back waits to be asked.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The server in use is not left for one that has failed to serve within this time, unless it serves nothing.
+const FLAPPING_PAUSE: Duration = Duration::from_secs(60);
+
+/// This many failures in a row, with no success between, are an outage.
+const FAILURES_PER_OUTAGE: u32 = 3;
+
+/// How a request failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FailureKind {
+    /// No connection could be opened.
+    ConnectFailed,
+    /// There was no answer in time, or the connection broke before one.
+    NoAnswer,
+    /// The server answered with a failure of its own (5xx), or unreadably.
+    BadAnswer,
+}
+
+/// One failed request.
+pub(crate) struct Failure {
+    pub(crate) kind: FailureKind,
+    pub(crate) operation: Operation,
+    /// Identifies the service or instance that the request was about.
+    pub(crate) subject: u64,
+    pub(crate) sent: Instant,
+    pub(crate) error: Error,
+}
+
+/// Whether a request may be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Availability {
+    Closed,
+    /// The breaker has been open for long enough: one request may try.
+    HalfOpen,
+    /// Not before this time has passed.
+    Open(Duration),
+}
+
+/// Counts failures in a row, and is open for a growing time once they are too many.
+#[derive(Debug, Clone, Default)]
+struct Breaker {
+    /// Requests that were under way together count once.
+    failures: u32,
+    last_failure: Option<Instant>,
+    /// The first failure: what it was about, and when it was sent.
+    first: Option<(u64, Instant)>,
+    has_several_subjects: bool,
+    open_until: Option<Instant>,
+}
+
+impl Breaker {
+    fn fail(&mut self, failure: &Failure, opens: impl Fn(&Self) -> bool) {
+        let now = Instant::now();
+        let (subject, _) = *self.first.get_or_insert((failure.subject, failure.sent));
+        self.has_several_subjects |= subject != failure.subject;
+        if self.last_failure.is_none_or(|last| failure.sent >= last) {
+            self.failures += 1;
+            self.last_failure = Some(now);
+        }
+        if opens(self) {
+            self.open_until = Some(now + pause(self.failures));
+        }
+    }
+
+    /// Whether so many requests failed in a row, and nothing has succeeded since the first one, that this is an outage.
+    fn is_outage(&self, last_success: Option<Instant>) -> bool {
+        let nothing_succeeded = self.first.is_some_and(|(_, sent)| last_success.is_none_or(|success| success <= sent));
+        self.open_until.is_some() && self.failures >= FAILURES_PER_OUTAGE && nothing_succeeded
+    }
+}
+
+/// What happened to the requests to one server.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Health {
+    server: Breaker,
+    operations: HashMap<Operation, Breaker>,
+    /// A trial under way holds up other requests until then at most. The second one is that of a heartbeat or registration:
+    /// those wait for no other operation, which may hang.
+    trials_until: [Option<Instant>; 2],
+    /// The server may have restarted since it last succeeded.
+    is_in_outage: bool,
+    last_answer: Option<Instant>,
+    has_rejected: bool,
+    /// Failed requests since the last success.
+    pub(crate) failures: u32,
+    pub(crate) last_success: Option<Instant>,
+    pub(crate) last_failure: Option<Instant>,
+    pub(crate) last_error: Option<Error>,
+    pub(crate) requests: u64,
+    pub(crate) failed_requests: u64,
+}
+
+impl Health {
+    pub(super) fn availability(&self, operation: Operation) -> Availability {
+        let now = Instant::now();
+        let at_operation = self.operations.get(&operation).and_then(|breaker| breaker.open_until);
+        let Some(until) = self.server.open_until.max(at_operation) else { return Availability::Closed };
+        let [trial, trial_of_heartbeat] = self.trials_until;
+        let trial = if operation.keeps_registered() { None } else { trial };
+        let until = until.max(trial.max(trial_of_heartbeat).unwrap_or(now));
+        if until > now {
+            return Availability::Open(until - now);
+        }
+        Availability::HalfOpen
+    }
+
+    pub(super) fn begin_trial(&mut self, operation: Operation, longest: Duration) {
+        self.trials_until[usize::from(operation.keeps_registered())] = Some(Instant::now() + longest);
+    }
+
+    /// The server did what it was asked. Tells whether that ended an outage.
+    pub(super) fn succeed(&mut self, operation: Operation) -> bool {
+        self.answer(operation);
+        self.failures = 0;
+        self.last_success = Some(Instant::now());
+        std::mem::take(&mut self.is_in_outage)
+    }
+
+    /// The server answered that it will not.
+    pub(super) fn reject(&mut self, operation: Operation) {
+        self.answer(operation);
+        self.has_rejected = true;
+    }
+
+    /// The server answered, well or with a rejection.
+    fn answer(&mut self, operation: Operation) {
+        self.requests += 1;
+        self.last_answer = Some(Instant::now());
+        self.server = Breaker::default();
+        self.operations.remove(&operation);
+        self.end_trial(operation);
+    }
+
+    pub(super) fn end_trial(&mut self, operation: Operation) {
+        self.trials_until[usize::from(operation.keeps_registered())] = None;
+    }
+
+    pub(super) fn fail(&mut self, failure: Failure) {
+        self.requests += 1;
+        self.failed_requests += 1;
+        self.failures += 1;
+        self.end_trial(failure.operation);
+        let answers_others = self.last_answer.is_some_and(|answered| answered > failure.sent);
+        if failure.kind == FailureKind::BadAnswer {
+            self.last_answer = Some(Instant::now());
+            self.server = Breaker::default();
+        }
+        let is_refused = failure.kind == FailureKind::ConnectFailed;
+        let decides = failure.operation.decides_server();
+        if is_refused || (failure.kind == FailureKind::NoAnswer && decides && !answers_others) {
+            self.server.fail(&failure, |breaker| {
+                is_refused || breaker.has_several_subjects || breaker.failures >= FAILURES_PER_OUTAGE
+            });
+        } else {
+            let breaker = self.operations.entry(failure.operation).or_default();
+            breaker.fail(&failure, |breaker| breaker.has_several_subjects);
+            self.is_in_outage |= decides && breaker.is_outage(self.last_success);
+        }
+        self.is_in_outage |= self.server.open_until.is_some();
+        self.last_failure = Some(Instant::now());
+        self.last_error = Some(failure.error);
+    }
+
+    pub(super) fn is_in_outage(&self) -> bool {
+        self.is_in_outage
+    }
+
+    /// The connection that is watched could not be opened again.
+    pub(super) fn note_outage(&mut self) {
+        self.is_in_outage = true;
+    }
+
+    /// The connection that is watched is there again. Tells whether that ended an outage.
+    pub(super) fn note_reachable(&mut self) -> bool {
+        self.server.open_until.is_none() && !self.is_lost() && std::mem::take(&mut self.is_in_outage)
+    }
+
+    /// Whether a breaker is open, or half-open, for this operation.
+    pub(super) fn is_open_for(&self, operation: Operation) -> bool {
+        self.availability(operation) != Availability::Closed
+    }
+
+    /// Whether this server in use is left for `other`, which did `operation` instead. Two servers that each fail at something
+    /// would take turns for ever, and each turn is a new epoch.
+    pub(super) fn is_left_for(&self, other: &Health, operation: Operation) -> bool {
+        let is_unreachable = self.server.open_until.is_some();
+        self.is_open_for(operation) && (is_unreachable || !other.has_lately_failed_to_serve())
+    }
+
+    /// Whether a breaker of registering, beating or listing is open that opened lately.
+    fn has_lately_failed_to_serve(&self) -> bool {
+        let is_late = |breaker: &Breaker| breaker.last_failure.is_some_and(|last| last.elapsed() < FLAPPING_PAUSE);
+        let fails = |breaker: &Breaker| breaker.open_until.is_some() && is_late(breaker);
+        self.operations.iter().any(|(operation, breaker)| operation.decides_server() && fails(breaker))
+    }
+
+    /// Whether the server answers nobody, or has only failures for those who ask for lists. One that fails for some instances
+    /// and lists the others is not lost.
+    pub(super) fn is_lost(&self) -> bool {
+        let lists = self.operations.get(&Operation::List);
+        self.server.is_outage(self.last_success) || lists.is_some_and(|lists| lists.is_outage(self.last_success))
+    }
+
+    /// Whether it has rejected requests, and never done what it was asked.
+    pub(super) fn has_only_rejected(&self) -> bool {
+        self.last_success.is_none() && self.has_rejected
+    }
+
+    /// Whether the last request failed within this time, and more than one did.
+    pub(super) fn has_failed_within(&self, time: Duration) -> bool {
+        let is_suspect =
+            self.server.failures > 0 || self.operations.values().any(|breaker| breaker.open_until.is_some());
+        is_suspect && self.last_failure.is_some_and(|last| last.elapsed() < time)
+    }
+}
+
+/// Doubles from 50 ms to 2 s, less a random quarter, so that many clients do not return in step.
+pub(super) fn pause(failures: u32) -> Duration {
+    let doubled = FIRST_PAUSE.saturating_mul(1 << (failures.clamp(1, 16) - 1));
+    doubled.min(LONGEST_PAUSE).mul_f64(0.75 + 0.25 * fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_rt::time::sleep;
+
+    use super::*;
+
+    fn fail(health: &mut Health, kind: FailureKind, operation: Operation, subject: u64) {
+        let error = Error::Stopped;
+        health.fail(Failure { kind, operation, subject, sent: Instant::now(), error });
+    }
+
+    fn is_open(health: &Health, operation: Operation) -> bool {
+        matches!(health.availability(operation), Availability::Open(_))
+    }
+
+    #[actix::test]
+    async fn a_refused_connection_opens_the_servers_breaker() {
+        let mut health = Health::default();
+        fail(&mut health, FailureKind::ConnectFailed, Operation::Get, 1);
+        assert!(is_open(&health, Operation::Beat));
+        assert!(health.succeed(Operation::List), "it was an outage");
+        assert_eq!(health.availability(Operation::Beat), Availability::Closed);
+        assert!(!health.succeed(Operation::List), "only once");
+    }
+
+    #[actix::test]
+    async fn one_subject_that_fails_opens_nothing() {
+        let mut health = Health::default();
+        for _ in 0..10 {
+            fail(&mut health, FailureKind::BadAnswer, Operation::Register, 1);
+            fail(&mut health, FailureKind::NoAnswer, Operation::ListServices, 1);
+        }
+        // An application may ask for what a server never answers in time, in any number.
+        (0..10).for_each(|subject| fail(&mut health, FailureKind::NoAnswer, Operation::Get, subject));
+        assert_eq!(health.availability(Operation::Register), Availability::Closed);
+        assert_eq!(health.availability(Operation::ListServices), Availability::Closed);
+        assert!(!health.is_lost() && !health.succeed(Operation::Beat));
+    }
+
+    #[actix::test]
+    async fn bad_answers_to_a_second_subject_open_the_operation_and_no_other() {
+        let mut health = Health::default();
+        fail(&mut health, FailureKind::BadAnswer, Operation::List, 1);
+        fail(&mut health, FailureKind::BadAnswer, Operation::List, 2);
+        assert!(is_open(&health, Operation::List) && !is_open(&health, Operation::Beat));
+        health.answer(Operation::List);
+        assert_eq!(health.availability(Operation::List), Availability::Closed);
+    }
+
+    #[actix::test]
+    async fn timeouts_count_against_the_operation_while_the_server_answers_others() {
+        tokio::time::pause();
+        let mut health = Health::default();
+        let sent = Instant::now();
+        let late = |health: &mut Health, subject| {
+            let (kind, operation, error) = (FailureKind::NoAnswer, Operation::List, Error::Stopped);
+            health.fail(Failure { kind, operation, subject, sent, error });
+        };
+        sleep(Duration::from_secs(1)).await;
+        health.succeed(Operation::Beat);
+        (1..=3).for_each(|subject| late(&mut health, subject));
+        assert!(is_open(&health, Operation::List) && !is_open(&health, Operation::Beat));
+        let mut health = Health::default();
+        (1..=2).for_each(|subject| late(&mut health, subject));
+        assert!(is_open(&health, Operation::Beat), "it answers nobody");
+    }
+
+    #[actix::test]
+    async fn what_a_registration_needs_may_fail_three_times_for_one_subject() {
+        let mut health = Health::default();
+        for failures in 1..=FAILURES_PER_OUTAGE {
+            assert!(!is_open(&health, Operation::Beat));
+            fail(&mut health, FailureKind::NoAnswer, Operation::Beat, 1);
+            assert_eq!(health.failures, failures);
+        }
+        assert!(is_open(&health, Operation::Beat) && health.is_lost());
+    }
+
+    #[actix::test]
+    async fn an_open_breaker_lets_one_request_try_and_one_that_keeps_an_instance_registered() {
+        tokio::time::pause();
+        let mut health = Health::default();
+        fail(&mut health, FailureKind::ConnectFailed, Operation::Beat, 1);
+        sleep(FIRST_PAUSE).await;
+        assert_eq!(health.availability(Operation::ListServices), Availability::HalfOpen);
+        health.begin_trial(Operation::ListServices, Duration::from_secs(3));
+        assert!(is_open(&health, Operation::ListServices));
+        assert_eq!(health.availability(Operation::Beat), Availability::HalfOpen, "it waits for no other operation");
+        health.begin_trial(Operation::Beat, Duration::from_secs(3));
+        fail(&mut health, FailureKind::ConnectFailed, Operation::Beat, 1);
+        sleep(2 * FIRST_PAUSE).await;
+        assert_eq!(health.availability(Operation::Beat), Availability::HalfOpen, "the trial has ended");
+    }
+
+    #[actix::test]
+    async fn servers_that_each_fail_at_something_do_not_take_turns() {
+        tokio::time::pause();
+        let (mut current, mut other) = (Health::default(), Health::default());
+        let fails_at = |health: &mut Health, operation| {
+            (1..=2).for_each(|subject| fail(health, FailureKind::BadAnswer, operation, subject));
+        };
+        fails_at(&mut current, Operation::Beat);
+        fails_at(&mut other, Operation::Get);
+        assert!(current.is_left_for(&other, Operation::Beat), "of what it fails at no instance depends");
+        assert!(!current.is_left_for(&other, Operation::List));
+        fails_at(&mut other, Operation::List);
+        assert!(!current.is_left_for(&other, Operation::Beat));
+        fail(&mut current, FailureKind::ConnectFailed, Operation::Get, 1);
+        assert!(current.is_left_for(&other, Operation::Beat), "it serves nothing");
+        current.answer(Operation::Get);
+        sleep(FLAPPING_PAUSE).await;
+        assert!(current.is_left_for(&other, Operation::Beat), "the other one may have recovered");
+    }
+
+    #[actix::test]
+    async fn requests_that_failed_together_count_once() {
+        tokio::time::pause();
+        let mut health = Health::default();
+        let sent = Instant::now();
+        sleep(Duration::from_secs(1)).await;
+        for subject in 0..64 {
+            let (kind, operation, error) = (FailureKind::NoAnswer, Operation::Beat, Error::Stopped);
+            health.fail(Failure { kind, operation, subject, sent, error });
+        }
+        assert!(!health.is_lost(), "one failure of many requests");
+        assert_eq!((health.failures, health.failed_requests), (64, 64));
+    }
+
+    #[test]
+    fn pauses_grow_and_end() {
+        assert!(pause(1) <= FIRST_PAUSE && pause(1) >= FIRST_PAUSE.mul_f64(0.74));
+        assert!(pause(3) > pause(1));
+        assert!(pause(1000) <= LONGEST_PAUSE);
+    }
+}

@@ -1,0 +1,80 @@
+//! One server: its address, its connections, and what is known of it.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashSet,
+    net::IpAddr,
+};
+
+use awc::{http::Method, Client};
+
+use super::{dialer::Dialer, health::Health, resolve::Resolved};
+use crate::{config::ServerAddress, error::Error, wire::exchange::WireProtocol};
+
+/// One server.
+pub(crate) struct Server {
+    pub(crate) address: ServerAddress,
+    /// `host:port`, as errors and logs name it.
+    pub(crate) name: String,
+    pub(crate) base_url: String,
+    /// Its connections, which are closed with it.
+    pub(super) client: Client,
+    pub(super) dialer: Dialer,
+    /// What it was last found to speak.
+    protocol: Cell<Option<WireProtocol>>,
+    /// Of requests with these methods it was found to read the query alone, as Nacos 1.4 does of a POST.
+    query_only: RefCell<HashSet<Method>>,
+    pub(crate) resolved: Resolved,
+    pub(super) health: RefCell<Health>,
+}
+
+impl Server {
+    pub(super) fn new(address: ServerAddress, new_client: impl Fn(&Dialer) -> Client) -> Self {
+        let dialer = Dialer::new(&address);
+        Server {
+            name: address.to_string(),
+            base_url: address.base_url(),
+            address,
+            client: new_client(&dialer),
+            dialer,
+            protocol: Cell::new(None),
+            query_only: RefCell::default(),
+            resolved: Resolved::default(),
+            health: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn protocol(&self) -> Option<WireProtocol> {
+        self.protocol.get()
+    }
+
+    /// Gives what it spoke before.
+    pub(super) fn speaks(&self, protocol: WireProtocol) -> Option<WireProtocol> {
+        self.protocol.replace(Some(protocol))
+    }
+
+    pub(super) fn is_query_only(&self, method: &Method) -> bool {
+        self.query_only.borrow().contains(method)
+    }
+
+    pub(super) fn note_query_only(&self, method: &Method, is_query_only: bool) {
+        let mut methods = self.query_only.borrow_mut();
+        if is_query_only {
+            methods.insert(method.clone());
+        } else {
+            methods.remove(method);
+        }
+    }
+
+    pub(super) fn is_at(&self, ip: IpAddr) -> bool {
+        self.resolved.contains(ip) || self.address.host.parse::<IpAddr>() == Ok(ip)
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        self.health.borrow().clone()
+    }
+
+    pub(crate) fn last_error(&self) -> Option<Error> {
+        self.health.borrow().last_error.clone()
+    }
+}

@@ -1,0 +1,468 @@
+//! The servers, which of them is in use, and which is asked next.
+//!
+//! Nobody is probed: the server in use is used until a breaker of registering, beating or listing opens at it and another
+//! server answers that operation. While all breakers are open, each server is tried once or twice per step of a growing
+//! pause, so that requests do not grow with the number of instances.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::IpAddr,
+    rc::Rc,
+    time::Duration,
+};
+
+use actix_rt::time::{timeout, Instant};
+use awc::Client;
+use slog::{debug, Logger};
+use tokio::sync::{watch, Notify};
+
+use super::{
+    dialer::Dialer,
+    health::{Availability, Failure, FailureKind, Health},
+    server::Server,
+};
+use crate::{
+    config::ServerAddress,
+    error::{Error, Operation},
+    wire::exchange::WireProtocol,
+};
+
+/// All servers. Never empty while requests are sent, except before an `endpoint` has answered.
+pub(crate) struct Servers {
+    list: RefCell<Vec<Rc<Server>>>,
+    /// The index of the one in use.
+    current: Cell<usize>,
+    new_client: Box<dyn Fn(&Dialer) -> Client>,
+    /// How long a trial of an open breaker may take before another is allowed.
+    longest_trial: Duration,
+    epoch: watch::Sender<u64>,
+    /// When an instance that the server did not know began the last epoch of that kind.
+    unknown_at: Cell<Option<Instant>>,
+    /// Wakes everybody who waits for a breaker.
+    trial_ended: Notify,
+    log: Logger,
+}
+
+/// What to do next.
+pub(crate) enum Choice {
+    Ask(Rc<Server>),
+    /// Every breaker is open: not before then.
+    Wait(Duration),
+    /// There is no server that was not tried.
+    Nobody,
+}
+
+impl Servers {
+    /// Starts at a random one, so that many applications spread over a cluster.
+    pub(crate) fn new(
+        addresses: Vec<ServerAddress>,
+        longest_trial: Duration,
+        new_client: impl Fn(&Dialer) -> Client + 'static,
+        log: Logger,
+    ) -> Self {
+        let list: Vec<_> = addresses.into_iter().map(|address| Rc::new(Server::new(address, &new_client))).collect();
+        Servers {
+            current: Cell::new(fastrand::usize(..list.len().max(1))),
+            list: RefCell::new(list),
+            new_client: Box::new(new_client),
+            longest_trial,
+            epoch: watch::channel(0).0,
+            unknown_at: Cell::new(None),
+            trial_ended: Notify::new(),
+            log,
+        }
+    }
+
+    /// Takes over a new list; servers that were known keep their state.
+    pub(crate) fn replace(&self, addresses: Vec<ServerAddress>) {
+        let current = self.current();
+        let server_at = |address| {
+            let known = self.list.borrow().iter().find(|server| server.address == address).cloned();
+            known.unwrap_or_else(|| Rc::new(Server::new(address, &self.new_client)))
+        };
+        let new: Vec<_> = addresses.into_iter().map(server_at).collect();
+        let index = current.and_then(|current| new.iter().position(|server| Rc::ptr_eq(server, &current)));
+        self.current.set(index.unwrap_or_else(|| fastrand::usize(..new.len().max(1))));
+        *self.list.borrow_mut() = new;
+        if index.is_none() {
+            self.begin_epoch("the server in use left the server list");
+        }
+    }
+
+    pub(crate) fn new_client(&self, address: &ServerAddress) -> Client {
+        (self.new_client)(&Dialer::new(address))
+    }
+
+    pub(crate) fn all(&self) -> Vec<Rc<Server>> {
+        self.list.borrow().clone()
+    }
+
+    pub(crate) fn current(&self) -> Option<Rc<Server>> {
+        self.list.borrow().get(self.current.get()).cloned()
+    }
+
+    pub(crate) fn is_in_use(&self, server: &Rc<Server>) -> bool {
+        self.list.borrow().get(self.current.get()).is_some_and(|current| Rc::ptr_eq(current, server))
+    }
+
+    /// Of the request that failed last.
+    pub(crate) fn last_error(&self) -> Option<Error> {
+        let list = self.list.borrow();
+        list.iter().max_by_key(|server| server.health.borrow().last_failure)?.last_error()
+    }
+
+    // Epochs.
+
+    /// An epoch is a stretch of time in which the server in use remembers what it was told.
+    pub(crate) fn epoch(&self) -> u64 {
+        *self.epoch.borrow()
+    }
+
+    /// Notified of every new epoch.
+    pub(crate) fn epochs(&self) -> watch::Receiver<u64> {
+        self.epoch.subscribe()
+    }
+
+    fn begin_epoch(&self, reason: &str) {
+        let server = self.current().map_or_else(String::new, |server| server.name.clone());
+        debug!(self.log, "registered instances are renewed"; "server" => server, "reason" => reason);
+        self.epoch.send_modify(|epoch| *epoch += 1);
+    }
+
+    /// The server in use does not know an instance whose beats were in time. Begins at most one epoch per `interval`:
+    /// thousands of instances tell the same story.
+    pub(crate) fn note_unknown(&self, interval: Duration) {
+        if self.unknown_at.get().is_none_or(|last| last.elapsed() >= interval) {
+            self.unknown_at.set(Some(Instant::now()));
+            self.begin_epoch("the server does not know a registered instance");
+        }
+    }
+
+    /// Notes what `server` was found to speak. One that speaks another protocol than before was replaced.
+    pub(crate) fn note_protocol(&self, server: &Rc<Server>, protocol: WireProtocol) {
+        let before = server.speaks(protocol);
+        if before.is_some_and(|before| before != protocol) && self.is_in_use(server) {
+            self.begin_epoch("the server speaks another protocol than before");
+        }
+    }
+
+    /// The watched connection ended, and cannot be opened again.
+    pub(super) fn note_outage(&self, server: &Server) {
+        server.health.borrow_mut().note_outage();
+    }
+
+    /// The watched connection is there.
+    pub(super) fn note_reachable(&self, server: &Rc<Server>) {
+        let ended_outage = server.health.borrow_mut().note_reachable();
+        if ended_outage && self.is_in_use(server) {
+            self.begin_epoch("the server is reachable again");
+        }
+    }
+
+    // Choosing, and what became of it.
+
+    /// The server in use if it may be asked or tried, else the next that may be asked; if none may, one whose breaker is
+    /// half-open, unless the caller is content with healthy ones only. `tried` are left out.
+    pub(crate) fn choose(&self, operation: Operation, tried: &[Rc<Server>], only_healthy: bool) -> Choice {
+        let list = self.list.borrow();
+        let order = (0..list.len()).map(|step| &list[(self.current.get() + step) % list.len()]);
+        let (mut half_open, mut wait) = (None, None::<Duration>);
+        for server in order.filter(|server| !tried.iter().any(|tried| Rc::ptr_eq(tried, server))) {
+            let availability = server.health.borrow().availability(operation);
+            match availability {
+                Availability::Closed => return Choice::Ask(server.clone()),
+                Availability::HalfOpen => half_open = half_open.or(Some(server)),
+                Availability::Open(pause) => wait = Some(wait.map_or(pause, |wait| wait.min(pause))),
+            }
+            // A breaker of the server in use that nobody tried would stay half-open for ever, and two servers with one such
+            // breaker each would take turns.
+            if availability == Availability::HalfOpen && !only_healthy && self.is_in_use(server) {
+                break;
+            }
+        }
+        match (half_open, wait) {
+            (Some(server), _) if !only_healthy => {
+                server.health.borrow_mut().begin_trial(operation, self.longest_trial);
+                Choice::Ask(server.clone())
+            }
+            (_, Some(wait)) if !only_healthy => Choice::Wait(wait),
+            _ => Choice::Nobody,
+        }
+    }
+
+    /// Waits for `pause`, but not longer than until a trial has ended.
+    pub(crate) async fn wait(&self, pause: Duration) {
+        // An elapsed pause and a trial's end are both reasons to look again.
+        let _ = timeout(pause, self.trial_ended.notified()).await;
+    }
+
+    /// `server` did what it was asked; the server in use may have rejected that before.
+    pub(crate) fn succeeded(
+        &self,
+        server: &Rc<Server>,
+        operation: Operation,
+        is_useless: impl Fn(&Rc<Server>) -> bool,
+    ) {
+        let ended_outage = self.note(server, operation, |health| health.succeed(operation));
+        if self.is_in_use(server) {
+            if ended_outage {
+                self.begin_epoch("the server answers again");
+            }
+        } else if operation.decides_server() {
+            let is_left = |current: &Rc<Server>| {
+                is_useless(current) || current.health.borrow().is_left_for(&server.health.borrow(), operation)
+            };
+            if self.current().as_ref().is_none_or(is_left) {
+                self.use_now(server);
+            }
+        }
+    }
+
+    fn use_now(&self, server: &Rc<Server>) {
+        let index = self.list.borrow().iter().position(|listed| Rc::ptr_eq(listed, server));
+        if let Some(index) = index {
+            self.current.set(index);
+            self.begin_epoch("another server is in use");
+        }
+    }
+
+    /// A request to `server` ended without saying anything of its health: others may try.
+    pub(crate) fn undecided(&self, server: &Server, operation: Operation) {
+        self.note(server, operation, |health| health.end_trial(operation));
+    }
+
+    /// `server` answered that it will not.
+    pub(crate) fn rejected(&self, server: &Server, operation: Operation) {
+        self.note(server, operation, |health| health.reject(operation));
+    }
+
+    pub(crate) fn failed(&self, server: &Server, failure: Failure) {
+        if failure.kind != FailureKind::BadAnswer {
+            server.resolved.forget();
+        }
+        if matches!(failure.error, Error::Timeout { .. }) {
+            server.dialer.note_silence(failure.sent);
+        }
+        self.note(server, failure.operation, |health| health.fail(failure));
+    }
+
+    fn note<T>(&self, server: &Server, operation: Operation, change: impl FnOnce(&mut Health) -> T) -> T {
+        let mut health = server.health.borrow_mut();
+        if health.is_open_for(operation) {
+            self.trial_ended.notify_waiters();
+        }
+        change(&mut health)
+    }
+
+    /// Whether a breaker of the server in use is open, or half-open, for this operation.
+    pub(crate) fn is_current_open_for(&self, operation: Operation) -> bool {
+        self.current().is_some_and(|current| current.health.borrow().is_open_for(operation))
+    }
+
+    // Datagrams.
+
+    /// Whether a datagram from `ip` may come from a server.
+    pub(crate) fn trusts(&self, ip: IpAddr) -> bool {
+        self.list.borrow().iter().any(|server| server.is_at(ip))
+    }
+
+    /// Whether a datagram from `ip` may tell what the server in use knows in this epoch. An address of none of the servers may
+    /// be a translated one. During an outage nothing tells what was sent before it.
+    pub(crate) fn may_be_current(&self, ip: IpAddr) -> bool {
+        let current = self.current().filter(|current| !current.health.borrow().is_in_outage());
+        current.is_some_and(|current| current.is_at(ip) || !self.trusts(ip))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(crate) fn servers(names: &[&str]) -> Servers {
+        let addresses = names.iter().map(|name| ServerAddress::parse(name, "/nacos").unwrap()).collect();
+        let log = Logger::root(slog::Discard, slog::o!());
+        let servers = Servers::new(addresses, Duration::from_secs(3), |_| Client::default(), log);
+        servers.current.set(0);
+        servers
+    }
+
+    fn ask(servers: &Servers, operation: Operation, tried: &[Rc<Server>]) -> Option<String> {
+        match servers.choose(operation, tried, false) {
+            Choice::Ask(server) => Some(server.name.clone()),
+            _ => None,
+        }
+    }
+
+    fn fail(servers: &Servers, index: usize, kind: FailureKind, operation: Operation, subject: u64) {
+        let failure = Failure { kind, operation, subject, sent: Instant::now(), error: Error::Stopped };
+        servers.failed(&servers.all()[index], failure);
+    }
+
+    pub(crate) fn refuse(servers: &Servers, index: usize) {
+        fail(servers, index, FailureKind::ConnectFailed, Operation::Beat, 1);
+    }
+
+    pub(crate) fn succeed(servers: &Servers, index: usize, operation: Operation) {
+        servers.succeeded(&servers.all()[index], operation, |_| false);
+    }
+
+    fn in_use(servers: &Servers) -> (String, u64) {
+        (servers.current().unwrap().name.clone(), servers.epoch())
+    }
+
+    #[actix::test]
+    async fn the_server_in_use_is_used_until_its_breaker_opens_and_another_one_answers() {
+        let servers = servers(&["a:1", "b:1"]);
+        succeed(&servers, 0, Operation::Beat);
+        assert_eq!(ask(&servers, Operation::Beat, &[]).as_deref(), Some("a:1"));
+        refuse(&servers, 0);
+        assert_eq!(ask(&servers, Operation::Get, &[]).as_deref(), Some("b:1"));
+        succeed(&servers, 1, Operation::Get);
+        assert_eq!(in_use(&servers), ("a:1".into(), 0), "an answer, no more");
+        succeed(&servers, 1, Operation::Beat);
+        assert_eq!(in_use(&servers), ("b:1".into(), 1));
+    }
+
+    #[actix::test]
+    async fn one_failure_of_the_server_in_use_is_no_reason_to_leave_it() {
+        let servers = servers(&["a:1", "b:1"]);
+        fail(&servers, 0, FailureKind::BadAnswer, Operation::Beat, 1);
+        succeed(&servers, 1, Operation::Beat);
+        assert_eq!(in_use(&servers), ("a:1".into(), 0));
+        fail(&servers, 0, FailureKind::BadAnswer, Operation::Beat, 2);
+        succeed(&servers, 1, Operation::Beat);
+        assert_eq!(in_use(&servers), ("b:1".into(), 1), "a second instance fails in the same way");
+    }
+
+    #[actix::test]
+    async fn a_server_that_will_do_nothing_for_us_is_left_for_one_that_does() {
+        let servers = servers(&["a:1", "b:1"]);
+        let second = servers.all()[1].clone();
+        servers.rejected(&servers.all()[0], Operation::Beat);
+        servers.succeeded(&second, Operation::Get, |_| true);
+        assert_eq!(in_use(&servers), ("a:1".into(), 0), "not every server can do that");
+        servers.succeeded(&second, Operation::Beat, |_| true);
+        assert_eq!(in_use(&servers), ("b:1".into(), 1));
+    }
+
+    #[actix::test]
+    async fn while_all_breakers_are_open_one_request_tries_and_the_others_wait() {
+        tokio::time::pause();
+        let servers = servers(&["a:1"]);
+        refuse(&servers, 0);
+        assert!(matches!(servers.choose(Operation::Beat, &[], false), Choice::Wait(_)));
+        actix_rt::time::sleep(Duration::from_millis(50)).await;
+        assert!(matches!(servers.choose(Operation::Beat, &[], true), Choice::Nobody), "it is not known to be healthy");
+        assert!(ask(&servers, Operation::Beat, &[]).is_some());
+        assert!(matches!(servers.choose(Operation::Beat, &[], false), Choice::Wait(_)));
+        succeed(&servers, 0, Operation::Beat);
+        assert!(ask(&servers, Operation::Beat, &[]).is_some());
+    }
+
+    #[actix::test]
+    async fn a_trial_that_decides_nothing_lets_the_next_one_try() {
+        tokio::time::pause();
+        let servers = servers(&["a:1"]);
+        refuse(&servers, 0);
+        actix_rt::time::sleep(Duration::from_millis(50)).await;
+        assert!(ask(&servers, Operation::Beat, &[]).is_some());
+        servers.undecided(&servers.all()[0], Operation::Beat);
+        assert!(ask(&servers, Operation::Beat, &[]).is_some());
+    }
+
+    #[actix::test]
+    async fn one_request_tries_the_server_in_use_and_a_healthy_one_goes_before_others_that_failed() {
+        tokio::time::pause();
+        let servers = servers(&["a:1", "b:1", "c:1"]);
+        (0..2).for_each(|index| refuse(&servers, index));
+        actix_rt::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(ask(&servers, Operation::Beat, &[]).as_deref(), Some("a:1"));
+        assert_eq!(ask(&servers, Operation::Beat, &[]).as_deref(), Some("c:1"), "the trial is under way");
+        let all = servers.all();
+        assert_eq!(ask(&servers, Operation::Beat, &[all[0].clone(), all[2].clone()]).as_deref(), Some("b:1"));
+    }
+
+    #[actix::test]
+    async fn two_servers_whose_faults_are_over_do_not_take_turns() {
+        tokio::time::pause();
+        let servers = servers(&["a:1", "b:1"]);
+        for subject in 1..=2 {
+            fail(&servers, 0, FailureKind::BadAnswer, Operation::List, subject);
+            fail(&servers, 1, FailureKind::BadAnswer, Operation::Beat, subject);
+        }
+        let mut epochs = Vec::new();
+        for _ in 0..3 {
+            actix_rt::time::sleep(Duration::from_secs(120)).await;
+            for operation in [Operation::List, Operation::Beat] {
+                let asked = ask(&servers, operation, &[]).unwrap();
+                let index = servers.all().iter().position(|server| server.name == asked).unwrap();
+                succeed(&servers, index, operation);
+            }
+            epochs.push(servers.epoch());
+        }
+        assert_eq!(epochs, [0, 0, 0]);
+    }
+
+    #[actix::test]
+    async fn an_epoch_begins_when_the_server_in_use_answers_again_after_an_outage() {
+        let servers = servers(&["a:1", "b:1"]);
+        refuse(&servers, 0);
+        succeed(&servers, 0, Operation::Get);
+        assert_eq!(servers.epoch(), 1);
+        servers.note_outage(&servers.all()[0]);
+        servers.note_outage(&servers.all()[1]);
+        succeed(&servers, 1, Operation::Get);
+        assert_eq!(servers.epoch(), 1, "of a server that is not in use nobody depends");
+        servers.note_reachable(&servers.all()[0]);
+        succeed(&servers, 0, Operation::List);
+        assert_eq!(servers.epoch(), 2, "one outage, one epoch");
+    }
+
+    #[actix::test]
+    async fn an_epoch_begins_once_per_interval_for_instances_that_are_unknown() {
+        tokio::time::pause();
+        let servers = servers(&["a:1"]);
+        let interval = Duration::from_secs(5);
+        (0..100).for_each(|_| servers.note_unknown(interval));
+        assert_eq!(servers.epoch(), 1);
+        actix_rt::time::sleep(interval).await;
+        servers.note_unknown(interval);
+        assert_eq!(servers.epoch(), 2);
+    }
+
+    #[actix::test]
+    async fn an_epoch_begins_when_the_server_in_use_speaks_another_protocol() {
+        let servers = servers(&["a:1", "b:1"]);
+        for server in servers.all() {
+            servers.note_protocol(&server, WireProtocol::V1);
+        }
+        servers.note_protocol(&servers.all()[1], WireProtocol::V3);
+        assert_eq!(servers.epoch(), 0);
+        servers.note_protocol(&servers.all()[0], WireProtocol::V3);
+        assert_eq!(servers.epoch(), 1);
+    }
+
+    #[actix::test]
+    async fn a_datagram_is_of_the_server_in_use_or_of_another_one() {
+        let servers = servers(&["127.0.0.1:1", "127.0.0.2:1", "127.0.0.2:2"]);
+        let may_be_current = |ip: &str| servers.may_be_current(ip.parse().unwrap());
+        assert!(may_be_current("127.0.0.1") && !may_be_current("127.0.0.2"));
+        assert!(may_be_current("192.0.2.1"), "an address of none of them may be a translated one");
+        servers.current.set(2);
+        assert!(may_be_current("127.0.0.2"));
+        servers.note_outage(&servers.all()[2]);
+        assert!(!may_be_current("127.0.0.2"));
+    }
+
+    #[actix::test]
+    async fn a_new_list_keeps_what_is_known() {
+        let servers = servers(&["a:1", "b:1"]);
+        servers.note_protocol(&servers.all()[0], WireProtocol::V3);
+        let parse = |name: &&str| ServerAddress::parse(name, "/nacos").unwrap();
+        servers.replace(["c:1", "a:1"].iter().map(parse).collect());
+        assert_eq!(servers.current().unwrap().protocol(), Some(WireProtocol::V3));
+        assert_eq!(in_use(&servers), ("a:1".into(), 0));
+        servers.replace(["c:1"].iter().map(parse).collect());
+        assert_eq!(in_use(&servers), ("c:1".into(), 1));
+    }
+}

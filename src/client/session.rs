@@ -1,0 +1,726 @@
+//! Logging in: one token for all requests to a server, fetched by one login at a time.
+//!
+//! Only durations count, measured here: the server's clock may say what it likes.
+
+use std::{cell::RefCell, collections::HashMap, future::Future, rc::Rc, time::Duration};
+
+use actix_rt::time::Instant;
+use tokio::sync::Mutex;
+
+use crate::{config::LONGEST_DURATION, error::Error, wire::v1::LoginAnswer};
+
+/// A token is renewed when this share of its life has passed.
+const RENEW_AFTER: f64 = 0.85;
+/// The pause after a login that failed while the token still lives.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
+/// The shortest time between two logins at one server that refused tokens cause. A heartbeat every 5 s finds a new token
+/// before its instance is unhealthy.
+const REPLACEMENT_PAUSE: Duration = Duration::from_secs(10);
+/// The pause after a refused login; each further refusal doubles it.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// User name and password. Shown nowhere.
+pub(crate) struct Credentials {
+    pub(crate) username: String,
+    pub(crate) password: String,
+}
+
+/// The login of one Registry.
+pub(crate) struct Session {
+    credentials: RefCell<Option<Rc<Credentials>>>,
+    state: RefCell<State>,
+    /// Held by the one login under way.
+    login: Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By server. Those of a cluster may take each other's tokens, or not; while two are in use, each keeps its own.
+    servers: HashMap<String, Access>,
+    logins: u64,
+    /// At which server the last login failed without being refused.
+    failed: Option<(String, Error)>,
+}
+
+/// Our access to one server.
+#[derive(Default)]
+struct Access {
+    token: Option<Token>,
+    /// None once a login has succeeded.
+    refused: Option<RefusedLogin>,
+    /// When a refused token last caused a login.
+    replaced_at: Option<Instant>,
+    /// How many such logins there were since the server last accepted a token.
+    vain_replacements: u32,
+}
+
+/// A server that refuses our login. It may serve requests without a token all the same: with authentication off it need
+/// not know our user.
+struct RefusedLogin {
+    error: Error,
+    /// In a row.
+    times: u32,
+    since: Instant,
+    /// Not to be tried again before.
+    until: Instant,
+    /// None before the first request without a token.
+    serves_without_token: Option<bool>,
+    /// Such requests were refused, too: nothing is sent before the next login.
+    is_closed: bool,
+}
+
+/// Why a login is wanted.
+#[derive(Clone, Copy)]
+enum Cause<'a> {
+    /// There is no token, or none that will last.
+    Due,
+    /// The server refused a request that carried this token, or none.
+    Refused(Option<&'a str>),
+}
+
+struct Token {
+    text: Rc<str>,
+    since: Instant,
+    renew_at: Instant,
+    ends_at: Instant,
+    /// The server has served a request with it.
+    is_accepted: bool,
+}
+
+/// What is known of the login.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionHealth {
+    pub(crate) logged_in: bool,
+    pub(crate) logins: u64,
+    pub(crate) last_error: Option<Error>,
+}
+
+impl Session {
+    pub(crate) fn new(username: Option<String>, password: Option<String>) -> Self {
+        let credentials = username.zip(password).map(|(username, password)| Credentials { username, password });
+        let credentials = RefCell::new(credentials.map(Rc::new));
+        Session { credentials, state: RefCell::default(), login: Mutex::new(()) }
+    }
+
+    /// Forgets what came of the credentials before.
+    pub(crate) fn replace_credentials(&self, credentials: Credentials) {
+        self.credentials.replace(Some(Rc::new(credentials)));
+        let mut state = self.state.borrow_mut();
+        state.servers.clear();
+        state.failed = None;
+    }
+
+    /// The token to send to `server`; none without credentials, and where the login is refused: without a token the server
+    /// may serve. `login` is called when there is none that will last, by one caller while the others wait for its outcome: a
+    /// server that hangs costs them one timeout and not one each. Should it fail, the old token serves until its end. A
+    /// refused login is not tried again before a growing pause is over.
+    ///
+    /// # Errors
+    /// What `login` says.
+    pub(crate) async fn token<F>(
+        &self,
+        server: &str,
+        login: impl Fn(Rc<Credentials>) -> F,
+    ) -> Result<Option<Rc<str>>, Error>
+    where
+        F: Future<Output = Result<LoginAnswer, Error>>,
+    {
+        let Some(credentials) = self.credentials() else { return Ok(None) };
+        if let Some(token) = self.lasting_token(server) {
+            return Ok(Some(token));
+        }
+        if self.is_served_without_login(server) {
+            return Ok(None);
+        }
+        let error = match self.renew(server, Cause::Due, credentials, login).await {
+            Ok(token) => return Ok(Some(token)),
+            Err(error) => error,
+        };
+        match self.living_token(server) {
+            Some(token) => Ok(Some(token)),
+            None if self.with_refused(server, |refused| !refused.is_closed) == Some(true) => Ok(None),
+            None => Err(error),
+        }
+    }
+
+    /// The token to repeat a request with that `server` refused, although it carried the token `refused`, or none. No text
+    /// tells whether that token has become bad or gives no such right, so one that was accepted before is replaced by a new
+    /// login: once for all requests that were refused with it, and not again before [`REPLACEMENT_PAUSE`] is over. None
+    /// where the refusal stands.
+    ///
+    /// # Errors
+    /// Why there is no new token, if the last login has failed.
+    pub(crate) async fn replacement<F>(
+        &self,
+        server: &str,
+        refused: Option<&str>,
+        login: impl Fn(Rc<Credentials>) -> F,
+    ) -> Result<Option<Rc<str>>, Error>
+    where
+        F: Future<Output = Result<LoginAnswer, Error>>,
+    {
+        let Some(credentials) = self.credentials() else { return Ok(None) };
+        if let Some(token) = self.other_token(server, refused) {
+            return Ok(Some(token));
+        }
+        if !self.may_replace(server) {
+            return self.refused_login(server).map_or(Ok(None), Err);
+        }
+        self.renew(server, Cause::Refused(refused), credentials, login).await.map(Some)
+    }
+
+    async fn renew<F>(
+        &self,
+        server: &str,
+        cause: Cause<'_>,
+        credentials: Rc<Credentials>,
+        login: impl Fn(Rc<Credentials>) -> F,
+    ) -> Result<Rc<str>, Error>
+    where
+        F: Future<Output = Result<LoginAnswer, Error>>,
+    {
+        let logins_before = self.state.borrow().logins;
+        let _one_at_a_time = self.login.lock().await;
+        let (token, is_due) = match cause {
+            Cause::Due => (self.lasting_token(server), self.refused_lately(server).is_ok()),
+            Cause::Refused(refused) => (self.other_token(server, refused), self.may_replace(server)),
+        };
+        if let Some(token) = token {
+            return Ok(token);
+        }
+        if let (false, Some(error)) = (is_due, self.refused_login(server)) {
+            return Err(error);
+        }
+        self.failed_since(server, logins_before)?;
+        let outcome = self.log_in(credentials, login).await;
+        self.remember(server, cause, outcome)
+    }
+
+    /// By the credentials as they are in the end: they may be replaced while a login is under way or waited for.
+    async fn log_in<F>(&self, mut credentials: Rc<Credentials>, login: impl Fn(Rc<Credentials>) -> F) -> F::Output
+    where
+        F: Future<Output = Result<LoginAnswer, Error>>,
+    {
+        loop {
+            credentials = self.credentials().unwrap_or(credentials);
+            let outcome = login(credentials.clone()).await;
+            self.state.borrow_mut().logins += 1;
+            if self.credentials().is_none_or(|now| Rc::ptr_eq(&now, &credentials)) {
+                return outcome;
+            }
+        }
+    }
+
+    /// Whether there is any use in asking this server.
+    ///
+    /// # Errors
+    /// Its last refusal of our login, until it is time to try again, if it serves nothing without a token.
+    pub(crate) fn check(&self, server: &str) -> Result<(), Error> {
+        let is_closed = self.with_refused(server, |refused| refused.is_closed) == Some(true);
+        if !is_closed || self.living_token(server).is_some() {
+            return Ok(());
+        }
+        self.refused_lately(server)
+    }
+
+    /// Whether there is a token for this server.
+    pub(crate) fn has_token(&self, server: &str) -> bool {
+        self.living_token(server).is_some()
+    }
+
+    /// This server refused the last login.
+    pub(crate) fn is_refused(&self, server: &str) -> bool {
+        self.refused_login(server).is_some()
+    }
+
+    /// The server has served a request with this token, or without one. Gives the refusal of the login if it is new that
+    /// the server serves all the same.
+    pub(crate) fn note_served(&self, server: &str, token: Option<&str>) -> Option<Error> {
+        let mut state = self.state.borrow_mut();
+        let access = state.servers.get_mut(server)?;
+        match token {
+            Some(accepted) => {
+                let token = access.token.as_mut().filter(|token| &*token.text == accepted)?;
+                token.is_accepted = true;
+                access.vain_replacements = 0;
+                None
+            }
+            None => {
+                access.vain_replacements = 0;
+                access.refused.as_mut()?.note_served(true)
+            }
+        }
+    }
+
+    /// The server has refused a request without a token. `is_closed`: it would refuse every other one, too. Gives the refusal
+    /// of the login if there was no such request before.
+    pub(crate) fn note_not_served(&self, server: &str, is_closed: bool) -> Option<Error> {
+        let mut state = self.state.borrow_mut();
+        let refused = state.servers.get_mut(server)?.refused.as_mut()?;
+        // One that has served before serves again, as a rule: it is not left alone.
+        if refused.serves_without_token == Some(true) {
+            return None;
+        }
+        refused.is_closed |= is_closed;
+        refused.note_served(false)
+    }
+
+    pub(crate) fn is_needed(&self) -> bool {
+        self.credentials().is_some()
+    }
+
+    fn credentials(&self) -> Option<Rc<Credentials>> {
+        self.credentials.borrow().clone()
+    }
+
+    pub(crate) fn health(&self) -> SessionHealth {
+        let state = self.state.borrow();
+        let refused = state.servers.values().filter_map(|access| access.refused.as_ref());
+        SessionHealth {
+            logged_in: self.is_logged_in(),
+            logins: state.logins,
+            last_error: refused.max_by_key(|refused| refused.until).map(|last| last.error.clone()),
+        }
+    }
+
+    /// At one server at least.
+    fn is_logged_in(&self) -> bool {
+        let now = Instant::now();
+        self.state
+            .borrow()
+            .servers
+            .values()
+            .any(|access| access.token.as_ref().is_some_and(|token| token.ends_at > now))
+    }
+
+    /// One that need not be renewed yet.
+    fn lasting_token(&self, server: &str) -> Option<Rc<str>> {
+        self.token_if(server, |token| token.renew_at > Instant::now())
+    }
+
+    /// One that the server still takes.
+    fn living_token(&self, server: &str) -> Option<Rc<str>> {
+        self.token_if(server, |token| token.ends_at > Instant::now())
+    }
+
+    /// One that is there instead of `refused`.
+    fn other_token(&self, server: &str, refused: Option<&str>) -> Option<Rc<str>> {
+        self.token_if(server, |token| refused != Some(&*token.text) && token.ends_at > Instant::now())
+    }
+
+    fn token_if(&self, server: &str, is_wanted: impl Fn(&Token) -> bool) -> Option<Rc<str>> {
+        let state = self.state.borrow();
+        let token = state.servers.get(server)?.token.as_ref();
+        token.filter(|token| is_wanted(token)).map(|token| token.text.clone())
+    }
+
+    fn may_replace(&self, server: &str) -> bool {
+        self.state.borrow().servers.get(server).is_none_or(Access::may_replace)
+    }
+
+    fn with_refused<T>(&self, server: &str, look: impl FnOnce(&RefusedLogin) -> T) -> Option<T> {
+        self.state.borrow().servers.get(server)?.refused.as_ref().map(look)
+    }
+
+    fn refused_login(&self, server: &str) -> Option<Error> {
+        self.with_refused(server, |refused| refused.error.clone())
+    }
+
+    fn refused_lately(&self, server: &str) -> Result<(), Error> {
+        let lately = |refused: &RefusedLogin| (refused.until > Instant::now()).then(|| refused.error.clone());
+        self.with_refused(server, lately).flatten().map_or(Ok(()), Err)
+    }
+
+    /// Whether the server serves without a token, and no login is due or another caller tries it: nobody else waits for that.
+    fn is_served_without_login(&self, server: &str) -> bool {
+        let is_due = |refused: &RefusedLogin| refused.until <= Instant::now() && self.login.try_lock().is_ok();
+        self.with_refused(server, |refused| refused.serves_without_token == Some(true) && !is_due(refused))
+            == Some(true)
+    }
+
+    /// The failure of a login at `server` that this caller has waited for.
+    fn failed_since(&self, server: &str, logins_before: u64) -> Result<(), Error> {
+        let state = self.state.borrow();
+        match &state.failed {
+            Some((at, error)) if at == server && state.logins != logins_before => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    fn remember(&self, server: &str, cause: Cause<'_>, outcome: Result<LoginAnswer, Error>) -> Result<Rc<str>, Error> {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        state.failed = None;
+        let access = state.servers.entry(server.to_owned()).or_default();
+        match outcome {
+            Ok(answer) => {
+                access.note_login(cause);
+                access.refused = None;
+                let token = Token::new(answer);
+                let text = token.text.clone();
+                access.token = Some(token);
+                Ok(text)
+            }
+            Err(error) => {
+                access.delay_renewal();
+                if error.is_retryable() {
+                    state.failed = Some((server.to_owned(), error.clone()));
+                } else {
+                    access.note_login(cause);
+                    access.refuse(error.clone());
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Access {
+    /// Whether a refused request may cause a login. A token that was never accepted is no better the next time, as a rule:
+    /// its user lacks the right.
+    fn may_replace(&self) -> bool {
+        let last = match &self.token {
+            Some(token) if !token.is_accepted => Some(token.since),
+            _ => self.replaced_at.max(self.refused.as_ref().map(|refused| refused.since)),
+        };
+        last.is_none_or(|last| last.elapsed() >= doubled(REPLACEMENT_PAUSE, self.vain_replacements))
+    }
+
+    /// A login that the server has decided on, either way.
+    fn note_login(&mut self, cause: Cause<'_>) {
+        if let Cause::Refused(_) = cause {
+            self.replaced_at = Some(Instant::now());
+            self.vain_replacements += 1;
+        }
+    }
+
+    /// After a failed login: what serves without a new token goes on for a while.
+    fn delay_renewal(&mut self) {
+        let now = Instant::now();
+        if let Some(token) = &mut self.token {
+            token.renew_at = token.renew_at.max(now + RENEWAL_PAUSE).min(token.ends_at);
+        }
+        if let Some(refused) = self.refused.as_mut().filter(|refused| refused.serves_without_token == Some(true)) {
+            refused.until = now + doubled(FIRST_PAUSE, refused.times);
+        }
+    }
+
+    fn refuse(&mut self, error: Error) {
+        let (since, before) = (Instant::now(), self.refused.take());
+        let times = before.as_ref().map_or(0, |before| before.times);
+        self.refused = Some(RefusedLogin {
+            error,
+            times: times + 1,
+            since,
+            until: since + doubled(FIRST_PAUSE, times),
+            serves_without_token: before.and_then(|before| before.serves_without_token),
+            is_closed: false,
+        });
+    }
+}
+
+impl RefusedLogin {
+    /// Gives the refusal of the login if this is new.
+    fn note_served(&mut self, is_served: bool) -> Option<Error> {
+        let before = self.serves_without_token.replace(is_served);
+        (before != Some(is_served)).then(|| self.error.clone())
+    }
+}
+
+impl Token {
+    fn new(answer: LoginAnswer) -> Self {
+        let since = Instant::now();
+        let life = Duration::from_secs(answer.token_ttl.max(1).unsigned_abs()).min(LONGEST_DURATION);
+        let (renew_at, ends_at) = (since + life.mul_f64(RENEW_AFTER), since + life);
+        Token { text: answer.access_token.into(), since, renew_at, ends_at, is_accepted: false }
+    }
+}
+
+/// A pause that has been doubled so many times.
+fn doubled(pause: Duration, times: u32) -> Duration {
+    pause.saturating_mul(1 << times.min(10)).min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::error::Operation;
+
+    fn session() -> Session {
+        Session::new(Some("me".into()), Some("hush".into()))
+    }
+
+    fn answer(token: &str, ttl: i64) -> LoginAnswer {
+        LoginAnswer { access_token: token.into(), token_ttl: ttl, global_admin: false }
+    }
+
+    #[actix::test]
+    async fn many_callers_make_one_login() {
+        let (session, logins) = (session(), Cell::new(0));
+        let ask = || {
+            session.token("a:1", |_| async {
+                actix_rt::task::yield_now().await;
+                logins.set(logins.get() + 1);
+                Ok(answer("t", 100))
+            })
+        };
+        let tokens = futures_util::future::join_all((0..64).map(|_| ask())).await;
+        assert!(tokens.iter().all(|token| token.as_ref().unwrap().as_deref() == Some("t")));
+        assert_eq!(logins.get(), 1);
+    }
+
+    fn denied(operation: Operation, reason: &str) -> Error {
+        Error::Unauthorized { operation, server: "a:1".into(), reason: reason.into() }
+    }
+
+    /// A session with a token that the server has accepted.
+    async fn accepted(token: &str) -> Session {
+        let session = session();
+        session.token("a:1", |_| async { Ok(answer(token, 1000)) }).await.unwrap();
+        session.note_served("a:1", Some(token));
+        session
+    }
+
+    async fn replace(session: &Session, refused: &str, by: &str) -> Option<Rc<str>> {
+        session.replacement("a:1", Some(refused), |_| async { Ok(answer(by, 1000)) }).await.unwrap()
+    }
+
+    async fn keep(session: &Session, refused: &str) -> Option<Rc<str>> {
+        session.replacement("a:1", Some(refused), |_| async { panic!("no login is due") }).await.unwrap()
+    }
+
+    #[actix::test]
+    async fn many_requests_whose_token_is_refused_make_one_login() {
+        let (session, logins) = (accepted("old").await, Cell::new(0));
+        let replace = || {
+            session.replacement("a:1", Some("old"), |_| async {
+                actix_rt::task::yield_now().await;
+                logins.set(logins.get() + 1);
+                Ok(answer("new", 1000))
+            })
+        };
+        let tokens = futures_util::future::join_all((0..64).map(|_| replace())).await;
+        assert!(tokens.iter().all(|token| token.as_ref().unwrap().as_deref() == Some("new")));
+        assert_eq!(logins.get(), 1);
+        assert_eq!(keep(&session, "old").await.as_deref(), Some("new"), "an answer that comes late");
+    }
+
+    #[actix::test]
+    async fn refused_tokens_cause_one_login_in_ten_seconds() {
+        tokio::time::pause();
+        let session = accepted("1").await;
+        assert_eq!(replace(&session, "1", "2").await.as_deref(), Some("2"));
+        session.note_served("a:1", Some("2"));
+        tokio::time::advance(REPLACEMENT_PAUSE - Duration::from_millis(1)).await;
+        assert_eq!(keep(&session, "2").await, None);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(replace(&session, "2", "3").await.as_deref(), Some("3"));
+    }
+
+    #[actix::test]
+    async fn the_refusal_of_a_brand_new_token_stands_and_of_one_never_accepted_for_longer_and_longer() {
+        tokio::time::pause();
+        let session = session();
+        session.token("a:1", |_| async { Ok(answer("0", 1000)) }).await.unwrap();
+        for (number, seconds) in [10, 20, 40, 60, 60].into_iter().enumerate() {
+            tokio::time::advance(Duration::from_millis(seconds * 1000 - 1)).await;
+            assert_eq!(keep(&session, &number.to_string()).await, None);
+            tokio::time::advance(Duration::from_millis(1)).await;
+            let next = (number + 1).to_string();
+            assert_eq!(replace(&session, &number.to_string(), &next).await.as_deref(), Some(&*next));
+        }
+        session.note_served("a:1", Some("5"));
+        tokio::time::advance(REPLACEMENT_PAUSE).await;
+        assert!(replace(&session, "5", "6").await.is_some());
+    }
+
+    #[actix::test]
+    async fn a_refused_token_serves_on_while_there_is_no_other() {
+        tokio::time::pause();
+        let session = accepted("old").await;
+        assert_eq!(session.replacement("a:1", Some("old"), |_| async { Err(down()) }).await, Err(down()));
+        let kept = session.token("a:1", |_| async { panic!("no login is due") }).await;
+        assert_eq!(kept.unwrap().as_deref(), Some("old"), "it may lack but one right");
+
+        assert_eq!(session.replacement("a:1", Some("old"), |_| async { Err(wrong()) }).await, Err(wrong()), "at once");
+        tokio::time::advance(FIRST_PAUSE).await;
+        let refused = session.replacement("a:1", Some("old"), |_| async { panic!("no login is due") }).await;
+        assert_eq!(refused, Err(wrong()), "that is the reason");
+        assert_eq!(session.check("a:1"), Ok(()));
+    }
+
+    #[actix::test]
+    async fn each_server_has_a_token_of_its_own() {
+        let session = session();
+        let first = session.token("a:1", |_| async { Ok(answer("a", 100)) }).await.unwrap().unwrap();
+        session.token("b:1", |_| async { Ok(answer("b", 100)) }).await.unwrap();
+        session.note_served("b:1", Some(&first));
+        let kept = |server| session.token(server, |_| async { panic!("no login is due") });
+        assert_eq!(kept("a:1").await.unwrap().as_deref(), Some("a"));
+        assert_eq!(kept("b:1").await.unwrap().as_deref(), Some("b"));
+    }
+
+    /// A session whose login the server has just refused.
+    async fn refused_login() -> Session {
+        let session = session();
+        assert_eq!(session.token("a:1", |_| async { Err(wrong()) }).await, Ok(None));
+        session
+    }
+
+    fn wrong() -> Error {
+        denied(Operation::Login, "wrong")
+    }
+
+    fn down() -> Error {
+        Error::Unreachable { operation: Operation::Login, server: "a:1".into(), reason: "down".into() }
+    }
+
+    #[actix::test]
+    async fn a_refused_login_is_not_tried_in_a_loop_where_nothing_is_served_without_it() {
+        tokio::time::pause();
+        let session = refused_login().await;
+        for (number, seconds) in [1, 2, 4, 8, 16, 32, 60, 60].into_iter().enumerate() {
+            assert_eq!(session.check("a:1"), Ok(()), "without a token it may serve");
+            let told = session.note_not_served("a:1", true);
+            assert_eq!(told, (number == 0).then(wrong), "once");
+            assert_eq!(session.replacement("a:1", None, |_| async { panic!("too early") }).await, Err(wrong()));
+            tokio::time::advance(Duration::from_millis(seconds * 1000 - 1)).await;
+            assert_eq!(session.check("a:1"), Err(wrong()));
+            assert_eq!(session.token("a:1", |_| async { panic!("too early") }).await, Err(wrong()));
+            tokio::time::advance(Duration::from_millis(1)).await;
+            assert_eq!(session.check("a:1"), Ok(()));
+            assert_eq!(session.token("a:1", |_| async { Err(wrong()) }).await, Ok(None));
+        }
+        assert_eq!(session.token("b:1", |_| async { Ok(answer("b", 100)) }).await.unwrap().as_deref(), Some("b"));
+    }
+
+    #[actix::test]
+    async fn a_server_that_refuses_one_operation_without_a_token_may_serve_others() {
+        let session = refused_login().await;
+        assert_eq!(session.note_not_served("a:1", false), Some(wrong()));
+        assert_eq!(session.check("a:1"), Ok(()));
+        assert_eq!(session.note_served("a:1", None), Some(wrong()));
+        assert_eq!(session.note_not_served("a:1", true), None);
+        assert_eq!(session.check("a:1"), Ok(()), "it has served");
+    }
+
+    #[actix::test]
+    async fn without_a_token_nobody_waits_for_a_login_but_the_one_who_tries_it() {
+        tokio::time::pause();
+        let session = refused_login().await;
+        assert_eq!(session.note_served("a:1", None), Some(wrong()));
+        assert_eq!(session.note_served("a:1", None), None, "told once");
+        assert_eq!(session.token("a:1", |_| async { panic!("too early") }).await, Ok(None));
+        tokio::time::advance(FIRST_PAUSE).await;
+        let hold = tokio::sync::Notify::new();
+        let first = session.token("a:1", |_| async {
+            hold.notified().await;
+            Err(down())
+        });
+        let second = async {
+            let token = session.token("a:1", |_| async { panic!("one is under way") }).await;
+            hold.notify_one();
+            token
+        };
+        assert_eq!(futures_util::future::join(first, second).await, (Ok(None), Ok(None)));
+        assert_eq!(session.token("a:1", |_| async { panic!("too early") }).await, Ok(None));
+        tokio::time::advance(FIRST_PAUSE * 2).await;
+        let token = session.token("a:1", |_| async { Ok(answer("t", 100)) }).await;
+        assert_eq!(token.unwrap().as_deref(), Some("t"));
+        assert!(!session.is_refused("a:1"));
+    }
+
+    #[actix::test]
+    async fn a_server_that_has_served_without_a_token_and_no_longer_does_is_logged_in_to() {
+        tokio::time::pause();
+        let session = refused_login().await;
+        session.note_served("a:1", None);
+        let too_early = session.replacement("a:1", None, |_| async { panic!("no login is due") }).await;
+        assert_eq!(too_early, Err(wrong()));
+        tokio::time::advance(REPLACEMENT_PAUSE).await;
+        let token = session.replacement("a:1", None, |_| async { Ok(answer("t", 100)) }).await;
+        assert_eq!(token.unwrap().as_deref(), Some("t"));
+    }
+
+    fn others() -> Credentials {
+        Credentials { username: "you".into(), password: "quiet".into() }
+    }
+
+    #[actix::test]
+    async fn with_other_credentials_everything_begins_anew() {
+        let session = refused_login().await;
+        session.note_not_served("a:1", true);
+        session.token("b:1", |_| async { Ok(answer("b", 100)) }).await.unwrap();
+        session.replace_credentials(others());
+        assert_eq!((session.check("a:1"), session.is_refused("a:1")), (Ok(()), false));
+        for server in ["a:1", "b:1"] {
+            let log_in = |used: Rc<Credentials>| async move { Ok(answer(&used.username, 100)) };
+            assert_eq!(session.token(server, log_in).await.unwrap().as_deref(), Some("you"), "{server}");
+        }
+        assert_eq!(session.health().logins, 4);
+    }
+
+    #[actix::test]
+    async fn a_login_by_credentials_that_are_replaced_meanwhile_counts_for_nothing() {
+        let session = session();
+        let log_in = |used: Rc<Credentials>| {
+            if used.username == "me" {
+                session.replace_credentials(others());
+                return std::future::ready(Err(wrong()));
+            }
+            std::future::ready(Ok(answer(&used.username, 100)))
+        };
+        assert_eq!(session.token("a:1", log_in).await.unwrap().as_deref(), Some("you"));
+        assert!(!session.is_refused("a:1"));
+        // A request that is under way with the former token.
+        assert_eq!(keep(&session, "old").await.as_deref(), Some("you"));
+    }
+
+    #[actix::test]
+    async fn a_token_that_lives_for_ever_is_one() {
+        let session = session();
+        session.token("a:1", |_| async { Ok(answer("t", i64::MAX)) }).await.unwrap();
+        session.token("a:1", |_| async { panic!("no login is due") }).await.unwrap();
+    }
+
+    #[actix::test]
+    async fn a_login_that_hangs_costs_one_timeout_however_many_wait() {
+        let (session, logins) = (session(), Cell::new(0));
+        let late =
+            || Error::Timeout { operation: Operation::Login, server: "a:1".into(), after: Duration::from_secs(3) };
+        let ask = |server| {
+            session.token(server, |_| async {
+                actix_rt::task::yield_now().await;
+                logins.set(logins.get() + 1);
+                Err(late())
+            })
+        };
+        let outcomes = futures_util::future::join_all((0..64).map(|_| ask("a:1"))).await;
+        assert!(outcomes.iter().all(|outcome| *outcome == Err(late())));
+        assert_eq!(logins.get(), 1);
+        let _ = futures_util::future::join(ask("a:1"), ask("b:1")).await;
+        assert_eq!(logins.get(), 3, "another time, and at another server, it may be well");
+    }
+
+    #[actix::test]
+    async fn a_token_that_cannot_be_renewed_serves_until_its_end() {
+        tokio::time::pause();
+        let session = session();
+        session.token("a:1", |_| async { Ok(answer("old", 100)) }).await.unwrap();
+        tokio::time::advance(Duration::from_secs(85)).await;
+        let kept = session.token("a:1", |_| async { Err(down()) }).await;
+        assert_eq!(kept.unwrap().as_deref(), Some("old"));
+        session.token("a:1", |_| async { panic!("not again at once") }).await.unwrap();
+        tokio::time::advance(Duration::from_secs(15)).await;
+        assert_eq!(session.token("a:1", |_| async { Err(down()) }).await, Err(down()));
+    }
+
+    #[actix::test]
+    async fn without_credentials_nobody_logs_in() {
+        let session = Session::new(None, None);
+        assert_eq!(session.token("a:1", |_| async { panic!("no login is due") }).await, Ok(None));
+    }
+}

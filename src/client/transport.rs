@@ -1,0 +1,240 @@
+//! One request to one server. The one place where awc's errors, which may not leave their thread, become ours.
+
+use std::{
+    borrow::Cow,
+    cell::Cell,
+    pin::pin,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use actix_rt::time::{timeout, Instant};
+use awc::{
+    error::{ConnectError, PayloadError, SendRequestError},
+    http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, USER_AGENT},
+    Client, ClientResponse, Connector,
+};
+use futures_util::future::select;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::{decoding::decode, dialer::Dialer, health::FailureKind, tls};
+use crate::{
+    config::Config,
+    error::{Error, Operation},
+    wire::{
+        exchange::{Answer, Request},
+        signature::{AccessKey, SECURITY_TOKEN_HEADER},
+    },
+};
+
+/// Servers push to no other kind of client than their own; this one is pushed to by all of them, and 1.4 gives it
+/// grouped service names.
+const AGENT: &str = concat!("Nacos-Java-Client:v1.4.6 actix-nacos/", env!("CARGO_PKG_VERSION"));
+
+/// Of the largest answer that is read: a list of some 100,000 instances.
+const ANSWER_LIMIT: usize = 64 * 1024 * 1024;
+
+/// Connections are kept as long as the server keeps them; one that it has closed is noticed before it is used.
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How many requests may be under way, and for how long each.
+pub(crate) struct Transport {
+    /// For all requests.
+    permits: Semaphore,
+    /// For heartbeats and registrations alone: they must not wait behind an application's own requests.
+    reserved: Semaphore,
+    /// At the end deregistering does not wait behind them either.
+    is_closing: Cell<bool>,
+    timeout: Duration,
+}
+
+/// What shows a server that a request is ours.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Proof<'a> {
+    pub(crate) token: Option<&'a str>,
+    pub(crate) key: Option<&'a AccessKey>,
+}
+
+impl Proof<'_> {
+    /// The query of `request`, signed at this moment.
+    fn query<'a>(&self, request: &'a Request) -> Cow<'a, str> {
+        let Some(key) = self.key else { return Cow::Borrowed(&request.query) };
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Cow::Owned(key.signed_query(request, i64::try_from(since_1970.as_millis()).unwrap_or_default()))
+    }
+
+    fn security_token(&self) -> Option<&str> {
+        self.key?.security_token.as_deref()
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum NoAnswer {
+    ConnectFailed(String),
+    /// The connection ended before the answer was whole.
+    Broken(String),
+    Timeout(Duration),
+    Unreadable(String),
+}
+
+impl NoAnswer {
+    pub(crate) fn into_error(self, operation: Operation, server: &str) -> Error {
+        let server = server.to_owned();
+        match self {
+            NoAnswer::ConnectFailed(reason) | NoAnswer::Broken(reason) => {
+                Error::Unreachable { operation, server, reason }
+            }
+            NoAnswer::Timeout(after) => Error::Timeout { operation, server, after },
+            NoAnswer::Unreadable(reason) => Error::Unreadable { operation, server, reason },
+        }
+    }
+}
+
+/// Makes clients that share one configuration, each for the server of its dialer. Each must be made, and used, inside the arbiter that sends: awc's client is
+/// bound to its thread.
+pub(crate) fn client_factory(config: &Config) -> Result<impl Fn(&Dialer) -> Client, Error> {
+    let (timeout, limit) = (config.request_timeout, config.max_connections.saturating_add(1));
+    let tls = tls::connector(config)?;
+    Ok(move |dialer: &Dialer| {
+        let connector = Connector::new()
+            .connector(dialer.clone().service(tls.clone()))
+            .timeout(timeout)
+            .limit(limit)
+            .conn_keep_alive(CONNECTION_LIFETIME)
+            .conn_lifetime(CONNECTION_LIFETIME);
+        Client::builder()
+            .connector(connector)
+            .disable_timeout()
+            .disable_redirects()
+            .no_default_headers()
+            .add_default_header((USER_AGENT, AGENT))
+            .finish()
+    })
+}
+
+impl Transport {
+    pub(crate) fn new(config: &Config) -> Self {
+        let reserved = (config.max_connections / 4).max(1);
+        let shared = (config.max_connections - reserved).max(1);
+        Transport {
+            permits: Semaphore::new(shared),
+            reserved: Semaphore::new(reserved),
+            is_closing: Cell::new(false),
+            timeout: config.request_timeout,
+        }
+    }
+
+    /// From now on deregistering has the reserved permits, too.
+    pub(crate) fn close(&self) {
+        self.is_closing.set(true);
+    }
+
+    /// Waits until one more request at a time may be sent. Whoever sends waits here first, and not in awc's pool, where
+    /// the waiting would count against the request's timeout. The semaphores are never closed: there is always a permit.
+    pub(crate) async fn permit(&self, operation: Operation) -> Option<SemaphorePermit<'_>> {
+        let is_last = self.is_closing.get() && operation == Operation::Deregister;
+        if !operation.keeps_registered() && !is_last {
+            return self.permits.acquire().await.ok();
+        }
+        if let Ok(permit) = self.reserved.try_acquire() {
+            return Some(permit);
+        }
+        let (any, reserved) = (pin!(self.permits.acquire()), pin!(self.reserved.acquire()));
+        select(any, reserved).await.factor_first().0.ok()
+    }
+
+    /// How `error` counts against a server; none where it does not. A request that was cut short by its operation's
+    /// deadline says nothing of the server, and neither does one that came too often.
+    pub(crate) fn failure_kind(&self, error: &Error) -> Option<FailureKind> {
+        match error {
+            Error::Timeout { after, .. } => (*after >= self.timeout / 2).then_some(FailureKind::NoAnswer),
+            Error::Unreachable { .. } => Some(FailureKind::ConnectFailed),
+            _ => error.status().is_none_or(|status| status >= 500).then_some(FailureKind::BadAnswer),
+        }
+    }
+
+    /// Sends `request` to the server at `base_url`, and waits for the answer until `deadline` at the latest.
+    pub(crate) async fn send(
+        &self,
+        client: &Client,
+        base_url: &str,
+        request: &Request,
+        proof: Proof<'_>,
+        deadline: Instant,
+    ) -> Result<Answer, NoAnswer> {
+        let limit = self.timeout.min(deadline.saturating_duration_since(Instant::now()));
+        let exchange = async {
+            match self.exchange(client, base_url, request, proof).await {
+                // The server or a proxy closed the idle connection at this moment. A new one shows whether it is there.
+                Err(NoAnswer::Broken(_)) => self.exchange(client, base_url, request, proof).await,
+                exchanged => exchanged,
+            }
+        };
+        timeout(limit, exchange).await.unwrap_or(Err(NoAnswer::Timeout(limit)))
+    }
+
+    async fn exchange(
+        &self,
+        client: &Client,
+        base_url: &str,
+        request: &Request,
+        proof: Proof<'_>,
+    ) -> Result<Answer, NoAnswer> {
+        // The dialer does TLS where the server wants it: to awc all connections are plain.
+        let place = base_url.strip_prefix("https://").or(base_url.strip_prefix("http://")).unwrap_or(base_url);
+        let url = match &*proof.query(request) {
+            "" => ["http://", place, request.path].concat(),
+            query => ["http://", place, request.path, "?", query].concat(),
+        };
+        // Bodies are decoded here, whatever else uses awc in this process.
+        let mut head = client.request(request.method.clone(), url).no_decompress();
+        if let Some(token) = proof.security_token() {
+            head = head.insert_header((SECURITY_TOKEN_HEADER, token));
+        }
+        if let Some(token) = proof.token {
+            // A header keeps the token out of access logs. This one is read by all servers; 1.4 and 2.0 know no other.
+            head = head.insert_header((AUTHORIZATION, format!("Bearer {token}")));
+        }
+        let sent = match &request.form {
+            Some(form) => {
+                head.insert_header((CONTENT_TYPE, "application/x-www-form-urlencoded")).send_body(form.clone())
+            }
+            None => head.send(),
+        };
+        let mut response = sent.await.map_err(|error| self.not_sent(error))?;
+        let status = response.status();
+        let body = response.body().limit(ANSWER_LIMIT).await.map_err(not_read)?;
+        // awc takes what came before the end of the connection for all of it.
+        if promised_length(&response).is_some_and(|length| body.len() < length) {
+            return Err(NoAnswer::Unreadable("cut off".into()));
+        }
+        let body = decode(status, response.headers(), body.into(), request.path, ANSWER_LIMIT);
+        Ok(Answer { status: status.as_u16(), body })
+    }
+
+    fn not_sent(&self, error: SendRequestError) -> NoAnswer {
+        match error {
+            SendRequestError::Timeout | SendRequestError::Connect(ConnectError::Timeout) => {
+                NoAnswer::Timeout(self.timeout)
+            }
+            SendRequestError::Response(error) => NoAnswer::Unreadable(format!("no HTTP: {error}")),
+            SendRequestError::Connect(error) if !matches!(error, ConnectError::Disconnected) => {
+                NoAnswer::ConnectFailed(error.to_string())
+            }
+            error => NoAnswer::Broken(error.to_string()),
+        }
+    }
+}
+
+fn promised_length<S>(response: &ClientResponse<S>) -> Option<usize> {
+    response.headers().get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}
+
+fn not_read(error: PayloadError) -> NoAnswer {
+    match error {
+        PayloadError::Overflow => NoAnswer::Unreadable(format!("longer than {ANSWER_LIMIT} bytes")),
+        PayloadError::Incomplete(_) => NoAnswer::Unreadable("cut off".into()),
+        PayloadError::EncodingCorrupted => NoAnswer::Unreadable("corrupt transfer encoding".into()),
+        error => NoAnswer::Broken(error.to_string()),
+    }
+}

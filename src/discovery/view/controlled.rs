@@ -1,0 +1,120 @@
+//! Views whose list a test decides.
+
+use std::{sync::Arc, thread};
+
+use super::{ServiceView, ViewWriter};
+use crate::model::{
+    instance::Instance,
+    service::{ServiceInfo, ServiceName},
+};
+
+impl ServiceView {
+    /// A view, and what decides what it shows: for tests of code that takes a `ServiceView` and lives with its changes. No
+    /// Registry and no server is there. See [`fixed`](ServiceView::fixed) for a list that stays as it is.
+    ///
+    /// The view has no list until the first is [published](ViewControl::publish). It behaves as one of a Registry; only
+    /// [`ready_within`](ServiceView::ready_within) keeps the time in a thread of the control.
+    ///
+    /// ```
+    /// use actix_nacos::{Instance, ServiceName, ServiceView};
+    ///
+    /// let (view, control) = ServiceView::controlled(ServiceName::parse("orders")?);
+    /// assert!(!view.is_ready());
+    /// control.publish([Instance::new("127.0.0.7", 8080)]);
+    /// assert_eq!(view.select_one().map(|chosen| chosen.port), Some(8080));
+    /// control.publish([]);
+    /// assert!(view.is_ready() && view.select_one().is_none());
+    /// # Ok::<(), actix_nacos::Error>(())
+    /// ```
+    pub fn controlled(service: ServiceName) -> (ServiceView, ViewControl) {
+        let writer = ViewWriter::new(service.clone(), String::new());
+        let time = writer.keep_time();
+        let keep_time = move || {
+            if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() {
+                runtime.block_on(time);
+            }
+        };
+        // It ends with the writer. Where no thread can be had, `ready_within` says that the Registry has ended.
+        let _ = thread::Builder::new().name("actix-nacos-view".into()).spawn(keep_time);
+        (writer.view(false), ViewControl { service, writer })
+    }
+}
+
+/// Decides what a [controlled](ServiceView::controlled) view shows. When it is dropped, the view sees the end of the
+/// Registry.
+pub struct ViewControl {
+    service: ServiceName,
+    writer: ViewWriter,
+}
+
+impl ViewControl {
+    /// Shows these instances, which are not stale, and wakes whoever waits for a change.
+    pub fn publish(&self, instances: impl IntoIterator<Item = Instance>) {
+        let info = ServiceInfo::new(self.service.clone(), instances);
+        self.writer.publish(Arc::new(info), false, |_| false);
+    }
+
+    /// Decides what [`ServiceView::is_stale`] says until the next list. At first: false.
+    pub fn set_stale(&self, stale: bool) {
+        self.writer.set_stale(stale);
+    }
+
+    /// Another view of the same list, which shows only healthy instances.
+    pub fn healthy_view(&self) -> ServiceView {
+        self.writer.view(true)
+    }
+}
+
+impl std::fmt::Debug for ViewControl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ViewControl").field("service", &self.service).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{error::Error, runtime::blocking::block_on};
+
+    fn controlled() -> (ServiceView, ViewControl) {
+        ServiceView::controlled(ServiceName::parse("SHOP@@orders").unwrap())
+    }
+
+    fn instance(port: u16) -> Instance {
+        Instance::new("127.0.0.1", port)
+    }
+
+    #[test]
+    fn the_control_decides_what_its_views_show() {
+        let (mut view, control) = controlled();
+        assert!(!view.is_ready() && !view.is_stale());
+        control.publish([instance(81), instance(80), Instance { healthy: false, ..instance(82) }]);
+        assert_eq!(view.instances().iter().map(|instance| instance.port).collect::<Vec<_>>(), [80, 81, 82]);
+        assert_eq!(control.healthy_view().instances().len(), 2);
+        assert_eq!(view.instances()[0].service_name, "SHOP@@orders");
+        assert_eq!(block_on(view.changed()), Ok(()));
+        control.set_stale(true);
+        assert!(view.is_stale());
+        control.publish([instance(80)]);
+        assert!(!view.is_stale());
+        assert_eq!(block_on(view.changed()), Ok(()));
+        drop(control);
+        assert!(view.is_stale() && view.select_one().is_some());
+        assert_eq!(block_on(view.changed()), Err(Error::Stopped));
+    }
+
+    #[test]
+    fn waiting_for_a_list_that_never_comes_ends_without_a_runtime() {
+        let (view, control) = controlled();
+        let limit = Duration::from_millis(20);
+        assert!(matches!(block_on(view.ready_within(limit)), Err(Error::Timeout { after, .. }) if after == limit));
+        let waiting = thread::spawn({
+            let view = view.clone();
+            move || block_on(view.ready_within(Duration::from_secs(60)))
+        });
+        control.publish([]);
+        assert_eq!(waiting.join().unwrap(), Ok(()));
+    }
+}

@@ -1,0 +1,367 @@
+//! An instance of a service, its key, and what Nacos accepts as one.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt, net::IpAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::service::{validate_name, ServiceName, DEFAULT_GROUP};
+use crate::{error::Error, registry::heartbeat::DEFAULT_INTERVAL};
+
+/// The cluster of an instance that names none.
+pub const DEFAULT_CLUSTER: &str = "DEFAULT";
+
+/// Key-value pairs that travel with an instance: at most 64 KiB over all keys and values. Nacos 2.3 and later take no more
+/// than 1,024 characters unless configured otherwise, and say so.
+pub type Metadata = BTreeMap<String, String>;
+
+/// Metadata key: the interval between two beats, in milliseconds; shorter than both timeouts. An instance with a timeout
+/// and without this is registered with the smaller of 5 s and a third of its smallest timeout.
+pub const HEART_BEAT_INTERVAL: &str = "preserved.heart.beat.interval";
+/// Metadata key: after how many milliseconds without a beat the server calls the instance unhealthy.
+pub const HEART_BEAT_TIMEOUT: &str = "preserved.heart.beat.timeout";
+/// Metadata key: after how many milliseconds without a beat the server removes the instance.
+pub const IP_DELETE_TIMEOUT: &str = "preserved.ip.delete.timeout";
+
+/// In bytes. Servers have lower limits or none; this one is ours, since metadata travels with every list.
+const LARGEST_METADATA: usize = 64 * 1024;
+/// Nacos' own (`Constants.DEFAULT_HEART_BEAT_TIMEOUT` and `DEFAULT_IP_DELETE_TIMEOUT`).
+const DEFAULT_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
+const DEFAULT_DELETE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One instance of a service, as servers list it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Instance {
+    /// The server's own name of it. Its form differs from server to server: no key, see [`InstanceKey`].
+    pub instance_id: String,
+    /// IPv4 or IPv6 address, or host name.
+    pub ip: String,
+    /// TCP port; 0 where nothing can be called, as for Dubbo's consumers.
+    pub port: u16,
+    /// Share of the calls it should get, 0 (none) to 10,000; 1 by default.
+    pub weight: f64,
+    /// Whether the server thinks that it is alive.
+    pub healthy: bool,
+    /// Whether it takes calls. Servers leave disabled instances out of their lists.
+    pub enabled: bool,
+    /// Whether it lives by heartbeats (true) or stays until deregistered (false, "persistent").
+    pub ephemeral: bool,
+    /// The cluster within the service.
+    pub cluster_name: String,
+    /// `GROUP@@service`. Empty in a [new](Instance::new) one; messages that are made from an instance need it.
+    pub service_name: String,
+    /// Free key-value pairs, and Nacos' own under `preserved.`.
+    pub metadata: Metadata,
+}
+
+impl Instance {
+    /// An instance with Nacos' defaults: cluster `DEFAULT`, weight 1, healthy, enabled, ephemeral, no metadata.
+    pub fn new(ip: impl Into<String>, port: u16) -> Self {
+        Instance {
+            instance_id: String::new(),
+            ip: ip.into(),
+            port,
+            weight: 1.0,
+            healthy: true,
+            enabled: true,
+            ephemeral: true,
+            cluster_name: DEFAULT_CLUSTER.into(),
+            service_name: String::new(),
+            metadata: Metadata::new(),
+        }
+    }
+
+    /// `ip:port`, with an IPv6 address in brackets: what a socket or a URL wants.
+    ///
+    /// ```
+    /// # use actix_nacos::Instance;
+    /// assert_eq!(Instance::new("127.0.0.7", 8080).authority(), "127.0.0.7:8080");
+    /// assert_eq!(Instance::new("::1", 80).authority(), "[::1]:80");
+    /// ```
+    pub fn authority(&self) -> String {
+        if self.ip.contains(':') && !self.ip.starts_with('[') {
+            format!("[{}]:{}", self.ip, self.port)
+        } else {
+            format!("{}:{}", self.ip, self.port)
+        }
+    }
+
+    /// The order of instances within a list: what tells one from another inside a service.
+    pub(crate) fn place(&self) -> (&str, &str, u16) {
+        (&self.cluster_name, &self.ip, self.port)
+    }
+
+    /// Whether it should get calls at all. Dubbo's consumers are registered with port 0, where nobody listens.
+    pub(crate) fn takes_calls(&self) -> bool {
+        self.healthy && self.enabled && self.weight > 0.0 && self.port > 0
+    }
+
+    /// The beat interval that its metadata asks for, by itself or by its timeouts.
+    pub(crate) fn preserved_interval(&self) -> Option<Duration> {
+        // What cannot be read was refused before it came here, or is somebody else's.
+        let millis = match preserved_millis(&self.metadata, HEART_BEAT_INTERVAL).ok()? {
+            Some(millis) => millis,
+            None => interval_within_timeouts(&self.metadata)?,
+        };
+        Some(Duration::from_millis(millis))
+    }
+
+    /// The metadata to register with: with the beat interval where only timeouts are given. Servers assume 5 s otherwise:
+    /// some refuse timeouts that are shorter, the others would call the instance unhealthy between two beats.
+    pub(crate) fn metadata_to_register(&self) -> Cow<'_, Metadata> {
+        if self.ephemeral && !self.metadata.contains_key(HEART_BEAT_INTERVAL) {
+            if let Some(interval) = interval_within_timeouts(&self.metadata) {
+                let mut metadata = self.metadata.clone();
+                metadata.insert(HEART_BEAT_INTERVAL.into(), interval.to_string());
+                return Cow::Owned(metadata);
+            }
+        }
+        Cow::Borrowed(&self.metadata)
+    }
+
+    /// Removes the beat interval that [`metadata_to_register`](Instance::metadata_to_register) added: registered again with
+    /// other timeouts, the instance wants another one.
+    pub(crate) fn forget_derived_interval(&self, registered: &mut Metadata) {
+        let added = self.metadata_to_register();
+        if !self.metadata.contains_key(HEART_BEAT_INTERVAL)
+            && added.get(HEART_BEAT_INTERVAL) == registered.get(HEART_BEAT_INTERVAL)
+        {
+            registered.remove(HEART_BEAT_INTERVAL);
+        }
+    }
+
+    /// After what time without a beat a server calls it unhealthy.
+    pub(crate) fn heartbeat_timeout(&self) -> Duration {
+        self.preserved(HEART_BEAT_TIMEOUT).unwrap_or(DEFAULT_HEARTBEAT_TIMEOUT)
+    }
+
+    /// After what time without a beat a server removes it.
+    pub(crate) fn delete_timeout(&self) -> Duration {
+        self.preserved(IP_DELETE_TIMEOUT).unwrap_or(DEFAULT_DELETE_TIMEOUT)
+    }
+
+    fn preserved(&self, key: &'static str) -> Option<Duration> {
+        preserved_millis(&self.metadata, key).ok().flatten().map(Duration::from_millis)
+    }
+
+    /// Refuses what no server should be sent, naming the field.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        validate_address(&self.ip, self.port)?;
+        validate_cluster(&self.cluster_name)?;
+        self.validate_values()
+    }
+
+    /// As [`validate`](Instance::validate), wherever it is.
+    pub(crate) fn validate_values(&self) -> Result<(), Error> {
+        validate_weight(self.weight)?;
+        validate_metadata(&self.metadata)
+    }
+}
+
+/// What tells one instance from another within a namespace. Servers' `instanceId`s do not.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct InstanceKey {
+    /// Its service.
+    pub service: ServiceName,
+    /// Its cluster.
+    pub cluster: String,
+    /// Its address.
+    pub ip: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl InstanceKey {
+    pub(crate) fn of(service: &ServiceName, instance: &Instance) -> Self {
+        InstanceKey {
+            service: service.clone(),
+            cluster: instance.cluster_name.clone(),
+            ip: instance.ip.clone(),
+            port: instance.port,
+        }
+    }
+
+    /// Refuses what cannot be registered.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        validate_address(&self.ip, self.port)?;
+        validate_cluster(&self.cluster)
+    }
+
+    /// Refuses what can never have been registered: servers have more than should be.
+    pub(crate) fn validate_known(&self) -> Result<(), Error> {
+        validate_name("ip", &self.ip)?;
+        validate_cluster(&self.cluster)
+    }
+
+    pub(crate) fn names(&self, instance: &Instance) -> bool {
+        instance.place() == (&self.cluster, &self.ip, self.port)
+    }
+}
+
+/// By its `service_name`, `GROUP@@service`, which every listed instance has.
+impl From<&Instance> for InstanceKey {
+    fn from(instance: &Instance) -> Self {
+        InstanceKey::of(&ServiceName::from_wire(&instance.service_name, DEFAULT_GROUP), instance)
+    }
+}
+
+impl fmt::Display for InstanceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{} of {} (cluster {})", self.ip, self.port, self.service, self.cluster)
+    }
+}
+
+fn validate_address(ip: &str, port: u16) -> Result<(), Error> {
+    if ip.is_empty() {
+        return Err(Error::invalid("ip", "must not be empty"));
+    }
+    if ip.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(Error::invalid("ip", "must not contain blanks or control characters"));
+    }
+    if ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
+        return Err(Error::invalid(
+            "ip",
+            format!("{ip} is no address others can call; Config::local_ip() gives the one that reaches the server"),
+        ));
+    }
+    if port == 0 {
+        return Err(Error::invalid("port", "must be between 1 and 65535"));
+    }
+    Ok(())
+}
+
+/// Lists take several clusters, separated by commas.
+pub(crate) fn validate_cluster(cluster: &str) -> Result<(), Error> {
+    validate_name("cluster", cluster)?;
+    if cluster.contains(',') {
+        return Err(Error::invalid("cluster", format!("{cluster:?} contains a comma")));
+    }
+    Ok(())
+}
+
+fn validate_weight(weight: f64) -> Result<(), Error> {
+    if (0.0..=10_000.0).contains(&weight) {
+        return Ok(());
+    }
+    Err(Error::invalid("weight", format!("{weight} is not between 0 and 10000")))
+}
+
+fn validate_metadata(metadata: &Metadata) -> Result<(), Error> {
+    let size: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if size > LARGEST_METADATA {
+        let reason = format!("has {size} bytes in keys and values, at most {LARGEST_METADATA} are allowed");
+        return Err(Error::invalid("metadata", reason));
+    }
+    let given = preserved_millis(metadata, HEART_BEAT_INTERVAL)?;
+    for key in [HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT] {
+        let Some(timeout) = preserved_millis(metadata, key)? else { continue };
+        let interval = given.or_else(|| interval_within_timeouts(metadata)).unwrap_or(0);
+        if timeout <= interval {
+            let reason = format!("{key} of {timeout} ms must be longer than {HEART_BEAT_INTERVAL}, {interval} ms");
+            return Err(Error::invalid("metadata", reason));
+        }
+    }
+    Ok(())
+}
+
+/// Milliseconds between beats where only timeouts are given: the usual interval, or a third of the smallest timeout, so that
+/// two beats may be lost.
+fn interval_within_timeouts(metadata: &Metadata) -> Option<u64> {
+    let timeout = |key| preserved_millis(metadata, key).ok().flatten();
+    let smallest = [HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT].into_iter().filter_map(timeout).min()?;
+    let usual = DEFAULT_INTERVAL.as_millis() as u64;
+    Some(usual.min(smallest / 3).max(1))
+}
+
+fn preserved_millis(metadata: &Metadata, key: &'static str) -> Result<Option<u64>, Error> {
+    let Some(value) = metadata.get(key) else { return Ok(None) };
+    match value.parse::<u64>() {
+        Ok(millis) if millis > 0 => Ok(Some(millis)),
+        _ => Err(Error::invalid("metadata", format!("{key} must be a positive number of milliseconds, not {value:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused_field(instance: Instance) -> &'static str {
+        match instance.validate() {
+            Err(Error::InvalidInput { field, .. }) => field,
+            other => panic!("{instance:?} gave {other:?}"),
+        }
+    }
+
+    fn with(change: impl FnOnce(&mut Instance)) -> Instance {
+        let mut instance = Instance::new("127.0.0.7", 8080);
+        change(&mut instance);
+        instance
+    }
+
+    fn with_metadata(key: &str, value: &str) -> Instance {
+        with(|i| drop(i.metadata.insert(key.into(), value.into())))
+    }
+
+    #[test]
+    fn bad_input_names_its_field() {
+        for ip in ["", "127.0.0.1 ", "a\nb", "0.0.0.0", "::", "0:0:0:0:0:0:0:0"] {
+            assert_eq!(refused_field(Instance::new(ip, 80)), "ip", "{ip:?}");
+        }
+        assert_eq!(refused_field(Instance::new("127.0.0.1", 0)), "port");
+        for weight in [-0.1, 10_000.1, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(refused_field(with(|i| i.weight = weight)), "weight", "{weight}");
+        }
+        for cluster in ["", "a,b", "a\nb", &"c".repeat(513)] {
+            assert_eq!(refused_field(with(|i| i.cluster_name = cluster.into())), "cluster", "{cluster:?}");
+        }
+        for interval in ["", "5s", "0", "-1", "1.5"] {
+            assert_eq!(refused_field(with_metadata(HEART_BEAT_INTERVAL, interval)), "metadata", "{interval:?}");
+        }
+    }
+
+    #[test]
+    fn ipv6_and_host_names_are_addresses() {
+        for ip in ["::1", "fe80::1", "backend.example", "127.0.0.7"] {
+            assert_eq!(Instance::new(ip, 80).validate(), Ok(()), "{ip}");
+        }
+    }
+
+    #[test]
+    fn metadata_may_have_64_kib() {
+        assert_eq!(with_metadata("k", &"v".repeat(65_535)).validate(), Ok(()));
+        assert_eq!(refused_field(with_metadata("k", &"v".repeat(65_536))), "metadata");
+        assert_eq!(refused_field(with_metadata("k", &"ж".repeat(32_768))), "metadata", "bytes count");
+    }
+
+    #[test]
+    fn an_interval_must_fit_into_its_timeouts() {
+        let mut instance = with_metadata(HEART_BEAT_INTERVAL, "1000");
+        instance.metadata.insert(HEART_BEAT_TIMEOUT.into(), "3000".into());
+        assert_eq!(instance.validate(), Ok(()));
+        assert_eq!(instance.preserved_interval(), Some(Duration::from_secs(1)));
+        instance.metadata.insert(IP_DELETE_TIMEOUT.into(), "1000".into());
+        assert_eq!(refused_field(instance), "metadata");
+    }
+
+    #[test]
+    fn timeouts_without_an_interval_are_registered_with_one_that_fits() {
+        let interval = |pairs: &[(&str, &str)]| {
+            let mut instance = Instance::new("127.0.0.7", 80);
+            instance.metadata.extend(pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())));
+            assert_eq!(instance.validate(), Ok(()), "{pairs:?}");
+            let sent = instance.metadata_to_register().get(HEART_BEAT_INTERVAL).map(|millis| millis.parse().unwrap());
+            assert_eq!(sent, instance.preserved_interval().map(|interval| interval.as_millis()), "{pairs:?}");
+            sent
+        };
+        assert_eq!(interval(&[]), None);
+        assert_eq!(interval(&[(HEART_BEAT_TIMEOUT, "3000")]), Some(1000));
+        assert_eq!(interval(&[(HEART_BEAT_TIMEOUT, "30000"), (IP_DELETE_TIMEOUT, "6000")]), Some(2000));
+        assert_eq!(interval(&[(IP_DELETE_TIMEOUT, "2")]), Some(1));
+        assert_eq!(interval(&[(HEART_BEAT_TIMEOUT, "60000")]), Some(5000));
+        assert_eq!(interval(&[(HEART_BEAT_TIMEOUT, "3000"), (HEART_BEAT_INTERVAL, "700")]), Some(700), "as given");
+        assert_eq!(refused_field(with_metadata(HEART_BEAT_TIMEOUT, "1")), "metadata", "no interval fits");
+        let persistent = Instance { ephemeral: false, ..with_metadata(HEART_BEAT_TIMEOUT, "3000") };
+        assert_eq!(*persistent.metadata_to_register(), persistent.metadata, "it does not beat");
+    }
+}

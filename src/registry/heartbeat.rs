@@ -1,0 +1,422 @@
+//! The Heartbeat actor: keeps one registered instance alive.
+
+use std::{sync::Arc, time::Duration};
+
+use actix::{
+    fut::ActorFutureExt, Actor, ActorContext, AsyncContext, Context, Handler, MailboxError, Message, Supervised,
+    WeakRecipient, WrapFuture,
+};
+use actix_rt::time::Instant;
+
+use crate::{
+    config::LONGEST_DURATION,
+    error::Error,
+    model::{heartbeat::HeartbeatReply, instance::InstanceKey},
+    runtime::timer_grid::Grid,
+};
+
+/// As Nacos' clients have it (`Constants.DEFAULT_HEART_BEAT_INTERVAL`).
+pub(crate) const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The longest pause after a beat that failed.
+const FIRST_RETRY: Duration = Duration::from_secs(3);
+/// The longest pause after a beat that failed again, for instances that beat less often than that.
+const LATER_RETRY: Duration = Duration::from_secs(30);
+
+/// Asks the Registry for one sign of life of a registered instance. The Registry decides what to send: a beat, or a
+/// registration with the values that are wanted now.
+#[derive(Debug, Clone, PartialEq, Message)]
+#[rtype(result = "Result<Beaten, Error>")]
+pub(crate) struct Beat {
+    pub(crate) key: Arc<InstanceKey>,
+    /// The key alone, without the values: the server said that it knows such beats.
+    pub(crate) light: bool,
+    /// The time between two beats of this instance.
+    pub(crate) interval: Duration,
+}
+
+/// What became of a [`Beat`].
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Beaten {
+    /// The server took the beat.
+    Taken(HeartbeatReply),
+    /// The instance was registered again instead.
+    Registered,
+    /// Nobody wants the instance any more, or it is persistent: no more beats.
+    NotWanted,
+}
+
+/// Ends a Heartbeat.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct StopBeating;
+
+/// Sends a [`Beat`] at every interval, and obeys the answer. One per registered ephemeral instance.
+///
+/// All its beats are due at the same random part of the interval, its phase: instances that are registered together, or
+/// that come back together after an outage, do not beat together. Only failed beats are repeated sooner.
+///
+/// It ends on [`StopBeating`], when told that nobody wants the instance, and when the Registry, which it holds weakly, has
+/// ended. It knows a recipient, not HTTP.
+pub(crate) struct Heartbeat {
+    key: Arc<InstanceKey>,
+    registry: WeakRecipient<Beat>,
+    interval: Duration,
+    /// What the instance's metadata demands: its timeouts on the server fit to no longer interval.
+    longest_interval: Duration,
+    light: bool,
+    /// The part of the interval at which its beats are due, from 0 to 1.
+    phase: f64,
+    /// Failed beats since the last success.
+    failures: u32,
+    /// When the next beat is due; the timer is set for the grid point after it.
+    due: Instant,
+    grid: Grid,
+}
+
+impl Heartbeat {
+    pub(crate) fn new(
+        key: Arc<InstanceKey>,
+        registry: WeakRecipient<Beat>,
+        interval: Option<Duration>,
+        grid: Grid,
+    ) -> Self {
+        let longest_interval = interval.unwrap_or(LONGEST_DURATION).min(LONGEST_DURATION);
+        let (interval, phase) = (interval.unwrap_or(DEFAULT_INTERVAL).min(longest_interval), fastrand::f64());
+        let due = grid.next_in_phase(phase, interval, Instant::now());
+        Heartbeat { key, registry, interval, longest_interval, light: false, phase, failures: 0, due, grid }
+    }
+
+    /// Sends the first beat at once, and not in its phase.
+    pub(crate) fn at_once(mut self) -> Self {
+        self.due = Instant::now();
+        self
+    }
+
+    fn arm(&mut self, ctx: &mut Context<Self>) {
+        // A beat in its phase may wait for others, a repeated one is urgent.
+        let interval = if self.failures > 0 { FIRST_RETRY.min(self.interval) } else { self.interval };
+        ctx.run_later(self.grid.wait_for(self.due, interval), Self::beat);
+    }
+
+    fn beat(&mut self, ctx: &mut Context<Self>) {
+        let Some(registry) = self.registry.upgrade() else { return ctx.stop() };
+        let beat = Beat { key: self.key.clone(), light: self.light, interval: self.interval };
+        let answered = registry.send(beat).into_actor(self).map(|answer, heartbeat, ctx| heartbeat.obey(answer, ctx));
+        ctx.spawn(answered);
+    }
+
+    fn obey(&mut self, answer: Result<Result<Beaten, Error>, MailboxError>, ctx: &mut Context<Self>) {
+        match answer.map_err(Error::from).and_then(|answer| answer) {
+            Ok(Beaten::NotWanted) | Err(Error::Stopped) => return ctx.stop(),
+            Ok(Beaten::Taken(reply)) => {
+                self.light = reply.light_beat_enabled;
+                if reply.client_beat_interval > 0 {
+                    // Some servers tell their usual interval, whatever the instance was registered with.
+                    self.interval = Duration::from_millis(reply.client_beat_interval).min(self.longest_interval);
+                }
+                self.succeeded();
+            }
+            Ok(Beaten::Registered) => self.succeeded(),
+            Err(error) => self.failed(&error),
+        }
+        self.arm(ctx);
+    }
+
+    fn succeeded(&mut self) {
+        self.failures = 0;
+        self.due = self.next_in_phase();
+    }
+
+    fn next_in_phase(&self) -> Instant {
+        // Timers may be a millisecond early: the moment that was just kept must not be found again.
+        self.grid.next_in_phase(self.phase, self.interval, self.due.max(Instant::now()))
+    }
+
+    /// Repeats the beat once before its turn in the phase: thousands of instances that fail together must not come back
+    /// together. A server that rejects the instance is asked no more often than one that serves it.
+    fn failed(&mut self, error: &Error) {
+        self.failures += 1;
+        self.due = self.next_in_phase();
+        if error.is_retryable() {
+            let pause = if self.failures == 1 { FIRST_RETRY } else { LATER_RETRY };
+            self.due = self.due.min(Instant::now() + pause.mul_f64(0.25 + 0.75 * fastrand::f64()));
+        }
+    }
+}
+
+impl Actor for Heartbeat {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        if self.due <= Instant::now() {
+            self.beat(ctx);
+        } else {
+            self.arm(ctx);
+        }
+    }
+}
+
+/// A restart loses the timer, and the answer to a beat that is under way: `started` sets the timer again.
+impl Supervised for Heartbeat {}
+
+impl Handler<StopBeating> for Heartbeat {
+    type Result = ();
+
+    fn handle(&mut self, _: StopBeating, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use actix::Addr;
+    use actix_rt::time::sleep;
+
+    use super::*;
+    use crate::{
+        model::{instance::Instance, service::ServiceName},
+        runtime::supervision,
+    };
+
+    /// Takes beats as the Registry does, and answers what it is told.
+    struct Server {
+        began: Instant,
+        answers: Vec<Result<Beaten, Error>>,
+        /// Answers nobody in this time, counted in seconds.
+        down: Range<u64>,
+        beats: Vec<(Duration, bool)>,
+    }
+
+    impl Actor for Server {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<Beat> for Server {
+        type Result = Result<Beaten, Error>;
+
+        fn handle(&mut self, beat: Beat, _: &mut Context<Self>) -> Self::Result {
+            let time = self.began.elapsed();
+            if self.down.contains(&time.as_secs()) {
+                return down();
+            }
+            self.beats.push((time, beat.light));
+            if self.answers.is_empty() {
+                return taken(5000, true);
+            }
+            self.answers.remove(0)
+        }
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "Vec<(Duration, bool)>")]
+    struct Beats;
+
+    impl Handler<Beats> for Server {
+        type Result = Vec<(Duration, bool)>;
+
+        fn handle(&mut self, _: Beats, _: &mut Context<Self>) -> Self::Result {
+            self.beats.clone()
+        }
+    }
+
+    fn taken(interval: u64, light: bool) -> Result<Beaten, Error> {
+        Ok(Beaten::Taken(HeartbeatReply {
+            client_beat_interval: interval,
+            code: 10200,
+            light_beat_enabled: light,
+            extra: std::collections::BTreeMap::new(),
+        }))
+    }
+
+    fn down() -> Result<Beaten, Error> {
+        let (operation, server) = (crate::error::Operation::Beat, "a:1".into());
+        Err(Error::Unreachable { operation, server, reason: "refused".into() })
+    }
+
+    fn key() -> Arc<InstanceKey> {
+        Arc::new(InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("127.0.0.7", 80)))
+    }
+
+    /// Stops the clock and begins the same draws in every run.
+    fn prepare() {
+        tokio::time::pause();
+        fastrand::seed(1);
+    }
+
+    fn server(answers: Vec<Result<Beaten, Error>>, down: Range<u64>) -> Addr<Server> {
+        Server { began: Instant::now(), answers, down, beats: vec![] }.start()
+    }
+
+    fn start(server: &Addr<Server>, grid: Grid, change: fn(Heartbeat) -> Heartbeat) -> Addr<Heartbeat> {
+        let heartbeat = Heartbeat::new(key(), server.clone().downgrade().recipient(), None, grid);
+        supervision::start(change(heartbeat), 1, slog::Logger::root(slog::Discard, slog::o!()))
+    }
+
+    fn begin(answers: Vec<Result<Beaten, Error>>) -> (Addr<Server>, Addr<Heartbeat>) {
+        prepare();
+        let server = server(answers, 0..0);
+        let heartbeat = start(&server, Grid::new(), |heartbeat| heartbeat);
+        (server, heartbeat)
+    }
+
+    async fn beats_after(server: &Addr<Server>, time: Duration) -> Vec<(Duration, bool)> {
+        sleep(time).await;
+        server.send(Beats).await.unwrap()
+    }
+
+    #[actix::test]
+    async fn beats_follow_the_interval_and_are_light_when_told() {
+        let (server, _heartbeat) = begin(vec![]);
+        let beats = beats_after(&server, Duration::from_secs(21)).await;
+        assert!(beats[0].0 <= Duration::from_millis(5500), "{beats:?}");
+        assert_eq!(beats.iter().map(|(_, light)| *light).collect::<Vec<_>>()[..3], [false, true, true]);
+        let gap = beats[2].0 - beats[1].0;
+        assert!(gap >= Duration::from_millis(4990) && gap <= Duration::from_millis(5010), "{beats:?}");
+    }
+
+    #[actix::test]
+    async fn the_servers_interval_is_obeyed() {
+        let (server, _heartbeat) = begin(vec![taken(1000, true), taken(1000, true), taken(1000, true)]);
+        let beats = beats_after(&server, Duration::from_secs(9)).await;
+        assert!(beats[2].0 - beats[1].0 <= Duration::from_millis(1100), "{beats:?}");
+    }
+
+    #[actix::test]
+    async fn a_server_does_not_lengthen_the_interval_that_the_instance_demands() {
+        prepare();
+        for (told, gap) in [(5000, 1000), (600, 600)] {
+            let server = server((0..100).map(|_| taken(told, true)).collect(), 0..0);
+            let recipient = server.clone().downgrade().recipient();
+            let heartbeat = Heartbeat::new(key(), recipient, Some(Duration::from_secs(1)), Grid::new());
+            let _heartbeat = supervision::start(heartbeat, 1, slog::Logger::root(slog::Discard, slog::o!()));
+            let beats = beats_after(&server, Duration::from_secs(10)).await;
+            let gaps: Vec<_> = beats[1..].windows(2).map(|pair| (pair[1].0 - pair[0].0).as_millis()).collect();
+            assert!(gaps.len() >= 6 && gaps.iter().all(|found| found.abs_diff(gap) <= 110), "{told}: {gaps:?}");
+        }
+    }
+
+    #[actix::test]
+    async fn no_interval_is_too_long() {
+        let (server, heartbeat) = begin(vec![taken(u64::MAX, true)]);
+        assert_eq!(beats_after(&server, Duration::from_secs(60)).await.len(), 1);
+        assert!(heartbeat.connected());
+    }
+
+    #[actix::test]
+    async fn failed_beats_are_repeated_several_times_within_15_seconds() {
+        let (server, _heartbeat) = begin((0..4).map(|_| down()).collect());
+        let beats = beats_after(&server, Duration::from_secs(25)).await;
+        assert!(beats[1].0 - beats[0].0 <= Duration::from_millis(3100), "{beats:?}");
+        assert!(beats[3].0 - beats[0].0 <= Duration::from_millis(10_100), "{beats:?}");
+    }
+
+    #[actix::test]
+    async fn a_beat_that_is_rejected_is_not_repeated_faster_than_beats_are() {
+        let rejected = || {
+            Err(Error::Unauthorized {
+                operation: crate::error::Operation::Beat,
+                server: "a:1".into(),
+                reason: "no".into(),
+            })
+        };
+        let (server, _heartbeat) = begin((0..100).map(|_| rejected()).collect());
+        let beats = beats_after(&server, Duration::from_secs(60)).await;
+        assert!(beats.len() >= 11 && beats.len() <= 13, "{beats:?}");
+    }
+
+    #[actix::test]
+    async fn it_ends_when_nobody_wants_the_instance() {
+        let (server, heartbeat) = begin(vec![Ok(Beaten::NotWanted)]);
+        assert_eq!(beats_after(&server, Duration::from_secs(60)).await.len(), 1);
+        assert!(!heartbeat.connected());
+    }
+
+    #[actix::test]
+    async fn it_ends_when_told() {
+        let (server, heartbeat) = begin(vec![]);
+        heartbeat.send(StopBeating).await.unwrap();
+        assert!(beats_after(&server, Duration::from_secs(20)).await.is_empty());
+    }
+
+    #[actix::test]
+    async fn it_ends_when_the_registry_is_gone() {
+        let (server, heartbeat) = begin(vec![]);
+        drop(server);
+        sleep(Duration::from_secs(10)).await;
+        assert!(!heartbeat.connected());
+    }
+
+    #[actix::test]
+    async fn instances_registered_in_one_burst_beat_on_common_grid_points_spread_over_the_interval() {
+        prepare();
+        let (server, grid) = (server(vec![], 0..0), Grid::new());
+        let _heartbeats: Vec<_> = (0..1000).map(|_| start(&server, grid, |heartbeat| heartbeat)).collect();
+        let mut times: Vec<_> = beats_after(&server, Duration::from_millis(5450)).await.iter().map(|b| b.0).collect();
+        assert!(times.len() >= 1000, "each at least once");
+        // tokio's timers have a resolution of a millisecond.
+        assert!(times.iter().all(|time| time.as_millis() % 500 <= 1), "all on the grid");
+        times.dedup_by_key(|time| time.as_millis() / 500);
+        assert!(times.len() >= 10 && times.len() <= 11, "{} wake-ups", times.len());
+    }
+
+    /// The most beats in half a second of `times`, as a multiple of what 1,000 instances send on average.
+    fn peak(beats: &[(Duration, bool)], times: Range<u64>) -> f64 {
+        let mut counts = vec![0.0; times.end as usize * 2];
+        let of_interest = beats.iter().filter(|(time, _)| times.contains(&time.as_secs()));
+        of_interest.for_each(|(time, _)| counts[time.as_millis() as usize / 500] += 1.0);
+        counts.into_iter().fold(0.0, f64::max) / 100.0
+    }
+
+    #[actix::test]
+    async fn a_thousand_instances_come_back_from_an_outage_spread_over_the_interval() {
+        prepare();
+        for outage in [30..31, 30..32, 30..33, 30..40, 30..90] {
+            let (server, grid) = (server(vec![], outage.clone()), Grid::new());
+            let heartbeats: Vec<_> = (0..1000).map(|_| start(&server, grid, |heartbeat| heartbeat)).collect();
+            let beats = beats_after(&server, Duration::from_secs(120)).await;
+            let peak = peak(&beats, outage.end..120);
+            assert!(peak <= 2.5, "{peak} after an outage of {outage:?}");
+            drop(heartbeats);
+        }
+    }
+
+    #[actix::test]
+    async fn outages_that_begin_anew_do_not_bring_instances_into_step() {
+        prepare();
+        for (first, second) in [(30, 50), (30, 42)] {
+            let (server, grid) = (server(vec![], first..second), Grid::new());
+            let _heartbeats: Vec<_> = (0..1000).map(|_| start(&server, grid, |heartbeat| heartbeat)).collect();
+            sleep(Duration::from_secs(second + 2)).await;
+            server.send(Fail(second + 2..second + 5)).await.unwrap();
+            let beats = beats_after(&server, Duration::from_secs(60)).await;
+            let peak = peak(&beats, second + 5..second + 60);
+            assert!(peak <= 2.5, "{peak}");
+        }
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Fail(Range<u64>);
+
+    impl Handler<Fail> for Server {
+        type Result = ();
+
+        fn handle(&mut self, Fail(time): Fail, _: &mut Context<Self>) {
+            self.down = time;
+        }
+    }
+
+    #[actix::test]
+    async fn a_thousand_instances_that_waited_for_the_server_beat_spread_over_the_interval() {
+        prepare();
+        let (server, grid) = (server(vec![], 0..20), Grid::new());
+        let _heartbeats: Vec<_> = (0..1000).map(|_| start(&server, grid, Heartbeat::at_once)).collect();
+        let beats = beats_after(&server, Duration::from_secs(60)).await;
+        assert!(beats.iter().filter(|(time, _)| time.as_secs() < 26).count() >= 1000, "each is registered");
+        let peak = peak(&beats, 20..60);
+        assert!(peak <= 2.5, "{peak}");
+    }
+}

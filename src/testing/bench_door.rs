@@ -1,0 +1,116 @@
+//! The door by which `benches/` reach what is inside: they are another crate, and what they measure is no API. Only with
+//! the feature `embedded`, and in no documentation.
+#![allow(missing_docs)]
+
+use actix::{Actor, Addr, Context, Handler, Recipient, ResponseFuture, WeakRecipient};
+
+use crate::{
+    client::Listed,
+    config::Config,
+    discovery::{
+        listeners::Listener,
+        push::{PushContent, PushMessage},
+        subscriber::{Listen, PollList, PushedList, Settings, Subscriber, Watched},
+    },
+    error::Error,
+    model::{
+        change::ServiceChanged,
+        instance::{Instance, InstanceKey},
+        service::{Difference, ServiceInfo, ServiceName},
+    },
+    runtime::{supervision, timer_grid::Grid},
+    wire::{
+        exchange::{Answer, Request, WireProtocol},
+        v1,
+    },
+};
+
+/// How many instances differ.
+pub fn difference(old: &ServiceInfo, new: &ServiceInfo) -> usize {
+    let Difference { added, changed, removed } = Difference::between(&old.hosts, &new.hosts);
+    added.len() + changed.len() + removed.len()
+}
+
+/// An answer of a v1 server.
+pub struct Answered(Answer);
+
+impl Answered {
+    pub fn new(body: impl Into<Vec<u8>>) -> Self {
+        Answered(Answer { status: 200, body: body.into() })
+    }
+
+    pub fn list(&self, service: &ServiceName) -> Option<ServiceInfo> {
+        v1::read_list(&self.0).ok().map(|list| list.into_info(service))
+    }
+
+    pub fn beat_code(&self) -> Option<i64> {
+        v1::read_beat(&self.0).ok().map(|reply| reply.code)
+    }
+}
+
+/// How many instances a push tells.
+pub fn pushed(datagram: &[u8]) -> Option<usize> {
+    match PushMessage::decode(datagram, usize::MAX).1.ok()?.content {
+        PushContent::List(list) => Some(list.hosts.len()),
+        _ => None,
+    }
+}
+
+/// How long the request of a beat is: full with `values`, else light.
+pub fn beat(key: &InstanceKey, values: Option<&Instance>) -> usize {
+    let Request { path, query, .. } = v1::beat("public", key, values);
+    path.len() + query.len()
+}
+
+/// A subscription that polls one list, and is pushed all others.
+pub struct Watch {
+    subscriber: Addr<Subscriber>,
+    _server: Addr<FirstList>,
+}
+
+impl Watch {
+    pub fn start(first: ServiceInfo, listeners: impl IntoIterator<Item = Recipient<ServiceChanged>>) -> Self {
+        Self::with(first, listeners.into_iter().map(Listener::Strong))
+    }
+
+    pub fn start_weak(first: ServiceInfo, listeners: impl IntoIterator<Item = WeakRecipient<ServiceChanged>>) -> Self {
+        Self::with(first, listeners.into_iter().map(Listener::Weak))
+    }
+
+    fn with(first: ServiceInfo, listeners: impl Iterator<Item = Listener<ServiceChanged>>) -> Self {
+        let config = Config::disabled();
+        let watched = Watched { service: first.service(), clusters: String::new() };
+        let settings = Settings::new(&config, &watched, Grid::new());
+        let server = FirstList(Some(first)).start();
+        let subscriber = Subscriber::new(watched.service, watched.clusters, server.downgrade().recipient(), settings);
+        let subscriber = supervision::start(subscriber, 16, config.logger);
+        listeners.for_each(|listener| subscriber.do_send(Listen(listener)));
+        Watch { subscriber, _server: server }
+    }
+
+    pub fn push(&self, info: ServiceInfo) {
+        self.subscriber.do_send(PushedList(listed(info)));
+    }
+}
+
+fn listed(info: ServiceInfo) -> Listed {
+    Listed { info, epoch: Some(0), protocol: WireProtocol::V1 }
+}
+
+/// Answers one poll, and no other.
+struct FirstList(Option<ServiceInfo>);
+
+impl Actor for FirstList {
+    type Context = Context<Self>;
+}
+
+impl Handler<PollList> for FirstList {
+    type Result = ResponseFuture<Result<Listed, Error>>;
+
+    fn handle(&mut self, _: PollList, _: &mut Context<Self>) -> Self::Result {
+        match self.0.take() {
+            Some(first) => Box::pin(std::future::ready(Ok(listed(first)))),
+            None => Box::pin(std::future::pending()),
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! One request, its answer, and what an answer can mean other than success. No I/O.
+
+use std::fmt;
+
+use awc::http::Method;
+use serde::Serialize;
+
+use crate::{
+    config::Protocol,
+    error::{Error, Operation},
+};
+
+/// Tomcat and most proxies refuse request lines above 8 KiB; some count the headers to it.
+const LONGEST_QUERY: usize = 4 * 1024;
+
+/// One of Nacos' HTTP APIs, as a server was found to speak it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WireProtocol {
+    V1,
+    V3,
+}
+
+impl WireProtocol {
+    /// None for `auto`.
+    pub(crate) fn fixed_by(protocol: Protocol) -> Option<Self> {
+        match protocol {
+            Protocol::Auto => None,
+            Protocol::V1 => Some(WireProtocol::V1),
+            Protocol::V3 => Some(WireProtocol::V3),
+        }
+    }
+
+    pub(crate) fn other(self) -> Self {
+        match self {
+            WireProtocol::V1 => WireProtocol::V3,
+            WireProtocol::V3 => WireProtocol::V1,
+        }
+    }
+}
+
+impl From<WireProtocol> for Protocol {
+    fn from(protocol: WireProtocol) -> Self {
+        match protocol {
+            WireProtocol::V1 => Protocol::V1,
+            WireProtocol::V3 => Protocol::V3,
+        }
+    }
+}
+
+/// A request that no server has been chosen for yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) method: Method,
+    /// Below the context path.
+    pub(crate) path: &'static str,
+    /// Encoded.
+    pub(crate) query: String,
+    /// An encoded form, where the parameters do not go into the query.
+    pub(crate) form: Option<String>,
+    /// Whether the form is one for its length alone.
+    pub(crate) form_may_be_query: bool,
+}
+
+impl Request {
+    /// Everything in the query. What is too long for a request line goes into a form body, where the method has one: see
+    /// [`in_query`](Request::in_query) for servers that do not read it.
+    pub(crate) fn by_query(method: Method, path: &'static str, parameters: &impl Serialize) -> Self {
+        let parameters = encode(parameters);
+        if parameters.len() > LONGEST_QUERY && matches!(method, Method::POST | Method::PUT) {
+            return Request { method, path, query: String::new(), form: Some(parameters), form_may_be_query: true };
+        }
+        Request { method, path, query: parameters, form: None, form_may_be_query: false }
+    }
+
+    /// The same with everything in the query, whatever its length; none where it is there, or must not be there.
+    pub(crate) fn in_query(&self) -> Option<Self> {
+        let form = self.form.as_deref().filter(|_| self.form_may_be_query)?;
+        let query = [&self.query, form].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("&");
+        Some(Request { method: self.method.clone(), path: self.path, query, form: None, form_may_be_query: false })
+    }
+
+    /// Everything in a form body.
+    pub(crate) fn by_form(path: &'static str, parameters: &impl Serialize) -> Self {
+        let form = Some(encode(parameters));
+        Request { method: Method::POST, path, query: String::new(), form, form_may_be_query: false }
+    }
+}
+
+/// Flat structs of strings and numbers always encode; what would not is sent without parameters, and the server says so.
+fn encode(parameters: &impl Serialize) -> String {
+    // As long as a beat's: grown from nothing it would be allocated anew six times over.
+    let mut encoded = form_urlencoded::Serializer::new(String::with_capacity(256));
+    match parameters.serialize(serde_urlencoded::Serializer::new(&mut encoded)) {
+        Ok(encoded) => encoded.finish(),
+        Err(_) => String::new(),
+    }
+}
+
+/// In characters.
+const LONGEST_EXCERPT: usize = 300;
+
+/// The beginning of what a server says, in one line, without what a terminal would obey.
+pub(crate) fn excerpt(text: &str) -> String {
+    let words: Vec<_> = text.split_whitespace().take(LONGEST_EXCERPT).collect();
+    let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    let mut line: String = words.join(" ").chars().map(printable).take(LONGEST_EXCERPT + 1).collect();
+    if let Some((end, _)) = line.char_indices().nth(LONGEST_EXCERPT) {
+        line.replace_range(end.., "…");
+    }
+    line
+}
+
+/// What came back.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    /// The beginning of the body, in one line, for an error text.
+    pub(crate) fn excerpt(&self) -> String {
+        // Of an answer of many megabytes the rest is not looked at.
+        let text = String::from_utf8_lossy(&self.body[..self.body.len().min(8 * LONGEST_EXCERPT)]);
+        let is_unprintable = |c: &char| *c == char::REPLACEMENT_CHARACTER || c.is_control() && !c.is_whitespace();
+        if text.chars().filter(is_unprintable).count() > text.chars().count() / 8 {
+            return format!("{} bytes that are no text", self.body.len());
+        }
+        excerpt(&text)
+    }
+
+    /// Whether the server has not found the parameters of a request that had them all.
+    pub(crate) fn lacks_parameters(&self) -> bool {
+        let said = self.excerpt().to_lowercase();
+        self.status == 400 && ["required", "not present", "missing"].iter().any(|word| said.contains(word))
+    }
+
+    /// Whether a request line may have been too long for the server, or for a proxy before it.
+    pub(crate) fn may_be_too_long(&self) -> bool {
+        matches!(self.status, 400 | 414 | 431)
+    }
+
+    pub(crate) fn json<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, Refusal> {
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Refusal::Unreadable(format!("{error} in {:?}", self.excerpt())))
+    }
+}
+
+/// What an answer says other than success. It becomes an [`Error`] where server and operation are known.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Refusal {
+    /// The instance is not there.
+    NotFound,
+    /// This server does not speak this API (any more).
+    NotSpoken,
+    /// No access: the token is missing, bad or expired, or it gives no right to do this. What the server says does not tell
+    /// which.
+    Forbidden(String),
+    /// Wrong credentials.
+    Denied(String),
+    /// Any other no.
+    Refused { status: u16, body: String },
+    /// An answer that this operation cannot have.
+    Unreadable(String),
+}
+
+impl Refusal {
+    pub(crate) fn into_error(self, operation: Operation, server: &str, instance: impl fmt::Display) -> Error {
+        let server = server.to_owned();
+        match self {
+            Refusal::NotFound => Error::NotFound { instance: instance.to_string(), may_be_disabled: false },
+            Refusal::NotSpoken => Error::Unsupported {
+                operation,
+                server,
+                reason:
+                    "it speaks neither the v1 nor the v3 API for this; is it a Nacos, and is the context path right?"
+                        .into(),
+            },
+            Refusal::Forbidden(reason) | Refusal::Denied(reason) => Error::Unauthorized { operation, server, reason },
+            Refusal::Refused { status, body } => Error::Refused { operation, server, status, body },
+            Refusal::Unreadable(reason) => Error::Unreadable { operation, server, reason },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_too_long_for_a_request_line_go_into_a_form() {
+        let request = |method, length| Request::by_query(method, "/", &[("metadata", "x".repeat(length))]);
+        let longest = 4 * 1024;
+        for method in [Method::POST, Method::PUT] {
+            let fits = request(method.clone(), longest - "metadata=".len());
+            assert_eq!((fits.query.len(), fits.form.is_some()), (longest, false), "{method}");
+            let long = request(method.clone(), longest);
+            assert_eq!(fits.in_query().map(|request| request.query), None);
+            let in_query = long.in_query().unwrap();
+            assert_eq!((Some(&in_query.query), in_query.form), (long.form.as_ref(), None));
+            assert!(long.query.is_empty() && long.form.is_some_and(|form| form.starts_with("metadata=xx")), "{method}");
+        }
+        assert_eq!(request(Method::GET, 10_000).form, None, "a GET has no body");
+        assert!(Request::by_form("/", &[("password", "hush")]).in_query().is_none(), "never in a URL");
+    }
+
+    #[test]
+    fn names_are_encoded_in_a_query() {
+        let request = Request::by_query(Method::GET, "/", &[("serviceName", "G@@a$b/{{1}}&x=заказ #%2F")]);
+        let decoded: Vec<(String, String)> = serde_urlencoded::from_str(&request.query).unwrap();
+        assert_eq!(decoded, [("serviceName".to_owned(), "G@@a$b/{{1}}&x=заказ #%2F".to_owned())]);
+        assert!(
+            request.query.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"=%+-._*".contains(&byte)),
+            "{}",
+            request.query
+        );
+    }
+
+    #[test]
+    fn an_excerpt_is_one_short_line() {
+        let answer = Answer { status: 500, body: format!("<html>\n {}", "x".repeat(1000)).into_bytes() };
+        let excerpt = answer.excerpt();
+        assert!(excerpt.starts_with("<html> xxx") && excerpt.ends_with('…') && excerpt.chars().count() == 301);
+        let excerpt = |body: &[u8]| Answer { status: 500, body: body.to_vec() }.excerpt();
+        assert_eq!(excerpt(b"\x8b\x0e\x80{\"a\"\x03\x00"), "9 bytes that are no text");
+        assert_eq!(
+            excerpt(b"r\xe9serv\xe9, and \x1b[31m the rest of it"),
+            "r\u{fffd}serv\u{fffd}, and \u{fffd}[31m the rest of it"
+        );
+    }
+}

@@ -1,0 +1,695 @@
+//! Nacos' v1 naming API: requests, answers, and what they mean. Pure functions, no I/O.
+//!
+//! The answers' structs serve both sides: the client reads them, the embedded server writes them.
+//! Parameters go into the query, the only place where Nacos 1.4 takes them.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use awc::http::Method;
+use serde::{
+    de::{self, value::MapAccessDeserializer, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    Deserialize, Deserializer, Serialize,
+};
+
+use super::{
+    exchange::{excerpt, Answer, Refusal, Request},
+    lenient,
+};
+use crate::{
+    model::{
+        heartbeat::HeartbeatReply,
+        instance::{Instance, InstanceKey, Metadata},
+        service::{ServiceInfo, ServiceName},
+    },
+    registry::heartbeat::DEFAULT_INTERVAL,
+};
+
+pub(crate) const INSTANCE: &str = "/v1/ns/instance";
+pub(crate) const INSTANCE_LIST: &str = "/v1/ns/instance/list";
+pub(crate) const INSTANCE_BEAT: &str = "/v1/ns/instance/beat";
+pub(crate) const SERVICE_LIST: &str = "/v1/ns/service/list";
+pub(crate) const LOGIN: &str = "/v1/auth/login";
+
+/// A beat was taken.
+pub(crate) const BEAT_TAKEN: i64 = 10200;
+/// A beat of an instance that is not registered here (`NamingResponseCode.RESOURCE_NOT_FOUND`).
+pub(crate) const BEAT_UNKNOWN: i64 = 20404;
+
+/// The parameters by which an instance is registered and modified, in the order in which they are sent.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct InstanceParameters {
+    pub(crate) namespace_id: String,
+    pub(crate) group_name: String,
+    pub(crate) service_name: String,
+    pub(crate) cluster_name: String,
+    pub(crate) ip: String,
+    pub(crate) port: u16,
+    pub(crate) weight: f64,
+    pub(crate) enabled: bool,
+    pub(crate) healthy: bool,
+    pub(crate) ephemeral: bool,
+    /// A JSON object.
+    pub(crate) metadata: String,
+}
+
+impl InstanceParameters {
+    /// Of an instance that is kept alive by us.
+    pub(crate) fn to_register(namespace: &str, service: &ServiceName, instance: &Instance) -> Self {
+        let metadata = metadata_json(&instance.metadata_to_register());
+        InstanceParameters { metadata, ..Self::of(namespace, service, instance) }
+    }
+
+    /// Of an instance as it is.
+    pub(crate) fn of(namespace: &str, service: &ServiceName, instance: &Instance) -> Self {
+        InstanceParameters {
+            namespace_id: namespace.into(),
+            group_name: service.group.clone(),
+            service_name: service.to_string(),
+            cluster_name: instance.cluster_name.clone(),
+            ip: instance.ip.clone(),
+            port: instance.port,
+            weight: instance.weight,
+            enabled: instance.enabled,
+            healthy: instance.healthy,
+            ephemeral: instance.ephemeral,
+            metadata: metadata_json(&instance.metadata),
+        }
+    }
+}
+
+/// A map of strings always serialises.
+pub(crate) fn metadata_json(metadata: &Metadata) -> String {
+    serde_json::to_string(metadata).unwrap_or_else(|_| "{}".into())
+}
+
+/// The parameters that name one instance.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct KeyParameters<'a> {
+    namespace_id: &'a str,
+    group_name: &'a str,
+    service_name: String,
+    cluster_name: &'a str,
+    ip: &'a str,
+    port: u16,
+    /// GET calls the cluster so; servers that read only one of the two names exist.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ephemeral: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    beat: Option<String>,
+}
+
+impl<'a> KeyParameters<'a> {
+    fn of(namespace: &'a str, key: &'a InstanceKey) -> Self {
+        KeyParameters {
+            namespace_id: namespace,
+            group_name: &key.service.group,
+            service_name: key.service.to_string(),
+            cluster_name: &key.cluster,
+            ip: &key.ip,
+            port: key.port,
+            cluster: None,
+            ephemeral: None,
+            beat: None,
+        }
+    }
+}
+
+pub(crate) fn register(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
+    Request::by_query(Method::POST, INSTANCE, &InstanceParameters::to_register(namespace, service, instance))
+}
+
+/// Writes all values: a part would be a trap, since 1.4 wipes what is left out.
+pub(crate) fn overwrite(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
+    Request::by_query(Method::PUT, INSTANCE, &InstanceParameters::of(namespace, service, instance))
+}
+
+pub(crate) fn deregister(namespace: &str, key: &InstanceKey, ephemeral: bool) -> Request {
+    let parameters = KeyParameters { ephemeral: Some(ephemeral), ..KeyParameters::of(namespace, key) };
+    Request::by_query(Method::DELETE, INSTANCE, &parameters)
+}
+
+pub(crate) fn get(namespace: &str, key: &InstanceKey) -> Request {
+    let parameters = KeyParameters { cluster: Some(&key.cluster), ..KeyParameters::of(namespace, key) };
+    Request::by_query(Method::GET, INSTANCE, &parameters)
+}
+
+/// Where the server may push to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PushAddress {
+    pub(crate) ip: std::net::IpAddr,
+    pub(crate) port: u16,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ListParameters<'a> {
+    namespace_id: &'a str,
+    group_name: &'a str,
+    service_name: String,
+    clusters: &'a str,
+    healthy_only: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    udp_port: Option<u16>,
+    #[serde(rename = "clientIP", skip_serializing_if = "Option::is_none")]
+    client_ip: Option<std::net::IpAddr>,
+}
+
+pub(crate) fn list(
+    namespace: &str,
+    service: &ServiceName,
+    clusters: &str,
+    healthy_only: bool,
+    push_to: Option<PushAddress>,
+) -> Request {
+    let parameters = ListParameters {
+        namespace_id: namespace,
+        group_name: &service.group,
+        service_name: service.to_string(),
+        clusters,
+        healthy_only,
+        udp_port: push_to.map(|to| to.port),
+        client_ip: push_to.map(|to| to.ip),
+    };
+    Request::by_query(Method::GET, INSTANCE_LIST, &parameters)
+}
+
+/// The body of a full beat (`BeatInfo`). A light beat leaves it out.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BeatBody {
+    pub(crate) service_name: String,
+    pub(crate) cluster: String,
+    pub(crate) ip: String,
+    pub(crate) port: u16,
+    #[serde(default = "one")]
+    pub(crate) weight: f64,
+    #[serde(default)]
+    pub(crate) metadata: Metadata,
+    #[serde(default)]
+    pub(crate) scheduled: bool,
+    #[serde(default)]
+    pub(crate) period: u64,
+    #[serde(default)]
+    pub(crate) stopped: bool,
+}
+
+/// With its `values` a full beat, without them a light one.
+pub(crate) fn beat(namespace: &str, key: &InstanceKey, values: Option<&Instance>) -> Request {
+    let beat = values.map(|instance| beat_body(key, instance));
+    let parameters = KeyParameters { ephemeral: Some(true), beat, ..KeyParameters::of(namespace, key) };
+    Request::by_query(Method::PUT, INSTANCE_BEAT, &parameters)
+}
+
+fn beat_body(key: &InstanceKey, instance: &Instance) -> String {
+    let period = instance.preserved_interval().unwrap_or(DEFAULT_INTERVAL).as_millis() as u64;
+    let body = BeatBody {
+        service_name: key.service.to_string(),
+        cluster: key.cluster.clone(),
+        ip: key.ip.clone(),
+        port: key.port,
+        weight: instance.weight,
+        metadata: instance.metadata_to_register().into_owned(),
+        scheduled: true,
+        period,
+        stopped: false,
+    };
+    serde_json::to_string(&body).unwrap_or_default()
+}
+
+pub(crate) fn list_services(namespace: &str, group: &str, page_no: u32, page_size: u32) -> Request {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Page<'a> {
+        namespace_id: &'a str,
+        group_name: &'a str,
+        page_no: u32,
+        page_size: u32,
+    }
+    let page = Page { namespace_id: namespace, group_name: group, page_no, page_size };
+    Request::by_query(Method::GET, SERVICE_LIST, &page)
+}
+
+/// In a form body, so that the password is in no URL; every server takes it there.
+pub(crate) fn login(path: &'static str, username: &str, password: &str) -> Request {
+    Request::by_form(path, &[("username", username), ("password", password)])
+}
+
+/// One instance in a list. Any field may be missing, null or of another type: see [`lenient`].
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Host {
+    #[serde(default, deserialize_with = "lenient::text")]
+    pub(crate) instance_id: String,
+    /// Empty where the server does not say.
+    #[serde(default, deserialize_with = "lenient::text")]
+    pub(crate) ip: String,
+    /// Wider than a port: 1.4 and r-nacos register 70000.
+    #[serde(default = "no_port", deserialize_with = "port")]
+    pub(crate) port: i64,
+    #[serde(default = "one", deserialize_with = "lenient::weight")]
+    pub(crate) weight: f64,
+    #[serde(default = "yes", deserialize_with = "lenient::true_by_default")]
+    pub(crate) healthy: bool,
+    #[serde(default = "yes", deserialize_with = "lenient::true_by_default")]
+    pub(crate) enabled: bool,
+    #[serde(default = "yes", deserialize_with = "lenient::true_by_default")]
+    pub(crate) ephemeral: bool,
+    #[serde(default, deserialize_with = "lenient::text")]
+    pub(crate) cluster_name: String,
+    /// Beside it r-nacos sends `service`, and GET answers have only that: no alias, one of both is enough.
+    #[serde(default, deserialize_with = "lenient::text")]
+    pub(crate) service_name: String,
+    #[serde(default, deserialize_with = "lenient::metadata")]
+    pub(crate) metadata: Metadata,
+}
+
+impl Host {
+    /// Whether it has an address. Port 0 is one: Dubbo's consumers register with it, to be listed and not to be called.
+    pub(crate) fn is_usable(&self) -> bool {
+        !self.ip.trim().is_empty() && self.port().is_some()
+    }
+
+    fn port(&self) -> Option<u16> {
+        u16::try_from(self.port).ok()
+    }
+
+    /// An answer about one instance that does not say where it is, is no answer.
+    pub(crate) fn check_address(&self, answer: &Answer) -> Result<(), Refusal> {
+        if self.is_usable() {
+            return Ok(());
+        }
+        Err(Refusal::Unreadable(format!("no ip and port in {:?}", answer.excerpt())))
+    }
+
+    /// None unless it [is usable](Host::is_usable).
+    pub(crate) fn into_instance(self, service: &ServiceName) -> Option<Instance> {
+        let port = self.port().filter(|_| self.is_usable())?;
+        Some(Instance {
+            instance_id: self.instance_id,
+            ip: self.ip,
+            port,
+            weight: self.weight,
+            healthy: self.healthy,
+            enabled: self.enabled,
+            ephemeral: self.ephemeral,
+            cluster_name: if self.cluster_name.is_empty() { crate::DEFAULT_CLUSTER.into() } else { self.cluster_name },
+            service_name: if service.is_written(&self.service_name) { self.service_name } else { service.to_string() },
+            metadata: self.metadata,
+        })
+    }
+}
+
+/// The hosts of a list. An entry that is no object is a host without an address; where none is an object, this is some
+/// other list, and must not be taken for one of a service that everybody has left.
+#[derive(Debug, Clone)]
+pub(crate) struct Hosts(pub(crate) Vec<Host>);
+
+impl<'de> Deserialize<'de> for Hosts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let entries: Vec<Entry> = Vec::deserialize(deserializer)?;
+        if !entries.is_empty() && entries.iter().all(|Entry(host)| host.is_none()) {
+            return Err(de::Error::custom("no instance in the list"));
+        }
+        Ok(Hosts(entries.into_iter().map(|Entry(host)| host.unwrap_or_default()).collect()))
+    }
+}
+
+/// One entry of a list, whatever it is.
+struct Entry(Option<Host>);
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(EntryVisitor)
+    }
+}
+
+/// Reads objects where they stand: a value in between would double the time that a list takes.
+struct EntryVisitor;
+
+impl<'de> Visitor<'de> for EntryVisitor {
+    type Value = Entry;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an instance")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Entry, A::Error> {
+        Host::deserialize(MapAccessDeserializer::new(fields)).map(Some).map(Entry)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Entry, A::Error> {
+        while values.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Entry(None))
+    }
+
+    fn visit_unit<E>(self) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Entry, E> {
+        Ok(Entry(None))
+    }
+}
+
+/// A list of a service's instances, polled or pushed. Fields come and go between servers; `hosts` never does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ListAnswer {
+    /// `GROUP@@service`; 1.4 calls it `dom` too.
+    #[serde(default, deserialize_with = "lenient::text")]
+    pub(crate) name: String,
+    #[serde(default, deserialize_with = "lenient::text")]
+    pub(crate) group_name: String,
+    #[serde(default, deserialize_with = "lenient::text")]
+    pub(crate) clusters: String,
+    #[serde(default = "ten_seconds", deserialize_with = "ten_seconds_by_default")]
+    pub(crate) cache_millis: u64,
+    #[serde(deserialize_with = "hosts")]
+    pub(crate) hosts: Vec<Host>,
+    #[serde(default, deserialize_with = "zero_by_default")]
+    pub(crate) last_ref_time: i64,
+    #[serde(default, deserialize_with = "lenient::text")]
+    pub(crate) checksum: String,
+    #[serde(default, rename = "allIPs", alias = "allIps", deserialize_with = "lenient::false_by_default")]
+    pub(crate) all_ips: bool,
+    #[serde(default, deserialize_with = "lenient::false_by_default")]
+    pub(crate) reach_protection_threshold: bool,
+}
+
+impl ListAnswer {
+    /// The list as the client tells it: `asked` is what it is a list of. Hosts without an address are left out.
+    pub(crate) fn into_info(self, asked: &ServiceName) -> ServiceInfo {
+        ServiceInfo {
+            name: asked.name.clone(),
+            group_name: asked.group.clone(),
+            clusters: self.clusters,
+            cache_millis: self.cache_millis,
+            hosts: self.hosts.into_iter().filter_map(|host| host.into_instance(asked)).map(Arc::new).collect(),
+            last_ref_time: self.last_ref_time,
+            checksum: self.checksum,
+            all_ips: self.all_ips,
+            reach_protection_threshold: self.reach_protection_threshold,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct BeatAnswer {
+    /// Milliseconds.
+    #[serde(default)]
+    pub(crate) client_beat_interval: Option<i64>,
+    pub(crate) code: i64,
+    #[serde(default, deserialize_with = "lenient::false_by_default")]
+    pub(crate) light_beat_enabled: bool,
+    #[serde(flatten)]
+    pub(crate) extra: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ServiceListAnswer {
+    pub(crate) count: u64,
+    pub(crate) doms: Vec<String>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LoginAnswer {
+    pub(crate) access_token: String,
+    /// Seconds.
+    pub(crate) token_ttl: i64,
+    #[serde(default)]
+    pub(crate) global_admin: bool,
+}
+
+/// Spring's error page in JSON.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct SpringError {
+    pub(crate) timestamp: String,
+    pub(crate) status: u16,
+    pub(crate) error: String,
+    pub(crate) message: String,
+    pub(crate) path: String,
+}
+
+pub(crate) fn read_ok(answer: &Answer) -> Result<(), Refusal> {
+    accepted(answer)?;
+    match answer.body.as_slice() {
+        b"ok" => Ok(()),
+        _ => Err(Refusal::Unreadable(format!("expected \"ok\", not {:?}", answer.excerpt()))),
+    }
+}
+
+/// A list as the server told it; not yet in order.
+pub(crate) fn read_list(answer: &Answer) -> Result<ListAnswer, Refusal> {
+    accepted(answer)?;
+    answer.json()
+}
+
+/// The instance that `key` names. `enabled` and `ephemeral` are not in the answers of 1.4 and 2.x.
+pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found, Refusal> {
+    if instance_is_missing(answer) {
+        return Err(Refusal::NotFound);
+    }
+    accepted(answer)?;
+    #[derive(Deserialize)]
+    struct Told {
+        #[serde(default, deserialize_with = "lenient::flag")]
+        enabled: Option<bool>,
+        #[serde(default, deserialize_with = "lenient::flag")]
+        ephemeral: Option<bool>,
+    }
+    let host: Host = answer.json()?;
+    host.check_address(answer)?;
+    let told: Told = answer.json()?;
+    let instance = host.into_instance(&key.service).filter(|instance| key.names(instance));
+    // r-nacos looks an instance up by ip and port alone and gives the one of another cluster.
+    let instance = instance.ok_or(Refusal::NotFound)?;
+    Ok(Found { instance, enabled_told: told.enabled.is_some(), ephemeral_told: told.ephemeral.is_some() })
+}
+
+/// An instance, and whether the server really said these two.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub(crate) instance: Instance,
+    pub(crate) enabled_told: bool,
+    pub(crate) ephemeral_told: bool,
+}
+
+/// 404 with a text on 2.x, 500 with a text on 1.4, 500 `error` on r-nacos.
+fn instance_is_missing(answer: &Answer) -> bool {
+    let text = String::from_utf8_lossy(&answer.body);
+    match answer.status {
+        404 => text.starts_with("no matched ip") || text.starts_with("no ips found") || text.starts_with("no service"),
+        500 => {
+            text.contains("no matched ip")
+                || text.contains("no ips found")
+                || text.contains("no service ")
+                || text == "error"
+        }
+        _ => false,
+    }
+}
+
+pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Refusal> {
+    /// What every server says, and most say no more: read without looking for more it takes half the time.
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct Usual {
+        client_beat_interval: u64,
+        code: i64,
+        light_beat_enabled: bool,
+    }
+    accepted(answer)?;
+    if let Ok(Usual { client_beat_interval, code, light_beat_enabled }) = serde_json::from_slice(&answer.body) {
+        return Ok(HeartbeatReply { client_beat_interval, code, light_beat_enabled, extra: BTreeMap::new() });
+    }
+    let beat: BeatAnswer = answer.json()?;
+    Ok(HeartbeatReply {
+        client_beat_interval: u64::try_from(beat.client_beat_interval.unwrap_or(0)).unwrap_or(0),
+        code: beat.code,
+        light_beat_enabled: beat.light_beat_enabled,
+        extra: beat.extra,
+    })
+}
+
+pub(crate) fn read_services(answer: &Answer) -> Result<ServiceListAnswer, Refusal> {
+    accepted(answer)?;
+    answer.json()
+}
+
+/// What cannot be read is not quoted: there may be a token in it.
+pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Refusal> {
+    let said = answer.excerpt();
+    match answer.status {
+        200 => serde_json::from_slice(&answer.body).map_err(|error| unreadable_login(&error)),
+        401 | 403 => Err(Refusal::Denied(format!("{said}; check username and password"))),
+        // An unknown user, or none, on 2.x. Any other cause is trouble of the server's own.
+        500 if said.starts_with("caused: User ") || said.starts_with("caused: Required request parameter") => {
+            Err(Refusal::Denied(format!("{said}; check username and password")))
+        }
+        // 3.0 keeps the path and has nothing behind it.
+        500 if said.contains("API Compatibility") => Err(Refusal::NotSpoken),
+        404 | 405 | 410 | 501 => Err(Refusal::NotSpoken),
+        status => Err(Refusal::Refused { status, body: said }),
+    }
+}
+
+/// Says nothing of the text: it may hold the token.
+fn unreadable_login(error: &serde_json::Error) -> Refusal {
+    Refusal::Unreadable(format!("no token in it ({:?} error at column {})", error.classify(), error.column()))
+}
+
+/// Sorts out what no operation takes for success.
+pub(crate) fn accepted(answer: &Answer) -> Result<(), Refusal> {
+    match answer.status {
+        200 => Ok(()),
+        401 | 403 => Err(forbidden(answer)),
+        404 | 405 | 410 | 501 => Err(Refusal::NotSpoken),
+        status => Err(Refusal::Refused { status, body: answer.excerpt() }),
+    }
+}
+
+/// Spring's page, a text, or nothing at all.
+fn forbidden(answer: &Answer) -> Refusal {
+    let page = serde_json::from_slice::<SpringError>(&answer.body);
+    let said = page.map_or_else(|_| answer.excerpt(), |error| excerpt(&error.message));
+    Refusal::Forbidden(if said.is_empty() { format!("it answered {}", answer.status) } else { said })
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn no_port() -> i64 {
+    -1
+}
+
+fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    lenient::number(deserializer).map(|port| port.unwrap_or(no_port()))
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn ten_seconds() -> u64 {
+    10_000
+}
+
+fn ten_seconds_by_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    lenient::number(deserializer).map(|millis| millis.unwrap_or(ten_seconds()))
+}
+
+fn zero_by_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    lenient::number(deserializer).map(Option::unwrap_or_default)
+}
+
+fn hosts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Host>, D::Error> {
+    Hosts::deserialize(deserializer).map(|hosts| hosts.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(body: &str) -> Answer {
+        Answer { status: 200, body: body.into() }
+    }
+
+    #[test]
+    fn an_unreadable_login_shows_no_token() {
+        for body in
+            [r#"{"accessToken":"hush","tokenTtl":180"#, r#"{"accessToken":"hush","tokenTtl":"long"}"#, r#""hush""#]
+        {
+            match read_login(&answer(body)) {
+                Err(Refusal::Unreadable(reason)) => assert!(!reason.contains("hush"), "{reason}"),
+                other => panic!("{body} gave {:?}", other.map(drop)),
+            }
+        }
+    }
+
+    #[test]
+    fn one_instance_with_strange_metadata_spoils_no_list() {
+        let strange = r#"{"hosts":[{"ip":"127.0.0.7","port":80,"healthy":true,
+            "metadata":{"none":null,"number":7,"yes":true,"text":"t","more":{"a":[1]}}},
+            {"ip":"127.0.0.8","port":80,"healthy":true,"metadata":null}]}"#;
+        let info = read_list(&answer(strange)).unwrap().into_info(&ServiceName::parse("orders").unwrap());
+        let told: Vec<_> = info.hosts[0].metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(told, [("more", r#"{"a":[1]}"#), ("number", "7"), ("text", "t"), ("yes", "true")]);
+        assert!(info.hosts[1].metadata.is_empty());
+    }
+
+    /// All of them in one list beside a plain one.
+    #[test]
+    fn odd_hosts_and_null_fields_spoil_no_list() {
+        let odd = r#"{"name":null,"groupName":null,"clusters":null,"cacheMillis":null,"lastRefTime":null,"checksum":null,
+            "allIPs":null,"reachProtectionThreshold":null,"hosts":[
+            {"ip":"127.0.0.1","port":80},
+            {"ip":"127.0.0.2","port":"8080","healthy":null,"enabled":null,"ephemeral":null,"weight":null,
+             "clusterName":null,"serviceName":null,"instanceId":null,"metadata":null},
+            {"ip":"127.0.0.3","port":0,"healthy":"false","enabled":"TRUE","ephemeral":[],"weight":"2.5","metadata":"none"},
+            {"port":80},{"ip":null,"port":80},{"ip":"","port":80},{"ip":7,"port":80},
+            {"ip":"127.0.0.9"},{"ip":"127.0.0.9","port":null},{"ip":"127.0.0.9","port":"http"},{"ip":"127.0.0.9","port":70000},
+            {"ip":"127.0.0.9","port":-1},null,"127.0.0.9:80",7,-7,1.5,true,[],["127.0.0.9",80],{}]}"#;
+        let list = read_list(&answer(odd)).unwrap();
+        assert_eq!(list.hosts.iter().filter(|host| !host.is_usable()).count(), 18);
+        let info = list.into_info(&ServiceName::parse("orders").unwrap());
+        assert_eq!((info.cache_millis, info.last_ref_time, info.all_ips), (10_000, 0, false));
+        let [plain, nulls, texts] = &info.hosts[..] else { panic!("{info:?}") };
+        for host in [plain, nulls] {
+            assert!(host.healthy && host.enabled && host.ephemeral, "{host:?}");
+            assert_eq!((host.cluster_name.as_str(), host.service_name.as_str()), ("DEFAULT", "DEFAULT_GROUP@@orders"));
+        }
+        assert_eq!((plain.weight, nulls.weight, nulls.port), (1.0, 0.0, 8080));
+        assert!(!texts.healthy && texts.enabled && texts.ephemeral && texts.metadata.is_empty());
+        assert_eq!((texts.port, texts.weight), (0, 2.5));
+
+        let missing = read_list(&answer(r#"{"hosts":[]}"#)).unwrap();
+        assert_eq!((missing.cache_millis, missing.last_ref_time), (10_000, 0));
+        let texts = read_list(&answer(r#"{"hosts":[],"cacheMillis":"3000","lastRefTime":"7"}"#)).unwrap();
+        assert_eq!((texts.cache_millis, texts.last_ref_time), (3000, 7));
+        for no_list in [
+            r#"{"hosts":["a","b"]}"#,
+            r#"{"hosts":[[],7]}"#,
+            r#"{"hosts":null}"#,
+            r#"{"hosts":{}}"#,
+            "{}",
+            "[]",
+            "null",
+        ] {
+            assert!(read_list(&answer(no_list)).is_err(), "{no_list}");
+        }
+    }
+
+    #[test]
+    fn an_instance_without_an_address_is_no_instance() {
+        let key = InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("127.0.0.7", 80));
+        for body in ["{}", "[]", "null", r#"{"ip":"127.0.0.7"}"#, r#"{"ip":1,"port":"none"}"#] {
+            assert!(matches!(read_instance(&answer(body), &key), Err(Refusal::Unreadable(_))), "{body}");
+        }
+        let odd = r#"{"ip":"127.0.0.7","port":"80","healthy":null,"enabled":"?","ephemeral":"false"}"#;
+        let found = read_instance(&answer(odd), &key).unwrap();
+        assert!(found.ephemeral_told && !found.instance.ephemeral && !found.enabled_told && found.instance.healthy);
+    }
+}

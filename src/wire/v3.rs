@@ -1,0 +1,526 @@
+//! Nacos' v3 API: requests, answers, and what they mean. Pure functions, no I/O; each means what its namesake in
+//! [`v1`] means.
+//!
+//! The client API (`InstanceOpenApiController`), what is used of the admin API (`InstanceControllerV3`,
+//! `ServiceControllerV3`) and the login (`UserControllerV3`) are held against Nacos 3.0.3's recorded answers. What is marked
+//! "read" below is from the source of 3.0.3 and was not measured.
+//!
+//! Service names go without their group here: a grouped one would be taken for a name.
+
+use awc::http::Method;
+use serde::{de::DeserializeOwned, Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    exchange::{excerpt, Answer, Refusal, Request},
+    v1::{self, Found, Host, Hosts, InstanceParameters, ListAnswer, LoginAnswer, ServiceListAnswer},
+};
+use crate::model::{
+    heartbeat::HeartbeatReply,
+    instance::{Instance, InstanceKey},
+    service::ServiceName,
+};
+
+pub(crate) const INSTANCE: &str = "/v3/client/ns/instance";
+pub(crate) const INSTANCE_LIST: &str = "/v3/client/ns/instance/list";
+pub(crate) const ADMIN_INSTANCE: &str = "/v3/admin/ns/instance";
+pub(crate) const ADMIN_SERVICE_LIST: &str = "/v3/admin/ns/service/list";
+pub(crate) const LOGIN: &str = "/v3/auth/user/login";
+
+/// Codes of `ErrorCode`, whatever the HTTP status beside them.
+pub(crate) const SUCCESS: i64 = 0;
+pub(crate) const RESOURCE_NOT_FOUND: i64 = 20004;
+/// A beat of an instance that is not registered here, with HTTP 200.
+pub(crate) const INSTANCE_NOT_FOUND: i64 = 21003;
+
+/// Every answer, errors included, unless a filter in front of the API refuses with plain text or Spring's page.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Frame<T> {
+    pub(crate) code: i64,
+    #[serde(default)]
+    pub(crate) message: Option<String>,
+    pub(crate) data: T,
+}
+
+fn ungrouped(parameters: InstanceParameters, service: &ServiceName) -> InstanceParameters {
+    InstanceParameters { service_name: service.name.clone(), ..parameters }
+}
+
+/// The parameters that name one instance.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct KeyParameters<'a> {
+    namespace_id: &'a str,
+    group_name: &'a str,
+    service_name: &'a str,
+    cluster_name: &'a str,
+    ip: &'a str,
+    port: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ephemeral: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heart_beat: Option<bool>,
+}
+
+impl<'a> KeyParameters<'a> {
+    fn of(namespace: &'a str, key: &'a InstanceKey) -> Self {
+        KeyParameters {
+            namespace_id: namespace,
+            group_name: &key.service.group,
+            service_name: &key.service.name,
+            cluster_name: &key.cluster,
+            ip: &key.ip,
+            port: key.port,
+            ephemeral: None,
+            heart_beat: None,
+        }
+    }
+}
+
+pub(crate) fn register(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
+    let parameters = InstanceParameters::to_register(namespace, service, instance);
+    Request::by_form(INSTANCE, &ungrouped(parameters, service))
+}
+
+pub(crate) fn deregister(namespace: &str, key: &InstanceKey, ephemeral: bool) -> Request {
+    let parameters = KeyParameters { ephemeral: Some(ephemeral), ..KeyParameters::of(namespace, key) };
+    Request::by_query(Method::DELETE, INSTANCE, &parameters)
+}
+
+/// Always light: the values of the instance are not looked at.
+pub(crate) fn beat(namespace: &str, key: &InstanceKey) -> Request {
+    let parameters = KeyParameters { heart_beat: Some(true), ..KeyParameters::of(namespace, key) };
+    Request::by_form(INSTANCE, &parameters)
+}
+
+/// What Nacos 3.0 splits into no cluster at all, that is: all of them. Naming none means `DEFAULT` there, until the
+/// release that has alibaba/nacos#14778.
+const ALL_CLUSTERS: &str = ",";
+
+/// The server may disobey `healthy_only` (3.0.3 does) and cluster filters: the list is to be filtered again.
+pub(crate) fn list(namespace: &str, service: &ServiceName, clusters: &str, healthy_only: bool) -> Request {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct ListParameters<'a> {
+        namespace_id: &'a str,
+        group_name: &'a str,
+        service_name: &'a str,
+        cluster_name: &'a str,
+        healthy_only: bool,
+    }
+    let parameters = ListParameters {
+        namespace_id: namespace,
+        group_name: &service.group,
+        service_name: &service.name,
+        cluster_name: if clusters.is_empty() { ALL_CLUSTERS } else { clusters },
+        healthy_only,
+    };
+    Request::by_query(Method::GET, INSTANCE_LIST, &parameters)
+}
+
+/// By the admin API.
+pub(crate) fn get(namespace: &str, key: &InstanceKey) -> Request {
+    Request::by_query(Method::GET, ADMIN_INSTANCE, &KeyParameters::of(namespace, key))
+}
+
+/// Writes all values, by the admin API.
+pub(crate) fn overwrite(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
+    let parameters = InstanceParameters::of(namespace, service, instance);
+    Request::by_query(Method::PUT, ADMIN_INSTANCE, &ungrouped(parameters, service))
+}
+
+/// By the admin API, which finds groups by a part of their name: [`read_services`] leaves the others out (read).
+pub(crate) fn list_services(namespace: &str, group: &str, page_no: u32, page_size: u32) -> Request {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Page<'a> {
+        namespace_id: &'a str,
+        group_name_param: &'a str,
+        page_no: u32,
+        page_size: u32,
+    }
+    let page = Page { namespace_id: namespace, group_name_param: group, page_no, page_size };
+    Request::by_query(Method::GET, ADMIN_SERVICE_LIST, &page)
+}
+
+pub(crate) fn login(username: &str, password: &str) -> Request {
+    v1::login(LOGIN, username, password)
+}
+
+pub(crate) fn read_ok(answer: &Answer) -> Result<(), Refusal> {
+    match open::<String>(answer)?.as_str() {
+        "ok" => Ok(()),
+        other => Err(Refusal::Unreadable(format!("expected \"ok\", not {other:?}"))),
+    }
+}
+
+/// What [`overwrite`] gets.
+pub(crate) fn read_overwritten(answer: &Answer) -> Result<(), Refusal> {
+    read_ok(answer).map_err(of_admin)
+}
+
+/// In v1's words: taken, or unknown and to be registered again.
+pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Refusal> {
+    if answer.status == 200 && code(answer) == Some(INSTANCE_NOT_FOUND) {
+        return Ok(HeartbeatReply { code: v1::BEAT_UNKNOWN, ..HeartbeatReply::taken() });
+    }
+    read_ok(answer).map(|()| HeartbeatReply::taken())
+}
+
+/// A list of `service`; not yet in order, and not filtered. It says neither how long it may be kept nor when it was made.
+pub(crate) fn read_list(answer: &Answer, service: &ServiceName) -> Result<ListAnswer, Refusal> {
+    let Hosts(hosts) = open(answer)?;
+    Ok(ListAnswer {
+        name: service.to_string(),
+        group_name: service.group.clone(),
+        clusters: String::new(),
+        cache_millis: 10_000,
+        hosts,
+        last_ref_time: 0,
+        checksum: String::new(),
+        all_ips: false,
+        reach_protection_threshold: false,
+    })
+}
+
+/// The instance that `key` names.
+pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found, Refusal> {
+    if answer.status == 404 && code(answer) == Some(RESOURCE_NOT_FOUND) {
+        return Err(Refusal::NotFound);
+    }
+    let data: Value = open(answer).map_err(of_admin)?;
+    let told = |name: &str| data.get(name).is_some_and(Value::is_boolean);
+    let (enabled_told, ephemeral_told) = (told("enabled"), told("ephemeral"));
+    let host: Host =
+        serde_json::from_value(data).map_err(|error| Refusal::Unreadable(format!("{error}: {}", answer.excerpt())))?;
+    host.check_address(answer)?;
+    let instance = host.into_instance(&key.service).filter(|instance| key.names(instance));
+    Ok(Found { instance: instance.ok_or(Refusal::NotFound)?, enabled_told, ephemeral_told })
+}
+
+/// The services of `group`. The count is the server's, and has those of groups with a longer name in it (read).
+pub(crate) fn read_services(answer: &Answer, group: &str) -> Result<ServiceListAnswer, Refusal> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Page {
+        total_count: u64,
+        page_items: Vec<Service>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Service {
+        name: String,
+        group_name: String,
+    }
+    let page: Page = open(answer).map_err(of_admin)?;
+    let of_group = page.page_items.into_iter().filter(|service| service.group_name == group);
+    Ok(ServiceListAnswer { count: page.total_count, doms: of_group.map(|service| service.name).collect() })
+}
+
+/// Success is not framed: the same as v1's. A server whose users are kept elsewhere says so in a frame (read).
+pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Refusal> {
+    match framed_refusal(answer) {
+        Some(Refusal::Refused { body, .. }) if answer.status == 200 => Err(Refusal::Denied(body)),
+        // 3.0.3 says no more of a wrong password.
+        _ if answer.status == 500 && answer.excerpt().contains("No message available") => {
+            Err(Refusal::Denied("login failed; check username and password".into()))
+        }
+        _ => v1::read_login(answer),
+    }
+}
+
+/// What is in the frame of a success.
+fn open<T: DeserializeOwned>(answer: &Answer) -> Result<T, Refusal> {
+    match answer.status {
+        200 => {}
+        // Of a right that is missing the filter in front of the API speaks, as on v1.
+        401 | 403 => return Err(v1::accepted(answer).err().unwrap_or(Refusal::NotSpoken)),
+        _ => return Err(framed_refusal(answer).or(v1::accepted(answer).err()).unwrap_or(Refusal::NotSpoken)),
+    }
+    match answer.json::<Frame<T>>() {
+        Ok(frame) if frame.code == SUCCESS => Ok(frame.data),
+        // A failure's data is of another type, as a rule.
+        Ok(_) | Err(_) if code(answer).is_some_and(|code| code != SUCCESS) => {
+            Err(framed_refusal(answer).unwrap_or(Refusal::NotSpoken))
+        }
+        Ok(_) => Err(Refusal::Unreadable(format!("no code in {:?}", answer.excerpt()))),
+        Err(unreadable) => Err(unreadable),
+    }
+}
+
+fn frame(answer: &Answer) -> Option<Frame<Value>> {
+    answer.json().ok()
+}
+
+fn code(answer: &Answer) -> Option<i64> {
+    frame(answer).map(|frame| frame.code)
+}
+
+/// What an error's frame says. Its code stands for the status where that is 200.
+fn framed_refusal(answer: &Answer) -> Option<Refusal> {
+    let frame = frame(answer).filter(|frame| frame.code != SUCCESS)?;
+    let status = if answer.status == 200 { u16::try_from(frame.code).unwrap_or(u16::MAX) } else { answer.status };
+    let message = frame.message.unwrap_or_default();
+    let body = match frame.data {
+        Value::Null => message,
+        Value::String(detail) => format!("{message}: {detail}"),
+        detail => format!("{message}: {detail}"),
+    };
+    Some(Refusal::Refused { status, body: excerpt(&body) })
+}
+
+/// What would help where the admin API refuses.
+fn of_admin(refusal: Refusal) -> Refusal {
+    match refusal {
+        Refusal::Forbidden(said) => {
+            Refusal::Forbidden(format!("{said}; the admin API wants credentials with that right"))
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::recordings::{
+            assert_same_instance, assert_same_parameters, of, sent, Recorded, RecordedRequest, RecordedResponse,
+            GUARDED, SERVERS,
+        },
+        *,
+    };
+
+    /// What is recorded of the v3 API.
+    fn recorded(server: &str) -> Vec<(Recorded, String)> {
+        let exchanges = of(server).into_iter().filter_map(|exchange| {
+            let operation = exchange.request.as_ref()?.operation();
+            operation.contains(" /v3/").then_some((exchange, operation))
+        });
+        exchanges.collect()
+    }
+
+    /// What the recorded error bodies of the client API mean.
+    fn refusal(name: &str) -> Refusal {
+        let refused = |body: &str| Refusal::Refused { status: 400, body: body.into() };
+        match name {
+            "v3 register without ip" => {
+                refused("parameter missing: Required parameter 'ip' type String is not present")
+            }
+            "v3 register bad port" => refused("Param 'port' is illegal, the value should be between 0 and 65535."),
+            "v3 register persistent" => refused(
+                "server error: errCode: 400, errMsg: Current service DEFAULT_GROUP@@modern is ephemeral service, can't \
+                 register persistent instance.",
+            ),
+            other => panic!("{other} is not known"),
+        }
+    }
+
+    /// The operation reads the recorded refusal as one.
+    fn assert_forbidden(name: &str, operation: &str, request: &RecordedRequest, response: &RecordedResponse) {
+        let (answer, key) = (response.answer(), request.key());
+        let said = response.json()["message"].as_str().unwrap().to_owned();
+        let of_admin = format!("{said}; the admin API wants credentials with that right");
+        let (read, said) = match operation {
+            "GET /v3/client/ns/instance/list" => (read_list(&answer, &request.service().unwrap()).map(drop), said),
+            "GET /v3/admin/ns/instance" => (read_instance(&answer, &key.unwrap()).map(drop), of_admin),
+            "GET /v3/admin/ns/service/list" => (read_services(&answer, "DEFAULT_GROUP").map(drop), of_admin),
+            _ if request.parameter("heartBeat").is_some() => (read_beat(&answer).map(drop), said),
+            _ => (read_ok(&answer), said),
+        };
+        assert_eq!(read, Err(Refusal::Forbidden(said)), "{name}");
+    }
+
+    fn assert_read(name: &str, operation: &str, request: &RecordedRequest, response: &RecordedResponse) -> bool {
+        let answer = response.answer();
+        match operation {
+            // Nothing of ours.
+            "GET /v3/admin/ns/instance/list" => return false,
+            _ if answer.status == 403 => assert_forbidden(name, operation, request, response),
+            "GET /v3/admin/ns/instance" => {
+                let read = read_instance(&answer, &request.key().unwrap());
+                match answer.status {
+                    404 => assert_eq!(read.map(drop), Err(Refusal::NotFound), "{name}"),
+                    _ => {
+                        let found = read.unwrap();
+                        assert!(found.enabled_told && found.ephemeral_told, "{name}");
+                        let service = request.service().unwrap();
+                        assert_same_instance(name, &found.instance, &response.json()["data"], &service);
+                    }
+                }
+            }
+            "PUT /v3/admin/ns/instance" => assert_eq!(read_overwritten(&answer), Ok(()), "{name}"),
+            "GET /v3/admin/ns/service/list" => {
+                let services = read_services(&answer, "DEFAULT_GROUP").unwrap();
+                assert!(services.doms.contains(&"guarded".to_owned()), "{name}: {services:?}");
+            }
+            "POST /v3/auth/user/login" if answer.status == 200 => {
+                assert_eq!(read_login(&answer).unwrap().token_ttl, 18_000, "{name}");
+            }
+            "POST /v3/auth/user/login" if answer.status == 500 => {
+                assert!(matches!(read_login(&answer), Err(Refusal::Denied(_))), "{name}");
+            }
+            "POST /v3/client/ns/instance" if request.parameter("heartBeat").is_some() => {
+                let unknown = response.json()["code"] == INSTANCE_NOT_FOUND;
+                assert_eq!(name.contains("unknown"), unknown, "{name}");
+                let code = if unknown { v1::BEAT_UNKNOWN } else { v1::BEAT_TAKEN };
+                assert_eq!(read_beat(&answer).map(|reply| reply.code), Ok(code), "{name}");
+            }
+            _ if answer.status == 404 => {
+                assert_eq!(read_ok(&answer), Err(Refusal::NotSpoken), "{name}");
+                assert_eq!(read_login(&answer).map(drop), Err(Refusal::NotSpoken), "{name}");
+            }
+            "POST /v3/client/ns/instance" | "DELETE /v3/client/ns/instance" => match answer.status {
+                200 => assert_eq!(read_ok(&answer), Ok(()), "{name}"),
+                _ => assert_eq!(read_ok(&answer), Err(refusal(name)), "{name}"),
+            },
+            "GET /v3/client/ns/instance/list" => assert_list(name, request, response),
+            _ => return false,
+        }
+        true
+    }
+
+    fn assert_list(name: &str, request: &RecordedRequest, response: &RecordedResponse) {
+        let service = request.service().unwrap();
+        let info = read_list(&response.answer(), &service).unwrap().into_info(&service);
+        let json = response.json();
+        let hosts = json["data"].as_array().unwrap();
+        assert_eq!((hosts.len(), info.service()), (info.hosts.len(), service.clone()), "{name}");
+        for (host, ours) in hosts.iter().zip(&info.hosts) {
+            assert_same_instance(name, ours, host, &service);
+        }
+    }
+
+    #[test]
+    fn every_recorded_answer_is_read() {
+        let mut read = Vec::new();
+        for server in SERVERS.into_iter().chain(GUARDED) {
+            let exchanges = recorded(server);
+            let read_here = exchanges.iter().filter(|(exchange, operation)| {
+                let (request, response) = (exchange.request.as_ref().unwrap(), exchange.response.as_ref().unwrap());
+                assert_read(&exchange.name, operation, request, response)
+            });
+            read.push((server, read_here.count()));
+        }
+        let expected = [0, 0, 2, 13, 0, 0, 0, 28, 0];
+        assert_eq!(read, SERVERS.into_iter().chain(GUARDED).zip(expected).collect::<Vec<_>>());
+    }
+
+    fn ours(operation: &str, request: &RecordedRequest) -> Option<Request> {
+        let (namespace, service) = (request.namespace(), request.service()?);
+        Some(match operation {
+            "POST /v3/client/ns/instance" if request.parameter("heartBeat").is_some() => {
+                beat(&namespace, &request.key()?)
+            }
+            "POST /v3/client/ns/instance" => register(&namespace, &service, &request.instance()?),
+            "DELETE /v3/client/ns/instance" => deregister(&namespace, &request.key()?, true),
+            "GET /v3/client/ns/instance/list" => {
+                let clusters = request.parameter("clusterName").unwrap_or_default();
+                list(&namespace, &service, &clusters, request.parameter("healthyOnly").is_some())
+            }
+            "GET /v3/admin/ns/instance" => get(&namespace, &request.key()?),
+            _ => return None,
+        })
+    }
+
+    #[test]
+    fn requests_are_those_that_were_recorded() {
+        let mut asked = 0;
+        for (exchange, operation) in recorded("nacos-3.0.3") {
+            let request = exchange.request.as_ref().unwrap();
+            let Some(ours) = ours(&operation, request) else { continue };
+            asked += 1;
+            assert_eq!(format!("{} {}", ours.method, ours.path), operation, "{}", exchange.name);
+            assert_eq!(ours.form.is_some(), request.form.is_some(), "{}", exchange.name);
+            let sent = sent(ours.form.as_deref().unwrap_or(&ours.query));
+            assert_eq!(request.parameter("serviceName").as_ref(), sent.get("serviceName"), "{}", exchange.name);
+            let cluster = if operation.ends_with("/list") { ALL_CLUSTERS } else { "DEFAULT" };
+            let more = [
+                ("namespaceId", "public"),
+                ("groupName", "DEFAULT_GROUP"),
+                ("clusterName", cluster),
+                ("healthyOnly", "false"),
+                ("weight", "1"),
+                ("enabled", "true"),
+                ("healthy", "true"),
+                ("ephemeral", "true"),
+                ("metadata", "{}"),
+            ];
+            assert_same_parameters(&exchange.name, request, &sent, &more);
+        }
+        assert_eq!(asked, 11);
+    }
+
+    fn answer(status: u16, body: &str) -> Answer {
+        Answer { status, body: body.into() }
+    }
+
+    fn key() -> InstanceKey {
+        InstanceKey::of(&ServiceName::parse("PAY@@ledger").unwrap(), &Instance::new("127.0.0.7", 80))
+    }
+
+    #[test]
+    fn the_admin_api_lists_services_of_one_group() {
+        let page = r#"{"code":0,"message":"success","data":{"totalCount":2,"pageNumber":1,"pagesAvailable":1,
+            "pageItems":[{"name":"a","groupName":"PAY","ipCount":1},{"name":"b","groupName":"PAYROLL","ipCount":1}]}}"#;
+        let services = read_services(&answer(200, page), "PAY").unwrap();
+        assert_eq!((services.count, services.doms), (2, vec!["a".to_owned()]));
+        let query = sent(&list_services("public", "PAY", 2, 20).query);
+        assert_eq!(query["groupNameParam"], "PAY");
+        assert_eq!((query["pageNo"].as_str(), query["pageSize"].as_str()), ("2", "20"));
+    }
+
+    #[test]
+    fn the_admin_api_tells_one_instance_or_that_there_is_none() {
+        let body = r#"{"code":0,"message":"success","data":{"ip":"127.0.0.7","port":80,"weight":2.0,"healthy":true,
+            "enabled":false,"ephemeral":true,"clusterName":"DEFAULT","serviceName":"PAY@@ledger","metadata":{}}}"#;
+        let found = read_instance(&answer(200, body), &key()).unwrap();
+        assert!(found.enabled_told && found.ephemeral_told && !found.instance.enabled);
+        assert_eq!((found.instance.weight, found.instance.service_name.as_str()), (2.0, "PAY@@ledger"));
+        let missing = r#"{"code":20004,"message":"resource not found","data":"no matched ip found!"}"#;
+        assert_eq!(read_instance(&answer(404, missing), &key()).map(drop), Err(Refusal::NotFound));
+        let no_right = r#"{"code":10001,"message":"access denied","data":"authorization failed!"}"#;
+        let denied = read_services(&answer(403, no_right), "PAY").map(drop);
+        assert!(matches!(denied, Err(Refusal::Forbidden(said)) if said.contains("credentials with that right")));
+    }
+
+    #[test]
+    fn a_login_is_v1s_by_another_path() {
+        let token = r#"{"accessToken":"t","tokenTtl":18000,"globalAdmin":true,"username":"nacos"}"#;
+        assert_eq!(read_login(&answer(200, token)).unwrap().token_ttl, 18_000);
+        let elsewhere = r#"{"code":23000,"message":"not by this plugin","data":null}"#;
+        let denied = Refusal::Denied("not by this plugin".into());
+        assert_eq!(read_login(&answer(200, elsewhere)).map(drop), Err(denied));
+        assert_eq!(login("a", "b").path, LOGIN);
+        assert_eq!(login("a", "b&c").form.as_deref(), Some("username=a&password=b%26c"));
+    }
+
+    #[test]
+    fn odd_hosts_spoil_no_list() {
+        let odd =
+            r#"{"code":0,"message":null,"data":[{"ip":"127.0.0.7","port":"80","healthy":null},{"ip":null},null]}"#;
+        let service = &key().service;
+        let info = read_list(&answer(200, odd), service).unwrap().into_info(service);
+        assert_eq!(info.hosts.len(), 1);
+        assert!(info.hosts[0].healthy && info.hosts[0].port == 80);
+    }
+
+    #[test]
+    fn what_is_no_answer_of_this_api_is_never_a_list() {
+        let service = &key().service;
+        for body in ["", "ok", "<html>", "{}", "[]", r#"{"code":0}"#, r#"{"code":0,"data":null}"#, r#"{"data":[]}"#] {
+            let read = read_list(&answer(200, body), service);
+            assert!(matches!(read, Err(Refusal::Unreadable(_))), "{body}: {read:?}");
+        }
+        let whole = r#"{"code":0,"message":"success","data":[{"ip":"127.0.0.7","port":80,"healthy":true}]}"#;
+        assert_eq!(read_list(&answer(200, whole), service).unwrap().hosts.len(), 1);
+        for cut in 0..whole.len() {
+            assert!(read_list(&answer(200, &whole[..cut]), service).is_err(), "cut at {cut}");
+        }
+        let failed = read_list(&answer(200, r#"{"code":30000,"message":"server error","data":null}"#), service);
+        assert_eq!(failed.map(drop), Err(Refusal::Refused { status: 30_000, body: "server error".into() }));
+        for status in [404, 405, 410, 501] {
+            let read = read_list(&answer(status, "<html>nothing here"), service).map(drop);
+            assert_eq!(read, Err(Refusal::NotSpoken));
+        }
+        assert!(matches!(read_list(&answer(502, "<html>"), service), Err(Refusal::Refused { status: 502, .. })));
+    }
+}
