@@ -13,7 +13,7 @@ use std::{
 
 use actix::prelude::*;
 use actix_nacos::{
-    testing::bench_door::{beat, difference, pushed, Answered, Watch},
+    testing::bench::{beat, difference, pushed, Answered, Watch},
     Instance, InstanceKey, ServiceChanged, ServiceInfo, ServiceName, ServiceView, DEFAULT_CLUSTER, DEFAULT_GROUP,
 };
 use criterion::{criterion_group, criterion_main, BatchSize, BenchmarkId, Criterion};

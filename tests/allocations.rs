@@ -4,7 +4,7 @@
 use std::{cell::Cell, rc::Rc};
 
 use actix::prelude::*;
-use actix_nacos::{testing::bench_door::Watch, Instance, ServiceChanged, ServiceInfo, ServiceName, ServiceView};
+use actix_nacos::{testing::bench::Watch, Instance, ServiceChanged, ServiceInfo, ServiceName, ServiceView};
 use allocation_counter::measure;
 use tokio::sync::Notify;
 

@@ -233,16 +233,16 @@ const TOKEN: &str = "0123456789abcdef";
 /// A server that gives another token at each login, and takes those that it gave since its key last changed.
 struct Guarded {
     fake: Fake,
-    refusal: Arc<Mutex<Answer>>,
+    rejection: Arc<Mutex<Answer>>,
     logins: Arc<AtomicUsize>,
     valid: Arc<AtomicUsize>,
 }
 
 impl Guarded {
     fn start() -> Self {
-        let refusal = Arc::new(Mutex::new(Answer::Text(403, "text/plain", String::new())));
+        let rejection = Arc::new(Mutex::new(Answer::Text(403, "text/plain", String::new())));
         let (logins, valid) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(1)));
-        let (refusal_of, logins_of, valid_of) = (refusal.clone(), logins.clone(), valid.clone());
+        let (refusal_of, logins_of, valid_of) = (rejection.clone(), logins.clone(), valid.clone());
         let fake = Fake::start(move |seen| {
             if seen.path() == LOGIN {
                 let number = logins_of.fetch_add(1, Ordering::SeqCst) + 1;
@@ -255,12 +255,12 @@ impl Guarded {
                 false => refusal_of.lock().unwrap().clone(),
             }
         });
-        Guarded { fake, refusal, logins, valid }
+        Guarded { fake, rejection, logins, valid }
     }
 
     /// Takes no token of before any more, and refuses them in this way.
-    fn change_key(&self, refusal: Answer) {
-        *self.refusal.lock().unwrap() = refusal;
+    fn change_key(&self, rejection: Answer) {
+        *self.rejection.lock().unwrap() = rejection;
         self.valid.store(self.logins() + 1, Ordering::SeqCst);
     }
 
@@ -313,14 +313,14 @@ async fn a_token_that_was_accepted_before_is_replaced_once_whatever_the_refusal_
         text(403, "<html>\nForbidden</html>"),
         text(401, "who are you?"),
     ];
-    for refusal in refusals {
+    for rejection in refusals {
         let guarded = Guarded::start();
         let registry = guarded.registry();
         list(&registry).await.unwrap();
-        guarded.change_key(refusal.clone());
+        guarded.change_key(rejection.clone());
         let asked = join_all((0..64).map(|_| list(&registry))).await;
-        assert!(asked.iter().all(Result::is_ok), "{refusal:?}: {asked:?}");
-        assert_eq!(guarded.logins(), 2, "{refusal:?}");
+        assert!(asked.iter().all(Result::is_ok), "{rejection:?}: {asked:?}");
+        assert_eq!(guarded.logins(), 2, "{rejection:?}");
         shut_down(&registry).await;
     }
 }

@@ -4,7 +4,7 @@
 mod support;
 
 use actix_nacos::{
-    testing::staged_panic::{Place, StagePanic, Victim},
+    testing::failpoints::{ActorKind, PanicSite, TriggerPanic},
     Error, GetStatus, Operation, RegisterInstance, Shutdown, Subscribe,
 };
 use slog::{o, Drain, Logger, Never, OwnedKVList, Record};
@@ -28,19 +28,19 @@ async fn every_actor_survives_panics_anywhere_and_nothing_is_lost() -> Result<()
     }
     registry.send(Subscribe::new("orders", told.recipient())).await??;
     told.next().await;
-    for victim in [Victim::Registry, Victim::Heartbeats, Victim::Subscribers, Victim::PushReceiver] {
-        for place in [Place::Handler, Place::Timer, Place::Future] {
+    for actor in [ActorKind::Registry, ActorKind::Heartbeats, ActorKind::Subscribers, ActorKind::PushReceiver] {
+        for site in [PanicSite::Handler, PanicSite::Timer, PanicSite::Future] {
             for _ in 0..ROUNDS {
-                let answer = registry.send(StagePanic { victim, place }).await?;
-                let costs_the_answer = victim == Victim::Registry && place != Place::Timer;
+                let answer = registry.send(TriggerPanic { actor, site }).await?;
+                let costs_the_answer = actor == ActorKind::Registry && site != PanicSite::Timer;
                 match answer {
                     Err(Error::Panicked { .. }) if costs_the_answer => {}
                     Ok(()) if !costs_the_answer => {}
-                    other => panic!("{victim:?} {place:?} gave {other:?}"),
+                    other => panic!("{actor:?} {site:?} gave {other:?}"),
                 }
             }
             let status = registry.send(GetStatus).await??;
-            assert_eq!((status.instances.len(), status.subscriptions.len()), (5, 1), "after {victim:?} {place:?}");
+            assert_eq!((status.instances.len(), status.subscriptions.len()), (5, 1), "after {actor:?} {site:?}");
             let beats: u64 = status.instances.iter().map(|instance| instance.beats).sum();
             support::eventually("every instance beats on", || async {
                 let status = registry.send(GetStatus).await.ok()?.ok()?;

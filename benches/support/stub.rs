@@ -102,16 +102,17 @@ pub(crate) fn run_if_asked() -> bool {
 async fn serve(hosts: usize) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     println!("{}", listener.local_addr().expect("an address"));
-    let desk = Rc::new(Desk { answers: Answers::new(hosts), counts: RefCell::default(), beats: RefCell::default() });
+    let shared =
+        Rc::new(Shared { answers: Answers::new(hosts), counts: RefCell::default(), beats: RefCell::default() });
     while let Ok((stream, _)) = listener.accept().await {
         let _ = stream.set_nodelay(true);
-        desk.counts.borrow_mut().opened += 1;
-        desk.counts.borrow_mut().connections += 1;
-        let desk = desk.clone();
+        shared.counts.borrow_mut().opened += 1;
+        shared.counts.borrow_mut().connections += 1;
+        let shared = shared.clone();
         tokio::task::spawn_local(async move {
-            let _ = desk.converse(stream).await;
-            desk.counts.borrow_mut().closed += 1;
-            desk.counts.borrow_mut().connections -= 1;
+            let _ = shared.converse(stream).await;
+            shared.counts.borrow_mut().closed += 1;
+            shared.counts.borrow_mut().connections -= 1;
         });
     }
 }
@@ -162,14 +163,14 @@ fn answer(kind: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
-struct Desk {
+struct Shared {
     answers: Answers,
     counts: RefCell<Counts>,
     /// When each instance last beat.
     beats: RefCell<HashMap<u64, Instant>>,
 }
 
-impl Desk {
+impl Shared {
     async fn converse(&self, mut stream: TcpStream) -> io::Result<()> {
         let mut inbox = Vec::with_capacity(4096);
         let mut outbox = Vec::with_capacity(4096);

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     error::{Error, Operation},
-    wire::exchange::{Answer, Refusal, Request, WireProtocol},
+    wire::exchange::{Answer, Rejection, Request, WireProtocol},
 };
 
 /// How often an operation looks whether an endpoint has named servers.
@@ -101,7 +101,7 @@ impl Nacos {
                     progress.reject(server, error);
                 }
                 answered => {
-                    self.last_lists.sweep();
+                    self.list_cache.sweep();
                     let is_useless = |current: &Rc<Server>| progress.useless.iter().any(|s| Rc::ptr_eq(s, current));
                     self.servers.succeeded(&server, operation, is_useless);
                     self.note_connection(true);
@@ -185,16 +185,16 @@ impl Nacos {
     ) -> Result<Answered<C::Value>, Error> {
         let mut protocol = self.protocol_of(server);
         let mut answered = self.speak(call, server, protocol, deadline).await?;
-        if self.protocol.is_none() && matches!(answered, Err(Refusal::NotSpoken)) {
+        if self.protocol.is_none() && matches!(answered, Err(Rejection::NotSpoken)) {
             protocol = protocol.other();
             answered = self.speak(call, server, protocol, deadline).await?;
         }
-        if C::OPERATION.is_in_every_api() && !matches!(answered, Err(Refusal::NotSpoken)) {
+        if C::OPERATION.is_in_every_api() && !matches!(answered, Err(Rejection::NotSpoken)) {
             self.servers.note_protocol(server, protocol);
         }
         match answered {
             Ok(value) => Ok(Answered { value, server: server.clone(), protocol }),
-            Err(refusal) => Err(refusal.into_error(C::OPERATION, &server.name, call.subject())),
+            Err(rejection) => Err(rejection.into_error(C::OPERATION, &server.name, call.subject())),
         }
     }
 

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use slog::{warn, Logger};
 
-use super::{last_lists::LastLists, session::Credentials, LeftOut, ListQuery};
+use super::{list_cache::ListCache, session::Credentials, LeftOut, ListQuery};
 use crate::{
     error::Operation,
     model::{
@@ -13,7 +13,7 @@ use crate::{
         service::{ServiceInfo, ServiceName},
     },
     wire::{
-        exchange::{Answer, Refusal, Request, WireProtocol},
+        exchange::{Answer, Rejection, Request, WireProtocol},
         v1::{self, Found, ListAnswer, LoginAnswer, ServiceListAnswer},
         v3,
     },
@@ -26,7 +26,7 @@ pub(super) trait Call {
 
     fn request(&self, protocol: WireProtocol) -> Request;
 
-    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<Self::Value, Refusal>;
+    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<Self::Value, Rejection>;
 
     /// The service or instance that it is about, as errors name it. One subject that fails says nothing of the others.
     fn subject(&self) -> String;
@@ -49,7 +49,7 @@ impl Call for Register<'_> {
         }
     }
 
-    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<(), Refusal> {
+    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<(), Rejection> {
         read_ok(protocol, answer)
     }
 
@@ -75,7 +75,7 @@ impl Call for Deregister<'_> {
         }
     }
 
-    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<(), Refusal> {
+    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<(), Rejection> {
         read_ok(protocol, answer)
     }
 
@@ -102,7 +102,7 @@ impl Call for Beat<'_> {
         }
     }
 
-    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<HeartbeatReply, Refusal> {
+    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<HeartbeatReply, Rejection> {
         match protocol {
             WireProtocol::V1 => v1::read_beat(answer),
             WireProtocol::V3 => v3::read_beat(answer),
@@ -117,13 +117,13 @@ impl Call for Beat<'_> {
 pub(super) struct List<'a> {
     pub(super) namespace: &'a str,
     pub(super) query: &'a ListQuery<'a>,
-    pub(super) last_lists: &'a LastLists,
+    pub(super) list_cache: &'a ListCache,
     pub(super) left_out: &'a RefCell<LeftOut>,
     pub(super) log: &'a Logger,
 }
 
 impl List<'_> {
-    fn read_list(&self, protocol: WireProtocol, answer: &Answer) -> Result<ServiceInfo, Refusal> {
+    fn read_list(&self, protocol: WireProtocol, answer: &Answer) -> Result<ServiceInfo, Rejection> {
         let list = match protocol {
             WireProtocol::V1 => v1::read_list(answer)?,
             WireProtocol::V3 => v3::read_list(answer, self.query.service)?,
@@ -156,11 +156,11 @@ impl Call for List<'_> {
         }
     }
 
-    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<ServiceInfo, Refusal> {
+    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<ServiceInfo, Rejection> {
         let ListQuery { service, clusters, healthy_only, .. } = self.query;
         // No name contains a control character.
         let key = format!("{}\n{service}\n{clusters}\n{healthy_only}", self.namespace);
-        self.last_lists.read(&key, answer, |answer| self.read_list(protocol, answer))
+        self.list_cache.read(&key, answer, |answer| self.read_list(protocol, answer))
     }
 
     fn subject(&self) -> String {
@@ -186,7 +186,7 @@ impl Call for ListServices<'_> {
         }
     }
 
-    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<ServiceListAnswer, Refusal> {
+    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<ServiceListAnswer, Rejection> {
         match protocol {
             WireProtocol::V1 => v1::read_services(answer),
             WireProtocol::V3 => v3::read_services(answer, self.group),
@@ -216,7 +216,7 @@ impl Call for Overwrite<'_> {
         }
     }
 
-    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<(), Refusal> {
+    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<(), Rejection> {
         match protocol {
             WireProtocol::V1 => v1::read_ok(answer),
             WireProtocol::V3 => v3::read_overwritten(answer),
@@ -244,7 +244,7 @@ impl Call for Get<'_> {
         }
     }
 
-    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<Found, Refusal> {
+    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<Found, Rejection> {
         match protocol {
             WireProtocol::V1 => v1::read_instance(answer, self.key),
             WireProtocol::V3 => v3::read_instance(answer, self.key),
@@ -271,7 +271,7 @@ impl Call for Login<'_> {
         }
     }
 
-    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<LoginAnswer, Refusal> {
+    fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<LoginAnswer, Rejection> {
         match protocol {
             WireProtocol::V1 => v1::read_login(answer),
             WireProtocol::V3 => v3::read_login(answer),
@@ -283,7 +283,7 @@ impl Call for Login<'_> {
     }
 }
 
-fn read_ok(protocol: WireProtocol, answer: &Answer) -> Result<(), Refusal> {
+fn read_ok(protocol: WireProtocol, answer: &Answer) -> Result<(), Rejection> {
     match protocol {
         WireProtocol::V1 => v1::read_ok(answer),
         WireProtocol::V3 => v3::read_ok(answer),

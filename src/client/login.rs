@@ -14,7 +14,7 @@ use super::{
 use crate::{
     error::{Error, Operation},
     wire::{
-        exchange::{Refusal, WireProtocol},
+        exchange::{Rejection, WireProtocol},
         v1::LoginAnswer,
     },
 };
@@ -27,19 +27,19 @@ impl Nacos {
         server: &Rc<Server>,
         protocol: WireProtocol,
         deadline: Instant,
-    ) -> Result<Result<C::Value, Refusal>, Error> {
+    ) -> Result<Result<C::Value, Rejection>, Error> {
         let (operation, request) = (C::OPERATION, call.request(protocol));
         let send = async |token: Option<&str>| {
             self.send(server, operation, deadline, &request, token).await.map(|answer| call.read(protocol, &answer))
         };
         if !self.session.is_needed() {
-            return Ok(send(None).await?.map_err(|refusal| self.without_login(refusal)));
+            return Ok(send(None).await?.map_err(|rejection| self.without_login(rejection)));
         }
         let log_in = |credentials| self.log_in(server, deadline, credentials);
         let token = self.session.token(&server.name, log_in).await?;
         let outcome = send(token.as_deref()).await?;
         self.note_access(server, operation, token.as_deref(), &outcome);
-        if !matches!(outcome, Err(Refusal::Forbidden(_))) {
+        if !matches!(outcome, Err(Rejection::Forbidden(_))) {
             return Ok(outcome);
         }
         let other = self.session.replacement(&server.name, token.as_deref(), log_in).await?;
@@ -50,15 +50,21 @@ impl Nacos {
     }
 
     /// Only an answer to the question shows that the server has looked at the token and accepted it, or wants none.
-    fn note_access<T>(&self, server: &Server, operation: Operation, token: Option<&str>, outcome: &Result<T, Refusal>) {
+    fn note_access<T>(
+        &self,
+        server: &Server,
+        operation: Operation,
+        token: Option<&str>,
+        outcome: &Result<T, Rejection>,
+    ) {
         match outcome {
-            Ok(_) | Err(Refusal::NotFound) => {
+            Ok(_) | Err(Rejection::NotFound) => {
                 if let Some(error) = self.session.note_served(&server.name, token) {
                     warn!(self.log, "the login is refused, but the server serves requests without a token"; "error" => %error);
                 }
             }
             // Nacos 3 wants a token for its admin API in any case.
-            Err(Refusal::Forbidden(_)) if token.is_none() => {
+            Err(Rejection::Forbidden(_)) if token.is_none() => {
                 if let Some(error) = self.session.note_not_served(&server.name, operation.is_in_every_api()) {
                     warn!(self.log, "the login is refused, and tried again at growing intervals"; "error" => %error);
                 }
@@ -80,13 +86,14 @@ impl Nacos {
         };
         let first = self.protocol_of(server);
         let mut answered = log_in(first).await?;
-        if self.protocol.is_none() && matches!(answered, Err(Refusal::NotSpoken)) {
+        if self.protocol.is_none() && matches!(answered, Err(Rejection::NotSpoken)) {
             answered = log_in(first.other()).await?;
         }
-        if matches!(answered, Err(Refusal::NotSpoken)) {
-            answered = Err(Refusal::Denied("it has no login".into()));
+        if matches!(answered, Err(Rejection::NotSpoken)) {
+            answered = Err(Rejection::Denied("it has no login".into()));
         }
-        let answered = answered.map_err(|refusal| refusal.into_error(Operation::Login, &server.name, login.subject()));
+        let answered =
+            answered.map_err(|rejection| rejection.into_error(Operation::Login, &server.name, login.subject()));
         let is_refused = self.session.is_refused(&server.name);
         match &answered {
             Ok(_) if is_refused => info!(self.log, "the login is accepted"; "server" => &server.name),
@@ -100,13 +107,13 @@ impl Nacos {
     }
 
     /// Says what would help where no login can be tried.
-    fn without_login(&self, refusal: Refusal) -> Refusal {
+    fn without_login(&self, rejection: Rejection) -> Rejection {
         let hint = match &*self.access_key.borrow() {
             Some(_) => "check the access key and its secret",
             None => "no credentials are set",
         };
-        match refusal {
-            Refusal::Forbidden(said) => Refusal::Forbidden(format!("{said}; {hint}")),
+        match rejection {
+            Rejection::Forbidden(said) => Rejection::Forbidden(format!("{said}; {hint}")),
             other => other,
         }
     }

@@ -9,13 +9,13 @@ mod calls;
 mod connection;
 mod decoding;
 mod dialer;
-mod endpoint;
 mod health;
-mod last_lists;
+mod list_cache;
 mod login;
 mod resolve;
 pub(crate) mod restart_detector;
 pub(crate) mod server;
+mod server_list;
 pub(crate) mod servers;
 pub(crate) mod session;
 mod stream;
@@ -29,11 +29,11 @@ pub(crate) mod transport;
 use std::{cell::RefCell, collections::HashSet, rc::Rc, time::Duration};
 
 use actix_rt::time::{sleep_until, Instant};
-pub(crate) use endpoint::keep_server_list;
+pub(crate) use server_list::refresh_server_list;
 use slog::Logger;
 use tokio::sync::watch;
 
-use self::{attempt::Answered, last_lists::LastLists, servers::Servers, session::Session, transport::Transport};
+use self::{attempt::Answered, list_cache::ListCache, servers::Servers, session::Session, transport::Transport};
 use crate::{
     config::Config,
     error::Error,
@@ -65,7 +65,7 @@ pub(crate) struct Nacos {
     session: Session,
     /// What requests are signed with.
     access_key: RefCell<Option<Rc<AccessKey>>>,
-    last_lists: LastLists,
+    list_cache: ListCache,
     /// Those that were warned of.
     left_out: RefCell<LeftOut>,
     connection: watch::Sender<ConnectionState>,
@@ -121,7 +121,7 @@ impl Nacos {
             servers: Rc::new(servers),
             session: Session::new(config.username.clone(), config.password.clone()),
             access_key: RefCell::new(config.signing_key().map(Rc::new)),
-            last_lists: LastLists::new(),
+            list_cache: ListCache::new(),
             left_out: RefCell::default(),
             connection: watch::channel(ConnectionState::Unknown).0,
             subjects: foldhash::fast::RandomState::default(),
@@ -226,8 +226,8 @@ impl Nacos {
             return Ok(Listed { info, epoch: Some(self.epoch()), protocol: WireProtocol::V1 });
         }
         let namespace = query.namespace.unwrap_or(&self.namespace);
-        let (last_lists, left_out) = (&self.last_lists, &self.left_out);
-        let call = calls::List { namespace, query, last_lists, left_out, log: &self.log };
+        let (list_cache, left_out) = (&self.list_cache, &self.left_out);
+        let call = calls::List { namespace, query, list_cache, left_out, log: &self.log };
         let answered = self.attempt(&call, patience).await?;
         // Read now: an epoch that begins later did not answer this.
         let epoch = self.servers.is_in_use(&answered.server).then(|| self.epoch());

@@ -16,7 +16,7 @@ const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
 /// The shortest time between two logins at one server that refused tokens cause. A heartbeat every 5 s finds a new token
 /// before its instance is unhealthy.
 const REPLACEMENT_PAUSE: Duration = Duration::from_secs(10);
-/// The pause after a refused login; each further refusal doubles it.
+/// The pause after a refused login; each further rejection doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -48,16 +48,16 @@ struct State {
 struct Access {
     token: Option<Token>,
     /// None once a login has succeeded.
-    refused: Option<RefusedLogin>,
+    refused: Option<LoginRejection>,
     /// When a refused token last caused a login.
     replaced_at: Option<Instant>,
     /// How many such logins there were since the server last accepted a token.
-    vain_replacements: u32,
+    failed_replacements: u32,
 }
 
 /// A server that refuses our login. It may serve requests without a token all the same: with authentication off it need
 /// not know our user.
-struct RefusedLogin {
+struct LoginRejection {
     error: Error,
     /// In a row.
     times: u32,
@@ -139,7 +139,7 @@ impl Session {
         };
         match self.living_token(server) {
             Some(token) => Ok(Some(token)),
-            None if self.with_refused(server, |refused| !refused.is_closed) == Some(true) => Ok(None),
+            None if self.with_rejection(server, |refused| !refused.is_closed) == Some(true) => Ok(None),
             None => Err(error),
         }
     }
@@ -147,7 +147,7 @@ impl Session {
     /// The token to repeat a request with that `server` refused, although it carried the token `refused`, or none. No text
     /// tells whether that token has become bad or gives no such right, so one that was accepted before is replaced by a new
     /// login: once for all requests that were refused with it, and not again before [`REPLACEMENT_PAUSE`] is over. None
-    /// where the refusal stands.
+    /// where the rejection stands.
     ///
     /// # Errors
     /// Why there is no new token, if the last login has failed.
@@ -165,7 +165,7 @@ impl Session {
             return Ok(Some(token));
         }
         if !self.may_replace(server) {
-            return self.refused_login(server).map_or(Ok(None), Err);
+            return self.login_rejection(server).map_or(Ok(None), Err);
         }
         self.renew(server, Cause::Refused(refused), credentials, login).await.map(Some)
     }
@@ -183,13 +183,13 @@ impl Session {
         let logins_before = self.state.borrow().logins;
         let _one_at_a_time = self.login.lock().await;
         let (token, is_due) = match cause {
-            Cause::Due => (self.lasting_token(server), self.refused_lately(server).is_ok()),
+            Cause::Due => (self.lasting_token(server), self.recently_rejected(server).is_ok()),
             Cause::Refused(refused) => (self.other_token(server, refused), self.may_replace(server)),
         };
         if let Some(token) = token {
             return Ok(token);
         }
-        if let (false, Some(error)) = (is_due, self.refused_login(server)) {
+        if let (false, Some(error)) = (is_due, self.login_rejection(server)) {
             return Err(error);
         }
         self.failed_since(server, logins_before)?;
@@ -215,13 +215,13 @@ impl Session {
     /// Whether there is any use in asking this server.
     ///
     /// # Errors
-    /// Its last refusal of our login, until it is time to try again, if it serves nothing without a token.
+    /// Its last rejection of our login, until it is time to try again, if it serves nothing without a token.
     pub(crate) fn check(&self, server: &str) -> Result<(), Error> {
-        let is_closed = self.with_refused(server, |refused| refused.is_closed) == Some(true);
+        let is_closed = self.with_rejection(server, |refused| refused.is_closed) == Some(true);
         if !is_closed || self.living_token(server).is_some() {
             return Ok(());
         }
-        self.refused_lately(server)
+        self.recently_rejected(server)
     }
 
     /// Whether there is a token for this server.
@@ -231,10 +231,10 @@ impl Session {
 
     /// This server refused the last login.
     pub(crate) fn is_refused(&self, server: &str) -> bool {
-        self.refused_login(server).is_some()
+        self.login_rejection(server).is_some()
     }
 
-    /// The server has served a request with this token, or without one. Gives the refusal of the login if it is new that
+    /// The server has served a request with this token, or without one. Gives the rejection of the login if it is new that
     /// the server serves all the same.
     pub(crate) fn note_served(&self, server: &str, token: Option<&str>) -> Option<Error> {
         let mut state = self.state.borrow_mut();
@@ -243,17 +243,17 @@ impl Session {
             Some(accepted) => {
                 let token = access.token.as_mut().filter(|token| &*token.text == accepted)?;
                 token.is_accepted = true;
-                access.vain_replacements = 0;
+                access.failed_replacements = 0;
                 None
             }
             None => {
-                access.vain_replacements = 0;
+                access.failed_replacements = 0;
                 access.refused.as_mut()?.note_served(true)
             }
         }
     }
 
-    /// The server has refused a request without a token. `is_closed`: it would refuse every other one, too. Gives the refusal
+    /// The server has refused a request without a token. `is_closed`: it would refuse every other one, too. Gives the rejection
     /// of the login if there was no such request before.
     pub(crate) fn note_not_served(&self, server: &str, is_closed: bool) -> Option<Error> {
         let mut state = self.state.borrow_mut();
@@ -319,23 +319,23 @@ impl Session {
         self.state.borrow().servers.get(server).is_none_or(Access::may_replace)
     }
 
-    fn with_refused<T>(&self, server: &str, look: impl FnOnce(&RefusedLogin) -> T) -> Option<T> {
+    fn with_rejection<T>(&self, server: &str, look: impl FnOnce(&LoginRejection) -> T) -> Option<T> {
         self.state.borrow().servers.get(server)?.refused.as_ref().map(look)
     }
 
-    fn refused_login(&self, server: &str) -> Option<Error> {
-        self.with_refused(server, |refused| refused.error.clone())
+    fn login_rejection(&self, server: &str) -> Option<Error> {
+        self.with_rejection(server, |refused| refused.error.clone())
     }
 
-    fn refused_lately(&self, server: &str) -> Result<(), Error> {
-        let lately = |refused: &RefusedLogin| (refused.until > Instant::now()).then(|| refused.error.clone());
-        self.with_refused(server, lately).flatten().map_or(Ok(()), Err)
+    fn recently_rejected(&self, server: &str) -> Result<(), Error> {
+        let lately = |refused: &LoginRejection| (refused.until > Instant::now()).then(|| refused.error.clone());
+        self.with_rejection(server, lately).flatten().map_or(Ok(()), Err)
     }
 
     /// Whether the server serves without a token, and no login is due or another caller tries it: nobody else waits for that.
     fn is_served_without_login(&self, server: &str) -> bool {
-        let is_due = |refused: &RefusedLogin| refused.until <= Instant::now() && self.login.try_lock().is_ok();
-        self.with_refused(server, |refused| refused.serves_without_token == Some(true) && !is_due(refused))
+        let is_due = |refused: &LoginRejection| refused.until <= Instant::now() && self.login.try_lock().is_ok();
+        self.with_rejection(server, |refused| refused.serves_without_token == Some(true) && !is_due(refused))
             == Some(true)
     }
 
@@ -384,14 +384,14 @@ impl Access {
             Some(token) if !token.is_accepted => Some(token.since),
             _ => self.replaced_at.max(self.refused.as_ref().map(|refused| refused.since)),
         };
-        last.is_none_or(|last| last.elapsed() >= doubled(REPLACEMENT_PAUSE, self.vain_replacements))
+        last.is_none_or(|last| last.elapsed() >= doubled(REPLACEMENT_PAUSE, self.failed_replacements))
     }
 
     /// A login that the server has decided on, either way.
     fn note_login(&mut self, cause: Cause<'_>) {
         if let Cause::Refused(_) = cause {
             self.replaced_at = Some(Instant::now());
-            self.vain_replacements += 1;
+            self.failed_replacements += 1;
         }
     }
 
@@ -409,7 +409,7 @@ impl Access {
     fn refuse(&mut self, error: Error) {
         let (since, before) = (Instant::now(), self.refused.take());
         let times = before.as_ref().map_or(0, |before| before.times);
-        self.refused = Some(RefusedLogin {
+        self.refused = Some(LoginRejection {
             error,
             times: times + 1,
             since,
@@ -420,8 +420,8 @@ impl Access {
     }
 }
 
-impl RefusedLogin {
-    /// Gives the refusal of the login if this is new.
+impl LoginRejection {
+    /// Gives the rejection of the login if this is new.
     fn note_served(&mut self, is_served: bool) -> Option<Error> {
         let before = self.serves_without_token.replace(is_served);
         (before != Some(is_served)).then(|| self.error.clone())
@@ -564,7 +564,7 @@ mod tests {
     }
 
     /// A session whose login the server has just refused.
-    async fn refused_login() -> Session {
+    async fn login_rejection() -> Session {
         let session = session();
         assert_eq!(session.token("a:1", |_| async { Err(wrong()) }).await, Ok(None));
         session
@@ -581,7 +581,7 @@ mod tests {
     #[actix::test]
     async fn a_refused_login_is_not_tried_in_a_loop_where_nothing_is_served_without_it() {
         tokio::time::pause();
-        let session = refused_login().await;
+        let session = login_rejection().await;
         for (number, seconds) in [1, 2, 4, 8, 16, 32, 60, 60].into_iter().enumerate() {
             assert_eq!(session.check("a:1"), Ok(()), "without a token it may serve");
             let told = session.note_not_served("a:1", true);
@@ -599,7 +599,7 @@ mod tests {
 
     #[actix::test]
     async fn a_server_that_refuses_one_operation_without_a_token_may_serve_others() {
-        let session = refused_login().await;
+        let session = login_rejection().await;
         assert_eq!(session.note_not_served("a:1", false), Some(wrong()));
         assert_eq!(session.check("a:1"), Ok(()));
         assert_eq!(session.note_served("a:1", None), Some(wrong()));
@@ -610,7 +610,7 @@ mod tests {
     #[actix::test]
     async fn without_a_token_nobody_waits_for_a_login_but_the_one_who_tries_it() {
         tokio::time::pause();
-        let session = refused_login().await;
+        let session = login_rejection().await;
         assert_eq!(session.note_served("a:1", None), Some(wrong()));
         assert_eq!(session.note_served("a:1", None), None, "told once");
         assert_eq!(session.token("a:1", |_| async { panic!("too early") }).await, Ok(None));
@@ -636,7 +636,7 @@ mod tests {
     #[actix::test]
     async fn a_server_that_has_served_without_a_token_and_no_longer_does_is_logged_in_to() {
         tokio::time::pause();
-        let session = refused_login().await;
+        let session = login_rejection().await;
         session.note_served("a:1", None);
         let too_early = session.replacement("a:1", None, |_| async { panic!("no login is due") }).await;
         assert_eq!(too_early, Err(wrong()));
@@ -651,7 +651,7 @@ mod tests {
 
     #[actix::test]
     async fn with_other_credentials_everything_begins_anew() {
-        let session = refused_login().await;
+        let session = login_rejection().await;
         session.note_not_served("a:1", true);
         session.token("b:1", |_| async { Ok(answer("b", 100)) }).await.unwrap();
         session.replace_credentials(others());

@@ -257,7 +257,7 @@ mod tests {
         Environment { prefix, read: lookup(set) }.override_in(config)
     }
 
-    fn refusal<T: std::fmt::Debug>(outcome: Result<T, Error>) -> (&'static str, String) {
+    fn rejection<T: std::fmt::Debug>(outcome: Result<T, Error>) -> (&'static str, String) {
         match outcome {
             Err(Error::InvalidInput { field, reason }) => (field, reason),
             other => panic!("{other:?}"),
@@ -276,7 +276,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.servers, ["a:1", "b:2"]);
         assert_eq!((config.namespace_id(), config.username.as_deref()), ("dev", Some("me")));
-        let field = |set: &[(&str, &str)]| refusal(read(set)).0;
+        let field = |set: &[(&str, &str)]| rejection(read(set)).0;
         assert_eq!(field(&[]), "NACOS_SERVER_ADDR");
         assert_eq!(field(&[("NACOS_SERVER_ADDR", "a")]), "NACOS_SERVER_ADDR");
         assert_eq!(field(&[("NACOS_SERVER_ADDR", "a:1"), ("NACOS_NAMESPACE", "a b")]), "NACOS_NAMESPACE");
@@ -392,7 +392,7 @@ mod tests {
             [("ORDERS_NACOS_NAMESPACE", "dev"), ("NACOS_NAMESPACE", "other"), ("ORDERS_NACOS_MAX_CONNECTIONS", "9")];
         let config = overridden(Config::new("a:1"), "ORDERS_NACOS_", &set).unwrap();
         assert_eq!((config.get_namespace(), config.get_max_connections()), ("dev", 9));
-        let (field, reason) = refusal(overridden(config, "X_", &[("X_REQUEST_TIMEOUT", "soon")]));
+        let (field, reason) = rejection(overridden(config, "X_", &[("X_REQUEST_TIMEOUT", "soon")]));
         assert_eq!(field, "request_timeout");
         assert!(reason.starts_with("X_REQUEST_TIMEOUT: "), "{reason}");
     }
@@ -412,9 +412,12 @@ mod tests {
             ("NACOS_PUSH_ADVERTISE_PORT", "70000"),
         ];
         for (name, value) in bad {
-            assert_eq!(refusal(overridden(Config::new("a:1"), PREFIX, &[(name, value)])).0, name, "{value}");
+            assert_eq!(rejection(overridden(Config::new("a:1"), PREFIX, &[(name, value)])).0, name, "{value}");
         }
         let read = |_: &str| Err(VarError::NotUnicode("?".into()));
-        assert_eq!(refusal(Environment { prefix: PREFIX, read }.override_in(Config::default())).0, "NACOS_SERVER_ADDR");
+        assert_eq!(
+            rejection(Environment { prefix: PREFIX, read }.override_in(Config::default())).0,
+            "NACOS_SERVER_ADDR"
+        );
     }
 }

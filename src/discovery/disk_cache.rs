@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::subscriber::Watched;
+use super::subscriber::SubscriptionKey;
 use crate::model::service::ServiceInfo;
 
 /// An older list says more about the past than about where to call.
@@ -38,7 +38,7 @@ struct Cached {
 }
 
 impl CacheFile {
-    pub(crate) fn new(folder: &Path, namespace: &str, watched: &Watched) -> Self {
+    pub(crate) fn new(folder: &Path, namespace: &str, watched: &SubscriptionKey) -> Self {
         let key = serde_json::json!([namespace, watched.service.to_string(), watched.clusters]).to_string();
         let readable = format!("{namespace}/{}/{}", watched.service, watched.clusters);
         let plain = |c: char| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '+' };
@@ -99,8 +99,8 @@ mod tests {
         std::env::temp_dir().join(format!("actix-nacos-cache-{test}-{}", std::process::id()))
     }
 
-    fn watched(service: &str) -> Watched {
-        Watched { service: ServiceName::parse(service).unwrap(), clusters: String::new() }
+    fn watched(service: &str) -> SubscriptionKey {
+        SubscriptionKey { service: ServiceName::parse(service).unwrap(), clusters: String::new() }
     }
 
     fn list() -> ServiceInfo {
@@ -154,8 +154,10 @@ mod tests {
         for service in
             ["../../etc/passwd", "..", "/etc/passwd", "a\\..\\b", "C:\\x", "order/api", "заказ", "~", ".", "@@@"]
         {
-            let watched =
-                Watched { service: ServiceName { group: "..".into(), name: service.into() }, clusters: "../a".into() };
+            let watched = SubscriptionKey {
+                service: ServiceName { group: "..".into(), name: service.into() },
+                clusters: "../a".into(),
+            };
             let path = CacheFile::new(Path::new("/cache"), "..", &watched).path;
             assert_eq!(path.parent(), Some(Path::new("/cache")), "{path:?}");
             assert!(path.file_name().unwrap().to_str().unwrap().is_ascii(), "{path:?}");
@@ -165,7 +167,7 @@ mod tests {
     #[test]
     fn separators_in_names_make_no_two_subscriptions_one() {
         let key = |service: &str, clusters: &str| {
-            let watched = Watched { service: ServiceName::parse(service).unwrap(), clusters: clusters.into() };
+            let watched = SubscriptionKey { service: ServiceName::parse(service).unwrap(), clusters: clusters.into() };
             CacheFile::new(Path::new("/"), "public", &watched).key
         };
         assert_ne!(key("a/b", ""), key("a", "b/"));

@@ -60,7 +60,7 @@ impl Default for Override {
 }
 
 /// Cluster, ip and port.
-pub(crate) type Place = (String, String, i64);
+pub(crate) type InstanceAddress = (String, String, i64);
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ServiceMetadata {
@@ -77,7 +77,7 @@ pub(crate) struct Service {
     /// Only once set: 2.x protects no service without it.
     pub(crate) metadata: Option<ServiceMetadata>,
     pub(crate) instances: BTreeMap<Arc<InstanceKey>, Instance>,
-    pub(crate) overrides: HashMap<Place, Override>,
+    pub(crate) overrides: HashMap<InstanceAddress, Override>,
     /// What lists and GET show since 2.x, until it is renewed. None before the first list and the first change.
     pub(crate) listed: Option<Arc<Vec<Instance>>>,
     /// Whether a renewal of `listed` is due.
@@ -127,7 +127,7 @@ impl Service {
 }
 
 impl Instance {
-    pub(crate) fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> InstanceAddress {
         (self.cluster.clone(), self.ip.clone(), self.port)
     }
 

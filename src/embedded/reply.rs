@@ -37,12 +37,12 @@ impl Reply {
         }
     }
 
-    /// A refusal by a v1 controller.
+    /// A rejection by a v1 controller.
     pub(crate) fn refused(dialect: Dialect, status: u16, message: &str) -> Self {
         Reply::text(status, dialect.complaint(message))
     }
 
-    /// A refusal by the filter in front of the controllers, since 2.x (`ParamCheckerFilter`).
+    /// A rejection by the filter in front of the controllers, since 2.x (`ParamCheckerFilter`).
     pub(crate) fn filtered(message: &str) -> Self {
         Reply { status: 400, content_type: None, body: format!("{message}\r\n") }
     }

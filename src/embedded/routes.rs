@@ -53,7 +53,7 @@ pub(crate) fn serve(state: &mut State, route: &Route, call: &Call) -> Reply {
             .admit(call, route.guard)
             .and_then(|()| filter::check(&call.parameters, &call.path, unix_millis))
             .and_then(|()| handler(state, call))
-            .unwrap_or_else(|refusal| refusal),
+            .unwrap_or_else(|rejection| rejection),
         Action::Gone { method, instead, api } => Reply::gone(method, instead, api, &call.path, unix_millis),
         Action::NotImplemented => Reply::not_implemented(&call.method, &call.path, unix_millis),
         Action::Missing => Reply::spring(404, "No message available", &call.path, unix_millis),

@@ -312,12 +312,12 @@ fn change_metadata(
 fn places(instances: &str) -> Vec<(String, String, i64)> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Place {
+    struct InstanceAddress {
         ip: String,
         port: serde_json::Value,
         cluster_name: Option<String>,
     }
-    let places: Vec<Place> = serde_json::from_str(instances).unwrap_or_default();
+    let places: Vec<InstanceAddress> = serde_json::from_str(instances).unwrap_or_default();
     let port = |port: &serde_json::Value| port.as_i64().or_else(|| port.as_str()?.parse().ok()).unwrap_or(0);
     let cluster = |name: Option<String>| name.filter(|name| !name.is_empty()).unwrap_or(DEFAULT_CLUSTER.into());
     places.into_iter().map(|place| (cluster(place.cluster_name), place.ip, port(&place.port))).collect()

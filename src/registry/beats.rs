@@ -12,7 +12,7 @@ use super::{
     instances::as_sent,
     metadata::metadata_setters,
     target::{target_conversions, target_setters, Target},
-    Desk, Phase, Registry,
+    Phase, Registry, Shared,
 };
 use crate::{
     client::Patience,
@@ -86,24 +86,24 @@ impl Handler<SendHeartbeat> for Registry {
     type Result = ResponseFuture<Result<HeartbeatReply, Error>>;
 
     fn handle(&mut self, message: SendHeartbeat, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Beat, |desk| {
-            let taken = message.resolve().map(|(key, instance)| (desk.desired.queue_change(&key), key, instance));
+        self.dispatch(Operation::Beat, |shared| {
+            let taken = message.resolve().map(|(key, instance)| (shared.desired.queue_change(&key), key, instance));
             async move {
                 let (mut turn, key, instance) = taken?;
                 turn.come().await;
-                let desired = desk.desired.get(&key, |desired| desired.instance.clone());
+                let desired = shared.desired.get(&key, |desired| desired.instance.clone());
                 if desired.as_ref().is_some_and(|desired| !desired.ephemeral) {
                     return Err(Error::invalid("ephemeral", "the instance is registered as persistent: no heartbeats"));
                 }
                 // Whoever beats for an instance wants it.
-                desk.desired.forget_leftover(&key);
-                desk.beat_by_hand(&key, desired.as_deref().unwrap_or(&instance)).await
+                shared.desired.forget_leftover(&key);
+                shared.beat_by_hand(&key, desired.as_deref().unwrap_or(&instance)).await
             }
         })
     }
 }
 
-impl Desk {
+impl Shared {
     /// v1 registers the unknown instance of a beat by itself; v3's beats are the key alone, so that is a request of its own.
     async fn beat_by_hand(&self, key: &Arc<InstanceKey>, instance: &Instance) -> Result<HeartbeatReply, Error> {
         let patience = self.nacos.patience();
@@ -125,27 +125,27 @@ impl Handler<Beat> for Registry {
     type Result = ResponseFuture<Result<Beaten, Error>>;
 
     fn handle(&mut self, beat: Beat, _: &mut Context<Self>) -> Self::Result {
-        let desk = self.desk.clone();
+        let shared = self.shared.clone();
         // Thousands fall due together. All that a beat needs is set up when it has a permit: those that wait for one are
         // small, and those that are sent use the same memory over and over.
         Box::pin(async move {
-            let permit = desk.beat_permit().await;
-            if desk.is_in(Phase::Closing) {
+            let permit = shared.beat_permit().await;
+            if shared.is_in(Phase::Closing) {
                 return Err(Error::Stopped);
             }
             let outcome = Box::pin(async {
-                desk.guarded(Operation::Beat, Phase::Offline, pin!(desk.beat_in_turn(&beat, permit))).await
+                shared.catch_panics(Operation::Beat, Phase::Offline, pin!(shared.beat_in_turn(&beat, permit))).await
             })
             .await;
             if matches!(outcome, Ok(Beaten::Taken(_))) {
-                desk.check_on_r_nacos(&beat.key);
+                shared.check_on_r_nacos(&beat.key);
             }
             outcome
         })
     }
 }
 
-impl Desk {
+impl Shared {
     /// Waits until one more beat may be under way.
     async fn beat_permit(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed.
@@ -327,15 +327,15 @@ mod tests {
     use crate::{config::Config, runtime::supervision::supervise};
 
     /// Nobody is asked anything there.
-    fn registry_of_nobody() -> (Addr<Registry>, Rc<Desk>) {
+    fn registry_of_nobody() -> (Addr<Registry>, Rc<Shared>) {
         tokio::time::pause();
         let (sender, mailbox) = channel::channel(16);
         let registry = Addr::new(sender);
         let config = Config::new("127.0.0.1:1").max_connections(1);
         let actor = Registry::new(config, registry.downgrade(), false).unwrap();
-        let desk = actor.desk.clone();
-        actix_rt::spawn(supervise(actor, mailbox, desk.log.clone()));
-        (registry, desk)
+        let shared = actor.shared.clone();
+        actix_rt::spawn(supervise(actor, mailbox, shared.log.clone()));
+        (registry, shared)
     }
 
     fn beat(port: u16) -> Beat {
@@ -344,20 +344,20 @@ mod tests {
 
     #[actix::test]
     async fn a_beat_that_was_overtaken_by_registering_as_persistent_is_not_sent() {
-        let (registry, desk) = registry_of_nobody();
+        let (registry, shared) = registry_of_nobody();
         let persistent = Instance { ephemeral: false, ..Instance::new("127.0.0.7", 1) };
         let mut desired = DesiredInstance::new(key(1), persistent, None);
-        desired.registered(desk.nacos.epoch());
-        desk.desired.insert(desired);
+        desired.registered(shared.nacos.epoch());
+        shared.desired.insert(desired);
         let beat = beat(1);
         assert_eq!(registry.send(beat).await, Ok(Ok(Beaten::NotWanted)));
-        assert_eq!(desk.desired.get(&key(1), |desired| desired.last_error.clone()), Some(None));
+        assert_eq!(shared.desired.get(&key(1), |desired| desired.last_error.clone()), Some(None));
     }
 
     #[actix::test]
     async fn a_beat_that_waits_for_its_turn_keeps_no_other_instance_from_beating() {
-        let (registry, desk) = registry_of_nobody();
-        let turn = desk.desired.queue(&key(1));
+        let (registry, shared) = registry_of_nobody();
+        let turn = shared.desired.queue(&key(1));
         let beat = |port| registry.send(beat(port));
         let waiting = beat(1);
         pin_mut!(waiting);

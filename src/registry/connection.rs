@@ -12,7 +12,7 @@ use actix_rt::{task::JoinHandle, time::timeout};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::{Desk, Registry};
+use super::{Registry, Shared};
 use crate::{
     discovery::listeners::{Listener, ListenerId},
     error::{Error, Operation},
@@ -65,8 +65,8 @@ impl Handler<WatchConnection> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
     fn handle(&mut self, WatchConnection { listener }: WatchConnection, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Status, |desk| {
-            desk.watch_connection(listener);
+        self.dispatch(Operation::Status, |shared| {
+            shared.watch_connection(listener);
             std::future::ready(Ok(()))
         })
     }
@@ -98,10 +98,10 @@ impl Handler<UnwatchConnection> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
     fn handle(&mut self, UnwatchConnection { listener }: UnwatchConnection, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Status, |desk| {
+        self.dispatch(Operation::Status, |shared| {
             match listener {
-                Some(listener) => desk.connection_listeners.remove(ListenerId::of(&listener)),
-                None => desk.connection_listeners.remove_all(),
+                Some(listener) => shared.connection_listeners.remove(ListenerId::of(&listener)),
+                None => shared.connection_listeners.remove_all(),
             }
             std::future::ready(Ok(()))
         })
@@ -137,7 +137,7 @@ impl Drop for Watching {
     }
 }
 
-impl Desk {
+impl Shared {
     fn watch_connection(self: &Rc<Self>, listener: Listener<ConnectionChanged>) {
         let Some(recipient) = listener.recipient() else { return };
         let id = ListenerId::of(&recipient);
@@ -161,7 +161,7 @@ impl Desk {
 
 /// Notifies one listener of every change, beginning with `first`, until the listener or the Registry has ended.
 async fn notify(
-    desk: Weak<Desk>,
+    shared: Weak<Shared>,
     id: ListenerId,
     listener: WeakRecipient<ConnectionChanged>,
     first: ConnectionChanged,
@@ -177,13 +177,13 @@ async fn notify(
             let _ = handled.await;
         }
         match timeout(CHECK_INTERVAL, states.changed()).await {
-            Ok(Ok(())) => next = desk.upgrade().map(|desk| desk.connection_now()),
+            Ok(Ok(())) => next = shared.upgrade().map(|shared| shared.connection_now()),
             Ok(Err(_)) => return,
             Err(_) => {}
         }
     }
-    if let Some(desk) = desk.upgrade() {
-        desk.connection_listeners.remove(id);
+    if let Some(shared) = shared.upgrade() {
+        shared.connection_listeners.remove(id);
     }
 }
 
@@ -224,10 +224,10 @@ mod tests {
     }
 
     /// Without a server, and with nothing under way.
-    fn desk() -> Rc<Desk> {
+    fn shared() -> Rc<Shared> {
         tokio::time::pause();
         let (sender, _mailbox) = channel::channel(1);
-        Registry::new(Config::disabled(), Addr::new(sender).downgrade(), false).unwrap().desk
+        Registry::new(Config::disabled(), Addr::new(sender).downgrade(), false).unwrap().shared
     }
 
     fn weak(watcher: &Addr<Watcher>) -> Listener<ConnectionChanged> {
@@ -240,11 +240,11 @@ mod tests {
 
     #[actix::test]
     async fn listeners_that_have_stopped_are_forgotten_also_without_a_change() {
-        let desk = desk();
-        let watching = || desk.connection_listeners.watching.borrow().len();
+        let shared = shared();
+        let watching = || shared.connection_listeners.watching.borrow().len();
         let watchers: Vec<_> = (0..2001).map(|_| Watcher::default().start()).collect();
         for (number, watcher) in watchers.iter().enumerate() {
-            desk.watch_connection(if number % 2 == 0 { weak(watcher) } else { strong(watcher) });
+            shared.watch_connection(if number % 2 == 0 { weak(watcher) } else { strong(watcher) });
         }
         watchers[1..].iter().for_each(|watcher| watcher.do_send(Stop));
         assert_eq!(watching(), 2001);
@@ -254,19 +254,19 @@ mod tests {
 
     #[actix::test]
     async fn a_listener_that_watches_twice_is_told_once_and_kept_alive_if_this_was_asked_for_once() {
-        let desk = desk();
+        let shared = shared();
         let told = Rc::new(RefCell::new(Vec::new()));
         let watcher = Watcher(told.clone()).start();
         let address = watcher.downgrade();
         for listener in [weak(&watcher), strong(&watcher), weak(&watcher)] {
-            desk.watch_connection(listener);
+            shared.watch_connection(listener);
             sleep(Duration::from_millis(1)).await;
         }
         drop(watcher);
         sleep(3 * CHECK_INTERVAL).await;
         assert_eq!(*told.borrow(), [ConnectionState::Unknown]);
         assert!(address.upgrade().is_some());
-        desk.connection_listeners.remove_all();
+        shared.connection_listeners.remove_all();
         sleep(CHECK_INTERVAL).await;
         assert!(address.upgrade().is_none());
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use actix::{Context, Handler, Message, ResponseFuture};
 use slog::info;
 
-use super::{Desk, Registry};
+use super::{Registry, Shared};
 use crate::{
     client::session::Credentials,
     config::{validate_access_key, validate_security_token},
@@ -53,8 +53,8 @@ impl Handler<SetCredentials> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
     fn handle(&mut self, credentials: SetCredentials, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Login, |desk| {
-            desk.set_credentials(credentials);
+        self.dispatch(Operation::Login, |shared| {
+            shared.set_credentials(credentials);
             std::future::ready(Ok(()))
         })
     }
@@ -111,11 +111,11 @@ impl Handler<SetAccessKey> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
     fn handle(&mut self, key: SetAccessKey, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Login, |desk| std::future::ready(desk.set_access_key(key)))
+        self.dispatch(Operation::Login, |shared| std::future::ready(shared.set_access_key(key)))
     }
 }
 
-impl Desk {
+impl Shared {
     fn set_credentials(&self, SetCredentials { username, password }: SetCredentials) {
         info!(self.log, "replaced the credentials"; "username" => &username);
         self.nacos.session().replace_credentials(Credentials { username, password });

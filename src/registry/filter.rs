@@ -1,7 +1,7 @@
 //! Which instances of which service a message is about.
 
 use crate::{
-    discovery::subscriber::Watched,
+    discovery::subscriber::SubscriptionKey,
     error::Error,
     model::service::{cluster_filter, ServiceRef},
 };
@@ -19,9 +19,9 @@ impl Filter {
         Filter { service: service.into(), group: None, clusters: Vec::new() }
     }
 
-    pub(super) fn resolve(&self) -> Result<Watched, Error> {
+    pub(super) fn resolve(&self) -> Result<SubscriptionKey, Error> {
         let service = self.service.resolve(self.group.as_deref())?;
-        Ok(Watched { service, clusters: cluster_filter(&self.clusters)? })
+        Ok(SubscriptionKey { service, clusters: cluster_filter(&self.clusters)? })
     }
 }
 

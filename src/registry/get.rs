@@ -8,7 +8,7 @@ use actix_rt::time::Instant;
 use super::{
     recent_writes::REMEMBERED_FOR,
     target::{target_conversions, target_setters, Target},
-    Desk, Registry,
+    Registry, Shared,
 };
 use crate::{
     error::{Error, Operation},
@@ -45,11 +45,11 @@ impl Handler<GetInstance> for Registry {
     type Result = ResponseFuture<Result<Instance, Error>>;
 
     fn handle(&mut self, message: GetInstance, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Get, |desk| async move { desk.read(&message.target.key()?).await })
+        self.dispatch(Operation::Get, |shared| async move { shared.read(&message.target.key()?).await })
     }
 }
 
-impl Desk {
+impl Shared {
     async fn read(&self, key: &Arc<InstanceKey>) -> Result<Instance, Error> {
         let desired = self.desired.get(key, |desired| (desired.instance.clone(), desired.last_written));
         let written = desired.as_ref().and_then(|(_, written)| *written);

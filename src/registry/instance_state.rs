@@ -13,7 +13,7 @@ use serde::Serialize;
 use slog::{debug, info, warn};
 use tokio::sync::mpsc;
 
-use super::{connection::CHECK_INTERVAL, desired::DesiredInstance, Desk, Registry};
+use super::{connection::CHECK_INTERVAL, desired::DesiredInstance, Registry, Shared};
 use crate::{
     discovery::listeners::{Listener, ListenerId},
     error::{Error, Operation},
@@ -107,8 +107,8 @@ impl Handler<WatchInstances> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
     fn handle(&mut self, WatchInstances { listener }: WatchInstances, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Status, |desk| {
-            desk.watch_instances(listener);
+        self.dispatch(Operation::Status, |shared| {
+            shared.watch_instances(listener);
             std::future::ready(Ok(()))
         })
     }
@@ -140,8 +140,8 @@ impl Handler<UnwatchInstances> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
     fn handle(&mut self, UnwatchInstances { listener }: UnwatchInstances, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Status, |desk| {
-            let mut watching = desk.instance_listeners.watching.borrow_mut();
+        self.dispatch(Operation::Status, |shared| {
+            let mut watching = shared.instance_listeners.watching.borrow_mut();
             match listener {
                 Some(listener) => drop(watching.remove(&ListenerId::of(&listener))),
                 None => watching.clear(),
@@ -182,7 +182,7 @@ impl InstanceListeners {
 
 /// Notifies one listener of its `present` state and of every change, until the listener or the Registry has ended.
 async fn deliver(
-    desk: Weak<Desk>,
+    shared: Weak<Shared>,
     id: ListenerId,
     listener: WeakRecipient<InstanceStateChanged>,
     present: Vec<InstanceStateChanged>,
@@ -207,8 +207,8 @@ async fn deliver(
             }
         }
     }
-    if let Some(desk) = desk.upgrade() {
-        desk.instance_listeners.watching.borrow_mut().remove(&id);
+    if let Some(shared) = shared.upgrade() {
+        shared.instance_listeners.watching.borrow_mut().remove(&id);
     }
 }
 
@@ -222,7 +222,7 @@ impl InstanceStateChanged {
     }
 }
 
-impl Desk {
+impl Shared {
     fn watch_instances(self: &Rc<Self>, listener: Listener<InstanceStateChanged>) {
         let Some(recipient) = listener.recipient() else { return };
         let id = ListenerId::of(&recipient);

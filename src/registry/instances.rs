@@ -14,7 +14,7 @@ use super::{
     metadata::metadata_setters,
     registration::Registration,
     target::{target_conversions, target_setters, Target},
-    Desk, Registry,
+    Registry, Shared,
 };
 use crate::{
     client::Patience,
@@ -104,26 +104,26 @@ impl Handler<RegisterInstance> for Registry {
 
     fn handle(&mut self, message: RegisterInstance, _: &mut Context<Self>) -> Self::Result {
         let registry = self.myself.clone();
-        self.answer(Operation::Register, |desk| {
-            let when_reachable = message.when_reachable && !desk.nacos.is_disabled();
+        self.dispatch(Operation::Register, |shared| {
+            let when_reachable = message.when_reachable && !shared.nacos.is_disabled();
             let taken = message.target.with_values(message.values);
-            let taken = taken.map(|(key, values)| (desk.queue_to_register(&key, &values), key, values));
+            let taken = taken.map(|(key, values)| (shared.queue_to_register(&key, &values), key, values));
             async move {
                 let (mut turn, key, values) = taken?;
                 turn.come().await;
                 if when_reachable {
-                    desk.want(key.clone(), values, None);
+                    shared.want(key.clone(), values, None);
                 } else {
-                    desk.register(key.clone(), values).await?;
+                    shared.register(key.clone(), values).await?;
                 }
                 let registration = |desired: &DesiredInstance| desired.publisher.registration(key.clone(), registry);
-                desk.desired.get(&key, registration).ok_or(Error::Stopped)
+                shared.desired.get(&key, registration).ok_or(Error::Stopped)
             }
         })
     }
 }
 
-impl Desk {
+impl Shared {
     fn queue_to_register(&self, key: &Arc<InstanceKey>, values: &Instance) -> Turn {
         match self.desired.get(key, |desired| desired.instance.ephemeral) {
             Some(ephemeral) if ephemeral == values.ephemeral => self.desired.queue_change(key),
@@ -235,20 +235,20 @@ impl Handler<DeregisterInstance> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
     fn handle(&mut self, message: DeregisterInstance, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Deregister, |desk| {
-            let taken = message.target.key().map(|key| (desk.desired.queue(&key), key));
+        self.dispatch(Operation::Deregister, |shared| {
+            let taken = message.target.key().map(|key| (shared.desired.queue(&key), key));
             async move {
                 let (mut turn, key) = taken?;
                 turn.come().await;
-                desk.deregister(&key, message.ephemeral).await?;
-                info!(desk.log, "deregistered instance"; "instance" => %key);
+                shared.deregister(&key, message.ephemeral).await?;
+                info!(shared.log, "deregistered instance"; "instance" => %key);
                 Ok(())
             }
         })
     }
 }
 
-impl Desk {
+impl Shared {
     async fn deregister(&self, key: &Arc<InstanceKey>, ephemeral: bool) -> Result<(), Error> {
         if let Some(desired) = self.desired.remove(key) {
             self.desired.add_leftover(key, desired.instance.ephemeral);

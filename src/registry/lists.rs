@@ -10,7 +10,7 @@ use super::{
 use crate::{
     client::{ListQuery, Listed, Patience},
     config::{namespace_id, validate_namespace},
-    discovery::subscriber::{PollList, Watched},
+    discovery::subscriber::{PollList, SubscriptionKey},
     error::{Error, Operation},
     model::service::{validate_group, ServiceInfo, ServiceName, ServiceRef, DEFAULT_GROUP},
 };
@@ -56,8 +56,8 @@ impl Handler<ListInstances> for Registry {
     type Result = ResponseFuture<Result<ServiceInfo, Error>>;
 
     fn handle(&mut self, message: ListInstances, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::List, |desk| async move {
-            let Watched { service, clusters } = message.filter.resolve()?;
+        self.dispatch(Operation::List, |shared| async move {
+            let SubscriptionKey { service, clusters } = message.filter.resolve()?;
             validate_namespace(message.namespace.as_deref().unwrap_or_default())?;
             let query = ListQuery {
                 namespace: message.namespace.as_deref().map(namespace_id),
@@ -66,7 +66,7 @@ impl Handler<ListInstances> for Registry {
                 healthy_only: message.healthy_only,
                 push_to: None,
             };
-            desk.nacos.list(&query, Patience::Operation).await.map(|listed| listed.info)
+            shared.nacos.list(&query, Patience::Operation).await.map(|listed| listed.info)
         })
     }
 }
@@ -77,15 +77,15 @@ impl Handler<PollList> for Registry {
 
     fn handle(&mut self, poll: PollList, _: &mut Context<Self>) -> Self::Result {
         let registry = self.myself.clone();
-        self.guard(Operation::List, Phase::Ended, |desk| async move {
+        self.dispatch_until(Operation::List, Phase::Ended, |shared| async move {
             let query = ListQuery {
                 namespace: None,
                 service: &poll.service,
                 clusters: &poll.clusters,
                 healthy_only: false,
-                push_to: desk.push_address(&registry).await,
+                push_to: shared.push_address(&registry).await,
             };
-            desk.nacos.list(&query, Patience::Round).await
+            shared.nacos.list(&query, Patience::Round).await
         })
     }
 }
@@ -151,9 +151,9 @@ impl Handler<ListServices> for Registry {
     type Result = ResponseFuture<Result<ServiceList, Error>>;
 
     fn handle(&mut self, message: ListServices, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::ListServices, |desk| async move {
+        self.dispatch(Operation::ListServices, |shared| async move {
             message.validate()?;
-            let page = desk.nacos.list_services(&message.group, message.page_no, message.page_size).await;
+            let page = shared.nacos.list_services(&message.group, message.page_no, message.page_size).await;
             page.map(|(count, services)| ServiceList { count, group: message.group, services })
         })
     }

@@ -61,12 +61,12 @@ use self::{
     r_nacos::ServerKind, recent_writes::RecentWrites, subscriptions::Subscriptions,
 };
 use crate::{
-    client::{keep_server_list, restart_detector::detect_restarts, Nacos},
+    client::{refresh_server_list, restart_detector::detect_restarts, Nacos},
     config::Config,
     discovery::subscriber::EpochBegan,
     error::{Error, Operation},
     runtime::{
-        supervision::{log_panic, supervise, supervise_chore},
+        supervision::{log_panic, supervise, supervise_task},
         timer_grid::Grid,
     },
 };
@@ -93,13 +93,13 @@ const YIELDS_FOR_LAST_ANSWERS: usize = 64;
 /// actor that was restarted.
 pub struct Registry {
     /// What the handlers' futures share with the actor; all of it in one thread.
-    desk: Rc<Desk>,
+    shared: Rc<Shared>,
     /// Handlers and our own actors hold the Registry weakly: only the application keeps it alive.
     myself: WeakAddr<Registry>,
 }
 
 /// The Registry's state, beyond one handler.
-pub(crate) struct Desk {
+pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) nacos: Nacos,
     pub(crate) desired: DesiredInstances,
@@ -190,7 +190,7 @@ impl Registry {
 
     fn new(config: Config, myself: WeakAddr<Registry>, is_apart: bool) -> Result<Self, Error> {
         let log = config.logger.clone();
-        let desk = Desk {
+        let shared = Shared {
             nacos: Nacos::new(&config)?,
             desired: DesiredInstances::default(),
             subscriptions: Subscriptions::default(),
@@ -208,114 +208,114 @@ impl Registry {
             config,
             log,
         };
-        Ok(Registry { desk: Rc::new(desk), myself })
+        Ok(Registry { shared: Rc::new(shared), myself })
     }
 
     /// Serves until the end, then goes offline, then lets the last answers out.
     async fn run(self, mailbox: channel::AddressReceiver<Registry>) {
-        let desk = self.desk.clone();
-        let log = desk.log.clone();
-        desk.start_chores();
+        let shared = self.shared.clone();
+        let log = shared.log.clone();
+        shared.spawn_background_tasks();
         supervise(self, mailbox, log.clone()).await;
-        if let Err(panic) = AssertUnwindSafe(desk.last_address_dropped()).catch_unwind().await {
+        if let Err(panic) = AssertUnwindSafe(shared.last_address_dropped()).catch_unwind().await {
             panicked(&log, Operation::Shutdown, &*panic);
-            desk.subscriptions.stop_all();
+            shared.subscriptions.stop_all();
         }
-        desk.pushes.stop();
-        desk.phase.send_replace(Phase::Ended);
+        shared.pushes.stop();
+        shared.phase.send_replace(Phase::Ended);
         for _ in 0..YIELDS_FOR_LAST_ANSWERS {
             yield_now().await;
         }
         debug!(log, "registry client ended");
     }
 
-    /// The one door of all messages but beats, which are guarded once they have a place: begins `work` with the shared state,
+    /// The one door of all messages but beats, which are catch_panics once they have a place: begins `work` with the shared state,
     /// and guards it. Whatever panics in `work` or in the future it gives costs this answer alone.
-    pub(crate) fn answer<T, F>(
+    pub(crate) fn dispatch<T, F>(
         &self,
         operation: Operation,
-        work: impl FnOnce(Rc<Desk>) -> F,
+        work: impl FnOnce(Rc<Shared>) -> F,
     ) -> ResponseFuture<Result<T, Error>>
     where
         T: 'static,
         F: Future<Output = Result<T, Error>> + 'static,
     {
-        if self.desk.is_in(Phase::Closing) {
+        if self.shared.is_in(Phase::Closing) {
             return Box::pin(ready(Err(Error::Stopped)));
         }
-        self.guard(operation, Phase::Offline, work)
+        self.dispatch_until(operation, Phase::Offline, work)
     }
 
-    /// As [`answer`](Registry::answer), also while the Registry is closing, and until `last`.
-    fn guard<T, F>(
+    /// As [`answer`](Registry::dispatch), also while the Registry is closing, and until `last`.
+    fn dispatch_until<T, F>(
         &self,
         operation: Operation,
         last: Phase,
-        work: impl FnOnce(Rc<Desk>) -> F,
+        work: impl FnOnce(Rc<Shared>) -> F,
     ) -> ResponseFuture<Result<T, Error>>
     where
         T: 'static,
         F: Future<Output = Result<T, Error>> + 'static,
     {
-        let desk = self.desk.clone();
-        match catch_unwind(AssertUnwindSafe(|| work(desk.clone()))) {
+        let shared = self.shared.clone();
+        match catch_unwind(AssertUnwindSafe(|| work(shared.clone()))) {
             Ok(future) => Box::pin(async move {
-                let outcome = desk.guarded(operation, last, pin!(future)).await;
+                let outcome = shared.catch_panics(operation, last, pin!(future)).await;
                 // At the end there is no time to lose.
-                if desk.is_apart && !desk.is_in(Phase::Ended) {
+                if shared.is_apart && !shared.is_in(Phase::Ended) {
                     // What is answered together wakes another thread together: registering takes 24 us of CPU, not 27.
                     yield_now().await;
                 }
                 outcome
             }),
-            Err(panic) => Box::pin(ready(Err(panicked(&desk.log, operation, &*panic)))),
+            Err(panic) => Box::pin(ready(Err(panicked(&shared.log, operation, &*panic)))),
         }
     }
 }
 
-impl Desk {
+impl Shared {
     /// Whether it has come so far.
     fn is_in(&self, phase: Phase) -> bool {
         *self.phase.borrow() >= phase
     }
 
     /// Gives `work` up when the Registry is in the phase `last`, and answers for it when it panics.
-    async fn guarded<T, F>(&self, operation: Operation, last: Phase, work: Pin<&mut F>) -> Result<T, Error>
+    async fn catch_panics<T, F>(&self, operation: Operation, last: Phase, work: Pin<&mut F>) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
     {
         let mut phases = self.phase.subscribe();
-        let guarded = AssertUnwindSafe(work).catch_unwind();
+        let catch_panics = AssertUnwindSafe(work).catch_unwind();
         let ended = phases.wait_for(|phase| *phase >= last);
-        pin_mut!(guarded, ended);
+        pin_mut!(catch_panics, ended);
         // The end first: whoever is told `Stopped` must not find the operation in effect a moment later.
-        let Either::Right((outcome, _)) = select(ended, guarded).await else { return Err(Error::Stopped) };
+        let Either::Right((outcome, _)) = select(ended, catch_panics).await else { return Err(Error::Stopped) };
         outcome.unwrap_or_else(|panic| Err(panicked(&self.log, operation, &*panic)))
     }
 
-    /// What runs beside the actor. Each holds the desk weakly.
-    fn start_chores(self: &Rc<Self>) {
+    /// What runs beside the actor. Each holds the shared weakly.
+    fn spawn_background_tasks(self: &Rc<Self>) {
         let recent_writes = self.recent_writes.clone();
-        self.start_chore(move || recent_writes.clone().forget_in_time());
+        self.spawn_background_task(move || recent_writes.clone().forget_in_time());
         if self.nacos.is_disabled() {
             info!(self.log, "no registry: configured as disabled, nothing is registered and every list is empty");
             return;
         }
         let servers = self.nacos.servers().clone();
-        self.start_chore(move || detect_restarts(servers.clone()));
-        let (desk, epochs) = (Rc::downgrade(self), self.nacos.servers().epochs());
-        self.start_chore(move || recover(desk.clone(), epochs.clone()));
+        self.spawn_background_task(move || detect_restarts(servers.clone()));
+        let (shared, epochs) = (Rc::downgrade(self), self.nacos.servers().epochs());
+        self.spawn_background_task(move || recover(shared.clone(), epochs.clone()));
         if let Some(url) = self.config.endpoint.clone() {
-            let desk = Rc::downgrade(self);
-            self.start_chore(move || keep_server_list(desk.clone(), url.clone()));
+            let shared = Rc::downgrade(self);
+            self.spawn_background_task(move || refresh_server_list(shared.clone(), url.clone()));
         }
     }
 
     /// Runs a chore until the Registry ends, whatever it waits for then; begins it anew after a panic.
-    fn start_chore<F: Future<Output = ()>>(&self, chore: impl Fn() -> F + 'static) {
+    fn spawn_background_task<F: Future<Output = ()>>(&self, chore: impl Fn() -> F + 'static) {
         let (mut phases, log) = (self.phase.subscribe(), self.log.clone());
         actix_rt::spawn(async move {
-            let work = supervise_chore(chore, &log);
+            let work = supervise_task(chore, &log);
             let ended = phases.wait_for(|phase| *phase >= Phase::Ended);
             pin_mut!(work, ended);
             select(work, ended).await;
@@ -325,33 +325,33 @@ impl Desk {
 
 /// What a new epoch does, besides what each heartbeat does by itself: an instance that an older epoch knows is registered
 /// instead of its next beat.
-async fn recover(desk: Weak<Desk>, mut epochs: watch::Receiver<u64>) {
+async fn recover(shared: Weak<Shared>, mut epochs: watch::Receiver<u64>) {
     while epochs.changed().await.is_ok() {
-        let Some(desk) = desk.upgrade() else { return };
-        for (_, subscriber) in desk.subscriptions.all() {
+        let Some(shared) = shared.upgrade() else { return };
+        for (_, subscriber) in shared.subscriptions.all() {
             subscriber.do_send(EpochBegan);
         }
-        desk.restore_persistent();
+        shared.restore_persistent();
     }
 }
 
 #[cfg(feature = "_testing")]
-impl Desk {
+impl Shared {
     /// Orders to our own actors, in tests.
     pub(crate) fn pass_on(
         &self,
-        victim: crate::testing::staged_panic::Victim,
-        order: crate::testing::staged_panic::PanicNow,
+        victim: crate::testing::failpoints::ActorKind,
+        order: crate::testing::failpoints::PanicOrder,
     ) {
         match victim {
-            crate::testing::staged_panic::Victim::Registry => {}
-            crate::testing::staged_panic::Victim::Heartbeats => {
+            crate::testing::failpoints::ActorKind::Registry => {}
+            crate::testing::failpoints::ActorKind::Heartbeats => {
                 self.desired.heartbeats().iter().for_each(|heartbeat| heartbeat.do_send(order));
             }
-            crate::testing::staged_panic::Victim::Subscribers => {
+            crate::testing::failpoints::ActorKind::Subscribers => {
                 self.subscriptions.all().iter().for_each(|(_, subscriber)| subscriber.do_send(order));
             }
-            crate::testing::staged_panic::Victim::PushReceiver => self.pushes.pass_on(order),
+            crate::testing::failpoints::ActorKind::PushReceiver => self.pushes.pass_on(order),
         }
     }
 }

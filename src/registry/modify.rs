@@ -9,7 +9,7 @@ use super::{
     instances::as_sent,
     metadata::{metadata_setters, MetadataChange},
     target::{target_conversions, target_setters, Target},
-    Desk, Registry,
+    Registry, Shared,
 };
 use crate::{
     client::Patience,
@@ -89,21 +89,21 @@ impl Handler<ModifyInstance> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
     fn handle(&mut self, message: ModifyInstance, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Modify, |desk| {
-            let taken = message.validate().map(|key| (desk.desired.queue_change(&key), key));
+        self.dispatch(Operation::Modify, |shared| {
+            let taken = message.validate().map(|key| (shared.desired.queue_change(&key), key));
             async move {
                 let (mut turn, key) = taken?;
                 turn.come().await;
-                match desk.desired.get(&key, |desired| desired.instance.clone()) {
-                    Some(wanted) => desk.modify_desired(&key, &message, &wanted).await,
-                    None => desk.modify_others(&key, &message).await,
+                match shared.desired.get(&key, |desired| desired.instance.clone()) {
+                    Some(wanted) => shared.modify_desired(&key, &message, &wanted).await,
+                    None => shared.modify_others(&key, &message).await,
                 }
             }
         })
     }
 }
 
-impl Desk {
+impl Shared {
     /// Registers the instance with the change merged into what the server has now, so that it undoes no change by somebody
     /// else. What the application wants is merged with the change alone: that is what a server gets that forgot the instance.
     async fn modify_desired(
@@ -172,7 +172,7 @@ impl Desk {
     }
 }
 
-impl Desk {
+impl Shared {
     /// What cannot be learned is never written over.
     async fn modify_others(&self, key: &Arc<InstanceKey>, change: &ModifyInstance) -> Result<(), Error> {
         let patience = self.nacos.patience();

@@ -11,12 +11,12 @@ use actix::{Addr, Context, Handler, WeakAddr};
 use serde::Serialize;
 use slog::{debug, info, warn};
 
-use super::{Desk, Registry};
+use super::{Registry, Shared};
 use crate::{
     client::Listed,
     discovery::{
         push::{OverBudget, PushReceiver, PushTally, Pushed, StopReceiving},
-        subscriber::{Hint, PushedList, Watched},
+        subscriber::{Hint, PushedList, SubscriptionKey},
     },
     model::service::ServiceName,
     runtime::supervision,
@@ -74,7 +74,7 @@ impl Pushes {
     }
 
     #[cfg(feature = "_testing")]
-    pub(crate) fn pass_on(&self, order: crate::testing::staged_panic::PanicNow) {
+    pub(crate) fn pass_on(&self, order: crate::testing::failpoints::PanicOrder) {
         if let Some(receiver) = &*self.receiver.borrow() {
             receiver.address.do_send(order);
         }
@@ -93,7 +93,7 @@ impl Pushes {
     }
 }
 
-impl Desk {
+impl Shared {
     /// Where the server in use may push to; none if it shall not, or cannot.
     pub(super) async fn push_address(self: &Rc<Self>, registry: &WeakAddr<Registry>) -> Option<PushAddress> {
         let settings = &self.config.push;
@@ -120,8 +120,8 @@ impl Desk {
     fn open_receiver(self: &Rc<Self>, reached_by: IpAddr, registry: &WeakAddr<Registry>) -> io::Result<u16> {
         let any = |ip: IpAddr| if ip.is_ipv4() { [0; 4].into() } else { IpAddr::from([0u16; 8]) };
         let bind = self.config.push.bind.unwrap_or_else(|| (any(reached_by), 0).into());
-        let desk = Rc::downgrade(self);
-        let trusts = Rc::new(move |ip| desk.upgrade().is_some_and(|desk| desk.trusts(ip)));
+        let shared = Rc::downgrade(self);
+        let trusts = Rc::new(move |ip| shared.upgrade().is_some_and(|shared| shared.trusts(ip)));
         let recipients = (registry.clone().recipient(), registry.clone().recipient());
         let epoch = self.nacos.epoch();
         let bound = PushReceiver::bind(bind, epoch, trusts, recipients, self.pushes.tally.clone());
@@ -175,7 +175,7 @@ impl Desk {
 }
 
 /// Whether a list of these clusters has all that is watched: a list of one cluster says nothing about the others.
-fn covers(clusters: &str, watched: &Watched) -> bool {
+fn covers(clusters: &str, watched: &SubscriptionKey) -> bool {
     let told = |cluster| clusters.split(',').any(|told| told == cluster);
     clusters.is_empty() || (!watched.clusters.is_empty() && watched.clusters.split(',').all(told))
 }
@@ -184,7 +184,7 @@ impl Handler<Pushed> for Registry {
     type Result = ();
 
     fn handle(&mut self, pushed: Pushed, _: &mut Context<Self>) {
-        self.desk.pushed(pushed);
+        self.shared.pushed(pushed);
     }
 }
 
@@ -193,7 +193,7 @@ impl Handler<OverBudget> for Registry {
     type Result = ();
 
     fn handle(&mut self, _: OverBudget, _: &mut Context<Self>) {
-        self.desk.subscriptions.all().iter().for_each(|(_, subscriber)| subscriber.do_send(Hint));
+        self.shared.subscriptions.all().iter().for_each(|(_, subscriber)| subscriber.do_send(Hint));
     }
 }
 
@@ -203,8 +203,10 @@ mod tests {
 
     #[test]
     fn a_list_of_one_cluster_is_no_list_of_all() {
-        let watched =
-            |clusters: &str| Watched { service: ServiceName::parse("orders").unwrap(), clusters: clusters.into() };
+        let watched = |clusters: &str| SubscriptionKey {
+            service: ServiceName::parse("orders").unwrap(),
+            clusters: clusters.into(),
+        };
         assert!(covers("", &watched("")) && covers("", &watched("a")));
         assert!(covers("b,a", &watched("a,b")) && covers("a,b", &watched("a")));
         assert!(!covers("a", &watched("")) && !covers("a", &watched("a,b")));

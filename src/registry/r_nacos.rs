@@ -12,7 +12,7 @@ use std::{cell::Cell, pin::pin, rc::Rc, sync::Arc, time::Duration};
 use actix_rt::time::Instant;
 use slog::debug;
 
-use super::{desired::DesiredInstance, Desk, Phase};
+use super::{desired::DesiredInstance, Phase, Shared};
 use crate::{
     client::{ListQuery, Patience},
     error::{Error, Operation},
@@ -46,7 +46,7 @@ impl ServerKind {
     }
 }
 
-impl Desk {
+impl Shared {
     /// Begins to read the instance, if that is due after a heartbeat that was taken. Apart from the instance's turn: it may
     /// wait behind an application's own requests, and no heartbeat shall wait for it.
     pub(super) fn check_on_r_nacos(self: &Rc<Self>, key: &Arc<InstanceKey>) {
@@ -54,11 +54,11 @@ impl Desk {
         if !self.is_read_due(key, epoch) {
             return;
         }
-        let (desk, key) = (self.clone(), key.clone());
+        let (shared, key) = (self.clone(), key.clone());
         actix_rt::spawn(async move {
-            let reading = pin!(desk.read_and_restore(&key, epoch));
+            let reading = pin!(shared.read_and_restore(&key, epoch));
             // A failure is noted at the instance.
-            let _ = desk.guarded(Operation::Get, Phase::Offline, reading).await;
+            let _ = shared.catch_panics(Operation::Get, Phase::Offline, reading).await;
         });
     }
 

@@ -121,7 +121,7 @@ impl Handler<AwaitRegistered> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
     fn handle(&mut self, AwaitRegistered { known, limit }: AwaitRegistered, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Register, |_| async move {
+        self.dispatch(Operation::Register, |_| async move {
             let outcome = timeout(limit, known.registered()).await;
             outcome.unwrap_or_else(|_| Err(known.why_not_within(limit)))
         })

@@ -20,7 +20,7 @@ use futures_util::{
 use serde::Serialize;
 use slog::{info, warn};
 
-use super::{desired::Turn, heartbeat::StopBeating, panicked, Desk, Phase, Registry};
+use super::{desired::Turn, heartbeat::StopBeating, panicked, Phase, Registry, Shared};
 use crate::{
     client::Patience,
     error::{as_millis, Error, Operation},
@@ -153,19 +153,19 @@ impl Handler<Shutdown> for Registry {
 
     fn handle(&mut self, message: Shutdown, ctx: &mut Context<Self>) -> Self::Result {
         let registry = ctx.address();
-        if self.desk.is_in(Phase::Closing) {
+        if self.shared.is_in(Phase::Closing) {
             return Box::pin(ready(Err(Error::Stopped)));
         }
-        self.guard(Operation::Shutdown, Phase::Ended, |desk| {
-            desk.phase.send_replace(Phase::Closing);
+        self.dispatch_until(Operation::Shutdown, Phase::Ended, |shared| {
+            shared.phase.send_replace(Phase::Closing);
             let ends = EndsRegistry(registry);
-            let turns = desk.take_all_turns();
+            let turns = shared.take_all_turns();
             async move {
                 let _ends = ends;
-                let deadline = message.deadline.unwrap_or(desk.config.shutdown_timeout);
-                let report = desk.go_offline(turns, deadline, message.persistent_too, message.drain).await;
+                let deadline = message.deadline.unwrap_or(shared.config.shutdown_timeout);
+                let report = shared.go_offline(turns, deadline, message.persistent_too, message.drain).await;
                 sleep(report.drained).await;
-                desk.subscriptions.stop_all();
+                shared.subscriptions.stop_all();
                 if let Some(tell) = message.tell {
                     // Whoever waited may have given up.
                     let _ = tell.send(report.clone());
@@ -194,7 +194,7 @@ impl Handler<End> for Registry {
     }
 }
 
-impl Desk {
+impl Shared {
     /// Nobody can ask for anything any more: the same as a `Shutdown` that nobody awaits.
     pub(super) async fn last_address_dropped(&self) {
         if !self.is_in(Phase::Closing) {

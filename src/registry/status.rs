@@ -5,7 +5,7 @@ use std::time::Instant;
 use actix::{Context, Handler, Message, ResponseFuture};
 use serde::Serialize;
 
-use super::{desired::DesiredInstance, instance_state::InstanceState, pushes::PushStatus, Desk, Registry};
+use super::{desired::DesiredInstance, instance_state::InstanceState, pushes::PushStatus, Registry, Shared};
 use crate::{
     client::server::Server,
     config::Protocol,
@@ -117,23 +117,23 @@ impl Handler<GetStatus> for Registry {
     type Result = ResponseFuture<Result<RegistryStatus, Error>>;
 
     fn handle(&mut self, _: GetStatus, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Status, |desk| async move {
+        self.dispatch(Operation::Status, |shared| async move {
             let mut instances = Vec::new();
-            desk.desired.for_each(|desired| instances.push(InstanceStatus::of(desired)));
+            shared.desired.for_each(|desired| instances.push(InstanceStatus::of(desired)));
             Ok(RegistryStatus {
-                uptime_ms: desk.began.elapsed().as_millis() as u64,
-                connection: desk.nacos.connection(),
-                servers: desk.server_status(),
-                session: desk.session_status(),
+                uptime_ms: shared.began.elapsed().as_millis() as u64,
+                connection: shared.nacos.connection(),
+                servers: shared.server_status(),
+                session: shared.session_status(),
                 instances,
-                subscriptions: desk.subscriptions.describe().await,
-                push: desk.pushes.status(),
+                subscriptions: shared.subscriptions.describe().await,
+                push: shared.pushes.status(),
             })
         })
     }
 }
 
-impl Desk {
+impl Shared {
     fn server_status(&self) -> Vec<ServerStatus> {
         let current = self.nacos.servers().current().map(|server| server.name.clone());
         let describe = |server: &Server| ServerStatus::of(server, current.as_ref() == Some(&server.name));

@@ -7,14 +7,14 @@ use futures_util::future::join_all;
 
 use super::{
     filter::{filter_setters, Filter},
-    Desk, Registry,
+    Registry, Shared,
 };
 use crate::{
     discovery::{
         listeners::Listener,
         subscriber::{
-            AddView, DescribeSubscription, Listen, Settings, StopListening, StopWatching, Subscriber,
-            SubscriptionStatus, Watched,
+            AddView, DescribeSubscription, Listen, Settings, StopListening, StopWatching, Subscriber, SubscriptionKey,
+            SubscriptionStatus,
         },
         view::ServiceView,
     },
@@ -32,18 +32,18 @@ const SUBSCRIBER_MAILBOX: usize = 16;
 /// Which services are watched, and by which Subscriber.
 #[derive(Default)]
 pub(crate) struct Subscriptions {
-    subscribers: RefCell<HashMap<Watched, Addr<Subscriber>>>,
+    subscribers: RefCell<HashMap<SubscriptionKey, Addr<Subscriber>>>,
 }
 
 impl Subscriptions {
     /// The living Subscribers. One ends by itself when its last listener and view are gone.
-    pub(crate) fn all(&self) -> Vec<(Watched, Addr<Subscriber>)> {
+    pub(crate) fn all(&self) -> Vec<(SubscriptionKey, Addr<Subscriber>)> {
         let mut subscribers = self.subscribers.borrow_mut();
         subscribers.retain(|_, subscriber| subscriber.connected());
         subscribers.iter().map(|(watched, subscriber)| (watched.clone(), subscriber.clone())).collect()
     }
 
-    pub(crate) fn of_service(&self, service: &ServiceName) -> Vec<(Watched, Addr<Subscriber>)> {
+    pub(crate) fn of_service(&self, service: &ServiceName) -> Vec<(SubscriptionKey, Addr<Subscriber>)> {
         let subscribers = self.subscribers.borrow();
         let found =
             subscribers.iter().filter(|(watched, subscriber)| watched.service == *service && subscriber.connected());
@@ -62,15 +62,15 @@ impl Subscriptions {
     }
 }
 
-impl Desk {
+impl Shared {
     /// The Subscriber of `watched`, a new one if there is none.
-    fn subscriber(&self, watched: &Watched, registry: &WeakAddr<Registry>) -> Addr<Subscriber> {
+    fn subscriber(&self, watched: &SubscriptionKey, registry: &WeakAddr<Registry>) -> Addr<Subscriber> {
         let mut subscribers = self.subscriptions.subscribers.borrow_mut();
         if let Some(living) = subscribers.get(watched).filter(|subscriber| subscriber.connected()) {
             return living.clone();
         }
         let settings = Settings::new(&self.config, watched, self.grid);
-        let Watched { service, clusters } = watched.clone();
+        let SubscriptionKey { service, clusters } = watched.clone();
         let subscriber = Subscriber::new(service, clusters, registry.clone().recipient(), settings);
         actix_rt::spawn(subscriber.clock());
         let address = supervision::start(subscriber, SUBSCRIBER_MAILBOX, self.log.clone());
@@ -117,9 +117,9 @@ impl Handler<Subscribe> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
     fn handle(&mut self, message: Subscribe, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Subscribe, |desk| {
+        self.dispatch(Operation::Subscribe, |shared| {
             let done = message.filter.resolve().map(|watched| {
-                desk.subscriber(&watched, &self.myself).do_send(Listen(message.listener));
+                shared.subscriber(&watched, &self.myself).do_send(Listen(message.listener));
             });
             std::future::ready(done)
         })
@@ -159,11 +159,11 @@ impl Handler<Unsubscribe> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
     fn handle(&mut self, message: Unsubscribe, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Subscribe, |desk| std::future::ready(desk.unsubscribe(&message)))
+        self.dispatch(Operation::Subscribe, |shared| std::future::ready(shared.unsubscribe(&message)))
     }
 }
 
-impl Desk {
+impl Shared {
     fn unsubscribe(&self, message: &Unsubscribe) -> Result<(), Error> {
         let watched = message.filter.resolve()?;
         let any_clusters = watched.clusters.is_empty();
@@ -188,8 +188,8 @@ impl Handler<StopSubscribe> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
     fn handle(&mut self, _: StopSubscribe, _: &mut Context<Self>) -> Self::Result {
-        self.answer(Operation::Subscribe, |desk| {
-            for (_, subscriber) in desk.subscriptions.all() {
+        self.dispatch(Operation::Subscribe, |shared| {
+            for (_, subscriber) in shared.subscriptions.all() {
                 subscriber.do_send(StopListening(None));
             }
             std::future::ready(Ok(()))
@@ -231,10 +231,10 @@ impl Handler<Discover> for Registry {
 
     fn handle(&mut self, message: Discover, _: &mut Context<Self>) -> Self::Result {
         let registry = self.myself.clone();
-        self.answer(Operation::Subscribe, |desk: Rc<Desk>| async move {
+        self.dispatch(Operation::Subscribe, |shared: Rc<Shared>| async move {
             let watched = message.filter.resolve()?;
             loop {
-                let subscriber = desk.subscriber(&watched, &registry);
+                let subscriber = shared.subscriber(&watched, &registry);
                 // One that ended meanwhile, because its last view was dropped, is followed by a new one.
                 if let Ok(view) = subscriber.send(AddView { healthy_only: message.healthy_only }).await {
                     return Ok(view);

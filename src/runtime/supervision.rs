@@ -32,7 +32,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
 /// A chore that panicked is begun anew after this: none is urgent.
-const CHORE_PAUSE: Duration = Duration::from_secs(1);
+const TASK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs `actor` on the present arbiter until it stops itself, or nobody can reach it and it waits for nothing.
 pub(crate) fn start<A>(actor: A, mailbox_capacity: usize, log: Logger) -> Addr<A>
@@ -105,10 +105,10 @@ impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervise<A> {
 }
 
 /// Runs what is no actor until it is done; begins it anew after a panic.
-pub(crate) async fn supervise_chore<F: Future<Output = ()>>(chore: impl Fn() -> F, log: &Logger) {
+pub(crate) async fn supervise_task<F: Future<Output = ()>>(chore: impl Fn() -> F, log: &Logger) {
     while let Err(panic) = AssertUnwindSafe(chore()).catch_unwind().await {
         log_panic(log, "a chore of the registry client panicked and is begun anew", type_name::<F>(), &*panic);
-        sleep(CHORE_PAUSE).await;
+        sleep(TASK_PAUSE).await;
     }
 }
 
@@ -237,16 +237,16 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_chore_that_panics_is_begun_anew_until_it_is_done() {
+    async fn a_task_that_panics_is_begun_anew_until_it_is_done() {
         tokio::time::pause();
         let (began, times) = (Instant::now(), Cell::new(0));
         let chore = async || {
             times.set(times.get() + 1);
             assert!(times.get() > 2, "staged in a chore");
         };
-        supervise_chore(chore, &Logger::root(BrokenDrain, slog::o!())).await;
+        supervise_task(chore, &Logger::root(BrokenDrain, slog::o!())).await;
         assert_eq!(times.get(), 3);
-        assert!(began.elapsed() >= CHORE_PAUSE * 2, "no hot loop: {:?}", began.elapsed());
+        assert!(began.elapsed() >= TASK_PAUSE * 2, "no hot loop: {:?}", began.elapsed());
     }
 
     #[actix::test]

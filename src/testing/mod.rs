@@ -1,4 +1,4 @@
 //! Hooks for this crate's own tests and benches, behind a feature that is no part of its API.
 
-pub mod bench_door;
-pub mod staged_panic;
+pub mod bench;
+pub mod failpoints;

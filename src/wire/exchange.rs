@@ -140,15 +140,15 @@ impl Answer {
         matches!(self.status, 400 | 414 | 431)
     }
 
-    pub(crate) fn json<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, Refusal> {
+    pub(crate) fn json<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, Rejection> {
         serde_json::from_slice(&self.body)
-            .map_err(|error| Refusal::Unreadable(format!("{error} in {:?}", self.excerpt())))
+            .map_err(|error| Rejection::Unreadable(format!("{error} in {:?}", self.excerpt())))
     }
 }
 
 /// What an answer says other than success. It becomes an [`Error`] where server and operation are known.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Refusal {
+pub(crate) enum Rejection {
     /// The instance is not there.
     NotFound,
     /// This server does not speak this API (any more).
@@ -164,21 +164,23 @@ pub(crate) enum Refusal {
     Unreadable(String),
 }
 
-impl Refusal {
+impl Rejection {
     pub(crate) fn into_error(self, operation: Operation, server: &str, instance: impl fmt::Display) -> Error {
         let server = server.to_owned();
         match self {
-            Refusal::NotFound => Error::NotFound { instance: instance.to_string(), may_be_disabled: false },
-            Refusal::NotSpoken => Error::Unsupported {
+            Rejection::NotFound => Error::NotFound { instance: instance.to_string(), may_be_disabled: false },
+            Rejection::NotSpoken => Error::Unsupported {
                 operation,
                 server,
                 reason:
                     "it speaks neither the v1 nor the v3 API for this; is it a Nacos, and is the context path right?"
                         .into(),
             },
-            Refusal::Forbidden(reason) | Refusal::Denied(reason) => Error::Unauthorized { operation, server, reason },
-            Refusal::Refused { status, body } => Error::Refused { operation, server, status, body },
-            Refusal::Unreadable(reason) => Error::Unreadable { operation, server, reason },
+            Rejection::Forbidden(reason) | Rejection::Denied(reason) => {
+                Error::Unauthorized { operation, server, reason }
+            }
+            Rejection::Refused { status, body } => Error::Refused { operation, server, status, body },
+            Rejection::Unreadable(reason) => Error::Unreadable { operation, server, reason },
         }
     }
 }

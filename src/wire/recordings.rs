@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    exchange::{Answer, Refusal, Request},
+    exchange::{Answer, Rejection, Request},
     v1::{self, PushAddress},
 };
 use crate::model::{
@@ -228,7 +228,7 @@ impl Read {
                 }
                 _ if [404, 410, 501].contains(&response.status) => {
                     read.not_spoken += 1;
-                    assert_eq!(v1::accepted(&response.answer()), Err(Refusal::NotSpoken), "{what}");
+                    assert_eq!(v1::accepted(&response.answer()), Err(Rejection::NotSpoken), "{what}");
                 }
                 _ => {}
             }
@@ -238,14 +238,14 @@ impl Read {
 }
 
 /// What every operation makes of an answer that is no success.
-fn refusal(what: &str, response: &RecordedResponse) -> Refusal {
+fn rejection(what: &str, response: &RecordedResponse) -> Rejection {
     match response.status {
-        404 | 410 | 501 => Refusal::NotSpoken,
+        404 | 410 | 501 => Rejection::NotSpoken,
         403 => {
             let message = response.json()["message"].as_str().unwrap_or_else(|| panic!("{what}")).to_owned();
-            Refusal::Forbidden(message)
+            Rejection::Forbidden(message)
         }
-        status => Refusal::Refused { status, body: response.answer().excerpt() },
+        status => Rejection::Refused { status, body: response.answer().excerpt() },
     }
 }
 
@@ -253,7 +253,7 @@ fn assert_done(what: &str, response: &RecordedResponse) {
     let read = v1::read_ok(&response.answer());
     match response.status {
         200 => assert_eq!((read, response.body.as_str()), (Ok(()), "ok"), "{what}"),
-        _ => assert_eq!(read, Err(refusal(what, response)), "{what}"),
+        _ => assert_eq!(read, Err(rejection(what, response)), "{what}"),
     }
 }
 
@@ -261,10 +261,10 @@ fn assert_list(what: &str, request: &RecordedRequest, response: &RecordedRespons
     let service = request.service().unwrap_or_else(|| panic!("{what}: no service"));
     let read = v1::read_list(&response.answer()).map(|list| list.into_info(&service));
     if response.status != 200 {
-        assert_eq!(read, Err(refusal(what, response)), "{what}");
+        assert_eq!(read, Err(rejection(what, response)), "{what}");
         return;
     }
-    let (info, json) = (read.unwrap_or_else(|refusal| panic!("{what}: {refusal:?}")), response.json());
+    let (info, json) = (read.unwrap_or_else(|rejection| panic!("{what}: {rejection:?}")), response.json());
     assert_eq!(json["name"], service.to_string(), "{what}");
     assert_eq!(info.service(), service, "{what}");
     assert_eq!(json["clusters"], info.clusters, "{what}");
@@ -283,10 +283,10 @@ fn assert_list(what: &str, request: &RecordedRequest, response: &RecordedRespons
 fn assert_beat(what: &str, response: &RecordedResponse) {
     let read = v1::read_beat(&response.answer());
     if response.status != 200 {
-        assert_eq!(read, Err(refusal(what, response)), "{what}");
+        assert_eq!(read, Err(rejection(what, response)), "{what}");
         return;
     }
-    let (reply, json) = (read.unwrap_or_else(|refusal| panic!("{what}: {refusal:?}")), response.json());
+    let (reply, json) = (read.unwrap_or_else(|rejection| panic!("{what}: {rejection:?}")), response.json());
     assert!([v1::BEAT_TAKEN, v1::BEAT_UNKNOWN].contains(&reply.code), "{what}");
     assert_eq!(json["code"], reply.code, "{what}");
     assert_eq!(json["clientBeatInterval"], reply.client_beat_interval, "{what}");
@@ -299,12 +299,12 @@ fn assert_get(what: &str, request: &RecordedRequest, response: &RecordedResponse
     let read = v1::read_instance(&response.answer(), &key);
     let json = || response.json();
     match response.status {
-        410 => assert_eq!(read.map(drop), Err(Refusal::NotSpoken), "{what}"),
-        404 | 500 => assert_eq!(read.map(drop), Err(Refusal::NotFound), "{what}"),
+        410 => assert_eq!(read.map(drop), Err(Rejection::NotSpoken), "{what}"),
+        404 | 500 => assert_eq!(read.map(drop), Err(Rejection::NotFound), "{what}"),
         // r-nacos answers with the instance of another cluster.
-        200 if json()["clusterName"] != key.cluster => assert_eq!(read.map(drop), Err(Refusal::NotFound), "{what}"),
+        200 if json()["clusterName"] != key.cluster => assert_eq!(read.map(drop), Err(Rejection::NotFound), "{what}"),
         _ => {
-            let found = read.unwrap_or_else(|refusal| panic!("{what}: {refusal:?}"));
+            let found = read.unwrap_or_else(|rejection| panic!("{what}: {rejection:?}"));
             assert_same_instance(what, &found.instance, &json(), &key.service);
             assert_eq!(found.enabled_told, json()["enabled"].is_boolean(), "{what}");
             assert_eq!(found.ephemeral_told, json()["ephemeral"].is_boolean(), "{what}");
@@ -313,7 +313,7 @@ fn assert_get(what: &str, request: &RecordedRequest, response: &RecordedResponse
 }
 
 fn assert_services(what: &str, response: &RecordedResponse) {
-    let services = v1::read_services(&response.answer()).unwrap_or_else(|refusal| panic!("{what}: {refusal:?}"));
+    let services = v1::read_services(&response.answer()).unwrap_or_else(|rejection| panic!("{what}: {rejection:?}"));
     assert_eq!(serde_json::to_value(&services).unwrap(), response.json(), "{what}");
     assert!(services.count > 0, "{what}");
 }
@@ -322,14 +322,14 @@ fn assert_login(what: &str, response: &RecordedResponse) {
     let read = v1::read_login(&response.answer());
     match response.status {
         200 => {
-            let (login, json) = (read.unwrap_or_else(|refusal| panic!("{what}: {refusal:?}")), response.json());
+            let (login, json) = (read.unwrap_or_else(|rejection| panic!("{what}: {rejection:?}")), response.json());
             assert_eq!(json["accessToken"], login.access_token, "{what}");
             assert_eq!(json["tokenTtl"], login.token_ttl, "{what}");
             assert_eq!(json["globalAdmin"], login.global_admin, "{what}");
         }
         // 3.0 has nothing behind the path any more.
-        500 if what.starts_with("nacos-3.0.3") => assert_eq!(read.map(drop), Err(Refusal::NotSpoken), "{what}"),
-        _ => assert!(matches!(read, Err(Refusal::Denied(_))), "{what}"),
+        500 if what.starts_with("nacos-3.0.3") => assert_eq!(read.map(drop), Err(Rejection::NotSpoken), "{what}"),
+        _ => assert!(matches!(read, Err(Rejection::Denied(_))), "{what}"),
     }
 }
 

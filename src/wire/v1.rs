@@ -12,7 +12,7 @@ use serde::{
 };
 
 use super::{
-    exchange::{excerpt, Answer, Refusal, Request},
+    exchange::{excerpt, Answer, Rejection, Request},
     lenient,
 };
 use crate::{
@@ -278,11 +278,11 @@ impl Host {
     }
 
     /// An answer about one instance that does not say where it is, is no answer.
-    pub(crate) fn check_address(&self, answer: &Answer) -> Result<(), Refusal> {
+    pub(crate) fn check_address(&self, answer: &Answer) -> Result<(), Rejection> {
         if self.is_usable() {
             return Ok(());
         }
-        Err(Refusal::Unreadable(format!("no ip and port in {:?}", answer.excerpt())))
+        Err(Rejection::Unreadable(format!("no ip and port in {:?}", answer.excerpt())))
     }
 
     /// None unless it [is usable](Host::is_usable).
@@ -452,24 +452,24 @@ pub(crate) struct SpringError {
     pub(crate) path: String,
 }
 
-pub(crate) fn read_ok(answer: &Answer) -> Result<(), Refusal> {
+pub(crate) fn read_ok(answer: &Answer) -> Result<(), Rejection> {
     accepted(answer)?;
     match answer.body.as_slice() {
         b"ok" => Ok(()),
-        _ => Err(Refusal::Unreadable(format!("expected \"ok\", not {:?}", answer.excerpt()))),
+        _ => Err(Rejection::Unreadable(format!("expected \"ok\", not {:?}", answer.excerpt()))),
     }
 }
 
 /// A list as the server told it; not yet in order.
-pub(crate) fn read_list(answer: &Answer) -> Result<ListAnswer, Refusal> {
+pub(crate) fn read_list(answer: &Answer) -> Result<ListAnswer, Rejection> {
     accepted(answer)?;
     answer.json()
 }
 
 /// The instance that `key` names. `enabled` and `ephemeral` are not in the answers of 1.4 and 2.x.
-pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found, Refusal> {
+pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found, Rejection> {
     if instance_is_missing(answer) {
-        return Err(Refusal::NotFound);
+        return Err(Rejection::NotFound);
     }
     accepted(answer)?;
     #[derive(Deserialize)]
@@ -484,7 +484,7 @@ pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found,
     let told: Told = answer.json()?;
     let instance = host.into_instance(&key.service).filter(|instance| key.names(instance));
     // r-nacos looks an instance up by ip and port alone and gives the one of another cluster.
-    let instance = instance.ok_or(Refusal::NotFound)?;
+    let instance = instance.ok_or(Rejection::NotFound)?;
     Ok(Found { instance, enabled_told: told.enabled.is_some(), ephemeral_told: told.ephemeral.is_some() })
 }
 
@@ -511,7 +511,7 @@ fn instance_is_missing(answer: &Answer) -> bool {
     }
 }
 
-pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Refusal> {
+pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Rejection> {
     /// What every server says, and most say no more: read without looking for more it takes half the time.
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -533,48 +533,48 @@ pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Refusal> {
     })
 }
 
-pub(crate) fn read_services(answer: &Answer) -> Result<ServiceListAnswer, Refusal> {
+pub(crate) fn read_services(answer: &Answer) -> Result<ServiceListAnswer, Rejection> {
     accepted(answer)?;
     answer.json()
 }
 
 /// What cannot be read is not quoted: there may be a token in it.
-pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Refusal> {
+pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Rejection> {
     let said = answer.excerpt();
     match answer.status {
         200 => serde_json::from_slice(&answer.body).map_err(|error| unreadable_login(&error)),
-        401 | 403 => Err(Refusal::Denied(format!("{said}; check username and password"))),
+        401 | 403 => Err(Rejection::Denied(format!("{said}; check username and password"))),
         // An unknown user, or none, on 2.x. Any other cause is trouble of the server's own.
         500 if said.starts_with("caused: User ") || said.starts_with("caused: Required request parameter") => {
-            Err(Refusal::Denied(format!("{said}; check username and password")))
+            Err(Rejection::Denied(format!("{said}; check username and password")))
         }
         // 3.0 keeps the path and has nothing behind it.
-        500 if said.contains("API Compatibility") => Err(Refusal::NotSpoken),
-        404 | 405 | 410 | 501 => Err(Refusal::NotSpoken),
-        status => Err(Refusal::Refused { status, body: said }),
+        500 if said.contains("API Compatibility") => Err(Rejection::NotSpoken),
+        404 | 405 | 410 | 501 => Err(Rejection::NotSpoken),
+        status => Err(Rejection::Refused { status, body: said }),
     }
 }
 
 /// Says nothing of the text: it may hold the token.
-fn unreadable_login(error: &serde_json::Error) -> Refusal {
-    Refusal::Unreadable(format!("no token in it ({:?} error at column {})", error.classify(), error.column()))
+fn unreadable_login(error: &serde_json::Error) -> Rejection {
+    Rejection::Unreadable(format!("no token in it ({:?} error at column {})", error.classify(), error.column()))
 }
 
 /// Sorts out what no operation takes for success.
-pub(crate) fn accepted(answer: &Answer) -> Result<(), Refusal> {
+pub(crate) fn accepted(answer: &Answer) -> Result<(), Rejection> {
     match answer.status {
         200 => Ok(()),
         401 | 403 => Err(forbidden(answer)),
-        404 | 405 | 410 | 501 => Err(Refusal::NotSpoken),
-        status => Err(Refusal::Refused { status, body: answer.excerpt() }),
+        404 | 405 | 410 | 501 => Err(Rejection::NotSpoken),
+        status => Err(Rejection::Refused { status, body: answer.excerpt() }),
     }
 }
 
 /// Spring's page, a text, or nothing at all.
-fn forbidden(answer: &Answer) -> Refusal {
+fn forbidden(answer: &Answer) -> Rejection {
     let page = serde_json::from_slice::<SpringError>(&answer.body);
     let said = page.map_or_else(|_| answer.excerpt(), |error| excerpt(&error.message));
-    Refusal::Forbidden(if said.is_empty() { format!("it answered {}", answer.status) } else { said })
+    Rejection::Forbidden(if said.is_empty() { format!("it answered {}", answer.status) } else { said })
 }
 
 fn yes() -> bool {
@@ -623,7 +623,7 @@ mod tests {
             [r#"{"accessToken":"hush","tokenTtl":180"#, r#"{"accessToken":"hush","tokenTtl":"long"}"#, r#""hush""#]
         {
             match read_login(&answer(body)) {
-                Err(Refusal::Unreadable(reason)) => assert!(!reason.contains("hush"), "{reason}"),
+                Err(Rejection::Unreadable(reason)) => assert!(!reason.contains("hush"), "{reason}"),
                 other => panic!("{body} gave {:?}", other.map(drop)),
             }
         }
@@ -686,7 +686,7 @@ mod tests {
     fn an_instance_without_an_address_is_no_instance() {
         let key = InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("127.0.0.7", 80));
         for body in ["{}", "[]", "null", r#"{"ip":"127.0.0.7"}"#, r#"{"ip":1,"port":"none"}"#] {
-            assert!(matches!(read_instance(&answer(body), &key), Err(Refusal::Unreadable(_))), "{body}");
+            assert!(matches!(read_instance(&answer(body), &key), Err(Rejection::Unreadable(_))), "{body}");
         }
         let odd = r#"{"ip":"127.0.0.7","port":"80","healthy":null,"enabled":"?","ephemeral":"false"}"#;
         let found = read_instance(&answer(odd), &key).unwrap();

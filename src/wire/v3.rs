@@ -12,7 +12,7 @@ use serde::{de::DeserializeOwned, Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    exchange::{excerpt, Answer, Refusal, Request},
+    exchange::{excerpt, Answer, Rejection, Request},
     v1::{self, Found, Host, Hosts, InstanceParameters, ListAnswer, LoginAnswer, ServiceListAnswer},
 };
 use crate::model::{
@@ -147,20 +147,20 @@ pub(crate) fn login(username: &str, password: &str) -> Request {
     v1::login(LOGIN, username, password)
 }
 
-pub(crate) fn read_ok(answer: &Answer) -> Result<(), Refusal> {
+pub(crate) fn read_ok(answer: &Answer) -> Result<(), Rejection> {
     match open::<String>(answer)?.as_str() {
         "ok" => Ok(()),
-        other => Err(Refusal::Unreadable(format!("expected \"ok\", not {other:?}"))),
+        other => Err(Rejection::Unreadable(format!("expected \"ok\", not {other:?}"))),
     }
 }
 
 /// What [`overwrite`] gets.
-pub(crate) fn read_overwritten(answer: &Answer) -> Result<(), Refusal> {
+pub(crate) fn read_overwritten(answer: &Answer) -> Result<(), Rejection> {
     read_ok(answer).map_err(of_admin)
 }
 
 /// In v1's words: taken, or unknown and to be registered again.
-pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Refusal> {
+pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Rejection> {
     if answer.status == 200 && code(answer) == Some(INSTANCE_NOT_FOUND) {
         return Ok(HeartbeatReply { code: v1::BEAT_UNKNOWN, ..HeartbeatReply::taken() });
     }
@@ -168,7 +168,7 @@ pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Refusal> {
 }
 
 /// A list of `service`; not yet in order, and not filtered. It says neither how long it may be kept nor when it was made.
-pub(crate) fn read_list(answer: &Answer, service: &ServiceName) -> Result<ListAnswer, Refusal> {
+pub(crate) fn read_list(answer: &Answer, service: &ServiceName) -> Result<ListAnswer, Rejection> {
     let Hosts(hosts) = open(answer)?;
     Ok(ListAnswer {
         name: service.to_string(),
@@ -184,22 +184,22 @@ pub(crate) fn read_list(answer: &Answer, service: &ServiceName) -> Result<ListAn
 }
 
 /// The instance that `key` names.
-pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found, Refusal> {
+pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found, Rejection> {
     if answer.status == 404 && code(answer) == Some(RESOURCE_NOT_FOUND) {
-        return Err(Refusal::NotFound);
+        return Err(Rejection::NotFound);
     }
     let data: Value = open(answer).map_err(of_admin)?;
     let told = |name: &str| data.get(name).is_some_and(Value::is_boolean);
     let (enabled_told, ephemeral_told) = (told("enabled"), told("ephemeral"));
-    let host: Host =
-        serde_json::from_value(data).map_err(|error| Refusal::Unreadable(format!("{error}: {}", answer.excerpt())))?;
+    let host: Host = serde_json::from_value(data)
+        .map_err(|error| Rejection::Unreadable(format!("{error}: {}", answer.excerpt())))?;
     host.check_address(answer)?;
     let instance = host.into_instance(&key.service).filter(|instance| key.names(instance));
-    Ok(Found { instance: instance.ok_or(Refusal::NotFound)?, enabled_told, ephemeral_told })
+    Ok(Found { instance: instance.ok_or(Rejection::NotFound)?, enabled_told, ephemeral_told })
 }
 
 /// The services of `group`. The count is the server's, and has those of groups with a longer name in it (read).
-pub(crate) fn read_services(answer: &Answer, group: &str) -> Result<ServiceListAnswer, Refusal> {
+pub(crate) fn read_services(answer: &Answer, group: &str) -> Result<ServiceListAnswer, Rejection> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Page {
@@ -218,32 +218,32 @@ pub(crate) fn read_services(answer: &Answer, group: &str) -> Result<ServiceListA
 }
 
 /// Success is not framed: the same as v1's. A server whose users are kept elsewhere says so in a frame (read).
-pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Refusal> {
-    match framed_refusal(answer) {
-        Some(Refusal::Refused { body, .. }) if answer.status == 200 => Err(Refusal::Denied(body)),
+pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Rejection> {
+    match framed_rejection(answer) {
+        Some(Rejection::Refused { body, .. }) if answer.status == 200 => Err(Rejection::Denied(body)),
         // 3.0.3 says no more of a wrong password.
         _ if answer.status == 500 && answer.excerpt().contains("No message available") => {
-            Err(Refusal::Denied("login failed; check username and password".into()))
+            Err(Rejection::Denied("login failed; check username and password".into()))
         }
         _ => v1::read_login(answer),
     }
 }
 
 /// What is in the frame of a success.
-fn open<T: DeserializeOwned>(answer: &Answer) -> Result<T, Refusal> {
+fn open<T: DeserializeOwned>(answer: &Answer) -> Result<T, Rejection> {
     match answer.status {
         200 => {}
         // Of a right that is missing the filter in front of the API speaks, as on v1.
-        401 | 403 => return Err(v1::accepted(answer).err().unwrap_or(Refusal::NotSpoken)),
-        _ => return Err(framed_refusal(answer).or(v1::accepted(answer).err()).unwrap_or(Refusal::NotSpoken)),
+        401 | 403 => return Err(v1::accepted(answer).err().unwrap_or(Rejection::NotSpoken)),
+        _ => return Err(framed_rejection(answer).or(v1::accepted(answer).err()).unwrap_or(Rejection::NotSpoken)),
     }
     match answer.json::<Frame<T>>() {
         Ok(frame) if frame.code == SUCCESS => Ok(frame.data),
         // A failure's data is of another type, as a rule.
         Ok(_) | Err(_) if code(answer).is_some_and(|code| code != SUCCESS) => {
-            Err(framed_refusal(answer).unwrap_or(Refusal::NotSpoken))
+            Err(framed_rejection(answer).unwrap_or(Rejection::NotSpoken))
         }
-        Ok(_) => Err(Refusal::Unreadable(format!("no code in {:?}", answer.excerpt()))),
+        Ok(_) => Err(Rejection::Unreadable(format!("no code in {:?}", answer.excerpt()))),
         Err(unreadable) => Err(unreadable),
     }
 }
@@ -257,7 +257,7 @@ fn code(answer: &Answer) -> Option<i64> {
 }
 
 /// What an error's frame says. Its code stands for the status where that is 200.
-fn framed_refusal(answer: &Answer) -> Option<Refusal> {
+fn framed_rejection(answer: &Answer) -> Option<Rejection> {
     let frame = frame(answer).filter(|frame| frame.code != SUCCESS)?;
     let status = if answer.status == 200 { u16::try_from(frame.code).unwrap_or(u16::MAX) } else { answer.status };
     let message = frame.message.unwrap_or_default();
@@ -266,14 +266,14 @@ fn framed_refusal(answer: &Answer) -> Option<Refusal> {
         Value::String(detail) => format!("{message}: {detail}"),
         detail => format!("{message}: {detail}"),
     };
-    Some(Refusal::Refused { status, body: excerpt(&body) })
+    Some(Rejection::Refused { status, body: excerpt(&body) })
 }
 
 /// What would help where the admin API refuses.
-fn of_admin(refusal: Refusal) -> Refusal {
-    match refusal {
-        Refusal::Forbidden(said) => {
-            Refusal::Forbidden(format!("{said}; the admin API wants credentials with that right"))
+fn of_admin(rejection: Rejection) -> Rejection {
+    match rejection {
+        Rejection::Forbidden(said) => {
+            Rejection::Forbidden(format!("{said}; the admin API wants credentials with that right"))
         }
         other => other,
     }
@@ -299,8 +299,8 @@ mod tests {
     }
 
     /// What the recorded error bodies of the client API mean.
-    fn refusal(name: &str) -> Refusal {
-        let refused = |body: &str| Refusal::Refused { status: 400, body: body.into() };
+    fn rejection(name: &str) -> Rejection {
+        let refused = |body: &str| Rejection::Refused { status: 400, body: body.into() };
         match name {
             "v3 register without ip" => {
                 refused("parameter missing: Required parameter 'ip' type String is not present")
@@ -314,7 +314,7 @@ mod tests {
         }
     }
 
-    /// The operation reads the recorded refusal as one.
+    /// The operation reads the recorded rejection as one.
     fn assert_forbidden(name: &str, operation: &str, request: &RecordedRequest, response: &RecordedResponse) {
         let (answer, key) = (response.answer(), request.key());
         let said = response.json()["message"].as_str().unwrap().to_owned();
@@ -326,7 +326,7 @@ mod tests {
             _ if request.parameter("heartBeat").is_some() => (read_beat(&answer).map(drop), said),
             _ => (read_ok(&answer), said),
         };
-        assert_eq!(read, Err(Refusal::Forbidden(said)), "{name}");
+        assert_eq!(read, Err(Rejection::Forbidden(said)), "{name}");
     }
 
     fn assert_read(name: &str, operation: &str, request: &RecordedRequest, response: &RecordedResponse) -> bool {
@@ -338,7 +338,7 @@ mod tests {
             "GET /v3/admin/ns/instance" => {
                 let read = read_instance(&answer, &request.key().unwrap());
                 match answer.status {
-                    404 => assert_eq!(read.map(drop), Err(Refusal::NotFound), "{name}"),
+                    404 => assert_eq!(read.map(drop), Err(Rejection::NotFound), "{name}"),
                     _ => {
                         let found = read.unwrap();
                         assert!(found.enabled_told && found.ephemeral_told, "{name}");
@@ -356,7 +356,7 @@ mod tests {
                 assert_eq!(read_login(&answer).unwrap().token_ttl, 18_000, "{name}");
             }
             "POST /v3/auth/user/login" if answer.status == 500 => {
-                assert!(matches!(read_login(&answer), Err(Refusal::Denied(_))), "{name}");
+                assert!(matches!(read_login(&answer), Err(Rejection::Denied(_))), "{name}");
             }
             "POST /v3/client/ns/instance" if request.parameter("heartBeat").is_some() => {
                 let unknown = response.json()["code"] == INSTANCE_NOT_FOUND;
@@ -365,12 +365,12 @@ mod tests {
                 assert_eq!(read_beat(&answer).map(|reply| reply.code), Ok(code), "{name}");
             }
             _ if answer.status == 404 => {
-                assert_eq!(read_ok(&answer), Err(Refusal::NotSpoken), "{name}");
-                assert_eq!(read_login(&answer).map(drop), Err(Refusal::NotSpoken), "{name}");
+                assert_eq!(read_ok(&answer), Err(Rejection::NotSpoken), "{name}");
+                assert_eq!(read_login(&answer).map(drop), Err(Rejection::NotSpoken), "{name}");
             }
             "POST /v3/client/ns/instance" | "DELETE /v3/client/ns/instance" => match answer.status {
                 200 => assert_eq!(read_ok(&answer), Ok(()), "{name}"),
-                _ => assert_eq!(read_ok(&answer), Err(refusal(name)), "{name}"),
+                _ => assert_eq!(read_ok(&answer), Err(rejection(name)), "{name}"),
             },
             "GET /v3/client/ns/instance/list" => assert_list(name, request, response),
             _ => return false,
@@ -476,10 +476,10 @@ mod tests {
         assert!(found.enabled_told && found.ephemeral_told && !found.instance.enabled);
         assert_eq!((found.instance.weight, found.instance.service_name.as_str()), (2.0, "PAY@@ledger"));
         let missing = r#"{"code":20004,"message":"resource not found","data":"no matched ip found!"}"#;
-        assert_eq!(read_instance(&answer(404, missing), &key()).map(drop), Err(Refusal::NotFound));
+        assert_eq!(read_instance(&answer(404, missing), &key()).map(drop), Err(Rejection::NotFound));
         let no_right = r#"{"code":10001,"message":"access denied","data":"authorization failed!"}"#;
         let denied = read_services(&answer(403, no_right), "PAY").map(drop);
-        assert!(matches!(denied, Err(Refusal::Forbidden(said)) if said.contains("credentials with that right")));
+        assert!(matches!(denied, Err(Rejection::Forbidden(said)) if said.contains("credentials with that right")));
     }
 
     #[test]
@@ -487,7 +487,7 @@ mod tests {
         let token = r#"{"accessToken":"t","tokenTtl":18000,"globalAdmin":true,"username":"nacos"}"#;
         assert_eq!(read_login(&answer(200, token)).unwrap().token_ttl, 18_000);
         let elsewhere = r#"{"code":23000,"message":"not by this plugin","data":null}"#;
-        let denied = Refusal::Denied("not by this plugin".into());
+        let denied = Rejection::Denied("not by this plugin".into());
         assert_eq!(read_login(&answer(200, elsewhere)).map(drop), Err(denied));
         assert_eq!(login("a", "b").path, LOGIN);
         assert_eq!(login("a", "b&c").form.as_deref(), Some("username=a&password=b%26c"));
@@ -508,7 +508,7 @@ mod tests {
         let service = &key().service;
         for body in ["", "ok", "<html>", "{}", "[]", r#"{"code":0}"#, r#"{"code":0,"data":null}"#, r#"{"data":[]}"#] {
             let read = read_list(&answer(200, body), service);
-            assert!(matches!(read, Err(Refusal::Unreadable(_))), "{body}: {read:?}");
+            assert!(matches!(read, Err(Rejection::Unreadable(_))), "{body}: {read:?}");
         }
         let whole = r#"{"code":0,"message":"success","data":[{"ip":"127.0.0.7","port":80,"healthy":true}]}"#;
         assert_eq!(read_list(&answer(200, whole), service).unwrap().hosts.len(), 1);
@@ -516,11 +516,11 @@ mod tests {
             assert!(read_list(&answer(200, &whole[..cut]), service).is_err(), "cut at {cut}");
         }
         let failed = read_list(&answer(200, r#"{"code":30000,"message":"server error","data":null}"#), service);
-        assert_eq!(failed.map(drop), Err(Refusal::Refused { status: 30_000, body: "server error".into() }));
+        assert_eq!(failed.map(drop), Err(Rejection::Refused { status: 30_000, body: "server error".into() }));
         for status in [404, 405, 410, 501] {
             let read = read_list(&answer(status, "<html>nothing here"), service).map(drop);
-            assert_eq!(read, Err(Refusal::NotSpoken));
+            assert_eq!(read, Err(Rejection::NotSpoken));
         }
-        assert!(matches!(read_list(&answer(502, "<html>"), service), Err(Refusal::Refused { status: 502, .. })));
+        assert!(matches!(read_list(&answer(502, "<html>"), service), Err(Rejection::Refused { status: 502, .. })));
     }
 }

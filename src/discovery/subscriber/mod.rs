@@ -143,7 +143,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    pub(crate) fn new(config: &Config, watched: &Watched, grid: Grid) -> Self {
+    pub(crate) fn new(config: &Config, watched: &SubscriptionKey, grid: Grid) -> Self {
         let file = |folder: &PathBuf| CacheFile::new(folder, config.namespace_id(), watched);
         Settings {
             min_interval: config.min_poll_interval,
@@ -608,7 +608,7 @@ impl Handler<DescribeSubscription> for Subscriber {
 
 /// What names a subscription, or a list.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Watched {
+pub(crate) struct SubscriptionKey {
     pub(crate) service: ServiceName,
     /// Comma separated, in order; empty for all.
     pub(crate) clusters: String,

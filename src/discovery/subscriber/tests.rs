@@ -239,7 +239,7 @@ async fn a_list_is_asked_for_again_before_the_server_forgets_who_asked() {
 #[actix::test]
 async fn a_list_that_never_changes_is_cached_again_before_the_file_is_too_old() {
     let folder = std::env::temp_dir().join(format!("actix-nacos-subscriber-{}", std::process::id()));
-    let file = CacheFile::new(&folder, "", &Watched { service: service(), clusters: String::new() });
+    let file = CacheFile::new(&folder, "", &SubscriptionKey { service: service(), clusters: String::new() });
     let _world = begin_with(Settings { cache: Some(file.clone()), ..settings() }, &[("1", 1.0)]);
     for _ in 0..2 {
         sleep(Duration::from_secs(3700)).await;

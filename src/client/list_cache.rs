@@ -13,14 +13,14 @@ use std::{
 
 use crate::{
     model::{instance::Instance, service::ServiceInfo},
-    wire::exchange::{Answer, Refusal},
+    wire::exchange::{Answer, Rejection},
 };
 
 /// A list that nobody asked for during this time is forgotten.
 const KEPT: Duration = Duration::from_secs(60);
 
 /// See the module.
-pub(super) struct LastLists {
+pub(super) struct ListCache {
     lists: RefCell<HashMap<String, LastList>>,
     swept: Cell<Instant>,
 }
@@ -33,9 +33,9 @@ struct LastList {
     asked: Instant,
 }
 
-impl LastLists {
+impl ListCache {
     pub(super) fn new() -> Self {
-        LastLists { lists: RefCell::default(), swept: Cell::new(Instant::now()) }
+        ListCache { lists: RefCell::default(), swept: Cell::new(Instant::now()) }
     }
 
     /// What `read` makes of `answer`, which is an ordered and filtered list. `key` names all that it depends on.
@@ -43,8 +43,8 @@ impl LastLists {
         &self,
         key: &str,
         answer: &Answer,
-        read: impl Fn(&Answer) -> Result<ServiceInfo, Refusal>,
-    ) -> Result<ServiceInfo, Refusal> {
+        read: impl Fn(&Answer) -> Result<ServiceInfo, Rejection>,
+    ) -> Result<ServiceInfo, Rejection> {
         let split = Split::of(&answer.body);
         if let Some((hosts, split)) = split.and_then(|split| Some((self.unchanged(key, split.hosts)?, split))) {
             if let Ok(info) = read(&split.without_hosts(answer)) {
@@ -107,7 +107,7 @@ mod tests {
     use crate::{model::service::ServiceName, wire::v1};
 
     struct World {
-        lists: LastLists,
+        lists: ListCache,
         service: ServiceName,
         /// Answers that were read with their hosts.
         read: Cell<u32>,
@@ -116,10 +116,10 @@ mod tests {
     impl World {
         fn new() -> Self {
             let service = ServiceName::parse("orders").unwrap();
-            World { lists: LastLists::new(), service, read: Cell::new(0) }
+            World { lists: ListCache::new(), service, read: Cell::new(0) }
         }
 
-        fn read(&self, key: &str, body: &str) -> Result<ServiceInfo, Refusal> {
+        fn read(&self, key: &str, body: &str) -> Result<ServiceInfo, Rejection> {
             let answer = Answer { status: 200, body: body.into() };
             self.lists.read(key, &answer, |answer| {
                 self.read.set(self.read.get() + u32::from(answer.body == body.as_bytes()));

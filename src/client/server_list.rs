@@ -10,7 +10,7 @@ use super::{transport::Proof, Nacos};
 use crate::{
     config::ServerAddress,
     error::{Error, Operation},
-    registry::Desk,
+    registry::Shared,
     wire::exchange::Request,
 };
 
@@ -22,10 +22,10 @@ const DEFAULT_PORT: u16 = 8848;
 const LONGEST_LINE: usize = 512;
 
 /// Asks for the list, over and over.
-pub(crate) async fn keep_server_list(desk: Weak<Desk>, url: String) {
+pub(crate) async fn refresh_server_list(shared: Weak<Shared>, url: String) {
     let mut well = true;
     let shown = ServerAddress::shown_endpoint(&url);
-    while let Some(present) = desk.upgrade() {
+    while let Some(present) = shared.upgrade() {
         let outcome = present.nacos.ask_endpoint(&url, &present.config.context_path).await;
         match &outcome {
             Ok(()) if !well => info!(present.log, "the server list can be had again"; "endpoint" => shown),

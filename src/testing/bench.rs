@@ -10,7 +10,7 @@ use crate::{
     discovery::{
         listeners::Listener,
         push::{PushContent, PushMessage},
-        subscriber::{Listen, PollList, PushedList, Settings, Subscriber, Watched},
+        subscriber::{Listen, PollList, PushedList, Settings, Subscriber, SubscriptionKey},
     },
     error::Error,
     model::{
@@ -79,7 +79,7 @@ impl Watch {
 
     fn with(first: ServiceInfo, listeners: impl Iterator<Item = Listener<ServiceChanged>>) -> Self {
         let config = Config::disabled();
-        let watched = Watched { service: first.service(), clusters: String::new() };
+        let watched = SubscriptionKey { service: first.service(), clusters: String::new() };
         let settings = Settings::new(&config, &watched, Grid::new());
         let server = FirstList(Some(first)).start();
         let subscriber = Subscriber::new(watched.service, watched.clusters, server.downgrade().recipient(), settings);

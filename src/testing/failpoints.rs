@@ -13,7 +13,7 @@ use crate::{
 
 /// Which of our actors is to panic; all of that kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Victim {
+pub enum ActorKind {
     /// The Registry.
     Registry,
     /// Every Heartbeat.
@@ -26,7 +26,7 @@ pub enum Victim {
 
 /// Where it is to panic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum PanicSite {
     /// In a handler.
     Handler,
     /// In a timer of its context.
@@ -38,69 +38,69 @@ pub enum Place {
 /// Orders a panic.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<(), Error>")]
-pub struct StagePanic {
+pub struct TriggerPanic {
     /// Who.
-    pub victim: Victim,
+    pub actor: ActorKind,
     /// Where.
-    pub place: Place,
+    pub site: PanicSite,
 }
 
-/// The order, as it reaches its victim.
+/// The order, as it reaches its actor.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
-pub(crate) struct PanicNow(pub(crate) Place);
+pub(crate) struct PanicOrder(pub(crate) PanicSite);
 
-impl PanicNow {
+impl PanicOrder {
     fn happen<A: Actor<Context = Context<A>>>(self, actor: &A, ctx: &mut Context<A>) {
         match self.0 {
-            Place::Handler => panic!("staged in a handler"),
-            Place::Timer => drop(ctx.run_later(Duration::ZERO, |_, _| panic!("staged in a timer"))),
-            Place::Future => drop(ctx.spawn(async { panic!("staged in a future") }.into_actor(actor))),
+            PanicSite::Handler => panic!("staged in a handler"),
+            PanicSite::Timer => drop(ctx.run_later(Duration::ZERO, |_, _| panic!("staged in a timer"))),
+            PanicSite::Future => drop(ctx.spawn(async { panic!("staged in a future") }.into_actor(actor))),
         }
     }
 }
 
-impl Handler<PanicNow> for Heartbeat {
+impl Handler<PanicOrder> for Heartbeat {
     type Result = ();
 
-    fn handle(&mut self, order: PanicNow, ctx: &mut Context<Self>) {
+    fn handle(&mut self, order: PanicOrder, ctx: &mut Context<Self>) {
         order.happen(self, ctx);
     }
 }
 
-impl Handler<PanicNow> for Subscriber {
+impl Handler<PanicOrder> for Subscriber {
     type Result = ();
 
-    fn handle(&mut self, order: PanicNow, ctx: &mut Context<Self>) {
+    fn handle(&mut self, order: PanicOrder, ctx: &mut Context<Self>) {
         order.happen(self, ctx);
     }
 }
 
-impl Handler<PanicNow> for PushReceiver {
+impl Handler<PanicOrder> for PushReceiver {
     type Result = ();
 
-    fn handle(&mut self, order: PanicNow, ctx: &mut Context<Self>) {
+    fn handle(&mut self, order: PanicOrder, ctx: &mut Context<Self>) {
         order.happen(self, ctx);
     }
 }
 
-impl Handler<StagePanic> for Registry {
+impl Handler<TriggerPanic> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
-    fn handle(&mut self, order: StagePanic, ctx: &mut Context<Self>) -> Self::Result {
-        let registry_itself = order.victim == Victim::Registry;
-        if registry_itself && order.place == Place::Timer {
-            PanicNow(order.place).happen(self, ctx);
+    fn handle(&mut self, order: TriggerPanic, ctx: &mut Context<Self>) -> Self::Result {
+        let registry_itself = order.actor == ActorKind::Registry;
+        if registry_itself && order.site == PanicSite::Timer {
+            PanicOrder(order.site).happen(self, ctx);
         }
-        self.answer(Operation::Status, move |desk| {
-            if registry_itself && order.place == Place::Handler {
+        self.dispatch(Operation::Status, move |shared| {
+            if registry_itself && order.site == PanicSite::Handler {
                 panic!("staged in a handler");
             }
             async move {
-                if registry_itself && order.place == Place::Future {
+                if registry_itself && order.site == PanicSite::Future {
                     panic!("staged in a future");
                 }
-                desk.pass_on(order.victim, PanicNow(order.place));
+                shared.pass_on(order.actor, PanicOrder(order.site));
                 Ok(())
             }
         })
