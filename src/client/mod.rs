@@ -26,6 +26,7 @@ mod tls;
 mod tls;
 pub(crate) mod transport;
 
+use crate::config::AccessKey;
 use std::{cell::RefCell, collections::HashSet, rc::Rc, time::Duration};
 
 use actix_rt::time::{sleep_until, Instant};
@@ -45,7 +46,6 @@ use crate::{
     },
     wire::{
         exchange::WireProtocol,
-        signature::AccessKey,
         v1::{self, PushAddress},
     },
 };

@@ -1,6 +1,6 @@
 //! The list of servers from a URL, as an address server of Nacos gives it.
 
-use std::{rc::Weak, time::Duration};
+use std::{rc::Rc, time::Duration};
 
 use actix_rt::time::sleep;
 use awc::http::Method;
@@ -10,7 +10,6 @@ use super::{transport::Proof, Nacos};
 use crate::{
     config::ServerAddress,
     error::{Error, Operation},
-    registry::Shared,
     wire::exchange::Request,
 };
 
@@ -21,24 +20,22 @@ const DEFAULT_PORT: u16 = 8848;
 /// In bytes. No host name is longer than 253; what is longer is not worth a place in the log.
 const LONGEST_LINE: usize = 512;
 
-/// Asks for the list, over and over.
-pub(crate) async fn refresh_server_list(shared: Weak<Shared>, url: String) {
-    let mut well = true;
+/// Asks the endpoint for the list of servers at each `interval`, for ever.
+pub(crate) async fn refresh_server_list(nacos: Rc<Nacos>, url: String, context_path: String, interval: Duration) {
+    let mut has_succeeded = true;
     let shown = ServerAddress::shown_endpoint(&url);
-    while let Some(present) = shared.upgrade() {
-        let outcome = present.nacos.ask_endpoint(&url, &present.config.context_path).await;
+    loop {
+        let outcome = nacos.ask_endpoint(&url, &context_path).await;
         match &outcome {
-            Ok(()) if !well => info!(present.log, "the server list can be had again"; "endpoint" => shown),
-            Err(error) if well => {
-                warn!(present.log, "no server list; the last one stays"; "endpoint" => shown, "error" => %error);
+            Ok(()) if !has_succeeded => info!(nacos.log, "fetched the server list again"; "endpoint" => shown),
+            Err(error) if has_succeeded => {
+                warn!(nacos.log, "failed to fetch the server list, keeping the last one";
+                    "endpoint" => shown, "error" => %error);
             }
             _ => {}
         }
-        well = outcome.is_ok();
-        let interval = present.config.endpoint_interval;
-        let pause = if present.nacos.servers().all().is_empty() { RETRY.min(interval) } else { interval };
-        drop(present);
-        sleep(pause).await;
+        has_succeeded = outcome.is_ok();
+        sleep(if nacos.servers.all().is_empty() { RETRY.min(interval) } else { interval }).await;
     }
 }
 

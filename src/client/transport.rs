@@ -18,11 +18,11 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{decoding::decode, dialer::Dialer, health::FailureKind, tls};
 use crate::{
-    config::Config,
+    config::{AccessKey, Config},
     error::{Error, Operation},
     wire::{
         exchange::{Answer, Request},
-        signature::{AccessKey, SECURITY_TOKEN_HEADER},
+        signature::SECURITY_TOKEN_HEADER,
     },
 };
 

@@ -1,5 +1,6 @@
 //! How a Registry is set up.
 
+mod access_key;
 mod addresses;
 mod environment;
 mod push;
@@ -16,10 +17,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 use slog::{o, Drain, Logger};
 
-pub(crate) use self::addresses::{local_ip_towards, ServerAddress};
 use self::addresses::{no_credentials, shown_servers};
+pub(crate) use self::{
+    access_key::AccessKey,
+    addresses::{local_ip_towards, ServerAddress},
+};
 pub use self::{addresses::ServerList, push::PushConfig, tls::TlsConfig};
-use crate::{error::Error, wire::signature::AccessKey};
+use crate::error::Error;
 
 /// Nacos' own default (`server.servlet.contextPath`).
 const DEFAULT_CONTEXT_PATH: &str = "/nacos";

@@ -14,7 +14,7 @@ use actix_rt::time::Instant;
 use crate::{
     client::Listed,
     model::{
-        change::Source,
+        change::{server_time, Change, ServiceChanged, Source},
         instance::Instance,
         service::{Difference, ServiceInfo},
     },
@@ -35,6 +35,32 @@ pub(crate) struct CurrentList {
     pub(crate) changed: Instant,
     pub(crate) source: Source,
     pub(crate) received: SystemTime,
+}
+
+impl CurrentList {
+    /// The current list to a listener that was told `last`; nothing if that is the same. Who was told the list that `step`
+    /// led away from needs no comparing.
+    pub(crate) fn change_since(&self, last: Option<&Arc<ServiceInfo>>, step: &Step) -> Option<ServiceChanged> {
+        let difference = match (last, &step.from) {
+            (Some(last), Some(from)) if Arc::ptr_eq(last, from) => step.difference.clone(),
+            _ => Difference::between(last.map_or(&[][..], |last| &last.hosts), &self.info.hosts),
+        };
+        if last.is_some() && difference.is_empty() {
+            return None;
+        }
+        let Difference { added, changed, removed } = difference;
+        Some(ServiceChanged::new(Change {
+            service: self.info.service(),
+            info: self.info.clone(),
+            added,
+            changed,
+            removed,
+            first: last.is_none(),
+            source: self.source,
+            server_time: server_time(self.server_millis),
+            received: self.received,
+        }))
+    }
 }
 
 /// From one list to the next.

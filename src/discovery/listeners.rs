@@ -189,8 +189,7 @@ impl Listeners {
         for id in listeners {
             let Some(state) = self.states.get_mut(&id) else { continue };
             let last = state.last.as_ref().map_or(std::ptr::null(), Arc::as_ptr);
-            let change =
-                changes.entry(last).or_insert_with(|| ServiceChanged::since(state.last.as_ref(), current, step));
+            let change = changes.entry(last).or_insert_with(|| current.change_since(state.last.as_ref(), step));
             self.pending.remove(&id);
             match state.send(change.as_ref(), &current.info) {
                 Sent::Done => {}

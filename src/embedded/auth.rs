@@ -1,14 +1,12 @@
 //! Users, tokens, signatures, and who may do what.
 
+use crate::config::AccessKey;
 use std::{collections::HashMap, time::Duration};
 
 use base64::{engine::general_purpose::URL_SAFE_NO_PAD, Engine as _};
 use serde::Serialize;
 
-use crate::wire::{
-    signature::{self, AccessKey},
-    v1::LoginAnswer,
-};
+use crate::wire::{signature, v1::LoginAnswer};
 
 use super::{call::Call, reply::Reply, settings::Settings, state::State};
 

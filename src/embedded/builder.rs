@@ -3,7 +3,7 @@
 use std::{fmt, io, time::Duration};
 
 use super::{dialect::Dialect, settings::Settings, EmbeddedServer};
-use crate::{config::LONGEST_DURATION, wire::signature::AccessKey};
+use crate::config::{AccessKey, LONGEST_DURATION};
 
 /// Settings of a server that is yet to start; each has Nacos' default.
 #[derive(Clone, Default)]

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    model::heartbeat::{BEAT_TAKEN, BEAT_UNKNOWN},
     model::instance::DEFAULT_CLUSTER,
-    wire::v1::{BEAT_TAKEN, BEAT_UNKNOWN},
 };
 
 use super::{

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::dialect::Dialect;
-use crate::wire::signature::AccessKey;
+use crate::config::AccessKey;
 
 #[derive(Clone)]
 pub(crate) struct Settings {

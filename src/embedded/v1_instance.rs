@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    model::heartbeat::BEAT_UNKNOWN,
     model::{
         instance::{Metadata, DEFAULT_CLUSTER},
         service::{ServiceName, DEFAULT_GROUP},
     },
-    wire::v1::{BeatAnswer, BEAT_UNKNOWN},
+    wire::v1::BeatAnswer,
 };
 
 use super::{

@@ -128,7 +128,7 @@ fn beat(state: &mut State, key: &ServiceKey, instance: Instance) -> Result<Reply
     let Instance { ip, port, .. } = instance;
     let beat = Beat { ip, port, cluster: None, instance: None, renews: Some(key.clone()) };
     let taken = state.beat(key, beat).map_err(rejected)?;
-    if taken.code == crate::wire::v1::BEAT_TAKEN {
+    if taken.code == crate::model::heartbeat::BEAT_TAKEN {
         Ok(success("ok"))
     } else {
         Ok(failure(200, INSTANCE_NOT_FOUND, ()))

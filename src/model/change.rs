@@ -13,7 +13,6 @@ use super::{
     instance::Instance,
     service::{Difference, ServiceInfo, ServiceName},
 };
-use crate::discovery::list_merge::{CurrentList, Step};
 
 /// How a list was learned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -141,33 +140,13 @@ impl ServiceChanged {
         }))
     }
 
-    /// The current list to a listener that was told `last`; nothing if that is the same. Who was told the list that `step`
-    /// led away from needs no comparing.
-    pub(crate) fn since(last: Option<&Arc<ServiceInfo>>, current: &CurrentList, step: &Step) -> Option<Self> {
-        let difference = match (last, &step.from) {
-            (Some(last), Some(from)) if Arc::ptr_eq(last, from) => step.difference.clone(),
-            _ => Difference::between(last.map_or(&[][..], |last| &last.hosts), &current.info.hosts),
-        };
-        if last.is_some() && difference.is_empty() {
-            return None;
-        }
-        let Difference { added, changed, removed } = difference;
-        Some(ServiceChanged(Arc::new(Change {
-            service: current.info.service(),
-            info: current.info.clone(),
-            added,
-            changed,
-            removed,
-            first: last.is_none(),
-            source: current.source,
-            server_time: server_time(current.server_millis),
-            received: current.received,
-        })))
+    pub(crate) fn new(change: Change) -> Self {
+        ServiceChanged(Arc::new(change))
     }
 }
 
 /// None where the server does not say.
-fn server_time(millis: i64) -> Option<SystemTime> {
+pub(crate) fn server_time(millis: i64) -> Option<SystemTime> {
     let millis = u64::try_from(millis).ok().filter(|millis| *millis > 0)?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
 }

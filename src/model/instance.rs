@@ -4,8 +4,11 @@ use std::{borrow::Cow, collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::service::{validate_name, ServiceName, DEFAULT_GROUP};
-use crate::{error::Error, registry::heartbeat::DEFAULT_INTERVAL};
+use super::{
+    heartbeat::DEFAULT_INTERVAL,
+    service::{validate_name, ServiceName, DEFAULT_GROUP},
+};
+use crate::error::Error;
 
 /// The cluster of an instance that names none.
 pub const DEFAULT_CLUSTER: &str = "DEFAULT";

@@ -314,16 +314,14 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use crate::model::heartbeat::DEFAULT_INTERVAL;
     use std::{rc::Rc, time::Duration};
 
     use actix::{dev::channel, Addr};
     use actix_rt::time::timeout;
     use futures_util::{pin_mut, FutureExt as _};
 
-    use super::{
-        super::{desired::tests::key, heartbeat::DEFAULT_INTERVAL},
-        *,
-    };
+    use super::{super::desired::tests::key, *};
     use crate::{config::Config, runtime::supervision::supervise};
 
     /// Nobody is asked anything there.

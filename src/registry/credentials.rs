@@ -8,9 +8,9 @@ use slog::info;
 use super::{Registry, Shared};
 use crate::{
     client::session::Credentials,
+    config::AccessKey,
     config::{validate_access_key, validate_security_token},
     error::{Error, Operation},
-    wire::signature::AccessKey,
 };
 
 /// Replaces the user name and password of a running Registry, or sets them where [`Config`](crate::Config) has none. All tokens

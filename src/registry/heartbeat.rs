@@ -1,5 +1,6 @@
 //! The Heartbeat actor: keeps one registered instance alive.
 
+use crate::model::heartbeat::DEFAULT_INTERVAL;
 use std::{sync::Arc, time::Duration};
 
 use actix::{
@@ -14,9 +15,6 @@ use crate::{
     model::{heartbeat::HeartbeatReply, instance::InstanceKey},
     runtime::timer_grid::Grid,
 };
-
-/// As Nacos' clients have it (`Constants.DEFAULT_HEART_BEAT_INTERVAL`).
-pub(crate) const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The longest pause after a beat that failed.
 const FIRST_RETRY: Duration = Duration::from_secs(3);

@@ -101,7 +101,7 @@ pub struct Registry {
 /// The Registry's state, beyond one handler.
 pub(crate) struct Shared {
     pub(crate) config: Config,
-    pub(crate) nacos: Nacos,
+    pub(crate) nacos: Rc<Nacos>,
     pub(crate) desired: DesiredInstances,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) pushes: Pushes,
@@ -191,7 +191,7 @@ impl Registry {
     fn new(config: Config, myself: WeakAddr<Registry>, is_apart: bool) -> Result<Self, Error> {
         let log = config.logger.clone();
         let shared = Shared {
-            nacos: Nacos::new(&config)?,
+            nacos: Rc::new(Nacos::new(&config)?),
             desired: DesiredInstances::default(),
             subscriptions: Subscriptions::default(),
             pushes: Pushes::default(),
@@ -306,8 +306,10 @@ impl Shared {
         let (shared, epochs) = (Rc::downgrade(self), self.nacos.servers().epochs());
         self.spawn_background_task(move || recover(shared.clone(), epochs.clone()));
         if let Some(url) = self.config.endpoint.clone() {
-            let shared = Rc::downgrade(self);
-            self.spawn_background_task(move || refresh_server_list(shared.clone(), url.clone()));
+            let (nacos, config) = (self.nacos.clone(), &self.config);
+            let (context_path, interval) = (config.context_path.clone(), config.endpoint_interval);
+            let refresh = move || refresh_server_list(nacos.clone(), url.clone(), context_path.clone(), interval);
+            self.spawn_background_task(refresh);
         }
     }
 
@@ -332,27 +334,6 @@ async fn recover(shared: Weak<Shared>, mut epochs: watch::Receiver<u64>) {
             subscriber.do_send(EpochBegan);
         }
         shared.restore_persistent();
-    }
-}
-
-#[cfg(feature = "_testing")]
-impl Shared {
-    /// Orders to our own actors, in tests.
-    pub(crate) fn pass_on(
-        &self,
-        victim: crate::testing::failpoints::ActorKind,
-        order: crate::testing::failpoints::PanicOrder,
-    ) {
-        match victim {
-            crate::testing::failpoints::ActorKind::Registry => {}
-            crate::testing::failpoints::ActorKind::Heartbeats => {
-                self.desired.heartbeats().iter().for_each(|heartbeat| heartbeat.do_send(order));
-            }
-            crate::testing::failpoints::ActorKind::Subscribers => {
-                self.subscriptions.all().iter().for_each(|(_, subscriber)| subscriber.do_send(order));
-            }
-            crate::testing::failpoints::ActorKind::PushReceiver => self.pushes.pass_on(order),
-        }
     }
 }
 

@@ -74,10 +74,8 @@ impl Pushes {
     }
 
     #[cfg(feature = "_testing")]
-    pub(crate) fn pass_on(&self, order: crate::testing::failpoints::PanicOrder) {
-        if let Some(receiver) = &*self.receiver.borrow() {
-            receiver.address.do_send(order);
-        }
+    pub(crate) fn receiver(&self) -> Option<Addr<PushReceiver>> {
+        self.receiver.borrow().as_ref().map(|receiver| receiver.address.clone())
     }
 
     pub(crate) fn stop(&self) {

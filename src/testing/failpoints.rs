@@ -100,7 +100,15 @@ impl Handler<TriggerPanic> for Registry {
                 if registry_itself && order.site == PanicSite::Future {
                     panic!("staged in a future");
                 }
-                shared.pass_on(order.actor, PanicOrder(order.site));
+                let panic = PanicOrder(order.site);
+                match order.actor {
+                    ActorKind::Registry => {}
+                    ActorKind::Heartbeats => shared.desired.heartbeats().iter().for_each(|actor| actor.do_send(panic)),
+                    ActorKind::Subscribers => {
+                        shared.subscriptions.all().iter().for_each(|(_, actor)| actor.do_send(panic));
+                    }
+                    ActorKind::PushReceiver => shared.pushes.receiver().iter().for_each(|actor| actor.do_send(panic)),
+                }
                 Ok(())
             }
         })

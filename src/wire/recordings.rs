@@ -2,6 +2,7 @@
 //!
 //! The oracle is the recorded JSON itself, read here without any of the crate's own structs.
 
+use crate::model::heartbeat::{BEAT_TAKEN, BEAT_UNKNOWN};
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
@@ -287,7 +288,7 @@ fn assert_beat(what: &str, response: &RecordedResponse) {
         return;
     }
     let (reply, json) = (read.unwrap_or_else(|rejection| panic!("{what}: {rejection:?}")), response.json());
-    assert!([v1::BEAT_TAKEN, v1::BEAT_UNKNOWN].contains(&reply.code), "{what}");
+    assert!([BEAT_TAKEN, BEAT_UNKNOWN].contains(&reply.code), "{what}");
     assert_eq!(json["code"], reply.code, "{what}");
     assert_eq!(json["clientBeatInterval"], reply.client_beat_interval, "{what}");
     assert_eq!(json["lightBeatEnabled"].as_bool().unwrap_or(false), reply.light_beat_enabled, "{what}");

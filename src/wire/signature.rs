@@ -9,7 +9,10 @@ use sha1::Sha1;
 use sha2::Sha256;
 
 use super::exchange::Request;
-use crate::model::service::{ServiceName, DEFAULT_GROUP};
+use crate::{
+    config::AccessKey,
+    model::service::{ServiceName, DEFAULT_GROUP},
+};
 
 pub(crate) const ACCESS_KEY: &str = "ak";
 pub(crate) const DATA: &str = "data";
@@ -20,17 +23,6 @@ pub(crate) const SECURITY_TOKEN_HEADER: &str = "Spas-SecurityToken";
 
 /// The name of an application that has not told its name, as Alibaba's own clients send it.
 const APP: (&str, &str) = ("app", "unknown");
-
-/// A key that requests are signed with.
-#[derive(Clone)]
-pub(crate) struct AccessKey {
-    pub(crate) id: String,
-    pub(crate) secret: String,
-    /// Of temporary credentials.
-    pub(crate) security_token: Option<String>,
-    /// With a region, signatures are those of V4.
-    pub(crate) region: Option<String>,
-}
 
 impl AccessKey {
     /// The query of `request`, with the parameters of its signature.

@@ -3,6 +3,7 @@
 //! The answers' structs serve both sides: the client reads them, the embedded server writes them.
 //! Parameters go into the query, the only place where Nacos 1.4 takes them.
 
+use crate::model::heartbeat::DEFAULT_INTERVAL;
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use awc::http::Method;
@@ -15,13 +16,10 @@ use super::{
     exchange::{excerpt, Answer, Rejection, Request},
     lenient,
 };
-use crate::{
-    model::{
-        heartbeat::HeartbeatReply,
-        instance::{Instance, InstanceKey, Metadata},
-        service::{ServiceInfo, ServiceName},
-    },
-    registry::heartbeat::DEFAULT_INTERVAL,
+use crate::model::{
+    heartbeat::HeartbeatReply,
+    instance::{Instance, InstanceKey, Metadata},
+    service::{ServiceInfo, ServiceName},
 };
 
 pub(crate) const INSTANCE: &str = "/v1/ns/instance";
@@ -29,11 +27,6 @@ pub(crate) const INSTANCE_LIST: &str = "/v1/ns/instance/list";
 pub(crate) const INSTANCE_BEAT: &str = "/v1/ns/instance/beat";
 pub(crate) const SERVICE_LIST: &str = "/v1/ns/service/list";
 pub(crate) const LOGIN: &str = "/v1/auth/login";
-
-/// A beat was taken.
-pub(crate) const BEAT_TAKEN: i64 = 10200;
-/// A beat of an instance that is not registered here (`NamingResponseCode.RESOURCE_NOT_FOUND`).
-pub(crate) const BEAT_UNKNOWN: i64 = 20404;
 
 /// The parameters by which an instance is registered and modified, in the order in which they are sent.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -7,6 +7,7 @@
 //!
 //! Service names go without their group here: a grouped one would be taken for a name.
 
+use crate::model::heartbeat::BEAT_UNKNOWN;
 use awc::http::Method;
 use serde::{de::DeserializeOwned, Deserialize, Serialize};
 use serde_json::Value;
@@ -162,7 +163,7 @@ pub(crate) fn read_overwritten(answer: &Answer) -> Result<(), Rejection> {
 /// In v1's words: taken, or unknown and to be registered again.
 pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Rejection> {
     if answer.status == 200 && code(answer) == Some(INSTANCE_NOT_FOUND) {
-        return Ok(HeartbeatReply { code: v1::BEAT_UNKNOWN, ..HeartbeatReply::taken() });
+        return Ok(HeartbeatReply { code: BEAT_UNKNOWN, ..HeartbeatReply::taken() });
     }
     read_ok(answer).map(|()| HeartbeatReply::taken())
 }
@@ -361,7 +362,7 @@ mod tests {
             "POST /v3/client/ns/instance" if request.parameter("heartBeat").is_some() => {
                 let unknown = response.json()["code"] == INSTANCE_NOT_FOUND;
                 assert_eq!(name.contains("unknown"), unknown, "{name}");
-                let code = if unknown { v1::BEAT_UNKNOWN } else { v1::BEAT_TAKEN };
+                let code = if unknown { BEAT_UNKNOWN } else { crate::model::heartbeat::BEAT_TAKEN };
                 assert_eq!(read_beat(&answer).map(|reply| reply.code), Ok(code), "{name}");
             }
             _ if answer.status == 404 => {
