@@ -12,10 +12,11 @@ use tokio::sync::SemaphorePermit;
 use super::{
     calls::Call,
     health::{pause, Failure, FailureKind},
+    nacos::Nacos,
+    nacos::Patience,
     server::Server,
     servers::Choice,
     transport::Proof,
-    Nacos, Patience,
 };
 use crate::{
     error::{Error, Operation},

@@ -1,10 +1,10 @@
 //! The operations of the client: what each sends, and how its answer is read, in both protocols.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, collections::HashSet};
 
 use slog::{warn, Logger};
 
-use super::{list_cache::ListCache, session::Credentials, LeftOut, ListQuery};
+use super::{list_cache::ListCache, session::Credentials};
 use crate::{
     error::Operation,
     model::{
@@ -12,6 +12,7 @@ use crate::{
         instance::{Instance, InstanceKey},
         service::{ServiceInfo, ServiceName},
     },
+    wire::v1::PushAddress,
     wire::{
         exchange::{Answer, Rejection, Request, WireProtocol},
         v1::{self, Found, ListAnswer, LoginAnswer, ServiceListAnswer},
@@ -113,6 +114,26 @@ impl Call for Beat<'_> {
         self.key.to_string()
     }
 }
+
+/// What to list.
+#[derive(Clone, Copy)]
+pub(crate) struct ListQuery<'a> {
+    pub(crate) namespace: Option<&'a str>,
+    pub(crate) service: &'a ServiceName,
+    /// Comma separated; empty for all.
+    pub(crate) clusters: &'a str,
+    pub(crate) healthy_only: bool,
+    pub(crate) push_to: Option<PushAddress>,
+}
+
+impl<'a> ListQuery<'a> {
+    pub(crate) fn all_of(service: &'a ServiceName) -> Self {
+        ListQuery { namespace: None, service, clusters: "", healthy_only: false, push_to: None }
+    }
+}
+
+/// Services with instances that lists leave out.
+pub(super) type LeftOut = HashSet<ServiceName>;
 
 pub(super) struct List<'a> {
     pub(super) namespace: &'a str,

@@ -4,7 +4,7 @@ use std::{rc::Rc, time::Duration};
 
 use slog::{info, warn};
 
-use super::{health::Health, server::Server, servers::Servers, Nacos};
+use super::{health::Health, nacos::Nacos, server::Server, servers::Servers};
 use crate::model::connection::ConnectionState;
 
 /// A server that is not asked any more cannot show that it is healthy again: it counts as failing for this long.

@@ -7,9 +7,9 @@ use slog::{info, warn};
 
 use super::{
     calls::{Call, Login},
+    nacos::Nacos,
     server::Server,
     session::Credentials,
-    Nacos,
 };
 use crate::{
     error::{Error, Operation},

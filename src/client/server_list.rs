@@ -6,7 +6,7 @@ use actix_rt::time::sleep;
 use awc::http::Method;
 use slog::{info, warn};
 
-use super::{transport::Proof, Nacos};
+use super::{nacos::Nacos, transport::Proof};
 use crate::{
     config::ServerAddress,
     error::{Error, Operation},

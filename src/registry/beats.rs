@@ -7,12 +7,14 @@ use slog::{debug, info, warn};
 use tokio::sync::SemaphorePermit;
 
 use super::{
+    actor::Registry,
     desired::DesiredInstance,
     heartbeat::{Beat, Beaten, Heartbeat},
     instances::as_sent,
     metadata::metadata_setters,
+    shared::Phase,
+    shared::Shared,
     target::{target_conversions, target_setters, Target},
-    Phase, Registry, Shared,
 };
 use crate::{
     client::Patience,

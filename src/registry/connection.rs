@@ -12,7 +12,7 @@ use actix_rt::{task::JoinHandle, time::timeout};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::{Registry, Shared};
+use super::{actor::Registry, shared::Shared};
 use crate::{
     discovery::listeners::{Listener, ListenerId},
     error::{Error, Operation},

@@ -5,7 +5,7 @@ use std::fmt;
 use actix::{Context, Handler, Message, ResponseFuture};
 use slog::info;
 
-use super::{Registry, Shared};
+use super::{actor::Registry, shared::Shared};
 use crate::{
     client::session::Credentials,
     config::AccessKey,

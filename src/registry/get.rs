@@ -6,9 +6,10 @@ use actix::{Context, Handler, Message, ResponseFuture};
 use actix_rt::time::Instant;
 
 use super::{
+    actor::Registry,
     recent_writes::REMEMBERED_FOR,
+    shared::Shared,
     target::{target_conversions, target_setters, Target},
-    Registry, Shared,
 };
 use crate::{
     error::{Error, Operation},

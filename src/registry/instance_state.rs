@@ -13,7 +13,7 @@ use serde::Serialize;
 use slog::{debug, info, warn};
 use tokio::sync::mpsc;
 
-use super::{connection::CHECK_INTERVAL, desired::DesiredInstance, Registry, Shared};
+use super::{actor::Registry, connection::CHECK_INTERVAL, desired::DesiredInstance, shared::Shared};
 use crate::{
     discovery::listeners::{Listener, ListenerId},
     error::{Error, Operation},

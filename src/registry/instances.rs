@@ -9,12 +9,13 @@ use actix::{Context, Handler, Message, ResponseFuture};
 use slog::info;
 
 use super::{
+    actor::Registry,
     desired::{DesiredInstance, Turn},
     instance_state::{InstanceState, InstanceStateChanged},
     metadata::metadata_setters,
     registration::Registration,
+    shared::Shared,
     target::{target_conversions, target_setters, Target},
-    Registry, Shared,
 };
 use crate::{
     client::Patience,

@@ -4,8 +4,9 @@ use actix::{Context, Handler, Message, ResponseFuture};
 use serde::Serialize;
 
 use super::{
+    actor::Registry,
     filter::{filter_setters, Filter},
-    Phase, Registry,
+    shared::Phase,
 };
 use crate::{
     client::{ListQuery, Listed, Patience},

@@ -6,10 +6,11 @@ use actix::{Context, Handler, Message, ResponseFuture};
 use actix_rt::time::Instant;
 
 use super::{
+    actor::Registry,
     instances::as_sent,
     metadata::{metadata_setters, MetadataChange},
+    shared::Shared,
     target::{target_conversions, target_setters, Target},
-    Registry, Shared,
 };
 use crate::{
     client::Patience,

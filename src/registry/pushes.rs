@@ -11,7 +11,7 @@ use actix::{Addr, Context, Handler, WeakAddr};
 use serde::Serialize;
 use slog::{debug, info, warn};
 
-use super::{Registry, Shared};
+use super::{actor::Registry, shared::Shared};
 use crate::{
     client::Listed,
     discovery::{

@@ -12,7 +12,7 @@ use std::{cell::Cell, pin::pin, rc::Rc, sync::Arc, time::Duration};
 use actix_rt::time::Instant;
 use slog::debug;
 
-use super::{desired::DesiredInstance, Phase, Shared};
+use super::{desired::DesiredInstance, shared::Phase, shared::Shared};
 use crate::{
     client::{ListQuery, Patience},
     error::{Error, Operation},

@@ -10,7 +10,7 @@ use actix::{Context, Handler, Message, ResponseFuture, WeakAddr};
 use actix_rt::time::timeout;
 use tokio::sync::Notify;
 
-use super::{instance_state::InstanceState, Registry};
+use super::{actor::Registry, instance_state::InstanceState};
 use crate::{
     error::{Error, Operation},
     model::instance::InstanceKey,

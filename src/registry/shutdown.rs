@@ -20,7 +20,12 @@ use futures_util::{
 use serde::Serialize;
 use slog::{info, warn};
 
-use super::{desired::Turn, heartbeat::StopBeating, panicked, Phase, Registry, Shared};
+use super::{
+    actor::Registry,
+    desired::Turn,
+    heartbeat::StopBeating,
+    shared::{panicked, Phase, Shared},
+};
 use crate::{
     client::Patience,
     error::{as_millis, Error, Operation},

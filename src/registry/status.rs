@@ -5,7 +5,9 @@ use std::time::Instant;
 use actix::{Context, Handler, Message, ResponseFuture};
 use serde::Serialize;
 
-use super::{desired::DesiredInstance, instance_state::InstanceState, pushes::PushStatus, Registry, Shared};
+use super::{
+    actor::Registry, desired::DesiredInstance, instance_state::InstanceState, pushes::PushStatus, shared::Shared,
+};
 use crate::{
     client::server::Server,
     config::Protocol,

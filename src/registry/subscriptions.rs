@@ -6,8 +6,9 @@ use actix::{Addr, Context, Handler, Message, Recipient, ResponseFuture, WeakAddr
 use futures_util::future::join_all;
 
 use super::{
+    actor::Registry,
     filter::{filter_setters, Filter},
-    Registry, Shared,
+    shared::Shared,
 };
 use crate::{
     discovery::{
