@@ -175,7 +175,7 @@ struct List1_4<'a> {
     use_specified_url: bool,
     clusters: &'a str,
     env: &'a str,
-    metadata: &'a crate::Metadata,
+    metadata: &'a crate::model::instance::Metadata,
     hosts: Vec<ListedHost>,
 }
 
@@ -297,7 +297,7 @@ impl State {
             use_specified_url: false,
             clusters,
             env: "",
-            metadata: metadata.unwrap_or(&crate::Metadata::new()),
+            metadata: metadata.unwrap_or(&crate::model::instance::Metadata::new()),
             hosts: self.listed(key, selection.hosts, &dom),
             name,
             dom,

@@ -58,43 +58,43 @@ impl From<InstanceKey> for Target {
 /// Makes a message from whatever names an instance, by its `of(Target, Option<Instance>)`.
 macro_rules! target_conversions {
     ($message:ident) => {
-        impl From<$crate::InstanceKey> for $message {
-            fn from(key: $crate::InstanceKey) -> Self {
+        impl From<$crate::model::instance::InstanceKey> for $message {
+            fn from(key: $crate::model::instance::InstanceKey) -> Self {
                 $message::of(key.into(), None)
             }
         }
 
-        impl From<&$crate::InstanceKey> for $message {
-            fn from(key: &$crate::InstanceKey) -> Self {
+        impl From<&$crate::model::instance::InstanceKey> for $message {
+            fn from(key: &$crate::model::instance::InstanceKey) -> Self {
                 key.clone().into()
             }
         }
 
         /// By its `service_name`, cluster, ip and port.
-        impl From<$crate::Instance> for $message {
-            fn from(instance: $crate::Instance) -> Self {
-                $message::of($crate::InstanceKey::from(&instance).into(), Some(instance))
+        impl From<$crate::model::instance::Instance> for $message {
+            fn from(instance: $crate::model::instance::Instance) -> Self {
+                $message::of($crate::model::instance::InstanceKey::from(&instance).into(), Some(instance))
             }
         }
 
         /// By its `service_name`, cluster, ip and port.
-        impl From<&$crate::Instance> for $message {
-            fn from(instance: &$crate::Instance) -> Self {
+        impl From<&$crate::model::instance::Instance> for $message {
+            fn from(instance: &$crate::model::instance::Instance) -> Self {
                 instance.clone().into()
             }
         }
 
         /// By its `service_name`, cluster, ip and port.
-        impl From<std::sync::Arc<$crate::Instance>> for $message {
-            fn from(instance: std::sync::Arc<$crate::Instance>) -> Self {
+        impl From<std::sync::Arc<$crate::model::instance::Instance>> for $message {
+            fn from(instance: std::sync::Arc<$crate::model::instance::Instance>) -> Self {
                 std::sync::Arc::unwrap_or_clone(instance).into()
             }
         }
 
         /// By its `service_name`, cluster, ip and port.
-        impl From<&std::sync::Arc<$crate::Instance>> for $message {
-            fn from(instance: &std::sync::Arc<$crate::Instance>) -> Self {
-                $crate::Instance::clone(instance).into()
+        impl From<&std::sync::Arc<$crate::model::instance::Instance>> for $message {
+            fn from(instance: &std::sync::Arc<$crate::model::instance::Instance>) -> Self {
+                $crate::model::instance::Instance::clone(instance).into()
             }
         }
     };

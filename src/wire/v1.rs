@@ -289,7 +289,7 @@ impl Host {
             healthy: self.healthy,
             enabled: self.enabled,
             ephemeral: self.ephemeral,
-            cluster_name: if self.cluster_name.is_empty() { crate::DEFAULT_CLUSTER.into() } else { self.cluster_name },
+            cluster_name: if self.cluster_name.is_empty() { crate::model::instance::DEFAULT_CLUSTER.into() } else { self.cluster_name },
             service_name: if service.is_written(&self.service_name) { self.service_name } else { service.to_string() },
             metadata: self.metadata,
         })
