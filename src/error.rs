@@ -1,56 +1,70 @@
-//! The one error type of the crate.
+//! The error type of the crate, and the operations that an error can name.
 
 use std::{fmt, time::Duration};
 
 use actix::MailboxError;
 use serde::{Serialize, Serializer};
 
-/// What went wrong, and in which step.
+/// An operation failed. The variant says in which way.
 ///
-/// What to do about it: [`InvalidInput`](Error::InvalidInput), [`Unsupported`](Error::Unsupported) and
-/// [`NotFound`](Error::NotFound) want another request; [`Unauthorized`](Error::Unauthorized) wants other credentials;
-/// where [`is_retryable`](Error::is_retryable) says so, the same request may succeed later; after
-/// [`Stopped`](Error::Stopped) this Registry answers nothing any more.
+/// What to do about it:
 ///
-/// Serialises with the variant as `kind` (`"timeout"`) beside its fields, and holds no secrets.
+/// - [`InvalidInput`](Error::InvalidInput), [`Unsupported`](Error::Unsupported) and [`NotFound`](Error::NotFound): change
+///   the request.
+/// - [`Unauthorized`](Error::Unauthorized): change the credentials, or the rights of the user.
+/// - [`is_retryable`](Error::is_retryable) returns true: repeat the same request later.
+/// - [`Stopped`](Error::Stopped): start another Registry. This one answers no message any more.
+///
+/// An error serialises as an object that has the variant's name as `kind` (`"timeout"`) beside the variant's fields. No
+/// error contains a secret.
+///
+/// ```
+/// use actix_nacos::{Config, Error};
+///
+/// // The port is missing.
+/// let error = Config::new("192.0.2.1").validate().unwrap_err();
+/// assert!(matches!(error, Error::InvalidInput { field: "servers", .. }));
+/// assert!(!error.is_retryable());
+/// assert_eq!(serde_json::to_value(&error).unwrap()["kind"], "invalid_input");
+/// ```
 #[derive(Debug, Clone, PartialEq, thiserror::Error, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Error {
-    /// A value was refused before anything was sent. Mend the named field.
+    /// A value breaks a rule. Nothing was sent to a server. Correct the named field.
     #[error("invalid {field}: {reason}")]
     InvalidInput {
-        /// The field of the message or of [`Config`](crate::Config) that is wrong.
+        /// The field of the message or of [`Config`](crate::Config) that has the invalid value.
         field: &'static str,
-        /// The rule that the value breaks.
+        /// The rule that the value breaks, and often what to write instead.
         reason: String,
     },
 
-    /// The server has no such instance.
+    /// The server does not have this instance.
     #[error("{instance} is not registered{}", if *.may_be_disabled { ", or it is disabled" } else { "" })]
     NotFound {
-        /// The instance that was asked for.
+        /// The requested instance.
         instance: String,
-        /// The server can only be asked for lists, which leave disabled instances out: the instance may exist all the same.
+        /// Whether the instance may exist although it was not found, because it is disabled. True for servers that can only
+        /// be asked for lists: lists leave disabled instances out.
         may_be_disabled: bool,
     },
 
-    /// No connection to the server came about, or it broke before the answer was whole. Worth a retry.
+    /// No connection to the server could be made, or the connection broke before the whole answer was received. Retryable.
     #[error("{operation}: cannot reach {server}: {reason}")]
     Unreachable {
-        /// The step that failed.
+        /// The operation that failed.
         operation: Operation,
         /// The server, as `host:port`.
         server: String,
-        /// What the connection said.
+        /// The error of the connection.
         reason: String,
     },
 
-    /// The server answered that it will not. A 5xx, a 429 and v3's own code 30000 (the server failed within) are worth a
-    /// retry, anything else is not.
+    /// The server rejected the request. Retryable are a 5xx, a 429, and code 30000 of the v3 API (an error inside the server).
     #[error("{operation}: {server} answered {status}: {body}")]
     Refused {
-        /// The step that failed.
+        /// The operation that failed.
         operation: Operation,
         /// The server, as `host:port`.
         server: String,
@@ -60,21 +74,21 @@ pub enum Error {
         body: String,
     },
 
-    /// The server does not accept the user name and password or the token, or they do not give this right.
-    #[error("{operation}: {server} refuses access: {reason}")]
+    /// The server rejects the user name and password, the token or the signature, or the user lacks a right.
+    #[error("{operation}: {server} denied access: {reason}")]
     Unauthorized {
-        /// The step that failed.
+        /// The operation that failed.
         operation: Operation,
         /// The server, as `host:port`.
         server: String,
-        /// What the server said, and what would help.
+        /// What the server answered, and what may help.
         reason: String,
     },
 
-    /// The answer is none that this operation can have: cut off, too large, not JSON, or something else's page.
+    /// The answer could not be read: it is incomplete, too large, not JSON, or not from a Nacos server. Retryable.
     #[error("{operation}: cannot read the answer of {server}: {reason}")]
     Unreadable {
-        /// The step that failed.
+        /// The operation that failed.
         operation: Operation,
         /// The server, as `host:port`.
         server: String,
@@ -82,31 +96,34 @@ pub enum Error {
         reason: String,
     },
 
-    /// No answer came in time. The operation may have taken effect all the same. Worth a retry.
+    /// No answer was received in time. The server may have applied the operation all the same. Retryable.
     #[error("{operation}: no answer from {server}{}", within(*after))]
     Timeout {
-        /// The step that was waited for.
+        /// The operation that failed.
         operation: Operation,
-        /// Who was waited for: a server as `host:port`; `the registry` for a message with a timeout of its own, and for a
-        /// view that has no list yet.
+        /// Who did not answer: a server as `host:port`, or `the registry` when a message's own timeout expired or a view
+        /// did not get its first list in time.
         server: String,
-        /// How long was waited; zero where the waiting was not ours. Serialises as `after_ms`.
+        /// The timeout. Zero when it was set outside of this crate, as by `addr.send(…).timeout(…)`. Serialises as
+        /// `after_ms`.
         #[serde(rename = "after_ms", serialize_with = "as_millis")]
         after: Duration,
     },
 
-    /// This server cannot do it in any way.
+    /// The server does not offer this operation.
     #[error("{operation}: {server} cannot do this: {reason}")]
     Unsupported {
-        /// The operation.
+        /// The operation that failed.
         operation: Operation,
         /// The server, as `host:port`.
         server: String,
-        /// Why not, and what to do instead.
+        /// Why the operation is not available, and what to do instead.
         reason: String,
     },
 
-    /// A defect in this crate or in code it was given. It cost this one operation; the Registry serves on.
+    /// A handler or a future panicked. Only this operation is lost; the Registry continues to serve.
+    ///
+    /// This is a defect of this crate, or of code that it called, such as a log drain. Please report the former.
     #[error("{operation}: panicked: {message}")]
     Panicked {
         /// The operation whose handler or future panicked.
@@ -115,14 +132,14 @@ pub enum Error {
         message: String,
     },
 
-    /// No Registry came about: the present thread has no arbiter, or no thread could be had.
-    #[error("the registry cannot start: {reason}")]
+    /// The Registry could not be started: the current thread has no arbiter, or no thread could be created.
+    #[error("failed to start the registry: {reason}")]
     NotStarted {
-        /// What is missing.
+        /// Why the Registry could not be started.
         reason: String,
     },
 
-    /// The Registry has ended and answers nothing any more. Start another.
+    /// The Registry has ended. It answers no message any more.
     #[error("the registry has stopped")]
     Stopped,
 }
@@ -132,18 +149,29 @@ impl Error {
         Error::InvalidInput { field, reason: reason.into() }
     }
 
-    /// Whether the same request may succeed later, or on another server: the server could not be reached, did not
-    /// answer in time, answered unreadably, failed within (5xx, v3's 30000) or was asked too often (429).
+    /// Whether the same request may succeed later, or on another server.
+    ///
+    /// True when the server could not be reached, did not answer in time, gave an unreadable answer, reported an error of
+    /// its own (a 5xx, or 30000 of the v3 API), or limits requests (429).
+    ///
+    /// ```
+    /// # use actix_nacos::Error;
+    /// fn retry(attempt: u32, error: &Error) -> bool {
+    ///     attempt < 3 && error.is_retryable()
+    /// }
+    /// assert!(!retry(1, &Error::Stopped));
+    /// ```
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Unreachable { .. } | Error::Timeout { .. } | Error::Unreadable { .. } => true,
-            // 30000: what v3 calls an error of the server's own. Its other codes are no better a second time.
+            // v3 reports an error inside the server as 30000. A repetition does not change the outcome of its other codes.
             Error::Refused { status, .. } => matches!(status, 429 | 500..=599 | 30_000),
             _ => false,
         }
     }
 
-    /// The HTTP status that the server refused with, or its own error code where it sent one with HTTP 200.
+    /// The HTTP status of a rejected request, or the server's own error code if that came with HTTP 200. `None` for all
+    /// variants except [`Refused`](Error::Refused).
     pub fn status(&self) -> Option<u16> {
         match self {
             Error::Refused { status, .. } => Some(*status),
@@ -164,7 +192,7 @@ fn within(after: Duration) -> String {
     format!(" within {after:?}")
 }
 
-/// A closed mailbox is a Registry that has ended. An expired `addr.send(…).timeout(…)` is a timeout.
+/// A closed mailbox becomes [`Error::Stopped`]. An expired `addr.send(…).timeout(…)` becomes [`Error::Timeout`].
 impl From<MailboxError> for Error {
     fn from(error: MailboxError) -> Self {
         match error {
@@ -176,54 +204,54 @@ impl From<MailboxError> for Error {
     }
 }
 
-/// The steps that can fail; every [`Error`] of a server names one.
+/// The operation that an [`Error`] belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Operation {
-    /// Registering an instance.
+    /// Register an instance.
     Register,
-    /// Deregistering an instance.
+    /// Deregister an instance.
     Deregister,
-    /// Modifying an instance.
+    /// Modify an instance.
     Modify,
-    /// Reading one instance.
+    /// Read one instance.
     Get,
-    /// Listing a service's instances.
+    /// List the instances of a service.
     List,
-    /// Sending a heartbeat.
+    /// Send a heartbeat.
     Beat,
-    /// Listing the services.
+    /// List the services.
     ListServices,
-    /// Logging in.
+    /// Log in.
     Login,
-    /// Asking the `endpoint` for the list of servers.
+    /// Fetch the list of servers from [`Config::endpoint`](crate::Config::endpoint).
     ServerList,
-    /// Finding the local address that reaches the server.
+    /// Find the local address from which the server can be reached.
     LocalIp,
-    /// Subscribing, unsubscribing or discovering.
+    /// Subscribe, unsubscribe or discover.
     Subscribe,
-    /// Asking for the status.
+    /// Read the status.
     Status,
-    /// Shutting the Registry down.
+    /// Shut the Registry down.
     Shutdown,
-    /// Waiting for the Registry's answer to a message.
+    /// Wait for the Registry's answer to a message.
     Message,
 }
 
 impl Operation {
-    /// Whether the server in use is left for another one that does this instead.
+    /// Whether the client leaves the server in use when this operation fails there and succeeds on another server.
     pub(crate) fn decides_server(self) -> bool {
         matches!(self, Operation::Register | Operation::Beat | Operation::List)
     }
 
-    /// Whether a registered instance lapses while this waits.
+    /// Whether a registered instance can expire while this operation waits.
     pub(crate) fn keeps_registered(self) -> bool {
         matches!(self, Operation::Register | Operation::Beat)
     }
 
-    /// Whether a server that does not speak this operation in one protocol does not speak that protocol. Nacos 3.0 has lost
-    /// the others from v1, and has them in v3's admin API, while it still speaks v1.
+    /// Whether every server that speaks a protocol offers this operation in that protocol. Nacos 3.0 still speaks v1 but
+    /// offers the other operations only in v3's admin API.
     pub(crate) fn is_in_every_api(self) -> bool {
         matches!(self, Operation::Register | Operation::Deregister | Operation::List | Operation::Beat)
     }
@@ -240,12 +268,12 @@ impl fmt::Display for Operation {
             Operation::Beat => "send heartbeat",
             Operation::ListServices => "list services",
             Operation::Login => "log in",
-            Operation::ServerList => "ask for the server list",
-            Operation::LocalIp => "find the local address",
+            Operation::ServerList => "fetch server list",
+            Operation::LocalIp => "find local address",
             Operation::Subscribe => "subscribe",
             Operation::Status => "get status",
             Operation::Shutdown => "shut down",
-            Operation::Message => "answer a message",
+            Operation::Message => "send message",
         })
     }
 }
@@ -255,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_may_pass_is_retryable() {
+    fn only_transient_errors_are_retryable() {
         let refused =
             |status| Error::Refused { operation: Operation::List, server: "a:1".into(), status, body: String::new() };
         assert!(refused(503).is_retryable());
@@ -282,12 +310,12 @@ mod tests {
     }
 
     #[test]
-    fn texts_name_the_field_the_operation_and_the_server() {
+    fn texts_name_the_field_or_the_operation_and_the_server() {
         assert_eq!(Error::invalid("port", "must not be 0").to_string(), "invalid port: must not be 0");
         let gone = Error::NotFound { instance: "orders".into(), may_be_disabled: true };
         assert_eq!(gone.to_string(), "orders is not registered, or it is disabled");
         let expired = Error::from(MailboxError::Timeout);
-        assert_eq!(expired.to_string(), "answer a message: no answer from the registry in time");
+        assert_eq!(expired.to_string(), "send message: no answer from the registry in time");
         let (operation, server) = (Operation::List, "a:1".into());
         let late = Error::Timeout { operation, server, after: Duration::from_millis(1500) };
         assert_eq!(late.to_string(), "list instances: no answer from a:1 within 1.5s");

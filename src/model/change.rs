@@ -1,4 +1,4 @@
-//! What listeners are told.
+//! The messages that listeners receive.
 
 use std::{
     ops::Deref,
@@ -14,24 +14,28 @@ use super::{
     service::{Difference, ServiceInfo, ServiceName},
 };
 
-/// How a list was learned.
+/// How a list was obtained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Source {
-    /// The list was asked for.
+    /// By a poll: the server was asked for the list.
     Poll,
-    /// The server pushed it.
+    /// By a push of the server.
     Push,
-    /// The list was asked for after an outage, or from another server than before.
+    /// By the first poll after an outage or after a change to another server.
     Failover,
-    /// The list was read from the disk cache: no server has been reached yet.
+    /// From the cache on disk, because no server could be reached yet. See
+    /// [`Config::cache_dir`](crate::Config::cache_dir).
     Cache,
 }
 
-/// Tells a listener that a service's list has changed, or what it is at first.
+/// Notifies a listener that the list of a service changed, or gives the listener its first list.
 ///
-/// Cheap to clone: all listeners share one [`Change`], which this derefs to.
+/// Register a listener by [`Subscribe`](crate::Subscribe). A listener receives every change once, in the server's order. A
+/// listener whose mailbox is full is notified later, with the newest list.
+///
+/// Cloning is cheap: all listeners share one [`Change`], to which this type dereferences.
 ///
 /// ```
 /// use actix::prelude::*;
@@ -46,8 +50,17 @@ pub enum Source {
 /// impl Handler<ServiceChanged> for Caller {
 ///     type Result = ();
 ///
-///     fn handle(&mut self, news: ServiceChanged, _: &mut Context<Self>) {
-///         println!("{} has {} instances, {} are new", news.service, news.info.hosts.len(), news.added.len());
+///     fn handle(&mut self, change: ServiceChanged, _: &mut Context<Self>) {
+///         println!("{} has {} instances", change.service, change.info.hosts.len());
+///         for instance in &change.added {
+///             println!("added {}", instance.authority());
+///         }
+///         for (before, now) in &change.changed {
+///             println!("changed {}: weight {} to {}", now.authority(), before.weight, now.weight);
+///         }
+///         for instance in &change.removed {
+///             println!("removed {}", instance.authority());
+///         }
 ///     }
 /// }
 /// ```
@@ -63,32 +76,32 @@ impl Deref for ServiceChanged {
     }
 }
 
-/// What changed in a service's list since this listener was told last.
+/// The difference between the current list of a service and the list that this listener received last.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Change {
     /// The service.
     pub service: ServiceName,
-    /// The whole list as it is now.
+    /// The complete current list.
     pub info: Arc<ServiceInfo>,
-    /// Instances that were not in the list before.
+    /// Instances that were not in the previous list.
     pub added: Vec<Arc<Instance>>,
-    /// Instances whose values changed: before and now.
+    /// Instances whose values changed, each with its previous and its current values.
     pub changed: Vec<(Arc<Instance>, Arc<Instance>)>,
-    /// Instances that are not in the list any more.
+    /// Instances that are in the list no longer.
     pub removed: Vec<Arc<Instance>>,
-    /// Whether this is the first list that this listener gets; then all of it is `added`.
+    /// Whether this is the first list that this listener receives. Then all instances are in `added`.
     pub first: bool,
-    /// How the list was learned.
+    /// How the list was obtained.
     pub source: Source,
-    /// When the server made the list, by its own clock, where it says so.
+    /// When the server made the list, by the server's clock. `None` if the server does not say.
     pub server_time: Option<SystemTime>,
-    /// When the list came here.
+    /// When this process received the list.
     pub received: SystemTime,
 }
 
 impl ServiceChanged {
-    /// The message of a listener that was told `before` and is told `after`, polled just now: for tests of listeners.
+    /// Makes the message for a change from `before` to `after`, obtained by a poll just now. For tests of listeners.
     ///
     /// ```
     /// use actix_nacos::{Instance, ServiceChanged, ServiceInfo, ServiceName};
@@ -97,19 +110,29 @@ impl ServiceChanged {
     ///     let orders = ServiceName::parse("orders").expect("a name");
     ///     ServiceInfo::new(orders, ports.iter().map(|port| Instance::new("127.0.0.7", *port)))
     /// };
-    /// let news = ServiceChanged::between(&list(&[80, 81]), &list(&[81, 82]));
-    /// assert_eq!((news.added[0].port, news.removed[0].port, news.info.hosts.len()), (82, 80, 2));
+    /// let change = ServiceChanged::between(&list(&[80, 81]), &list(&[81, 82]));
+    /// assert_eq!((change.added[0].port, change.removed[0].port, change.info.hosts.len()), (82, 80, 2));
     /// ```
     pub fn between(before: &ServiceInfo, after: &ServiceInfo) -> Self {
         Self::polled(Some(before), after)
     }
 
-    /// The first message of a listener, with all of `info` added: for tests of listeners.
+    /// Makes a listener's first message, with all instances of `info` in `added`. For tests of listeners.
+    ///
+    /// ```
+    /// use actix_nacos::{Instance, ServiceChanged, ServiceInfo, ServiceName, Source};
+    ///
+    /// let orders = ServiceName::parse("orders")?;
+    /// let list = ServiceInfo::new(orders, [Instance::new("127.0.0.7", 80)]);
+    /// let change = ServiceChanged::first(&list).learned_by(Source::Cache);
+    /// assert!(change.first && change.added.len() == 1 && change.source == Source::Cache);
+    /// # Ok::<(), actix_nacos::Error>(())
+    /// ```
     pub fn first(info: &ServiceInfo) -> Self {
         Self::polled(None, info)
     }
 
-    /// The same, learned in another way: for tests of listeners.
+    /// Replaces the source of the list. For tests of listeners.
     #[must_use]
     pub fn learned_by(self, source: Source) -> Self {
         let mut change = Arc::unwrap_or_clone(self.0);
@@ -145,7 +168,7 @@ impl ServiceChanged {
     }
 }
 
-/// None where the server does not say.
+/// Converts a server's milliseconds. `None` for 0 and below, which servers send when they do not know the time.
 pub(crate) fn server_time(millis: i64) -> Option<SystemTime> {
     let millis = u64::try_from(millis).ok().filter(|millis| *millis > 0)?;
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
@@ -161,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_built_message_tells_what_a_listener_would_be_told() {
+    fn a_built_message_equals_the_message_that_a_listener_receives() {
         let (before, mut after) = (list(&[(80, 1.0), (81, 1.0), (82, 1.0)]), list(&[(81, 2.0), (82, 1.0), (83, 1.0)]));
         after.hosts.reverse();
         after.last_ref_time = 1000;

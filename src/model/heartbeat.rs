@@ -1,40 +1,43 @@
-//! What a server answers to a heartbeat.
+//! The server's reply to a heartbeat.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// As Nacos' clients have it (`Constants.DEFAULT_HEART_BEAT_INTERVAL`).
+/// The default of all Nacos clients (`Constants.DEFAULT_HEART_BEAT_INTERVAL`).
 pub(crate) const DEFAULT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A beat was taken.
+/// The server accepted the beat.
 pub(crate) const BEAT_TAKEN: i64 = 10200;
-/// A beat of an instance that is not registered here (`NamingResponseCode.RESOURCE_NOT_FOUND`).
+/// The server does not know the instance (`NamingResponseCode.RESOURCE_NOT_FOUND`).
 pub(crate) const BEAT_UNKNOWN: i64 = 20404;
 
-/// What the server answered to a heartbeat.
+/// The server's reply to a heartbeat: the answer to [`SendHeartbeat`](crate::SendHeartbeat).
+///
+/// Serialises with the field names of Nacos (`clientBeatInterval`, …). The v3 API only says whether a beat was accepted. The
+/// interval is 0 then, and light beats are not enabled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct HeartbeatReply {
-    /// The interval that the server wants between two beats, in milliseconds; 0 where it does not say.
+    /// The interval between two beats that the server asks for, in milliseconds. 0 if the server names none.
     pub client_beat_interval: u64,
-    /// 10200: taken. 20404: the instance is not registered here.
+    /// 10200 if the server accepted the beat, 20404 if it does not know the instance.
     pub code: i64,
-    /// Whether the next beat may leave the values of the instance out.
+    /// Whether the next beat may leave the values of the instance out. False if the server does not say.
     pub light_beat_enabled: bool,
-    /// What else the server sent.
+    /// All other fields of the reply.
     #[serde(flatten)]
     pub extra: BTreeMap<String, serde_json::Value>,
 }
 
 impl HeartbeatReply {
-    /// A beat that was taken, with nothing more to say.
+    /// The reply to an accepted beat, without an interval.
     pub(crate) fn taken() -> Self {
         HeartbeatReply { client_beat_interval: 0, code: BEAT_TAKEN, light_beat_enabled: false, extra: BTreeMap::new() }
     }
 
-    /// Whether the server does not know the instance: it is to be registered again.
+    /// Whether the server does not know the instance, so that the instance has to be registered again.
     pub fn is_unknown(&self) -> bool {
         self.code == BEAT_UNKNOWN
     }

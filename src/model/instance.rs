@@ -1,4 +1,4 @@
-//! An instance of a service, its key, and what Nacos accepts as one.
+//! An instance of a service, its key, and the rules for its values.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
@@ -10,56 +10,80 @@ use super::{
 };
 use crate::error::Error;
 
-/// The cluster of an instance that names none.
+/// The cluster of an instance for which no cluster is given.
 pub const DEFAULT_CLUSTER: &str = "DEFAULT";
 
-/// Key-value pairs that travel with an instance: at most 64 KiB over all keys and values. Nacos 2.3 and later take no more
-/// than 1,024 characters unless configured otherwise, and say so.
+/// Key-value pairs that belong to an instance. This crate allows at most 64 KiB over all keys and values.
+///
+/// Nacos 2.3 and later reject more than 1,024 characters unless configured otherwise.
 pub type Metadata = BTreeMap<String, String>;
 
-/// Metadata key: the interval between two beats, in milliseconds; shorter than both timeouts. An instance with a timeout
-/// and without this is registered with the smaller of 5 s and a third of its smallest timeout.
+/// Metadata key for the interval between two beats, in milliseconds.
+///
+/// The interval must be shorter than [`HEART_BEAT_TIMEOUT`] and [`IP_DELETE_TIMEOUT`]. An ephemeral instance with a timeout
+/// and without this key is registered with the smaller of 5 s and a third of its smallest timeout.
+///
+/// ```
+/// use actix_nacos::{RegisterInstance, HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT};
+///
+/// let message = RegisterInstance::new("orders", "127.0.0.7", 8080)
+///     .metadata(HEART_BEAT_INTERVAL, "1000")
+///     .metadata(HEART_BEAT_TIMEOUT, "3000");
+/// ```
 pub const HEART_BEAT_INTERVAL: &str = "preserved.heart.beat.interval";
-/// Metadata key: after how many milliseconds without a beat the server calls the instance unhealthy.
+/// Metadata key for the time without a beat after which the server marks the instance as unhealthy, in milliseconds.
+/// Default: 15 s.
 pub const HEART_BEAT_TIMEOUT: &str = "preserved.heart.beat.timeout";
-/// Metadata key: after how many milliseconds without a beat the server removes the instance.
+/// Metadata key for the time without a beat after which the server removes the instance, in milliseconds. Default: 30 s.
 pub const IP_DELETE_TIMEOUT: &str = "preserved.ip.delete.timeout";
 
-/// In bytes. Servers have lower limits or none; this one is ours, since metadata travels with every list.
+/// In bytes. Servers have a lower limit or none. This limit is ours: every list transfers the metadata of all instances.
 const LARGEST_METADATA: usize = 64 * 1024;
-/// Nacos' own (`Constants.DEFAULT_HEART_BEAT_TIMEOUT` and `DEFAULT_IP_DELETE_TIMEOUT`).
+/// The defaults of Nacos (`Constants.DEFAULT_HEART_BEAT_TIMEOUT` and `DEFAULT_IP_DELETE_TIMEOUT`).
 const DEFAULT_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
 const DEFAULT_DELETE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// One instance of a service, as servers list it.
+/// An instance of a service.
+///
+/// Serialises with the field names of Nacos (`instanceId`, `clusterName`, …).
+///
+/// ```
+/// use actix_nacos::Instance;
+///
+/// let mut instance = Instance::new("127.0.0.7", 8080);
+/// instance.weight = 0.5;
+/// assert_eq!(instance.authority(), "127.0.0.7:8080");
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Instance {
-    /// The server's own name of it. Its form differs from server to server: no key, see [`InstanceKey`].
+    /// The server's identifier. Its form differs between servers. Use [`InstanceKey`] to identify an instance.
     pub instance_id: String,
-    /// IPv4 or IPv6 address, or host name.
+    /// IPv4 address, IPv6 address, or host name.
     pub ip: String,
-    /// TCP port; 0 where nothing can be called, as for Dubbo's consumers.
+    /// TCP port. 0 for an instance that cannot be called, such as a Dubbo consumer.
     pub port: u16,
-    /// Share of the calls it should get, 0 (none) to 10,000; 1 by default.
+    /// Share of the calls that the instance should get, from 0 (none) to 10,000. Default: 1.
     pub weight: f64,
-    /// Whether the server thinks that it is alive.
+    /// Whether the server considers the instance alive.
     pub healthy: bool,
-    /// Whether it takes calls. Servers leave disabled instances out of their lists.
+    /// Whether the instance takes calls. Servers leave disabled instances out of their lists.
     pub enabled: bool,
-    /// Whether it lives by heartbeats (true) or stays until deregistered (false, "persistent").
+    /// Whether heartbeats keep the instance registered (true), or it stays registered until somebody deregisters it (false,
+    /// "persistent").
     pub ephemeral: bool,
-    /// The cluster within the service.
+    /// The cluster within the service. Default: [`DEFAULT_CLUSTER`].
     pub cluster_name: String,
-    /// `GROUP@@service`. Empty in a [new](Instance::new) one; messages that are made from an instance need it.
+    /// `GROUP@@service`. Empty in an instance from [`Instance::new`]; a message that is made from an instance needs it.
     pub service_name: String,
-    /// Free key-value pairs, and Nacos' own under `preserved.`.
+    /// Key-value pairs of the application, and those of Nacos, whose keys begin with `preserved.`.
     pub metadata: Metadata,
 }
 
 impl Instance {
-    /// An instance with Nacos' defaults: cluster `DEFAULT`, weight 1, healthy, enabled, ephemeral, no metadata.
+    /// Creates an instance with the defaults of Nacos: cluster `DEFAULT`, weight 1, healthy, enabled, ephemeral, no
+    /// metadata.
     pub fn new(ip: impl Into<String>, port: u16) -> Self {
         Instance {
             instance_id: String::new(),
@@ -75,7 +99,7 @@ impl Instance {
         }
     }
 
-    /// `ip:port`, with an IPv6 address in brackets: what a socket or a URL wants.
+    /// `ip:port`, as a URL or a socket address needs it. An IPv6 address gets brackets.
     ///
     /// ```
     /// # use actix_nacos::Instance;
@@ -90,19 +114,19 @@ impl Instance {
         }
     }
 
-    /// The order of instances within a list: what tells one from another inside a service.
-    pub(crate) fn place(&self) -> (&str, &str, u16) {
+    /// Identifies the instance within its service. Lists are sorted by this key.
+    pub(crate) fn key_in_service(&self) -> (&str, &str, u16) {
         (&self.cluster_name, &self.ip, self.port)
     }
 
-    /// Whether it should get calls at all. Dubbo's consumers are registered with port 0, where nobody listens.
+    /// Whether a call can be sent to the instance. Dubbo registers consumers with port 0.
     pub(crate) fn takes_calls(&self) -> bool {
         self.healthy && self.enabled && self.weight > 0.0 && self.port > 0
     }
 
-    /// The beat interval that its metadata asks for, by itself or by its timeouts.
+    /// The beat interval in the metadata, or the interval that follows from the timeouts in the metadata.
     pub(crate) fn preserved_interval(&self) -> Option<Duration> {
-        // What cannot be read was refused before it came here, or is somebody else's.
+        // Own metadata was validated before. An unreadable value can only come from another client.
         let millis = match preserved_millis(&self.metadata, HEART_BEAT_INTERVAL).ok()? {
             Some(millis) => millis,
             None => interval_within_timeouts(&self.metadata)?,
@@ -110,8 +134,8 @@ impl Instance {
         Some(Duration::from_millis(millis))
     }
 
-    /// The metadata to register with: with the beat interval where only timeouts are given. Servers assume 5 s otherwise:
-    /// some refuse timeouts that are shorter, the others would call the instance unhealthy between two beats.
+    /// The metadata to register with: `metadata`, and a beat interval if only timeouts are given. Without an interval servers
+    /// assume 5 s. Some servers then reject a shorter timeout, and others mark the instance as unhealthy between two beats.
     pub(crate) fn metadata_to_register(&self) -> Cow<'_, Metadata> {
         if self.ephemeral && !self.metadata.contains_key(HEART_BEAT_INTERVAL) {
             if let Some(interval) = interval_within_timeouts(&self.metadata) {
@@ -123,8 +147,8 @@ impl Instance {
         Cow::Borrowed(&self.metadata)
     }
 
-    /// Removes the beat interval that [`metadata_to_register`](Instance::metadata_to_register) added: registered again with
-    /// other timeouts, the instance wants another one.
+    /// Removes the beat interval that [`metadata_to_register`](Instance::metadata_to_register) added, because a later
+    /// registration with other timeouts needs another interval.
     pub(crate) fn forget_derived_interval(&self, registered: &mut Metadata) {
         let added = self.metadata_to_register();
         if !self.metadata.contains_key(HEART_BEAT_INTERVAL)
@@ -134,12 +158,12 @@ impl Instance {
         }
     }
 
-    /// After what time without a beat a server calls it unhealthy.
+    /// The time without a beat after which a server marks the instance as unhealthy.
     pub(crate) fn heartbeat_timeout(&self) -> Duration {
         self.preserved(HEART_BEAT_TIMEOUT).unwrap_or(DEFAULT_HEARTBEAT_TIMEOUT)
     }
 
-    /// After what time without a beat a server removes it.
+    /// The time without a beat after which a server removes the instance.
     pub(crate) fn delete_timeout(&self) -> Duration {
         self.preserved(IP_DELETE_TIMEOUT).unwrap_or(DEFAULT_DELETE_TIMEOUT)
     }
@@ -148,30 +172,41 @@ impl Instance {
         preserved_millis(&self.metadata, key).ok().flatten().map(Duration::from_millis)
     }
 
-    /// Refuses what no server should be sent, naming the field.
+    /// Checks address, cluster and values.
     pub(crate) fn validate(&self) -> Result<(), Error> {
         validate_address(&self.ip, self.port)?;
         validate_cluster(&self.cluster_name)?;
         self.validate_values()
     }
 
-    /// As [`validate`](Instance::validate), wherever it is.
+    /// Checks only the values: weight and metadata.
     pub(crate) fn validate_values(&self) -> Result<(), Error> {
         validate_weight(self.weight)?;
         validate_metadata(&self.metadata)
     }
 }
 
-/// What tells one instance from another within a namespace. Servers' `instanceId`s do not.
+/// Identifies an instance within a namespace.
+///
+/// A server's `instanceId` does not: its form differs between servers. Displays as
+/// `127.0.0.7:8080 of DEFAULT_GROUP@@orders (cluster DEFAULT)`.
+///
+/// ```
+/// use actix_nacos::{Instance, InstanceKey};
+///
+/// let mut instance = Instance::new("127.0.0.7", 8080);
+/// instance.service_name = "SHOP@@orders".into();
+/// assert_eq!(InstanceKey::from(&instance).to_string(), "127.0.0.7:8080 of SHOP@@orders (cluster DEFAULT)");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct InstanceKey {
-    /// Its service.
+    /// The service with its group.
     pub service: ServiceName,
-    /// Its cluster.
+    /// The cluster within the service.
     pub cluster: String,
-    /// Its address.
+    /// IP address or host name.
     pub ip: String,
-    /// Its port.
+    /// TCP port.
     pub port: u16,
 }
 
@@ -185,24 +220,24 @@ impl InstanceKey {
         }
     }
 
-    /// Refuses what cannot be registered.
+    /// Checks that an instance can be registered under this key.
     pub(crate) fn validate(&self) -> Result<(), Error> {
         validate_address(&self.ip, self.port)?;
         validate_cluster(&self.cluster)
     }
 
-    /// Refuses what can never have been registered: servers have more than should be.
+    /// Checks only what no server accepts. Servers have instances that this crate would not register, such as port 0.
     pub(crate) fn validate_known(&self) -> Result<(), Error> {
         validate_name("ip", &self.ip)?;
         validate_cluster(&self.cluster)
     }
 
-    pub(crate) fn names(&self, instance: &Instance) -> bool {
-        instance.place() == (&self.cluster, &self.ip, self.port)
+    pub(crate) fn identifies(&self, instance: &Instance) -> bool {
+        instance.key_in_service() == (&self.cluster, &self.ip, self.port)
     }
 }
 
-/// By its `service_name`, `GROUP@@service`, which every listed instance has.
+/// Takes the service from `service_name` (`GROUP@@service`), which every listed instance has.
 impl From<&Instance> for InstanceKey {
     fn from(instance: &Instance) -> Self {
         InstanceKey::of(&ServiceName::from_wire(&instance.service_name, DEFAULT_GROUP), instance)
@@ -225,7 +260,9 @@ fn validate_address(ip: &str, port: u16) -> Result<(), Error> {
     if ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
         return Err(Error::invalid(
             "ip",
-            format!("{ip} is no address others can call; Config::local_ip() gives the one that reaches the server"),
+            format!(
+                "{ip} is an address that callers cannot reach; use Config::local_ip() to find this machine's address"
+            ),
         ));
     }
     if port == 0 {
@@ -234,7 +271,7 @@ fn validate_address(ip: &str, port: u16) -> Result<(), Error> {
     Ok(())
 }
 
-/// Lists take several clusters, separated by commas.
+/// A comma is not allowed because list requests separate clusters by commas.
 pub(crate) fn validate_cluster(cluster: &str) -> Result<(), Error> {
     validate_name("cluster", cluster)?;
     if cluster.contains(',') {
@@ -268,8 +305,8 @@ fn validate_metadata(metadata: &Metadata) -> Result<(), Error> {
     Ok(())
 }
 
-/// Milliseconds between beats where only timeouts are given: the usual interval, or a third of the smallest timeout, so that
-/// two beats may be lost.
+/// The beat interval for an instance that has only timeouts, in milliseconds: 5 s or a third of the smallest timeout. A third
+/// allows two beats to be lost.
 fn interval_within_timeouts(metadata: &Metadata) -> Option<u64> {
     let timeout = |key| preserved_millis(metadata, key).ok().flatten();
     let smallest = [HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT].into_iter().filter_map(timeout).min()?;
@@ -289,7 +326,7 @@ fn preserved_millis(metadata: &Metadata, key: &'static str) -> Result<Option<u64
 mod tests {
     use super::*;
 
-    fn refused_field(instance: Instance) -> &'static str {
+    fn rejected_field(instance: Instance) -> &'static str {
         match instance.validate() {
             Err(Error::InvalidInput { field, .. }) => field,
             other => panic!("{instance:?} gave {other:?}"),
@@ -309,46 +346,46 @@ mod tests {
     #[test]
     fn bad_input_names_its_field() {
         for ip in ["", "127.0.0.1 ", "a\nb", "0.0.0.0", "::", "0:0:0:0:0:0:0:0"] {
-            assert_eq!(refused_field(Instance::new(ip, 80)), "ip", "{ip:?}");
+            assert_eq!(rejected_field(Instance::new(ip, 80)), "ip", "{ip:?}");
         }
-        assert_eq!(refused_field(Instance::new("127.0.0.1", 0)), "port");
+        assert_eq!(rejected_field(Instance::new("127.0.0.1", 0)), "port");
         for weight in [-0.1, 10_000.1, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            assert_eq!(refused_field(with(|i| i.weight = weight)), "weight", "{weight}");
+            assert_eq!(rejected_field(with(|i| i.weight = weight)), "weight", "{weight}");
         }
         for cluster in ["", "a,b", "a\nb", &"c".repeat(513)] {
-            assert_eq!(refused_field(with(|i| i.cluster_name = cluster.into())), "cluster", "{cluster:?}");
+            assert_eq!(rejected_field(with(|i| i.cluster_name = cluster.into())), "cluster", "{cluster:?}");
         }
         for interval in ["", "5s", "0", "-1", "1.5"] {
-            assert_eq!(refused_field(with_metadata(HEART_BEAT_INTERVAL, interval)), "metadata", "{interval:?}");
+            assert_eq!(rejected_field(with_metadata(HEART_BEAT_INTERVAL, interval)), "metadata", "{interval:?}");
         }
     }
 
     #[test]
-    fn ipv6_and_host_names_are_addresses() {
+    fn ipv6_addresses_and_host_names_are_valid() {
         for ip in ["::1", "fe80::1", "backend.example", "127.0.0.7"] {
             assert_eq!(Instance::new(ip, 80).validate(), Ok(()), "{ip}");
         }
     }
 
     #[test]
-    fn metadata_may_have_64_kib() {
+    fn metadata_is_limited_to_64_kib() {
         assert_eq!(with_metadata("k", &"v".repeat(65_535)).validate(), Ok(()));
-        assert_eq!(refused_field(with_metadata("k", &"v".repeat(65_536))), "metadata");
-        assert_eq!(refused_field(with_metadata("k", &"ж".repeat(32_768))), "metadata", "bytes count");
+        assert_eq!(rejected_field(with_metadata("k", &"v".repeat(65_536))), "metadata");
+        assert_eq!(rejected_field(with_metadata("k", &"ж".repeat(32_768))), "metadata", "bytes count");
     }
 
     #[test]
-    fn an_interval_must_fit_into_its_timeouts() {
+    fn an_interval_must_be_shorter_than_the_timeouts() {
         let mut instance = with_metadata(HEART_BEAT_INTERVAL, "1000");
         instance.metadata.insert(HEART_BEAT_TIMEOUT.into(), "3000".into());
         assert_eq!(instance.validate(), Ok(()));
         assert_eq!(instance.preserved_interval(), Some(Duration::from_secs(1)));
         instance.metadata.insert(IP_DELETE_TIMEOUT.into(), "1000".into());
-        assert_eq!(refused_field(instance), "metadata");
+        assert_eq!(rejected_field(instance), "metadata");
     }
 
     #[test]
-    fn timeouts_without_an_interval_are_registered_with_one_that_fits() {
+    fn timeouts_without_an_interval_are_registered_with_a_fitting_interval() {
         let interval = |pairs: &[(&str, &str)]| {
             let mut instance = Instance::new("127.0.0.7", 80);
             instance.metadata.extend(pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())));
@@ -363,7 +400,7 @@ mod tests {
         assert_eq!(interval(&[(IP_DELETE_TIMEOUT, "2")]), Some(1));
         assert_eq!(interval(&[(HEART_BEAT_TIMEOUT, "60000")]), Some(5000));
         assert_eq!(interval(&[(HEART_BEAT_TIMEOUT, "3000"), (HEART_BEAT_INTERVAL, "700")]), Some(700), "as given");
-        assert_eq!(refused_field(with_metadata(HEART_BEAT_TIMEOUT, "1")), "metadata", "no interval fits");
+        assert_eq!(rejected_field(with_metadata(HEART_BEAT_TIMEOUT, "1")), "metadata", "no interval fits");
         let persistent = Instance { ephemeral: false, ..with_metadata(HEART_BEAT_TIMEOUT, "3000") };
         assert_eq!(*persistent.metadata_to_register(), persistent.metadata, "it does not beat");
     }

@@ -1,4 +1,4 @@
-//! What the crate speaks of: instances, services, and what changed in them.
+//! The values that applications and servers exchange: instances, services, changes.
 
 pub(crate) mod change;
 pub(crate) mod connection;

@@ -7,33 +7,35 @@ use serde::{Deserialize, Serialize};
 use super::instance::Instance;
 use crate::error::Error;
 
-/// The group of a service that names none.
+/// The group of a service for which no group is given.
 pub const DEFAULT_GROUP: &str = "DEFAULT_GROUP";
 
-/// What stands between group and service in Nacos' grouped names.
+/// Separates group and service in Nacos' grouped names.
 const GROUP_SEPARATOR: &str = "@@";
 
-/// In characters. No server takes a longer name.
+/// In characters. No server accepts a longer name.
 const LONGEST_NAME: usize = 512;
 
-/// A service within its group.
+/// A service name with its group.
+///
+/// Displays as `GROUP@@service`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ServiceName {
-    /// The group, `DEFAULT_GROUP` by default.
+    /// The group. Default: [`DEFAULT_GROUP`].
     pub group: String,
     /// The service, without its group.
     pub name: String,
 }
 
 impl ServiceName {
-    /// Reads `service` or `GROUP@@service`.
+    /// Parses `service` or `GROUP@@service`.
     ///
-    /// Servers differ in the characters that they take (see `docs/servers.md`). Only what no server takes is an error
-    /// here; the rest is up to the server, which says what it dislikes.
+    /// Servers differ in the characters that they accept (see `docs/servers.md`). This function rejects only what no server
+    /// accepts. A server that rejects another name says so in its answer.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] for `service` or `group`: empty, over 512 characters, with a control character, or with an
-    /// `@@` that servers would take for the end of the group.
+    /// [`Error::InvalidInput`] with the field `service` or `group` if a part is empty, is longer than 512 characters,
+    /// contains a control character, or contains an `@@` that servers would take for the end of the group.
     ///
     /// ```
     /// # use actix_nacos::ServiceName;
@@ -46,7 +48,7 @@ impl ServiceName {
         Self::resolve(service, None)
     }
 
-    /// `service` in `group`. A grouped `service` may name the same group again, but no other.
+    /// Parses `service` within `group`. A `service` that names a group itself must name the same group.
     pub(crate) fn resolve(service: &str, group: Option<&str>) -> Result<Self, Error> {
         let (own_group, name) = match service.split_once(GROUP_SEPARATOR) {
             Some((own_group, name)) => (Some(own_group), name),
@@ -60,7 +62,7 @@ impl ServiceName {
         resolved.validate().map(|()| resolved)
     }
 
-    /// Refuses what no server takes.
+    /// Rejects what no server accepts.
     fn validate(&self) -> Result<(), Error> {
         validate_group(&self.group)?;
         validate_name("service", &self.name)?;
@@ -70,12 +72,12 @@ impl ServiceName {
         Ok(())
     }
 
-    /// Whether `text` is this name with its group, as servers write it.
-    pub(crate) fn is_written(&self, text: &str) -> bool {
+    /// Whether `text` is this name in its grouped form, `GROUP@@service`.
+    pub(crate) fn is_grouped_name(&self, text: &str) -> bool {
         text.split_once(GROUP_SEPARATOR) == Some((&self.group, &self.name))
     }
 
-    /// Reads what a server sends, which needs no approval.
+    /// Parses a name from a server, without checks: every name that a server has must be usable.
     pub(crate) fn from_wire(name: &str, group: &str) -> Self {
         match name.split_once(GROUP_SEPARATOR) {
             Some((group, name)) => ServiceName { group: group.into(), name: name.into() },
@@ -93,13 +95,14 @@ impl fmt::Display for ServiceName {
 fn check_group(service: impl fmt::Display, own: &str, given: Option<&str>) -> Result<(), Error> {
     match given {
         Some(given) if given != own => {
-            Err(Error::invalid("service", format!("{service} names another group than {given}")))
+            Err(Error::invalid("service", format!("{service} belongs to another group than {given}")))
         }
         _ => Ok(()),
     }
 }
 
-/// A group that ends with `@` would lose it: `G@` and `orders` are written `G@@@orders`, which reads as `G` and `@orders`.
+/// Rejects a group that ends with `@`: the group `G@` and the service `orders` become `G@@@orders`, which parses as the group
+/// `G` and the service `@orders`.
 pub(crate) fn validate_group(group: &str) -> Result<(), Error> {
     validate_name("group", group)?;
     if group.contains(GROUP_SEPARATOR) || group.ends_with('@') {
@@ -109,8 +112,8 @@ pub(crate) fn validate_group(group: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses only what is wrong on every server: r-nacos takes nearly anything, and which characters Nacos takes depends
-/// on its version and settings. What a server refuses it says itself.
+/// Rejects only what is invalid on every server. r-nacos accepts nearly any character; Nacos accepts characters depending on
+/// its version and settings, and names the problem in its answer.
 pub(crate) fn validate_name(field: &'static str, name: &str) -> Result<(), Error> {
     if name.is_empty() {
         return Err(Error::invalid(field, "must not be empty"));
@@ -124,7 +127,7 @@ pub(crate) fn validate_name(field: &'static str, name: &str) -> Result<(), Error
     Ok(())
 }
 
-/// The clusters of a list, sorted and once each: the same filter has one spelling.
+/// Joins clusters by commas, sorted and without duplicates, so that equal filters have equal texts.
 pub(crate) fn cluster_filter(clusters: &[String]) -> Result<String, Error> {
     for cluster in clusters {
         super::instance::validate_cluster(cluster)?;
@@ -135,7 +138,9 @@ pub(crate) fn cluster_filter(clusters: &[String]) -> Result<String, Error> {
     Ok(clusters.join(","))
 }
 
-/// Names a service in a message: `service` or `GROUP@@service` as text, or a [`ServiceName`], which keeps its group.
+/// Names a service in a message: `service` or `GROUP@@service` as text, or a [`ServiceName`].
+///
+/// Messages take `impl Into<ServiceRef>`. The text is checked when the message is handled.
 ///
 /// ```
 /// use actix_nacos::{ListInstances, ServiceName};
@@ -172,7 +177,7 @@ impl From<&ServiceName> for ServiceRef {
 }
 
 impl ServiceRef {
-    /// The service in `group`, if that is given. One that has a group may be given the same again, but no other.
+    /// The name of the service, in `group` if one is given. A reference that has a group must have the same group.
     pub(crate) fn resolve(&self, group: Option<&str>) -> Result<ServiceName, Error> {
         match &self.0 {
             Reference::Text(text) => ServiceName::resolve(text, group),
@@ -184,36 +189,47 @@ impl ServiceRef {
     }
 }
 
-/// The instances of a service at one moment, as a server told them.
+/// The instances of a service at one moment, as a server listed them.
 ///
-/// `hosts` are sorted by cluster, ip and port, each once. Serialised in Nacos' own field names.
+/// `hosts` are sorted by cluster, ip and port, without duplicates. Serialises with the field names of Nacos (`groupName`,
+/// `cacheMillis`, …).
+///
+/// ```
+/// use actix_nacos::{Instance, ServiceInfo, ServiceName};
+///
+/// let list = ServiceInfo::new(ServiceName::parse("SHOP@@orders")?, [Instance::new("127.0.0.7", 8080)]);
+/// assert_eq!((list.name.as_str(), list.group_name.as_str()), ("orders", "SHOP"));
+/// assert_eq!(list.hosts[0].service_name, "SHOP@@orders");
+/// # Ok::<(), actix_nacos::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct ServiceInfo {
     /// The service, without its group.
     pub name: String,
-    /// Its group.
+    /// The group of the service.
     pub group_name: String,
-    /// The clusters asked for, comma separated; empty for all.
+    /// The requested clusters, separated by commas. Empty for all clusters.
     pub clusters: String,
-    /// How long the server asks its clients to keep this list, in milliseconds.
+    /// How long the server asks its clients to use this list, in milliseconds.
     pub cache_millis: u64,
     /// The enabled instances.
     pub hosts: Vec<Arc<Instance>>,
-    /// When the server made the list, in milliseconds of its own clock; 0 where it does not say.
+    /// When the server made the list, in milliseconds since the Unix epoch by the server's clock. 0 if the server does not
+    /// say.
     pub last_ref_time: i64,
-    /// The server's check sum of the list; empty on most servers.
+    /// The server's checksum of the list. Empty on most servers.
     pub checksum: String,
-    /// Whether disabled instances are listed too.
+    /// Whether the list contains disabled instances too.
     #[serde(rename = "allIPs")]
     pub all_ips: bool,
-    /// Whether so few instances are healthy that the server calls all of them healthy (the service's protect threshold).
+    /// Whether the server lists all instances as healthy because too few of them are (the protect threshold of the service).
     pub reach_protection_threshold: bool,
 }
 
 impl ServiceInfo {
-    /// A list as a server might tell it, for tests: in order, and each instance with its `service_name`.
+    /// Creates a list for tests: sorts `instances` and sets the `service_name` of each.
     pub fn new(service: ServiceName, instances: impl IntoIterator<Item = Instance>) -> Self {
         let mut info = ServiceInfo::empty(&service, "");
         let of_service = |instance| Arc::new(Instance { service_name: service.to_string(), ..instance });
@@ -222,7 +238,7 @@ impl ServiceInfo {
         info
     }
 
-    /// The list of a service nobody is in.
+    /// The list of a service without instances.
     pub(crate) fn empty(service: &ServiceName, clusters: &str) -> Self {
         ServiceInfo {
             name: service.name.clone(),
@@ -242,25 +258,25 @@ impl ServiceInfo {
         ServiceName { group: self.group_name.clone(), name: self.name.clone() }
     }
 
-    /// How long the server asks its clients to keep this list.
+    /// How long the server asks its clients to use this list: [`cache_millis`](ServiceInfo::cache_millis) as a duration.
     pub fn cache_time(&self) -> Duration {
         Duration::from_millis(self.cache_millis)
     }
 
-    /// Puts `hosts` in order, each once, and keeps only `clusters` (all when empty) and, if asked, the healthy ones.
-    /// Servers do so too, but r-nacos ignores `clusters`, and a push may come for another filter.
+    /// Sorts `hosts`, removes duplicates, and keeps only instances in `clusters` (all if empty) and, with `healthy_only`,
+    /// healthy ones. Servers filter too, but r-nacos ignores `clusters`, and a push may have another filter.
     pub(crate) fn tidy(&mut self, clusters: &str, healthy_only: bool) {
         let wanted: Vec<&str> = clusters.split(',').filter(|cluster| !cluster.is_empty()).collect();
         self.hosts.retain(|host| {
             (wanted.is_empty() || wanted.contains(&host.cluster_name.as_str())) && (host.healthy || !healthy_only)
         });
-        self.hosts.sort_by(|a, b| a.place().cmp(&b.place()));
-        self.hosts.dedup_by(|a, b| a.place() == b.place());
+        self.hosts.sort_by(|a, b| a.key_in_service().cmp(&b.key_in_service()));
+        self.hosts.dedup_by(|a, b| a.key_in_service() == b.key_in_service());
         self.clusters = clusters.into();
     }
 }
 
-/// What one list has that another has not.
+/// The difference between two lists.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Difference {
     pub(crate) added: Vec<Arc<Instance>>,
@@ -269,7 +285,7 @@ pub(crate) struct Difference {
 }
 
 impl Difference {
-    /// Walks both lists once, so both must be in order (see [`ServiceInfo::tidy`]).
+    /// Compares two lists that are sorted (see [`ServiceInfo::tidy`]).
     pub(crate) fn between(old: &[Arc<Instance>], new: &[Arc<Instance>]) -> Self {
         let mut difference = Difference::default();
         let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
@@ -279,12 +295,12 @@ impl Difference {
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
                 (Some(before), Some(after)) if Arc::ptr_eq(before, after) => Ordering::Equal,
-                (Some(before), Some(after)) => before.place().cmp(&after.place()),
+                (Some(before), Some(after)) => before.key_in_service().cmp(&after.key_in_service()),
             };
             let before = if order.is_le() { old.next() } else { None };
             let after = if order.is_ge() { new.next() } else { None };
             match (before, after) {
-                (Some(before), Some(after)) if !same(before, after) => {
+                (Some(before), Some(after)) if !same_values(before, after) => {
                     difference.changed.push((before.clone(), after.clone()));
                 }
                 (Some(before), None) => difference.removed.push(before.clone()),
@@ -299,8 +315,8 @@ impl Difference {
     }
 }
 
-/// `instanceId` differs from server to server of one cluster; it says nothing about the instance.
-fn same(before: &Arc<Instance>, after: &Arc<Instance>) -> bool {
+/// Ignores `instance_id`: the servers of one cluster write different ones for the same instance.
+fn same_values(before: &Arc<Instance>, after: &Arc<Instance>) -> bool {
     Arc::ptr_eq(before, after)
         || (before.weight == after.weight
             && before.healthy == after.healthy
@@ -320,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_read_with_and_without_group() {
+    fn names_are_parsed_with_and_without_group() {
         assert_eq!(ServiceName::parse("orders").unwrap().to_string(), "DEFAULT_GROUP@@orders");
         assert_eq!(ServiceName::parse("G@@orders").unwrap().group, "G");
         assert_eq!(ServiceName::resolve("G@@orders", Some("G")).unwrap().group, "G");
@@ -328,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_names_name_their_field() {
+    fn invalid_names_are_reported_with_their_field() {
         let field = |service: &str, group: Option<&str>| match ServiceName::resolve(service, group) {
             Err(Error::InvalidInput { field, .. }) => field,
             other => panic!("{service:?} gave {other:?}"),
@@ -344,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_some_server_takes_are_read_and_written_alike() {
+    fn names_that_some_server_accepts_survive_parsing_and_writing() {
         let names = [
             "providers:a.b.IGreeter::",
             "a$b",
@@ -383,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_has_one_spelling() {
+    fn equal_cluster_filters_have_equal_texts() {
         let filter = |clusters: &[&str]| cluster_filter(&clusters.iter().map(|c| c.to_string()).collect::<Vec<_>>());
         assert_eq!(filter(&["b", "a", "b"]), Ok("a,b".into()));
         assert_eq!(filter(&[]), Ok(String::new()));
@@ -391,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tidy_list_is_in_order_and_filtered() {
+    fn a_tidy_list_is_sorted_and_filtered() {
         let mut info = ServiceInfo::empty(&ServiceName::parse("orders").unwrap(), "");
         let mut other = Instance::new("127.0.0.1", 80);
         other.cluster_name = "b".into();
@@ -408,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_tells_added_changed_and_removed() {
+    fn a_difference_contains_added_changed_and_removed_instances() {
         let old = [host("1", 1.0), host("2", 1.0), host("3", 1.0)];
         let new = [host("0", 1.0), host("2", 2.0), host("3", 1.0), host("4", 1.0)];
         let difference = Difference::between(&old, &new);
