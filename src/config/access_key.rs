@@ -1,12 +1,12 @@
-//! The key that requests are signed with.
+//! The access key that signs requests.
 
-/// A key that requests are signed with.
+/// An access key of Alibaba Cloud.
 #[derive(Clone)]
 pub(crate) struct AccessKey {
     pub(crate) id: String,
     pub(crate) secret: String,
-    /// Of temporary credentials.
+    /// Belongs to temporary credentials.
     pub(crate) security_token: Option<String>,
-    /// With a region, signatures are those of V4.
+    /// If set, requests are signed by version 4.
     pub(crate) region: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Where servers are: one address, a list of them, and our own address towards them.
+//! Addresses: of a server, of several servers, of a server list, and of this machine.
 
 use std::{
     fmt,
@@ -15,17 +15,29 @@ use serde::{
 
 use crate::error::{Error, Operation};
 
-/// Servers as they are configured: one text with commas, or several texts. See [`Config::new`](crate::Config::new).
+/// The addresses of one or several servers.
+///
+/// Made from one text with commas or from several texts: a `&str`, a `String`, a `Vec`, a slice, or an array. See
+/// [`Config::new`](crate::Config::new) for the forms of an address. Addresses are checked by
+/// [`Config::validate`](crate::Config::validate).
+///
+/// ```
+/// use actix_nacos::{Config, ServerList};
+///
+/// assert_eq!(ServerList::from("192.0.2.1:8848, 192.0.2.2:8848"), ServerList::from(["192.0.2.1:8848", "192.0.2.2:8848"]));
+/// let config = Config::new(["192.0.2.1:8848", "192.0.2.2:8848"]);
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerList(pub(super) Vec<String>);
 
-/// Stands for an address that may hold a password.
-const HIDDEN: &str = "***";
+/// Replaces an address that may contain a password.
+const REDACTED: &str = "***";
 
-/// Servers as logs show them. A password may have a comma, which makes two texts of one address.
-pub(super) fn shown_servers(servers: &[String]) -> Vec<&str> {
+/// The addresses for logs. All are redacted if any may contain a password: a comma in a password splits one address into two
+/// texts, and only one of them contains the `@`.
+pub(super) fn redacted_servers(servers: &[String]) -> Vec<&str> {
     if servers.iter().any(|server| server.contains('@')) {
-        return vec![HIDDEN];
+        return vec![REDACTED];
     }
     servers.iter().map(String::as_str).collect()
 }
@@ -71,7 +83,7 @@ impl<S: AsRef<str>, const N: usize> From<[S; N]> for ServerList {
     }
 }
 
-/// Reads a list of texts, or one text.
+/// Deserialises a list of texts, or one text.
 pub(super) fn read_servers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     struct Servers;
 
@@ -98,7 +110,7 @@ pub(super) fn read_servers<'de, D: Deserializer<'de>>(deserializer: D) -> Result
     deserializer.deserialize_any(Servers).map(|servers| servers.0)
 }
 
-/// One server: where its API lies.
+/// The address of one server's API.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct ServerAddress {
     pub(crate) https: bool,
@@ -110,18 +122,18 @@ pub(crate) struct ServerAddress {
 }
 
 impl ServerAddress {
-    /// Reads `host:port` or `http(s)://host:port[/context]`.
+    /// Parses `host:port` or `http(s)://host:port[/context]`. `context_path` applies to an address without a path.
     pub(crate) fn parse(text: &str, context_path: &str) -> Result<Self, Error> {
         let invalid = |reason: String| Error::invalid("servers", reason);
         if text.contains('@') {
             return Err(no_credentials());
         }
         let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-        let uri = Uri::from_str(&url).map_err(|error| invalid(format!("{text:?} is no address: {error}")))?;
+        let uri = Uri::from_str(&url).map_err(|error| invalid(format!("{text:?} is not an address: {error}")))?;
         let https = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => tls_is_built_in("servers").map(|()| true)?,
-            scheme => return Err(invalid(format!("{text:?} has the scheme {scheme:?}; http and https are known"))),
+            scheme => return Err(invalid(format!("{text:?} has the scheme {scheme:?}; use http or https"))),
         };
         let host = host_of(&uri, text).map_err(invalid)?;
         let port = port_of(&uri, text).map_err(invalid)?;
@@ -129,44 +141,44 @@ impl ServerAddress {
         let path = path.trim_matches('/');
         let context_path = if path.is_empty() { String::new() } else { format!("/{path}") };
         if let Err(error) = Uri::from_str(&format!("/{path}")) {
-            return Err(Error::invalid("context_path", format!("{path:?} is no path: {error}")));
+            return Err(Error::invalid("context_path", format!("{path:?} is not a path: {error}")));
         }
         Ok(ServerAddress { https, host, port, context_path })
     }
 
-    /// Where the URL of a server list leads.
-    pub(crate) fn of_endpoint(url: &str) -> Result<Self, Error> {
+    /// Parses the URL of a server list. The context path of the result is empty.
+    pub(crate) fn parse_endpoint(url: &str) -> Result<Self, Error> {
         let invalid = |reason: String| Error::invalid("endpoint", reason);
         let uri = Uri::from_str(url).map_err(|error| invalid(error.to_string()))?;
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return Err(invalid("may hold no credentials: it is shown in logs".into()));
+            return Err(invalid("must not contain credentials, because logs show the address".into()));
         }
         let https = match uri.scheme_str() {
             Some("http") => false,
             Some("https") => tls_is_built_in("endpoint").map(|()| true)?,
-            _ => return Err(invalid("wants http://… or https://…".into())),
+            _ => return Err(invalid("must begin with http:// or https://".into())),
         };
-        let shown = if url.contains('@') { HIDDEN } else { url.split('?').next().unwrap_or_default() };
-        let host = host_of(&uri, shown).map_err(invalid)?;
+        let redacted = if url.contains('@') { REDACTED } else { url.split('?').next().unwrap_or_default() };
+        let host = host_of(&uri, redacted).map_err(invalid)?;
         let has_port = uri.authority().is_some_and(|authority| Some(authority.as_str()) != uri.host());
         let port = match has_port {
-            true => port_of(&uri, shown).map_err(invalid)?,
+            true => port_of(&uri, redacted).map_err(invalid)?,
             false if https => 443,
             false => 80,
         };
         Ok(ServerAddress { https, host, port, context_path: String::new() })
     }
 
-    /// The URL of a server list as logs and errors show it: what is behind its path may be secret.
-    pub(crate) fn shown_endpoint(url: &str) -> &str {
-        let is_valid = ServerAddress::of_endpoint(url).is_ok();
+    /// The URL of a server list for logs and errors: without query and fragment, which may contain secrets.
+    pub(crate) fn redacted_endpoint(url: &str) -> &str {
+        let is_valid = ServerAddress::parse_endpoint(url).is_ok();
         if url.contains('@') && !is_valid {
-            return HIDDEN;
+            return REDACTED;
         }
         url.split(['?', '#']).next().unwrap_or_default()
     }
 
-    /// The address of this machine by which it reaches the server.
+    /// The local address from which this machine reaches the server. Looks a host name up, which blocks.
     pub(super) fn local_ip(&self) -> Result<IpAddr, Error> {
         let unreachable = |error: std::io::Error| Error::Unreachable {
             operation: Operation::LocalIp,
@@ -185,30 +197,33 @@ impl ServerAddress {
 }
 
 pub(super) fn no_credentials() -> Error {
-    Error::invalid("servers", "an address may hold no credentials; use Config::credentials")
+    Error::invalid("servers", "an address must not contain credentials; use Config::credentials")
 }
 
-/// The host, without brackets. No socket and no certificate could be had for an IPv6 address with a zone (`%eth0`).
+/// The host, without brackets. Rejects an IPv6 address with a zone (`%eth0`), because neither a socket nor a certificate check
+/// accepts a zone.
 fn host_of(uri: &Uri, text: &str) -> Result<String, String> {
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     if host.is_empty() {
         return Err(format!("{text:?} has no host"));
     }
     if host.contains('%') {
-        return Err(format!("{text:?} has a zone ('%') or an escape; use an address without it, or a host name"));
+        return Err(format!(
+            "{text:?} contains a '%' (a zone or an escape); use an address without it, or a host name"
+        ));
     }
     Ok(host.to_owned())
 }
 
-/// A port that is none is none at all to `Uri`; whoever wrote it wants to hear of the number.
+/// Reads the port from the authority, because `Uri` treats an invalid port like a missing one. The error must say which.
 fn port_of(uri: &Uri, text: &str) -> Result<u16, String> {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let port = authority.strip_prefix(uri.host().unwrap_or_default()).and_then(|rest| rest.strip_prefix(':'));
     match port.unwrap_or_default() {
-        "" => Err(format!("{text:?} has no port; Nacos listens on 8848 by default")),
+        "" => Err(format!("{text:?} has no port; the default port of Nacos is 8848")),
         port => match port.parse() {
             Ok(port) if port > 0 => Ok(port),
-            _ => Err(format!("{text:?} is no address: its port is not between 1 and 65535")),
+            _ => Err(format!("{text:?} is not an address: its port is not between 1 and 65535")),
         },
     }
 }
@@ -224,7 +239,7 @@ impl fmt::Display for ServerAddress {
     }
 }
 
-/// The local address that the system would send from. A UDP socket that is connected sends nothing by that.
+/// The local address from which the system would send to `target`. Connecting a UDP socket sends no packet.
 pub(crate) fn local_ip_towards(target: SocketAddr) -> std::io::Result<IpAddr> {
     let any: SocketAddr = match target {
         SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
@@ -251,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_read_in_all_their_forms() {
+    fn an_address_is_parsed_in_all_its_forms() {
         assert_eq!(parse("192.0.2.1:8848").unwrap().base_url(), "http://192.0.2.1:8848/nacos");
         assert_eq!(parse("http://nacos:80/").unwrap().base_url(), "http://nacos:80/nacos");
         assert_eq!(parse("http://nacos:80/other/place/").unwrap().base_url(), "http://nacos:80/other/place");
@@ -260,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_addresses_say_what_is_wrong() {
+    fn the_error_of_an_invalid_address_names_the_problem() {
         let reason = |text: &str| parse(text).unwrap_err().to_string();
         assert!(reason("nacos").contains("no port"), "{}", reason("nacos"));
         assert!(reason("ftp://nacos:21").contains("scheme"));
@@ -277,36 +292,36 @@ mod tests {
     }
 
     #[test]
-    fn an_address_with_a_zone_is_refused_by_name() {
+    fn an_address_with_a_zone_is_rejected() {
         for text in ["[fe80::1%eth0]:8848", "http://[fe80::1%2]:8848", "[fe80::1%25eth0]:8848", "a%20b:8848"] {
             let reason = parse(text).unwrap_err().to_string();
-            assert!(reason.contains("zone") || reason.contains("no address"), "{reason}");
+            assert!(reason.contains("zone") || reason.contains("not an address"), "{reason}");
         }
-        assert!(ServerAddress::of_endpoint("http://[fe80::1%eth0]/list").is_err());
+        assert!(ServerAddress::parse_endpoint("http://[fe80::1%eth0]/list").is_err());
     }
 
     #[test]
-    fn an_endpoint_leads_to_its_port_or_the_usual_one() {
-        let of = |url: &str| ServerAddress::of_endpoint(url).unwrap().to_string();
+    fn an_endpoint_without_a_port_has_the_default_port_of_its_scheme() {
+        let of = |url: &str| ServerAddress::parse_endpoint(url).unwrap().to_string();
         assert_eq!(of("http://nacos/list"), "nacos:80");
         assert_eq!(of("http://[::1]:8080/list"), "[::1]:8080");
-        assert!(ServerAddress::of_endpoint("http://nacos:80x/list").is_err());
+        assert!(ServerAddress::parse_endpoint("http://nacos:80x/list").is_err());
     }
 
     #[test]
-    fn what_may_be_secret_is_not_shown() {
-        let shown = ServerAddress::shown_endpoint;
+    fn possible_secrets_are_redacted() {
+        let shown = ServerAddress::redacted_endpoint;
         assert_eq!(shown("http://nacos/list?key=hush#hush"), "http://nacos/list");
         assert_eq!(shown("http://nacos/a@b?key=hush"), "http://nacos/a@b");
         for url in ["http://me:hush@nacos/list", "http://me:hu?sh@nacos/list", "me:hush@nacos"] {
-            assert_eq!(shown(url), HIDDEN, "{url}");
+            assert_eq!(shown(url), REDACTED, "{url}");
         }
-        let refused = ServerAddress::of_endpoint("http://a%20b/list?key=hush").unwrap_err();
-        assert!(!refused.to_string().contains("hush"), "{refused}");
+        let error = ServerAddress::parse_endpoint("http://a%20b/list?key=hush").unwrap_err();
+        assert!(!error.to_string().contains("hush"), "{error}");
     }
 
     #[test]
-    fn servers_are_one_text_or_several() {
+    fn servers_are_given_as_one_text_or_several() {
         let expected = ServerList(vec!["a:1".into(), "b:2".into()]);
         assert_eq!(ServerList::from("a:1, b:2,"), expected);
         assert_eq!(ServerList::from(String::from("a:1,b:2")), expected);

@@ -12,13 +12,13 @@ use crate::error::Error;
 
 const PREFIX: &str = "NACOS_";
 
-/// One setting that a variable sets.
+/// A setting and the environment variable that sets it.
 struct Variable {
-    /// With the usual prefix.
+    /// With the prefix `NACOS_`.
     name: &'static str,
-    /// The key in a file.
+    /// The key in a configuration file.
     key: &'static str,
-    /// Gives the reason where the text is none.
+    /// Parses the text. Returns the reason if the text is invalid.
     set: fn(&mut Config, &str) -> Result<(), String>,
 }
 
@@ -35,8 +35,8 @@ macro_rules! variables {
     };
 }
 
-/// All of them. The servers' variable is called as in Nacos' other clients; `NACOS_SERVERS` is what the servers' own container
-/// images take their cluster from.
+/// The variable of the servers has the same name as in Nacos' other clients. It is not `NACOS_SERVERS`, because Nacos'
+/// container images read the members of their cluster from that variable.
 const VARIABLES: &[Variable] = variables! {
     "SERVER_ADDR", "servers": config.servers = |text| Ok::<_, String>(super::ServerList::from(text).0);
     "ENDPOINT", "endpoint": config.endpoint = optional::<String>;
@@ -90,7 +90,7 @@ fn yes_or_no(text: &str) -> Result<bool, String> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     let read: Result<_, value::Error> = humantime_serde::deserialize(text.into_deserializer());
-    read.map_err(|error| format!("{text:?} is no duration such as 3s or 500ms: {error}"))
+    read.map_err(|error| format!("{text:?} is not a duration such as 3s or 500ms: {error}"))
 }
 
 fn protocol(text: &str) -> Result<Protocol, String> {
@@ -114,7 +114,7 @@ fn reason(error: Error) -> String {
     }
 }
 
-/// Where variables are read from, and how they are named.
+/// Reads environment variables, with the prefix that their names have.
 struct Environment<'a, R> {
     prefix: &'a str,
     read: R,
@@ -125,7 +125,7 @@ impl<R: Fn(&str) -> Result<String, VarError>> Environment<'_, R> {
         variable.name.replacen(PREFIX, self.prefix, 1)
     }
 
-    /// Names the variable: as the field where it has its usual name, else in the reason.
+    /// An error that names the variable: in its field if the variable has its usual name, otherwise in its reason.
     fn invalid(&self, variable: &Variable, reason: impl Into<String>) -> Error {
         if self.prefix == PREFIX {
             return Error::invalid(variable.name, reason);
@@ -133,7 +133,7 @@ impl<R: Fn(&str) -> Result<String, VarError>> Environment<'_, R> {
         Error::invalid(variable.key, format!("{}: {}", self.name(variable), reason.into()))
     }
 
-    /// Names the variable where the error is about what it set.
+    /// Makes `error` name the variable of `key` if the error is about that setting.
     fn about(&self, error: Error, key: &'static str) -> Error {
         match error {
             Error::InvalidInput { field, reason } if field == key => self.invalid(variable(key), reason),
@@ -141,7 +141,7 @@ impl<R: Fn(&str) -> Result<String, VarError>> Environment<'_, R> {
         }
     }
 
-    /// None where it is not set, or empty.
+    /// `None` if the variable is not set or empty.
     fn text(&self, variable: &Variable) -> Result<Option<String>, Error> {
         match (self.read)(&self.name(variable)) {
             Ok(text) => Ok(Some(text).filter(|text| !text.is_empty())),
@@ -160,7 +160,7 @@ impl<R: Fn(&str) -> Result<String, VarError>> Environment<'_, R> {
                 (variable.set)(&mut config, &text).map_err(|reason| self.invalid(variable, reason))?;
             }
         }
-        // Servers here and an endpoint there would be two answers to one question.
+        // Servers from the environment together with an endpoint from a file would contradict each other.
         let (servers, endpoint) = (self.is_set("servers")?, self.is_set("endpoint")?);
         match (servers, endpoint) {
             (true, false) => config.endpoint = None,
@@ -178,14 +178,14 @@ impl<R: Fn(&str) -> Result<String, VarError>> Environment<'_, R> {
         Ok(config)
     }
 
-    /// Of two settings that need each other.
+    /// Checks that two settings are given together.
     fn check_pair(&self, one: (&str, &Option<String>), other: (&str, &Option<String>)) -> Result<(), Error> {
         let (missing, given) = match (one.1, other.1) {
             (Some(_), None) => (other.0, one.0),
             (None, Some(_)) => (one.0, other.0),
             _ => return Ok(()),
         };
-        Err(self.invalid(variable(missing), format!("is not set, {} is", self.name(variable(given)))))
+        Err(self.invalid(variable(missing), format!("is not set, but {} is", self.name(variable(given)))))
     }
 }
 
@@ -194,12 +194,20 @@ fn variable(key: &str) -> &'static Variable {
 }
 
 impl Config {
-    /// Reads the environment variables of the [table](Config#in-a-configuration-file), which may all be missing but one
-    /// that says where servers are: `NACOS_SERVER_ADDR`, `NACOS_ENDPOINT`, or `NACOS_DISABLED=true`. What is set on the
-    /// result afterwards wins.
+    /// Creates a configuration from the environment variables in the [table](Config#in-a-configuration-file).
+    ///
+    /// One of `NACOS_SERVER_ADDR`, `NACOS_ENDPOINT` and `NACOS_DISABLED=true` is required. An empty variable counts as not
+    /// set. Setters that are called on the result replace what the environment gave.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] naming the variable.
+    /// [`Error::InvalidInput`] with the name of the variable as its field.
+    ///
+    /// ```no_run
+    /// # use actix_nacos::{Config, Registry};
+    /// // NACOS_SERVER_ADDR=nacos:8848 NACOS_NAMESPACE=staging
+    /// let registry = Registry::start(Config::from_env()?)?;
+    /// # Ok::<(), actix_nacos::Error>(())
+    /// ```
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variables(|name| std::env::var(name))
     }
@@ -207,21 +215,22 @@ impl Config {
     fn from_variables(read: impl Fn(&str) -> Result<String, VarError>) -> Result<Self, Error> {
         let config = Environment { prefix: PREFIX, read }.override_in(Config::default())?;
         if config.servers.is_empty() && config.endpoint.is_none() && !config.disabled {
-            return Err(Error::invalid("NACOS_SERVER_ADDR", "is not set; it wants host:port of a Nacos server"));
+            return Err(Error::invalid("NACOS_SERVER_ADDR", "is not set; set it to host:port of a Nacos server"));
         }
         config.validate().map(|()| config)
     }
 
-    /// Replaces what the environment variables of the [table](Config#in-a-configuration-file) set, none of which is
-    /// required; an empty one counts as not set. Servers from the environment replace an endpoint of before, and an
-    /// endpoint replaces servers.
+    /// Replaces settings by the environment variables in the [table](Config#in-a-configuration-file).
+    ///
+    /// No variable is required, and an empty variable counts as not set. Servers from the environment replace an endpoint
+    /// in `self`, and an endpoint from the environment replaces servers.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] naming the variable.
+    /// [`Error::InvalidInput`] with the name of the variable as its field.
     ///
     /// ```
     /// # use actix_nacos::Config;
-    /// // From a file, and then what differs on this machine.
+    /// // The file has what all machines share, the environment what differs on this machine.
     /// let config: Config = serde_json::from_str(r#"{"servers": "nacos:8848", "namespace": "staging"}"#).unwrap();
     /// let config = config.overridden_by_env()?; // NACOS_NAMESPACE=production
     /// # Ok::<(), actix_nacos::Error>(())
@@ -230,11 +239,19 @@ impl Config {
         self.overridden_by_env_with_prefix(PREFIX)
     }
 
-    /// As [`overridden_by_env`](Config::overridden_by_env), with this instead of `NACOS_` before the names: `"ORDERS_NACOS_"`
-    /// reads `ORDERS_NACOS_SERVER_ADDR` and so on.
+    /// Replaces settings like [`overridden_by_env`](Config::overridden_by_env), by variables with `prefix` instead of
+    /// `NACOS_`. The prefix `"ORDERS_NACOS_"` reads `ORDERS_NACOS_SERVER_ADDR` and so on.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] with the setting as its field and the variable in its reason.
+    /// [`Error::InvalidInput`] with the setting as its field and the name of the variable in its reason.
+    ///
+    /// ```
+    /// # use actix_nacos::Config;
+    /// // Two registries in one process, each with variables of its own.
+    /// let orders = Config::new("nacos:8848").overridden_by_env_with_prefix("ORDERS_NACOS_")?;
+    /// let billing = Config::new("nacos:8848").overridden_by_env_with_prefix("BILLING_NACOS_")?;
+    /// # Ok::<(), actix_nacos::Error>(())
+    /// ```
     pub fn overridden_by_env_with_prefix(self, prefix: &str) -> Result<Self, Error> {
         Environment { prefix, read: |name: &str| std::env::var(name) }.override_in(self)
     }
@@ -246,7 +263,7 @@ mod tests {
 
     use super::*;
 
-    /// Never written.
+    /// Settings that are read and never written.
     const SECRETS: [&str; 3] = ["password", "secret_key", "security_token"];
 
     fn lookup<'a>(set: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Result<String, VarError> + 'a {
@@ -265,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_is_read_and_checked() {
+    fn variables_are_read_and_checked() {
         let read = |set: &[(&str, &str)]| Config::from_variables(lookup(set));
         let config = read(&[
             ("NACOS_SERVER_ADDR", "a:1, b:2"),
@@ -336,7 +353,7 @@ mod tests {
         assert_eq!((given["servers"].as_str(), given["protocol"].as_str()), (r#"["a:1","b:2"]"#, r#""v3""#));
     }
 
-    /// The settings by their keys, as they are written in a file.
+    /// The settings by their keys in a file.
     fn flat(config: &Config) -> std::collections::BTreeMap<String, String> {
         let mut flat = std::collections::BTreeMap::new();
         let serde_json::Value::Object(settings) = serde_json::to_value(config).unwrap() else { panic!("no object") };
@@ -387,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_of_ones_own_is_read_alone_and_named() {
+    fn with_another_prefix_only_its_variables_are_read_and_named() {
         let set =
             [("ORDERS_NACOS_NAMESPACE", "dev"), ("NACOS_NAMESPACE", "other"), ("ORDERS_NACOS_MAX_CONNECTIONS", "9")];
         let config = overridden(Config::new("a:1"), "ORDERS_NACOS_", &set).unwrap();
@@ -398,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_variable_is_named() {
+    fn an_invalid_variable_is_named_in_the_error() {
         let bad = [
             ("NACOS_SERVER_ADDR", "nacos"),
             ("NACOS_ENDPOINT", "nacos/list"),

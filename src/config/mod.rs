@@ -1,4 +1,4 @@
-//! How a Registry is set up.
+//! The settings of a Registry.
 
 mod access_key;
 mod addresses;
@@ -17,7 +17,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use slog::{o, Drain, Logger};
 
-use self::addresses::{no_credentials, shown_servers};
+use self::addresses::{no_credentials, redacted_servers};
 pub(crate) use self::{
     access_key::AccessKey,
     addresses::{local_ip_towards, ServerAddress},
@@ -28,32 +28,34 @@ use crate::error::Error;
 /// Nacos' own default (`server.servlet.contextPath`).
 const DEFAULT_CONTEXT_PATH: &str = "/nacos";
 const DEFAULT_NAMESPACE: &str = "public";
-/// Of connections, and of messages in the mailbox: channels and semaphores panic far above it.
-const MOST: usize = 1_000_000;
-/// Of any duration: what is longer is no time that anything waits, and could not be added to a moment.
+/// Upper bound for connections and for messages in the mailbox. Channels and semaphores panic far above it.
+const MAX_COUNT: usize = 1_000_000;
+/// Upper bound for every duration. A larger value would overflow `Instant`.
 pub(crate) const LONGEST_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// Which of Nacos' HTTP APIs is spoken.
+/// The HTTP API of Nacos that is spoken with a server.
+///
+/// In a file and in `NACOS_PROTOCOL`: `auto`, `v1` or `v3`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Protocol {
-    /// What the server speaks, found out for each server and again when it changes; v1 where both are there, because
-    /// only v1 has push. Written `auto`.
+    /// The API that the server offers: found out for each server, and again when the server changes. v1 if the server
+    /// offers both, because only v1 has pushes.
     #[default]
     Auto,
-    /// The v1 API: Nacos 1.x, 2.x, 3.0, 3.1 and r-nacos. Written `v1`.
+    /// The v1 API: Nacos 1.x, 2.x, 3.0, 3.1 and r-nacos.
     #[serde(alias = "V1")]
     V1,
-    /// The v3 API: Nacos 3.x. Written `v3`.
+    /// The v3 API: Nacos 3.x.
     #[serde(alias = "V3")]
     V3,
 }
 
-/// How a Registry is set up. Each setter's doc names its default.
+/// The settings of a Registry. Each setter's documentation names its default.
 ///
-/// A value that cannot work is an [`Error::InvalidInput`] when the Registry is started, or from
-/// [`validate`](Config::validate).
+/// [`Registry::start`](crate::Registry::start) checks the settings, as [`validate`](Config::validate) does, and returns
+/// [`Error::InvalidInput`] for a value that cannot work.
 ///
 /// ```
 /// use actix_nacos::Config;
@@ -68,8 +70,8 @@ pub enum Protocol {
 /// ```
 ///
 /// # In a configuration file
-/// With serde each setting is a key; what is missing has its default, and an unknown key is refused. Durations read as
-/// `"3s"` or `"500ms"`. The password, the secret key and the security token are read and never written.
+/// With serde each setting is a key. A missing key has its default; an unknown key is an error. Durations are written as
+/// `"3s"` or `"500ms"`. The password, the secret key and the security token are read but never written.
 ///
 /// ```
 /// # use actix_nacos::Config;
@@ -79,7 +81,7 @@ pub enum Protocol {
 ///     "username": "orders", "password": "s3cret",
 ///     "min_poll_interval": "1s", "max_poll_interval": "5s",
 ///     "push": {"enabled": true, "bind": "0.0.0.0:7848"},
-///     "tls": {"ca_file": "ca.pem", "client_certificate_file": "us.pem", "client_key_file": "us.key"}
+///     "tls": {"ca_file": "ca.pem", "client_certificate_file": "client.pem", "client_key_file": "client.key"}
 /// }"#)?;
 /// let config = config.overridden_by_env()?;
 /// assert!(config.validate().is_ok());
@@ -89,7 +91,7 @@ pub enum Protocol {
 /// | key | environment variable | default | |
 /// |---|---|---|---|
 /// | `servers` | `NACOS_SERVER_ADDR` | none | see [`new`](Config::new); a text with commas or a list |
-/// | `endpoint` | `NACOS_ENDPOINT` | none | the URL of a list of servers: see [`at_endpoint`](Config::at_endpoint); `servers` are used until it has answered |
+/// | `endpoint` | `NACOS_ENDPOINT` | none | the URL of a server list: see [`at_endpoint`](Config::at_endpoint); `servers` are used until the list has been fetched |
 /// | `endpoint_interval` | `NACOS_ENDPOINT_INTERVAL` | `30s` | see [`endpoint_interval`](Config::endpoint_interval) |
 /// | `context_path` | `NACOS_CONTEXT_PATH` | `/nacos` | see [`context_path`](Config::context_path) |
 /// | `namespace` | `NACOS_NAMESPACE` | `public` | the id: see [`namespace`](Config::namespace) |
@@ -121,7 +123,7 @@ pub enum Protocol {
 /// | `tls.client_certificate_file` | `NACOS_TLS_CLIENT_CERTIFICATE_FILE` | none | see [`TlsConfig::client_certificate`] |
 /// | `tls.client_key_file` | `NACOS_TLS_CLIENT_KEY_FILE` | none | with `tls.client_certificate_file` |
 ///
-/// `overridden_by_env` reads the variables with `NACOS_` or [with a prefix of one's own](Config::overridden_by_env_with_prefix).
+/// The prefix `NACOS_` can be [replaced](Config::overridden_by_env_with_prefix).
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -170,7 +172,7 @@ impl Default for Config {
         Config {
             servers: Vec::new(),
             endpoint: None,
-            // As the Java client asks (`ServerListManager`).
+            // The interval of the Java client (`ServerListManager`).
             endpoint_interval: Duration::from_secs(30),
             context_path: DEFAULT_CONTEXT_PATH.into(),
             namespace: DEFAULT_NAMESPACE.into(),
@@ -200,46 +202,72 @@ impl Default for Config {
 }
 
 impl Config {
-    /// A Registry at these servers: one or several `host:port` or `http(s)://host:port[/context]`, in one text with commas
-    /// (`"a:8848,b:8848"`) or as a list (`["a:8848", "b:8848"]`).
+    /// Creates a configuration for one or several servers: `host:port` or `http(s)://host:port[/context]`, in one text with
+    /// commas (`"a:8848,b:8848"`) or as a list (`["a:8848", "b:8848"]`).
+    ///
+    /// ```
+    /// # use actix_nacos::Config;
+    /// let one = Config::new("192.0.2.1:8848");
+    /// let cluster = Config::new(["http://192.0.2.1:8848/nacos", "http://192.0.2.2:8848/nacos"]);
+    /// assert!(one.validate().is_ok() && cluster.validate().is_ok());
+    /// ```
     pub fn new(servers: impl Into<ServerList>) -> Self {
         Self::default().servers(servers)
     }
 
-    /// A Registry at the servers that this URL lists, as an address server of Nacos gives it. The list is asked for again and
-    /// again: see [`endpoint_interval`](Config::endpoint_interval).
+    /// Creates a configuration for the servers that a URL lists, such as an address server of Nacos. The list is fetched
+    /// again every [`endpoint_interval`](Config::endpoint_interval).
     ///
-    /// The list has one `host`, `host:port` or `http(s)://host:port[/context]` a line; the default port is 8848. Empty lines
-    /// and lines that begin with `#` are left out. A page that has any other line is no list: it changes nothing, and one
-    /// warning is logged until a list comes again. So is a page with a single entry that has neither a dot nor a port, which
-    /// is more likely an error message of one word than the name of a server: write `nacos:8848` instead of `nacos`.
+    /// The list contains one `host`, `host:port` or `http(s)://host:port[/context]` per line. The default port is 8848.
+    /// Empty lines and lines that begin with `#` are ignored. A page with any other line is not a list: the servers stay as
+    /// they are, and one warning is logged until a list can be fetched again. The same holds for a page whose only entry has
+    /// neither a dot nor a port, because such a page is more likely an error message than a host name: write `nacos:8848`
+    /// instead of `nacos`.
+    ///
+    /// ```
+    /// # use actix_nacos::Config;
+    /// let config = Config::at_endpoint("http://192.0.2.9:8080/nacos/serverlist");
+    /// assert!(config.validate().is_ok());
+    /// ```
     pub fn at_endpoint(url: impl Into<String>) -> Self {
         Self::default().endpoint(url)
     }
 
-    /// A Registry without any server, for the laptop: registering is ok, views are ready and empty.
+    /// Creates a configuration without any server, for local development: registering succeeds, and views are ready and
+    /// empty.
+    ///
+    /// ```
+    /// # use actix_nacos::prelude::*;
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Error> {
+    /// let registry = Registry::start(Config::disabled())?;
+    /// registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080)).await??;
+    /// assert!(registry.send(ListInstances::new("orders")).await??.hosts.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn disabled() -> Self {
         Config { disabled: true, ..Self::default() }
     }
 
-    /// Whether a Registry could be started with this.
+    /// Checks whether a Registry can be started with these settings.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] naming the setting and the rule.
+    /// [`Error::InvalidInput`] with the setting as its field and the rule as its reason.
     pub fn validate(&self) -> Result<(), Error> {
         let addresses = self.addresses()?;
         if addresses.is_empty() && self.endpoint.is_none() && !self.disabled {
-            return Err(Error::invalid("servers", "is empty; it wants host:port of a Nacos server"));
+            return Err(Error::invalid("servers", "is empty; set it to host:port of a Nacos server"));
         }
         self.endpoint_address()?;
         self.validate_durations()?;
         for (field, count) in [("max_connections", self.max_connections), ("mailbox_capacity", self.mailbox_capacity)] {
-            if !(1..=MOST).contains(&count) {
-                return Err(Error::invalid(field, format!("must be 1 to {MOST}")));
+            if !(1..=MAX_COUNT).contains(&count) {
+                return Err(Error::invalid(field, format!("must be between 1 and {MAX_COUNT}")));
             }
         }
         if self.username.is_some() != self.password.is_some() {
-            return Err(Error::invalid("credentials", "need both username and password"));
+            return Err(Error::invalid("credentials", "needs both a user name and a password"));
         }
         self.validate_access_key()?;
         validate_namespace(&self.namespace)?;
@@ -253,8 +281,8 @@ impl Config {
         match (&self.access_key, &self.secret_key) {
             (Some(id), Some(secret)) => validate_access_key(id, secret)?,
             (None, None) if self.security_token.is_none() => {}
-            (None, None) => return Err(Error::invalid("security_token", "needs the access key that it belongs to")),
-            _ => return Err(Error::invalid("access_key", "needs both the key's id and its secret")),
+            (None, None) => return Err(Error::invalid("security_token", "needs an access key")),
+            _ => return Err(Error::invalid("access_key", "needs both the id and the secret of the key")),
         }
         self.security_token.as_deref().map_or(Ok(()), validate_security_token)
     }
@@ -278,18 +306,20 @@ impl Config {
             }
         }
         if self.min_poll_interval > self.max_poll_interval {
-            return Err(Error::invalid("poll_interval", "has a minimum above its maximum"));
+            return Err(Error::invalid("poll_interval", "has a minimum that is longer than its maximum"));
         }
         Ok(())
     }
 
-    /// The address of this machine by which it reaches the first server, or else the endpoint: what to register as an
-    /// instance's `ip`. Nothing is sent; a host name is looked up, which blocks. Where the Registry is
-    /// [`disabled`](Config::disabled): 127.0.0.1.
+    /// Finds the local IP address from which this machine reaches the first server, or the endpoint if no server is
+    /// configured. Register instances with this address.
+    ///
+    /// Sends nothing. Looks a host name up, which blocks the thread. Returns 127.0.0.1 if the Registry is
+    /// [`disabled`](Config::disabled). In a container network the address may be one that other machines cannot reach.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] for a bad address or none; [`Error::Unreachable`] if the host has no address or no way leads
-    /// there.
+    /// [`Error::InvalidInput`] if no server is configured or its address is invalid. [`Error::Unreachable`] if the host name
+    /// has no address, or no route leads to the address.
     ///
     /// ```
     /// # use actix_nacos::Config;
@@ -304,12 +334,12 @@ impl Config {
             Some(server) => Some(server),
             None => self.endpoint_address()?,
         };
-        server.ok_or_else(|| Error::invalid("servers", "is empty: no server to reach"))?.local_ip()
+        server.ok_or_else(|| Error::invalid("servers", "is empty, so there is no server to reach"))?.local_ip()
     }
 
-    /// The servers, each parsed.
+    /// Parses the addresses of the servers.
     pub(crate) fn addresses(&self) -> Result<Vec<ServerAddress>, Error> {
-        // All of them before any is quoted in an error: a password with a comma makes two texts of one address.
+        // Checks all texts before an error quotes one: a password that contains a comma is split into two texts.
         if self.servers.iter().any(|server| server.contains('@')) {
             return Err(no_credentials());
         }
@@ -317,10 +347,10 @@ impl Config {
     }
 
     fn endpoint_address(&self) -> Result<Option<ServerAddress>, Error> {
-        self.endpoint.as_deref().map(ServerAddress::of_endpoint).transpose()
+        self.endpoint.as_deref().map(ServerAddress::parse_endpoint).transpose()
     }
 
-    /// What requests are signed with.
+    /// The key that signs requests.
     pub(crate) fn signing_key(&self) -> Option<AccessKey> {
         Some(AccessKey {
             id: self.access_key.clone()?,
@@ -330,13 +360,13 @@ impl Config {
         })
     }
 
-    /// As servers know it.
+    /// The id of the namespace in requests.
     pub(crate) fn namespace_id(&self) -> &str {
         namespace_id(&self.namespace)
     }
 }
 
-/// An empty id is that of the default namespace.
+/// Replaces the empty id, which means the default namespace.
 pub(crate) fn namespace_id(id: &str) -> &str {
     match id {
         "" => DEFAULT_NAMESPACE,
@@ -346,21 +376,21 @@ pub(crate) fn namespace_id(id: &str) -> &str {
 
 pub(crate) fn validate_namespace(id: &str) -> Result<(), Error> {
     if id.chars().any(|c| !c.is_ascii_alphanumeric() && !"-_.:".contains(c)) {
-        return Err(Error::invalid("namespace", "wants the namespace's id: digits, letters and '-_.:'"));
+        return Err(Error::invalid("namespace", "must be the id of a namespace: letters, digits and '-_.:'"));
     }
     Ok(())
 }
 
 pub(crate) fn validate_access_key(id: &str, secret: &str) -> Result<(), Error> {
     if id.is_empty() || secret.is_empty() {
-        return Err(Error::invalid("access_key", "has an empty id or secret"));
+        return Err(Error::invalid("access_key", "must have an id and a secret that are not empty"));
     }
     Ok(())
 }
 
 pub(crate) fn validate_security_token(token: &str) -> Result<(), Error> {
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Error::invalid("security_token", "is empty, or contains what no HTTP header can hold"));
+        return Err(Error::invalid("security_token", "is empty, or contains a character that no HTTP header can hold"));
     }
     Ok(())
 }
@@ -368,8 +398,8 @@ pub(crate) fn validate_security_token(token: &str) -> Result<(), Error> {
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
-            .field("servers", &shown_servers(&self.servers))
-            .field("endpoint", &self.endpoint.as_deref().map(ServerAddress::shown_endpoint))
+            .field("servers", &redacted_servers(&self.servers))
+            .field("endpoint", &self.endpoint.as_deref().map(ServerAddress::redacted_endpoint))
             .field("endpoint_interval", &self.endpoint_interval)
             .field("context_path", &self.context_path)
             .field("namespace", &self.namespace)
@@ -397,7 +427,7 @@ impl fmt::Debug for Config {
     }
 }
 
-/// Records reach whatever the application has set up for the `log` crate.
+/// Sends records to the `log` crate.
 fn standard_logger() -> Logger {
     Logger::root(slog_stdlog::StdLog.fuse(), o!())
 }
@@ -407,7 +437,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_that_cannot_work_are_refused() {
+    fn settings_that_cannot_work_are_rejected() {
         let field = |config: Config| match config.validate() {
             Err(Error::InvalidInput { field, .. }) => field,
             other => panic!("{other:?}"),
@@ -416,7 +446,7 @@ mod tests {
         assert_eq!(field(Config::new("")), "servers");
         assert_eq!(field(Config::new("a:1").request_timeout(Duration::ZERO)), "request_timeout");
         assert_eq!(field(Config::new("a:1").poll_interval(second * 2, second)), "poll_interval");
-        // Added to a moment it would overflow, in the middle of an operation.
+        // Would overflow when added to an `Instant` during an operation.
         assert_eq!(field(Config::new("a:1").operation_timeout(Duration::MAX)), "operation_timeout");
         assert_eq!(field(Config::new("a:1").poll_interval(second, Duration::MAX)), "poll_interval");
         assert_eq!(field(Config::new("a:1").outage_hold(Duration::MAX)), "outage_hold");
@@ -456,34 +486,34 @@ mod tests {
     }
 
     #[test]
-    fn credentials_in_an_address_are_refused_and_not_shown() {
+    fn credentials_in_an_address_are_rejected_and_never_displayed() {
         for config in [
             Config::new("http://me:hush@a:1"),
             Config::new("http://me:hush,hush@a:1"),
             Config::new("a:x").endpoint("http://me:hush@a/list?key=hush"),
         ] {
-            let refused = config.validate().unwrap_err();
-            assert!(!refused.to_string().contains("hush"), "{refused}");
+            let error = config.validate().unwrap_err();
+            assert!(!error.to_string().contains("hush"), "{error}");
             assert!(!format!("{config:?}").contains("hush"), "{config:?}");
         }
     }
 
     #[test]
-    fn servers_are_read_as_a_text_or_a_list() {
+    fn servers_are_deserialised_from_a_text_or_a_list() {
         let servers = |json: &str| serde_json::from_str::<Config>(json).map(|config| config.servers);
         let expected = ["a:8848", "b:8848"];
         assert_eq!(servers(r#"{"servers":"a:8848, b:8848"}"#).unwrap(), expected);
         assert_eq!(servers(r#"{"servers":["a:8848","b:8848"]}"#).unwrap(), expected);
         assert_eq!(servers(r#"{"servers":["a:8848,b:8848"]}"#).unwrap(), expected);
         assert_eq!(servers("{}").unwrap(), [""; 0]);
-        let refused = servers(r#"{"servers":{"a":8848}}"#).unwrap_err().to_string();
-        assert!(refused.contains("host:port"), "{refused}");
+        let error = servers(r#"{"servers":{"a":8848}}"#).unwrap_err().to_string();
+        assert!(error.contains("host:port"), "{error}");
         assert_eq!(Config::new(["a:8848", "b:8848"]).servers, expected);
         assert_eq!(Config::disabled().servers("a:8848,b:8848").servers, expected);
     }
 
     #[test]
-    fn every_setting_but_the_secrets_can_be_asked_for() {
+    fn every_setting_except_secrets_has_a_getter() {
         let second = Duration::from_secs(1);
         let config = Config::new("a:1")
             .endpoint("http://nacos/list")

@@ -1,10 +1,23 @@
-//! How pushes are received.
+//! Settings for receiving pushes.
 
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-/// How pushes are received. See [`Config::push`](crate::Config::push).
+/// Settings for receiving pushes: the datagrams by which Nacos 1.x to 3.1 report a changed list within about a second.
+///
+/// Without pushes every change is found by polling. See [`Config::push`](crate::Config::push).
+///
+/// ```
+/// use actix_nacos::{Config, PushConfig};
+///
+/// // In a container: a fixed port that the host forwards, and the host's address.
+/// let push = PushConfig::default()
+///     .bind("0.0.0.0:7848".parse()?)
+///     .advertise_ip("192.0.2.7".parse()?);
+/// let config = Config::new("192.0.2.1:8848").push(push);
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PushConfig {
@@ -30,74 +43,78 @@ impl Default for PushConfig {
 }
 
 impl PushConfig {
-    /// No push: lists are only asked for.
+    /// Turns pushes off: lists are only polled.
     #[must_use]
     pub fn off() -> Self {
         PushConfig { enabled: false, ..Self::default() }
     }
 
-    /// Where the socket listens. Default: a free port on all addresses of the family by which the server is reached.
+    /// Sets the address and the port of the UDP socket. Default: a free port on all local addresses of the address family by
+    /// which the server is reached.
     #[must_use]
     pub fn bind(mut self, address: SocketAddr) -> Self {
         self.bind = Some(address);
         self
     }
 
-    /// The address that servers are told to push to. Default: the local address by which the server is reached.
+    /// Sets the IP address that servers send pushes to. Default: the local address from which the server is reached.
     #[must_use]
     pub fn advertise_ip(mut self, ip: IpAddr) -> Self {
         self.advertise_ip = Some(ip);
         self
     }
 
-    /// The port that servers are told to push to. Default: the bound one.
+    /// Sets the port that servers send pushes to. Default: the port of the UDP socket.
     #[must_use]
     pub fn advertise_port(mut self, port: u16) -> Self {
         self.advertise_port = Some(port);
         self
     }
 
-    /// Whether lists from any address are applied, for servers behind address translation. Nothing authenticates a
-    /// datagram: whoever can send one then decides where calls go. Default: false, only the servers' addresses.
+    /// Accepts pushes from any address, for servers behind address translation. Default: false, only pushes from the
+    /// addresses of the configured servers are accepted.
+    ///
+    /// Datagrams are not authenticated. With this setting anybody who can send a datagram to this process decides where
+    /// calls go. Consider [`hint_only`](PushConfig::hint_only) too.
     #[must_use]
     pub fn any_source(mut self, yes: bool) -> Self {
         self.any_source = yes;
         self
     }
 
-    /// Whether a push is only taken as a hint to ask for the list, which nobody can forge. Default: false.
+    /// Uses pushes only as a hint to poll the list from a server, so that a forged push cannot change a list. Default: false.
     #[must_use]
     pub fn hint_only(mut self, yes: bool) -> Self {
         self.hint_only = yes;
         self
     }
 
-    /// Whether servers are asked for pushes.
+    /// Whether pushes are received: false after [`off`](PushConfig::off).
     pub fn is_enabled(&self) -> bool {
         self.enabled
     }
 
-    /// See [`bind`](PushConfig::bind); none for a free port.
+    /// The address from [`bind`](PushConfig::bind), or `None` for a free port.
     pub fn get_bind(&self) -> Option<SocketAddr> {
         self.bind
     }
 
-    /// See [`advertise_ip`](PushConfig::advertise_ip); none for the one by which the server is reached.
+    /// The address from [`advertise_ip`](PushConfig::advertise_ip), or `None` for the local address.
     pub fn get_advertise_ip(&self) -> Option<IpAddr> {
         self.advertise_ip
     }
 
-    /// See [`advertise_port`](PushConfig::advertise_port); none for the bound one.
+    /// The port from [`advertise_port`](PushConfig::advertise_port), or `None` for the port of the socket.
     pub fn get_advertise_port(&self) -> Option<u16> {
         self.advertise_port
     }
 
-    /// See [`any_source`](PushConfig::any_source).
+    /// Whether pushes from any address are accepted: see [`any_source`](PushConfig::any_source).
     pub fn get_any_source(&self) -> bool {
         self.any_source
     }
 
-    /// See [`hint_only`](PushConfig::hint_only).
+    /// Whether pushes are only hints: see [`hint_only`](PushConfig::hint_only).
     pub fn get_hint_only(&self) -> bool {
         self.hint_only
     }

@@ -1,10 +1,19 @@
-//! Certificates for `https` servers.
+//! TLS settings for `https` servers.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Certificates for `https` servers; needs the feature `rustls` or `openssl`. See [`Config::tls`](crate::Config::tls).
+/// TLS settings for `https` servers. Needs the feature `rustls` or `openssl`. See [`Config::tls`](crate::Config::tls).
+///
+/// The files are read when the Registry is started.
+///
+/// ```
+/// use actix_nacos::{Config, TlsConfig};
+///
+/// let tls = TlsConfig::default().ca_file("ca.pem").client_certificate("client.pem", "client.key");
+/// let config = Config::new("192.0.2.1:8848").tls(tls);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
@@ -14,14 +23,15 @@ pub struct TlsConfig {
 }
 
 impl TlsConfig {
-    /// Trusts the certificates in this PEM file beside the platform's. Default: the platform's only.
+    /// Trusts the certificates in this PEM file in addition to the platform's roots. Default: only the platform's roots.
     #[must_use]
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca_file = Some(path.into());
         self
     }
 
-    /// Presents the certificate chain in one PEM file with the private key in the other. Default: none.
+    /// Presents a client certificate: its chain from the PEM file `certificate`, its private key from the PEM file `key`.
+    /// Default: no client certificate.
     #[must_use]
     pub fn client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.client_certificate_file = Some(certificate.into());
@@ -29,12 +39,12 @@ impl TlsConfig {
         self
     }
 
-    /// See [`ca_file`](TlsConfig::ca_file).
+    /// The file from [`ca_file`](TlsConfig::ca_file).
     pub fn get_ca_file(&self) -> Option<&Path> {
         self.ca_file.as_deref()
     }
 
-    /// The files of the certificate chain and of its key: see [`client_certificate`](TlsConfig::client_certificate).
+    /// The files from [`client_certificate`](TlsConfig::client_certificate): the chain and the private key.
     pub fn get_client_certificate(&self) -> Option<(&Path, &Path)> {
         self.client_certificate_file.as_deref().zip(self.client_key_file.as_deref())
     }
