@@ -1,4 +1,4 @@
-//! Waiting in plain threads.
+//! Waiting for a future in a plain thread.
 
 use std::{
     future::Future,
@@ -8,15 +8,16 @@ use std::{
     thread::{self, Thread},
 };
 
-/// Waits in a plain thread for what is awaited elsewhere: an answer of the Registry, or the first list of a view. The thread
-/// sleeps meanwhile and needs no runtime.
+/// Waits in a plain thread for a future, such as the Registry's answer to a message or a view's first list. The thread sleeps
+/// until the future is ready, and needs no runtime.
 ///
-/// Operations end by themselves ([`Config::operation_timeout`](crate::Config::operation_timeout)), and
-/// [`ServiceView::ready_within`](crate::ServiceView::ready_within) keeps its time in the Registry's thread; `timeout` of
-/// actix's own `Request` needs a runtime and must not be used here.
+/// There is no timeout. Operations of the Registry end within
+/// [`Config::operation_timeout`](crate::Config::operation_timeout). For a view use
+/// [`ServiceView::ready_within`](crate::ServiceView::ready_within), whose time is kept by the Registry's thread. Do not use
+/// the `timeout` of actix's own `Request` here, because it needs a runtime.
 ///
-/// Do not call it in a thread that runs an arbiter or another runtime: everything else there would stand still, and a Registry
-/// that was started [there](crate::Registry::start_here) could never answer.
+/// Do not call this function in a thread that runs an arbiter or another runtime: all other tasks of the thread would stand
+/// still. A Registry that was started [in that thread](crate::Registry::start_here) could never answer.
 ///
 /// ```
 /// # use std::{thread, time::Duration};
@@ -41,7 +42,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     loop {
         match future.as_mut().poll(&mut context) {
             Poll::Ready(output) => return output,
-            // May return without a wake-up: then the future is polled once more.
+            // `park` may return without a wake-up. Then the loop polls once more.
             Poll::Pending => thread::park(),
         }
     }

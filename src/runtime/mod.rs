@@ -1,4 +1,4 @@
-//! Supervision, timers and waiting: what actors and threads need besides actix.
+//! What actors and threads need besides actix: supervision, timers, and waiting.
 
 pub(crate) mod blocking;
 pub(crate) mod supervision;

@@ -1,8 +1,9 @@
-//! A supervising future for our actors.
+//! Supervision of actors and background tasks.
 //!
-//! actix's own `Supervisor` leaves an address dead after a panic, and restarts after `ctx.stop()`. This one is the other way
-//! round: a panic in a handler, timer or future restarts the actor with its state and its address, and `ctx.stop()` is final.
-//! Lost at a restart are the context's timers and futures: `started` arms them again.
+//! After a panic in a handler, timer or future, the actor is restarted with its state and its address, and `ctx.stop()` is
+//! final. actix's own `Supervisor` differs in both: a panic closes the address for good, and `ctx.stop()` restarts the actor.
+//!
+//! A restart loses the timers and futures of the actor's context. The actor's `started` has to create them again.
 
 use std::{
     any::{type_name, Any},
@@ -25,16 +26,17 @@ use actix_rt::time::{sleep, Instant, Sleep};
 use futures_util::future::FutureExt as _;
 use slog::{error, Logger};
 
-/// So many restarts within [`WINDOW`] happen at once; from then on each waits, so that an actor that panics over and over is
-/// no hot loop.
+/// So many restarts within [`RESTART_WINDOW`] happen at once. Each further restart waits for [`RESTART_PAUSE`], so that an
+/// actor that panics again and again does not occupy the thread.
 const QUICK_RESTARTS: u32 = 20;
-const WINDOW: Duration = Duration::from_secs(1);
+const RESTART_WINDOW: Duration = Duration::from_secs(1);
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
-/// A chore that panicked is begun anew after this: none is urgent.
+/// The pause before a background task that panicked is started again. No background task is urgent.
 const TASK_PAUSE: Duration = Duration::from_secs(1);
 
-/// Runs `actor` on the present arbiter until it stops itself, or nobody can reach it and it waits for nothing.
+/// Runs `actor` on the current arbiter until the actor stops itself, or until it has neither an address nor anything to wait
+/// for.
 pub(crate) fn start<A>(actor: A, mailbox_capacity: usize, log: Logger) -> Addr<A>
 where
     A: Supervised + Actor<Context = Context<A>>,
@@ -44,7 +46,7 @@ where
     Addr::new(sender)
 }
 
-/// Ends when the actor has ended.
+/// Drives an actor and restarts it after a panic. The future ends with the actor.
 pub(crate) fn supervise<A>(actor: A, mailbox: AddressReceiver<A>, log: Logger) -> Supervise<A>
 where
     A: Supervised + Actor<Context = Context<A>>,
@@ -52,32 +54,32 @@ where
     Supervise {
         actor: Context::with_receiver(mailbox).into_future(actor),
         panics: 0,
-        window: Instant::now(),
+        window_began: Instant::now(),
         pause: None,
         log,
     }
 }
 
-/// See [`supervise`].
+/// The future of [`supervise`].
 pub(crate) struct Supervise<A: Actor<Context = Context<A>>> {
     actor: ContextFut<A, Context<A>>,
-    /// Since the window began.
+    /// Since `window_began`.
     panics: u32,
-    window: Instant,
+    window_began: Instant,
     pause: Option<Pin<Box<Sleep>>>,
     log: Logger,
 }
 
-/// The future it drives is never pinned structurally: actix's own arbiter polls it so, too.
+/// `ContextFut` does not need to be pinned: actix's own arbiter moves and polls it in the same way.
 impl<A: Actor<Context = Context<A>>> Unpin for Supervise<A> {}
 
 impl<A: Supervised + Actor<Context = Context<A>>> Supervise<A> {
     fn restart(&mut self, panic: &(dyn Any + Send)) -> bool {
-        if self.window.elapsed() > WINDOW {
-            (self.panics, self.window) = (0, Instant::now());
+        if self.window_began.elapsed() > RESTART_WINDOW {
+            (self.panics, self.window_began) = (0, Instant::now());
         }
         self.panics += 1;
-        log_panic(&self.log, "an actor panicked and is restarted", type_name::<A>(), panic);
+        log_panic(&self.log, "restarted actor after a panic", type_name::<A>(), panic);
         if self.panics > QUICK_RESTARTS {
             self.pause = Some(Box::pin(sleep(RESTART_PAUSE)));
         }
@@ -104,24 +106,24 @@ impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervise<A> {
     }
 }
 
-/// Runs what is no actor until it is done; begins it anew after a panic.
-pub(crate) async fn supervise_task<F: Future<Output = ()>>(chore: impl Fn() -> F, log: &Logger) {
-    while let Err(panic) = AssertUnwindSafe(chore()).catch_unwind().await {
-        log_panic(log, "a chore of the registry client panicked and is begun anew", type_name::<F>(), &*panic);
+/// Runs a background task until it is done, and starts it again after a panic.
+pub(crate) async fn supervise_task<F: Future<Output = ()>>(task: impl Fn() -> F, log: &Logger) {
+    while let Err(panic) = AssertUnwindSafe(task()).catch_unwind().await {
+        log_panic(log, "restarted background task after a panic", type_name::<F>(), &*panic);
         sleep(TASK_PAUSE).await;
     }
 }
 
-/// One line for a panic in `place`; gives its text. Never panics, as a drain may: slog's `Fuse` does when its output is
-/// closed, and that may be why we are here.
-pub(crate) fn log_panic(log: &Logger, message: &str, place: impl Display, panic: &(dyn Any + Send)) -> String {
+/// Logs a panic in `location` and returns its text. Never panics itself, although a drain may: slog's `Fuse` panics when its
+/// output is closed, which may be the very panic that is being logged.
+pub(crate) fn log_panic(log: &Logger, message: &str, location: impl Display, panic: &(dyn Any + Send)) -> String {
     let text = panic_text(panic);
-    let line = || error!(log, "{message}"; "in" => %place, "panic" => &text);
+    let line = || error!(log, "{message}"; "in" => %location, "error" => &text);
     let _ = catch_unwind(AssertUnwindSafe(line));
     text
 }
 
-/// The text of a panic, as far as it has one.
+/// The text of a panic, if its payload is a text.
 fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".into())
@@ -204,12 +206,12 @@ mod tests {
     }
 
     #[actix::test]
-    async fn the_same_address_serves_after_a_panic_anywhere_and_state_is_kept() {
+    async fn the_same_address_serves_after_any_panic_and_state_is_kept() {
         let address = begin(Counting::default());
-        let places =
+        let kinds =
             [Misbehave::InHandler, Misbehave::InTimer, Misbehave::InActorFuture, Misbehave::InFuture].repeat(25);
-        for (round, place) in places.into_iter().enumerate() {
-            let _ = address.send(place).await;
+        for (round, kind) in kinds.into_iter().enumerate() {
+            let _ = address.send(kind).await;
             sleep(Duration::from_millis(2)).await;
             let (_, kept) = address.send(Count).await.unwrap();
             assert_eq!(kept as usize, round + 1);
@@ -217,7 +219,7 @@ mod tests {
         assert!(address.send(Count).await.unwrap().0 > 75, "each but the last kind restarts the actor");
     }
 
-    /// As slog's `Fuse` around a terminal that was closed.
+    /// Panics like slog's `Fuse` around a closed terminal.
     struct BrokenDrain;
 
     impl slog::Drain for BrokenDrain {
@@ -230,21 +232,21 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_broken_log_costs_no_restart() {
+    async fn a_panicking_log_drain_does_not_prevent_a_restart() {
         let address = start(Counting::default(), 16, Logger::root(BrokenDrain, slog::o!()));
         let _ = address.send(Misbehave::InHandler).await;
         assert_eq!(address.send(Count).await, Ok((2, 1)));
     }
 
     #[actix::test]
-    async fn a_task_that_panics_is_begun_anew_until_it_is_done() {
+    async fn a_task_that_panics_is_restarted_until_it_is_done() {
         tokio::time::pause();
         let (began, times) = (Instant::now(), Cell::new(0));
-        let chore = async || {
+        let task = async || {
             times.set(times.get() + 1);
-            assert!(times.get() > 2, "staged in a chore");
+            assert!(times.get() > 2, "staged in a task");
         };
-        supervise_task(chore, &Logger::root(BrokenDrain, slog::o!())).await;
+        supervise_task(task, &Logger::root(BrokenDrain, slog::o!())).await;
         assert_eq!(times.get(), 3);
         assert!(began.elapsed() >= TASK_PAUSE * 2, "no hot loop: {:?}", began.elapsed());
     }
@@ -258,7 +260,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_start_that_panics_over_and_over_is_no_hot_loop_and_ends_well() {
+    async fn restarts_pause_when_started_keeps_panicking_and_the_actor_serves_afterwards() {
         tokio::time::pause();
         let began = Instant::now();
         let address = begin(Counting { panic_at_start: 40, ..Counting::default() });

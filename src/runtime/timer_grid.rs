@@ -1,18 +1,19 @@
-//! Timers on a common grid: those that fall due together cost one wake-up.
+//! A common grid for timers: timers that are due at the same point of the grid cost one wake-up of the process.
 //!
-//! 100,000 heartbeats at 5 s wake the process twice a second and not 20,000 times.
+//! With it, 100,000 heartbeats at 5 s wake the process twice a second instead of 20,000 times.
 
 use std::time::Duration;
 
 use actix_rt::time::Instant;
 
-/// For what comes at least every [`LONG`].
+/// For intervals below [`COARSE_FROM`].
 const FINE: Duration = Duration::from_millis(100);
-/// A tenth of the usual interval of heartbeats. At 1,000 instances a beat takes 25 µs of CPU, on the fine grid 42.
+/// For longer intervals: a tenth of the default heartbeat interval. With 1,000 instances a beat costs 25 µs of CPU time, on
+/// the fine grid 42 µs.
 const COARSE: Duration = Duration::from_millis(500);
-const LONG: Duration = Duration::from_secs(5);
+const COARSE_FROM: Duration = Duration::from_secs(5);
 
-/// The grid of one Registry: its points must be the same for all timers, so it has one origin.
+/// The grid of one Registry. All timers share its origin, so that the points of the grid are the same for all of them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Grid {
     origin: Instant,
@@ -23,18 +24,18 @@ impl Grid {
         Grid { origin: Instant::now() }
     }
 
-    /// The first moment after `after` at the part `phase` (0 to 1) of an interval. Intervals are counted from the origin, so
-    /// that a phase keeps its distance from others whatever happens between two of its moments.
+    /// The first moment after `after` at the fraction `phase` (0 to 1) of an interval. Intervals count from the origin, so that
+    /// timers with different phases keep their distance, however late one of them fires.
     pub(crate) fn next_in_phase(&self, phase: f64, interval: Duration, after: Instant) -> Instant {
         let since = after.saturating_duration_since(self.origin).as_secs_f64() / interval.as_secs_f64();
         let intervals = (since - phase).floor() + 1.0 + phase;
         self.origin + interval.mul_f64(intervals)
     }
 
-    /// How long to wait for the first point of the grid that is not before `due`, for what happens every `interval`. Each
-    /// point of the coarse grid is one of the fine grid.
+    /// How long to wait for the first point of the grid at or after `due`, for a timer that fires every `interval`. Each point
+    /// of the coarse grid is also a point of the fine grid.
     pub(crate) fn wait_for(&self, due: Instant, interval: Duration) -> Duration {
-        let step = if interval < LONG { FINE } else { COARSE };
+        let step = if interval < COARSE_FROM { FINE } else { COARSE };
         let since = due.saturating_duration_since(self.origin).as_millis();
         let points = u32::try_from(since.div_ceil(step.as_millis())).unwrap_or(u32::MAX);
         (self.origin + step.saturating_mul(points)).saturating_duration_since(Instant::now())
@@ -46,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_phase_comes_once_in_every_interval() {
+    fn a_phase_occurs_once_in_every_interval() {
         let grid = Grid::new();
         let interval = Duration::from_secs(5);
         for phase in [0.0, 0.3, 0.999] {
