@@ -1,4 +1,4 @@
-//! One request, its answer, and what an answer can mean other than success. No I/O.
+//! A request, its answer, and the ways in which an answer can be unsuccessful. No I/O.
 
 use std::fmt;
 
@@ -10,10 +10,10 @@ use crate::{
     error::{Error, Operation},
 };
 
-/// Tomcat and most proxies refuse request lines above 8 KiB; some count the headers to it.
-const LONGEST_QUERY: usize = 4 * 1024;
+/// In bytes. Tomcat and most proxies reject request lines above 8 KiB; some count the headers too.
+const MAX_QUERY: usize = 4 * 1024;
 
-/// One of Nacos' HTTP APIs, as a server was found to speak it.
+/// An HTTP API of Nacos. Unlike [`Protocol`] it has no `Auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WireProtocol {
     V1,
@@ -21,7 +21,7 @@ pub(crate) enum WireProtocol {
 }
 
 impl WireProtocol {
-    /// None for `auto`.
+    /// `None` for `Auto`.
     pub(crate) fn fixed_by(protocol: Protocol) -> Option<Self> {
         match protocol {
             Protocol::Auto => None,
@@ -47,48 +47,49 @@ impl From<WireProtocol> for Protocol {
     }
 }
 
-/// A request that no server has been chosen for yet.
+/// A request for which no server has been chosen yet.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) method: Method,
-    /// Below the context path.
+    /// Relative to the context path.
     pub(crate) path: &'static str,
-    /// Encoded.
+    /// Percent-encoded.
     pub(crate) query: String,
-    /// An encoded form, where the parameters do not go into the query.
+    /// Percent-encoded, for parameters that are not in the query.
     pub(crate) form: Option<String>,
-    /// Whether the form is one for its length alone.
+    /// Whether the parameters are in the form only because they are too long for a request line.
     pub(crate) form_may_be_query: bool,
 }
 
 impl Request {
-    /// Everything in the query. What is too long for a request line goes into a form body, where the method has one: see
-    /// [`in_query`](Request::in_query) for servers that do not read it.
+    /// Puts the parameters into the query. Parameters that are too long for a request line go into a form body if the method
+    /// has one. [`in_query`](Request::in_query) is for servers that do not read a form body.
     pub(crate) fn by_query(method: Method, path: &'static str, parameters: &impl Serialize) -> Self {
         let parameters = encode(parameters);
-        if parameters.len() > LONGEST_QUERY && matches!(method, Method::POST | Method::PUT) {
+        if parameters.len() > MAX_QUERY && matches!(method, Method::POST | Method::PUT) {
             return Request { method, path, query: String::new(), form: Some(parameters), form_may_be_query: true };
         }
         Request { method, path, query: parameters, form: None, form_may_be_query: false }
     }
 
-    /// The same with everything in the query, whatever its length; none where it is there, or must not be there.
+    /// The same request with all parameters in the query, whatever their length. `None` if they are there already, or must not
+    /// be in a URL.
     pub(crate) fn in_query(&self) -> Option<Self> {
         let form = self.form.as_deref().filter(|_| self.form_may_be_query)?;
         let query = [&self.query, form].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("&");
         Some(Request { method: self.method.clone(), path: self.path, query, form: None, form_may_be_query: false })
     }
 
-    /// Everything in a form body.
+    /// Puts the parameters into a form body.
     pub(crate) fn by_form(path: &'static str, parameters: &impl Serialize) -> Self {
         let form = Some(encode(parameters));
         Request { method: Method::POST, path, query: String::new(), form, form_may_be_query: false }
     }
 }
 
-/// Flat structs of strings and numbers always encode; what would not is sent without parameters, and the server says so.
+/// Encoding cannot fail for flat structs of strings and numbers. If it did, the server would complain about missing parameters.
 fn encode(parameters: &impl Serialize) -> String {
-    // As long as a beat's: grown from nothing it would be allocated anew six times over.
+    // A beat needs 256 bytes. Growing from an empty string would reallocate six times.
     let mut encoded = form_urlencoded::Serializer::new(String::with_capacity(256));
     match parameters.serialize(serde_urlencoded::Serializer::new(&mut encoded)) {
         Ok(encoded) => encoded.finish(),
@@ -97,20 +98,20 @@ fn encode(parameters: &impl Serialize) -> String {
 }
 
 /// In characters.
-const LONGEST_EXCERPT: usize = 300;
+const MAX_EXCERPT: usize = 300;
 
-/// The beginning of what a server says, in one line, without what a terminal would obey.
+/// The beginning of a server's text in one line, without control characters that a terminal would interpret.
 pub(crate) fn excerpt(text: &str) -> String {
-    let words: Vec<_> = text.split_whitespace().take(LONGEST_EXCERPT).collect();
+    let words: Vec<_> = text.split_whitespace().take(MAX_EXCERPT).collect();
     let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-    let mut line: String = words.join(" ").chars().map(printable).take(LONGEST_EXCERPT + 1).collect();
-    if let Some((end, _)) = line.char_indices().nth(LONGEST_EXCERPT) {
+    let mut line: String = words.join(" ").chars().map(printable).take(MAX_EXCERPT + 1).collect();
+    if let Some((end, _)) = line.char_indices().nth(MAX_EXCERPT) {
         line.replace_range(end.., "…");
     }
     line
 }
 
-/// What came back.
+/// The answer of a server.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -120,22 +121,22 @@ pub(crate) struct Answer {
 impl Answer {
     /// The beginning of the body, in one line, for an error text.
     pub(crate) fn excerpt(&self) -> String {
-        // Of an answer of many megabytes the rest is not looked at.
-        let text = String::from_utf8_lossy(&self.body[..self.body.len().min(8 * LONGEST_EXCERPT)]);
+        // An answer may have many megabytes. Only its beginning is examined.
+        let text = String::from_utf8_lossy(&self.body[..self.body.len().min(8 * MAX_EXCERPT)]);
         let is_unprintable = |c: &char| *c == char::REPLACEMENT_CHARACTER || c.is_control() && !c.is_whitespace();
         if text.chars().filter(is_unprintable).count() > text.chars().count() / 8 {
-            return format!("{} bytes that are no text", self.body.len());
+            return format!("{} bytes of binary data", self.body.len());
         }
         excerpt(&text)
     }
 
-    /// Whether the server has not found the parameters of a request that had them all.
+    /// Whether the server did not find the parameters of a request, although the request had all of them.
     pub(crate) fn lacks_parameters(&self) -> bool {
-        let said = self.excerpt().to_lowercase();
-        self.status == 400 && ["required", "not present", "missing"].iter().any(|word| said.contains(word))
+        let text = self.excerpt().to_lowercase();
+        self.status == 400 && ["required", "not present", "missing"].iter().any(|word| text.contains(word))
     }
 
-    /// Whether a request line may have been too long for the server, or for a proxy before it.
+    /// Whether the request line may have been too long for the server, or for a proxy in front of it.
     pub(crate) fn may_be_too_long(&self) -> bool {
         matches!(self.status, 400 | 414 | 431)
     }
@@ -146,21 +147,20 @@ impl Answer {
     }
 }
 
-/// What an answer says other than success. It becomes an [`Error`] where server and operation are known.
+/// The meaning of an unsuccessful answer. Becomes an [`Error`] where the server and the operation are known.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Rejection {
-    /// The instance is not there.
+    /// The instance does not exist.
     NotFound,
-    /// This server does not speak this API (any more).
-    NotSpoken,
-    /// No access: the token is missing, bad or expired, or it gives no right to do this. What the server says does not tell
-    /// which.
+    /// The server does not offer this API, or does not offer it any more.
+    Unsupported,
+    /// The token is missing, invalid or expired, or it lacks a right. The server's text does not tell which.
     Forbidden(String),
-    /// Wrong credentials.
-    Denied(String),
-    /// Any other no.
+    /// The credentials are wrong.
+    LoginRejected(String),
+    /// The server rejected the request for another reason.
     Refused { status: u16, body: String },
-    /// An answer that this operation cannot have.
+    /// The answer is not one of this operation.
     Unreadable(String),
 }
 
@@ -169,14 +169,13 @@ impl Rejection {
         let server = server.to_owned();
         match self {
             Rejection::NotFound => Error::NotFound { instance: instance.to_string(), may_be_disabled: false },
-            Rejection::NotSpoken => Error::Unsupported {
+            Rejection::Unsupported => Error::Unsupported {
                 operation,
                 server,
-                reason:
-                    "it speaks neither the v1 nor the v3 API for this; is it a Nacos, and is the context path right?"
-                        .into(),
+                reason: "it offers this in neither the v1 nor the v3 API; is it a Nacos server, and is the context path right?"
+                    .into(),
             },
-            Rejection::Forbidden(reason) | Rejection::Denied(reason) => {
+            Rejection::Forbidden(reason) | Rejection::LoginRejected(reason) => {
                 Error::Unauthorized { operation, server, reason }
             }
             Rejection::Refused { status, body } => Error::Refused { operation, server, status, body },
@@ -224,7 +223,7 @@ mod tests {
         let excerpt = answer.excerpt();
         assert!(excerpt.starts_with("<html> xxx") && excerpt.ends_with('…') && excerpt.chars().count() == 301);
         let excerpt = |body: &[u8]| Answer { status: 500, body: body.to_vec() }.excerpt();
-        assert_eq!(excerpt(b"\x8b\x0e\x80{\"a\"\x03\x00"), "9 bytes that are no text");
+        assert_eq!(excerpt(b"\x8b\x0e\x80{\"a\"\x03\x00"), "9 bytes of binary data");
         assert_eq!(
             excerpt(b"r\xe9serv\xe9, and \x1b[31m the rest of it"),
             "r\u{fffd}serv\u{fffd}, and \u{fffd}[31m the rest of it"

@@ -1,7 +1,7 @@
-//! Fields as servers send them: left out, null, or of another type than everybody else's.
+//! Deserialises fields that servers leave out, send as null, or send with an unexpected type.
 //!
-//! Many clients write into one registry, and one odd field of one instance must not hide a whole service. So these
-//! functions, for `#[serde(deserialize_with)]`, take any JSON value and give a default where it makes no sense.
+//! Many clients write into one registry, and one unusual field of one instance must not hide a whole service. So these
+//! functions, for `#[serde(deserialize_with)]`, accept any JSON value and return a default for an unusable one.
 
 use std::str::FromStr;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::model::instance::Metadata;
 
-/// Empty where the value is no text.
+/// A text, or an empty text for any other value.
 pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     Ok(match Value::deserialize(deserializer)? {
         Value::String(text) => text,
@@ -18,7 +18,7 @@ pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String,
     })
 }
 
-/// None where the value says neither true nor false.
+/// `None` if the value is neither true nor false.
 pub(super) fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
     Ok(match Value::deserialize(deserializer)? {
         Value::Bool(flag) => Some(flag),
@@ -27,17 +27,17 @@ pub(super) fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
     })
 }
 
-/// True unless the value says false.
+/// True, unless the value is false.
 pub(super) fn true_by_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     flag(deserializer).map(|flag| flag.unwrap_or(true))
 }
 
-/// False unless the value says true.
+/// False, unless the value is true.
 pub(super) fn false_by_default<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     flag(deserializer).map(|flag| flag.unwrap_or(false))
 }
 
-/// None where the value is no whole number of this type, as a number or as text.
+/// A whole number, also one that is written as a text. `None` for any other value.
 pub(super) fn number<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -50,7 +50,7 @@ where
     })
 }
 
-/// Servers register a weight of NaN and list it as `"NaN"`: such an instance gets no calls.
+/// Servers accept a weight of NaN and list it as `"NaN"`. It becomes 0, so that the instance gets no calls.
 pub(super) fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(match Value::deserialize(deserializer)? {
         Value::Number(number) => number.as_f64().unwrap_or(0.0),
@@ -59,8 +59,8 @@ pub(super) fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, 
     })
 }
 
-/// Clients register metadata as JSON, and servers list what they get. A value that is no text becomes its JSON; a null is
-/// left out.
+/// Clients register metadata as JSON, and servers list that JSON unchecked. A value that is not a text becomes its JSON text. A
+/// null is left out.
 pub(super) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Metadata, D::Error> {
     let Value::Object(pairs) = Value::deserialize(deserializer)? else { return Ok(Metadata::new()) };
     let pairs = pairs.into_iter().filter_map(|(key, value)| match value {

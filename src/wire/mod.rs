@@ -1,4 +1,4 @@
-//! Requests and answers as pure functions: what the HTTP APIs and the datagrams of Nacos look like. No I/O.
+//! Requests and answers of Nacos' HTTP APIs as pure functions. No I/O.
 
 pub(crate) mod exchange;
 mod lenient;

@@ -1,6 +1,6 @@
-//! What real servers answered (`tests/fixtures/`), and v1 held against it in both directions.
+//! Compares requests and answers of v1 with the recorded exchanges of real servers (`tests/fixtures/`).
 //!
-//! The oracle is the recorded JSON itself, read here without any of the crate's own structs.
+//! The expected values are read from the recorded JSON without any of the crate's own structs.
 
 use crate::model::heartbeat::{BEAT_TAKEN, BEAT_UNKNOWN};
 use std::collections::BTreeMap;
@@ -17,15 +17,15 @@ use crate::model::{
     service::ServiceName,
 };
 
-/// Every server that was recorded.
+/// All recorded servers.
 pub(crate) const SERVERS: [&str; 5] =
     ["nacos-1.4.8", "nacos-2.5.1", "nacos-2.5.1-auth", "nacos-3.0.3", "r-nacos-0.8.8"];
 
-/// The servers with authentication on, whose tokens were tried in all places and forms.
+/// Servers with authentication on. Their recordings try tokens in all positions and forms.
 pub(crate) const GUARDED: [&str; 4] =
     ["nacos-1.4.8-access", "nacos-2.5.1-access", "nacos-3.0.3-access", "r-nacos-0.8.8-access"];
 
-/// One exchange, or one push, of a recording.
+/// A recorded exchange or push.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Recorded {
     pub(crate) name: String,
@@ -54,7 +54,7 @@ pub(crate) struct RecordedPush {
     pub(crate) text: String,
 }
 
-/// Everything in one server's recording, in the order in which it happened.
+/// All exchanges of one server's recording, in the order of the recording.
 pub(crate) fn of(server: &str) -> Vec<Recorded> {
     #[derive(Deserialize)]
     struct Recording {
@@ -76,12 +76,12 @@ impl RecordedResponse {
 }
 
 impl RecordedRequest {
-    /// Method and path, the context path left out: what a server chooses the operation by.
+    /// Method and path without the context path.
     pub(crate) fn operation(&self) -> String {
         format!("{} {}", self.method, self.path.trim_start_matches("/nacos"))
     }
 
-    /// A parameter as it was sent, in the query or in a form.
+    /// A parameter from the query or the form.
     pub(crate) fn parameter(&self, name: &str) -> Option<String> {
         self.parameters().remove(name)
     }
@@ -96,12 +96,12 @@ impl RecordedRequest {
         self.parameter("namespaceId").unwrap_or_else(|| "public".into())
     }
 
-    /// The service asked about, as the server resolves it. None where the request names none that is valid.
+    /// The service, resolved as the server does. `None` if the request does not name a valid service.
     pub(crate) fn service(&self) -> Option<ServiceName> {
         ServiceName::resolve(&self.parameter("serviceName")?, self.parameter("groupName").as_deref()).ok()
     }
 
-    /// The instance sent, with the server's defaults. None where a value is none that the crate can send.
+    /// The instance, with the server's defaults. `None` if the crate cannot send one of its values.
     pub(crate) fn instance(&self) -> Option<Instance> {
         let mut instance = Instance::new(self.parameter("ip")?, self.parameter("port")?.parse().ok()?);
         let flag = |name| self.parameter(name).map(|text| text == "true");
@@ -125,13 +125,13 @@ impl RecordedRequest {
     }
 }
 
-/// The parameters of a request of ours.
+/// The parameters of one of our own requests.
 pub(crate) fn sent(encoded: &str) -> BTreeMap<String, String> {
     serde_urlencoded::from_str(encoded).unwrap()
 }
 
-/// Asserts that `ours` carries every recorded parameter with the same meaning, and beside them only what `more` allows:
-/// defaults that the recorded request left to the server.
+/// Asserts that `ours` contains every recorded parameter with the same meaning. All other parameters must be in `more`: defaults
+/// that the recorded request left out.
 pub(crate) fn assert_same_parameters(
     what: &str,
     recorded: &RecordedRequest,
@@ -139,9 +139,9 @@ pub(crate) fn assert_same_parameters(
     more: &[(&str, &str)],
 ) {
     let mut recorded = recorded.parameters();
-    recorded.remove("enable"); // An old spelling of `enabled` that every server still takes beside the new one.
+    recorded.remove("enable"); // An old name of `enabled`. Every server accepts both.
     for credential in ["accessToken", "username", "password"] {
-        recorded.remove(credential); // The transport's: a token in a header.
+        recorded.remove(credential); // Our transport sends the token in a header.
     }
     for (name, value) in &recorded {
         let our = ours.get(name).unwrap_or_else(|| panic!("{what}: we do not send {name}: {ours:?}"));
@@ -153,7 +153,7 @@ pub(crate) fn assert_same_parameters(
     }
 }
 
-/// Numbers and JSON are compared by value, a service name with and without its group.
+/// Compares numbers and JSON by value, and service names with or without group.
 fn same_value(name: &str, recorded: &str, ours: &str) -> bool {
     if name == "serviceName" {
         return ours.split_once("@@").map(|(_, name)| name) == Some(recorded) || ours == recorded;
@@ -165,12 +165,12 @@ fn same_value(name: &str, recorded: &str, ours: &str) -> bool {
         || (json(ours).is_some_and(|value| value.is_object()) && json(recorded) == json(ours))
 }
 
-/// Asserts that `ours` is the instance that the server described in `host`, what it left out being Nacos' default.
+/// Asserts that `ours` is the instance in `host`. Fields that `host` lacks must have Nacos' defaults.
 pub(crate) fn assert_same_instance(what: &str, ours: &Instance, host: &Value, service: &ServiceName) {
     let or = |name: &str, default: Value| host.get(name).cloned().unwrap_or(default);
     assert_eq!(host["ip"], ours.ip, "{what}");
     assert_eq!(host["port"], ours.port, "{what}");
-    assert_eq!(or("weight", 1.0.into()).as_f64().unwrap_or(0.0), ours.weight, "{what}"); // `"NaN"` counts as no weight.
+    assert_eq!(or("weight", 1.0.into()).as_f64().unwrap_or(0.0), ours.weight, "{what}"); // `"NaN"` is read as 0.
     assert_eq!(or("healthy", true.into()), ours.healthy, "{what}");
     assert_eq!(or("enabled", true.into()), ours.enabled, "{what}");
     assert_eq!(or("ephemeral", true.into()), ours.ephemeral, "{what}");
@@ -184,7 +184,7 @@ fn json(value: &impl serde::Serialize) -> Value {
     serde_json::to_value(value).unwrap()
 }
 
-/// How many exchanges of each kind a recording had. Compared with literal numbers, so that an empty read fails.
+/// The number of exchanges by kind. Compared with literals, so that an empty recording fails.
 #[derive(Debug, Default, PartialEq)]
 struct Read {
     done: usize,
@@ -193,7 +193,7 @@ struct Read {
     gets: usize,
     service_lists: usize,
     logins: usize,
-    not_spoken: usize,
+    unsupported: usize,
 }
 
 impl Read {
@@ -228,8 +228,8 @@ impl Read {
                     assert_login(&what, response);
                 }
                 _ if [404, 410, 501].contains(&response.status) => {
-                    read.not_spoken += 1;
-                    assert_eq!(v1::accepted(&response.answer()), Err(Rejection::NotSpoken), "{what}");
+                    read.unsupported += 1;
+                    assert_eq!(v1::check_status(&response.answer()), Err(Rejection::Unsupported), "{what}");
                 }
                 _ => {}
             }
@@ -238,10 +238,10 @@ impl Read {
     }
 }
 
-/// What every operation makes of an answer that is no success.
+/// The meaning of an unsuccessful answer, which is the same for all operations.
 fn rejection(what: &str, response: &RecordedResponse) -> Rejection {
     match response.status {
-        404 | 410 | 501 => Rejection::NotSpoken,
+        404 | 410 | 501 => Rejection::Unsupported,
         403 => {
             let message = response.json()["message"].as_str().unwrap_or_else(|| panic!("{what}")).to_owned();
             Rejection::Forbidden(message)
@@ -273,7 +273,7 @@ fn assert_list(what: &str, request: &RecordedRequest, response: &RecordedRespons
     assert_eq!(json["lastRefTime"].as_i64().unwrap_or(0), info.last_ref_time, "{what}");
     assert_eq!(json["checksum"].as_str().unwrap_or(""), info.checksum, "{what}");
     assert_eq!(json["reachProtectionThreshold"].as_bool().unwrap_or(false), info.reach_protection_threshold, "{what}");
-    // Instances nobody could call (1.4 and r-nacos take port 70000) are left out.
+    // Instances with a port that is none are left out: 1.4 and r-nacos accept 70000.
     let hosts = json["hosts"].as_array().unwrap().iter().filter(|host| host["port"].as_u64() <= Some(65535));
     assert_eq!(hosts.clone().count(), info.hosts.len(), "{what}");
     for (host, ours) in hosts.zip(&info.hosts) {
@@ -300,15 +300,15 @@ fn assert_get(what: &str, request: &RecordedRequest, response: &RecordedResponse
     let read = v1::read_instance(&response.answer(), &key);
     let json = || response.json();
     match response.status {
-        410 => assert_eq!(read.map(drop), Err(Rejection::NotSpoken), "{what}"),
+        410 => assert_eq!(read.map(drop), Err(Rejection::Unsupported), "{what}"),
         404 | 500 => assert_eq!(read.map(drop), Err(Rejection::NotFound), "{what}"),
         // r-nacos answers with the instance of another cluster.
         200 if json()["clusterName"] != key.cluster => assert_eq!(read.map(drop), Err(Rejection::NotFound), "{what}"),
         _ => {
             let found = read.unwrap_or_else(|rejection| panic!("{what}: {rejection:?}"));
             assert_same_instance(what, &found.instance, &json(), &key.service);
-            assert_eq!(found.enabled_told, json()["enabled"].is_boolean(), "{what}");
-            assert_eq!(found.ephemeral_told, json()["ephemeral"].is_boolean(), "{what}");
+            assert_eq!(found.has_enabled, json()["enabled"].is_boolean(), "{what}");
+            assert_eq!(found.has_ephemeral, json()["ephemeral"].is_boolean(), "{what}");
         }
     }
 }
@@ -328,20 +328,20 @@ fn assert_login(what: &str, response: &RecordedResponse) {
             assert_eq!(json["tokenTtl"], login.token_ttl, "{what}");
             assert_eq!(json["globalAdmin"], login.global_admin, "{what}");
         }
-        // 3.0 has nothing behind the path any more.
-        500 if what.starts_with("nacos-3.0.3") => assert_eq!(read.map(drop), Err(Rejection::NotSpoken), "{what}"),
-        _ => assert!(matches!(read, Err(Rejection::Denied(_))), "{what}"),
+        // 3.0 keeps the path without an implementation.
+        500 if what.starts_with("nacos-3.0.3") => assert_eq!(read.map(drop), Err(Rejection::Unsupported), "{what}"),
+        _ => assert!(matches!(read, Err(Rejection::LoginRejected(_))), "{what}"),
     }
 }
 
 #[test]
-fn v1_reads_what_every_server_answered() {
+fn v1_reads_every_recorded_answer() {
     let expected = |server| match server {
-        "nacos-1.4.8" => Read { done: 59, lists: 49, beats: 15, gets: 9, service_lists: 1, logins: 1, not_spoken: 2 },
-        "nacos-2.5.1" => Read { done: 59, lists: 49, beats: 15, gets: 9, service_lists: 1, logins: 1, not_spoken: 3 },
-        "nacos-2.5.1-auth" => Read { done: 6, lists: 3, beats: 3, logins: 6, not_spoken: 2, ..Read::default() },
-        "nacos-3.0.3" => Read { done: 59, lists: 49, beats: 15, gets: 9, service_lists: 1, logins: 1, not_spoken: 18 },
-        _ => Read { done: 59, lists: 49, beats: 15, gets: 9, service_lists: 1, logins: 1, not_spoken: 6 },
+        "nacos-1.4.8" => Read { done: 59, lists: 49, beats: 15, gets: 9, service_lists: 1, logins: 1, unsupported: 2 },
+        "nacos-2.5.1" => Read { done: 59, lists: 49, beats: 15, gets: 9, service_lists: 1, logins: 1, unsupported: 3 },
+        "nacos-2.5.1-auth" => Read { done: 6, lists: 3, beats: 3, logins: 6, unsupported: 2, ..Read::default() },
+        "nacos-3.0.3" => Read { done: 59, lists: 49, beats: 15, gets: 9, service_lists: 1, logins: 1, unsupported: 18 },
+        _ => Read { done: 59, lists: 49, beats: 15, gets: 9, service_lists: 1, logins: 1, unsupported: 6 },
     };
     for server in SERVERS {
         assert_eq!(Read::all(server), expected(server), "{server}");
@@ -349,15 +349,15 @@ fn v1_reads_what_every_server_answered() {
 }
 
 #[test]
-fn v1_reads_what_every_guarded_server_answered() {
+fn v1_reads_every_recorded_answer_of_servers_with_authentication() {
     let read: Vec<_> = GUARDED.into_iter().map(Read::all).collect();
     let usual = || Read { done: 12, lists: 17, beats: 10, gets: 7, logins: 1, ..Read::default() };
-    let nacos_3 = Read { done: 10, lists: 10, beats: 10, logins: 1, not_spoken: 2, ..Read::default() };
+    let nacos_3 = Read { done: 10, lists: 10, beats: 10, logins: 1, unsupported: 2, ..Read::default() };
     assert_eq!(read, [usual(), usual(), nacos_3, usual()]);
 }
 
-/// Our request for the same purpose. None where the recorded one is none that the crate would send: it is there to see
-/// how servers refuse it, or changes only a part.
+/// Our request for the same purpose. `None` for a recorded request that the crate would not send: those that servers reject, and
+/// those that change only a part of the values.
 fn ours(request: &RecordedRequest) -> Option<Request> {
     let namespace = request.namespace();
     let service = request.service()?;
@@ -376,7 +376,7 @@ fn ours(request: &RecordedRequest) -> Option<Request> {
     })
 }
 
-/// With the values of the recorded beat body, which are not those of the parameters beside it.
+/// A beat with the values of the recorded body, which differ from the parameters beside the body.
 fn beat(request: &RecordedRequest) -> Option<Request> {
     let mut instance = request.instance().filter(|instance| instance.ephemeral)?;
     let body: Option<Value> = request.parameter("beat").map(|text| serde_json::from_str(&text).unwrap());
@@ -392,7 +392,7 @@ fn push_address(request: &RecordedRequest) -> Option<PushAddress> {
     Some(PushAddress { ip: request.parameter("clientIP")?.parse().unwrap(), port })
 }
 
-/// What a recorded request leaves to the server and we always say.
+/// Parameters that a recorded request left out and that we always send.
 const DEFAULTS: &[(&str, &str)] = &[
     ("namespaceId", "public"),
     ("groupName", "DEFAULT_GROUP"),
@@ -408,7 +408,7 @@ const DEFAULTS: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn v1_asks_as_the_recorded_requests_did() {
+fn our_requests_equal_the_recorded_requests() {
     for server in SERVERS {
         let mut asked = 0;
         for exchange in of(server) {
@@ -420,17 +420,17 @@ fn v1_asks_as_the_recorded_requests_did() {
             assert_eq!(ours.form, None, "{what}: Nacos 1.4 reads the query only");
             let mut more = DEFAULTS.to_vec();
             let cluster = request.parameter("cluster").or(request.parameter("clusterName"));
-            // GET says the cluster by both names.
+            // A GET sends the cluster under both names.
             more.extend(cluster.iter().flat_map(|cluster| [("cluster", cluster.as_str()), ("clusterName", cluster)]));
             assert_same_parameters(&what, request, &sent(&ours.query), &more);
         }
-        // The script was the same for all but the one with authentication.
+        // The script of the recordings was the same, except for the server with authentication.
         assert_eq!(asked, if server == "nacos-2.5.1-auth" { 12 } else { 113 }, "{server}");
     }
 }
 
 #[test]
-fn v1_lists_services_and_logs_in_by_the_recorded_parameters() {
+fn our_service_lists_and_logins_equal_the_recorded_requests() {
     let page = sent(&v1::list_services("public", "DEFAULT_GROUP", 1, 10).query);
     let login = v1::login(v1::LOGIN, "nacos", "nacosPw1");
     let mut compared = 0;

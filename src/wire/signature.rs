@@ -1,4 +1,4 @@
-//! Signatures of requests for Alibaba Cloud's managed Nacos (MSE). Pure functions.
+//! Signatures of requests for Alibaba Cloud's managed Nacos (MSE). Pure functions, no I/O.
 //!
 //! A signed request carries the parameters `ak` (the access key's id), `data`, `signature` and `app`; with V4 also
 //! `signatureVersion=v4`. Temporary credentials add the header `Spas-SecurityToken`.
@@ -21,11 +21,11 @@ pub(crate) const SIGNATURE_VERSION: &str = "signatureVersion";
 pub(crate) const V4: &str = "v4";
 pub(crate) const SECURITY_TOKEN_HEADER: &str = "Spas-SecurityToken";
 
-/// The name of an application that has not told its name, as Alibaba's own clients send it.
+/// The parameter for an unknown application, as Alibaba's own clients send it.
 const APP: (&str, &str) = ("app", "unknown");
 
 impl AccessKey {
-    /// The query of `request`, with the parameters of its signature.
+    /// The query of `request` together with the parameters of the signature.
     pub(crate) fn signed_query(&self, request: &Request, epoch_millis: i64) -> String {
         let data = data(epoch_millis, named_service(request).as_ref());
         let mut query = form_urlencoded::Serializer::for_suffix(request.query.clone(), 0);
@@ -37,7 +37,7 @@ impl AccessKey {
         query.finish()
     }
 
-    /// The signature of `data`, at this time.
+    /// The signature of `data`. With V4 the signing key depends on the time.
     pub(crate) fn sign(&self, data: &str, epoch_millis: i64) -> String {
         match &self.region {
             Some(region) => sign(&v4_key(&self.secret, region, epoch_millis), data),
@@ -46,7 +46,7 @@ impl AccessKey {
     }
 }
 
-/// The service that the parameters name, in the query or in a form.
+/// The service that the parameters in the query or in the form name.
 fn named_service(request: &Request) -> Option<ServiceName> {
     let form = request.form.as_deref().unwrap_or_default();
     let parameter = |name: &str| {
@@ -57,7 +57,7 @@ fn named_service(request: &Request) -> Option<ServiceName> {
     Some(ServiceName::from_wire(&name, &parameter("groupName").unwrap_or(DEFAULT_GROUP.into())))
 }
 
-/// What is signed: the time, and the service if the request names one.
+/// The signed text: the time, and the service if the request names one.
 pub(crate) fn data(epoch_millis: i64, service: Option<&ServiceName>) -> String {
     match service {
         Some(service) => format!("{epoch_millis}@@{service}"),
@@ -65,12 +65,12 @@ pub(crate) fn data(epoch_millis: i64, service: Option<&ServiceName>) -> String {
     }
 }
 
-/// The `signature` of `data`. With V4, `secret` is the [`v4_key`].
+/// Signs `data`. With V4, `secret` is the result of [`v4_key`].
 fn sign(secret: &str, data: &str) -> String {
     STANDARD.encode(hmac::<Sha1>(secret.as_bytes(), data))
 }
 
-/// The key that V4 signs with instead of the secret, for one region and day.
+/// The signing key of V4, which replaces the secret for one region and one day.
 fn v4_key(secret: &str, region: &str, epoch_millis: i64) -> String {
     let (year, month, day) = utc_date(epoch_millis.div_euclid(86_400_000));
     let date = format!("{year:04}{month:02}{day:02}");
@@ -80,15 +80,15 @@ fn v4_key(secret: &str, region: &str, epoch_millis: i64) -> String {
 }
 
 fn hmac<D: EagerHash>(key: &[u8], text: &str) -> Vec<u8> {
-    // HMAC takes keys of any length: a longer one is hashed.
+    // HMAC accepts keys of any length.
     let Ok(mut mac) = Hmac::<D>::new_from_slice(key) else { return Vec::new() };
     mac.update(text.as_bytes());
     mac.finalize().into_bytes().to_vec()
 }
 
-/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar.
+/// Year, month and day in the Gregorian calendar. `days` counts from 1970-01-01.
 pub(crate) fn utc_date(days: i64) -> (i64, i64, i64) {
-    // Counted from 1 March of year 0, so that a leap day ends its year, and in eras of 400 years.
+    // Count from 1 March of year 0, so that a leap day is the last day of its year, in eras of 400 years.
     let days = days + 719_468;
     let (era, of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
     let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;

@@ -1,7 +1,7 @@
-//! Nacos' v1 naming API: requests, answers, and what they mean. Pure functions, no I/O.
+//! The v1 naming API of Nacos: requests, answers, and the meaning of answers. Pure functions, no I/O.
 //!
-//! The answers' structs serve both sides: the client reads them, the embedded server writes them.
-//! Parameters go into the query, the only place where Nacos 1.4 takes them.
+//! The structs of answers serve both sides: the client reads them, the embedded server writes them.
+//! Parameters go into the query, because Nacos 1.4 reads them only there.
 
 use crate::model::heartbeat::DEFAULT_INTERVAL;
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -28,7 +28,7 @@ pub(crate) const INSTANCE_BEAT: &str = "/v1/ns/instance/beat";
 pub(crate) const SERVICE_LIST: &str = "/v1/ns/service/list";
 pub(crate) const LOGIN: &str = "/v1/auth/login";
 
-/// The parameters by which an instance is registered and modified, in the order in which they are sent.
+/// The parameters that register or modify an instance, in the order in which they are sent.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct InstanceParameters {
@@ -42,18 +42,18 @@ pub(crate) struct InstanceParameters {
     pub(crate) enabled: bool,
     pub(crate) healthy: bool,
     pub(crate) ephemeral: bool,
-    /// A JSON object.
+    /// A JSON object as text.
     pub(crate) metadata: String,
 }
 
 impl InstanceParameters {
-    /// Of an instance that is kept alive by us.
+    /// For an instance that this process registers.
     pub(crate) fn to_register(namespace: &str, service: &ServiceName, instance: &Instance) -> Self {
         let metadata = metadata_json(&instance.metadata_to_register());
         InstanceParameters { metadata, ..Self::of(namespace, service, instance) }
     }
 
-    /// Of an instance as it is.
+    /// For an instance with exactly these values.
     pub(crate) fn of(namespace: &str, service: &ServiceName, instance: &Instance) -> Self {
         InstanceParameters {
             namespace_id: namespace.into(),
@@ -71,12 +71,12 @@ impl InstanceParameters {
     }
 }
 
-/// A map of strings always serialises.
+/// Serialising a map of strings cannot fail.
 pub(crate) fn metadata_json(metadata: &Metadata) -> String {
     serde_json::to_string(metadata).unwrap_or_else(|_| "{}".into())
 }
 
-/// The parameters that name one instance.
+/// The parameters that identify an instance.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct KeyParameters<'a> {
@@ -86,7 +86,7 @@ struct KeyParameters<'a> {
     cluster_name: &'a str,
     ip: &'a str,
     port: u16,
-    /// GET calls the cluster so; servers that read only one of the two names exist.
+    /// A second name of `cluster_name` for GET: some servers read only one of the two.
     #[serde(skip_serializing_if = "Option::is_none")]
     cluster: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,7 +115,7 @@ pub(crate) fn register(namespace: &str, service: &ServiceName, instance: &Instan
     Request::by_query(Method::POST, INSTANCE, &InstanceParameters::to_register(namespace, service, instance))
 }
 
-/// Writes all values: a part would be a trap, since 1.4 wipes what is left out.
+/// Writes all values, because 1.4 deletes the values that are left out.
 pub(crate) fn overwrite(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
     Request::by_query(Method::PUT, INSTANCE, &InstanceParameters::of(namespace, service, instance))
 }
@@ -130,7 +130,7 @@ pub(crate) fn get(namespace: &str, key: &InstanceKey) -> Request {
     Request::by_query(Method::GET, INSTANCE, &parameters)
 }
 
-/// Where the server may push to.
+/// The address that the server is asked to push to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PushAddress {
     pub(crate) ip: std::net::IpAddr,
@@ -190,7 +190,7 @@ pub(crate) struct BeatBody {
     pub(crate) stopped: bool,
 }
 
-/// With its `values` a full beat, without them a light one.
+/// A full beat with `values`, a light beat without.
 pub(crate) fn beat(namespace: &str, key: &InstanceKey, values: Option<&Instance>) -> Request {
     let beat = values.map(|instance| beat_body(key, instance));
     let parameters = KeyParameters { ephemeral: Some(true), beat, ..KeyParameters::of(namespace, key) };
@@ -226,21 +226,21 @@ pub(crate) fn list_services(namespace: &str, group: &str, page_no: u32, page_siz
     Request::by_query(Method::GET, SERVICE_LIST, &page)
 }
 
-/// In a form body, so that the password is in no URL; every server takes it there.
+/// Sends the password in a form body, to keep it out of URLs. Every server reads the form of a login.
 pub(crate) fn login(path: &'static str, username: &str, password: &str) -> Request {
     Request::by_form(path, &[("username", username), ("password", password)])
 }
 
-/// One instance in a list. Any field may be missing, null or of another type: see [`lenient`].
+/// An instance in an answer. Any field may be missing, null or of another type: see [`lenient`].
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Host {
     #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) instance_id: String,
-    /// Empty where the server does not say.
+    /// Empty if the server does not send it.
     #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) ip: String,
-    /// Wider than a port: 1.4 and r-nacos register 70000.
+    /// Wider than a port, because 1.4 and r-nacos accept port 70000.
     #[serde(default = "no_port", deserialize_with = "port")]
     pub(crate) port: i64,
     #[serde(default = "one", deserialize_with = "lenient::weight")]
@@ -253,7 +253,8 @@ pub(crate) struct Host {
     pub(crate) ephemeral: bool,
     #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) cluster_name: String,
-    /// Beside it r-nacos sends `service`, and GET answers have only that: no alias, one of both is enough.
+    /// r-nacos sends `service` too, and its GET answers have only that field. An alias would make the list, which has both
+    /// fields, a duplicate.
     #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) service_name: String,
     #[serde(default, deserialize_with = "lenient::metadata")]
@@ -261,7 +262,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Whether it has an address. Port 0 is one: Dubbo's consumers register with it, to be listed and not to be called.
+    /// Whether the host has an address. Port 0 is valid: Dubbo registers consumers with it, to be listed but not called.
     pub(crate) fn is_usable(&self) -> bool {
         !self.ip.trim().is_empty() && self.port().is_some()
     }
@@ -270,15 +271,15 @@ impl Host {
         u16::try_from(self.port).ok()
     }
 
-    /// An answer about one instance that does not say where it is, is no answer.
+    /// Rejects an answer about one instance without an address.
     pub(crate) fn check_address(&self, answer: &Answer) -> Result<(), Rejection> {
         if self.is_usable() {
             return Ok(());
         }
-        Err(Rejection::Unreadable(format!("no ip and port in {:?}", answer.excerpt())))
+        Err(Rejection::Unreadable(format!("neither ip nor port in {:?}", answer.excerpt())))
     }
 
-    /// None unless it [is usable](Host::is_usable).
+    /// `None` if the host is not [usable](Host::is_usable).
     pub(crate) fn into_instance(self, service: &ServiceName) -> Option<Instance> {
         let port = self.port().filter(|_| self.is_usable())?;
         Some(Instance {
@@ -289,15 +290,23 @@ impl Host {
             healthy: self.healthy,
             enabled: self.enabled,
             ephemeral: self.ephemeral,
-            cluster_name: if self.cluster_name.is_empty() { crate::model::instance::DEFAULT_CLUSTER.into() } else { self.cluster_name },
-            service_name: if service.is_written(&self.service_name) { self.service_name } else { service.to_string() },
+            cluster_name: if self.cluster_name.is_empty() {
+                crate::model::instance::DEFAULT_CLUSTER.into()
+            } else {
+                self.cluster_name
+            },
+            service_name: if service.is_grouped_name(&self.service_name) {
+                self.service_name
+            } else {
+                service.to_string()
+            },
             metadata: self.metadata,
         })
     }
 }
 
-/// The hosts of a list. An entry that is no object is a host without an address; where none is an object, this is some
-/// other list, and must not be taken for one of a service that everybody has left.
+/// The hosts of a list. An entry that is not an object becomes a host without an address. If no entry is an object, the list is
+/// of something else and an error: it must not look like a service without instances.
 #[derive(Debug, Clone)]
 pub(crate) struct Hosts(pub(crate) Vec<Host>);
 
@@ -305,13 +314,13 @@ impl<'de> Deserialize<'de> for Hosts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let entries: Vec<Entry> = Vec::deserialize(deserializer)?;
         if !entries.is_empty() && entries.iter().all(|Entry(host)| host.is_none()) {
-            return Err(de::Error::custom("no instance in the list"));
+            return Err(de::Error::custom("the list contains no instance"));
         }
         Ok(Hosts(entries.into_iter().map(|Entry(host)| host.unwrap_or_default()).collect()))
     }
 }
 
-/// One entry of a list, whatever it is.
+/// An entry of a list: a host, or any other JSON value.
 struct Entry(Option<Host>);
 
 impl<'de> Deserialize<'de> for Entry {
@@ -320,7 +329,7 @@ impl<'de> Deserialize<'de> for Entry {
     }
 }
 
-/// Reads objects where they stand: a value in between would double the time that a list takes.
+/// Deserialises an object directly into a host. A `serde_json::Value` in between would double the time for a list.
 struct EntryVisitor;
 
 impl<'de> Visitor<'de> for EntryVisitor {
@@ -364,11 +373,11 @@ impl<'de> Visitor<'de> for EntryVisitor {
     }
 }
 
-/// A list of a service's instances, polled or pushed. Fields come and go between servers; `hosts` never does.
+/// A list of a service's instances, polled or pushed. Servers differ in the fields that they send; all send `hosts`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ListAnswer {
-    /// `GROUP@@service`; 1.4 calls it `dom` too.
+    /// `GROUP@@service`. 1.4 also sends it as `dom`.
     #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) name: String,
     #[serde(default, deserialize_with = "lenient::text")]
@@ -390,14 +399,14 @@ pub(crate) struct ListAnswer {
 }
 
 impl ListAnswer {
-    /// The list as the client tells it: `asked` is what it is a list of. Hosts without an address are left out.
-    pub(crate) fn into_info(self, asked: &ServiceName) -> ServiceInfo {
+    /// The list of the service `requested`. Leaves hosts without an address out.
+    pub(crate) fn into_info(self, requested: &ServiceName) -> ServiceInfo {
         ServiceInfo {
-            name: asked.name.clone(),
-            group_name: asked.group.clone(),
+            name: requested.name.clone(),
+            group_name: requested.group.clone(),
             clusters: self.clusters,
             cache_millis: self.cache_millis,
-            hosts: self.hosts.into_iter().filter_map(|host| host.into_instance(asked)).map(Arc::new).collect(),
+            hosts: self.hosts.into_iter().filter_map(|host| host.into_instance(requested)).map(Arc::new).collect(),
             last_ref_time: self.last_ref_time,
             checksum: self.checksum,
             all_ips: self.all_ips,
@@ -435,7 +444,7 @@ pub(crate) struct LoginAnswer {
     pub(crate) global_admin: bool,
 }
 
-/// Spring's error page in JSON.
+/// The error page of Spring as JSON.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct SpringError {
     pub(crate) timestamp: String,
@@ -446,27 +455,27 @@ pub(crate) struct SpringError {
 }
 
 pub(crate) fn read_ok(answer: &Answer) -> Result<(), Rejection> {
-    accepted(answer)?;
+    check_status(answer)?;
     match answer.body.as_slice() {
         b"ok" => Ok(()),
         _ => Err(Rejection::Unreadable(format!("expected \"ok\", not {:?}", answer.excerpt()))),
     }
 }
 
-/// A list as the server told it; not yet in order.
+/// The list as the server sent it, not sorted yet.
 pub(crate) fn read_list(answer: &Answer) -> Result<ListAnswer, Rejection> {
-    accepted(answer)?;
+    check_status(answer)?;
     answer.json()
 }
 
-/// The instance that `key` names. `enabled` and `ephemeral` are not in the answers of 1.4 and 2.x.
+/// The instance of `key`. Answers of 1.4 and 2.x contain neither `enabled` nor `ephemeral`.
 pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found, Rejection> {
     if instance_is_missing(answer) {
         return Err(Rejection::NotFound);
     }
-    accepted(answer)?;
+    check_status(answer)?;
     #[derive(Deserialize)]
-    struct Told {
+    struct Flags {
         #[serde(default, deserialize_with = "lenient::flag")]
         enabled: Option<bool>,
         #[serde(default, deserialize_with = "lenient::flag")]
@@ -474,22 +483,22 @@ pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found,
     }
     let host: Host = answer.json()?;
     host.check_address(answer)?;
-    let told: Told = answer.json()?;
-    let instance = host.into_instance(&key.service).filter(|instance| key.names(instance));
-    // r-nacos looks an instance up by ip and port alone and gives the one of another cluster.
+    let flags: Flags = answer.json()?;
+    // r-nacos finds an instance by ip and port alone, and may answer with an instance of another cluster.
+    let instance = host.into_instance(&key.service).filter(|instance| key.identifies(instance));
     let instance = instance.ok_or(Rejection::NotFound)?;
-    Ok(Found { instance, enabled_told: told.enabled.is_some(), ephemeral_told: told.ephemeral.is_some() })
+    Ok(Found { instance, has_enabled: flags.enabled.is_some(), has_ephemeral: flags.ephemeral.is_some() })
 }
 
-/// An instance, and whether the server really said these two.
+/// An instance, and whether the answer contained two fields that some servers leave out.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) instance: Instance,
-    pub(crate) enabled_told: bool,
-    pub(crate) ephemeral_told: bool,
+    pub(crate) has_enabled: bool,
+    pub(crate) has_ephemeral: bool,
 }
 
-/// 404 with a text on 2.x, 500 with a text on 1.4, 500 `error` on r-nacos.
+/// A missing instance is 404 with a text on 2.x, 500 with a text on 1.4, and 500 with the text `error` on r-nacos.
 fn instance_is_missing(answer: &Answer) -> bool {
     let text = String::from_utf8_lossy(&answer.body);
     match answer.status {
@@ -505,7 +514,7 @@ fn instance_is_missing(answer: &Answer) -> bool {
 }
 
 pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Rejection> {
-    /// What every server says, and most say no more: read without looking for more it takes half the time.
+    /// Every server sends these fields, and most servers send no others. Reading only them halves the time.
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase", deny_unknown_fields)]
     struct Usual {
@@ -513,7 +522,7 @@ pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Rejection> {
         code: i64,
         light_beat_enabled: bool,
     }
-    accepted(answer)?;
+    check_status(answer)?;
     if let Ok(Usual { client_beat_interval, code, light_beat_enabled }) = serde_json::from_slice(&answer.body) {
         return Ok(HeartbeatReply { client_beat_interval, code, light_beat_enabled, extra: BTreeMap::new() });
     }
@@ -527,47 +536,47 @@ pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Rejection> {
 }
 
 pub(crate) fn read_services(answer: &Answer) -> Result<ServiceListAnswer, Rejection> {
-    accepted(answer)?;
+    check_status(answer)?;
     answer.json()
 }
 
-/// What cannot be read is not quoted: there may be a token in it.
+/// Never quotes an unreadable answer, which may contain a token.
 pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Rejection> {
-    let said = answer.excerpt();
+    let text = answer.excerpt();
     match answer.status {
         200 => serde_json::from_slice(&answer.body).map_err(|error| unreadable_login(&error)),
-        401 | 403 => Err(Rejection::Denied(format!("{said}; check username and password"))),
-        // An unknown user, or none, on 2.x. Any other cause is trouble of the server's own.
-        500 if said.starts_with("caused: User ") || said.starts_with("caused: Required request parameter") => {
-            Err(Rejection::Denied(format!("{said}; check username and password")))
+        401 | 403 => Err(Rejection::LoginRejected(format!("{text}; check username and password"))),
+        // On 2.x: an unknown user, or no user. A 500 with another text is a failure inside the server.
+        500 if text.starts_with("caused: User ") || text.starts_with("caused: Required request parameter") => {
+            Err(Rejection::LoginRejected(format!("{text}; check username and password")))
         }
-        // 3.0 keeps the path and has nothing behind it.
-        500 if said.contains("API Compatibility") => Err(Rejection::NotSpoken),
-        404 | 405 | 410 | 501 => Err(Rejection::NotSpoken),
-        status => Err(Rejection::Refused { status, body: said }),
+        // 3.0 keeps the path without an implementation.
+        500 if text.contains("API Compatibility") => Err(Rejection::Unsupported),
+        404 | 405 | 410 | 501 => Err(Rejection::Unsupported),
+        status => Err(Rejection::Refused { status, body: text }),
     }
 }
 
-/// Says nothing of the text: it may hold the token.
+/// Does not quote the answer, which may contain the token.
 fn unreadable_login(error: &serde_json::Error) -> Rejection {
-    Rejection::Unreadable(format!("no token in it ({:?} error at column {})", error.classify(), error.column()))
+    Rejection::Unreadable(format!("it contains no token ({:?} error at column {})", error.classify(), error.column()))
 }
 
-/// Sorts out what no operation takes for success.
-pub(crate) fn accepted(answer: &Answer) -> Result<(), Rejection> {
+/// Converts every status that is not a success.
+pub(crate) fn check_status(answer: &Answer) -> Result<(), Rejection> {
     match answer.status {
         200 => Ok(()),
         401 | 403 => Err(forbidden(answer)),
-        404 | 405 | 410 | 501 => Err(Rejection::NotSpoken),
+        404 | 405 | 410 | 501 => Err(Rejection::Unsupported),
         status => Err(Rejection::Refused { status, body: answer.excerpt() }),
     }
 }
 
-/// Spring's page, a text, or nothing at all.
+/// The body is Spring's error page, a text, or empty.
 fn forbidden(answer: &Answer) -> Rejection {
     let page = serde_json::from_slice::<SpringError>(&answer.body);
-    let said = page.map_or_else(|_| answer.excerpt(), |error| excerpt(&error.message));
-    Rejection::Forbidden(if said.is_empty() { format!("it answered {}", answer.status) } else { said })
+    let text = page.map_or_else(|_| answer.excerpt(), |error| excerpt(&error.message));
+    Rejection::Forbidden(if text.is_empty() { format!("it answered {}", answer.status) } else { text })
 }
 
 fn yes() -> bool {
@@ -611,7 +620,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_login_shows_no_token() {
+    fn an_error_about_a_login_contains_no_token() {
         for body in
             [r#"{"accessToken":"hush","tokenTtl":180"#, r#"{"accessToken":"hush","tokenTtl":"long"}"#, r#""hush""#]
         {
@@ -623,19 +632,18 @@ mod tests {
     }
 
     #[test]
-    fn one_instance_with_strange_metadata_spoils_no_list() {
+    fn unusual_metadata_of_one_instance_does_not_invalidate_the_list() {
         let strange = r#"{"hosts":[{"ip":"127.0.0.7","port":80,"healthy":true,
             "metadata":{"none":null,"number":7,"yes":true,"text":"t","more":{"a":[1]}}},
             {"ip":"127.0.0.8","port":80,"healthy":true,"metadata":null}]}"#;
         let info = read_list(&answer(strange)).unwrap().into_info(&ServiceName::parse("orders").unwrap());
-        let told: Vec<_> = info.hosts[0].metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        assert_eq!(told, [("more", r#"{"a":[1]}"#), ("number", "7"), ("text", "t"), ("yes", "true")]);
+        let read: Vec<_> = info.hosts[0].metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        assert_eq!(read, [("more", r#"{"a":[1]}"#), ("number", "7"), ("text", "t"), ("yes", "true")]);
         assert!(info.hosts[1].metadata.is_empty());
     }
 
-    /// All of them in one list beside a plain one.
     #[test]
-    fn odd_hosts_and_null_fields_spoil_no_list() {
+    fn unusual_hosts_and_null_fields_do_not_invalidate_the_list() {
         let odd = r#"{"name":null,"groupName":null,"clusters":null,"cacheMillis":null,"lastRefTime":null,"checksum":null,
             "allIPs":null,"reachProtectionThreshold":null,"hosts":[
             {"ip":"127.0.0.1","port":80},
@@ -676,13 +684,13 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_without_an_address_is_no_instance() {
+    fn an_answer_about_an_instance_without_an_address_is_unreadable() {
         let key = InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("127.0.0.7", 80));
         for body in ["{}", "[]", "null", r#"{"ip":"127.0.0.7"}"#, r#"{"ip":1,"port":"none"}"#] {
             assert!(matches!(read_instance(&answer(body), &key), Err(Rejection::Unreadable(_))), "{body}");
         }
         let odd = r#"{"ip":"127.0.0.7","port":"80","healthy":null,"enabled":"?","ephemeral":"false"}"#;
         let found = read_instance(&answer(odd), &key).unwrap();
-        assert!(found.ephemeral_told && !found.instance.ephemeral && !found.enabled_told && found.instance.healthy);
+        assert!(found.has_ephemeral && !found.instance.ephemeral && !found.has_enabled && found.instance.healthy);
     }
 }

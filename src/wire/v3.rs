@@ -1,11 +1,11 @@
-//! Nacos' v3 API: requests, answers, and what they mean. Pure functions, no I/O; each means what its namesake in
-//! [`v1`] means.
+//! The v3 API of Nacos: requests, answers, and the meaning of answers. Pure functions, no I/O. Each function has a counterpart
+//! of the same name in [`v1`].
 //!
-//! The client API (`InstanceOpenApiController`), what is used of the admin API (`InstanceControllerV3`,
-//! `ServiceControllerV3`) and the login (`UserControllerV3`) are held against Nacos 3.0.3's recorded answers. What is marked
-//! "read" below is from the source of 3.0.3 and was not measured.
+//! Covers the client API (`InstanceOpenApiController`), the used part of the admin API (`InstanceControllerV3`,
+//! `ServiceControllerV3`), and the login (`UserControllerV3`). The tests compare them with recorded answers of Nacos 3.0.3.
+//! "By source" marks what was read in the source of 3.0.3 and not measured.
 //!
-//! Service names go without their group here: a grouped one would be taken for a name.
+//! Requests carry service names without their group, because this API would take a grouped name for a plain name.
 
 use crate::model::heartbeat::BEAT_UNKNOWN;
 use awc::http::Method;
@@ -28,13 +28,13 @@ pub(crate) const ADMIN_INSTANCE: &str = "/v3/admin/ns/instance";
 pub(crate) const ADMIN_SERVICE_LIST: &str = "/v3/admin/ns/service/list";
 pub(crate) const LOGIN: &str = "/v3/auth/user/login";
 
-/// Codes of `ErrorCode`, whatever the HTTP status beside them.
+/// Codes of `ErrorCode`. They occur with different HTTP statuses.
 pub(crate) const SUCCESS: i64 = 0;
 pub(crate) const RESOURCE_NOT_FOUND: i64 = 20004;
-/// A beat of an instance that is not registered here, with HTTP 200.
+/// The answer to a beat of an instance that is not registered, with HTTP 200.
 pub(crate) const INSTANCE_NOT_FOUND: i64 = 21003;
 
-/// Every answer, errors included, unless a filter in front of the API refuses with plain text or Spring's page.
+/// The frame of every answer and error. Only a filter in front of the API rejects requests with plain text or Spring's page.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Frame<T> {
     pub(crate) code: i64,
@@ -47,7 +47,7 @@ fn ungrouped(parameters: InstanceParameters, service: &ServiceName) -> InstanceP
     InstanceParameters { service_name: service.name.clone(), ..parameters }
 }
 
-/// The parameters that name one instance.
+/// The parameters that identify an instance.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct KeyParameters<'a> {
@@ -88,17 +88,17 @@ pub(crate) fn deregister(namespace: &str, key: &InstanceKey, ephemeral: bool) ->
     Request::by_query(Method::DELETE, INSTANCE, &parameters)
 }
 
-/// Always light: the values of the instance are not looked at.
+/// A light beat: this API ignores the values of the instance.
 pub(crate) fn beat(namespace: &str, key: &InstanceKey) -> Request {
     let parameters = KeyParameters { heart_beat: Some(true), ..KeyParameters::of(namespace, key) };
     Request::by_form(INSTANCE, &parameters)
 }
 
-/// What Nacos 3.0 splits into no cluster at all, that is: all of them. Naming none means `DEFAULT` there, until the
-/// release that has alibaba/nacos#14778.
+/// Selects all clusters: Nacos 3.0 splits this text into an empty list of clusters. A request without clusters selects only
+/// `DEFAULT`, until the release that contains alibaba/nacos#14778.
 const ALL_CLUSTERS: &str = ",";
 
-/// The server may disobey `healthy_only` (3.0.3 does) and cluster filters: the list is to be filtered again.
+/// The answer may ignore `healthy_only` (3.0.3 does) and the clusters, so the caller has to filter the list again.
 pub(crate) fn list(namespace: &str, service: &ServiceName, clusters: &str, healthy_only: bool) -> Request {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -130,7 +130,7 @@ pub(crate) fn overwrite(namespace: &str, service: &ServiceName, instance: &Insta
     Request::by_query(Method::PUT, ADMIN_INSTANCE, &ungrouped(parameters, service))
 }
 
-/// By the admin API, which finds groups by a part of their name: [`read_services`] leaves the others out (read).
+/// Uses the admin API, which finds all groups whose name contains `group`. [`read_services`] removes the others (by source).
 pub(crate) fn list_services(namespace: &str, group: &str, page_no: u32, page_size: u32) -> Request {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -155,12 +155,12 @@ pub(crate) fn read_ok(answer: &Answer) -> Result<(), Rejection> {
     }
 }
 
-/// What [`overwrite`] gets.
+/// Reads the answer to [`overwrite`].
 pub(crate) fn read_overwritten(answer: &Answer) -> Result<(), Rejection> {
-    read_ok(answer).map_err(of_admin)
+    read_ok(answer).map_err(with_admin_hint)
 }
 
-/// In v1's words: taken, or unknown and to be registered again.
+/// Translates the answer into v1's codes.
 pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Rejection> {
     if answer.status == 200 && code(answer) == Some(INSTANCE_NOT_FOUND) {
         return Ok(HeartbeatReply { code: BEAT_UNKNOWN, ..HeartbeatReply::taken() });
@@ -168,7 +168,7 @@ pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Rejection> {
     read_ok(answer).map(|()| HeartbeatReply::taken())
 }
 
-/// A list of `service`; not yet in order, and not filtered. It says neither how long it may be kept nor when it was made.
+/// A list of `service`, neither sorted nor filtered. The answer says neither how long the list may be used nor when it was made.
 pub(crate) fn read_list(answer: &Answer, service: &ServiceName) -> Result<ListAnswer, Rejection> {
     let Hosts(hosts) = open(answer)?;
     Ok(ListAnswer {
@@ -184,22 +184,22 @@ pub(crate) fn read_list(answer: &Answer, service: &ServiceName) -> Result<ListAn
     })
 }
 
-/// The instance that `key` names.
+/// The instance of `key`.
 pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found, Rejection> {
     if answer.status == 404 && code(answer) == Some(RESOURCE_NOT_FOUND) {
         return Err(Rejection::NotFound);
     }
-    let data: Value = open(answer).map_err(of_admin)?;
-    let told = |name: &str| data.get(name).is_some_and(Value::is_boolean);
-    let (enabled_told, ephemeral_told) = (told("enabled"), told("ephemeral"));
+    let data: Value = open(answer).map_err(with_admin_hint)?;
+    let has = |name: &str| data.get(name).is_some_and(Value::is_boolean);
+    let (has_enabled, has_ephemeral) = (has("enabled"), has("ephemeral"));
     let host: Host = serde_json::from_value(data)
         .map_err(|error| Rejection::Unreadable(format!("{error}: {}", answer.excerpt())))?;
     host.check_address(answer)?;
-    let instance = host.into_instance(&key.service).filter(|instance| key.names(instance));
-    Ok(Found { instance: instance.ok_or(Rejection::NotFound)?, enabled_told, ephemeral_told })
+    let instance = host.into_instance(&key.service).filter(|instance| key.identifies(instance));
+    Ok(Found { instance: instance.ok_or(Rejection::NotFound)?, has_enabled, has_ephemeral })
 }
 
-/// The services of `group`. The count is the server's, and has those of groups with a longer name in it (read).
+/// The services of `group`. The server's count includes groups with a longer name (by source).
 pub(crate) fn read_services(answer: &Answer, group: &str) -> Result<ServiceListAnswer, Rejection> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -213,36 +213,36 @@ pub(crate) fn read_services(answer: &Answer, group: &str) -> Result<ServiceListA
         name: String,
         group_name: String,
     }
-    let page: Page = open(answer).map_err(of_admin)?;
+    let page: Page = open(answer).map_err(with_admin_hint)?;
     let of_group = page.page_items.into_iter().filter(|service| service.group_name == group);
     Ok(ServiceListAnswer { count: page.total_count, doms: of_group.map(|service| service.name).collect() })
 }
 
-/// Success is not framed: the same as v1's. A server whose users are kept elsewhere says so in a frame (read).
+/// A success has no frame and equals v1's. A server that keeps its users elsewhere says so in a frame (by source).
 pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Rejection> {
     match framed_rejection(answer) {
-        Some(Rejection::Refused { body, .. }) if answer.status == 200 => Err(Rejection::Denied(body)),
-        // 3.0.3 says no more of a wrong password.
+        Some(Rejection::Refused { body, .. }) if answer.status == 200 => Err(Rejection::LoginRejected(body)),
+        // The answer of 3.0.3 to a wrong password.
         _ if answer.status == 500 && answer.excerpt().contains("No message available") => {
-            Err(Rejection::Denied("login failed; check username and password".into()))
+            Err(Rejection::LoginRejected("login failed; check username and password".into()))
         }
         _ => v1::read_login(answer),
     }
 }
 
-/// What is in the frame of a success.
+/// The data of a successful answer.
 fn open<T: DeserializeOwned>(answer: &Answer) -> Result<T, Rejection> {
     match answer.status {
         200 => {}
-        // Of a right that is missing the filter in front of the API speaks, as on v1.
-        401 | 403 => return Err(v1::accepted(answer).err().unwrap_or(Rejection::NotSpoken)),
-        _ => return Err(framed_rejection(answer).or(v1::accepted(answer).err()).unwrap_or(Rejection::NotSpoken)),
+        // The answer comes from the filter in front of the API, and is like v1's.
+        401 | 403 => return Err(v1::check_status(answer).err().unwrap_or(Rejection::Unsupported)),
+        _ => return Err(framed_rejection(answer).or(v1::check_status(answer).err()).unwrap_or(Rejection::Unsupported)),
     }
     match answer.json::<Frame<T>>() {
         Ok(frame) if frame.code == SUCCESS => Ok(frame.data),
-        // A failure's data is of another type, as a rule.
+        // The data of an error usually has another type, so reading the frame fails.
         Ok(_) | Err(_) if code(answer).is_some_and(|code| code != SUCCESS) => {
-            Err(framed_rejection(answer).unwrap_or(Rejection::NotSpoken))
+            Err(framed_rejection(answer).unwrap_or(Rejection::Unsupported))
         }
         Ok(_) => Err(Rejection::Unreadable(format!("no code in {:?}", answer.excerpt()))),
         Err(unreadable) => Err(unreadable),
@@ -257,7 +257,7 @@ fn code(answer: &Answer) -> Option<i64> {
     frame(answer).map(|frame| frame.code)
 }
 
-/// What an error's frame says. Its code stands for the status where that is 200.
+/// The error in the frame of an answer. If the HTTP status is 200, the code takes the place of the status.
 fn framed_rejection(answer: &Answer) -> Option<Rejection> {
     let frame = frame(answer).filter(|frame| frame.code != SUCCESS)?;
     let status = if answer.status == 200 { u16::try_from(frame.code).unwrap_or(u16::MAX) } else { answer.status };
@@ -270,11 +270,11 @@ fn framed_rejection(answer: &Answer) -> Option<Rejection> {
     Some(Rejection::Refused { status, body: excerpt(&body) })
 }
 
-/// What would help where the admin API refuses.
-fn of_admin(rejection: Rejection) -> Rejection {
+/// Says what may help when the admin API denies access.
+fn with_admin_hint(rejection: Rejection) -> Rejection {
     match rejection {
         Rejection::Forbidden(said) => {
-            Rejection::Forbidden(format!("{said}; the admin API wants credentials with that right"))
+            Rejection::Forbidden(format!("{said}; the admin API needs a user with the right to use it"))
         }
         other => other,
     }
@@ -290,7 +290,7 @@ mod tests {
         *,
     };
 
-    /// What is recorded of the v3 API.
+    /// The recorded exchanges of the v3 API.
     fn recorded(server: &str) -> Vec<(Recorded, String)> {
         let exchanges = of(server).into_iter().filter_map(|exchange| {
             let operation = exchange.request.as_ref()?.operation();
@@ -299,7 +299,7 @@ mod tests {
         exchanges.collect()
     }
 
-    /// What the recorded error bodies of the client API mean.
+    /// The meaning of the recorded errors of the client API.
     fn rejection(name: &str) -> Rejection {
         let refused = |body: &str| Rejection::Refused { status: 400, body: body.into() };
         match name {
@@ -311,15 +311,15 @@ mod tests {
                 "server error: errCode: 400, errMsg: Current service DEFAULT_GROUP@@modern is ephemeral service, can't \
                  register persistent instance.",
             ),
-            other => panic!("{other} is not known"),
+            other => panic!("unknown exchange {other}"),
         }
     }
 
-    /// The operation reads the recorded rejection as one.
+    /// Asserts that the operation reads a recorded 403 as `Forbidden`.
     fn assert_forbidden(name: &str, operation: &str, request: &RecordedRequest, response: &RecordedResponse) {
         let (answer, key) = (response.answer(), request.key());
         let said = response.json()["message"].as_str().unwrap().to_owned();
-        let of_admin = format!("{said}; the admin API wants credentials with that right");
+        let of_admin = format!("{said}; the admin API needs a user with the right to use it");
         let (read, said) = match operation {
             "GET /v3/client/ns/instance/list" => (read_list(&answer, &request.service().unwrap()).map(drop), said),
             "GET /v3/admin/ns/instance" => (read_instance(&answer, &key.unwrap()).map(drop), of_admin),
@@ -333,7 +333,7 @@ mod tests {
     fn assert_read(name: &str, operation: &str, request: &RecordedRequest, response: &RecordedResponse) -> bool {
         let answer = response.answer();
         match operation {
-            // Nothing of ours.
+            // This crate has no such operation.
             "GET /v3/admin/ns/instance/list" => return false,
             _ if answer.status == 403 => assert_forbidden(name, operation, request, response),
             "GET /v3/admin/ns/instance" => {
@@ -342,7 +342,7 @@ mod tests {
                     404 => assert_eq!(read.map(drop), Err(Rejection::NotFound), "{name}"),
                     _ => {
                         let found = read.unwrap();
-                        assert!(found.enabled_told && found.ephemeral_told, "{name}");
+                        assert!(found.has_enabled && found.has_ephemeral, "{name}");
                         let service = request.service().unwrap();
                         assert_same_instance(name, &found.instance, &response.json()["data"], &service);
                     }
@@ -357,7 +357,7 @@ mod tests {
                 assert_eq!(read_login(&answer).unwrap().token_ttl, 18_000, "{name}");
             }
             "POST /v3/auth/user/login" if answer.status == 500 => {
-                assert!(matches!(read_login(&answer), Err(Rejection::Denied(_))), "{name}");
+                assert!(matches!(read_login(&answer), Err(Rejection::LoginRejected(_))), "{name}");
             }
             "POST /v3/client/ns/instance" if request.parameter("heartBeat").is_some() => {
                 let unknown = response.json()["code"] == INSTANCE_NOT_FOUND;
@@ -366,8 +366,8 @@ mod tests {
                 assert_eq!(read_beat(&answer).map(|reply| reply.code), Ok(code), "{name}");
             }
             _ if answer.status == 404 => {
-                assert_eq!(read_ok(&answer), Err(Rejection::NotSpoken), "{name}");
-                assert_eq!(read_login(&answer).map(drop), Err(Rejection::NotSpoken), "{name}");
+                assert_eq!(read_ok(&answer), Err(Rejection::Unsupported), "{name}");
+                assert_eq!(read_login(&answer).map(drop), Err(Rejection::Unsupported), "{name}");
             }
             "POST /v3/client/ns/instance" | "DELETE /v3/client/ns/instance" => match answer.status {
                 200 => assert_eq!(read_ok(&answer), Ok(()), "{name}"),
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_those_that_were_recorded() {
+    fn our_requests_equal_the_recorded_requests() {
         let mut asked = 0;
         for (exchange, operation) in recorded("nacos-3.0.3") {
             let request = exchange.request.as_ref().unwrap();
@@ -470,32 +470,32 @@ mod tests {
     }
 
     #[test]
-    fn the_admin_api_tells_one_instance_or_that_there_is_none() {
+    fn the_admin_api_returns_one_instance_or_not_found() {
         let body = r#"{"code":0,"message":"success","data":{"ip":"127.0.0.7","port":80,"weight":2.0,"healthy":true,
             "enabled":false,"ephemeral":true,"clusterName":"DEFAULT","serviceName":"PAY@@ledger","metadata":{}}}"#;
         let found = read_instance(&answer(200, body), &key()).unwrap();
-        assert!(found.enabled_told && found.ephemeral_told && !found.instance.enabled);
+        assert!(found.has_enabled && found.has_ephemeral && !found.instance.enabled);
         assert_eq!((found.instance.weight, found.instance.service_name.as_str()), (2.0, "PAY@@ledger"));
         let missing = r#"{"code":20004,"message":"resource not found","data":"no matched ip found!"}"#;
         assert_eq!(read_instance(&answer(404, missing), &key()).map(drop), Err(Rejection::NotFound));
         let no_right = r#"{"code":10001,"message":"access denied","data":"authorization failed!"}"#;
         let denied = read_services(&answer(403, no_right), "PAY").map(drop);
-        assert!(matches!(denied, Err(Rejection::Forbidden(said)) if said.contains("credentials with that right")));
+        assert!(matches!(denied, Err(Rejection::Forbidden(said)) if said.contains("needs a user with the right")));
     }
 
     #[test]
-    fn a_login_is_v1s_by_another_path() {
+    fn a_login_equals_v1s_except_for_its_path() {
         let token = r#"{"accessToken":"t","tokenTtl":18000,"globalAdmin":true,"username":"nacos"}"#;
         assert_eq!(read_login(&answer(200, token)).unwrap().token_ttl, 18_000);
         let elsewhere = r#"{"code":23000,"message":"not by this plugin","data":null}"#;
-        let denied = Rejection::Denied("not by this plugin".into());
+        let denied = Rejection::LoginRejected("not by this plugin".into());
         assert_eq!(read_login(&answer(200, elsewhere)).map(drop), Err(denied));
         assert_eq!(login("a", "b").path, LOGIN);
         assert_eq!(login("a", "b&c").form.as_deref(), Some("username=a&password=b%26c"));
     }
 
     #[test]
-    fn odd_hosts_spoil_no_list() {
+    fn unusual_hosts_do_not_invalidate_the_list() {
         let odd =
             r#"{"code":0,"message":null,"data":[{"ip":"127.0.0.7","port":"80","healthy":null},{"ip":null},null]}"#;
         let service = &key().service;
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_of_this_api_is_never_a_list() {
+    fn an_answer_from_something_else_is_never_read_as_a_list() {
         let service = &key().service;
         for body in ["", "ok", "<html>", "{}", "[]", r#"{"code":0}"#, r#"{"code":0,"data":null}"#, r#"{"data":[]}"#] {
             let read = read_list(&answer(200, body), service);
@@ -520,7 +520,7 @@ mod tests {
         assert_eq!(failed.map(drop), Err(Rejection::Refused { status: 30_000, body: "server error".into() }));
         for status in [404, 405, 410, 501] {
             let read = read_list(&answer(status, "<html>nothing here"), service).map(drop);
-            assert_eq!(read, Err(Rejection::NotSpoken));
+            assert_eq!(read, Err(Rejection::Unsupported));
         }
         assert!(matches!(read_list(&answer(502, "<html>"), service), Err(Rejection::Refused { status: 502, .. })));
     }
