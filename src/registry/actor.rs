@@ -1,4 +1,4 @@
-//! The Registry actor: its start, its end, and how it dispatches messages.
+//! The Registry actor: how it starts, dispatches messages, and ends.
 
 use std::{
     future::Future,
@@ -21,38 +21,74 @@ use crate::{
     runtime::supervision::supervise,
 };
 
-/// So often the answers that were just given may be fetched before the thread ends: without it most waiting callers
-/// would see a closed mailbox instead of their answer.
+/// How often the thread yields before it ends. Callers need that time to fetch answers that were just given; without it
+/// most of them see a closed mailbox instead.
 const YIELDS_FOR_LAST_ANSWERS: usize = 64;
 
-/// The actor that an application talks to: one typed message per operation, from any thread.
+/// The actor that an application talks to, with one typed message per operation, from any thread.
 ///
-/// # Life
-/// [`start`](Registry::start) runs it on a thread of its own, so that nothing the application does to its own threads,
-/// its System included, costs a heartbeat. It ends by [`Shutdown`], or when the last `Addr` is dropped; either way it
-/// deregisters what it registered as ephemeral, but only an awaited `Shutdown` promises that this is done. From then on
-/// every message is answered with [`Error::Stopped`].
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080)).await??;
+/// let list = registry.send(ListInstances::new("orders")).await??;
+/// assert_eq!(list.hosts[0].authority(), "127.0.0.7:8080");
+///
+/// let report = registry.send(Shutdown::default()).await??;
+/// assert_eq!(report.deregistered, 1);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Lifecycle
+/// [`start`](Registry::start) runs the Registry on a thread of its own. So whatever the application does to its threads
+/// or its actix System, heartbeats go on.
+///
+/// The Registry ends by [`Shutdown`](crate::Shutdown), or when its last `Addr` is dropped. Either way it deregisters
+/// the ephemeral instances that it registered, but only an awaited `Shutdown` guarantees that this is done. After the
+/// end every message is answered with [`Error::Stopped`].
 ///
 /// # Order
-/// Messages for the same instance take effect on the server in the order in which the mailbox took them, awaited or not.
-/// Different instances do not wait for each other, and no handler holds the mailbox while a request is under way.
+/// Messages about the same instance take effect on the server in the order in which the mailbox received them, whether
+/// they are awaited or not. Different instances do not wait for each other, and no message blocks the mailbox while a
+/// request is under way.
 ///
 /// # Failures
-/// A panic costs the operation it happened in, which is answered with [`Error::Panicked`]; the address serves on. What is
-/// registered and watched is kept, and made so again after every trouble: a server that restarted, another server, an
-/// actor that was restarted.
+/// A panic costs the operation in which it happens: that operation is answered with [`Error::Panicked`], and the
+/// Registry goes on.
+///
+/// Registered instances and subscriptions are kept through failures. They are restored after a server has restarted,
+/// after a change to another server, and after an actor has been restarted.
+///
+/// # Errors
+/// `addr.send(message).await` gives a `Result` in a `Result`: the outer error is actix's `MailboxError`, the inner one
+/// is [`Error`]. `MailboxError` converts into `Error`, so `addr.send(message).await??` works in a function that returns
+/// `Result<_, Error>`.
 pub struct Registry {
-    /// What the handlers' futures share with the actor; all of it in one thread.
+    /// The state that the futures of handlers share with the actor. Stays in one thread.
     pub(super) shared: Rc<Shared>,
-    /// Handlers and our own actors hold the Registry weakly: only the application keeps it alive.
+    /// The Registry's own address. It is weak, because only the application keeps the Registry alive.
     pub(super) myself: WeakAddr<Registry>,
 }
 
 impl Registry {
-    /// Starts a Registry on a thread with an arbiter of its own. Call it from anywhere: no runtime is needed.
+    /// Starts a Registry on a thread of its own, with an arbiter of its own. It can be called from anywhere, also
+    /// without a runtime. It does not wait for a server: unreachable servers show in the first message that needs one.
+    ///
+    /// ```
+    /// # use actix_nacos::{embedded::EmbeddedServer, Config, Registry};
+    /// # let server = EmbeddedServer::start().unwrap();
+    /// let registry = Registry::start(Config::new(server.server_address()))?;
+    /// assert!(registry.connected());
+    /// # Ok::<(), actix_nacos::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] for a setting that cannot work; [`Error::NotStarted`] if no thread can be had.
+    /// - [`Error::InvalidInput`] if a setting is invalid. Correct the setting that the error names.
+    /// - [`Error::NotStarted`] if the thread cannot be created.
     pub fn start(config: Config) -> Result<Addr<Registry>, Error> {
         config.validate()?;
         let (sender, mailbox) = channel::channel(config.mailbox_capacity);
@@ -74,26 +110,39 @@ impl Registry {
         thread::Builder::new()
             .name("actix-nacos".into())
             .spawn(run)
-            .map_err(|error| not_started(format!("no thread for it: {error}")))?;
-        started_rx.recv().map_err(|_| not_started("its thread ended at once".into()))??;
+            .map_err(|error| not_started(format!("cannot create its thread: {error}")))?;
+        started_rx.recv().map_err(|_| not_started("its thread ended while it started".into()))??;
         Ok(address)
     }
 
-    /// Starts a Registry on the present arbiter, which saves a thread. A handler that blocks the arbiter's thread blocks the
-    /// heartbeats.
+    /// Starts a Registry on the current arbiter, which saves a thread. Everything that blocks the arbiter's thread
+    /// delays heartbeats.
     ///
-    /// It ends with the arbiter, and `System::stop` ends every arbiter at once: then nothing is deregistered, operations under
-    /// way are dropped, unsent changes are lost, and servers list the instances until they give up on them, after 15 to 30 s.
-    /// So await [`Shutdown`] before the System ends. A Registry of [`start`](Registry::start) outlives the System, and
-    /// deregisters when its last address is dropped.
+    /// The Registry ends with the arbiter, and `System::stop` ends every arbiter at once. Then nothing is deregistered,
+    /// operations under way are dropped, and listeners miss changes. Servers list the instances until their heartbeats
+    /// have been missing for 15 to 30 s. So await [`Shutdown`](crate::Shutdown) before the System stops. A Registry of
+    /// [`start`](Registry::start) outlives the System, and deregisters its instances when the last address is dropped.
+    ///
+    /// ```
+    /// # use actix_nacos::{embedded::EmbeddedServer, Config, Error, Registry, Shutdown};
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Error> {
+    /// # let server = EmbeddedServer::start().unwrap();
+    /// let registry = Registry::start_here(Config::new(server.server_address()))?;
+    /// registry.send(Shutdown::default()).await??;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// As [`start`](Registry::start); [`Error::NotStarted`] outside an arbiter.
+    /// - [`Error::InvalidInput`] if a setting is invalid. Correct the setting that the error names.
+    /// - [`Error::NotStarted`] if no arbiter runs on this thread. Call it inside an actix System, or use
+    ///   [`start`](Registry::start).
     pub fn start_here(config: Config) -> Result<Addr<Registry>, Error> {
         config.validate()?;
-        // A System that was made and does not run yet has an arbiter, but nothing can be spawned there.
+        // A System that was created and does not run yet has an arbiter, but cannot spawn anything.
         if Arbiter::try_current().is_none() || tokio::runtime::Handle::try_current().is_err() {
-            let reason = "no arbiter runs here; call it inside an actix System, or use Registry::start".into();
+            let reason = "no arbiter runs on this thread; call it inside an actix System, or use Registry::start".into();
             return Err(Error::NotStarted { reason });
         }
         let (sender, mailbox) = channel::channel(config.mailbox_capacity);
@@ -103,12 +152,12 @@ impl Registry {
         Ok(address)
     }
 
-    pub(super) fn new(config: Config, myself: WeakAddr<Registry>, is_apart: bool) -> Result<Self, Error> {
-        let shared = Rc::new(Shared::new(config, myself.clone().recipient(), is_apart)?);
+    pub(super) fn new(config: Config, myself: WeakAddr<Registry>, has_own_thread: bool) -> Result<Self, Error> {
+        let shared = Rc::new(Shared::new(config, myself.clone().recipient(), has_own_thread)?);
         Ok(Registry { shared, myself })
     }
 
-    /// Serves until the end, then goes offline, then lets the last answers out.
+    /// Runs the actor until it stops, then deregisters what is left, then lets callers fetch the last answers.
     async fn run(self, mailbox: channel::AddressReceiver<Registry>) {
         let shared = self.shared.clone();
         let log = shared.log.clone();
@@ -123,11 +172,12 @@ impl Registry {
         for _ in 0..YIELDS_FOR_LAST_ANSWERS {
             yield_now().await;
         }
-        debug!(log, "registry client ended");
+        debug!(log, "registry stopped");
     }
 
-    /// The one door of all messages but beats, which are catch_panics once they have a place: begins `work` with the shared state,
-    /// and guards it. Whatever panics in `work` or in the future it gives costs this answer alone.
+    /// The entry point of all messages except beats, which call [`Shared::catch_panics`] once they have a permit. Runs
+    /// `work` with the shared state until the Registry is offline. A panic in `work` or in its future costs only this
+    /// answer.
     pub(crate) fn dispatch<T, F>(
         &self,
         operation: Operation,
@@ -143,7 +193,8 @@ impl Registry {
         self.dispatch_until(operation, Phase::Offline, work)
     }
 
-    /// As [`answer`](Registry::dispatch), also while the Registry is closing, and until `last`.
+    /// Like [`dispatch`](Registry::dispatch), but also while the Registry is closing, and until it reaches the phase
+    /// `last`.
     pub(super) fn dispatch_until<T, F>(
         &self,
         operation: Operation,
@@ -158,9 +209,10 @@ impl Registry {
         match catch_unwind(AssertUnwindSafe(|| work(shared.clone()))) {
             Ok(future) => Box::pin(async move {
                 let outcome = shared.catch_panics(operation, last, pin!(future)).await;
-                // At the end there is no time to lose.
-                if shared.is_apart && !shared.is_in(Phase::Ended) {
-                    // What is answered together wakes another thread together: registering takes 24 us of CPU, not 27.
+                // Not at the end, when the thread may stop before the answer is given.
+                if shared.has_own_thread && !shared.is_in(Phase::Ended) {
+                    // Answers that are given together wake the caller's thread once: a registration takes 24 µs of CPU
+                    // instead of 27.
                     yield_now().await;
                 }
                 outcome
@@ -174,5 +226,5 @@ impl Actor for Registry {
     type Context = Context<Self>;
 }
 
-/// Nothing is lost with the context: the Registry has no timers, and its operations run apart from it.
+/// A restart loses nothing: the Registry has no timers, and its operations do not run in its context.
 impl Supervised for Registry {}

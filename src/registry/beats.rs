@@ -1,4 +1,5 @@
-//! Signs of life: heartbeats by hand, those of our Heartbeats, and registering again what a server may have forgotten.
+//! Heartbeats: those that an application sends itself, those of the Heartbeat actors, and registering an instance again
+//! that a server may have forgotten.
 
 use std::{pin::pin, rc::Rc, sync::Arc};
 
@@ -9,12 +10,11 @@ use tokio::sync::SemaphorePermit;
 use super::{
     actor::Registry,
     desired::DesiredInstance,
-    heartbeat::{Beat, Beaten, Heartbeat},
+    heartbeat::{Beat, BeatOutcome, Heartbeat},
     instances::as_sent,
-    metadata::metadata_setters,
-    shared::Phase,
-    shared::Shared,
+    shared::{Phase, Shared},
     target::{target_conversions, target_setters, Target},
+    values::{initial_values, value_setters},
 };
 use crate::{
     client::Patience,
@@ -27,13 +27,27 @@ use crate::{
     runtime::supervision,
 };
 
-/// Sends one heartbeat by hand. A server that does not know the instance registers it.
+/// Sends one heartbeat. A server that does not know the instance registers it.
 ///
-/// Instances that were registered by [`RegisterInstance`](super::RegisterInstance) have a Heartbeat and need none by hand;
-/// one that is sent all the same carries the values that they were registered with.
+/// An instance that [`RegisterInstance`](super::RegisterInstance) registered sends its heartbeats by itself and does
+/// not need this message. If it is sent all the same, it carries the values with which the instance was registered.
+///
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// let reply = registry.send(SendHeartbeat::new("orders", "127.0.0.7", 8080).weight(2.0)).await??;
+/// assert_eq!(reply.client_beat_interval, 5000); // milliseconds until the next one
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// [`Error::InvalidInput`] naming the field, for a persistent instance too: those have no heartbeats; what the server says.
+/// - [`Error::InvalidInput`] if a value is invalid, and for a persistent instance, which has no heartbeats. Correct the
+///   field that the error names.
+/// - The error of the last attempt, or the error that the server answered: see [`Error`].
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<HeartbeatReply, Error>")]
 pub struct SendHeartbeat {
@@ -42,40 +56,36 @@ pub struct SendHeartbeat {
 }
 
 impl SendHeartbeat {
-    /// A heartbeat of `ip:port` of `service` (or `GROUP@@service`).
+    /// Sends a heartbeat for `ip:port` of `service`, which may be written `GROUP@@service`.
     pub fn new(service: impl Into<ServiceRef>, ip: impl Into<String>, port: u16) -> Self {
         Self::of(Target::new(service, ip, port), None)
     }
 
     fn of(target: Target, values: Option<Instance>) -> Self {
-        let values = values.unwrap_or_else(|| Instance::new("", target.port));
-        SendHeartbeat { target, values: Instance { instance_id: String::new(), ..values } }
+        SendHeartbeat { target, values: initial_values(values) }
     }
 
     target_setters!();
 
-    /// The weight with which an unknown instance is registered, 0 to 10,000. Default: 1.
-    #[must_use]
-    pub fn weight(mut self, weight: f64) -> Self {
-        self.values.weight = weight;
-        self
-    }
-
-    metadata_setters!(
-        values.metadata,
-        "Sets the whole metadata with which an unknown instance is registered, instead of what was set before. Default: none."
-    );
-
-    /// Whether the instance is ephemeral. Default: true; a persistent one has no heartbeats and is refused.
-    #[must_use]
-    pub fn ephemeral(mut self, ephemeral: bool) -> Self {
-        self.values.ephemeral = ephemeral;
-        self
+    value_setters! {
+        /// Sets the weight, from 0 to 10,000, of an instance that the server does not know yet. Default: 1.
+        weight;
+        /// Adds one metadata entry for an instance that the server does not know yet. All keys and values together must
+        /// not exceed 64 KiB. Nacos 2.3 and later accept 1,024 characters by default. Default: no metadata.
+        metadata;
+        /// Sets all metadata for an instance that the server does not know yet, and discards what was set before.
+        /// Default: no metadata.
+        all_metadata;
+        /// Removes one metadata entry that was set before, or that a converted [`Instance`] has.
+        without_metadata;
+        /// Sets whether the instance is ephemeral. Default: true. A persistent instance has no heartbeats: the message
+        /// is answered with [`Error::InvalidInput`].
+        ephemeral;
     }
 
     fn resolve(self) -> Result<(Arc<InstanceKey>, Instance), Error> {
         if !self.values.ephemeral {
-            let reason = "a persistent instance has no heartbeats: the server checks its health by itself";
+            let reason = "a persistent instance has no heartbeats, the server checks its health";
             return Err(Error::invalid("ephemeral", reason));
         }
         self.target.with_values(self.values)
@@ -95,9 +105,10 @@ impl Handler<SendHeartbeat> for Registry {
                 turn.come().await;
                 let desired = shared.desired.get(&key, |desired| desired.instance.clone());
                 if desired.as_ref().is_some_and(|desired| !desired.ephemeral) {
-                    return Err(Error::invalid("ephemeral", "the instance is registered as persistent: no heartbeats"));
+                    let reason = "the instance is registered as persistent and has no heartbeats";
+                    return Err(Error::invalid("ephemeral", reason));
                 }
-                // Whoever beats for an instance wants it.
+                // The caller wants the instance, so it must not be deregistered in the background.
                 shared.desired.forget_leftover(&key);
                 shared.beat_by_hand(&key, desired.as_deref().unwrap_or(&instance)).await
             }
@@ -106,7 +117,8 @@ impl Handler<SendHeartbeat> for Registry {
 }
 
 impl Shared {
-    /// v1 registers the unknown instance of a beat by itself; v3's beats are the key alone, so that is a request of its own.
+    /// A v1 server registers an unknown instance from the beat. A v3 beat has no values, so registering takes a second
+    /// request.
     async fn beat_by_hand(&self, key: &Arc<InstanceKey>, instance: &Instance) -> Result<HeartbeatReply, Error> {
         let patience = self.nacos.patience();
         let reply = self.nacos.beat(key, instance, false, patience).await?;
@@ -122,14 +134,14 @@ impl Shared {
     }
 }
 
-/// From our Heartbeats: only for what is still wanted, with the values that are wanted now.
+/// From the Heartbeat actors. Sends a beat only if the instance is still desired, with the values desired now.
 impl Handler<Beat> for Registry {
-    type Result = ResponseFuture<Result<Beaten, Error>>;
+    type Result = ResponseFuture<Result<BeatOutcome, Error>>;
 
     fn handle(&mut self, beat: Beat, _: &mut Context<Self>) -> Self::Result {
         let shared = self.shared.clone();
-        // Thousands fall due together. All that a beat needs is set up when it has a permit: those that wait for one are
-        // small, and those that are sent use the same memory over and over.
+        // Thousands of beats fall due together. What a beat needs is allocated only when it has a permit, so that waiting
+        // beats are small and memory is reused.
         Box::pin(async move {
             let permit = shared.beat_permit().await;
             if shared.is_in(Phase::Closing) {
@@ -139,7 +151,7 @@ impl Handler<Beat> for Registry {
                 shared.catch_panics(Operation::Beat, Phase::Offline, pin!(shared.beat_in_turn(&beat, permit))).await
             })
             .await;
-            if matches!(outcome, Ok(Beaten::Taken(_))) {
+            if matches!(outcome, Ok(BeatOutcome::Accepted(_))) {
                 shared.check_on_r_nacos(&beat.key);
             }
             outcome
@@ -148,13 +160,12 @@ impl Handler<Beat> for Registry {
 }
 
 impl Shared {
-    /// Waits until one more beat may be under way.
+    /// Waits until another beat may be sent. `None` cannot happen: the semaphore is never closed.
     async fn beat_permit(&self) -> Option<SemaphorePermit<'_>> {
-        // The semaphore is never closed.
-        self.beats_under_way.acquire().await.ok()
+        self.beat_permits.acquire().await.ok()
     }
 
-    async fn beat_in_turn<'a>(&'a self, beat: &Beat, mut permit: Option<SemaphorePermit<'a>>) -> Result<Beaten, Error> {
+    async fn beat_in_turn<'a>(&'a self, beat: &Beat, mut permit: Option<SemaphorePermit<'a>>) -> Result<BeatOutcome, Error> {
         let mut turn = self.desired.queue(&beat.key);
         let outcome = if turn.is_behind_changes_only() && self.wants_a_beat(&beat.key) {
             let outcome = self.beat_past_changes(beat).await;
@@ -162,7 +173,7 @@ impl Shared {
             outcome
         } else {
             if turn.is_behind_others() {
-                // They may take long: other instances shall beat meanwhile.
+                // The turns before this one may take long. Let other instances beat meanwhile.
                 drop(permit);
                 turn.come().await;
                 permit = self.beat_permit().await;
@@ -176,63 +187,75 @@ impl Shared {
         outcome
     }
 
+    /// Whether the instance needs a beat, and not a registration.
     fn wants_a_beat(&self, key: &Arc<InstanceKey>) -> bool {
         let epoch = self.nacos.epoch();
         let is_known = |desired: &DesiredInstance| desired.instance.ephemeral && desired.to_register(epoch).is_none();
         self.desired.get(key, is_known).unwrap_or(false)
     }
 
-    /// A beat while the instance is being changed, which may last as long as an operation may. The beat of an instance that
-    /// the server knows changes nothing.
-    async fn beat_past_changes(&self, beat: &Beat) -> Result<Beaten, Error> {
+    /// Sends a beat while the instance is being changed, because a change may last as long as an operation may. The beat
+    /// of an instance that the server knows changes nothing.
+    async fn beat_past_changes(&self, beat: &Beat) -> Result<BeatOutcome, Error> {
         let Some(values) = self.desired.get(&beat.key, |desired| desired.instance.clone()) else {
-            return Ok(Beaten::NotWanted);
+            return Ok(BeatOutcome::NotWanted);
         };
         let reply = self.nacos.beat(&beat.key, &values, beat.light, Patience::Round).await?;
         if reply.is_unknown() {
-            // Registered by the change, or with the next beat: not now, with values that are about to change.
+            // The change or the next beat registers the instance. Now the values are about to change.
             self.note(&beat.key, DesiredInstance::forgotten);
         } else {
-            self.note(&beat.key, DesiredInstance::beaten);
+            self.note(&beat.key, DesiredInstance::beat_accepted);
         }
-        Ok(Beaten::Taken(reply))
+        Ok(BeatOutcome::Accepted(reply))
     }
 
-    /// The sign of life that the instance needs now: a registration if the server may not have what is wanted, else a beat.
-    async fn beat(&self, beat: &Beat) -> Result<Beaten, Error> {
+    /// Sends what the instance needs now: a registration if the server may not have the desired values, otherwise a beat.
+    async fn beat(&self, beat: &Beat) -> Result<BeatOutcome, Error> {
         let deregistered = self.deregister_leftover(&beat.key).await;
         let epoch = self.nacos.epoch();
-        let Some((instance, to_register, was_late)) = self
-            .desired
-            .get(&beat.key, |desired| (desired.instance.clone(), desired.to_register(epoch), desired.is_late()))
-        else {
-            return deregistered.map(|()| Beaten::NotWanted);
+        let state =
+            |desired: &DesiredInstance| (desired.instance.clone(), desired.to_register(epoch), desired.is_late());
+        let Some((instance, to_register, was_late)) = self.desired.get(&beat.key, state) else {
+            return deregistered.map(|()| BeatOutcome::NotWanted);
         };
         if let Some(values) = to_register {
             return self.register_again(&beat.key, &values).await;
         }
         if !instance.ephemeral {
-            // It was registered as persistent while this beat waited.
+            // The instance was registered as persistent while this beat waited.
             return Ok(self.needs_no_beat(&beat.key));
         }
         let reply = self.nacos.beat(&beat.key, &instance, beat.light, Patience::Round).await?;
         if reply.is_unknown() {
-            self.note(&beat.key, DesiredInstance::forgotten);
-            // A new epoch explains it: the server in use is another one than before, or was restarted.
-            if self.nacos.epoch() == epoch {
-                self.nacos.note_unknown(was_late, beat.interval);
-            }
-            return self.register_again(&beat.key, &instance).await;
+            return self.register_forgotten(beat, &instance, epoch, was_late).await;
         }
-        self.note(&beat.key, DesiredInstance::beaten);
-        // The beat itself may have found that the server restarted. A light beat brings an instance back without its weight
-        // and metadata on r-nacos.
+        self.note(&beat.key, DesiredInstance::beat_accepted);
+        // The beat itself may have shown that the server restarted. On r-nacos a light beat brings an instance back without
+        // its weight and metadata.
         if self.nacos.epoch() != epoch {
             self.register_again(&beat.key, &instance).await?;
         }
-        Ok(Beaten::Taken(reply))
+        Ok(BeatOutcome::Accepted(reply))
     }
 
+    /// Registers an instance again whose beat, sent in `epoch`, was answered "unknown instance".
+    async fn register_forgotten(
+        &self,
+        beat: &Beat,
+        instance: &Instance,
+        epoch: u64,
+        was_late: bool,
+    ) -> Result<BeatOutcome, Error> {
+        self.note(&beat.key, DesiredInstance::forgotten);
+        // If a new epoch has begun meanwhile, it explains the answer: the server was changed or restarted.
+        if self.nacos.epoch() == epoch {
+            self.nacos.note_unknown(was_late, beat.interval);
+        }
+        self.register_again(&beat.key, instance).await
+    }
+
+    /// Deregisters the leftover of an instance, if there is one. An error says that it is to be repeated.
     async fn deregister_leftover(&self, key: &Arc<InstanceKey>) -> Result<(), Error> {
         let leftover = self.desired.leftover(key, |left| left.heartbeat.is_some().then_some(left.ephemeral)).flatten();
         let Some(ephemeral) = leftover else { return Ok(()) };
@@ -240,34 +263,37 @@ impl Shared {
             Err(error) if error.is_retryable() => return Err(error),
             Err(error) => {
                 warn!(self.log, "failed to deregister instance"; "instance" => %key, "error" => %error);
-                // A shutdown tries again.
+                // The server rejects the request, so repeating is useless now. A shutdown tries once more.
                 self.desired.leftover(key, |leftover| leftover.stop());
             }
             Ok(()) => {
                 self.desired.forget_leftover(key);
-                // Some servers take an ephemeral and a persistent instance at one address for the same.
+                // On some servers the request also removes the desired instance: they do not distinguish an ephemeral
+                // and a persistent instance with the same address.
                 self.restore(key, self.desired.get(key, |desired| desired.instance.clone()));
-                info!(self.log, "deregistered instance after a failure"; "instance" => %key);
+                info!(self.log, "deregistered instance in background"; "instance" => %key);
             }
         }
         Ok(())
     }
 
-    pub(super) async fn register_again(&self, key: &Arc<InstanceKey>, values: &Instance) -> Result<Beaten, Error> {
+    /// Registers the instance in place of a beat.
+    pub(super) async fn register_again(&self, key: &Arc<InstanceKey>, values: &Instance) -> Result<BeatOutcome, Error> {
         // Read before sending: the epoch may change while the request is under way.
         let epoch = self.nacos.epoch();
         self.nacos.register(&key.service, values, Patience::Round).await?;
-        debug!(self.log, "registered instance instead of a heartbeat"; "instance" => %key);
+        debug!(self.log, "registered instance instead of heartbeat"; "instance" => %key);
         self.note(key, |desired| {
             desired.registered(epoch);
             desired.beats += u64::from(values.ephemeral);
         });
-        // An epoch that began meanwhile does not know a persistent instance, and has left it to its Heartbeat.
+        // If a new epoch began meanwhile, a persistent instance must be registered once more: keep its Heartbeat.
         let is_done = !values.ephemeral && self.nacos.epoch() == epoch;
-        Ok(if is_done { self.needs_no_beat(key) } else { Beaten::Registered })
+        Ok(if is_done { self.needs_no_beat(key) } else { BeatOutcome::Registered })
     }
 
-    /// Persistent instances that the present epoch does not know are registered again, spread over the interval of beats.
+    /// Registers again the persistent instances that are not registered in the present epoch, spread over the beat
+    /// interval.
     pub(super) fn restore_persistent(&self) {
         let epoch = self.nacos.epoch();
         let mut lost = Vec::new();
@@ -279,13 +305,13 @@ impl Shared {
         lost.iter().for_each(|key| self.start_restoring(key));
     }
 
-    /// Has the instance registered with the values `before` a change that failed.
+    /// Registers the instance again with the values `before` a change that failed and may have been applied.
     pub(super) fn restore(&self, key: &Arc<InstanceKey>, before: Option<Rc<Instance>>) {
         self.desired.update(key, |desired| desired.restore = before);
         self.start_restoring(key);
     }
 
-    /// Lets a persistent instance be registered again; an ephemeral one is with its next beat.
+    /// Starts a Heartbeat that registers a persistent instance again. An ephemeral instance has a Heartbeat already.
     pub(super) fn start_restoring(&self, key: &Arc<InstanceKey>) {
         let start = |desired: &mut DesiredInstance| {
             desired.heartbeat.get_or_insert_with(|| self.start_heartbeat(self.new_heartbeat(key, &desired.instance)));
@@ -293,30 +319,29 @@ impl Shared {
         self.desired.update(key, start);
     }
 
-    /// Lets a leftover be deregistered, until a server confirms it.
+    /// Deregisters a leftover in the background, until a server confirms it.
     pub(super) fn deregister_in_background(&self, key: &Arc<InstanceKey>) {
-        let heartbeat = || Heartbeat::new(key.clone(), self.heartbeats_ask.clone(), None, self.grid).at_once();
+        let heartbeat = || Heartbeat::new(key.clone(), self.beat_recipient.clone(), None, self.grid).at_once();
         self.desired.leftover(key, |leftover| leftover.heartbeat = Some(self.start_heartbeat(heartbeat())));
     }
 
     pub(super) fn new_heartbeat(&self, key: &Arc<InstanceKey>, instance: &Instance) -> Heartbeat {
-        Heartbeat::new(key.clone(), self.heartbeats_ask.clone(), instance.preserved_interval(), self.grid)
+        Heartbeat::new(key.clone(), self.beat_recipient.clone(), instance.preserved_interval(), self.grid)
     }
 
     pub(super) fn start_heartbeat(&self, heartbeat: Heartbeat) -> Addr<Heartbeat> {
         supervision::start(heartbeat, 1, self.log.clone())
     }
 
-    /// The Heartbeat of a persistent instance ends when the instance is registered.
-    fn needs_no_beat(&self, key: &Arc<InstanceKey>) -> Beaten {
+    /// Ends the Heartbeat of a persistent instance once the instance is registered.
+    fn needs_no_beat(&self, key: &Arc<InstanceKey>) -> BeatOutcome {
         self.desired.update(key, |desired| desired.heartbeat = None);
-        Beaten::NotWanted
+        BeatOutcome::NotWanted
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::model::heartbeat::DEFAULT_INTERVAL;
     use std::{rc::Rc, time::Duration};
 
     use actix::{dev::channel, Addr};
@@ -324,10 +349,10 @@ mod tests {
     use futures_util::{pin_mut, FutureExt as _};
 
     use super::{super::desired::tests::key, *};
-    use crate::{config::Config, runtime::supervision::supervise};
+    use crate::{config::Config, model::heartbeat::DEFAULT_INTERVAL, runtime::supervision::supervise};
 
-    /// Nobody is asked anything there.
-    fn registry_of_nobody() -> (Addr<Registry>, Rc<Shared>) {
+    /// A Registry whose server is never asked anything.
+    fn registry_without_server() -> (Addr<Registry>, Rc<Shared>) {
         tokio::time::pause();
         let (sender, mailbox) = channel::channel(16);
         let registry = Addr::new(sender);
@@ -344,28 +369,28 @@ mod tests {
 
     #[actix::test]
     async fn a_beat_that_was_overtaken_by_registering_as_persistent_is_not_sent() {
-        let (registry, shared) = registry_of_nobody();
+        let (registry, shared) = registry_without_server();
         let persistent = Instance { ephemeral: false, ..Instance::new("127.0.0.7", 1) };
         let mut desired = DesiredInstance::new(key(1), persistent, None);
         desired.registered(shared.nacos.epoch());
         shared.desired.insert(desired);
         let beat = beat(1);
-        assert_eq!(registry.send(beat).await, Ok(Ok(Beaten::NotWanted)));
+        assert_eq!(registry.send(beat).await, Ok(Ok(BeatOutcome::NotWanted)));
         assert_eq!(shared.desired.get(&key(1), |desired| desired.last_error.clone()), Some(None));
     }
 
     #[actix::test]
     async fn a_beat_that_waits_for_its_turn_keeps_no_other_instance_from_beating() {
-        let (registry, shared) = registry_of_nobody();
+        let (registry, shared) = registry_without_server();
         let turn = shared.desired.queue(&key(1));
         let beat = |port| registry.send(beat(port));
         let waiting = beat(1);
         pin_mut!(waiting);
         assert!(waiting.as_mut().now_or_never().is_none());
         let other = timeout(Duration::from_secs(1), beat(2)).await;
-        assert_eq!(other.expect("it does not wait for the first"), Ok(Ok(Beaten::NotWanted)));
+        assert_eq!(other.expect("does not wait for the first instance"), Ok(Ok(BeatOutcome::NotWanted)));
         assert!(waiting.as_mut().now_or_never().is_none());
         drop(turn);
-        assert_eq!(waiting.await, Ok(Ok(Beaten::NotWanted)));
+        assert_eq!(waiting.await, Ok(Ok(BeatOutcome::NotWanted)));
     }
 }

@@ -1,4 +1,5 @@
-//! The desired state: what this application wants registered, and the turns in which it is made so.
+//! The desired state: which instances this application wants registered, and the turns in which messages about an
+//! instance take effect.
 
 use std::{
     cell::{Cell, RefCell},
@@ -27,31 +28,31 @@ use crate::{
 /// One instance that this application wants registered.
 pub(crate) struct DesiredInstance {
     pub(crate) key: Arc<InstanceKey>,
-    /// The values that the application gave. `healthy` is true once a server has taken the first registration: a later one
-    /// must not turn an instance unhealthy that beats.
+    /// The values that the application gave. `healthy` becomes true with the first registration, because a later one must
+    /// not make an instance unhealthy that sends heartbeats.
     pub(crate) instance: Rc<Instance>,
-    /// None for a persistent one.
+    /// `None` for a persistent instance, unless it waits to be registered.
     pub(crate) heartbeat: Option<Addr<Heartbeat>>,
-    /// The epoch (see `Nacos::epoch`) in which a server took these values; none while no server has.
+    /// The epoch in which a server accepted these values; `None` while no server has.
     pub(crate) known_to: Option<u64>,
-    /// Registered instead of the next beat: a change failed that the server may have made all the same, and these are the
-    /// values before it.
+    /// The values before a change that failed and that a server may have applied all the same. They are registered instead
+    /// of the next beat.
     pub(crate) restore: Option<Rc<Instance>>,
     pub(crate) state: InstanceState,
     pub(crate) since: Instant,
-    /// When this Registry last registered it.
+    /// When this Registry last registered the instance.
     pub(crate) last_written: Option<Instant>,
-    /// When a server last took a registration or a beat.
+    /// When a server last accepted a registration or a beat.
     pub(crate) last_success: Option<Instant>,
     pub(crate) last_error: Option<Error>,
     pub(crate) beats: u64,
-    /// On r-nacos, heartbeats that are left before the instance is read.
+    /// On r-nacos: the number of beats until the instance is read.
     beats_until_read: u32,
     pub(super) publisher: StatePublisher,
 }
 
 impl DesiredInstance {
-    /// One that no server has taken yet.
+    /// An instance that no server has accepted yet.
     pub(crate) fn new(key: Arc<InstanceKey>, instance: Instance, heartbeat: Option<Addr<Heartbeat>>) -> Self {
         DesiredInstance {
             key,
@@ -65,13 +66,13 @@ impl DesiredInstance {
             last_success: None,
             last_error: None,
             beats: 0,
-            // By chance, so that instances that are registered together are not read together.
+            // Random, so that instances that are registered together are not read together.
             beats_until_read: fastrand::u32(1..=BEATS_PER_READ),
             publisher: StatePublisher::new(),
         }
     }
 
-    /// Counts a heartbeat. True if the instance is to be read now.
+    /// Counts a beat. Returns whether the instance is to be read now.
     pub(super) fn count_down_to_read(&mut self) -> bool {
         self.beats_until_read -= 1;
         let is_due = self.beats_until_read == 0;
@@ -81,8 +82,8 @@ impl DesiredInstance {
         is_due
     }
 
-    /// What is to be registered instead of the next beat in `epoch`, if anything. Only the epoch that knows the instance is
-    /// asked to restore values: another one has never seen the change that failed.
+    /// The values to register instead of the next beat in `epoch`, if any. Former values are restored only in the epoch
+    /// that knows the instance: in another epoch the server has not seen the change that failed.
     pub(crate) fn to_register(&self, epoch: u64) -> Option<Rc<Instance>> {
         if self.known_to == Some(epoch) && !self.is_expired() {
             self.restore.clone()
@@ -91,7 +92,7 @@ impl DesiredInstance {
         }
     }
 
-    /// Whether servers have removed it for want of beats.
+    /// Whether servers have removed the instance because its beats are missing.
     fn is_expired(&self) -> bool {
         self.instance.ephemeral && self.has_been_silent_for(self.instance.delete_timeout())
     }
@@ -100,7 +101,7 @@ impl DesiredInstance {
         self.last_success.is_some_and(|last| last.elapsed() >= time)
     }
 
-    /// Where there is one.
+    /// Replaces the Heartbeat, if the instance has one.
     pub(crate) fn replace_heartbeat(&mut self, start: impl FnOnce() -> Addr<Heartbeat>) {
         if let Some(heartbeat) = &mut self.heartbeat {
             stop(Some(heartbeat));
@@ -108,7 +109,7 @@ impl DesiredInstance {
         }
     }
 
-    /// A server took a registration that was sent in `epoch`.
+    /// A server accepted a registration that was sent in `epoch`.
     pub(crate) fn registered(&mut self, epoch: u64) {
         Rc::make_mut(&mut self.instance).healthy = true;
         self.known_to = Some(epoch);
@@ -117,20 +118,20 @@ impl DesiredInstance {
         self.succeeded();
     }
 
-    /// A server took a beat.
-    pub(crate) fn beaten(&mut self) {
+    /// A server accepted a beat.
+    pub(crate) fn beat_accepted(&mut self) {
         self.beats += 1;
         self.succeeded();
     }
 
-    /// A server took a registration or a beat.
+    /// A server accepted a registration or a beat.
     pub(crate) fn succeeded(&mut self) {
         self.state = InstanceState::Registered;
         self.last_success = Some(Instant::now());
         self.last_error = None;
     }
 
-    /// The server does not know the instance, although it took its registration.
+    /// The server has forgotten the instance.
     pub(crate) fn forgotten(&mut self) {
         self.state = InstanceState::Lost;
         self.known_to = None;
@@ -146,17 +147,18 @@ impl DesiredInstance {
         self.last_error = Some(error.clone());
     }
 
-    /// Whether servers call it unhealthy, and may have given it up, for want of beats.
+    /// Whether servers consider the instance unhealthy, or have removed it, because its beats are missing.
     pub(crate) fn is_late(&self) -> bool {
         self.has_been_silent_for(self.instance.heartbeat_timeout())
     }
 }
 
-/// What a server may have although nobody wants it, or nobody wants it yet: registering the instance is under way or
-/// failed, or deregistering it failed.
+/// An instance that a server may have although the application does not want it, or not yet: its registration is under
+/// way or failed, or deregistering it failed.
 pub(crate) struct Leftover {
     pub(crate) ephemeral: bool,
-    /// Deregisters it; none while the operation is under way, and when the servers reject that.
+    /// Deregisters the instance in the background. `None` while an operation is under way, and when a server rejects
+    /// deregistering.
     pub(crate) heartbeat: Option<Addr<Heartbeat>>,
 }
 
@@ -178,26 +180,25 @@ fn stop(heartbeat: Option<&Addr<Heartbeat>>) {
     }
 }
 
-/// What is wanted, and what has to go. Changed only by whoever holds the instance's [`Turn`].
+/// All desired instances and leftovers. Only the holder of an instance's [`Turn`] changes its entries.
 ///
-/// Asked by `&Arc<InstanceKey>`, and not by what is in it: where it is the same one, its strings are not compared.
+/// Keys are `&Arc<InstanceKey>`: comparing the same `Arc` does not compare its strings.
 #[derive(Default)]
 pub(crate) struct DesiredInstances {
-    /// Boxed, since a hash map keeps up to twice as many places as it needs.
+    /// Boxed to save memory: a hash map may allocate twice as many slots as it has entries.
     wanted: RefCell<HashMap<Arc<InstanceKey>, Box<DesiredInstance>, FastHash>>,
-    /// See [`Leftover`].
     leftovers: RefCell<HashMap<Arc<InstanceKey>, Leftover, FastHash>>,
     turns: Rc<Turns>,
 }
 
 impl DesiredInstances {
-    /// Queues behind everything that was asked for this instance before.
+    /// Queues behind every earlier message about this instance.
     pub(crate) fn queue(&self, key: &Arc<InstanceKey>) -> Turn {
         self.turns.take(key, true)
     }
 
-    /// As [`queue`](DesiredInstances::queue), for what leaves the instance registered as the kind that it is. Heartbeats do
-    /// not wait for it: it may last as long as an operation may.
+    /// Like [`queue`](DesiredInstances::queue), for a change that leaves the instance registered, as ephemeral or
+    /// persistent as it was. A change may last as long as an operation may, so beats do not wait for it.
     pub(crate) fn queue_change(&self, key: &Arc<InstanceKey>) -> Turn {
         self.turns.take(key, false)
     }
@@ -212,7 +213,8 @@ impl DesiredInstances {
         }
     }
 
-    /// Takes the place of an older one, whose Heartbeat ends, and whose registrations speak of the new one from now on.
+    /// Adds the instance, or replaces it. A replaced instance's Heartbeat ends, and each existing `Registration` reports
+    /// the new one from now on.
     pub(crate) fn insert(&self, mut desired: DesiredInstance) {
         if let Some(mut former) = self.remove(&desired.key) {
             std::mem::swap(&mut former.publisher, &mut desired.publisher);
@@ -221,7 +223,7 @@ impl DesiredInstances {
         self.wanted.borrow_mut().insert(desired.key.clone(), Box::new(desired));
     }
 
-    /// Forgets the instance and ends its Heartbeat.
+    /// Removes the instance and ends its Heartbeat.
     pub(crate) fn remove(&self, key: &Arc<InstanceKey>) -> Option<Box<DesiredInstance>> {
         let desired = self.wanted.borrow_mut().remove(key)?;
         stop(desired.heartbeat.as_ref());
@@ -240,7 +242,7 @@ impl DesiredInstances {
         self.leftovers.borrow_mut().get_mut(key).map(read)
     }
 
-    /// The keys of all instances that are wanted, have to go, or are about to be the one or the other.
+    /// The keys of all desired instances, of all leftovers, and of all instances with a message under way.
     pub(crate) fn keys(&self) -> Vec<Arc<InstanceKey>> {
         let mut keys: HashSet<_, FastHash> = self.wanted.borrow().keys().cloned().collect();
         keys.extend(self.leftovers.borrow().keys().cloned());
@@ -248,7 +250,6 @@ impl DesiredInstances {
         keys.into_iter().collect()
     }
 
-    /// All Heartbeats.
     pub(crate) fn heartbeats(&self) -> Vec<Addr<Heartbeat>> {
         let (wanted, leftovers) = (self.wanted.borrow(), self.leftovers.borrow());
         let wanted = wanted.values().filter_map(|desired| desired.heartbeat.clone());
@@ -266,14 +267,15 @@ impl DesiredInstances {
 
 /// The turns of one instance that have not ended.
 struct Queue {
-    /// The number of the last turn, and its end.
+    /// The number of the last turn.
     last: u64,
+    /// Resolves when the last turn ends.
     ended: oneshot::Receiver<()>,
-    /// How many turns no heartbeat may pass.
+    /// How many turns a beat must wait for.
     exclusive: usize,
 }
 
-/// For each instance, the queue of those that talk to the server about it.
+/// The queue of each instance: whoever talks to the server about an instance waits there, first come, first served.
 #[derive(Default)]
 struct Turns {
     queues: RefCell<HashMap<Arc<InstanceKey>, Queue, FastHash>>,
@@ -303,8 +305,8 @@ impl Turns {
     }
 }
 
-/// A turn in the queue of one instance. The application's messages take it when the mailbox takes them, a beat when it can be
-/// sent. Dropping it lets the next one go.
+/// A place in the queue of one instance. An application's message takes it when the mailbox receives the message, a
+/// beat when it has a permit. Dropping a turn starts the next one.
 pub(crate) struct Turn {
     turns: Rc<Turns>,
     key: Arc<InstanceKey>,
@@ -312,7 +314,7 @@ pub(crate) struct Turn {
     is_exclusive: bool,
     is_behind_exclusive: bool,
     before: Option<oneshot::Receiver<()>>,
-    /// Dropped with the turn, however that ends; that is what the next one waits for.
+    /// Dropped with the turn. The next turn waits for that.
     _ends: oneshot::Sender<()>,
 }
 
@@ -321,13 +323,12 @@ impl Turn {
         self.before.is_some()
     }
 
-    /// Whether a heartbeat may pass all turns before.
+    /// Whether a beat may overtake all turns before this one.
     pub(crate) fn is_behind_changes_only(&self) -> bool {
         self.is_behind_others() && !self.is_behind_exclusive
     }
 
-    /// Ends the turn of a heartbeat that has passed those before. Whoever comes later still waits for them, other heartbeats
-    /// do not.
+    /// Ends the turn of a beat that has overtaken the turns before it. Later turns still wait for those, but beats do not.
     pub(crate) fn end_after_others(mut self) {
         self.give_up_exclusion();
         actix_rt::spawn(async move { self.come().await });
@@ -341,10 +342,10 @@ impl Turn {
         }
     }
 
-    /// Waits until everybody before has gone.
+    /// Waits until all turns before this one have ended.
     pub(crate) async fn come(&mut self) {
         if let Some(before) = self.before.take() {
-            // An error is the sender's drop: the only way in which turns end.
+            // The error says that the sender was dropped, which is how turns end.
             let _ = before.await;
         }
     }
@@ -384,7 +385,7 @@ pub(super) mod tests {
         let desired = registered(true);
         assert_eq!(desired.to_register(7), None);
         let again = desired.to_register(8).expect("another epoch does not know it");
-        assert!(again.healthy, "later registrations do not turn it unhealthy");
+        assert!(again.healthy, "later registrations do not make it unhealthy");
     }
 
     #[actix::test]
@@ -426,7 +427,7 @@ pub(super) mod tests {
         desired.failed(&Error::Unauthorized { operation, server, reason });
         assert_eq!(desired.state, InstanceState::Rejected);
         desired.failed(&unreachable);
-        assert_eq!(desired.state, InstanceState::Rejected, "nobody has taken it since");
+        assert_eq!(desired.state, InstanceState::Rejected, "no server has accepted it since");
         desired.succeeded();
         assert_eq!(desired.state, InstanceState::Registered);
         let mut pending = DesiredInstance::new(key(1), Instance::new("127.0.0.7", 1), None);

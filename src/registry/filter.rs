@@ -1,4 +1,4 @@
-//! Which instances of which service a message is about.
+//! Which service a message is about, and which clusters of the service.
 
 use crate::{
     discovery::subscriber::SubscriptionKey,
@@ -6,7 +6,7 @@ use crate::{
     model::service::{cluster_filter, ServiceRef},
 };
 
-/// Names what to list or to watch, as the caller wrote it.
+/// The service and the clusters to list or to watch, as the caller wrote them.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Filter {
     pub(super) service: ServiceRef,
@@ -19,24 +19,32 @@ impl Filter {
         Filter { service: service.into(), group: None, clusters: Vec::new() }
     }
 
+    /// Checks the names. Filters with the same meaning give the same key.
     pub(super) fn resolve(&self) -> Result<SubscriptionKey, Error> {
         let service = self.service.resolve(self.group.as_deref())?;
         Ok(SubscriptionKey { service, clusters: cluster_filter(&self.clusters)? })
     }
 }
 
-/// The setters of everything that lists or watches.
-macro_rules! filter_setters {
-    () => {
-        /// The group of the service. Default: the one of a [`ServiceName`](crate::ServiceName) or in `GROUP@@service`, else
-        /// `DEFAULT_GROUP`.
+/// The setter for the group of the service that is named in `field`.
+macro_rules! group_setter {
+    ($field:ident) => {
+        /// Sets the group of the service. Default: the group in a [`ServiceName`](crate::ServiceName) or in
+        /// `GROUP@@service`, otherwise `DEFAULT_GROUP`. Naming two different groups is an error.
         #[must_use]
         pub fn group(mut self, group: impl Into<String>) -> Self {
-            self.filter.group = Some(group.into());
+            self.$field.group = Some(group.into());
             self
         }
+    };
+}
 
-        /// Only these clusters. Default: all.
+/// The setters of every message with a [`Filter`].
+macro_rules! filter_setters {
+    () => {
+        $crate::registry::filter::group_setter!(filter);
+
+        /// Selects only the instances in these clusters. Default: all clusters. Several calls add up.
         #[must_use]
         pub fn clusters<C: Into<String>>(mut self, clusters: impl IntoIterator<Item = C>) -> Self {
             self.filter.clusters.extend(clusters.into_iter().map(Into::into));
@@ -46,3 +54,4 @@ macro_rules! filter_setters {
 }
 
 pub(super) use filter_setters;
+pub(super) use group_setter;

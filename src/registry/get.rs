@@ -1,4 +1,4 @@
-//! Reading one instance.
+//! The message that reads one instance.
 
 use std::sync::Arc;
 
@@ -19,14 +19,33 @@ use crate::{
     },
 };
 
-/// Reads one instance, as the server has it now: also what somebody else changed of an instance that this Registry
-/// registered. What this Registry wrote within the last 2 s is part of it: since Nacos 2 servers show a change only after
-/// half a second. It does not wait for messages that are under way: sent before the answer to another message, it may show the
-/// state before that message.
+/// Reads one instance as the server has it now, including what others changed of an instance that this Registry
+/// registered.
+///
+/// Changes that this Registry wrote within the last 2 s are included, even if the server does not show them yet. The
+/// message does not wait for messages that are under way: the result may be the state before them.
+///
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080).weight(2.0)).await??;
+/// let instance = registry.send(GetInstance::new("orders", "127.0.0.7", 8080)).await??;
+/// assert_eq!((instance.authority(), instance.weight), ("127.0.0.7:8080".into(), 2.0));
+///
+/// let missing = registry.send(GetInstance::new("orders", "127.0.0.7", 9999)).await?;
+/// assert!(matches!(missing, Err(Error::NotFound { .. })));
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// [`Error::NotFound`], which on servers without such a request (Nacos 3) says that the instance may also be disabled;
-/// [`Error::InvalidInput`] naming the field; what the server says.
+/// - [`Error::NotFound`] if the server has no such instance. Nacos 3 can only be asked for lists, which leave out
+///   disabled instances; then `may_be_disabled` is true.
+/// - [`Error::InvalidInput`] if a value is invalid. Correct the field that the error names.
+/// - The error of the last attempt, or the error that the server answered: see [`Error`].
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<Instance, Error>")]
 pub struct GetInstance {
@@ -34,13 +53,19 @@ pub struct GetInstance {
 }
 
 impl GetInstance {
-    /// Reads `ip:port` of `service` (or `GROUP@@service`).
+    /// Reads `ip:port` of `service`, which may be written `GROUP@@service`.
     pub fn new(service: impl Into<ServiceRef>, ip: impl Into<String>, port: u16) -> Self {
-        GetInstance { target: Target::new(service, ip, port) }
+        Self::of(Target::new(service, ip, port), None)
+    }
+
+    fn of(target: Target, _: Option<Instance>) -> Self {
+        GetInstance { target }
     }
 
     target_setters!();
 }
+
+target_conversions!(GetInstance);
 
 impl Handler<GetInstance> for Registry {
     type Result = ResponseFuture<Result<Instance, Error>>;
@@ -54,28 +79,20 @@ impl Shared {
     async fn read(&self, key: &Arc<InstanceKey>) -> Result<Instance, Error> {
         let desired = self.desired.get(key, |desired| (desired.instance.clone(), desired.last_written));
         let written = desired.as_ref().and_then(|(_, written)| *written);
-        let told = self.nacos.current(key, written, self.nacos.patience()).await.map(|current| current.instance);
-        let present = self.recent_writes.applied_to(key, told);
+        let shown = self.nacos.current(key, written, self.nacos.patience()).await.map(|current| current.instance);
+        let present = self.recent_writes.applied_to(key, shown);
         let Some((wanted, _)) = desired else { return present };
         match present {
             Ok(present) => Ok(Instance { ephemeral: wanted.ephemeral, ..present }),
-            // Lists do not show what this application has disabled.
+            // Lists leave out an instance that this application has disabled.
             Err(Error::NotFound { may_be_disabled: true, .. }) if !wanted.enabled => Ok((*wanted).clone()),
             Err(Error::NotFound { .. }) if self.may_not_show_yet(written) => Ok((*wanted).clone()),
             Err(error) => Err(error),
         }
     }
 
-    /// Whether servers may not show an instance yet that was registered at this time.
+    /// Whether an instance was registered at `written` so recently that a server may not show it yet.
     fn may_not_show_yet(&self, written: Option<Instant>) -> bool {
         !self.nacos.is_disabled() && written.is_some_and(|written| written.elapsed() < REMEMBERED_FOR)
     }
 }
-
-impl GetInstance {
-    fn of(target: Target, _: Option<Instance>) -> Self {
-        GetInstance { target }
-    }
-}
-
-target_conversions!(GetInstance);

@@ -1,6 +1,5 @@
-//! The Heartbeat actor: keeps one registered instance alive.
+//! The Heartbeat actor, which keeps one registered instance alive.
 
-use crate::model::heartbeat::DEFAULT_INTERVAL;
 use std::{sync::Arc, time::Duration};
 
 use actix::{
@@ -12,35 +11,38 @@ use actix_rt::time::Instant;
 use crate::{
     config::LONGEST_DURATION,
     error::Error,
-    model::{heartbeat::HeartbeatReply, instance::InstanceKey},
+    model::{
+        heartbeat::{HeartbeatReply, DEFAULT_INTERVAL},
+        instance::InstanceKey,
+    },
     runtime::timer_grid::Grid,
 };
 
-/// The longest pause after a beat that failed.
+/// The longest pause after the first failed beat.
 const FIRST_RETRY: Duration = Duration::from_secs(3);
-/// The longest pause after a beat that failed again, for instances that beat less often than that.
+/// The longest pause after each further failed beat. Matters only for instances with a longer beat interval.
 const LATER_RETRY: Duration = Duration::from_secs(30);
 
-/// Asks the Registry for one sign of life of a registered instance. The Registry decides what to send: a beat, or a
-/// registration with the values that are wanted now.
+/// Asks the Registry to keep a registered instance alive. The Registry decides what to send: a beat, or a registration
+/// with the values desired now.
 #[derive(Debug, Clone, PartialEq, Message)]
-#[rtype(result = "Result<Beaten, Error>")]
+#[rtype(result = "Result<BeatOutcome, Error>")]
 pub(crate) struct Beat {
     pub(crate) key: Arc<InstanceKey>,
-    /// The key alone, without the values: the server said that it knows such beats.
+    /// Whether to send the key without the values, because the server has said that it accepts such beats.
     pub(crate) light: bool,
     /// The time between two beats of this instance.
     pub(crate) interval: Duration,
 }
 
-/// What became of a [`Beat`].
+/// The outcome of a [`Beat`].
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Beaten {
-    /// The server took the beat.
-    Taken(HeartbeatReply),
+pub(crate) enum BeatOutcome {
+    /// The server accepted the beat.
+    Accepted(HeartbeatReply),
     /// The instance was registered again instead.
     Registered,
-    /// Nobody wants the instance any more, or it is persistent: no more beats.
+    /// The instance is not desired any more, or it is persistent. The Heartbeat ends.
     NotWanted,
 }
 
@@ -49,25 +51,27 @@ pub(crate) enum Beaten {
 #[rtype(result = "()")]
 pub(crate) struct StopBeating;
 
-/// Sends a [`Beat`] at every interval, and obeys the answer. One per registered ephemeral instance.
+/// Sends a [`Beat`] to the Registry once per interval, and follows the interval in the answers. One for each registered
+/// ephemeral instance, and for each persistent instance that waits to be registered.
 ///
-/// All its beats are due at the same random part of the interval, its phase: instances that are registered together, or
-/// that come back together after an outage, do not beat together. Only failed beats are repeated sooner.
+/// All beats of an instance are due at the same random part of the interval, its phase. So instances that are
+/// registered together, or that come back together after an outage, do not beat together. Only a failed beat is
+/// repeated sooner.
 ///
-/// It ends on [`StopBeating`], when told that nobody wants the instance, and when the Registry, which it holds weakly, has
-/// ended. It knows a recipient, not HTTP.
+/// The Heartbeat ends on [`StopBeating`], when the answer is [`BeatOutcome::NotWanted`], and when the Registry has
+/// ended, to which it holds a weak recipient. It knows nothing of HTTP.
 pub(crate) struct Heartbeat {
     key: Arc<InstanceKey>,
     registry: WeakRecipient<Beat>,
     interval: Duration,
-    /// What the instance's metadata demands: its timeouts on the server fit to no longer interval.
+    /// The interval in the instance's metadata. A longer one would not fit its timeouts on the server.
     longest_interval: Duration,
     light: bool,
-    /// The part of the interval at which its beats are due, from 0 to 1.
+    /// The part of the interval at which the beats are due, from 0 to 1.
     phase: f64,
     /// Failed beats since the last success.
     failures: u32,
-    /// When the next beat is due; the timer is set for the grid point after it.
+    /// When the next beat is due. The timer fires at the grid point after that.
     due: Instant,
     grid: Grid,
 }
@@ -85,14 +89,14 @@ impl Heartbeat {
         Heartbeat { key, registry, interval, longest_interval, light: false, phase, failures: 0, due, grid }
     }
 
-    /// Sends the first beat at once, and not in its phase.
+    /// Sends the first beat at once instead of in its phase.
     pub(crate) fn at_once(mut self) -> Self {
         self.due = Instant::now();
         self
     }
 
     fn arm(&mut self, ctx: &mut Context<Self>) {
-        // A beat in its phase may wait for others, a repeated one is urgent.
+        // A beat in its phase may wait for the coarse grid. A repeated beat is urgent.
         let interval = if self.failures > 0 { FIRST_RETRY.min(self.interval) } else { self.interval };
         ctx.run_later(self.grid.wait_for(self.due, interval), Self::beat);
     }
@@ -100,22 +104,22 @@ impl Heartbeat {
     fn beat(&mut self, ctx: &mut Context<Self>) {
         let Some(registry) = self.registry.upgrade() else { return ctx.stop() };
         let beat = Beat { key: self.key.clone(), light: self.light, interval: self.interval };
-        let answered = registry.send(beat).into_actor(self).map(|answer, heartbeat, ctx| heartbeat.obey(answer, ctx));
+        let answered = registry.send(beat).into_actor(self).map(|answer, heartbeat, ctx| heartbeat.handle_answer(answer, ctx));
         ctx.spawn(answered);
     }
 
-    fn obey(&mut self, answer: Result<Result<Beaten, Error>, MailboxError>, ctx: &mut Context<Self>) {
+    fn handle_answer(&mut self, answer: Result<Result<BeatOutcome, Error>, MailboxError>, ctx: &mut Context<Self>) {
         match answer.map_err(Error::from).and_then(|answer| answer) {
-            Ok(Beaten::NotWanted) | Err(Error::Stopped) => return ctx.stop(),
-            Ok(Beaten::Taken(reply)) => {
+            Ok(BeatOutcome::NotWanted) | Err(Error::Stopped) => return ctx.stop(),
+            Ok(BeatOutcome::Accepted(reply)) => {
                 self.light = reply.light_beat_enabled;
                 if reply.client_beat_interval > 0 {
-                    // Some servers tell their usual interval, whatever the instance was registered with.
+                    // Some servers answer their default interval, whatever interval the instance was registered with.
                     self.interval = Duration::from_millis(reply.client_beat_interval).min(self.longest_interval);
                 }
                 self.succeeded();
             }
-            Ok(Beaten::Registered) => self.succeeded(),
+            Ok(BeatOutcome::Registered) => self.succeeded(),
             Err(error) => self.failed(&error),
         }
         self.arm(ctx);
@@ -127,12 +131,12 @@ impl Heartbeat {
     }
 
     fn next_in_phase(&self) -> Instant {
-        // Timers may be a millisecond early: the moment that was just kept must not be found again.
+        // A timer may fire a millisecond early. Then the moment that has just been served must not be found again.
         self.grid.next_in_phase(self.phase, self.interval, self.due.max(Instant::now()))
     }
 
-    /// Repeats the beat once before its turn in the phase: thousands of instances that fail together must not come back
-    /// together. A server that rejects the instance is asked no more often than one that serves it.
+    /// Repeats a failed beat after a random pause, so that thousands of instances that fail together do not come back
+    /// together. A rejected beat is not repeated before the next one is due.
     fn failed(&mut self, error: &Error) {
         self.failures += 1;
         self.due = self.next_in_phase();
@@ -155,7 +159,7 @@ impl Actor for Heartbeat {
     }
 }
 
-/// A restart loses the timer, and the answer to a beat that is under way: `started` sets the timer again.
+/// A restart loses the timer and the answer to a beat under way; `started` sets the timer again.
 impl Supervised for Heartbeat {}
 
 impl Handler<StopBeating> for Heartbeat {
@@ -179,11 +183,11 @@ mod tests {
         runtime::supervision,
     };
 
-    /// Takes beats as the Registry does, and answers what it is told.
+    /// Receives beats like the Registry, and gives prepared answers.
     struct Server {
         began: Instant,
-        answers: Vec<Result<Beaten, Error>>,
-        /// Answers nobody in this time, counted in seconds.
+        answers: Vec<Result<BeatOutcome, Error>>,
+        /// Fails every beat in this time, in seconds since the start.
         down: Range<u64>,
         beats: Vec<(Duration, bool)>,
     }
@@ -193,7 +197,7 @@ mod tests {
     }
 
     impl Handler<Beat> for Server {
-        type Result = Result<Beaten, Error>;
+        type Result = Result<BeatOutcome, Error>;
 
         fn handle(&mut self, beat: Beat, _: &mut Context<Self>) -> Self::Result {
             let time = self.began.elapsed();
@@ -220,8 +224,8 @@ mod tests {
         }
     }
 
-    fn taken(interval: u64, light: bool) -> Result<Beaten, Error> {
-        Ok(Beaten::Taken(HeartbeatReply {
+    fn taken(interval: u64, light: bool) -> Result<BeatOutcome, Error> {
+        Ok(BeatOutcome::Accepted(HeartbeatReply {
             client_beat_interval: interval,
             code: 10200,
             light_beat_enabled: light,
@@ -229,7 +233,7 @@ mod tests {
         }))
     }
 
-    fn down() -> Result<Beaten, Error> {
+    fn down() -> Result<BeatOutcome, Error> {
         let (operation, server) = (crate::error::Operation::Beat, "a:1".into());
         Err(Error::Unreachable { operation, server, reason: "refused".into() })
     }
@@ -238,13 +242,13 @@ mod tests {
         Arc::new(InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("127.0.0.7", 80)))
     }
 
-    /// Stops the clock and begins the same draws in every run.
+    /// Pauses the clock, and makes random numbers the same in every run.
     fn prepare() {
         tokio::time::pause();
         fastrand::seed(1);
     }
 
-    fn server(answers: Vec<Result<Beaten, Error>>, down: Range<u64>) -> Addr<Server> {
+    fn server(answers: Vec<Result<BeatOutcome, Error>>, down: Range<u64>) -> Addr<Server> {
         Server { began: Instant::now(), answers, down, beats: vec![] }.start()
     }
 
@@ -253,7 +257,7 @@ mod tests {
         supervision::start(change(heartbeat), 1, slog::Logger::root(slog::Discard, slog::o!()))
     }
 
-    fn begin(answers: Vec<Result<Beaten, Error>>) -> (Addr<Server>, Addr<Heartbeat>) {
+    fn begin(answers: Vec<Result<BeatOutcome, Error>>) -> (Addr<Server>, Addr<Heartbeat>) {
         prepare();
         let server = server(answers, 0..0);
         let heartbeat = start(&server, Grid::new(), |heartbeat| heartbeat);
@@ -327,7 +331,7 @@ mod tests {
 
     #[actix::test]
     async fn it_ends_when_nobody_wants_the_instance() {
-        let (server, heartbeat) = begin(vec![Ok(Beaten::NotWanted)]);
+        let (server, heartbeat) = begin(vec![Ok(BeatOutcome::NotWanted)]);
         assert_eq!(beats_after(&server, Duration::from_secs(60)).await.len(), 1);
         assert!(!heartbeat.connected());
     }

@@ -1,7 +1,7 @@
-//! Messages that register an instance and deregister it.
+//! Messages that register and deregister an instance.
 //!
-//! Like all of the application's messages about one instance, each takes the instance's turn when the mailbox takes the
-//! message: so they reach the server in this order.
+//! Like every message about one instance, these take the instance's turn as soon as the mailbox receives them. So they
+//! reach the server in the order in which they were sent.
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -12,10 +12,10 @@ use super::{
     actor::Registry,
     desired::{DesiredInstance, Turn},
     instance_state::{InstanceState, InstanceStateChanged},
-    metadata::metadata_setters,
     registration::Registration,
     shared::Shared,
     target::{target_conversions, target_setters, Target},
+    values::{initial_values, value_setters},
 };
 use crate::{
     client::Patience,
@@ -26,16 +26,37 @@ use crate::{
     },
 };
 
-/// Registers an instance and, if it is ephemeral, starts its Heartbeat. Registering again with other values makes the
-/// new values win. The answer is a [`Registration`], which tells in any thread whether the instance is registered; who does
-/// not need it drops it.
+/// Registers an instance of a service. Heartbeats then keep an ephemeral instance alive.
+///
+/// The answer is a [`Registration`], which any thread can ask whether the instance is registered. It may be dropped:
+/// the instance stays registered until [`DeregisterInstance`], [`Shutdown`](crate::Shutdown) or the end of the
+/// Registry. Registering an instance again replaces its values.
+///
+/// When a server has restarted, or another server is used, the Registry registers the instance again by itself.
+///
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// let orders = RegisterInstance::new("orders", "127.0.0.7", 8080).weight(2.0).metadata("zone", "a");
+/// let registration = registry.send(orders).await??;
+/// assert!(registration.is_registered());
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// [`Error::InvalidInput`] naming the field; what the server says, after the operation's deadline
-/// ([`Config::operation_timeout`](crate::Config::operation_timeout)) if it cannot be reached. Then nothing has changed: an
-/// instance that was not registered before does not beat, one that was goes on with its former values. A server may have
-/// applied a registration that failed. It is taken back in the background, until a server confirms that or another message
-/// for this instance replaces it.
+/// - [`Error::InvalidInput`] if a value is invalid. Nothing was sent; correct the field that the error names.
+/// - The error of the last attempt, when [`Config::operation_timeout`](crate::Config::operation_timeout) (10 s) has
+///   passed and no server has answered. Send the message again, or use
+///   [`when_reachable`](RegisterInstance::when_reachable).
+/// - The error that the server answered: see [`Error`].
+///
+/// After an error nothing has changed. An instance that was not registered before sends no heartbeats, and one that was
+/// registered keeps its former values. A server may have applied the registration all the same. Then the Registry takes
+/// it back in the background, until a server confirms that, or until another message about this instance replaces it.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<Registration, Error>")]
 pub struct RegisterInstance {
@@ -45,60 +66,67 @@ pub struct RegisterInstance {
 }
 
 impl RegisterInstance {
-    /// Registers `ip:port` as an instance of `service` (or `GROUP@@service`).
+    /// Registers `ip:port` as an instance of `service`, which may be written `GROUP@@service`.
     pub fn new(service: impl Into<ServiceRef>, ip: impl Into<String>, port: u16) -> Self {
         Self::of(Target::new(service, ip, port), None)
     }
 
+    fn of(target: Target, values: Option<Instance>) -> Self {
+        RegisterInstance { target, values: initial_values(values), when_reachable: false }
+    }
+
     target_setters!();
 
-    /// The share of calls it should get, 0 to 10,000. Default: 1.
-    #[must_use]
-    pub fn weight(mut self, weight: f64) -> Self {
-        self.values.weight = weight;
-        self
+    value_setters! {
+        /// Sets the weight, from 0 to 10,000: the share of calls that this instance gets, compared with the other
+        /// instances. Default: 1.
+        weight;
+        /// Adds one metadata entry, or replaces the entry with this key. All keys and values together must not exceed
+        /// 64 KiB. Nacos 2.3 and later accept 1,024 characters by default. Default: no metadata.
+        metadata;
+        /// Sets all metadata and discards what was set before. Default: no metadata.
+        all_metadata;
+        /// Removes one metadata entry that was set before, or that a converted [`Instance`] has.
+        without_metadata;
+        /// Sets whether the instance is ephemeral (true) or persistent (false). Heartbeats keep an ephemeral instance
+        /// alive. A persistent instance stays registered until it is deregistered, and the server checks its health.
+        /// Default: true.
+        ephemeral;
+        /// Sets whether the instance accepts calls. Servers leave disabled instances out of their lists. Default: true.
+        enabled;
     }
 
-    metadata_setters!(values.metadata, "Sets the whole metadata, instead of what was set before. Default: none.");
-
-    /// Whether it lives by heartbeats (true) or stays until it is deregistered (false). Default: true.
-    #[must_use]
-    pub fn ephemeral(mut self, ephemeral: bool) -> Self {
-        self.values.ephemeral = ephemeral;
-        self
-    }
-
-    /// Whether it takes calls; a disabled instance is in no list. Default: true.
-    #[must_use]
-    pub fn enabled(mut self, enabled: bool) -> Self {
-        self.values.enabled = enabled;
-        self
-    }
-
-    /// Whether it starts as healthy. Default: true.
+    /// Sets whether the instance is healthy when it is registered for the first time. Default: true.
     #[must_use]
     pub fn healthy(mut self, healthy: bool) -> Self {
         self.values.healthy = healthy;
         self
     }
 
-    /// The interval between its heartbeats, as `preserved.heart.beat.interval` in its metadata. Default: 5 s. A
-    /// server may answer a beat with a shorter interval, and is obeyed; a longer one does not replace it. An interval near
-    /// the server's 15 s until unhealthy wants its timeouts in the metadata, too.
+    /// Sets the interval between heartbeats, as the metadata entry `preserved.heart.beat.interval`. Default: 5 s.
+    ///
+    /// A server may ask for a shorter interval in its answers, and gets it; a longer one is ignored. Servers call an
+    /// instance unhealthy after 15 s without a heartbeat. If the interval comes near that, raise
+    /// [`HEART_BEAT_TIMEOUT`](crate::HEART_BEAT_TIMEOUT) and [`IP_DELETE_TIMEOUT`](crate::IP_DELETE_TIMEOUT) in the
+    /// metadata, too.
     #[must_use]
     pub fn heartbeat_interval(self, interval: Duration) -> Self {
         self.metadata(HEART_BEAT_INTERVAL, interval.as_millis().to_string())
     }
 
-    /// Answers at once and registers as soon as a server can be reached, instead of failing after the deadline. The
-    /// [`Registration`] tells when it is done, by [`registered_within`](Registration::registered_within) for example; so do
-    /// `GetStatus` and the log. Default: off.
+    /// Answers at once, and registers the instance as soon as a server can be reached. Default: off, the message waits
+    /// for a server and fails after [`Config::operation_timeout`](crate::Config::operation_timeout).
+    ///
+    /// [`Registration::registered_within`] waits for the registration. [`GetStatus`](crate::GetStatus) and
+    /// [`WatchInstances`](crate::WatchInstances) report the state, too.
     #[must_use]
     pub fn when_reachable(mut self) -> Self {
         self.when_reachable = true;
         self
     }
 }
+
+target_conversions!(RegisterInstance);
 
 impl Handler<RegisterInstance> for Registry {
     type Result = ResponseFuture<Result<Registration, Error>>;
@@ -146,7 +174,7 @@ impl Shared {
                 self.want(key, values, Some(epoch));
             }
             Err(error) if error.is_retryable() => self.take_back(&key, former),
-            // Rejected: nothing has changed.
+            // The server rejected the registration, so there is nothing to take back.
             Err(_) => self.desired.forget_leftover(&key),
         }
         outcome
@@ -159,8 +187,8 @@ impl Shared {
         }
     }
 
-    /// A registration failed, and may have been applied all the same: lets the instance be deregistered, or registered
-    /// with the values that it had before.
+    /// Undoes a registration that failed, since a server may have applied it: deregisters the instance in the background,
+    /// or registers it with its former values.
     fn take_back(&self, key: &Arc<InstanceKey>, former: Option<Rc<Instance>>) {
         self.deregister_in_background(key);
         if former.is_some() {
@@ -168,7 +196,8 @@ impl Shared {
         }
     }
 
-    /// The instance is wanted from now on with these values, which a server took in the epoch `known_to`, if one did.
+    /// Makes the instance part of the desired state. `known_to` is the epoch in which a server accepted these values;
+    /// `None` if no server has, then the first beat is due at once and registers the instance.
     fn want(&self, key: Arc<InstanceKey>, values: Instance, known_to: Option<u64>) {
         let is_pending = known_to.is_none();
         let needs_heartbeat = (values.ephemeral || is_pending) && !self.nacos.is_disabled();
@@ -182,7 +211,7 @@ impl Shared {
         if is_pending {
             self.desired.update(&key, |desired| desired.publisher.publish(InstanceState::Pending, None));
         }
-        // Last: a log that panics must not cost the instance its Heartbeat.
+        // Notify last: a logger that panics must not cost the instance its Heartbeat.
         match known_to {
             None => self.notify_of_state(InstanceState::Pending, &pending),
             Some(epoch) => {
@@ -195,20 +224,36 @@ impl Shared {
     }
 }
 
-/// As the server has an instance that is registered with these values.
+/// The instance as a server shows it after a registration with these values.
 pub(super) fn as_sent(instance: &Instance) -> Instance {
     Instance { metadata: instance.metadata_to_register().into_owned(), ..instance.clone() }
 }
 
-/// Stops an instance's Heartbeat and deregisters it. One that is not there is ok.
+/// Deregisters an instance and stops its heartbeats. An instance that is not registered is no error.
 ///
-/// An instance that this Registry registered is deregistered as the ephemeral or persistent one it was registered as, also
-/// when the message is sent again after an error.
+/// An instance that this Registry registered is deregistered as ephemeral or persistent, whichever it was registered
+/// as. That also holds when the message is sent again after an error.
+///
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080)).await??;
+/// registry.send(DeregisterInstance::new("orders", "127.0.0.7", 8080)).await??;
+/// assert!(registry.send(ListInstances::new("orders")).await??.hosts.is_empty());
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// [`Error::InvalidInput`] naming the field; what the server says. The Heartbeat has ended in any case: the server
-/// removes an ephemeral instance after a while without beats. Of an instance that this Registry registered, deregistering is
-/// repeated in the background until a server confirms it, rejects it, or the instance is registered again.
+/// - [`Error::InvalidInput`] if a value is invalid. Nothing was sent; correct the field that the error names.
+/// - The error of the last attempt, or the error that the server answered: see [`Error`].
+///
+/// After an error of a server the heartbeats have stopped all the same, and the server removes an ephemeral instance
+/// after 30 s without them. If this Registry registered the instance, it goes on deregistering in the background until
+/// a server confirms or rejects that, or the instance is registered again.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct DeregisterInstance {
@@ -217,20 +262,27 @@ pub struct DeregisterInstance {
 }
 
 impl DeregisterInstance {
-    /// Deregisters `ip:port` from `service` (or `GROUP@@service`).
+    /// Deregisters `ip:port` from `service`, which may be written `GROUP@@service`.
     pub fn new(service: impl Into<ServiceRef>, ip: impl Into<String>, port: u16) -> Self {
-        DeregisterInstance { target: Target::new(service, ip, port), ephemeral: true }
+        Self::of(Target::new(service, ip, port), None)
+    }
+
+    fn of(target: Target, values: Option<Instance>) -> Self {
+        DeregisterInstance { target, ephemeral: values.is_none_or(|values| values.ephemeral) }
     }
 
     target_setters!();
 
-    /// Whether somebody else's instance is ephemeral or persistent. Default: true, ephemeral.
+    /// Sets whether an instance that this Registry did not register is ephemeral (true) or persistent (false). Default:
+    /// true.
     #[must_use]
     pub fn ephemeral(mut self, ephemeral: bool) -> Self {
         self.ephemeral = ephemeral;
         self
     }
 }
+
+target_conversions!(DeregisterInstance);
 
 impl Handler<DeregisterInstance> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
@@ -268,19 +320,3 @@ impl Shared {
         outcome
     }
 }
-impl RegisterInstance {
-    fn of(target: Target, values: Option<Instance>) -> Self {
-        let values = values.unwrap_or_else(|| Instance::new("", target.port));
-        RegisterInstance { target, values: Instance { instance_id: String::new(), ..values }, when_reachable: false }
-    }
-}
-
-target_conversions!(RegisterInstance);
-
-impl DeregisterInstance {
-    fn of(target: Target, values: Option<Instance>) -> Self {
-        DeregisterInstance { target, ephemeral: values.is_none_or(|values| values.ephemeral) }
-    }
-}
-
-target_conversions!(DeregisterInstance);

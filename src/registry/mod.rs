@@ -1,4 +1,5 @@
-//! The Registry actor: owns the Nacos client, takes one message per operation, knows what should be registered and watched.
+//! The Registry actor. It owns the Nacos client, takes one message per operation, and keeps the desired state: what is
+//! to be registered, and what is subscribed to.
 
 mod actor;
 mod beats;
@@ -12,7 +13,6 @@ pub(crate) mod heartbeat;
 mod instance_state;
 mod instances;
 mod lists;
-mod metadata;
 mod modify;
 mod pushes;
 mod r_nacos;
@@ -23,6 +23,7 @@ mod shutdown;
 mod status;
 mod subscriptions;
 mod target;
+mod values;
 
 pub use self::{
     actor::Registry,

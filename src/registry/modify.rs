@@ -1,4 +1,4 @@
-//! Changing some values of an instance.
+//! The message that changes some values of an instance.
 
 use std::{rc::Rc, sync::Arc};
 
@@ -8,9 +8,9 @@ use actix_rt::time::Instant;
 use super::{
     actor::Registry,
     instances::as_sent,
-    metadata::{metadata_setters, MetadataChange},
     shared::Shared,
     target::{target_conversions, target_setters, Target},
+    values::{value_setters, ValuesChange},
 };
 use crate::{
     client::Patience,
@@ -21,70 +21,84 @@ use crate::{
     },
 };
 
-/// Changes some values of an instance; what is not given stays as it is, on every server.
+/// Changes some values of an instance. A value that is not given stays as it is, on every kind of server.
 ///
-/// The present values are read first (GET and list together, since neither tells all), then all are written. An instance
-/// that this Registry registered is registered again: what somebody else changed of it, say an operator who disabled it,
-/// stays as it is unless the message changes it, too. A server that forgot the instance gets what this application wanted,
-/// without such changes. What this Registry wrote within the last 2 s counts also where the server does not show it yet, so
-/// that changes right after each other all hold. Of somebody else's instance all values are overwritten. Nacos 2 and later lay that over what the
-/// owner registered: keys of its metadata can be added and changed there, and not be taken away.
+/// The Registry reads the present values, merges the change into them, and writes all values. It reads the instance and
+/// the list of its service at the same time, because neither has all values.
+///
+/// - **An instance that this Registry registered** is registered again with the merged values. Changes by others, for
+///   example by an operator who disabled the instance, stay unless the message changes the same value. A server that
+///   forgets the instance later receives the values that this application wanted, without the changes by others.
+/// - **An instance of somebody else** gets all its values overwritten. Nacos 2 and later treat them as an override of
+///   what the owner registered: metadata keys can be added and changed, but not removed.
+///
+/// Two changes in quick succession both hold. A server may need half a second to show a change, so the Registry
+/// remembers its own writes for 2 s.
+///
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080).metadata("zone", "a")).await??;
+/// registry.send(ModifyInstance::new("orders", "127.0.0.7", 8080).weight(0.5)).await??;
+/// let instance = registry.send(GetInstance::new("orders", "127.0.0.7", 8080)).await??;
+/// assert_eq!((instance.weight, instance.metadata["zone"].as_str()), (0.5, "a"));
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// [`Error::NotFound`]; [`Error::Unsupported`] where the server does not tell what is so now, or takes no changes;
-/// [`Error::Unauthorized`] for somebody else's instance on Nacos 3, unless the login is an administrator's: let the owner
-/// change it; [`Error::InvalidInput`] naming the field; what the server says.
+/// - [`Error::InvalidInput`] if a value is invalid. Correct the field that the error names.
+/// - [`Error::NotFound`] if the server has no such instance. Register it first.
+/// - [`Error::Unsupported`] if the server does not show all values, or does not support changes. Let the owner change
+///   the instance.
+/// - [`Error::Unauthorized`] for an instance of somebody else on Nacos 3, unless the login is an administrator's. Let
+///   the owner change the instance.
+/// - The error of the last attempt, or the error that the server answered: see [`Error`].
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct ModifyInstance {
     target: Target,
-    weight: Option<f64>,
-    metadata: MetadataChange,
-    enabled: Option<bool>,
+    values: ValuesChange,
 }
 
 impl ModifyInstance {
-    /// Changes `ip:port` of `service` (or `GROUP@@service`).
+    /// Changes `ip:port` of `service`, which may be written `GROUP@@service`.
     pub fn new(service: impl Into<ServiceRef>, ip: impl Into<String>, port: u16) -> Self {
         Self::of(Target::new(service, ip, port), None)
     }
 
+    fn of(target: Target, _: Option<Instance>) -> Self {
+        ModifyInstance { target, values: ValuesChange::default() }
+    }
+
     target_setters!();
 
-    /// Its new weight, 0 to 10,000.
-    #[must_use]
-    pub fn weight(mut self, weight: f64) -> Self {
-        self.weight = Some(weight);
-        self
+    value_setters! {
+        /// Changes the weight, from 0 to 10,000: the share of calls that this instance gets, compared with the other
+        /// instances.
+        weight;
+        /// Adds one metadata entry, or replaces the entry with this key. All keys and values together must not exceed
+        /// 64 KiB. Nacos 2.3 and later accept 1,024 characters by default.
+        metadata;
+        /// Replaces all metadata, except the keys under `preserved.`: those are changed or removed only by name.
+        all_metadata;
+        /// Removes one metadata entry.
+        without_metadata;
+        /// Changes whether the instance accepts calls. Servers leave disabled instances out of their lists.
+        enabled;
     }
 
-    metadata_setters!(
-        metadata,
-        "Sets the whole metadata, instead of all that it has but the keys under `preserved.`: those stay until they are set or \
-         removed by name. For the limits see [`ModifyInstance`]."
-    );
-
-    /// Whether it takes calls from now on.
-    #[must_use]
-    pub fn enabled(mut self, enabled: bool) -> Self {
-        self.enabled = Some(enabled);
-        self
-    }
-
-    fn apply_to(&self, instance: &Instance) -> Instance {
-        let mut changed = instance.clone();
-        changed.weight = self.weight.unwrap_or(changed.weight);
-        changed.enabled = self.enabled.unwrap_or(changed.enabled);
-        self.metadata.apply_to(&mut changed.metadata);
-        changed
-    }
-
-    /// The key, if the given values are acceptable whatever the instance is like.
+    /// Checks what can be checked without the present values of the instance.
     fn validate(&self) -> Result<Arc<InstanceKey>, Error> {
         let key = self.target.key()?;
-        self.apply_to(&Instance::new(&key.ip, key.port)).validate_values().map(|()| key)
+        self.values.apply_to(&Instance::new(&key.ip, key.port)).validate_values().map(|()| key)
     }
 }
+
+target_conversions!(ModifyInstance);
 
 impl Handler<ModifyInstance> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
@@ -96,8 +110,8 @@ impl Handler<ModifyInstance> for Registry {
                 let (mut turn, key) = taken?;
                 turn.come().await;
                 match shared.desired.get(&key, |desired| desired.instance.clone()) {
-                    Some(wanted) => shared.modify_desired(&key, &message, &wanted).await,
-                    None => shared.modify_others(&key, &message).await,
+                    Some(wanted) => shared.modify_desired(&key, &message.values, &wanted).await,
+                    None => shared.modify_others(&key, &message.values).await,
                 }
             }
         })
@@ -105,30 +119,24 @@ impl Handler<ModifyInstance> for Registry {
 }
 
 impl Shared {
-    /// Registers the instance with the change merged into what the server has now, so that it undoes no change by somebody
-    /// else. What the application wants is merged with the change alone: that is what a server gets that forgot the instance.
+    /// Registers the instance with the change merged into the values that the server has now, so that changes by others
+    /// stay. The desired values get the change alone: they are what a server receives that has forgotten the instance.
     async fn modify_desired(
         &self,
         key: &Arc<InstanceKey>,
-        change: &ModifyInstance,
+        change: &ValuesChange,
         wanted: &Instance,
     ) -> Result<(), Error> {
         let now_wanted = change.apply_to(wanted);
         now_wanted.validate_values()?;
         let patience = self.nacos.patience();
-        let so_far = self.desired.get(key, |desired| (desired.restore.clone(), desired.last_written));
-        let before = match so_far.unwrap_or_default() {
-            // The server may have a change that failed, and that is still to be taken back.
-            (Some(restore), _) => (*restore).clone(),
-            (None, Some(written)) => self.present_values(key, change, wanted, written, patience).await?,
-            (None, None) => wanted.clone(),
-        };
+        let before = self.values_before(key, change, wanted, patience).await?;
         let after = change.apply_to(&before);
         // Read before sending: the epoch may change while the request is under way.
         let epoch = self.nacos.epoch();
         if let Err(error) = self.nacos.register(&key.service, &after, patience).await {
             if error.is_retryable() {
-                // A server may have applied it.
+                // A server may have applied the change.
                 self.restore(key, Some(Rc::new(before)));
             }
             return Err(error);
@@ -139,7 +147,7 @@ impl Shared {
             desired.registered(epoch);
             let interval = desired.instance.preserved_interval();
             if desired.instance.ephemeral && interval != wanted.preserved_interval() {
-                // The next beat may be due long after the server has given the instance up.
+                // With the former interval, the next beat may be due after the server has removed the instance.
                 let heartbeat = self.new_heartbeat(key, &desired.instance);
                 desired.replace_heartbeat(|| self.start_heartbeat(heartbeat));
             }
@@ -147,60 +155,67 @@ impl Shared {
         Ok(())
     }
 
-    /// What the server has of an instance that is wanted; what is wanted where it does not have it.
+    /// The values into which a change is merged.
+    async fn values_before(
+        &self,
+        key: &Arc<InstanceKey>,
+        change: &ValuesChange,
+        wanted: &Instance,
+        patience: Patience,
+    ) -> Result<Instance, Error> {
+        let state = self.desired.get(key, |desired| (desired.restore.clone(), desired.last_written));
+        match state.unwrap_or_default() {
+            // The server may have applied a change that failed and that is not taken back yet.
+            (Some(restore), _) => Ok((*restore).clone()),
+            (None, Some(written)) => self.present_values(key, change, wanted, written, patience).await,
+            (None, None) => Ok(wanted.clone()),
+        }
+    }
+
+    /// The values that the server has of a registered instance; the desired values if the server does not have it.
     async fn present_values(
         &self,
         key: &Arc<InstanceKey>,
-        change: &ModifyInstance,
+        change: &ValuesChange,
         wanted: &Instance,
         written: Instant,
         patience: Patience,
     ) -> Result<Instance, Error> {
-        // One request where it makes no difference whether the instance is enabled now.
-        let told = match change.enabled {
+        // If the change sets `enabled`, the present value does not matter and one request is enough.
+        let shown = match change.enabled {
             Some(_) => self.nacos.told(key, patience).await,
             None => self.nacos.current(key, Some(written), patience).await.map(|current| current.instance),
         };
-        let mut present = match self.recent_writes.applied_to(key, told) {
+        let mut present = match self.recent_writes.applied_to(key, shown) {
             Err(Error::NotFound { .. }) => return Ok(wanted.clone()),
-            told => told?,
+            shown => shown?,
         };
         present.ephemeral = wanted.ephemeral;
-        // An ephemeral instance is healthy by its beats.
+        // Its heartbeats make an ephemeral instance healthy; registering it must not make it unhealthy.
         present.healthy |= wanted.ephemeral;
         wanted.forget_derived_interval(&mut present.metadata);
         Ok(present)
     }
-}
 
-impl Shared {
-    /// What cannot be learned is never written over.
-    async fn modify_others(&self, key: &Arc<InstanceKey>, change: &ModifyInstance) -> Result<(), Error> {
+    /// Overwrites all values. A value that the server does not show is never guessed: then this is an error.
+    async fn modify_others(&self, key: &Arc<InstanceKey>, change: &ValuesChange) -> Result<(), Error> {
         let patience = self.nacos.patience();
-        let told = self.nacos.current(key, None, patience).await;
-        let is_complete = told.as_ref().is_ok_and(|current| current.is_complete);
-        let mut before = self.recent_writes.applied_to(key, told.map(|current| current.instance))?;
+        let shown = self.nacos.current(key, None, patience).await;
+        let is_complete = shown.as_ref().is_ok_and(|current| current.is_complete);
+        let mut before = self.recent_writes.applied_to(key, shown.map(|current| current.instance))?;
         if !is_complete {
-            before.ephemeral = self.recent_writes.is_ephemeral(key).ok_or_else(|| self.tells_too_little(key))?;
+            before.ephemeral = self.recent_writes.is_ephemeral(key).ok_or_else(|| self.kind_not_shown(key))?;
         }
         let after = change.apply_to(&before);
-        // What it has already may be more than we would register: only the given values were checked.
+        // Only the values of the message were checked. Those that somebody else registered may exceed our limits.
         self.nacos.overwrite(&key.service, &after, patience).await?;
         self.recent_writes.changed(key, before, after);
         Ok(())
     }
 
-    fn tells_too_little(&self, key: &InstanceKey) -> Error {
+    fn kind_not_shown(&self, key: &InstanceKey) -> Error {
         let server = self.nacos.servers().current().map_or_else(String::new, |server| server.name.clone());
-        let reason = format!("it does not tell whether {key}, which is disabled, is ephemeral");
+        let reason = format!("it does not show whether {key}, which is disabled, is ephemeral or persistent");
         Error::Unsupported { operation: Operation::Modify, server, reason }
     }
 }
-
-impl ModifyInstance {
-    fn of(target: Target, _: Option<Instance>) -> Self {
-        ModifyInstance { target, weight: None, metadata: MetadataChange::default(), enabled: None }
-    }
-}
-
-target_conversions!(ModifyInstance);

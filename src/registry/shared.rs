@@ -1,4 +1,4 @@
-//! The Registry's state that outlives one handler, and how its futures are guarded.
+//! The state that the Registry shares with the futures of its handlers, and how these futures are run.
 
 use std::{
     future::Future,
@@ -30,7 +30,7 @@ use crate::{
     },
 };
 
-/// The Registry's state, beyond one handler.
+/// The state of a Registry, shared with the futures of its handlers and with its background tasks.
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) nacos: Rc<Nacos>,
@@ -42,32 +42,33 @@ pub(crate) struct Shared {
     pub(super) server_kind: ServerKind,
     pub(super) recent_writes: Rc<RecentWrites>,
     pub(crate) grid: Grid,
-    /// The Registry, for its Heartbeats.
-    pub(super) heartbeats_ask: WeakRecipient<Beat>,
-    /// Of our Heartbeats: as many as there are connections, so that an application's own requests wait behind few.
-    pub(super) beats_under_way: Semaphore,
-    pub(crate) began: std::time::Instant,
-    /// On a thread of its own: whoever asks is in another one.
-    pub(super) is_apart: bool,
+    /// The Registry, for its Heartbeat actors. Weak, so that they do not keep the Registry alive.
+    pub(super) beat_recipient: WeakRecipient<Beat>,
+    /// Limits the beats under way to the number of connections, so that an application's own requests wait behind few
+    /// beats.
+    pub(super) beat_permits: Semaphore,
+    pub(crate) started_at: std::time::Instant,
+    /// Whether the Registry has a thread of its own, so that callers wait in other threads.
+    pub(super) has_own_thread: bool,
     pub(crate) log: Logger,
     pub(super) phase: watch::Sender<Phase>,
 }
 
-/// How far a Registry has come, in this order.
+/// The phases of a Registry, in the order in which it goes through them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     Serving,
-    /// A `Shutdown` was taken, or the last address is gone: new messages are refused.
+    /// A `Shutdown` was received, or the last address was dropped. New messages are answered with `Stopped`.
     Closing,
-    /// All is deregistered, or the deadline has passed: operations that are under way are given up.
+    /// Everything is deregistered, or the deadline has passed. Operations under way are abandoned.
     Offline,
-    /// Polls are given up, too, and the thread ends.
+    /// Polls are abandoned, too, and the thread ends.
     Ended,
 }
 
 impl Shared {
-    /// `heartbeats_ask`: the Registry that the state belongs to. `is_apart`: whether it has a thread of its own.
-    pub(super) fn new(config: Config, heartbeats_ask: WeakRecipient<Beat>, is_apart: bool) -> Result<Self, Error> {
+    /// State for a Registry without instances and subscriptions. `beat_recipient` is the Registry itself.
+    pub(super) fn new(config: Config, beat_recipient: WeakRecipient<Beat>, has_own_thread: bool) -> Result<Self, Error> {
         let log = config.logger.clone();
         Ok(Shared {
             nacos: Rc::new(Nacos::new(&config)?),
@@ -79,22 +80,23 @@ impl Shared {
             server_kind: ServerKind::default(),
             recent_writes: Rc::default(),
             grid: Grid::new(),
-            heartbeats_ask,
-            beats_under_way: Semaphore::new(config.max_connections),
-            began: std::time::Instant::now(),
-            is_apart,
+            beat_recipient,
+            beat_permits: Semaphore::new(config.max_connections),
+            started_at: std::time::Instant::now(),
+            has_own_thread,
             phase: watch::channel(Phase::Serving).0,
             config,
             log,
         })
     }
 
-    /// Whether it has come so far.
+    /// Whether the Registry has reached `phase`.
     pub(super) fn is_in(&self, phase: Phase) -> bool {
         *self.phase.borrow() >= phase
     }
 
-    /// Gives `work` up when the Registry is in the phase `last`, and answers for it when it panics.
+    /// Runs `work` until the Registry reaches the phase `last`, then answers [`Error::Stopped`]. Turns a panic into
+    /// [`Error::Panicked`].
     pub(super) async fn catch_panics<T, F>(
         &self,
         operation: Operation,
@@ -105,20 +107,20 @@ impl Shared {
         F: Future<Output = Result<T, Error>>,
     {
         let mut phases = self.phase.subscribe();
-        let catch_panics = AssertUnwindSafe(work).catch_unwind();
+        let caught = AssertUnwindSafe(work).catch_unwind();
         let ended = phases.wait_for(|phase| *phase >= last);
-        pin_mut!(catch_panics, ended);
-        // The end first: whoever is told `Stopped` must not find the operation in effect a moment later.
-        let Either::Right((outcome, _)) = select(ended, catch_panics).await else { return Err(Error::Stopped) };
+        pin_mut!(caught, ended);
+        // Poll the end first: an operation that is answered with `Stopped` must not take effect a moment later.
+        let Either::Right((outcome, _)) = select(ended, caught).await else { return Err(Error::Stopped) };
         outcome.unwrap_or_else(|panic| Err(panicked(&self.log, operation, &*panic)))
     }
 
-    /// What runs beside the actor. Each holds the shared weakly.
+    /// Starts the tasks that run beside the actor. They do not keep the shared state alive.
     pub(super) fn spawn_background_tasks(self: &Rc<Self>) {
         let recent_writes = self.recent_writes.clone();
         self.spawn_background_task(move || recent_writes.clone().forget_in_time());
         if self.nacos.is_disabled() {
-            info!(self.log, "no registry: configured as disabled, nothing is registered and every list is empty");
+            info!(self.log, "registry is disabled, nothing is registered and all lists are empty");
             return;
         }
         let servers = self.nacos.servers().clone();
@@ -133,11 +135,11 @@ impl Shared {
         }
     }
 
-    /// Runs a chore until the Registry ends, whatever it waits for then; begins it anew after a panic.
-    fn spawn_background_task<F: Future<Output = ()>>(&self, chore: impl Fn() -> F + 'static) {
+    /// Runs a task until the Registry ends, even if the task is waiting then. Starts it again after a panic.
+    fn spawn_background_task<F: Future<Output = ()>>(&self, task: impl Fn() -> F + 'static) {
         let (mut phases, log) = (self.phase.subscribe(), self.log.clone());
         actix_rt::spawn(async move {
-            let work = supervise_task(chore, &log);
+            let work = supervise_task(task, &log);
             let ended = phases.wait_for(|phase| *phase >= Phase::Ended);
             pin_mut!(work, ended);
             select(work, ended).await;
@@ -145,8 +147,8 @@ impl Shared {
     }
 }
 
-/// What a new epoch does, besides what each heartbeat does by itself: an instance that an older epoch knows is registered
-/// instead of its next beat.
+/// Does what a new epoch requires: polls every list soon, and registers persistent instances again. Ephemeral instances
+/// register again by themselves, instead of their next beat.
 async fn recover(shared: Weak<Shared>, mut epochs: watch::Receiver<u64>) {
     while epochs.changed().await.is_ok() {
         let Some(shared) = shared.upgrade() else { return };
@@ -157,7 +159,8 @@ async fn recover(shared: Weak<Shared>, mut epochs: watch::Receiver<u64>) {
     }
 }
 
+/// Logs a panic in an operation, and gives the error that answers it.
 pub(super) fn panicked(log: &Logger, operation: Operation, panic: &(dyn std::any::Any + Send)) -> Error {
-    let message = log_panic(log, "an operation panicked", operation, panic);
+    let message = log_panic(log, "operation panicked", operation, panic);
     Error::Panicked { operation, message }
 }

@@ -123,7 +123,7 @@ impl Handler<GetStatus> for Registry {
             let mut instances = Vec::new();
             shared.desired.for_each(|desired| instances.push(InstanceStatus::of(desired)));
             Ok(RegistryStatus {
-                uptime_ms: shared.began.elapsed().as_millis() as u64,
+                uptime_ms: shared.started_at.elapsed().as_millis() as u64,
                 connection: shared.nacos.connection(),
                 servers: shared.server_status(),
                 session: shared.session_status(),

@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// Names one instance as the caller wrote it.
+/// The name of one instance, as the caller wrote it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Target {
     pub(super) service: ServiceRef,
@@ -18,7 +18,7 @@ pub(super) struct Target {
     pub(super) cluster: String,
     pub(super) ip: String,
     pub(super) port: u16,
-    /// Known from a list or a status: its address is what it is, though nobody could call it.
+    /// The name comes from a list or a status. Then its address is accepted even if it could not be registered.
     is_known: bool,
 }
 
@@ -28,6 +28,7 @@ impl Target {
         Target { service, group: None, cluster, ip, port, is_known: false }
     }
 
+    /// Checks the name.
     pub(super) fn key(&self) -> Result<Arc<InstanceKey>, Error> {
         let service = self.service.resolve(self.group.as_deref())?;
         let key = InstanceKey { service, cluster: self.cluster.clone(), ip: self.ip.clone(), port: self.port };
@@ -39,11 +40,11 @@ impl Target {
         Ok(Arc::new(key))
     }
 
-    /// The instance with these values, whose own name of its place counts for nothing.
+    /// Checks the name and the values. The instance gets this name, whatever name `values` has.
     pub(super) fn with_values(self, values: Instance) -> Result<(Arc<InstanceKey>, Instance), Error> {
         let service = self.service.resolve(self.group.as_deref())?;
-        let instance =
-            Instance { ip: self.ip, cluster_name: self.cluster, service_name: service.to_string(), ..values };
+        let Target { cluster: cluster_name, ip, port, .. } = self;
+        let instance = Instance { ip, port, cluster_name, service_name: service.to_string(), ..values };
         instance.validate()?;
         Ok((Arc::new(InstanceKey::of(&service, &instance)), instance))
     }
@@ -55,7 +56,8 @@ impl From<InstanceKey> for Target {
     }
 }
 
-/// Makes a message from whatever names an instance, by its `of(Target, Option<Instance>)`.
+/// Converts everything that names an instance into a message. The message has a constructor
+/// `of(Target, Option<Instance>)`, which also receives the values if they are known.
 macro_rules! target_conversions {
     ($message:ident) => {
         impl From<$crate::model::instance::InstanceKey> for $message {
@@ -70,28 +72,28 @@ macro_rules! target_conversions {
             }
         }
 
-        /// By its `service_name`, cluster, ip and port.
+        /// Names the instance by its `service_name`, cluster, ip and port.
         impl From<$crate::model::instance::Instance> for $message {
             fn from(instance: $crate::model::instance::Instance) -> Self {
                 $message::of($crate::model::instance::InstanceKey::from(&instance).into(), Some(instance))
             }
         }
 
-        /// By its `service_name`, cluster, ip and port.
+        /// Names the instance by its `service_name`, cluster, ip and port.
         impl From<&$crate::model::instance::Instance> for $message {
             fn from(instance: &$crate::model::instance::Instance) -> Self {
                 instance.clone().into()
             }
         }
 
-        /// By its `service_name`, cluster, ip and port.
+        /// Names the instance by its `service_name`, cluster, ip and port.
         impl From<std::sync::Arc<$crate::model::instance::Instance>> for $message {
             fn from(instance: std::sync::Arc<$crate::model::instance::Instance>) -> Self {
                 std::sync::Arc::unwrap_or_clone(instance).into()
             }
         }
 
-        /// By its `service_name`, cluster, ip and port.
+        /// Names the instance by its `service_name`, cluster, ip and port.
         impl From<&std::sync::Arc<$crate::model::instance::Instance>> for $message {
             fn from(instance: &std::sync::Arc<$crate::model::instance::Instance>) -> Self {
                 $crate::model::instance::Instance::clone(instance).into()
@@ -100,18 +102,12 @@ macro_rules! target_conversions {
     };
 }
 
-/// The setters of everything that names an instance.
+/// The setters of every message with a [`Target`].
 macro_rules! target_setters {
     () => {
-        /// The group of the service. Default: the one of a [`ServiceName`](crate::ServiceName) or in `GROUP@@service`, else
-        /// `DEFAULT_GROUP`.
-        #[must_use]
-        pub fn group(mut self, group: impl Into<String>) -> Self {
-            self.target.group = Some(group.into());
-            self
-        }
+        $crate::registry::filter::group_setter!(target);
 
-        /// The cluster within the service. Default: `DEFAULT`.
+        /// Sets the cluster within the service. Default: `DEFAULT`.
         #[must_use]
         pub fn cluster(mut self, cluster: impl Into<String>) -> Self {
             self.target.cluster = cluster.into();
