@@ -15,7 +15,7 @@ use super::{actor::Registry, shared::Shared};
 use crate::{
     client::Listed,
     discovery::{
-        push::{OverBudget, PushReceiver, PushTally, Pushed, StopReceiving},
+        push_receiver::{OverBudget, PushReceiver, PushTally, Pushed, StopReceiving},
         subscriber::{Hint, PushedList, SubscriptionKey},
     },
     model::service::ServiceName,

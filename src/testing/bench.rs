@@ -9,7 +9,6 @@ use crate::{
     config::Config,
     discovery::{
         listeners::Listener,
-        push::{PushContent, PushMessage},
         subscriber::{Listen, PollList, PushedList, Settings, Subscriber, SubscriptionKey},
     },
     error::Error,
@@ -20,6 +19,7 @@ use crate::{
     },
     runtime::{supervision, timer_grid::Grid},
     wire::{
+        datagram::{PushContent, PushMessage},
         exchange::{Answer, Request, WireProtocol},
         v1,
     },

@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture};
 
 use crate::{
-    discovery::{push::PushReceiver, subscriber::Subscriber},
+    discovery::{push_receiver::PushReceiver, subscriber::Subscriber},
     error::{Error, Operation},
     registry::{heartbeat::Heartbeat, Registry},
 };

@@ -1,5 +1,6 @@
 //! Requests and answers of Nacos' HTTP APIs as pure functions. No I/O.
 
+pub(crate) mod datagram;
 pub(crate) mod exchange;
 mod lenient;
 #[cfg(test)]

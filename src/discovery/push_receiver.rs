@@ -1,11 +1,11 @@
-//! Lists that servers push by UDP: how a datagram reads, how it is acknowledged, and the actor that receives them.
+//! The PushReceiver actor: receives the lists that servers push by UDP, and acknowledges them.
 //!
-//! Nothing authenticates a datagram, and anybody can send one: whatever comes in costs bounded memory and a bounded share
-//! of the thread's time, and a list is either what its text says or none.
+//! Nothing authenticates a datagram, and anybody can send one. So datagrams get bounded memory and a bounded share of the
+//! thread's time.
 
 use std::{
     cell::Cell,
-    io::{self, Read},
+    io,
     net::{IpAddr, SocketAddr},
     rc::Rc,
     time::Duration,
@@ -16,11 +16,12 @@ use actix_rt::{
     net::UdpSocket,
     time::{sleep, Instant},
 };
-use flate2::read::GzDecoder;
 use futures_util::stream::{unfold, Stream};
-use serde::{Deserialize, Serialize};
 
-use crate::wire::v1::ListAnswer;
+use crate::wire::{
+    datagram::{may_be_a_push, Acknowledgement, NotDecoded, PushContent, PushMessage, LARGEST_DATAGRAM},
+    v1::ListAnswer,
+};
 
 /// How much text, and how many datagrams, are decoded per second, of all sources together: a flood of datagrams must delay no
 /// heartbeat. The longest list that fits into a datagram, of some 3,000 instances, has about half of these bytes.
@@ -32,145 +33,10 @@ const UNTRUSTED_BYTES_PER_SECOND: usize = 256 * 1024;
 const UNTRUSTED_DECODES_PER_SECOND: u32 = 20;
 /// Datagrams that were not decoded are reported at most so often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// The largest that UDP can carry.
-const LARGEST_DATAGRAM: usize = 65_535;
 /// How many lists may wait for a recipient that is busy. The next ones are dropped, and come again if they are trusted.
 const MOST_UNDER_WAY: usize = 64;
 /// How many of them before those of untrusted sources are dropped: the rest is for our servers.
 const MOST_UNTRUSTED_UNDER_WAY: usize = 16;
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-
-/// What a datagram carries, plain or gzipped.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Packet {
-    #[serde(default, rename = "type")]
-    pub(crate) kind: String,
-    /// JSON once more, as text.
-    #[serde(default)]
-    pub(crate) data: Option<String>,
-    /// Nanoseconds of the server's clock since some moment: it names the push, and says nothing about the list's age.
-    #[serde(default)]
-    pub(crate) last_ref_time: i64,
-}
-
-/// What is sent back, to the address that the datagram came from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Acknowledgement {
-    #[serde(rename = "type")]
-    pub(crate) kind: String,
-    /// The push's own, as text.
-    pub(crate) last_ref_time: String,
-    pub(crate) data: String,
-}
-
-/// A datagram that was understood.
-#[derive(Debug, Clone)]
-pub(crate) struct PushMessage {
-    pub(crate) content: PushContent,
-    last_ref_time: i64,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) enum PushContent {
-    /// The whole list of a service, whose name in it is `GROUP@@service`.
-    List(Box<ListAnswer>),
-    /// A request for everything the client knows. It gets an empty answer: what we know is nobody's business.
-    Dump,
-    /// A type that Nacos' clients acknowledge as unknown.
-    Unknown,
-}
-
-/// Why a datagram gave no message. It is not acknowledged.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum NotDecoded {
-    /// It is no push.
-    Malformed(String),
-    /// It has more text than may be decoded now.
-    OverLimit,
-}
-
-impl PushMessage {
-    /// Reads a datagram of up to `limit` bytes of text, and tells how many it had. What follows the first JSON value, or the
-    /// first gzip member, is ignored.
-    pub(crate) fn decode(datagram: &[u8], limit: usize) -> (usize, Result<Self, NotDecoded>) {
-        if datagram.starts_with(&GZIP_MAGIC) {
-            let mut text = Vec::new();
-            let inflated = inflate(datagram, limit, &mut text);
-            (text.len().min(limit), inflated.and_then(|()| Self::read(&text)))
-        } else if datagram.len() <= limit {
-            (datagram.len(), Self::read(datagram))
-        } else {
-            (0, Err(NotDecoded::OverLimit))
-        }
-    }
-
-    fn read(text: &[u8]) -> Result<Self, NotDecoded> {
-        let packet: Packet = first_object(text)?;
-        let content = match packet.kind.as_str() {
-            "dom" | "service" => PushContent::List(Box::new(read_list(packet.data.as_deref())?)),
-            "dump" => PushContent::Dump,
-            _ => PushContent::Unknown,
-        };
-        Ok(PushMessage { content, last_ref_time: packet.last_ref_time })
-    }
-
-    /// As `PushReceiver` of Nacos' own 1.x client answers.
-    pub(crate) fn acknowledgement(&self) -> Acknowledgement {
-        let kind = match self.content {
-            PushContent::List(_) => "push-ack",
-            PushContent::Dump => "dump-ack",
-            PushContent::Unknown => "unknown-ack",
-        };
-        Acknowledgement { kind: kind.into(), last_ref_time: self.last_ref_time.to_string(), data: String::new() }
-    }
-}
-
-impl Acknowledgement {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        // Three strings always serialise.
-        serde_json::to_vec(self).unwrap_or_default()
-    }
-}
-
-/// Whether a datagram begins as a push does, plain or gzipped. Any other one is refused without a cost.
-fn may_be_a_push(datagram: &[u8]) -> bool {
-    datagram.starts_with(&GZIP_MAGIC) || begins_an_object(datagram)
-}
-
-/// Inflates no more than it must to know that there is more than `limit`.
-fn inflate(datagram: &[u8], limit: usize, text: &mut Vec<u8>) -> Result<(), NotDecoded> {
-    // Read to its end, the check sum is compared.
-    let mut limited = GzDecoder::new(datagram).take((limit as u64).saturating_add(1));
-    limited.read_to_end(text).map_err(|error| NotDecoded::Malformed(format!("bad gzip: {error}")))?;
-    if text.len() > limit {
-        return Err(NotDecoded::OverLimit);
-    }
-    Ok(())
-}
-
-fn read_list(data: Option<&str>) -> Result<ListAnswer, NotDecoded> {
-    let data = data.ok_or_else(|| NotDecoded::Malformed("a push without data".into()))?;
-    let list: ListAnswer = first_object(data.as_bytes())?;
-    if list.name.is_empty() {
-        return Err(NotDecoded::Malformed("a list that names no service".into()));
-    }
-    Ok(list)
-}
-
-/// Reads one object, whatever follows it. An array would pass for an object with its fields in order.
-fn first_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, NotDecoded> {
-    if !begins_an_object(text) {
-        return Err(NotDecoded::Malformed("no JSON object".into()));
-    }
-    let read = T::deserialize(&mut serde_json::Deserializer::from_slice(text));
-    read.map_err(|error| NotDecoded::Malformed(error.to_string()))
-}
-
-fn begins_an_object(text: &[u8]) -> bool {
-    text.trim_ascii_start().starts_with(b"{")
-}
 
 /// A list came by UDP.
 #[derive(Debug, Message)]
@@ -441,203 +307,14 @@ impl Handler<StopReceiving> for PushReceiver {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::Write,
-        sync::{Arc, LazyLock},
-    };
+    use std::sync::Arc;
 
     use actix_rt::time::timeout;
-    use flate2::{write::GzEncoder, Compression};
-    use proptest::prelude::*;
-    use serde_json::{json, Value};
+    use serde_json::json;
     use tokio::sync::{mpsc, Notify};
 
     use super::*;
-    use crate::{
-        model::service::ServiceName,
-        wire::recordings::{self, assert_same_instance, SERVERS},
-    };
-
-    fn gzip(text: &[u8]) -> Vec<u8> {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-        encoder.write_all(text).unwrap();
-        encoder.finish().unwrap()
-    }
-
-    fn decode(datagram: &[u8]) -> Result<PushMessage, NotDecoded> {
-        PushMessage::decode(datagram, BYTES_PER_SECOND).1
-    }
-
-    fn list_of(message: PushMessage) -> ListAnswer {
-        match message.content {
-            PushContent::List(list) => *list,
-            other => panic!("{other:?} is no list"),
-        }
-    }
-
-    fn push(kind: &str, data: &Value) -> Vec<u8> {
-        json!({ "type": kind, "data": data.to_string(), "lastRefTime": 7 }).to_string().into_bytes()
-    }
-
-    /// Asserts that `list` says what the text of the datagram says, read here without our structs.
-    fn assert_same_list(list: ListAnswer, text: &str) {
-        let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
-        let packet = values.next().unwrap().unwrap();
-        let data: Value = serde_json::from_str(packet["data"].as_str().unwrap()).unwrap();
-        let service = ServiceName::from_wire(&list.name, &list.group_name);
-        assert_eq!(data["name"], list.name);
-        assert_eq!(data["clusters"].as_str().unwrap_or(""), list.clusters);
-        assert_eq!(data["lastRefTime"].as_i64().unwrap_or(0), list.last_ref_time);
-        let hosts: Vec<&Value> = data["hosts"].as_array().unwrap().iter().collect();
-        assert_eq!(hosts.len(), list.hosts.len());
-        for (host, ours) in hosts.into_iter().zip(list.hosts) {
-            if let Some(instance) = ours.into_instance(&service) {
-                assert_same_instance(text, &instance, host, &service);
-            }
-        }
-    }
-
-    /// The datagrams of all recordings, as they came.
-    static RECORDED: LazyLock<Vec<(Vec<u8>, String)>> = LazyLock::new(|| {
-        let pushes = SERVERS.into_iter().flat_map(recordings::of).filter_map(|exchange| exchange.udp_push);
-        let datagram = |gzipped: bool, text: &str| if gzipped { gzip(text.as_bytes()) } else { text.into() };
-        pushes.map(|push| (datagram(push.gzip, &push.text), push.text)).collect()
-    });
-
-    #[test]
-    fn every_recorded_push_is_read_and_acknowledged() {
-        let mut read = 0;
-        for (datagram, text) in RECORDED.iter() {
-            let message = decode(datagram).unwrap();
-            let packet: Value = serde_json::from_str(text).unwrap();
-            let expected = format!(r#"{{"type":"push-ack","lastRefTime":"{}","data":""}}"#, packet["lastRefTime"]);
-            assert_eq!(String::from_utf8(message.acknowledgement().encode()).unwrap(), expected);
-            let list = list_of(message);
-            assert_eq!(list.name, "DEFAULT_GROUP@@watched");
-            assert_same_list(list, text);
-            read += 1;
-        }
-        assert_eq!(read, 88);
-    }
-
-    #[test]
-    fn what_follows_a_push_is_ignored() {
-        for (datagram, text) in RECORDED.iter() {
-            let datagram = [datagram, &b"\0\0\0 garbage"[..]].concat();
-            assert_same_list(list_of(decode(&datagram).unwrap()), text);
-        }
-    }
-
-    #[test]
-    fn other_types_get_their_own_empty_acknowledgement() {
-        let acknowledged = |kind: &str| {
-            let message = decode(&push(kind, &json!({}))).unwrap();
-            String::from_utf8(message.acknowledgement().encode()).unwrap()
-        };
-        assert_eq!(acknowledged("dump"), r#"{"type":"dump-ack","lastRefTime":"7","data":""}"#);
-        assert_eq!(acknowledged("weather"), r#"{"type":"unknown-ack","lastRefTime":"7","data":""}"#);
-        assert!(matches!(decode(b"{}").unwrap().content, PushContent::Unknown));
-        let list = json!({ "name": "G@@s", "hosts": [] });
-        assert_eq!(list_of(decode(&push("service", &list)).unwrap()).name, "G@@s");
-    }
-
-    #[test]
-    fn what_is_no_push_is_refused() {
-        let host = json!({ "ip": "127.0.0.1", "port": 80, "healthy": true });
-        let nameless = json!({ "hosts": [host] });
-        let hostless = json!({ "name": "G@@s" });
-        let no_hosts = json!({ "name": "G@@s", "hosts": [1] });
-        for data in [json!({}), json!([]), json!("text"), Value::Null, nameless, hostless, no_hosts] {
-            assert!(decode(&push("dom", &data)).is_err(), "{data}");
-        }
-        let deep = "[".repeat(100_000);
-        for text in [
-            "",
-            " ",
-            "null",
-            "7",
-            "[]",
-            r#"["dom","{\"name\":\"s\",\"hosts\":[]}",7]"#,
-            r#"{"type":"dom"}"#,
-            r#"{"type":7}"#,
-            r#"{"type":"dom","data":{}}"#,
-            &deep,
-        ] {
-            assert!(decode(text.as_bytes()).is_err(), "{text}");
-            assert!(decode(&gzip(text.as_bytes())).is_err(), "{text}");
-        }
-        let valid = gzip(&push("dom", &json!({ "name": "G@@s", "hosts": [] })));
-        for cut in 0..valid.len() {
-            assert!(decode(&valid[..cut]).is_err(), "cut at {cut}");
-        }
-    }
-
-    #[test]
-    fn a_datagram_is_inflated_up_to_the_limit_and_no_further() {
-        let text = push("dom", &json!({ "name": "G@@s", "hosts": [] }));
-        for datagram in [gzip(&text), text.clone()] {
-            let (bytes, message) = PushMessage::decode(&datagram, text.len());
-            assert_eq!((bytes, list_of(message.unwrap()).name.as_str()), (text.len(), "G@@s"));
-        }
-        let (bytes, message) = PushMessage::decode(&gzip(&text), text.len() - 1);
-        assert_eq!((bytes, message.err()), (text.len() - 1, Some(NotDecoded::OverLimit)));
-        assert!(matches!(PushMessage::decode(&text, text.len() - 1), (0, Err(NotDecoded::OverLimit))));
-
-        let bomb = gzip(&vec![b' '; 64 * 1024 * 1024]);
-        assert!(bomb.len() < 2 * LARGEST_DATAGRAM);
-        let mut inflated = Vec::new();
-        assert_eq!(inflate(&bomb, 1000, &mut inflated), Err(NotDecoded::OverLimit));
-        assert_eq!(inflated.len(), 1001, "one more tells that there is more");
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
-
-        #[test]
-        fn random_bytes_are_never_a_list(bytes in prop::collection::vec(any::<u8>(), 0..2000), gzipped in any::<bool>()) {
-            let datagram = if gzipped { gzip(&bytes) } else { bytes.clone() };
-            if let Ok(message) = decode(&datagram) {
-                prop_assert!(!matches!(message.content, PushContent::List(_)));
-            }
-            // With the magic number in front, but no gzip behind it.
-            prop_assert!(decode(&[&GZIP_MAGIC[..], &bytes].concat()).is_err());
-        }
-
-        /// A damaged plain datagram is another text: its list is what that text says. A damaged gzipped one is no push,
-        /// or the damage hit nothing.
-        #[test]
-        fn a_damaged_push_is_no_wrong_list(
-            which in any::<prop::sample::Index>(),
-            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
-            cut in prop::option::of(any::<prop::sample::Index>()),
-        ) {
-            let (mut datagram, text) = RECORDED[which.index(RECORDED.len())].clone();
-            let gzipped = datagram.starts_with(&GZIP_MAGIC);
-            for (place, byte) in damage {
-                let place = place.index(datagram.len());
-                datagram[place] = byte;
-            }
-            if let Some(cut) = cut {
-                datagram.truncate(cut.index(datagram.len()));
-            }
-            if let Ok(PushMessage { content: PushContent::List(list), .. }) = decode(&datagram) {
-                let now = if gzipped { text } else { String::from_utf8_lossy(&datagram).into_owned() };
-                assert_same_list(*list, &now);
-            }
-        }
-
-        #[test]
-        fn absurd_values_neither_panic_nor_grow(port in any::<i64>(), time in any::<i64>(), weight in any::<f64>(), name in ".{0,3000}") {
-            let host = json!({ "ip": name, "port": port, "healthy": true, "weight": weight });
-            let list = json!({ "name": name, "hosts": [host], "lastRefTime": time, "cacheMillis": time });
-            for datagram in [push("dom", &list), gzip(&push("dom", &list))] {
-                if let Ok(message) = decode(&datagram) {
-                    let list = list_of(message);
-                    prop_assert_eq!((list.name, list.last_ref_time, list.hosts.len()), (name.clone(), time, 1));
-                }
-            }
-        }
-    }
+    use crate::wire::datagram::samples::{gzip, push};
 
     /// Shows what it is handed, and reports in between.
     struct Keeper(mpsc::UnboundedSender<Option<Pushed>>);
