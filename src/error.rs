@@ -139,6 +139,13 @@ pub enum Error {
         reason: String,
     },
 
+    /// The system refused something that is no request to a server, for example a port to listen on.
+    #[error("{reason}")]
+    Io {
+        /// What the system said.
+        reason: String,
+    },
+
     /// The Registry has ended. It answers no message any more.
     #[error("the registry has stopped")]
     Stopped,
@@ -177,6 +184,13 @@ impl Error {
             Error::Refused { status, .. } => Some(*status),
             _ => None,
         }
+    }
+}
+
+/// So that a program's `main` can bind a port and start a Registry with one error type.
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        Error::Io { reason: error.to_string() }
     }
 }
 

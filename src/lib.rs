@@ -252,6 +252,7 @@
 //! # Features
 //! | feature | default | what it adds |
 //! |---|---|---|
+//! | `actix-web` | off | [`serve`](serve()) and [`StatusRoutes`]: lifecycle, health, metrics and a status page for actix-web |
 //! | `embedded` | off | the module `embedded`: a Nacos server inside this process, for local development, examples and tests |
 //! | `rustls` | off | `https` servers by rustls, with the platform's roots |
 //! | `openssl` | off | `https` servers by the system's OpenSSL |
@@ -270,6 +271,8 @@ mod wire;
 #[cfg(feature = "embedded")]
 #[cfg_attr(docsrs, doc(cfg(feature = "embedded")))]
 pub mod embedded;
+#[cfg(feature = "actix-web")]
+mod serve;
 #[cfg(feature = "_testing")]
 #[doc(hidden)]
 pub mod testing;
@@ -299,6 +302,9 @@ pub use registry::{
     UnwatchInstances, WatchConnection, WatchInstances,
 };
 pub use runtime::blocking::block_on;
+#[cfg(feature = "actix-web")]
+#[cfg_attr(docsrs, doc(cfg(feature = "actix-web")))]
+pub use serve::{serve, Serve, StatusRoutes};
 
 /// The code in these documents is tested.
 #[cfg(doctest)]

@@ -1,0 +1,103 @@
+//! Who may see metrics and the page, and who may take the process out of service.
+
+use std::net::IpAddr;
+
+use actix_web::{
+    http::header::{HeaderMap, AUTHORIZATION, FORWARDED, HOST, ORIGIN, WWW_AUTHENTICATE},
+    HttpRequest, HttpResponse,
+};
+use base64::{engine::general_purpose::STANDARD as BASE64, Engine as _};
+
+/// What proxies add to a request that they forward.
+const FORWARDING: [&str; 5] = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via"];
+
+/// The rules of one [`StatusRoutes`](super::StatusRoutes).
+#[derive(Clone, Default)]
+pub(super) struct Access {
+    pub(super) public: bool,
+    pub(super) token: Option<String>,
+}
+
+impl Access {
+    /// Whether this request may see metrics and the page; else what to answer.
+    pub(super) fn may_look(&self, request: &HttpRequest) -> Result<(), HttpResponse> {
+        if self.public {
+            return Ok(());
+        }
+        self.may_change(request)
+    }
+
+    /// Whether this request may take the process out of service; else what to answer.
+    pub(super) fn may_change(&self, request: &HttpRequest) -> Result<(), HttpResponse> {
+        if self.has_token(request.headers()) || is_from_this_machine(request) {
+            return Ok(());
+        }
+        if self.token.is_none() {
+            let text = "answers requests from loopback only, until a token is set in StatusRoutes\n";
+            return Err(HttpResponse::Forbidden().content_type("text/plain; charset=utf-8").body(text));
+        }
+        Err(HttpResponse::Unauthorized()
+            .insert_header((WWW_AUTHENTICATE, "Basic realm=\"registry\", charset=\"UTF-8\""))
+            .content_type("text/plain; charset=utf-8")
+            .body("wants the token: Authorization: Bearer, or as the password\n"))
+    }
+
+    fn has_token(&self, headers: &HeaderMap) -> bool {
+        let Some(token) = self.token.as_deref().filter(|token| !token.is_empty()) else { return false };
+        let given = headers.get(AUTHORIZATION).and_then(|value| given_token(value.as_bytes()));
+        given.is_some_and(|given| equals(&given, token.as_bytes()))
+    }
+}
+
+/// The token in an `Authorization` header: of `Bearer`, or the password of `Basic`.
+fn given_token(header: &[u8]) -> Option<Vec<u8>> {
+    let blank = header.iter().position(|byte| *byte == b' ')?;
+    let (scheme, value) = (&header[..blank], header[blank + 1..].trim_ascii());
+    if scheme.eq_ignore_ascii_case(b"bearer") {
+        return Some(value.to_vec());
+    }
+    if !scheme.eq_ignore_ascii_case(b"basic") {
+        return None;
+    }
+    let decoded = BASE64.decode(value).ok()?;
+    let colon = decoded.iter().position(|byte| *byte == b':')?;
+    Some(decoded[colon + 1..].to_vec())
+}
+
+/// Takes the same time wherever the two differ, so that the time tells nothing of the token.
+fn equals(given: &[u8], token: &[u8]) -> bool {
+    let differences = given.iter().zip(token).fold(0, |differences, (a, b)| differences | (a ^ b));
+    given.len() == token.len() && differences == 0
+}
+
+/// Whether a program on this machine asks, and neither a proxy nor a page of another site that a browser here shows.
+fn is_from_this_machine(request: &HttpRequest) -> bool {
+    let headers = request.headers();
+    let is_forwarded = headers.contains_key(FORWARDED) || FORWARDING.iter().any(|name| headers.contains_key(*name));
+    let peer = request.peer_addr().map(|peer| peer.ip().to_canonical());
+    peer.is_some_and(|peer| peer.is_loopback())
+        && !is_forwarded
+        && names_this_machine(headers)
+        && !is_cross_site(headers)
+}
+
+/// A site whose name was made to resolve to 127.0.0.1 shows in `Host`.
+fn names_this_machine(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(HOST) else { return true };
+    let Some(host) = host.to_str().ok().and_then(|host| host.parse::<actix_web::http::uri::Authority>().ok()) else {
+        return false;
+    };
+    let host = host.host().trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+fn is_cross_site(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
+    let is_own = |origin: &[u8]| {
+        let host = headers.get(HOST).map(|host| host.as_bytes()).unwrap_or_default();
+        !host.is_empty()
+            && [&b"http://"[..], b"https://"].iter().any(|scheme| origin.strip_prefix(*scheme) == Some(host))
+    };
+    site.is_some_and(|site| site != b"same-origin" && site != b"none")
+        || headers.get(ORIGIN).is_some_and(|origin| !is_own(origin.as_bytes()))
+}

@@ -1,0 +1,13 @@
+//! For actix-web applications: one line that registers, serves and goes offline, and the routes that show how it goes.
+
+mod access;
+mod health;
+mod lifecycle;
+mod metrics;
+mod page;
+mod routes;
+
+pub use self::{
+    lifecycle::{serve, Serve},
+    routes::StatusRoutes,
+};

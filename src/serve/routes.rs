@@ -1,0 +1,162 @@
+//! Which routes there are, and where.
+
+use actix::{Addr, WeakAddr};
+use actix_web::web::{self, ServiceConfig};
+
+use super::{access::Access, health, metrics, page};
+use crate::{
+    error::Error,
+    registry::{GetStatus, Registry, RegistryStatus},
+};
+
+/// Routes for health checks, metrics and a status page, to be mounted in an actix-web `App`:
+///
+/// | route | what it is | answers |
+/// |---|---|---|
+/// | `/livez` | 200 as long as the process serves, whatever becomes of the registry | everybody |
+/// | `/readyz` | 200 when requests may come: see [`strict`](StatusRoutes::strict) | everybody |
+/// | `/offline` | GET or POST: deregisters, and answers when callers have noticed | loopback, or who has the token |
+/// | `/metrics` | metrics in the Prometheus text format | loopback, or see below |
+/// | `/registry/` | a live page | loopback, or see below |
+///
+/// Each route can be renamed, and left out by `None`. Metrics and the page name servers and services, so they answer requests
+/// from loopback alone until [`public`](StatusRoutes::public) or [`token`](StatusRoutes::token) is set. A request that a proxy
+/// has forwarded does not count as one from loopback.
+///
+/// It holds the Registry weakly: the routes do not keep it alive, and tell when it has ended.
+///
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*, StatusRoutes};
+/// # use actix_web::App;
+/// # let nacos = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(nacos.server_address()))?;
+/// let status = StatusRoutes::new(&registry).token("s3cret").readyz("/health/ready").metrics(None);
+/// let app = move || App::new().configure(|app| status.configure(app));
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Clone)]
+pub struct StatusRoutes {
+    registry: WeakAddr<Registry>,
+    access: Access,
+    strict: bool,
+    livez: Option<String>,
+    readyz: Option<String>,
+    offline: Option<String>,
+    metrics: Option<String>,
+    prefix: Option<String>,
+}
+
+impl StatusRoutes {
+    /// The routes of this Registry.
+    pub fn new(registry: &Addr<Registry>) -> Self {
+        StatusRoutes {
+            registry: registry.downgrade(),
+            access: Access::default(),
+            strict: false,
+            livez: Some("/livez".into()),
+            readyz: Some("/readyz".into()),
+            offline: Some("/offline".into()),
+            metrics: Some("/metrics".into()),
+            prefix: Some("/registry".into()),
+        }
+    }
+
+    /// Lets `/readyz` answer 503 until every instance has been registered once. Default: off, so that a process also starts
+    /// while no registry server answers.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.strict = true;
+        self
+    }
+
+    /// Lets metrics and the page answer everybody. `/offline` is never public. Default: off.
+    #[must_use]
+    pub fn public(mut self) -> Self {
+        self.access.public = true;
+        self
+    }
+
+    /// Lets metrics, page and `/offline` answer whoever has this token, as `Authorization: Bearer <token>` or as the password of
+    /// basic authentication, which browsers ask for. Requests from loopback need none. Default: no token.
+    #[must_use]
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.access.token = Some(token.into());
+        self
+    }
+
+    /// Where the liveness check is; `None` leaves it out. Default: `/livez`.
+    #[must_use]
+    pub fn livez<'a>(mut self, path: impl Into<Option<&'a str>>) -> Self {
+        self.livez = path.into().map(Into::into);
+        self
+    }
+
+    /// Where the readiness check is; `None` leaves it out. Default: `/readyz`.
+    #[must_use]
+    pub fn readyz<'a>(mut self, path: impl Into<Option<&'a str>>) -> Self {
+        self.readyz = path.into().map(Into::into);
+        self
+    }
+
+    /// Where the process is taken out of service; `None` leaves it out. Default: `/offline`.
+    #[must_use]
+    pub fn offline<'a>(mut self, path: impl Into<Option<&'a str>>) -> Self {
+        self.offline = path.into().map(Into::into);
+        self
+    }
+
+    /// Where the metrics are; `None` leaves them out. Default: `/metrics`.
+    #[must_use]
+    pub fn metrics<'a>(mut self, path: impl Into<Option<&'a str>>) -> Self {
+        self.metrics = path.into().map(Into::into);
+        self
+    }
+
+    /// Under which path the page is; `None` leaves it out. Default: `/registry`, for a page at `/registry/`.
+    #[must_use]
+    pub fn prefix<'a>(mut self, prefix: impl Into<Option<&'a str>>) -> Self {
+        self.prefix = prefix.into().map(Into::into);
+        self
+    }
+
+    /// Mounts the routes: `App::new().configure(|app| status.configure(app))`.
+    pub fn configure(&self, app: &mut ServiceConfig) {
+        let shared = web::Data::new(self.clone());
+        if let Some(path) = &self.livez {
+            app.service(web::resource(path.as_str()).get(health::livez).head(health::livez));
+        }
+        if let Some(path) = &self.readyz {
+            let resource = web::resource(path.as_str()).app_data(shared.clone());
+            app.service(resource.get(health::readyz).head(health::readyz));
+        }
+        if let Some(path) = &self.offline {
+            let resource = web::resource(path.as_str()).app_data(shared.clone());
+            app.service(resource.get(health::offline).post(health::offline));
+        }
+        if let Some(path) = &self.metrics {
+            app.service(web::resource(path.as_str()).app_data(shared.clone()).get(metrics::metrics));
+        }
+        if let Some(prefix) = &self.prefix {
+            page::configure(app, prefix.trim_end_matches('/'), shared);
+        }
+    }
+
+    /// Who may see metrics and the page.
+    pub(super) fn access(&self) -> &Access {
+        &self.access
+    }
+
+    pub(super) fn is_strict(&self) -> bool {
+        self.strict
+    }
+
+    /// The Registry, unless it has ended.
+    pub(super) fn registry(&self) -> Result<Addr<Registry>, Error> {
+        self.registry.upgrade().ok_or(Error::Stopped)
+    }
+
+    /// What metrics and the page show.
+    pub(super) async fn status(&self) -> Result<RegistryStatus, Error> {
+        self.registry()?.send(GetStatus).await?
+    }
+}
