@@ -19,27 +19,27 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// Whether this request may see metrics and the page; else what to answer.
-    pub(super) fn may_look(&self, request: &HttpRequest) -> Result<(), HttpResponse> {
+    /// What to answer a request that may not see metrics and the page. None if it may.
+    pub(super) fn refuses_to_show(&self, request: &HttpRequest) -> Option<HttpResponse> {
         if self.public {
-            return Ok(());
+            return None;
         }
-        self.may_change(request)
+        self.refuses_to_change(request)
     }
 
-    /// Whether this request may take the process out of service; else what to answer.
-    pub(super) fn may_change(&self, request: &HttpRequest) -> Result<(), HttpResponse> {
+    /// What to answer a request that may not take the process out of service. None if it may.
+    pub(super) fn refuses_to_change(&self, request: &HttpRequest) -> Option<HttpResponse> {
         if self.has_token(request.headers()) || is_from_this_machine(request) {
-            return Ok(());
+            return None;
         }
         if self.token.is_none() {
             let text = "answers requests from loopback only, until a token is set in StatusRoutes\n";
-            return Err(HttpResponse::Forbidden().content_type("text/plain; charset=utf-8").body(text));
+            return Some(HttpResponse::Forbidden().content_type("text/plain; charset=utf-8").body(text));
         }
-        Err(HttpResponse::Unauthorized()
-            .insert_header((WWW_AUTHENTICATE, "Basic realm=\"registry\", charset=\"UTF-8\""))
-            .content_type("text/plain; charset=utf-8")
-            .body("wants the token: Authorization: Bearer, or as the password\n"))
+        let mut response = HttpResponse::Unauthorized();
+        response.insert_header((WWW_AUTHENTICATE, "Basic realm=\"registry\", charset=\"UTF-8\""));
+        response.content_type("text/plain; charset=utf-8");
+        Some(response.body("wants the token: Authorization: Bearer, or as the password\n"))
     }
 
     fn has_token(&self, headers: &HeaderMap) -> bool {

@@ -19,7 +19,7 @@ pub(super) async fn readyz(routes: web::Data<StatusRoutes>) -> HttpResponse {
 }
 
 pub(super) async fn offline(routes: web::Data<StatusRoutes>, request: HttpRequest) -> HttpResponse {
-    if let Err(refusal) = routes.access().may_change(&request) {
+    if let Some(refusal) = routes.access().refuses_to_change(&request) {
         return refusal;
     }
     let Ok(registry) = routes.registry() else { return HttpResponse::Ok().finish() };

@@ -5,7 +5,7 @@ use actix_web::{web, HttpRequest, HttpResponse};
 use super::StatusRoutes;
 
 pub(super) async fn metrics(routes: web::Data<StatusRoutes>, request: HttpRequest) -> HttpResponse {
-    if let Err(refusal) = routes.access().may_look(&request) {
+    if let Some(refusal) = routes.access().refuses_to_show(&request) {
         return refusal;
     }
     HttpResponse::NotImplemented().finish()

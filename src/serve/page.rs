@@ -21,7 +21,7 @@ async fn with_slash(request: HttpRequest) -> HttpResponse {
 }
 
 async fn page(routes: web::Data<StatusRoutes>, request: HttpRequest) -> HttpResponse {
-    if let Err(refusal) = routes.access().may_look(&request) {
+    if let Some(refusal) = routes.access().refuses_to_show(&request) {
         return refusal;
     }
     match routes.status().await {
