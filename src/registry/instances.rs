@@ -77,6 +77,21 @@ impl RegisterInstance {
 
     target_setters!();
 
+    /// Replaces the address given to [`new`](RegisterInstance::new).
+    #[must_use]
+    pub fn ip(mut self, ip: impl Into<String>) -> Self {
+        self.target.ip = ip.into();
+        self
+    }
+
+    /// Replaces the port given to [`new`](RegisterInstance::new).
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.target.port = port;
+        self.values.port = port;
+        self
+    }
+
     value_setters! {
         /// Sets the weight, from 0 to 10,000: the share of calls that this instance gets, compared with the other
         /// instances. Default: 1.

@@ -18,6 +18,8 @@ mod pushes;
 mod r_nacos;
 mod recent_writes;
 mod registration;
+#[cfg(feature = "actix-web")]
+mod serving;
 mod shared;
 mod shutdown;
 mod status;
@@ -25,6 +27,8 @@ mod subscriptions;
 mod target;
 mod values;
 
+#[cfg(feature = "actix-web")]
+pub(crate) use self::serving::{BeginServing, GetReadiness, Readiness, RegistrationsAsked};
 pub use self::{
     actor::Registry,
     beats::SendHeartbeat,

@@ -50,6 +50,9 @@ pub(crate) struct Shared {
     pub(crate) started_at: std::time::Instant,
     /// Whether the Registry has a thread of its own, so that callers wait in other threads.
     pub(super) has_own_thread: bool,
+    /// Whether a server has begun to serve, and has not registered its services yet.
+    #[cfg(feature = "actix-web")]
+    pub(super) awaits_registrations: std::cell::Cell<bool>,
     pub(crate) log: Logger,
     pub(super) phase: watch::Sender<Phase>,
 }

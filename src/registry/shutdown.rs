@@ -98,6 +98,17 @@ impl Shutdown {
         self.drain = Drain::UntilNoticed;
         self
     }
+
+    #[cfg(feature = "actix-web")]
+    pub(crate) fn longest_drain(&self) -> Duration {
+        self.drain.longest()
+    }
+
+    /// How long it takes at most, with this deadline where none was given.
+    #[cfg(feature = "actix-web")]
+    pub(crate) fn longest(&self, deadline: Duration) -> Duration {
+        self.deadline.unwrap_or(deadline).saturating_add(self.drain.longest())
+    }
 }
 
 /// How long to serve on after deregistering.

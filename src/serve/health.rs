@@ -1,30 +1,68 @@
 //! Health checks, and going offline by request.
 
-use actix_web::{web, HttpRequest, HttpResponse};
+use std::time::Duration;
+
+use actix_rt::time::{sleep, timeout};
+use actix_web::{http::StatusCode, web, HttpRequest, HttpResponse};
 
 use super::StatusRoutes;
-use crate::registry::Shutdown;
+use crate::{
+    error::Error,
+    registry::{GetReadiness, Readiness},
+};
+
+/// The Registry answers from memory. Whoever checks the health rarely waits for more than a second.
+const LONGEST_CHECK: Duration = Duration::from_millis(800);
+/// How often to look whether a shutdown that somebody else asked for is done.
+const SHUTDOWN_CHECK: Duration = Duration::from_millis(20);
 
 /// The process serves: that is all. An outage of the registry is no reason to restart it.
 pub(super) async fn livez() -> HttpResponse {
-    HttpResponse::Ok().body("ok\n")
+    text(StatusCode::OK, "ok".into())
 }
 
 pub(super) async fn readyz(routes: web::Data<StatusRoutes>) -> HttpResponse {
-    let _ = routes.is_strict();
-    match routes.status().await {
-        Ok(_) => HttpResponse::Ok().body("ok\n"),
-        Err(error) => HttpResponse::ServiceUnavailable().body(format!("{error}\n")),
+    match timeout(LONGEST_CHECK, readiness(&routes)).await {
+        Ok(Ok(readiness)) if readiness.is_ready() => text(StatusCode::OK, "ok".into()),
+        Ok(Ok(readiness)) => text(StatusCode::SERVICE_UNAVAILABLE, reason(readiness)),
+        Ok(Err(_)) => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: going offline".into()),
+        Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: the registry client does not answer".into()),
     }
 }
 
+async fn readiness(routes: &StatusRoutes) -> Result<Readiness, Error> {
+    routes.registry()?.send(GetReadiness { strict: routes.is_strict() }).await?
+}
+
+/// Tells no more than everybody may know.
+fn reason(Readiness { is_starting, rejected, pending }: Readiness) -> String {
+    if is_starting {
+        return "not ready: registration has not begun".into();
+    }
+    format!("not ready: {rejected} registrations rejected, {pending} pending")
+}
+
+/// Takes the process out of service, as `preStop` of Kubernetes asks for, and answers when callers have noticed. The process
+/// serves on. Asked again, it waits for the same.
 pub(super) async fn offline(routes: web::Data<StatusRoutes>, request: HttpRequest) -> HttpResponse {
-    if let Some(refusal) = routes.access().refuses_to_change(&request) {
-        return refusal;
+    if let Some(rejection) = routes.access().refuses_to_change(&request) {
+        return rejection;
     }
-    let Ok(registry) = routes.registry() else { return HttpResponse::Ok().finish() };
-    match registry.send(Shutdown::default().drain_until_noticed()).await {
-        Ok(Ok(report)) => HttpResponse::Ok().json(report),
-        Ok(Err(_)) | Err(_) => HttpResponse::Ok().finish(),
+    let is_offline = || text(StatusCode::OK, "offline".into());
+    let Ok(registry) = routes.registry() else { return is_offline() };
+    match registry.send(routes.shutdown()).await.unwrap_or_else(|closed| Err(closed.into())) {
+        Ok(report) => HttpResponse::Ok().json(report),
+        Err(Error::Stopped) => {
+            while registry.connected() {
+                sleep(SHUTDOWN_CHECK).await;
+            }
+            is_offline()
+        }
+        Err(error) => HttpResponse::InternalServerError().json(error),
     }
+}
+
+fn text(status: StatusCode, line: String) -> HttpResponse {
+    let mut response = HttpResponse::build(status);
+    response.content_type("text/plain; charset=utf-8").insert_header(("cache-control", "no-store")).body(line + "\n")
 }

@@ -1,23 +1,62 @@
-//! The life of a service: register, serve, go offline, stop.
+//! The life of a service: register once the server listens, go offline on a signal, stop.
 
 use std::{
     fmt,
-    future::{Future, IntoFuture},
+    future::{pending, Future, IntoFuture},
     net::SocketAddr,
-    pin::Pin,
+    panic::{catch_unwind, AssertUnwindSafe},
+    pin::{pin, Pin},
+    time::Duration,
 };
 
 use actix::Addr;
 use actix_http::{body::MessageBody, Request, Response};
+use actix_rt::{
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
 use actix_service::{IntoServiceFactory, ServiceFactory};
 use actix_web::{
-    dev::{AppConfig, Server},
+    dev::{AppConfig, Server, ServerHandle},
     HttpServer,
 };
+use futures_util::future::{select, try_join_all, BoxFuture, Either};
+use slog::{info, warn};
 
-use crate::{error::Error, model::service::ServiceRef, registry::Registry};
+use super::signals::{self, Signals};
+use crate::{
+    config::Config,
+    error::Error,
+    model::service::ServiceRef,
+    registry::{BeginServing, RegisterInstance, RegistrationsAsked, Registry, Shutdown},
+};
 
-/// Serves until SIGTERM or Ctrl-C; see [`Serve`].
+/// The pause before the address of this machine is looked up again.
+const LOOK_UP_PAUSE: Duration = Duration::from_secs(1);
+/// How often to look whether a shutdown that somebody else asked for is done.
+const SHUTDOWN_CHECK: Duration = Duration::from_millis(20);
+
+/// Serves, registers and, on SIGTERM or Ctrl-C, goes offline without losing a request: the whole life of a service.
+///
+/// ```no_run
+/// use actix_nacos::{prelude::*, StatusRoutes};
+/// use actix_web::{get, App, HttpServer};
+///
+/// #[get("/")]
+/// async fn hello() -> &'static str {
+///     "hello"
+/// }
+///
+/// #[actix_web::main]
+/// async fn main() -> Result<(), Error> {
+///     let registry = Registry::start(Config::from_env()?)?; // NACOS_SERVER_ADDR=127.0.0.1:8848
+///     let status = StatusRoutes::new(&registry);
+///     let server = HttpServer::new(move || App::new().configure(|app| status.configure(app)).service(hello));
+///     actix_nacos::serve(server.bind(("0.0.0.0", 8080))?, registry).register("hello").await
+/// }
+/// ```
+///
+/// [`Serve`] says what happens when, and has the settings.
 pub fn serve<F, I, S, B>(server: HttpServer<F, I, S, B>, registry: Addr<Registry>) -> Serve
 where
     F: Fn() -> I + Send + Clone + 'static,
@@ -28,29 +67,147 @@ where
     S::Response: Into<Response<B>>,
     B: MessageBody + 'static,
 {
-    let addresses = server.addrs();
-    Serve { server: server.disable_signals().run(), addresses, registry, services: Vec::new() }
+    let bound = server.addrs().first().copied().ok_or_else(|| {
+        // The server itself would panic.
+        Error::invalid("server", "listens nowhere: bind it to a port before it is served")
+    });
+    Serve {
+        server: bound.map(|address| (server.disable_signals().run(), address)),
+        registry,
+        services: Vec::new(),
+        ip: None,
+        is_strict: false,
+        shutdown: Shutdown::default().drain_until_noticed(),
+        takes_signals: true,
+        until: Box::pin(pending()),
+    }
 }
 
-/// A service that registers, serves and goes offline.
+/// A service that [`serve`] makes; `await` it, under `#[actix_web::main]` or `#[tokio::main]`.
+///
+/// 1. The server starts, and then each service is registered, at the address that it listens on. Where that is every address
+///    of the machine (`0.0.0.0`), the one by which the machine reaches the registry is registered
+///    ([`Config::local_ip`](crate::Config::local_ip)).
+/// 2. It serves until SIGTERM or Ctrl-C comes, or [`until`](Serve::until) says so.
+/// 3. `/readyz` answers 503, and the instances are deregistered ([`Shutdown`]).
+/// 4. It serves on as long as callers need to notice, or for [`drain`](Serve::drain).
+/// 5. The server stops: it takes no new connection, and ends the requests that are under way
+///    ([`HttpServer::shutdown_timeout`]).
+///
+/// A second signal ends the process at once, with the exit code 130 (Ctrl-C) or 143 (SIGTERM), and so does every signal after
+/// the service has ended. The server handles no signals by itself.
+///
+/// # Errors
+/// [`Error::Io`] if the server cannot run; [`Error::InvalidInput`] if it listens nowhere, or if a service cannot be registered
+/// as it was given; when [`strict`](Serve::strict), whatever keeps a service from being registered. In each case the instances are
+/// deregistered and the server has stopped.
 #[must_use = "serves nothing until it is awaited"]
 pub struct Serve {
-    server: Server,
-    addresses: Vec<SocketAddr>,
+    server: Result<(Server, SocketAddr), Error>,
     registry: Addr<Registry>,
-    services: Vec<ServiceRef>,
+    services: Vec<Service>,
+    ip: Option<String>,
+    is_strict: bool,
+    shutdown: Shutdown,
+    takes_signals: bool,
+    until: BoxFuture<'static, ()>,
+}
+
+/// One service to register, and what differs from the defaults.
+struct Service {
+    name: ServiceRef,
+    change: Box<dyn FnOnce(RegisterInstance) -> RegisterInstance + Send>,
 }
 
 impl Serve {
-    /// Registers an instance of `service` (or `GROUP@@service`) at the first port that the server listens on.
-    pub fn register(mut self, service: impl Into<ServiceRef>) -> Self {
-        self.services.push(service.into());
+    /// Registers an instance of `service` (or `GROUP@@service`) at the first port that the server listens on. Call it once for
+    /// each service.
+    pub fn register(self, service: impl Into<ServiceRef>) -> Self {
+        self.register_with(service, |instance| instance)
+    }
+
+    /// As [`register`](Serve::register), with changes: weight, metadata, cluster, or another of the server's ports.
+    ///
+    /// ```no_run
+    /// # use actix_nacos::prelude::*;
+    /// # use actix_web::{App, HttpServer};
+    /// # async fn run(registry: actix::Addr<Registry>) -> Result<(), Error> {
+    /// let server = HttpServer::new(App::new).bind(("0.0.0.0", 8080))?.bind(("0.0.0.0", 8081))?;
+    /// let service = actix_nacos::serve(server, registry)
+    ///     .register_with("orders", |instance| instance.weight(2.0).metadata("zone", "a"))
+    ///     .register_with("orders-admin", |instance| instance.port(8081));
+    /// service.await
+    /// # }
+    /// ```
+    pub fn register_with(
+        mut self,
+        service: impl Into<ServiceRef>,
+        change: impl FnOnce(RegisterInstance) -> RegisterInstance + Send + 'static,
+    ) -> Self {
+        self.services.push(Service { name: service.into(), change: Box::new(change) });
         self
     }
 
+    /// The address under which callers reach this machine, instead of the one that is found: see [`Serve`].
+    pub fn ip(mut self, ip: impl Into<String>) -> Self {
+        self.ip = Some(ip.into());
+        self
+    }
+
+    /// Ends with an error when a service cannot be registered, after
+    /// [`Config::operation_timeout`](crate::Config::operation_timeout). Default: off; the server serves, and the services are
+    /// registered as soon as a registry server can be reached.
+    pub fn strict(mut self) -> Self {
+        self.is_strict = true;
+        self
+    }
+
+    /// How long to serve on after deregistering. Default: as long as callers need to notice
+    /// ([`Shutdown::drain_until_noticed`]).
+    pub fn drain(mut self, time: Duration) -> Self {
+        self.shutdown = self.shutdown.drain(time);
+        self
+    }
+
+    /// How the Registry is shut down, for its other settings; replaces [`drain`](Serve::drain). Default:
+    /// `Shutdown::default().drain_until_noticed()`.
+    pub fn shutdown(mut self, shutdown: Shutdown) -> Self {
+        self.shutdown = shutdown;
+        self
+    }
+
+    /// Goes offline when `end` is done, too. Default: on signals alone.
+    pub fn until(mut self, end: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.until = Box::pin(end);
+        self
+    }
+
+    /// Leaves signals to the application: only [`until`](Serve::until) ends the service. Default: off.
+    pub fn disable_signals(mut self) -> Self {
+        self.takes_signals = false;
+        self
+    }
+
+    /// The server runs in the same task: a panic here ends it, and nobody is left who only ignores signals.
     async fn run(self) -> Result<(), Error> {
-        let _ = (self.addresses, self.registry, self.services);
-        Ok(self.server.await?)
+        let (server, address) = self.server?;
+        let signals = if self.takes_signals { Some(signals::listen()?) } else { None };
+        let config = self.registry.send(BeginServing).await??;
+        let log = config.logger.clone();
+        let host = Host { registry: self.registry, config, address, ip: self.ip, is_strict: self.is_strict };
+        let end = End { signals, until: self.until, shutdown: self.shutdown, server: server.handle() };
+        let life = pin!(live(&host, self.services, end));
+        let outcome = match select(server, life).await {
+            Either::Left((stopped, _)) => {
+                quietly(|| info!(log, "server has stopped by itself, deregistering"));
+                // Nobody can be served any more: nothing to wait for.
+                go_offline(&host, Shutdown::default()).await;
+                stopped.map_err(Error::from)
+            }
+            Either::Right((outcome, server)) => outcome.and(server.await.map_err(Error::from)),
+        };
+        quietly(|| info!(log, "service has ended"));
+        outcome
     }
 }
 
@@ -61,4 +218,134 @@ impl IntoFuture for Serve {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.run())
     }
+}
+
+impl fmt::Debug for Serve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let services: Vec<_> = self.services.iter().map(|service| &service.name).collect();
+        f.debug_struct("Serve").field("services", &services).field("ip", &self.ip).finish_non_exhaustive()
+    }
+}
+
+/// Where a service runs, and by which Registry it is registered.
+struct Host {
+    registry: Addr<Registry>,
+    config: Config,
+    address: SocketAddr,
+    ip: Option<String>,
+    is_strict: bool,
+}
+
+/// What ends a service, and how.
+struct End {
+    signals: Option<Signals>,
+    until: BoxFuture<'static, ()>,
+    shutdown: Shutdown,
+    server: ServerHandle,
+}
+
+/// From registering to the order to stop the server. The server runs meanwhile.
+async fn live(host: &Host, services: Vec<Service>, end: End) -> Result<(), Error> {
+    // The signals are this service's until it has ended.
+    let End { mut signals, until, shutdown, server } = end;
+    let told = pin!(async {
+        let signal = async {
+            match &mut signals {
+                Some(signals) => signals.first().await,
+                None => pending().await,
+            }
+        };
+        match select(pin!(signal), until).await {
+            Either::Left((signal, _)) => signal,
+            Either::Right(_) => "the application",
+        }
+    });
+    let registering = pin!(host.register_all(services));
+    let (outcome, by) = match select(told, registering).await {
+        Either::Left((by, _)) => (Ok(()), by),
+        Either::Right((Ok(()), told)) => (Ok(()), told.await),
+        Either::Right((Err(error), _)) => (Err(error), "a failed registration"),
+    };
+    quietly(|| info!(host.config.logger, "going offline, a second signal ends at once"; "told_by" => by));
+    go_offline(host, if outcome.is_ok() { shutdown } else { Shutdown::default() }).await;
+    server.stop(true).await;
+    outcome
+}
+
+impl Host {
+    async fn register_all(&self, services: Vec<Service>) -> Result<(), Error> {
+        if !services.is_empty() {
+            let ip = self.ip().await?;
+            let send = |service: Service| {
+                let instance = (service.change)(RegisterInstance::new(service.name, &ip, self.address.port()));
+                let message = if self.is_strict { instance } else { instance.when_reachable() };
+                let sent = self.registry.send(message);
+                async move { sent.await? }
+            };
+            try_join_all(services.into_iter().map(send)).await?;
+        }
+        self.registry.send(RegistrationsAsked).await?
+    }
+
+    /// The address to register.
+    async fn ip(&self) -> Result<String, Error> {
+        if let Some(ip) = &self.ip {
+            return Ok(ip.clone());
+        }
+        if !self.address.ip().is_unspecified() {
+            return Ok(self.address.ip().to_string());
+        }
+        let mut is_logged = false;
+        loop {
+            match self.local_ip().await {
+                // At the start of a machine its network or its name server may be missing for a while.
+                Err(error) if error.is_retryable() && !self.is_strict => {
+                    if !std::mem::replace(&mut is_logged, true) {
+                        quietly(|| {
+                            warn!(self.config.logger, "cannot find the address to register yet"; "error" => %error);
+                        });
+                    }
+                    sleep(LOOK_UP_PAUSE).await;
+                }
+                found => return found,
+            }
+        }
+    }
+
+    /// Apart: looking a name up may block for seconds.
+    async fn local_ip(&self) -> Result<String, Error> {
+        let config = self.config.clone();
+        match spawn_blocking(move || config.local_ip()).await {
+            Ok(found) => found.map(|ip| ip.to_string()),
+            Err(error) => Err(Error::NotStarted { reason: error.to_string() }),
+        }
+    }
+}
+
+/// Deregisters and drains, whatever happens: the server is to be stopped after it.
+async fn go_offline(host: &Host, shutdown: Shutdown) {
+    let log = &host.config.logger;
+    let (drain, longest) = (shutdown.longest_drain(), shutdown.longest(host.config.shutdown_timeout));
+    match host.registry.send(shutdown).await.unwrap_or_else(|closed| Err(closed.into())) {
+        Ok(report) => quietly(|| info!(log, "callers have noticed"; "drained" => ?report.drained)),
+        // Somebody else shuts it down, by `/offline` for example, or has done so.
+        Err(Error::Stopped) => {
+            let ended = async {
+                while host.registry.connected() {
+                    sleep(SHUTDOWN_CHECK).await;
+                }
+            };
+            // The server is stopped in any case.
+            let _ = timeout(longest, ended).await;
+        }
+        Err(error) => {
+            quietly(|| warn!(log, "deregistering failed"; "error" => %error));
+            sleep(drain).await;
+        }
+    }
+}
+
+/// Logs. A logger panics when its output is closed, and that must not keep the service from its end.
+fn quietly(line: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(line));
 }

@@ -5,8 +5,8 @@ use actix_web::{web, HttpRequest, HttpResponse};
 use super::StatusRoutes;
 
 pub(super) async fn metrics(routes: web::Data<StatusRoutes>, request: HttpRequest) -> HttpResponse {
-    if let Some(refusal) = routes.access().refuses_to_show(&request) {
-        return refusal;
+    if let Some(rejection) = routes.access().refuses_to_show(&request) {
+        return rejection;
     }
     HttpResponse::NotImplemented().finish()
 }

@@ -6,6 +6,7 @@ mod lifecycle;
 mod metrics;
 mod page;
 mod routes;
+mod signals;
 
 pub use self::{
     lifecycle::{serve, Serve},

@@ -21,8 +21,8 @@ async fn with_slash(request: HttpRequest) -> HttpResponse {
 }
 
 async fn page(routes: web::Data<StatusRoutes>, request: HttpRequest) -> HttpResponse {
-    if let Some(refusal) = routes.access().refuses_to_show(&request) {
-        return refusal;
+    if let Some(rejection) = routes.access().refuses_to_show(&request) {
+        return rejection;
     }
     match routes.status().await {
         Ok(status) => HttpResponse::Ok().json(status),

@@ -1,12 +1,14 @@
 //! Which routes there are, and where.
 
+use std::time::Duration;
+
 use actix::{Addr, WeakAddr};
 use actix_web::web::{self, ServiceConfig};
 
 use super::{access::Access, health, metrics, page};
 use crate::{
     error::Error,
-    registry::{GetStatus, Registry, RegistryStatus},
+    registry::{GetStatus, Registry, RegistryStatus, Shutdown},
 };
 
 /// Routes for health checks, metrics and a status page, to be mounted in an actix-web `App`:
@@ -39,6 +41,7 @@ pub struct StatusRoutes {
     registry: WeakAddr<Registry>,
     access: Access,
     strict: bool,
+    shutdown: Shutdown,
     livez: Option<String>,
     readyz: Option<String>,
     offline: Option<String>,
@@ -53,6 +56,7 @@ impl StatusRoutes {
             registry: registry.downgrade(),
             access: Access::default(),
             strict: false,
+            shutdown: Shutdown::default().drain_until_noticed(),
             livez: Some("/livez".into()),
             readyz: Some("/readyz".into()),
             offline: Some("/offline".into()),
@@ -61,8 +65,12 @@ impl StatusRoutes {
         }
     }
 
-    /// Lets `/readyz` answer 503 until every instance has been registered once. Default: off, so that a process also starts
-    /// while no registry server answers.
+    /// Lets `/readyz` answer 503 until every instance has been registered once. Default: off.
+    ///
+    /// `/readyz` answers 200 when each instance is registered, or waits because no registry server takes it; so a process also
+    /// starts in an outage of the registry. It answers 503 while a registry server rejects an instance, while the first attempt to
+    /// register is under way, and from the moment a [`Shutdown`] begins. An instance that was registered and lost does not
+    /// change it.
     #[must_use]
     pub fn strict(mut self) -> Self {
         self.strict = true;
@@ -81,6 +89,14 @@ impl StatusRoutes {
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.access.token = Some(token.into());
+        self
+    }
+
+    /// How long `/offline` waits after deregistering. Default: as long as callers need to notice
+    /// ([`Shutdown::drain_until_noticed`]).
+    #[must_use]
+    pub fn drain(mut self, time: Duration) -> Self {
+        self.shutdown = self.shutdown.drain(time);
         self
     }
 
@@ -148,6 +164,10 @@ impl StatusRoutes {
 
     pub(super) fn is_strict(&self) -> bool {
         self.strict
+    }
+
+    pub(super) fn shutdown(&self) -> Shutdown {
+        self.shutdown.clone()
     }
 
     /// The Registry, unless it has ended.

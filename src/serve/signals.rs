@@ -1,0 +1,112 @@
+//! SIGTERM and Ctrl-C.
+//!
+//! A process has one handler for a signal, so this is the one thing here that belongs to the process and not to a Registry. A
+//! thread of its own takes the signals: one runtime that is stuck in a handler of the application does not keep the process
+//! from its end.
+
+use std::{
+    io,
+    process::exit,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc, LazyLock, Mutex, PoisonError,
+    },
+    thread,
+};
+
+use tokio::sync::watch;
+
+static STATE: LazyLock<State> = LazyLock::new(|| State {
+    serving: AtomicUsize::new(0),
+    first: watch::channel(None).0,
+    is_listening: Mutex::new(false),
+});
+
+struct State {
+    /// How many services go offline at the first signal.
+    serving: AtomicUsize,
+    /// The first signal of this process.
+    first: watch::Sender<Option<&'static str>>,
+    is_listening: Mutex<bool>,
+}
+
+/// The signals for one service; from its end on they end the process, unless another service is there.
+pub(super) struct Signals(watch::Receiver<Option<&'static str>>);
+
+/// From now on the first signal is this service's. Every later one ends the process, as one without a handler would.
+pub(super) fn listen() -> io::Result<Signals> {
+    let mut is_listening = STATE.is_listening.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*is_listening {
+        start_listening()?;
+        *is_listening = true;
+    }
+    STATE.serving.fetch_add(1, Ordering::SeqCst);
+    Ok(Signals(STATE.first.subscribe()))
+}
+
+impl Signals {
+    /// Waits for the first signal; gives its name.
+    pub(super) async fn first(&mut self) -> &'static str {
+        let first = self.0.wait_for(Option::is_some).await.ok().and_then(|first| *first);
+        match first {
+            Some(name) => name,
+            // Never: the sender is not dropped.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        STATE.serving.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Returns when signals are taken: none may come between.
+fn start_listening() -> io::Result<()> {
+    let (ready, is_ready) = mpsc::channel();
+    let take = move || match actix_rt::Runtime::new() {
+        Ok(runtime) => runtime.block_on(take_signals(ready)),
+        Err(error) => drop(ready.send(Err(error))),
+    };
+    thread::Builder::new().name("nacos-signals".into()).spawn(take)?;
+    is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("the thread that takes signals ended at once")))
+}
+
+#[cfg(unix)]
+async fn take_signals(ready: mpsc::Sender<io::Result<()>>) {
+    use actix_rt::signal::unix::{signal, SignalKind};
+    use futures_util::{future::select, pin_mut};
+
+    let streams =
+        signal(SignalKind::interrupt()).and_then(|one| signal(SignalKind::terminate()).map(|other| (one, other)));
+    let (mut interrupts, mut terminates) = match streams {
+        Ok(streams) => streams,
+        Err(error) => return drop(ready.send(Err(error))),
+    };
+    let _ = ready.send(Ok(()));
+    loop {
+        let (interrupt, terminate) = (interrupts.recv(), terminates.recv());
+        pin_mut!(interrupt, terminate);
+        match select(interrupt, terminate).await {
+            futures_util::future::Either::Left(_) => received("SIGINT", 130),
+            futures_util::future::Either::Right(_) => received("SIGTERM", 143),
+        }
+    }
+}
+
+#[cfg(not(unix))]
+async fn take_signals(ready: mpsc::Sender<io::Result<()>>) {
+    let _ = ready.send(Ok(()));
+    while actix_rt::signal::ctrl_c().await.is_ok() {
+        received("Ctrl-C", 130);
+    }
+}
+
+/// Ends the process with `code`, unless a service is there to be ended by this signal.
+fn received(name: &'static str, code: i32) {
+    if STATE.first.borrow().is_some() || STATE.serving.load(Ordering::SeqCst) == 0 {
+        exit(code);
+    }
+    STATE.first.send_replace(Some(name));
+}
