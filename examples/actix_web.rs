@@ -1,23 +1,26 @@
 //! An actix-web service among others: `cargo run --example actix_web`.
 //!
 //! It registers once it listens, calls instances that it finds by the registry, and on Ctrl-C or SIGTERM first takes
-//! itself out of the lists, then serves those who have not heard of it yet, then ends.
+//! itself out of the lists, then serves those who have not heard of it yet, then ends. Health checks, metrics and a status
+//! page are mounted, too.
 
 mod cli;
 
-use std::{process::ExitCode, time::Duration};
+use std::{net::TcpListener, process::ExitCode, time::Duration};
 
-use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+use actix_nacos::{embedded::EmbeddedServer, prelude::*, StatusRoutes};
 use actix_web::{get, rt, web, App, HttpResponse, HttpServer, Responder};
 
 const HELP: &str = "\
-Serves `/`, and `/friend`, which asks another instance of the service for its `/`.
+Serves `/`, `/friend`, which asks another instance of the service for its `/`, health checks at `/livez` and `/readyz`,
+`/metrics`, and a status page at `/registry/`. `/offline` takes it out of the lists.
 
 Usage: actix_web [OPTIONS]
 
   --server HOST:PORT  the Nacos; else the one in NACOS_SERVER_ADDR, else one inside this process
   --service SERVICE   the service to be an instance of, and to call [greeter]
   --port PORT         where to listen [a free one]
+  --token TOKEN       also shows metrics and page, and takes `/offline`, from other machines that have it [this one only]
   --drain SECS        serve on for so long after deregistering [until callers have noticed]
   --for SECS          end after so long [on a signal only]
   --help              print this";
@@ -53,52 +56,52 @@ async fn main() -> ExitCode {
     cli::log_to_stderr();
     let mut arguments = cli::Arguments::read(HELP);
     let config = arguments.config();
-    let service: String = arguments.option("service").unwrap_or_else(|| "greeter".into());
-    let port: u16 = arguments.option("port").unwrap_or(0);
-    let shutdown = match arguments.seconds("drain") {
-        Some(time) => Shutdown::default().drain(time),
-        None => Shutdown::default().drain_until_noticed(),
+    let options = Options {
+        service: arguments.option("service").unwrap_or_else(|| "greeter".into()),
+        port: arguments.option("port").unwrap_or(0),
+        token: arguments.option("token"),
+        drain: arguments.seconds("drain"),
+        last: arguments.seconds("for"),
     };
-    let last = arguments.seconds("for");
     arguments.finish();
-    cli::ended(run(config, &service, port, shutdown, last).await)
+    cli::ended(run(config, options).await)
 }
 
-async fn run(
-    config: Option<Config>,
-    service: &str,
+struct Options {
+    service: String,
     port: u16,
-    shutdown: Shutdown,
+    token: Option<String>,
+    drain: Option<Duration>,
     last: Option<Duration>,
-) -> Result<(), Box<dyn std::error::Error>> {
+}
+
+async fn run(config: Option<Config>, options: Options) -> Result<(), Error> {
     let (config, _embedded) = or_embedded(config)?;
     let ip = config.local_ip()?.to_string();
     let registry = Registry::start(config)?;
-    let view = registry.send(Discover::new(service)).await??;
+    let view = registry.send(Discover::new(options.service.as_str())).await??;
+    let mut status = StatusRoutes::new(&registry);
+    if let Some(token) = options.token {
+        status = status.token(token);
+    }
 
-    let listener = std::net::TcpListener::bind(("0.0.0.0", port))?;
-    let port = listener.local_addr()?.port();
-    let me = web::Data::new(Me { address: Instance::new(&ip, port).authority() });
-    println!("listening on http://{}/ and /friend", me.address);
+    let listener = TcpListener::bind(("0.0.0.0", options.port))?;
+    let me = web::Data::new(Me { address: Instance::new(&ip, listener.local_addr()?.port()).authority() });
+    println!("listening on http://{}/, /friend, /livez, /readyz, /offline, /metrics and /registry/", me.address);
     let app = move || {
         let (view, client) = (web::Data::new(view.clone()), web::Data::new(awc::Client::default()));
-        App::new().app_data(me.clone()).app_data(view).app_data(client).service(hello).service(friend)
+        let app = App::new().app_data(me.clone()).app_data(view).app_data(client);
+        app.configure(|app| status.configure(app)).service(hello).service(friend)
     };
-    let server = HttpServer::new(app).listen(listener)?.disable_signals().run();
-    registry.send(RegisterInstance::new(service, ip, port)).await??;
-
-    let handle = server.handle();
-    rt::spawn(async move {
-        cli::told_to_end(last).await;
-        println!("deregistering, then serving on until callers have noticed");
-        match registry.send(shutdown).await.unwrap_or_else(|error| Err(error.into())) {
-            Ok(report) => println!("{} deregistered, served on for {:?}", report.deregistered, report.drained),
-            Err(error) => log::warn!("not deregistered: {error}"),
-        }
-        println!("ending the last requests");
-        handle.stop(true).await;
-    });
-    server.await?;
+    let server = HttpServer::new(app).listen(listener)?;
+    let mut service = actix_nacos::serve(server, registry).register(options.service).ip(ip);
+    if let Some(time) = options.drain {
+        service = service.drain(time);
+    }
+    if let Some(time) = options.last {
+        service = service.until(rt::time::sleep(time));
+    }
+    service.await?;
     println!("done");
     Ok(())
 }

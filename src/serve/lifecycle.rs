@@ -17,10 +17,10 @@ use actix_rt::{
 };
 use actix_service::{IntoServiceFactory, ServiceFactory};
 use actix_web::{
-    dev::{AppConfig, Server, ServerHandle},
+    dev::{AppConfig, Server},
     HttpServer,
 };
-use futures_util::future::{select, try_join_all, BoxFuture, Either};
+use futures_util::future::{join, select, try_join_all, BoxFuture, Either};
 use slog::{info, warn};
 
 use super::signals::{self, Signals};
@@ -195,7 +195,8 @@ impl Serve {
         let config = self.registry.send(BeginServing).await??;
         let log = config.logger.clone();
         let host = Host { registry: self.registry, config, address, ip: self.ip, is_strict: self.is_strict };
-        let end = End { signals, until: self.until, shutdown: self.shutdown, server: server.handle() };
+        let end = End { signals, until: self.until, shutdown: self.shutdown };
+        let handle = server.handle();
         let life = pin!(live(&host, self.services, end));
         let outcome = match select(server, life).await {
             Either::Left((stopped, _)) => {
@@ -204,7 +205,10 @@ impl Serve {
                 go_offline(&host, Shutdown::default()).await;
                 stopped.map_err(Error::from)
             }
-            Either::Right((outcome, server)) => outcome.and(server.await.map_err(Error::from)),
+            Either::Right((outcome, server)) => {
+                let ((), stopped) = join(handle.stop(true), server).await;
+                outcome.and(stopped.map_err(Error::from))
+            }
         };
         quietly(|| info!(log, "service has ended"));
         outcome
@@ -241,13 +245,12 @@ struct End {
     signals: Option<Signals>,
     until: BoxFuture<'static, ()>,
     shutdown: Shutdown,
-    server: ServerHandle,
 }
 
-/// From registering to the order to stop the server. The server runs meanwhile.
+/// From registering to the moment at which nobody calls any more. The server runs meanwhile, and is to be stopped then.
 async fn live(host: &Host, services: Vec<Service>, end: End) -> Result<(), Error> {
     // The signals are this service's until it has ended.
-    let End { mut signals, until, shutdown, server } = end;
+    let End { mut signals, until, shutdown } = end;
     let told = pin!(async {
         let signal = async {
             match &mut signals {
@@ -268,7 +271,6 @@ async fn live(host: &Host, services: Vec<Service>, end: End) -> Result<(), Error
     };
     quietly(|| info!(host.config.logger, "going offline, a second signal ends at once"; "told_by" => by));
     go_offline(host, if outcome.is_ok() { shutdown } else { Shutdown::default() }).await;
-    server.stop(true).await;
     outcome
 }
 

@@ -1,0 +1,447 @@
+//! The life of a service that `serve` runs, and the routes that show it: as Kubernetes sees it, with a child process.
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::{
+    cell::{Cell, RefCell},
+    future::IntoFuture as _,
+    io::{BufRead as _, BufReader},
+    net::TcpListener,
+    os::unix::process::ExitStatusExt as _,
+    process::{Command, Stdio},
+    thread,
+    time::Instant,
+};
+
+use actix::Addr;
+use actix_nacos::{embedded::EmbeddedServer, serve, Error, Registry, Serve, Shutdown, StatusRoutes};
+use actix_web::{web, App, HttpServer};
+use tokio::sync::oneshot;
+
+use base64::{engine::general_purpose::STANDARD as BASE64, Engine as _};
+use support::{
+    ask, config_at, ms, only_instance, ports,
+    process::{example, Process},
+    registry, server, soon, start, until,
+};
+
+/// What a route answered.
+#[derive(Debug, Clone, PartialEq)]
+struct Answered {
+    status: u16,
+    body: String,
+}
+
+/// Asks with these headers; none where nobody listens.
+async fn get_with(port: u16, path: &str, headers: &[(&str, &str)]) -> Option<Answered> {
+    let mut request = awc::Client::default().get(format!("http://127.0.0.1:{port}{path}")).timeout(ms(15_000));
+    for header in headers {
+        request = request.insert_header(*header);
+    }
+    let mut answer = request.send().await.ok()?;
+    let body = answer.body().await.ok()?;
+    Some(Answered { status: answer.status().as_u16(), body: String::from_utf8_lossy(&body).into_owned() })
+}
+
+async fn get(port: u16, path: &str) -> Option<Answered> {
+    get_with(port, path, &[]).await
+}
+
+async fn status_of(port: u16, path: &str) -> Option<u16> {
+    get(port, path).await.map(|answered| answered.status)
+}
+
+fn listen() -> (TcpListener, u16) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+/// A service in this process, at `listener`.
+fn service(listener: TcpListener, registry: Addr<Registry>, routes: StatusRoutes) -> Serve {
+    let app = move || App::new().configure(|app| routes.configure(app)).route("/", web::get().to(async || "hello"));
+    serve(HttpServer::new(app).workers(1).listen(listener).unwrap(), registry).disable_signals()
+}
+
+/// Runs a service until the test tells it to end; gives what it ended with.
+struct Running {
+    end: oneshot::Sender<()>,
+    task: actix_rt::task::JoinHandle<Result<(), Error>>,
+}
+
+impl Running {
+    fn start(service: Serve) -> Self {
+        let (end, ended) = oneshot::channel::<()>();
+        let service = service.until(async { drop(ended.await) });
+        Running { end, task: actix_rt::spawn(service.into_future()) }
+    }
+
+    async fn end(self) -> Result<(), Error> {
+        drop(self.end);
+        soon("the end of the service", self.task).await.unwrap()
+    }
+}
+
+async fn until_status(port: u16, path: &str, status: u16) {
+    let what = format!("{path} answers {status}");
+    support::eventually(&what, async || (status_of(port, path).await == Some(status)).then_some(())).await;
+}
+
+#[actix::test]
+async fn a_service_registers_the_address_it_listens_on_and_is_gone_when_it_ends() {
+    let nacos = server();
+    let registry = registry(&nacos);
+    let (listener, port) = listen();
+    let routes = StatusRoutes::new(&registry);
+    let service = service(listener, registry, routes).register("orders").drain(ms(50));
+    let running = Running::start(service);
+    until_status(port, "/readyz", 200).await;
+    let instance = only_instance(&nacos, "orders");
+    assert_eq!((instance.ip.as_str(), instance.port), ("127.0.0.1", port));
+    assert_eq!(running.end().await, Ok(()));
+    assert!(ports(&nacos, "orders").is_empty());
+    assert_eq!(status_of(port, "/livez").await, None, "the server has stopped");
+}
+
+#[actix::test]
+async fn several_services_and_ports_are_registered_as_they_are_given() {
+    let nacos = server();
+    let registry = registry(&nacos);
+    let ((one, first), (other, second)) = (listen(), listen());
+    let server = HttpServer::new(App::new).workers(1).listen(one).unwrap().listen(other).unwrap();
+    let service = serve(server, registry)
+        .disable_signals()
+        .ip("127.0.0.9")
+        .drain(ms(0))
+        .register_with("orders", |instance| instance.weight(3.0).metadata("zone", "a").cluster("EAST"))
+        .register_with("orders-admin", move |instance| instance.port(second).ip("127.0.0.10"));
+    let running = Running::start(service);
+    until("both are registered", || ports(&nacos, "orders").len() + ports(&nacos, "orders-admin").len() == 2).await;
+    let (orders, admin) = (only_instance(&nacos, "orders"), only_instance(&nacos, "orders-admin"));
+    assert_eq!((orders.ip.as_str(), orders.port, orders.weight), ("127.0.0.9", first, 3.0));
+    assert_eq!(orders.metadata["zone"], "a");
+    assert_eq!((admin.ip.as_str(), admin.port), ("127.0.0.10", second));
+    assert_eq!(running.end().await, Ok(()));
+}
+
+#[actix::test]
+async fn without_a_registry_server_a_service_serves_and_registers_as_soon_as_there_is_one() {
+    let (reserved, nacos_port) = listen();
+    drop(reserved);
+    let registry = start(config_at(&format!("127.0.0.1:{nacos_port}")));
+    let (listener, port) = listen();
+    let routes = StatusRoutes::new(&registry);
+    let strict = routes.clone().strict().livez(None).offline(None).metrics(None).prefix(None).readyz("/strict");
+    let app = move || App::new().configure(|app| routes.configure(app)).configure(|app| strict.configure(app));
+    let server = HttpServer::new(app).workers(1).listen(listener).unwrap();
+    let running = Running::start(serve(server, registry).disable_signals().register("orders"));
+    until_status(port, "/readyz", 200).await;
+    assert_eq!(status_of(port, "/strict").await, Some(503));
+    assert_eq!(status_of(port, "/livez").await, Some(200));
+    let nacos = EmbeddedServer::builder().port(nacos_port).start().unwrap();
+    until_status(port, "/strict", 200).await;
+    assert_eq!(ports(&nacos, "orders"), [port]);
+    assert_eq!(running.end().await, Ok(()));
+}
+
+#[actix::test]
+async fn a_strict_service_that_cannot_be_registered_ends_with_the_error() {
+    let (reserved, nacos_port) = listen();
+    drop(reserved);
+    let registry = start(config_at(&format!("127.0.0.1:{nacos_port}")).operation_timeout(ms(300)));
+    let (listener, port) = listen();
+    let routes = StatusRoutes::new(&registry);
+    let outcome = soon("the end", service(listener, registry, routes).register("orders").strict().into_future()).await;
+    assert!(matches!(outcome, Err(Error::Unreachable { .. })), "{outcome:?}");
+    assert_eq!(status_of(port, "/livez").await, None);
+}
+
+#[actix::test]
+async fn what_cannot_be_served_or_registered_is_an_error_and_no_panic() {
+    let nacos = server();
+    let outcome = serve(HttpServer::new(App::new), registry(&nacos)).register("orders").await;
+    assert!(matches!(&outcome, Err(Error::InvalidInput { field: "server", .. })), "{outcome:?}");
+
+    let registry = registry(&nacos);
+    let (listener, _) = listen();
+    let routes = StatusRoutes::new(&registry);
+    let outcome = service(listener, registry, routes).register("").await;
+    assert!(matches!(outcome, Err(Error::InvalidInput { .. })), "{outcome:?}");
+}
+
+#[actix::test]
+async fn a_rejected_registration_is_not_ready() {
+    let nacos = server();
+    nacos.faults().fail_share(1.0, 400);
+    let registry = registry(&nacos);
+    let (listener, port) = listen();
+    let routes = StatusRoutes::new(&registry);
+    let running = Running::start(service(listener, registry, routes).register("orders"));
+    support::eventually("the rejection shows", async || {
+        get(port, "/readyz").await.filter(|answered| answered.body.contains("1 registrations rejected"))
+    })
+    .await;
+    assert_eq!(status_of(port, "/livez").await, Some(200));
+    nacos.faults().clear();
+    until_status(port, "/readyz", 200).await;
+    assert_eq!(running.end().await, Ok(()));
+}
+
+#[actix::test]
+async fn offline_deregisters_and_answers_when_callers_have_noticed_while_the_process_serves_on() {
+    let nacos = server();
+    let registry = registry(&nacos);
+    let (listener, port) = listen();
+    let routes = StatusRoutes::new(&registry).drain(ms(700));
+    let running = Running::start(service(listener, registry, routes).register("orders"));
+    until_status(port, "/readyz", 200).await;
+    let asked = Instant::now();
+    let (offline, others) = futures_util::future::join(get(port, "/offline"), async {
+        until("it is deregistered", || ports(&nacos, "orders").is_empty()).await;
+        let at_once = asked.elapsed();
+        (at_once, status_of(port, "/readyz").await, status_of(port, "/").await)
+    })
+    .await;
+    let offline = offline.unwrap();
+    assert_eq!(offline.status, 200);
+    assert!(offline.body.contains("\"deregistered\":1"), "{}", offline.body);
+    assert!(asked.elapsed() >= ms(700), "answered before callers have noticed");
+    assert_eq!((others.1, others.2), (Some(503), Some(200)), "during the drain");
+    // Asked again, as by a second `preStop`.
+    assert_eq!(status_of(port, "/offline").await, Some(200));
+    assert_eq!((status_of(port, "/livez").await, status_of(port, "/").await), (Some(200), Some(200)));
+    assert_eq!(status_of(port, "/readyz").await, Some(503), "a Registry that has ended");
+    assert_eq!(running.end().await, Ok(()));
+}
+
+#[actix::test]
+async fn a_signal_while_offline_drains_waits_for_it_and_no_longer() {
+    let nacos = server();
+    let registry = registry(&nacos);
+    let (listener, port) = listen();
+    let routes = StatusRoutes::new(&registry).drain(ms(600));
+    let running = Running::start(service(listener, registry, routes).register("orders").drain(ms(60_000)));
+    until_status(port, "/readyz", 200).await;
+    let asked = Instant::now();
+    let offline = actix_rt::spawn(async move { get(port, "/offline").await.map(|answered| answered.status) });
+    until("it is deregistered", || ports(&nacos, "orders").is_empty()).await;
+    assert_eq!(running.end().await, Ok(()));
+    assert!(asked.elapsed() >= ms(600), "the drain of /offline was cut short");
+    assert_eq!(offline.await.unwrap(), Some(200));
+}
+
+#[actix::test]
+async fn an_application_that_ends_its_registry_by_itself_still_ends_when_it_is_told() {
+    let nacos = server();
+    let registry = registry(&nacos);
+    let (listener, port) = listen();
+    let routes = StatusRoutes::new(&registry);
+    let running = Running::start(service(listener, registry.clone(), routes).register("orders"));
+    until_status(port, "/readyz", 200).await;
+    ask(&registry, Shutdown::default()).await.unwrap();
+    assert_eq!(status_of(port, "/readyz").await, Some(503));
+    assert_eq!(running.end().await, Ok(()));
+}
+
+#[actix::test]
+async fn routes_are_renamed_and_left_out_and_keep_no_registry_alive() {
+    let nacos = server();
+    let registry = registry(&nacos);
+    let (listener, port) = listen();
+    let routes = StatusRoutes::new(&registry).livez("/health/live").readyz("/health/ready").offline(None).prefix(None);
+    let app = move || App::new().configure(|app| routes.configure(app));
+    let server = HttpServer::new(app).workers(1).listen(listener).unwrap().disable_signals().run();
+    let handle = server.handle();
+    let server = actix_rt::spawn(server);
+    until_status(port, "/health/live", 200).await;
+    assert_eq!(status_of(port, "/health/ready").await, Some(200), "nothing is to be registered");
+    for left_out in ["/livez", "/readyz", "/offline", "/registry", "/registry/"] {
+        assert_eq!(status_of(port, left_out).await, Some(404), "{left_out}");
+    }
+    drop(registry);
+    until_status(port, "/health/ready", 503).await;
+    assert_eq!(status_of(port, "/health/live").await, Some(200));
+    handle.stop(true).await;
+    server.await.unwrap().unwrap();
+}
+
+#[actix::test]
+async fn metrics_and_offline_are_for_this_machine_or_who_has_the_token() {
+    let nacos = server();
+    let registry = registry(&nacos);
+    let (listener, port) = listen();
+    let (plain, public) = (StatusRoutes::new(&registry), StatusRoutes::new(&registry).public().prefix(None));
+    let public = public.metrics("/public/metrics").offline("/public/offline").livez(None).readyz(None);
+    let guarded = StatusRoutes::new(&registry).token("s3cret:\u{1F511}").prefix(None);
+    let guarded = guarded.metrics("/guarded/metrics").offline("/guarded/offline").livez(None).readyz(None);
+    let app = move || {
+        let app = App::new().configure(|app| plain.configure(app)).configure(|app| public.configure(app));
+        app.configure(|app| guarded.configure(app))
+    };
+    let server = HttpServer::new(app).workers(1).listen(listener).unwrap().disable_signals().run();
+    let handle = server.handle();
+    let server = actix_rt::spawn(server);
+    until_status(port, "/livez", 200).await;
+
+    let status = async |path: &str, headers: &[(&str, &str)]| get_with(port, path, headers).await.unwrap().status;
+    assert_eq!(status("/metrics", &[]).await, 200);
+    let proxied = [("x-forwarded-for", "203.0.113.9"), ("forwarded", "for=203.0.113.9"), ("via", "1.1 proxy")];
+    let strange = [("host", "evil.example"), ("origin", "http://evil.example"), ("sec-fetch-site", "cross-site")];
+    for header in proxied.into_iter().chain(strange) {
+        for path in ["/metrics", "/offline", "/registry/", "/public/offline"] {
+            assert_eq!(status(path, &[header]).await, 403, "{path} {header:?}");
+        }
+        for path in ["/guarded/metrics", "/guarded/offline"] {
+            assert_eq!(status(path, &[header]).await, 401, "{path} {header:?}");
+        }
+        assert_eq!(status("/public/metrics", &[header]).await, 200, "{header:?}");
+    }
+    let key = "s3cret:\u{1F511}";
+    let (bearer, basic) = (format!("Bearer {key}"), format!("basic {}", BASE64.encode(format!("operator:{key}"))));
+    for wrong in ["Bearer s3cret", "Bearer ", "Basic !!!", "Basic czNjcmV0", key, "Bearer s3cret:\u{1F511}x"] {
+        let answered = status("/guarded/metrics", &[proxied[0], ("authorization", wrong)]).await;
+        assert_eq!(answered, 401, "{wrong:?}");
+    }
+    for right in [&bearer, &basic] {
+        assert_eq!(status("/guarded/metrics", &[proxied[0], ("authorization", right)]).await, 200, "{right:?}");
+    }
+    assert_eq!(status("/readyz", &[]).await, 200, "nobody got through to /offline");
+    assert_eq!(status("/guarded/offline", &[proxied[0], ("authorization", &bearer)]).await, 200);
+    assert_eq!(status("/readyz", &[]).await, 503);
+    handle.stop(true).await;
+    server.await.unwrap().unwrap();
+}
+
+/// A service under the runtime of tokio alone.
+#[test]
+fn a_service_runs_under_tokio_without_an_actix_system() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let nacos = server();
+    let registry = registry(&nacos);
+    let (listener, port) = listen();
+    let routes = StatusRoutes::new(&registry);
+    let (end, ended) = oneshot::channel::<()>();
+    let service = service(listener, registry, routes).register("orders").drain(ms(50));
+    // Spawned, it must be `Send`.
+    let task = runtime.spawn(service.until(async { drop(ended.await) }).into_future());
+    let began = Instant::now();
+    while ports(&nacos, "orders") != [port] {
+        assert!(began.elapsed() < support::PATIENCE, "not registered");
+        thread::sleep(ms(5));
+    }
+    drop(end);
+    assert_eq!(runtime.block_on(task).unwrap(), Ok(()));
+    assert!(ports(&nacos, "orders").is_empty());
+}
+
+/// The example, as a child process.
+struct Example {
+    process: Process,
+    port: u16,
+}
+
+impl Example {
+    fn start(nacos: &str, arguments: &[&str], stderr: Stdio) -> Self {
+        let mut command = Command::new(example("actix_web"));
+        command.args(["--server", nacos, "--service", "greeter"]).args(arguments);
+        let mut process = Process::start(command.stdout(Stdio::piped()).stderr(stderr));
+        let mut lines = BufReader::new(process.child().stdout.take().unwrap());
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        let authority = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("where it listens");
+        let port = authority.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+        // Read on, or the child's output would fail.
+        thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
+        Example { process, port }
+    }
+}
+
+/// Calls `/` without pause from several tasks until it is over; gives how many were sent, and what failed.
+async fn call(port: u16, is_over: &Cell<bool>) -> (usize, Vec<String>) {
+    let results = RefCell::new((0, Vec::new()));
+    let caller = async || {
+        let client = awc::Client::default();
+        while !is_over.get() {
+            let outcome = match client.get(format!("http://127.0.0.1:{port}/")).send().await {
+                Ok(answer) if answer.status().is_success() => Ok(()),
+                Ok(answer) => Err(answer.status().to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            let mut results = results.borrow_mut();
+            results.0 += 1;
+            results.1.extend(outcome.err());
+            drop(results);
+            actix_rt::time::sleep(ms(4)).await;
+        }
+    };
+    futures_util::future::join_all((0..4).map(|_| caller())).await;
+    results.into_inner()
+}
+
+/// Kubernetes asks for `/readyz`, sends requests while it says yes, and SIGTERM at the end.
+#[actix::test]
+async fn a_service_is_taken_in_and_out_as_kubernetes_does_it_without_a_failed_request() {
+    let nacos = server();
+    // While the server does not answer, the registration is under way.
+    nacos.faults().hang(true);
+    let Example { mut process, port } = Example::start(&nacos.server_address(), &["--drain", "2"], Stdio::inherit());
+    until_status(port, "/readyz", 503).await;
+    assert_eq!(status_of(port, "/livez").await, Some(200));
+    nacos.faults().clear();
+    until_status(port, "/readyz", 200).await;
+    assert_eq!(ports(&nacos, "greeter"), [port]);
+
+    let is_over = Cell::new(false);
+    let walk = async {
+        actix_rt::time::sleep(ms(500)).await;
+        process.signal("TERM");
+        let told = Instant::now();
+        until_status(port, "/readyz", 503).await;
+        let not_ready_after = told.elapsed();
+        assert_eq!(status_of(port, "/livez").await, Some(200));
+        until("it is deregistered", || ports(&nacos, "greeter").is_empty()).await;
+        // Requests still come until callers have noticed.
+        actix_rt::time::sleep((told + ms(1500)).saturating_duration_since(Instant::now())).await;
+        is_over.set(true);
+        not_ready_after
+    };
+    let (not_ready_after, (sent, failed)) = futures_util::future::join(walk, call(port, &is_over)).await;
+    assert_eq!(failed, Vec::<String>::new(), "of {sent}");
+    assert!(sent > 100, "{sent}");
+    assert!(not_ready_after < ms(1000), "{not_ready_after:?}");
+    assert_eq!(process.wait().code(), Some(0));
+    println!("{sent} requests, none failed; not ready {not_ready_after:?} after SIGTERM");
+}
+
+#[actix::test]
+async fn a_second_signal_ends_at_once() {
+    let nacos = server();
+    for (name, code) in [("TERM", 143), ("INT", 130)] {
+        let Example { mut process, port } =
+            Example::start(&nacos.server_address(), &["--drain", "60"], Stdio::inherit());
+        until_status(port, "/readyz", 200).await;
+        process.signal("TERM");
+        until_status(port, "/readyz", 503).await;
+        assert_eq!(process.has_ended(), None, "it drains");
+        process.signal(name);
+        assert_eq!(process.wait().code(), Some(code));
+    }
+}
+
+#[actix::test]
+async fn a_service_whose_stderr_is_closed_still_ends_on_a_signal() {
+    let nacos = server();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    // Each line of the log fails, from the first one on.
+    std::env::set_var("RUST_LOG", "actix_nacos=trace");
+    let Example { mut process, port } = Example::start(&nacos.server_address(), &["--drain", "0.2"], writer.into());
+    std::env::remove_var("RUST_LOG");
+    until_status(port, "/readyz", 200).await;
+    process.signal("TERM");
+    let status = process.wait();
+    assert_eq!((status.code(), status.signal()), (Some(0), None));
+    assert!(ports(&nacos, "greeter").is_empty());
+}
