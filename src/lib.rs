@@ -263,6 +263,7 @@ mod client;
 mod config;
 mod discovery;
 mod error;
+mod metrics;
 mod model;
 mod registry;
 mod runtime;
@@ -279,6 +280,7 @@ pub mod testing;
 
 pub mod prelude;
 
+pub use client::request_counters::RequestStatus;
 pub use config::{Config, Protocol, PushConfig, ServerList, TlsConfig};
 pub use discovery::{
     subscriber::SubscriptionStatus,
@@ -289,6 +291,7 @@ pub use model::{
     change::{Change, ServiceChanged, Source},
     connection::ConnectionState,
     heartbeat::HeartbeatReply,
+    histogram::{Bucket, Histogram},
     instance::{
         Instance, InstanceKey, Metadata, DEFAULT_CLUSTER, HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT,
     },

@@ -6,9 +6,8 @@ use std::{
 };
 
 /// From the lowest to the highest. A file imports from its own layer and from lower ones.
-const LAYERS: [&str; 11] = [
-    "error", "model", "config", "runtime", "wire", "client", "discovery", "registry", "balance", "metrics", "serve",
-];
+const LAYERS: [&str; 11] =
+    ["error", "model", "config", "runtime", "wire", "client", "discovery", "registry", "balance", "metrics", "serve"];
 /// The embedded server shares the wire formats with the client, and nothing above them.
 const EMBEDDED_IMPORTS: [&str; 5] = ["error", "model", "config", "runtime", "wire"];
 

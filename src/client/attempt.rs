@@ -89,7 +89,9 @@ impl Nacos {
                 continue;
             }
             let sent = Instant::now();
-            match self.ask(call, &server, deadline).await {
+            let asked = self.ask(call, &server, deadline).await;
+            self.requests.count(operation, sent.elapsed(), &asked);
+            match asked {
                 Err(error) if error.is_retryable() => {
                     let counts = self.note_failure(call, &server, sent, &error);
                     progress.has_current_failed |= self.servers.is_in_use(&server);

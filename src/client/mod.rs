@@ -13,6 +13,7 @@ mod health;
 mod list_cache;
 mod login;
 mod nacos;
+pub(crate) mod request_counters;
 mod resolve;
 pub(crate) mod restart_detector;
 pub(crate) mod server;

@@ -10,6 +10,7 @@ use super::{
     attempt::Answered,
     calls::{self, LeftOut, ListQuery},
     list_cache::ListCache,
+    request_counters::RequestCounters,
     servers::Servers,
     session::Session,
     transport::{self, Transport},
@@ -45,6 +46,7 @@ pub(crate) struct Nacos {
     /// Those that were warned of.
     pub(super) left_out: RefCell<LeftOut>,
     pub(super) connection: watch::Sender<ConnectionState>,
+    pub(super) requests: RequestCounters,
     /// Hashes what a failed request was about.
     pub(super) subjects: foldhash::fast::RandomState,
     pub(super) log: Logger,
@@ -97,6 +99,7 @@ impl Nacos {
             list_cache: ListCache::new(),
             left_out: RefCell::default(),
             connection: watch::channel(ConnectionState::Unknown).0,
+            requests: RequestCounters::default(),
             subjects: foldhash::fast::RandomState::default(),
             log: config.logger.clone(),
         })
@@ -104,6 +107,11 @@ impl Nacos {
 
     pub(crate) fn servers(&self) -> &Rc<Servers> {
         &self.servers
+    }
+
+    /// What became of the requests so far.
+    pub(crate) fn requests(&self) -> &RequestCounters {
+        &self.requests
     }
 
     /// Requests that are sent from now on are signed with this.

@@ -3,5 +3,6 @@
 pub(crate) mod change;
 pub(crate) mod connection;
 pub(crate) mod heartbeat;
+pub(crate) mod histogram;
 pub(crate) mod instance;
 pub(crate) mod service;

@@ -142,7 +142,8 @@ impl Registry {
         config.validate()?;
         // A System that was created and does not run yet has an arbiter, but cannot spawn anything.
         if Arbiter::try_current().is_none() || tokio::runtime::Handle::try_current().is_err() {
-            let reason = "no arbiter runs on this thread; call it inside an actix System, or use Registry::start".into();
+            let reason =
+                "no arbiter runs on this thread; call it inside an actix System, or use Registry::start".into();
             return Err(Error::NotStarted { reason });
         }
         let (sender, mailbox) = channel::channel(config.mailbox_capacity);

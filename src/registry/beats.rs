@@ -147,6 +147,7 @@ impl Handler<Beat> for Registry {
             if shared.is_in(Phase::Closing) {
                 return Err(Error::Stopped);
             }
+            shared.heartbeat_lateness.count(beat.due.elapsed());
             let outcome = Box::pin(async {
                 shared.catch_panics(Operation::Beat, Phase::Offline, pin!(shared.beat_in_turn(&beat, permit))).await
             })
@@ -165,7 +166,11 @@ impl Shared {
         self.beat_permits.acquire().await.ok()
     }
 
-    async fn beat_in_turn<'a>(&'a self, beat: &Beat, mut permit: Option<SemaphorePermit<'a>>) -> Result<BeatOutcome, Error> {
+    async fn beat_in_turn<'a>(
+        &'a self,
+        beat: &Beat,
+        mut permit: Option<SemaphorePermit<'a>>,
+    ) -> Result<BeatOutcome, Error> {
         let mut turn = self.desired.queue(&beat.key);
         let outcome = if turn.is_behind_changes_only() && self.wants_a_beat(&beat.key) {
             let outcome = self.beat_past_changes(beat).await;
@@ -345,7 +350,7 @@ mod tests {
     use std::{rc::Rc, time::Duration};
 
     use actix::{dev::channel, Addr};
-    use actix_rt::time::timeout;
+    use actix_rt::time::{timeout, Instant};
     use futures_util::{pin_mut, FutureExt as _};
 
     use super::{super::desired::tests::key, *};
@@ -364,7 +369,7 @@ mod tests {
     }
 
     fn beat(port: u16) -> Beat {
-        Beat { key: key(port), light: false, interval: DEFAULT_INTERVAL }
+        Beat { key: key(port), light: false, interval: DEFAULT_INTERVAL, due: Instant::now() }
     }
 
     #[actix::test]

@@ -40,11 +40,14 @@ impl SubscriptionStatus {
             views: 0,
             instances: None,
             withheld: 0,
+            healthy: 0,
+            unhealthy: 0,
             stale: false,
             last_success_ms_ago: None,
             last_error: None,
             polls: 0,
             pushes: 0,
+            ignored_pushes: 0,
             changes: 0,
         }
     }

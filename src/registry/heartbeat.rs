@@ -33,6 +33,8 @@ pub(crate) struct Beat {
     pub(crate) light: bool,
     /// The time between two beats of this instance.
     pub(crate) interval: Duration,
+    /// When the beat is due.
+    pub(crate) due: Instant,
 }
 
 /// The outcome of a [`Beat`].
@@ -103,8 +105,9 @@ impl Heartbeat {
 
     fn beat(&mut self, ctx: &mut Context<Self>) {
         let Some(registry) = self.registry.upgrade() else { return ctx.stop() };
-        let beat = Beat { key: self.key.clone(), light: self.light, interval: self.interval };
-        let answered = registry.send(beat).into_actor(self).map(|answer, heartbeat, ctx| heartbeat.handle_answer(answer, ctx));
+        let beat = Beat { key: self.key.clone(), light: self.light, interval: self.interval, due: self.due };
+        let answered =
+            registry.send(beat).into_actor(self).map(|answer, heartbeat, ctx| heartbeat.handle_answer(answer, ctx));
         ctx.spawn(answered);
     }
 

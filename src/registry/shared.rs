@@ -24,6 +24,7 @@ use crate::{
     config::Config,
     discovery::subscriber::EpochBegan,
     error::{Error, Operation},
+    model::histogram::Durations,
     runtime::{
         supervision::{log_panic, supervise_task},
         timer_grid::Grid,
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     /// Limits the beats under way to the number of connections, so that an application's own requests wait behind few
     /// beats.
     pub(super) beat_permits: Semaphore,
+    /// How long after the moment at which they were due beats were sent.
+    pub(super) heartbeat_lateness: Durations,
     pub(crate) started_at: std::time::Instant,
     /// Whether the Registry has a thread of its own, so that callers wait in other threads.
     pub(super) has_own_thread: bool,
@@ -71,7 +74,11 @@ pub(super) enum Phase {
 
 impl Shared {
     /// State for a Registry without instances and subscriptions. `beat_recipient` is the Registry itself.
-    pub(super) fn new(config: Config, beat_recipient: WeakRecipient<Beat>, has_own_thread: bool) -> Result<Self, Error> {
+    pub(super) fn new(
+        config: Config,
+        beat_recipient: WeakRecipient<Beat>,
+        has_own_thread: bool,
+    ) -> Result<Self, Error> {
         let log = config.logger.clone();
         Ok(Shared {
             nacos: Rc::new(Nacos::new(&config)?),
@@ -85,8 +92,11 @@ impl Shared {
             grid: Grid::new(),
             beat_recipient,
             beat_permits: Semaphore::new(config.max_connections),
+            heartbeat_lateness: Durations::default(),
             started_at: std::time::Instant::now(),
             has_own_thread,
+            #[cfg(feature = "actix-web")]
+            awaits_registrations: std::cell::Cell::new(false),
             phase: watch::channel(Phase::Serving).0,
             config,
             log,

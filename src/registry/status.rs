@@ -9,11 +9,11 @@ use super::{
     actor::Registry, desired::DesiredInstance, instance_state::InstanceState, pushes::PushStatus, shared::Shared,
 };
 use crate::{
-    client::server::Server,
+    client::{request_counters::RequestStatus, server::Server},
     config::Protocol,
     discovery::subscriber::SubscriptionStatus,
     error::{Error, Operation},
-    model::{connection::ConnectionState, instance::InstanceKey},
+    model::{connection::ConnectionState, histogram::Histogram, instance::InstanceKey},
 };
 
 /// Asks for the state of servers, login, instances and subscriptions.
@@ -46,6 +46,13 @@ pub struct RegistryStatus {
     pub connection: ConnectionState,
     /// The servers, configured or named by the endpoint.
     pub servers: Vec<ServerStatus>,
+    /// The requests to all servers so far, by operation.
+    pub requests: Vec<RequestStatus>,
+    /// How late heartbeats were sent, counted from the moment at which they were due. The timer grid makes them up to
+    /// half a second late.
+    pub heartbeat_lateness: Histogram,
+    /// The number of epochs so far: how often the server in use may have forgotten what it was told.
+    pub epochs: u64,
     /// The login, if there are credentials.
     pub session: Option<SessionStatus>,
     /// The instances that this Registry keeps registered.
@@ -126,6 +133,9 @@ impl Handler<GetStatus> for Registry {
                 uptime_ms: shared.started_at.elapsed().as_millis() as u64,
                 connection: shared.nacos.connection(),
                 servers: shared.server_status(),
+                requests: shared.nacos.requests().status(),
+                heartbeat_lateness: shared.heartbeat_lateness.histogram(),
+                epochs: shared.nacos.epoch(),
                 session: shared.session_status(),
                 instances,
                 subscriptions: shared.subscriptions.describe().await,

@@ -1,12 +1,24 @@
 //! The route of the metrics.
 
+use std::time::Duration;
+
+use actix_rt::time::timeout;
 use actix_web::{web, HttpRequest, HttpResponse};
 
 use super::StatusRoutes;
+
+/// The content type of the text format.
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// Prometheus gives up after 10 s by default.
+const LONGEST_SCRAPE: Duration = Duration::from_secs(5);
 
 pub(super) async fn metrics(routes: web::Data<StatusRoutes>, request: HttpRequest) -> HttpResponse {
     if let Some(rejection) = routes.access().refuses_to_show(&request) {
         return rejection;
     }
-    HttpResponse::Ok().finish()
+    match timeout(LONGEST_SCRAPE, routes.status()).await {
+        Ok(Ok(status)) => HttpResponse::Ok().content_type(CONTENT_TYPE).body(status.to_prometheus()),
+        Ok(Err(error)) => HttpResponse::ServiceUnavailable().body(format!("{error}\n")),
+        Err(_) => HttpResponse::ServiceUnavailable().body("the registry client does not answer\n"),
+    }
 }

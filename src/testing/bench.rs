@@ -2,18 +2,21 @@
 //! the feature `embedded`, and in no documentation.
 #![allow(missing_docs)]
 
+use std::time::Instant;
+
 use actix::{Actor, Addr, Context, Handler, Recipient, ResponseFuture, WeakRecipient};
 
 use crate::{
-    client::Listed,
+    client::{request_counters::RequestCounters, Listed},
     config::Config,
     discovery::{
         listeners::Listener,
         subscriber::{Listen, PollList, PushedList, Settings, Subscriber, SubscriptionKey},
     },
-    error::Error,
+    error::{Error, Operation},
     model::{
         change::ServiceChanged,
+        histogram::Durations,
         instance::{Instance, InstanceKey},
         service::{Difference, ServiceInfo, ServiceName},
     },
@@ -60,6 +63,20 @@ pub fn pushed(datagram: &[u8]) -> Option<usize> {
 pub fn beat(key: &InstanceKey, values: Option<&Instance>) -> usize {
     let Request { path, query, .. } = v1::beat("public", key, values);
     path.len() + query.len()
+}
+
+/// Counts as one beat does: how late it was, what came of its request, and how long that took.
+#[derive(Default)]
+pub struct BeatCounters {
+    requests: RequestCounters,
+    lateness: Durations,
+}
+
+impl BeatCounters {
+    pub fn count(&self, due: Instant, sent: Instant) {
+        self.lateness.count(due.elapsed());
+        self.requests.count(Operation::Beat, sent.elapsed(), &Ok(()));
+    }
 }
 
 /// A subscription that polls one list, and is pushed all others.

@@ -112,6 +112,10 @@ pub struct SubscriptionStatus {
     /// How many of them the server has not listed since it may have forgotten them; they are withheld from removal for
     /// [`Config::outage_hold`].
     pub withheld: usize,
+    /// How many of them are neither withheld nor unhealthy.
+    pub healthy: usize,
+    /// How many of them are not withheld and, as the server says, unhealthy.
+    pub unhealthy: usize,
     /// Whether the list may be out of date.
     pub stale: bool,
     /// Milliseconds since the last list came.
@@ -122,6 +126,8 @@ pub struct SubscriptionStatus {
     pub polls: u64,
     /// Lists that were pushed.
     pub pushes: u64,
+    /// Pushed lists that were not taken: older than the current list, or none that could be ordered without a poll.
+    pub ignored_pushes: u64,
     /// Changes that were found.
     pub changes: u64,
 }
@@ -191,6 +197,7 @@ struct Counters {
     last_error: Option<Error>,
     polls: u64,
     pushes: u64,
+    ignored_pushes: u64,
     changes: u64,
 }
 
@@ -395,8 +402,11 @@ impl Subscriber {
                     self.save_cached(ctx);
                 }
             }
-            Merged::Outdated => {}
-            Merged::NeedsPoll => self.poll_soon(Duration::ZERO, ctx),
+            Merged::Outdated => self.status.ignored_pushes += u64::from(arrival == Arrival::Pushed),
+            Merged::NeedsPoll => {
+                self.status.ignored_pushes += 1;
+                self.poll_soon(Duration::ZERO, ctx);
+            }
         }
         if self.merge.awaits_second_poll() {
             self.poll_soon(Duration::ZERO, ctx);
@@ -405,6 +415,16 @@ impl Subscriber {
             debug!(self.settings.log, "instances are withheld from removal";
                 "service" => %self.service, "instances" => self.merge.withheld());
         }
+    }
+
+    /// The instances of the current list that are not withheld: healthy ones and others.
+    fn count_by_health(&self) -> (usize, usize) {
+        let Some(current) = self.merge.current() else { return (0, 0) };
+        let confirmed = current.info.hosts.iter().filter(|instance| !self.merge.is_withheld(instance));
+        confirmed.fold((0, 0), |(healthy, unhealthy), instance| match instance.healthy {
+            true => (healthy + 1, unhealthy),
+            false => (healthy, unhealthy + 1),
+        })
     }
 
     /// Shows the current list to the views.
@@ -589,6 +609,7 @@ impl Handler<DescribeSubscription> for Subscriber {
     type Result = MessageResult<DescribeSubscription>;
 
     fn handle(&mut self, _: DescribeSubscription, _: &mut Context<Self>) -> Self::Result {
+        let (healthy, unhealthy) = self.count_by_health();
         MessageResult(SubscriptionStatus {
             service: self.service.clone(),
             clusters: self.clusters.clone(),
@@ -596,11 +617,14 @@ impl Handler<DescribeSubscription> for Subscriber {
             views: self.view.readers(),
             instances: self.merge.current().map(|list| list.info.hosts.len()),
             withheld: self.merge.withheld(),
+            healthy,
+            unhealthy,
             stale: self.status.last_error.is_some(),
             last_success_ms_ago: self.status.last_success.map(|at| at.elapsed().as_millis() as u64),
             last_error: self.status.last_error.as_ref().map(ToString::to_string),
             polls: self.status.polls,
             pushes: self.status.pushes,
+            ignored_pushes: self.status.ignored_pushes,
             changes: self.status.changes,
         })
     }

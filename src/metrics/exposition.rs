@@ -1,0 +1,105 @@
+//! The text format of Prometheus, version 0.0.4.
+
+use std::fmt::{Display, Write as _};
+
+use crate::model::histogram::Histogram;
+
+/// Of which kind a family of metrics is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// A text that grows by families of metrics and their samples. A family without samples is left out.
+#[derive(Debug, Default)]
+pub(super) struct Exposition {
+    text: String,
+    name: &'static str,
+    kind: Option<Kind>,
+    help: &'static str,
+    has_header: bool,
+}
+
+impl Exposition {
+    /// The samples that follow are of this one.
+    pub(super) fn family(&mut self, name: &'static str, kind: Kind, help: &'static str) {
+        (self.name, self.kind, self.help, self.has_header) = (name, Some(kind), help, false);
+    }
+
+    pub(super) fn count(&mut self, labels: &[(&str, &str)], value: u64) {
+        self.line("", labels, None, value);
+    }
+
+    pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: f64) {
+        self.line("", labels, None, value);
+    }
+
+    pub(super) fn histogram(&mut self, labels: &[(&str, &str)], histogram: &Histogram) {
+        for bucket in &histogram.buckets {
+            self.line("_bucket", labels, Some(&bucket.at_most_seconds), bucket.count);
+        }
+        self.line("_bucket", labels, Some(&"+Inf"), histogram.count);
+        self.line("_sum", labels, None, histogram.sum_seconds);
+        self.line("_count", labels, None, histogram.count);
+    }
+
+    pub(super) fn into_text(self) -> String {
+        self.text
+    }
+
+    fn line(&mut self, suffix: &str, labels: &[(&str, &str)], at_most: Option<&dyn Display>, value: impl Display) {
+        self.header();
+        self.text.push_str(self.name);
+        self.text.push_str(suffix);
+        let mut separator = '{';
+        for (name, value) in labels {
+            self.text.push(separator);
+            self.text.push_str(name);
+            self.text.push_str("=\"");
+            push_escaped(&mut self.text, value);
+            self.text.push('"');
+            separator = ',';
+        }
+        if let Some(at_most) = at_most {
+            self.push(format_args!("{separator}le=\"{at_most}\""));
+            separator = ',';
+        }
+        if separator == ',' {
+            self.text.push('}');
+        }
+        self.push(format_args!(" {value}\n"));
+    }
+
+    fn header(&mut self) {
+        if std::mem::replace(&mut self.has_header, true) {
+            return;
+        }
+        let (name, help) = (self.name, self.help);
+        let kind = match self.kind {
+            Some(Kind::Counter) => "counter",
+            Some(Kind::Gauge) => "gauge",
+            Some(Kind::Histogram) => "histogram",
+            None => "untyped",
+        };
+        self.push(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    fn push(&mut self, part: std::fmt::Arguments<'_>) {
+        // Writing into a String cannot fail.
+        let _ = self.text.write_fmt(part);
+    }
+}
+
+/// Backslash, quote and line feed are all that the format asks for.
+fn push_escaped(text: &mut String, value: &str) {
+    for character in value.chars() {
+        match character {
+            '\\' => text.push_str("\\\\"),
+            '"' => text.push_str("\\\""),
+            '\n' => text.push_str("\\n"),
+            character => text.push(character),
+        }
+    }
+}

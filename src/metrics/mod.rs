@@ -1,0 +1,286 @@
+//! A status as metrics, in the text format of Prometheus.
+//!
+//! Each kind of metrics has a function of its own; [`RegistryStatus::to_prometheus`] lists them. Series grow with services and
+//! servers, never with instances.
+
+mod exposition;
+
+use self::exposition::{Exposition, Kind};
+use crate::{
+    client::request_counters::{RequestStatus, REQUESTS},
+    discovery::subscriber::SubscriptionStatus,
+    error::Operation,
+    model::connection::ConnectionState,
+    registry::{InstanceState, PushStatus, RegistryStatus, ServerStatus},
+};
+
+impl RegistryStatus {
+    /// The metrics of this Registry in the text format of Prometheus, version 0.0.4, for an application that serves them among
+    /// its own. Their names begin with `actix_nacos_`. `docs/operations.md` lists them.
+    ///
+    /// ```
+    /// let text = actix_nacos::RegistryStatus::default().to_prometheus();
+    /// assert!(text.contains("actix_nacos_connection{state=\"unknown\"} 1\n"));
+    /// ```
+    pub fn to_prometheus(&self) -> String {
+        let mut text = Exposition::default();
+        uptime(&mut text, self.uptime_ms);
+        connection(&mut text, self.connection);
+        servers(&mut text, &self.servers);
+        requests(&mut text, &self.requests);
+        heartbeats(&mut text, self);
+        instances(&mut text, self);
+        services(&mut text, &self.subscriptions);
+        pushes(&mut text, self.push.as_ref());
+        epochs(&mut text, self);
+        text.into_text()
+    }
+}
+
+fn uptime(text: &mut Exposition, millis: u64) {
+    text.family("actix_nacos_uptime_seconds", Kind::Gauge, "Time since the registry client started.");
+    text.sample(&[], seconds(millis));
+}
+
+fn connection(text: &mut Exposition, now: ConnectionState) {
+    text.family("actix_nacos_connection", Kind::Gauge, "Whether this is the state of the connection to the registry.");
+    for (name, state) in [
+        ("unknown", ConnectionState::Unknown),
+        ("connected", ConnectionState::Connected),
+        ("degraded", ConnectionState::Degraded),
+        ("lost", ConnectionState::Lost),
+    ] {
+        text.count(&[("state", name)], u64::from(now == state));
+    }
+}
+
+fn servers(text: &mut Exposition, servers: &[ServerStatus]) {
+    text.family("actix_nacos_servers", Kind::Gauge, "Registry servers by state.");
+    let state_of = |server: &ServerStatus| match server {
+        server if server.failures > 0 => "failing",
+        server if server.in_use => "in_use",
+        _ => "standby",
+    };
+    for state in ["in_use", "standby", "failing"] {
+        let count = servers.iter().filter(|server| state_of(server) == state).count();
+        text.count(&[("state", state)], count as u64);
+    }
+    text.family("actix_nacos_server_requests_total", Kind::Counter, "Requests to a registry server.");
+    for server in servers {
+        text.count(&[("server", &server.address)], server.requests);
+    }
+    let help = "Requests to a registry server without a usable answer.";
+    text.family("actix_nacos_server_failed_requests_total", Kind::Counter, help);
+    for server in servers {
+        text.count(&[("server", &server.address)], server.failed_requests);
+    }
+}
+
+/// Each operation from the start: a counter that is not there before its first increment loses that one.
+fn requests(text: &mut Exposition, requests: &[RequestStatus]) {
+    let of = |operation| requests.iter().find(|request| request.operation == operation);
+    let help = "Requests to registry servers by operation and outcome.";
+    text.family("actix_nacos_requests_total", Kind::Counter, help);
+    for operation in REQUESTS {
+        let (name, status) = (name_of(operation), of(operation));
+        let outcomes = [
+            ("success", status.map_or(0, |status| status.succeeded)),
+            ("rejected", status.map_or(0, |status| status.rejected)),
+            ("failed", status.map_or(0, |status| status.failed)),
+        ];
+        for (outcome, count) in outcomes {
+            text.count(&[("operation", name), ("outcome", outcome)], count);
+        }
+    }
+    let help = "Time from sending a request to its answer or failure.";
+    text.family("actix_nacos_request_duration_seconds", Kind::Histogram, help);
+    for status in requests {
+        text.histogram(&[("operation", name_of(status.operation))], &status.duration);
+    }
+}
+
+fn name_of(operation: Operation) -> &'static str {
+    match operation {
+        Operation::Register => "register",
+        Operation::Deregister => "deregister",
+        Operation::Modify => "modify",
+        Operation::Get => "get",
+        Operation::List => "list",
+        Operation::Beat => "beat",
+        Operation::ListServices => "list_services",
+        _ => "other",
+    }
+}
+
+fn heartbeats(text: &mut Exposition, status: &RegistryStatus) {
+    let help = "How long after they were due heartbeats were sent; the timer grid accounts for up to 0.5 s.";
+    text.family("actix_nacos_heartbeat_lateness_seconds", Kind::Histogram, help);
+    text.histogram(&[], &status.heartbeat_lateness);
+    let ages = status.instances.iter().filter(|instance| instance.ephemeral);
+    if let Some(oldest) = ages.filter_map(|instance| instance.last_success_ms_ago).max() {
+        let help = "Time since the last heartbeat that a server took, of the instance where that is longest ago.";
+        text.family("actix_nacos_oldest_heartbeat_age_seconds", Kind::Gauge, help);
+        text.sample(&[], seconds(oldest));
+    }
+}
+
+fn instances(text: &mut Exposition, status: &RegistryStatus) {
+    text.family("actix_nacos_instances", Kind::Gauge, "Instances that this process keeps registered, by state.");
+    for (name, state) in [
+        ("pending", InstanceState::Pending),
+        ("registered", InstanceState::Registered),
+        ("rejected", InstanceState::Rejected),
+        ("lost", InstanceState::Lost),
+    ] {
+        let count = status.instances.iter().filter(|instance| instance.state == state).count();
+        text.count(&[("state", name)], count as u64);
+    }
+}
+
+/// The services that are watched.
+fn services(text: &mut Exposition, services: &[SubscriptionStatus]) {
+    let help = "Instances of a watched service, each in one state.";
+    text.family("actix_nacos_service_instances", Kind::Gauge, help);
+    for service in services.iter().filter(|service| service.instances.is_some()) {
+        let states = [("healthy", service.healthy), ("unhealthy", service.unhealthy), ("withheld", service.withheld)];
+        for (state, count) in states {
+            text.count(&labels(service, "state", state), count as u64);
+        }
+    }
+    text.family("actix_nacos_service_list_age_seconds", Kind::Gauge, "Time since the last list of a watched service.");
+    for service in services {
+        if let Some(age) = service.last_success_ms_ago {
+            text.sample(&labels_of(service), seconds(age));
+        }
+    }
+    let help = "Whether the list of a watched service may be out of date, because it could not be asked for.";
+    text.family("actix_nacos_service_stale", Kind::Gauge, help);
+    each(text, services, |service| u64::from(service.stale));
+    text.family("actix_nacos_service_polls_total", Kind::Counter, "Lists of a watched service that were asked for.");
+    each(text, services, |service| service.polls);
+    text.family("actix_nacos_service_changes_total", Kind::Counter, "Changes of a watched service.");
+    each(text, services, |service| service.changes);
+    let help = "Pushed lists of a watched service, by what became of them.";
+    text.family("actix_nacos_service_pushes_total", Kind::Counter, help);
+    for service in services {
+        let applied = service.pushes.saturating_sub(service.ignored_pushes);
+        text.count(&labels(service, "result", "applied"), applied);
+        text.count(&labels(service, "result", "ignored"), service.ignored_pushes);
+    }
+}
+
+fn each(text: &mut Exposition, services: &[SubscriptionStatus], value: impl Fn(&SubscriptionStatus) -> u64) {
+    for service in services {
+        text.count(&labels_of(service), value(service));
+    }
+}
+
+fn labels_of(service: &SubscriptionStatus) -> [(&'static str, &str); 3] {
+    [("service", &service.service.name), ("group", &service.service.group), ("clusters", &service.clusters)]
+}
+
+fn labels<'a>(service: &'a SubscriptionStatus, name: &'static str, value: &'a str) -> [(&'static str, &'a str); 4] {
+    let [one, two, three] = labels_of(service);
+    [one, two, three, (name, value)]
+}
+
+/// All datagrams, of all services.
+fn pushes(text: &mut Exposition, push: Option<&PushStatus>) {
+    let Some(push) = push else { return };
+    let help = "Datagrams at the socket for pushes, by what became of them.";
+    text.family("actix_nacos_push_datagrams_total", Kind::Counter, help);
+    for (result, count) in [
+        ("accepted", push.pushes),
+        ("untrusted", push.untrusted),
+        ("unreadable", push.unreadable),
+        ("over_budget", push.over_budget),
+    ] {
+        text.count(&[("result", result)], count);
+    }
+}
+
+fn epochs(text: &mut Exposition, status: &RegistryStatus) {
+    let help = "How often the server in use may have forgotten what it was told.";
+    text.family("actix_nacos_epochs_total", Kind::Counter, help);
+    text.count(&[], status.epochs);
+    let Some(session) = &status.session else { return };
+    text.family("actix_nacos_logins_total", Kind::Counter, "Logins, refused ones too.");
+    text.count(&[], session.logins);
+    text.family("actix_nacos_logged_in", Kind::Gauge, "Whether there is a token.");
+    text.count(&[], u64::from(session.logged_in));
+}
+
+fn seconds(millis: u64) -> f64 {
+    millis as f64 / 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{histogram::Histogram, service::ServiceName};
+
+    fn watched(name: &str) -> SubscriptionStatus {
+        let mut status = SubscriptionStatus::new(ServiceName { group: "DEFAULT_GROUP".into(), name: name.into() });
+        (status.instances, status.healthy, status.withheld) = (Some(5), 3, 2);
+        (status.pushes, status.ignored_pushes, status.last_success_ms_ago) = (7, 2, Some(1500));
+        status
+    }
+
+    #[test]
+    fn every_sample_belongs_to_the_family_above_it() {
+        let mut status = RegistryStatus { subscriptions: vec![watched("orders")], ..RegistryStatus::default() };
+        status.servers.push(ServerStatus::new("192.0.2.1:8848"));
+        (status.push, status.session) = (Some(PushStatus::default()), Some(Default::default()));
+        status.requests.push(RequestStatus {
+            operation: Operation::Beat,
+            succeeded: 1,
+            rejected: 0,
+            failed: 0,
+            duration: Histogram::default(),
+        });
+        let (mut family, mut families) = (String::new(), Vec::new());
+        for line in status.to_prometheus().lines() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                family = help.split(' ').next().unwrap().to_owned();
+                assert!(!families.contains(&family), "{family} comes twice");
+                families.push(family.clone());
+            } else {
+                let name = line.strip_prefix("# TYPE ").unwrap_or(line);
+                assert!(name.starts_with(&family) && family.starts_with("actix_nacos_"), "{line} after {family}");
+            }
+        }
+        assert!(families.len() > 15, "{families:?}");
+    }
+
+    #[test]
+    fn a_service_has_one_series_for_each_state_however_many_instances_it_has() {
+        let status = RegistryStatus { subscriptions: vec![watched("orders")], ..RegistryStatus::default() };
+        let text = status.to_prometheus();
+        let line = |state, count| {
+            format!(
+                "actix_nacos_service_instances{{service=\"orders\",group=\"DEFAULT_GROUP\",clusters=\"\",state=\"{state}\"}} {count}\n"
+            )
+        };
+        assert!(text.contains(&line("healthy", 3)) && text.contains(&line("withheld", 2)), "{text}");
+        assert!(text.contains("result=\"applied\"} 5\n") && text.contains("result=\"ignored\"} 2\n"), "{text}");
+        assert!(text.contains(
+            "actix_nacos_service_list_age_seconds{service=\"orders\",group=\"DEFAULT_GROUP\",clusters=\"\"} 1.5\n"
+        ));
+    }
+
+    #[test]
+    fn names_of_services_cannot_break_out_of_their_label() {
+        let name = "a\"} 1\nevil_metric{x=\"\\\u{1F511}";
+        let status = RegistryStatus { subscriptions: vec![watched(name)], ..RegistryStatus::default() };
+        let text = status.to_prometheus();
+        assert!(text.contains("service=\"a\\\"} 1\\nevil_metric{x=\\\"\\\\\u{1F511}\""), "{text}");
+        assert!(text.lines().all(|line| line.starts_with('#') || line.starts_with("actix_nacos_")), "{text}");
+    }
+
+    #[test]
+    fn counters_are_there_before_anything_happens() {
+        let text = RegistryStatus::default().to_prometheus();
+        assert!(text.contains("actix_nacos_requests_total{operation=\"beat\",outcome=\"failed\"} 0\n"), "{text}");
+        assert!(text.contains("actix_nacos_instances{state=\"rejected\"} 0\n"), "{text}");
+    }
+}

@@ -1,0 +1,91 @@
+//! Durations, counted by how long they were.
+
+use std::{cell::Cell, time::Duration};
+
+use serde::Serialize;
+
+/// The upper bounds that durations are counted by: from a server next door to one that hangs.
+const BOUNDS: [Duration; 13] = [
+    Duration::from_micros(1_000),
+    Duration::from_micros(2_500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_millis(1_000),
+    Duration::from_millis(2_500),
+    Duration::from_millis(5_000),
+    Duration::from_millis(10_000),
+];
+
+/// How many durations were how long.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Histogram {
+    /// How many there are.
+    pub count: u64,
+    /// Their sum, in seconds.
+    pub sum_seconds: f64,
+    /// By upper bound, the shortest first. Each has those of the buckets before it, too.
+    pub buckets: Vec<Bucket>,
+}
+
+/// A part of a [`Histogram`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Bucket {
+    /// The upper bound, in seconds.
+    pub at_most_seconds: f64,
+    /// How many durations were no longer than that.
+    pub count: u64,
+}
+
+/// Counts durations, in one thread.
+#[derive(Debug, Default)]
+pub(crate) struct Durations {
+    /// Each up to its bound; the last one has those above all.
+    counts: [Cell<u64>; BOUNDS.len() + 1],
+    sum: Cell<Duration>,
+}
+
+impl Durations {
+    pub(crate) fn count(&self, duration: Duration) {
+        let index = BOUNDS.partition_point(|bound| *bound < duration);
+        if let Some(count) = self.counts.get(index) {
+            count.set(count.get() + 1);
+        }
+        self.sum.set(self.sum.get().saturating_add(duration));
+    }
+
+    pub(crate) fn histogram(&self) -> Histogram {
+        let mut count = 0;
+        let mut up_to = |(bound, at): (&Duration, &Cell<u64>)| {
+            count += at.get();
+            Bucket { at_most_seconds: bound.as_secs_f64(), count }
+        };
+        let buckets = BOUNDS.iter().zip(&self.counts).map(&mut up_to).collect();
+        let count = self.counts.iter().map(Cell::get).sum();
+        Histogram { count, sum_seconds: self.sum.get().as_secs_f64(), buckets }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_bucket_has_the_durations_up_to_its_bound() {
+        let durations = Durations::default();
+        for millis in [0, 1, 2, 5, 6, 20_000] {
+            durations.count(Duration::from_millis(millis));
+        }
+        let histogram = durations.histogram();
+        assert_eq!((histogram.count, histogram.sum_seconds), (6, 20.014));
+        let counts: Vec<_> = histogram.buckets.iter().map(|bucket| bucket.count).collect();
+        assert_eq!(counts, [2, 3, 4, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5]);
+        assert_eq!((histogram.buckets[0].at_most_seconds, histogram.buckets[12].at_most_seconds), (0.001, 10.0));
+    }
+}
