@@ -317,7 +317,7 @@ async fn a_host_without_an_address_is_left_out_with_one_warning_per_service() {
     let asked = fake.seen().len();
     until("both are asked for again and again", || fake.seen().len() > asked + 8).await;
     ask(&registry, ListInstances::new("orders").clusters(["DEFAULT"])).await.unwrap();
-    assert_eq!(log.count("left instances without ip or port out"), 2, "{:?}", log.loud());
+    assert_eq!(log.count("ignored instances without ip or port"), 2, "{:?}", log.loud());
     assert_eq!(log.count("instances=3"), 2, "{:?}", log.loud());
 }
 

@@ -103,7 +103,10 @@ async fn where_authentication_is_off_a_refused_login_is_one_warning_and_no_failu
         shut_down(&registry).await;
         let warnings: Vec<_> = log.lines().into_iter().filter(|line| line.level.is_at_least(Level::Warning)).collect();
         assert_eq!(warnings.len(), 1, "on {dialect}: {warnings:?}");
-        assert!(warnings[0].text.contains("serves requests without a token"), "on {dialect}: {warnings:?}");
+        assert!(
+            warnings[0].text.contains("login rejected, server accepts requests without a token"),
+            "on {dialect}: {warnings:?}"
+        );
     }
 }
 
@@ -126,7 +129,7 @@ async fn a_login_that_is_refused_while_nobody_needs_one_is_tried_again() {
     };
     eventually("the login is accepted", is_with_token).await;
     assert_eq!(fake.seen().iter().filter(|seen| seen.path() == LOGIN).count(), 3);
-    assert_eq!((log.count("the login is refused"), log.count("the login is accepted")), (1, 1), "{:?}", log.loud());
+    assert_eq!((log.count("login rejected"), log.count("login accepted")), (1, 1), "{:?}", log.loud());
     shut_down(&registry).await;
 }
 

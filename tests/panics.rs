@@ -74,7 +74,7 @@ impl Drain for BrokenLog {
 async fn a_panic_while_one_instance_is_deregistered_costs_no_other_its_end() -> Result<(), Error> {
     silence_panics();
     let server = support::server();
-    let log = Logger::root(BrokenLog("request to registry server failed"), o!());
+    let log = Logger::root(BrokenLog("request failed"), o!());
     let registry = support::start(support::config(&server).logger(log));
     for port in 1..=20 {
         registry.send(RegisterInstance::new("orders", "127.0.0.7", port)).await??;

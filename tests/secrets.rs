@@ -234,7 +234,7 @@ async fn the_query_of_an_endpoint_can_be_read_nowhere() {
     }
     readable.does_not_contain(&[PASSWORD.into()]);
     let all = readable.0.lock().unwrap();
-    assert!(all.contains("no server list"), "it was read");
+    assert!(all.contains("failed to fetch server list"), "it was read");
 }
 
 #[test]

@@ -66,7 +66,7 @@ async fn a_wrong_password_is_a_clear_error_and_tried_once_for_each_step_of_the_b
     assert!(figures.failed.iter().all(is_clear), "{:?}", figures.failed[0]);
     assert!(!figures.failed[0].is_retryable());
     assert_eq!(logins(&server), 3);
-    assert_eq!(log.count("the login is refused"), 1, "{:?}", log.loud());
+    assert_eq!(log.count("login rejected"), 1, "{:?}", log.loud());
     let status = ask(&registry, GetStatus).await.unwrap().session.expect("there are credentials");
     assert!(!status.logged_in && status.last_error.is_some(), "{status:?}");
     shut_down(&registry).await;

@@ -1,7 +1,7 @@
-//! From an operation to its answer: which server is asked, in which protocol, and how often.
+//! Sends the request of an operation: chooses the server and the protocol, and repeats the request after failures.
 //!
-//! All operations may be repeated, at another server too: registering, deregistering, modifying and beating twice is the
-//! same as once, and the rest only reads.
+//! Every operation may be repeated, also at another server. Registering, deregistering, modifying or beating twice has the
+//! effect of once, and the other operations only read.
 
 use std::{hash::BuildHasher as _, rc::Rc, time::Duration};
 
@@ -16,42 +16,42 @@ use super::{
     nacos::Patience,
     server::Server,
     servers::Choice,
-    transport::Proof,
+    transport::Auth,
 };
 use crate::{
     error::{Error, Operation},
     wire::exchange::{Answer, Rejection, Request, WireProtocol},
 };
 
-/// How often an operation looks whether an endpoint has named servers.
+/// How often an operation without servers checks whether the server list has been fetched.
 const SERVER_LIST_WAIT: Duration = Duration::from_millis(50);
 
-/// What a server answered, and which one.
+/// The value in an answer, and the server that answered.
 pub(super) struct Answered<T> {
     pub(super) value: T,
     pub(super) server: Rc<Server>,
     pub(super) protocol: WireProtocol,
 }
 
-/// How far an operation has come.
+/// The progress of one operation.
 #[derive(Default)]
 struct Progress {
     deadline: Option<Instant>,
-    /// In this round.
+    /// Servers that were asked in this round.
     tried: Vec<Rc<Server>>,
     /// Completed rounds of all servers.
     rounds: u32,
     last_failure: Option<Error>,
     has_current_failed: bool,
     first_rejection: Option<Error>,
-    /// Servers that will do nothing for us, whatever the subject.
-    useless: Vec<Rc<Server>>,
+    /// Servers that reject every request, whatever it is about.
+    reject_all: Vec<Rc<Server>>,
 }
 
 impl Progress {
     fn reject(&mut self, server: Rc<Server>, rejection: Error) {
-        if is_useless(&rejection) {
-            self.useless.push(server.clone());
+        if rejects_all(&rejection) {
+            self.reject_all.push(server.clone());
         }
         self.first_rejection.get_or_insert(rejection);
         self.tried.push(server);
@@ -59,13 +59,13 @@ impl Progress {
 
     fn fail(&mut self, server: Rc<Server>, failure: Error, is_cut_short: bool) {
         self.tried.push(server);
-        // A request that was cut short by the deadline explains less than the one before.
+        // A request that the deadline cut short explains less than an earlier failure.
         if !is_cut_short || self.last_failure.is_none() {
             self.last_failure = Some(failure);
         }
     }
 
-    /// All servers may be asked again, after the time that this gives.
+    /// Begins another round over all servers. Returns the pause before that round.
     fn next_round(&mut self) -> Duration {
         if self.tried.is_empty() {
             return SERVER_LIST_WAIT;
@@ -77,13 +77,13 @@ impl Progress {
 }
 
 impl Nacos {
-    /// Sends the request and reads the answer, at one server after the other, until one gives an answer that no other
-    /// server would give better.
+    /// Sends the request to one server after the other and reads the answers, until one is a success or no other server is
+    /// expected to answer better.
     pub(super) async fn attempt<C: Call>(&self, call: &C, patience: Patience) -> Result<Answered<C::Value>, Error> {
         let operation = C::OPERATION;
         let mut progress = Progress::default();
         while let Some((_permit, server, deadline)) = self.next_server(operation, patience, &mut progress).await {
-            // A rejected login says nothing of the server's health.
+            // A rejected login does not affect the server's health.
             if let Err(rejected) = self.session.check(&server.name) {
                 progress.reject(server, rejected);
                 continue;
@@ -105,26 +105,26 @@ impl Nacos {
                 }
                 answered => {
                     self.list_cache.sweep();
-                    let is_useless = |current: &Rc<Server>| progress.useless.iter().any(|s| Rc::ptr_eq(s, current));
-                    self.servers.succeeded(&server, operation, is_useless);
+                    let rejects_all = |current: &Rc<Server>| progress.reject_all.iter().any(|s| Rc::ptr_eq(s, current));
+                    self.servers.succeeded(&server, operation, rejects_all);
                     self.note_connection(true);
                     return answered;
                 }
             }
         }
-        let is_answered = self.is_answered(operation, &progress);
-        let rejection = progress.first_rejection.filter(|_| is_answered);
+        let has_answer = self.has_answer(operation, &progress);
+        let rejection = progress.first_rejection.filter(|_| has_answer);
         Err(rejection.or(progress.last_failure).unwrap_or_else(|| self.no_server(operation)))
     }
 
-    /// Whether we already have an answer: healthy servers may have a better one, others are not worth waiting for. Unless
-    /// the server in use fails: it may come back.
-    fn is_answered(&self, operation: Operation, progress: &Progress) -> bool {
+    /// Whether a rejection is the answer unless a healthy server gives a better one. Waiting for failing servers is not worth it
+    /// then, except for the server in use, which may recover.
+    fn has_answer(&self, operation: Operation, progress: &Progress) -> bool {
         let may_come_back = progress.has_current_failed || self.servers.is_current_open_for(operation);
         progress.first_rejection.is_some() && !may_come_back
     }
 
-    /// Waits for a permit to send a request, and for a server that may be asked. None when none is worth waiting for.
+    /// Waits for a permit and for a server that may be asked. `None` if waiting any longer is useless.
     async fn next_server(
         &self,
         operation: Operation,
@@ -132,18 +132,18 @@ impl Nacos {
         progress: &mut Progress,
     ) -> Option<(Option<SemaphorePermit<'_>>, Rc<Server>, Instant)> {
         loop {
-            // Before a server is chosen: many wait here while one hangs, and none of them shall choose that one.
+            // Wait for the permit first. Requests that wait while a server hangs then choose another server.
             let permit = self.permit(operation, patience, progress).await?;
             let now = Instant::now();
-            // Not counted while nobody could be asked: a burst of operations may wait for longer than one may take.
+            // The time of an operation begins with its first permit: a burst may have to wait longer than an operation may take.
             let deadline = *progress.deadline.get_or_insert_with(|| patience.deadline(now + self.operation_timeout));
             let is_over = now >= deadline && (progress.last_failure.is_some() || progress.first_rejection.is_some());
-            let is_answered = self.is_answered(operation, progress);
-            // Where only useless servers have answered, one that failed may be the one that serves.
-            let only_healthy = is_answered && progress.useless.len() < progress.tried.len();
+            let has_answer = self.has_answer(operation, progress);
+            // If all servers that answered reject everything, ask failing servers too.
+            let only_healthy = has_answer && progress.reject_all.len() < progress.tried.len();
             let wait = match self.servers.choose(operation, &progress.tried, only_healthy) {
                 Choice::Ask(server) if !is_over => return Some((permit, server, deadline)),
-                _ if now >= deadline || is_answered || patience == Patience::Round => return None,
+                _ if now >= deadline || has_answer || patience == Patience::Round => return None,
                 Choice::Wait(pause) => pause,
                 Choice::Ask(_) | Choice::Nobody => progress.next_round(),
             };
@@ -152,7 +152,7 @@ impl Nacos {
         }
     }
 
-    /// None when the deadline that an operation shares with others has passed.
+    /// Waits for a permit. `None` if the deadline passes that the operation's requests share.
     async fn permit(
         &self,
         operation: Operation,
@@ -170,7 +170,7 @@ impl Nacos {
         permit
     }
 
-    /// Every breaker is open: the last error of the server in use says why.
+    /// The error when every breaker is open: the last error of the server in use.
     fn no_server(&self, operation: Operation) -> Error {
         let current = self.servers.current();
         let server = current.as_ref().map_or_else(|| "any server".to_owned(), |server| server.name.clone());
@@ -179,7 +179,7 @@ impl Nacos {
         Error::Unreachable { operation, server, reason }
     }
 
-    /// Asks one server, in the protocol it is known to speak, and in the other if it does not speak that (any more).
+    /// Asks one server in the protocol that it was found to speak, and in the other protocol if it does not speak that one.
     async fn ask<C: Call>(
         &self,
         call: &C,
@@ -188,11 +188,11 @@ impl Nacos {
     ) -> Result<Answered<C::Value>, Error> {
         let mut protocol = self.protocol_of(server);
         let mut answered = self.speak(call, server, protocol, deadline).await?;
-        if self.protocol.is_none() && matches!(answered, Err(Rejection::NotSpoken)) {
+        if self.protocol.is_none() && matches!(answered, Err(Rejection::Unsupported)) {
             protocol = protocol.other();
             answered = self.speak(call, server, protocol, deadline).await?;
         }
-        if C::OPERATION.is_in_every_api() && !matches!(answered, Err(Rejection::NotSpoken)) {
+        if C::OPERATION.is_in_every_api() && !matches!(answered, Err(Rejection::Unsupported)) {
             self.servers.note_protocol(server, protocol);
         }
         match answered {
@@ -201,12 +201,12 @@ impl Nacos {
         }
     }
 
-    /// v1 is tried first: where a server speaks both, only v1 has push.
+    /// The protocol to ask a server in. v1 is tried first, because only v1 has pushes.
     pub(super) fn protocol_of(&self, server: &Server) -> WireProtocol {
         self.protocol.or(server.protocol()).unwrap_or(WireProtocol::V1)
     }
 
-    /// Sends long parameters in a form, unless the server is known to read those of this method from the query alone.
+    /// Sends long parameters in a form, unless the server was found to read the parameters of this method only from the query.
     pub(super) async fn send(
         &self,
         server: &Server,
@@ -216,14 +216,14 @@ impl Nacos {
         token: Option<&str>,
     ) -> Result<Answer, Error> {
         let send = async |request: &Request| {
-            // A login is no request of the naming API.
+            // Signatures belong to the naming API. The login has none.
             let key = self.access_key.borrow().clone().filter(|_| operation != Operation::Login);
-            let proof = Proof { token, key: key.as_deref() };
-            let sent = self.transport.send(&server.client, &server.base_url, request, proof, deadline).await;
-            sent.map_err(|none| none.into_error(operation, &server.name))
+            let auth = Auth { token, key: key.as_deref() };
+            let sent = self.transport.send(&server.client, &server.base_url, request, auth, deadline).await;
+            sent.map_err(|no_answer| no_answer.into_error(operation, &server.name))
         };
         let Some(in_query) = request.in_query() else { return send(request).await };
-        // A server that does not read the form finds another service signed than named.
+        // A server that does not read the form does not find the signed service in the parameters, and answers 403.
         let is_signed = self.access_key.borrow().is_some();
         let lacks_parameters = |answer: &Answer| answer.lacks_parameters() || is_signed && answer.status == 403;
         if !server.is_query_only(&request.method) {
@@ -240,24 +240,25 @@ impl Nacos {
         if !by_query.may_be_too_long() {
             return Ok(by_query);
         }
-        // The server may have been replaced by one that reads forms.
+        // The server may have been replaced by a server that reads forms.
         let by_form = send(request).await?;
         server.note_query_only(&request.method, lacks_parameters(&by_form));
         Ok(if lacks_parameters(&by_form) { by_query } else { by_form })
     }
 
-    /// Tells whether the failure counts.
+    /// Notes a failure. Returns whether it counts against the server.
     fn note_failure<C: Call>(&self, call: &C, server: &Server, sent: Instant, error: &Error) -> bool {
-        debug!(self.log, "request to registry server failed"; "server" => &server.name, "error" => %error);
+        debug!(self.log, "request failed";
+            "server" => &server.name, "operation" => %C::OPERATION, "error" => %error);
         let Some(kind) = self.transport.failure_kind(error) else {
-            // One that came too often was answered, another was cut short.
+            // A 429 is an answer. A request that the deadline cut short shows nothing.
             match error.status() {
                 Some(_) => self.servers.rejected(server, C::OPERATION),
                 None => self.servers.undecided(server, C::OPERATION),
             }
             return false;
         };
-        // A connection that breaks is no refused one: a proxy may break it for what one request asks.
+        // Not a refused connection but a broken one. A proxy may break it because of the content of one request.
         let is_refused = kind == FailureKind::ConnectFailed && server.dialer.was_refused_since(sent);
         let kind = if kind == FailureKind::ConnectFailed && !is_refused { FailureKind::NoAnswer } else { kind };
         let subject = self.subjects.hash_one(call.subject());
@@ -267,13 +268,13 @@ impl Nacos {
     }
 }
 
-/// Whether another server may do what this one will not. A server that is no Nacos may reject in any way, so this cannot
-/// be told from a request that is bad at each.
+/// Whether another server may accept what this server rejects. A server that is not a Nacos may reject in any way, so no
+/// rejection is known to hold for all servers.
 fn is_rejection(error: &Error) -> bool {
     matches!(error, Error::Unauthorized { .. } | Error::Unsupported { .. } | Error::Refused { .. })
 }
 
-/// Whether the server would reject every other request likewise: wrong login, no Nacos, or a gateway that redirects.
-fn is_useless(rejection: &Error) -> bool {
+/// Whether the server would reject every request: the login is wrong, it is not a Nacos, or a gateway redirects.
+fn rejects_all(rejection: &Error) -> bool {
     !matches!(rejection, Error::Refused { status, .. } if *status >= 400)
 }

@@ -1,4 +1,4 @@
-//! The operations of the client: what each sends, and how its answer is read, in both protocols.
+//! The operations of the client: how each is requested and read in both protocols.
 
 use std::{cell::RefCell, collections::HashSet};
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// One operation: a request and its answer in each protocol. A pure function of its fields, but for what [`List`] remembers.
+/// An operation. Its request and the value of its answer depend only on its fields, and for [`List`] on the list cache.
 pub(super) trait Call {
     type Value;
     const OPERATION: Operation;
@@ -29,7 +29,8 @@ pub(super) trait Call {
 
     fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<Self::Value, Rejection>;
 
-    /// The service or instance that it is about, as errors name it. One subject that fails says nothing of the others.
+    /// The service or instance that the operation is about, as errors name it. A failure for one subject does not count against
+    /// others.
     fn subject(&self) -> String;
 }
 
@@ -88,7 +89,7 @@ impl Call for Deregister<'_> {
 pub(super) struct Beat<'a> {
     pub(super) namespace: &'a str,
     pub(super) key: &'a InstanceKey,
-    /// None in a light beat.
+    /// `None` for a light beat.
     pub(super) values: Option<&'a Instance>,
 }
 
@@ -115,12 +116,13 @@ impl Call for Beat<'_> {
     }
 }
 
-/// What to list.
+/// The query of a list.
 #[derive(Clone, Copy)]
 pub(crate) struct ListQuery<'a> {
+    /// `None` for the configured namespace.
     pub(crate) namespace: Option<&'a str>,
     pub(crate) service: &'a ServiceName,
-    /// Comma separated; empty for all.
+    /// Separated by commas. Empty for all clusters.
     pub(crate) clusters: &'a str,
     pub(crate) healthy_only: bool,
     pub(crate) push_to: Option<PushAddress>,
@@ -132,7 +134,7 @@ impl<'a> ListQuery<'a> {
     }
 }
 
-/// Services with instances that lists leave out.
+/// Services with unusable instances.
 pub(super) type LeftOut = HashSet<ServiceName>;
 
 pub(super) struct List<'a> {
@@ -149,18 +151,18 @@ impl List<'_> {
             WireProtocol::V1 => v1::read_list(answer)?,
             WireProtocol::V3 => v3::read_list(answer, self.query.service)?,
         };
-        self.warn_of_hosts_left_out(&list);
+        self.warn_about_unusable_hosts(&list);
         let mut info = list.into_info(self.query.service);
         info.tidy(self.query.clusters, self.query.healthy_only);
         Ok(info)
     }
 
-    /// Once per service: lists come every few seconds.
-    fn warn_of_hosts_left_out(&self, list: &ListAnswer) {
-        let left_out = list.hosts.iter().filter(|host| !host.is_usable()).count();
-        if left_out > 0 && self.left_out.borrow_mut().insert(self.query.service.clone()) {
-            warn!(self.log, "left instances without ip or port out of a service list";
-                "service" => %self.query.service, "instances" => left_out);
+    /// Warns once per service, because lists are read every few seconds.
+    fn warn_about_unusable_hosts(&self, list: &ListAnswer) {
+        let unusable = list.hosts.iter().filter(|host| !host.is_usable()).count();
+        if unusable > 0 && self.left_out.borrow_mut().insert(self.query.service.clone()) {
+            warn!(self.log, "ignored instances without ip or port";
+                "service" => %self.query.service, "instances" => unusable);
         }
     }
 }
@@ -179,7 +181,7 @@ impl Call for List<'_> {
 
     fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<ServiceInfo, Rejection> {
         let ListQuery { service, clusters, healthy_only, .. } = self.query;
-        // No name contains a control character.
+        // A newline separates the parts, because no name contains a control character.
         let key = format!("{}\n{service}\n{clusters}\n{healthy_only}", self.namespace);
         self.list_cache.read(&key, answer, |answer| self.read_list(protocol, answer))
     }
@@ -219,7 +221,7 @@ impl Call for ListServices<'_> {
     }
 }
 
-/// Writes all values of somebody else's instance.
+/// Writes all values of an instance that another process registered.
 pub(super) struct Overwrite<'a> {
     pub(super) namespace: &'a str,
     pub(super) service: &'a ServiceName,
@@ -277,7 +279,7 @@ impl Call for Get<'_> {
     }
 }
 
-/// Sent without a token.
+/// The login. Its request carries no token.
 pub(super) struct Login<'a>(pub(super) &'a Credentials);
 
 impl Call for Login<'_> {

@@ -1,4 +1,4 @@
-//! How the servers can be reached, and what the log says of it.
+//! The state of the connection to the servers, and its log lines.
 
 use std::{rc::Rc, time::Duration};
 
@@ -7,11 +7,11 @@ use slog::{info, warn};
 use super::{health::Health, nacos::Nacos, server::Server, servers::Servers};
 use crate::model::connection::ConnectionState;
 
-/// A server that is not asked any more cannot show that it is healthy again: it counts as failing for this long.
+/// How long a server counts as failing after its last failure. A server that is no longer asked cannot show that it has recovered.
 const RECENT_FAILURE_WINDOW: Duration = Duration::from_secs(60);
 
 impl Servers {
-    /// What the end of a request says of the connection; nothing when it was a single failure.
+    /// The state of the connection after a request. `None` after a failure that does not mean that all servers are lost.
     pub(crate) fn connection_after(&self, answered: bool) -> Option<ConnectionState> {
         let list = self.all();
         let is = |state: fn(&Health) -> bool| move |server: &Rc<Server>| state(&server.health.borrow());
@@ -20,14 +20,14 @@ impl Servers {
             return Some(ConnectionState::Lost);
         }
         let is_failing = is(|health| health.has_failed_within(RECENT_FAILURE_WINDOW));
-        // Where there is no other server, none can serve instead.
+        // A single server that fails cannot be replaced by another one.
         let is_degraded = list.len() > 1 && list.iter().any(is_failing);
         answered.then_some(if is_degraded { ConnectionState::Degraded } else { ConnectionState::Connected })
     }
 }
 
 impl Nacos {
-    /// One line when the connection turns bad and one when it is good again, however many requests tell so.
+    /// Updates the state after a request. Logs one line per change, however many requests there are.
     pub(super) fn note_connection(&self, answered: bool) {
         let Some(state) = self.servers.connection_after(answered) else { return };
         if !self.connection.send_if_modified(|now| std::mem::replace(now, state) != state) {
@@ -36,11 +36,11 @@ impl Nacos {
         let in_use = self.servers.current().map_or_else(String::new, |server| server.name.clone());
         let error = self.servers.last_error().map_or_else(String::new, |error| error.to_string());
         match state {
-            ConnectionState::Lost => warn!(self.log, "no registry server answers"; "last_error" => error),
+            ConnectionState::Lost => warn!(self.log, "no server reachable"; "error" => error),
             ConnectionState::Degraded => {
-                warn!(self.log, "a registry server fails, another one serves"; "in_use" => in_use, "last_error" => error);
+                warn!(self.log, "server failing, another server answers"; "server" => in_use, "error" => error);
             }
-            _ => info!(self.log, "the registry can be reached"; "in_use" => in_use),
+            _ => info!(self.log, "connected to server"; "server" => in_use),
         }
     }
 }
@@ -54,7 +54,7 @@ mod tests {
     use crate::error::Operation;
 
     #[actix::test]
-    async fn the_connection_is_lost_when_all_fail_and_not_only_once() {
+    async fn the_connection_is_lost_when_all_servers_fail_repeatedly() {
         let servers = servers(&["a:1", "b:1"]);
         for _ in 1..3 {
             (0..2).for_each(|index| refuse(&servers, index));
@@ -63,11 +63,11 @@ mod tests {
         (0..2).for_each(|index| refuse(&servers, index));
         assert_eq!(servers.connection_after(false), Some(ConnectionState::Lost));
         succeed(&servers, 1, Operation::Beat);
-        assert_eq!(servers.connection_after(true), Some(ConnectionState::Degraded), "the other one still fails");
+        assert_eq!(servers.connection_after(true), Some(ConnectionState::Degraded), "the other server still fails");
     }
 
     #[actix::test]
-    async fn the_connection_is_lost_also_beside_a_server_that_has_only_rejected() {
+    async fn a_server_that_only_rejects_does_not_keep_the_connection() {
         let servers = servers(&["a:1", "b:1"]);
         succeed(&servers, 0, Operation::Beat);
         servers.rejected(&servers.all()[1], Operation::Beat);
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn the_connection_is_degraded_after_a_failover_and_for_a_while() {
+    async fn the_connection_is_degraded_for_a_while_after_a_failover() {
         tokio::time::pause();
         let servers = servers(&["a:1", "b:1"]);
         refuse(&servers, 0);

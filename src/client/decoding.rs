@@ -1,4 +1,4 @@
-//! What proxies make of an answer's body: compressed, in another charset, behind a byte order mark, or a redirection.
+//! Decodes answers that a proxy changed: compressed, in another charset, with a byte order mark, or a redirection.
 
 use std::{io::Read, str::FromStr as _};
 
@@ -9,8 +9,8 @@ use awc::http::{
 use encoding_rs::Encoding;
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 
-/// The body as UTF-8, at most `limit` bytes of it. What cannot be decoded is replaced by a line that says so, and so is
-/// what comes with a redirection of a request for `path`.
+/// The body as UTF-8, limited to `limit` bytes. A body that cannot be decoded, or that belongs to a redirection of a request for
+/// `path`, is replaced by a line of text that says so.
 pub(super) fn decode(status: StatusCode, headers: &HeaderMap, body: Vec<u8>, path: &str, limit: usize) -> Vec<u8> {
     if let Some(location) = header(headers, LOCATION).filter(|_| status.is_redirection()) {
         return redirection(location, path).into_bytes();
@@ -25,26 +25,26 @@ fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Where a redirection leads, and what would help. Without user and query: there may be a token in them.
+/// Says where a redirection leads and what to do. Leaves user and query out, because they may contain a token.
 fn redirection(location: &str, path: &str) -> String {
-    let Some((shown, server)) = Uri::from_str(location).ok().and_then(|to| Some((shown(&to)?, server_of(&to, path))))
-    else {
+    let target = Uri::from_str(location).ok().and_then(|to| Some((without_secrets(&to)?, server_of(&to, path))));
+    let Some((target, server)) = target else {
         return "a redirection to an address that cannot be read".into();
     };
     match server {
-        Some(server) => format!("set {server} as the address: it redirects to {shown}"),
-        None => format!("it redirects to {shown}; set an address that no gateway or login page stands in front of"),
+        Some(server) => format!("set {server} as the address: it redirects to {target}"),
+        None => format!("it redirects to {target}; set an address without a gateway or login page in front of it"),
     }
 }
 
-fn shown(to: &Uri) -> Option<String> {
+fn without_secrets(to: &Uri) -> Option<String> {
     match (to.scheme_str(), to.host()) {
         (Some(scheme), Some(host)) => Some(format!("{scheme}://{host}:{}{}", port(to)?, to.path())),
         _ => Some(to.path().to_owned()),
     }
 }
 
-/// The address of a server, with its context path, at which `path` is what the redirection leads to.
+/// The address of a server, with its context path, for which a request for `path` leads to `to`.
 fn server_of(to: &Uri, path: &str) -> Option<String> {
     let context_path = to.path().strip_suffix(path)?;
     Some(format!("{}://{}:{}{context_path}", to.scheme_str()?, to.host()?, port(to)?))
@@ -58,7 +58,7 @@ fn port(to: &Uri) -> Option<u16> {
     })
 }
 
-/// Undoes the encodings, the last one first. A gzip without the header that says so is one, too: JSON begins otherwise.
+/// Undoes the encodings, beginning with the last one. Also recognises gzip without its header, because JSON never begins like gzip.
 fn inflate(encodings: &str, mut body: Vec<u8>, limit: usize) -> Result<Vec<u8>, String> {
     const GZIP: &[u8] = &[0x1f, 0x8b];
     for encoding in encodings.rsplit(',').map(|encoding| encoding.trim().to_ascii_lowercase()) {
@@ -69,13 +69,13 @@ fn inflate(encodings: &str, mut body: Vec<u8>, limit: usize) -> Result<Vec<u8>, 
             "" | "identity" | "gzip" | "x-gzip" => body,
             "deflate" if is_zlib(&body) => read(ZlibDecoder::new(&body[..]), "deflate", limit)?,
             "deflate" => read(DeflateDecoder::new(&body[..]), "deflate", limit)?,
-            other => return Err(format!("{} bytes in the encoding {other:?}, which was not asked for", body.len())),
+            other => return Err(format!("{} bytes in the encoding {other:?}, which was not requested", body.len())),
         };
     }
     Ok(body)
 }
 
-/// Whether it begins with the header of zlib, which some servers leave out.
+/// Whether the body begins with a zlib header. Some servers send `deflate` without it.
 fn is_zlib(body: &[u8]) -> bool {
     matches!(*body, [first, second, ..] if first & 0x0f == 8 && u16::from_be_bytes([first, second]) % 31 == 0)
 }
@@ -89,7 +89,7 @@ fn read(inflated: impl Read, encoding: &str, limit: usize) -> Result<Vec<u8>, St
     }
 }
 
-/// A byte order mark counts before the header. What is valid UTF-8 is taken for it, whatever the header says.
+/// A byte order mark takes precedence over the header. Valid UTF-8 is UTF-8, whatever the header says.
 fn to_utf8(mut body: Vec<u8>, content_type: &str) -> Vec<u8> {
     if let Some((encoding, length)) = Encoding::for_bom(&body) {
         if encoding == encoding_rs::UTF_8 {
@@ -106,7 +106,7 @@ fn to_utf8(mut body: Vec<u8>, content_type: &str) -> Vec<u8> {
     }
 }
 
-/// None for UTF-8, and for what nobody knows.
+/// `None` for UTF-8 and for unknown charsets.
 fn charset(content_type: &str) -> Option<&'static Encoding> {
     let mut parameters = content_type.split(';').skip(1).filter_map(|parameter| parameter.split_once('='));
     let (_, label) = parameters.find(|(name, _)| name.trim().eq_ignore_ascii_case("charset"))?;
@@ -147,28 +147,28 @@ mod tests {
     }
 
     #[test]
-    fn what_is_compressed_is_inflated() {
+    fn compressed_bodies_are_inflated() {
         let mut zlib = ZlibEncoder::new(Vec::new(), Compression::default());
         let mut raw = DeflateEncoder::new(Vec::new(), Compression::default());
         zlib.write_all(b"ok").unwrap();
         raw.write_all(b"ok").unwrap();
         assert_eq!(encoded("gzip", gzip(b"ok")), "ok");
         assert_eq!(encoded("X-GZIP", gzip(b"ok")), "ok");
-        assert_eq!(encoded("", gzip(b"ok")), "ok", "nothing else begins like that");
+        assert_eq!(encoded("", gzip(b"ok")), "ok", "recognised without a header");
         assert_eq!(encoded("gzip, gzip", gzip(&gzip(b"ok"))), "ok");
-        assert_eq!(encoded("gzip", "ok"), "ok", "a header that is wrong");
+        assert_eq!(encoded("gzip", "ok"), "ok", "the header is wrong");
         assert_eq!(encoded("deflate", zlib.finish().unwrap()), "ok");
         assert_eq!(encoded("deflate", raw.finish().unwrap()), "ok");
     }
 
     #[test]
-    fn what_cannot_be_inflated_is_said_in_words() {
+    fn a_body_that_cannot_be_inflated_becomes_a_text_about_it() {
         let whole = gzip(b"ok");
         assert!(encoded("gzip", &whole[..whole.len() - 9]).starts_with("corrupt gzip"));
         assert_eq!(encoded("gzip", gzip(&[b' '; LIMIT])).len(), LIMIT);
         assert_eq!(encoded("gzip", gzip(&[b' '; LIMIT + 1])), "gzip of more than 1000 bytes");
         let unknown = encoded("br", [0x8f, 0x00, 0x80]);
-        assert_eq!(unknown, r#"3 bytes in the encoding "br", which was not asked for"#);
+        assert_eq!(unknown, r#"3 bytes in the encoding "br", which was not requested"#);
     }
 
     #[test]
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(of("text/html;charset=ISO-8859-1", b"r\xe9serv\xe9"), "réservé");
         assert_eq!(of(r#"application/json; Charset="GBK""#, b"\xb6\xa9\xb5\xa5"), "订单");
         assert_eq!(of("text/plain; charset=utf-16le", b"o\0k\0"), "ok");
-        assert_eq!(of("text/plain; charset=ISO-8859-1", "réservé".as_bytes()), "réservé", "a header that is wrong");
+        assert_eq!(of("text/plain; charset=ISO-8859-1", "réservé".as_bytes()), "réservé", "the header is wrong");
         for body in ["\u{feff}{}".as_bytes(), b"\xff\xfe{\0}\0", b"\xfe\xff\0{\0}"] {
             assert_eq!(of("application/json", body), "{}");
         }

@@ -1,4 +1,4 @@
-//! Opens connections to one server, which may have several addresses behind its name.
+//! Opens connections to one server, whose name may have several IP addresses.
 
 use std::{cell::Cell, future::Future, io, net::SocketAddr, rc::Rc, time::Duration};
 
@@ -18,26 +18,26 @@ use super::{
 };
 use crate::config::{ServerAddress, LONGEST_DURATION};
 
-/// So long one address may keep silent before the next is tried beside it (RFC 8305, connection attempt delay).
+/// How long to wait for one address before the next address is tried too (RFC 8305, connection attempt delay).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Tries the addresses of a server one after the other, and remembers which of them answers.
+/// Tries the addresses of a server one after the other, and remembers which address answers.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     host: Rc<str>,
     port: u16,
     https: bool,
-    /// Clones share it.
-    memory: Rc<Memory>,
+    /// Shared by all clones.
+    history: Rc<History>,
 }
 
 #[derive(Default)]
-struct Memory {
-    /// Took the last connection.
+struct History {
+    /// The address of the last connection.
     connected: Cell<Option<SocketAddr>>,
-    /// Took connections, and did not answer a request in time.
+    /// An address that accepted a connection and did not answer a request in time.
     silent: Cell<Option<SocketAddr>>,
-    /// When another address than before took a connection.
+    /// When the last connection went to another address than the one before.
     changed_at: Cell<Option<Instant>>,
     /// When a connection was last refused.
     refused_at: Cell<Option<Instant>>,
@@ -45,28 +45,28 @@ struct Memory {
 
 impl Dialer {
     pub(crate) fn new(server: &ServerAddress) -> Self {
-        Dialer { host: server.host.as_str().into(), port: server.port, https: server.https, memory: Rc::default() }
+        Dialer { host: server.host.as_str().into(), port: server.port, https: server.https, history: Rc::default() }
     }
 
-    /// The address that took the last connection does not answer what was `sent` then: the others are tried before it.
+    /// Notes that a request of the time `sent` got no answer. The address of the last connection is then tried last.
     pub(crate) fn note_silence(&self, sent: Instant) {
-        // Many requests may wait for the address that was left meanwhile.
-        if self.memory.changed_at.get().is_some_and(|changed| sent < changed) {
+        // The request may have gone to an address that has been replaced since.
+        if self.history.changed_at.get().is_some_and(|changed| sent < changed) {
             return;
         }
-        if let Some(address) = self.memory.connected.take() {
-            self.memory.silent.set(Some(address));
+        if let Some(address) = self.history.connected.take() {
+            self.history.silent.set(Some(address));
         }
     }
 
     fn note_connected(&self, address: SocketAddr) {
-        let before = self.memory.connected.replace(Some(address));
-        if before != Some(address) && (before.is_some() || self.memory.silent.get().is_some()) {
-            self.memory.changed_at.set(Some(Instant::now()));
+        let before = self.history.connected.replace(Some(address));
+        if before != Some(address) && (before.is_some() || self.history.silent.get().is_some()) {
+            self.history.changed_at.set(Some(Instant::now()));
         }
     }
 
-    /// Looks the server up and connects to it. Never ends while an address keeps silent: give it a timeout.
+    /// Looks the server's addresses up and connects. Does not end while an address keeps silent, so the caller needs a timeout.
     pub(crate) async fn connect(&self) -> Result<TcpStream, ConnectError> {
         let found =
             lookup_host((&*self.host, self.port)).await.map_err(|error| ConnectError::Resolver(error.into()))?;
@@ -76,21 +76,21 @@ impl Dialer {
         }
         self.connect_to_one_of(addresses).await.map_err(|error| {
             if error.kind() == io::ErrorKind::ConnectionRefused {
-                self.memory.refused_at.set(Some(Instant::now()));
+                self.history.refused_at.set(Some(Instant::now()));
             }
             ConnectError::Io(error)
         })
     }
 
-    /// Whether the server has refused a connection since then. A name that cannot be looked up, or a network that is down,
-    /// says nothing of the server.
+    /// Whether the server has refused a connection since `since`. A failed lookup or a network that is down does not count, because
+    /// neither shows that the server is down.
     pub(crate) fn was_refused_since(&self, since: Instant) -> bool {
-        self.memory.refused_at.get().is_some_and(|refused| refused >= since)
+        self.history.refused_at.get().is_some_and(|refused| refused >= since)
     }
 
-    /// The system's order, but for what is remembered.
+    /// Sorts the addresses: the last one that answered first, one that kept silent last, otherwise in the system's order.
     fn in_order(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-        let (connected, silent) = (self.memory.connected.get(), self.memory.silent.get());
+        let (connected, silent) = (self.history.connected.get(), self.history.silent.get());
         addresses.sort_by_key(|address| match Some(*address) {
             address if address == connected => 0,
             address if address == silent => 2,
@@ -112,24 +112,24 @@ impl Dialer {
                     return Ok(stream);
                 }
                 Ok(Some((_, Err(error)))) if attempts.is_empty() && addresses.len() == 0 => return Err(error),
-                // It is the next one's turn.
+                // Try the next address too.
                 _ => {}
             }
         }
     }
 
-    /// Connects with TLS where the server is asked by https, whatever the URI's scheme is.
+    /// Connects, and adds TLS if the server is configured with https. The scheme of the request's URI does not matter.
     async fn open(&self, tls: &Option<TlsConnectorService>) -> Result<Stream, ConnectError> {
         let tcp = self.connect().await?;
         if !self.https {
             return Ok(Stream::new(tcp));
         }
-        let no_tls = || io::Error::other("no TLS: the platform has no root certificates; name a CA file");
+        let no_tls = || io::Error::other("no TLS: the platform has no root certificates; configure a CA file");
         let tls = tls.as_ref().ok_or_else(no_tls).map_err(ConnectError::Io)?;
         tls::handshake(tls, &self.host, tcp).await.map_err(ConnectError::Io)
     }
 
-    /// What awc connects by.
+    /// The connector for awc.
     pub(super) fn service(
         self,
         tls: Option<TlsConnectorService>,
@@ -139,9 +139,9 @@ impl Dialer {
         Error = ConnectError,
         Future = impl Future<Output = Result<Connection<Uri, Stream>, ConnectError>>,
     > + Clone {
-        fn_service::<_, _, _, _, _, ()>(move |asked: ConnectInfo<Uri>| {
+        fn_service::<_, _, _, _, _, ()>(move |request: ConnectInfo<Uri>| {
             let (dialer, tls) = (self.clone(), tls.clone());
-            async move { Ok(Connection::new(asked.request().clone(), dialer.open(&tls).await?)) }
+            async move { Ok(Connection::new(request.request().clone(), dialer.open(&tls).await?)) }
         })
     }
 }
@@ -162,7 +162,7 @@ mod tests {
         (listener, address)
     }
 
-    /// Swallows connections: its backlog is full of those that are returned with it.
+    /// An address that does not accept connections, because its backlog is full. Keeps the backlog full until dropped.
     async fn silent() -> (TcpListener, SocketAddr, Vec<TcpStream>) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn an_address_that_swallows_connections_does_not_keep_us_from_the_next() {
+    async fn an_address_that_keeps_silent_does_not_block_the_next() {
         let ((_swallows, silent, _waiting), (_listener, open)) = (silent().await, listener().await);
         let (dialer, began) = (dialer(), Instant::now());
         let connection = dialer.connect_to_one_of(dialer.in_order(vec![silent, open])).await.unwrap();
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn an_address_that_refuses_costs_no_time_and_the_last_refusal_is_told() {
+    async fn an_address_that_refuses_costs_no_time_and_the_last_refusal_is_returned() {
         let (closed, (_listener, open)) = (listener().await.1, listener().await);
         let dialer = dialer();
         let connection = dialer.connect_to_one_of(vec![closed, closed, closed, closed, open]).await.unwrap();
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn only_a_refused_connection_is_one() {
+    async fn a_failed_lookup_is_not_a_refused_connection() {
         let closed = listener().await.1;
         let dialer =
             |host: &str| Dialer::new(&ServerAddress::parse(&format!("{host}:{}", closed.port()), "/nacos").unwrap());
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn an_address_that_took_a_connection_and_no_request_is_tried_last() {
+    async fn an_address_that_accepts_connections_without_answering_is_tried_last() {
         let ((_first, first), (_second, second)) = (listener().await, listener().await);
         let dialer = dialer();
         dialer.connect_to_one_of(vec![first, second]).await.unwrap();
@@ -219,7 +219,11 @@ mod tests {
         assert_eq!(dialer.in_order(vec![first, second]), [second, first]);
         dialer.connect_to_one_of(dialer.in_order(vec![first, second])).await.unwrap();
         dialer.note_silence(sent);
-        assert_eq!(dialer.in_order(vec![first, second]), [second, first], "the other one was not asked then");
+        assert_eq!(
+            dialer.in_order(vec![first, second]),
+            [second, first],
+            "the request did not go to the second address"
+        );
         dialer.note_silence(Instant::now());
         assert_eq!(dialer.in_order(vec![first, second]), [first, second]);
     }

@@ -1,9 +1,8 @@
-//! The health of one server: a circuit breaker for the server, and one for each operation at it.
+//! The health of one server: a circuit breaker for the server, and one for each of its operations.
 //!
-//! A request that cannot connect counts against the server, and so does a registration, beat or list that times out while the
-//! server answers nobody. A 5xx, an unreadable answer, or any other timeout counts against the operation. One service or
-//! instance that can never succeed is that request's own failure: only a second one opens a breaker. A rejection (4xx) never
-//! counts.
+//! Against the server count failed connections, and registrations, beats and lists that time out while the server answers nothing
+//! else. Against an operation count a 5xx, an unreadable answer, and any other timeout. A breaker opens only when requests for a
+//! second service or instance fail too, because a single one may fail for reasons of its own. A rejection (4xx) never counts.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,15 +10,15 @@ use actix_rt::time::Instant;
 
 use crate::error::{Error, Operation};
 
-/// How long a breaker stays open after the first failure; each further failure doubles the time.
+/// How long a breaker stays open after the first failure. Each further failure doubles the time.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// The longest time a breaker stays open: the most that a server that came back waits to be asked.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// The longest time that a breaker stays open, and so the longest delay until a recovered server is used again.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
-/// The server in use is not left for one that has failed to serve within this time, unless it serves nothing.
+/// The server in use is not left for a server that failed within this time, unless the server in use answers nothing.
 const FLAPPING_PAUSE: Duration = Duration::from_secs(60);
 
-/// This many failures in a row, with no success between, are an outage.
+/// So many failures in a row, without a success in between, are an outage.
 const FAILURES_PER_OUTAGE: u32 = 3;
 
 /// How a request failed.
@@ -27,9 +26,9 @@ const FAILURES_PER_OUTAGE: u32 = 3;
 pub(crate) enum FailureKind {
     /// No connection could be opened.
     ConnectFailed,
-    /// There was no answer in time, or the connection broke before one.
+    /// No answer came in time, or the connection broke before the answer.
     NoAnswer,
-    /// The server answered with a failure of its own (5xx), or unreadably.
+    /// The server answered with a 5xx, or unreadably.
     BadAnswer,
 }
 
@@ -47,19 +46,19 @@ pub(crate) struct Failure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Availability {
     Closed,
-    /// The breaker has been open for long enough: one request may try.
+    /// The breaker has been open for long enough. One request may try.
     HalfOpen,
-    /// Not before this time has passed.
+    /// The breaker stays open for this time.
     Open(Duration),
 }
 
-/// Counts failures in a row, and is open for a growing time once they are too many.
+/// A circuit breaker. Counts failures in a row, and opens for a growing time.
 #[derive(Debug, Clone, Default)]
 struct Breaker {
-    /// Requests that were under way together count once.
+    /// Requests that were under way at the same time count once.
     failures: u32,
     last_failure: Option<Instant>,
-    /// The first failure: what it was about, and when it was sent.
+    /// The subject of the first failure, and when its request was sent.
     first: Option<(u64, Instant)>,
     has_several_subjects: bool,
     open_until: Option<Instant>,
@@ -79,26 +78,26 @@ impl Breaker {
         }
     }
 
-    /// Whether so many requests failed in a row, and nothing has succeeded since the first one, that this is an outage.
+    /// Whether these failures are an outage: there are enough of them, and nothing has succeeded since the first one.
     fn is_outage(&self, last_success: Option<Instant>) -> bool {
         let nothing_succeeded = self.first.is_some_and(|(_, sent)| last_success.is_none_or(|success| success <= sent));
         self.open_until.is_some() && self.failures >= FAILURES_PER_OUTAGE && nothing_succeeded
     }
 }
 
-/// What happened to the requests to one server.
+/// The outcome of the requests to one server.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Health {
     server: Breaker,
     operations: HashMap<Operation, Breaker>,
-    /// A trial under way holds up other requests until then at most. The second one is that of a heartbeat or registration:
-    /// those wait for no other operation, which may hang.
+    /// Until when the trial under way holds up other requests. The second trial is for heartbeats and registrations, which must not
+    /// wait for another operation that hangs.
     trials_until: [Option<Instant>; 2],
-    /// The server may have restarted since it last succeeded.
+    /// Whether the server may have restarted since its last success.
     is_in_outage: bool,
     last_answer: Option<Instant>,
     has_rejected: bool,
-    /// Failed requests since the last success.
+    /// Failures since the last success.
     pub(crate) failures: u32,
     pub(crate) last_success: Option<Instant>,
     pub(crate) last_failure: Option<Instant>,
@@ -125,7 +124,7 @@ impl Health {
         self.trials_until[usize::from(operation.keeps_registered())] = Some(Instant::now() + longest);
     }
 
-    /// The server did what it was asked. Tells whether that ended an outage.
+    /// Notes a success. Returns whether it ended an outage.
     pub(super) fn succeed(&mut self, operation: Operation) -> bool {
         self.answer(operation);
         self.failures = 0;
@@ -133,13 +132,13 @@ impl Health {
         std::mem::take(&mut self.is_in_outage)
     }
 
-    /// The server answered that it will not.
+    /// Notes a rejection.
     pub(super) fn reject(&mut self, operation: Operation) {
         self.answer(operation);
         self.has_rejected = true;
     }
 
-    /// The server answered, well or with a rejection.
+    /// Notes an answer, either a success or a rejection.
     fn answer(&mut self, operation: Operation) {
         self.requests += 1;
         self.last_answer = Some(Instant::now());
@@ -182,48 +181,48 @@ impl Health {
         self.is_in_outage
     }
 
-    /// The connection that is watched could not be opened again.
+    /// Notes that the restart detector could not open its connection again.
     pub(super) fn note_outage(&mut self) {
         self.is_in_outage = true;
     }
 
-    /// The connection that is watched is there again. Tells whether that ended an outage.
+    /// Notes that the restart detector has a connection. Returns whether that ended an outage.
     pub(super) fn note_reachable(&mut self) -> bool {
         self.server.open_until.is_none() && !self.is_lost() && std::mem::take(&mut self.is_in_outage)
     }
 
-    /// Whether a breaker is open, or half-open, for this operation.
+    /// Whether a breaker for this operation is open or half-open.
     pub(super) fn is_open_for(&self, operation: Operation) -> bool {
         self.availability(operation) != Availability::Closed
     }
 
-    /// Whether this server in use is left for `other`, which did `operation` instead. Two servers that each fail at something
-    /// would take turns for ever, and each turn is a new epoch.
+    /// Whether to leave this server in use for `other`, which succeeded at `operation`. Two servers that each fail at some operation
+    /// must not alternate, because each change begins a new epoch.
     pub(super) fn is_left_for(&self, other: &Health, operation: Operation) -> bool {
         let is_unreachable = self.server.open_until.is_some();
         self.is_open_for(operation) && (is_unreachable || !other.has_lately_failed_to_serve())
     }
 
-    /// Whether a breaker of registering, beating or listing is open that opened lately.
+    /// Whether a breaker of registrations, beats or lists opened recently and is still open.
     fn has_lately_failed_to_serve(&self) -> bool {
         let is_late = |breaker: &Breaker| breaker.last_failure.is_some_and(|last| last.elapsed() < FLAPPING_PAUSE);
         let fails = |breaker: &Breaker| breaker.open_until.is_some() && is_late(breaker);
         self.operations.iter().any(|(operation, breaker)| operation.decides_server() && fails(breaker))
     }
 
-    /// Whether the server answers nobody, or has only failures for those who ask for lists. One that fails for some instances
-    /// and lists the others is not lost.
+    /// Whether the server answers nothing, or answers every list with a failure. A server that lists some services and fails for
+    /// others is not lost.
     pub(super) fn is_lost(&self) -> bool {
         let lists = self.operations.get(&Operation::List);
         self.server.is_outage(self.last_success) || lists.is_some_and(|lists| lists.is_outage(self.last_success))
     }
 
-    /// Whether it has rejected requests, and never done what it was asked.
+    /// Whether the server has rejected requests and never served one.
     pub(super) fn has_only_rejected(&self) -> bool {
         self.last_success.is_none() && self.has_rejected
     }
 
-    /// Whether the last request failed within this time, and more than one did.
+    /// Whether the server failed within this time, and not only once for one subject.
     pub(super) fn has_failed_within(&self, time: Duration) -> bool {
         let is_suspect =
             self.server.failures > 0 || self.operations.values().any(|breaker| breaker.open_until.is_some());
@@ -231,10 +230,10 @@ impl Health {
     }
 }
 
-/// Doubles from 50 ms to 2 s, less a random quarter, so that many clients do not return in step.
+/// Doubles from 50 ms to 2 s, minus a random part of up to a quarter, so that many clients do not retry at the same moment.
 pub(super) fn pause(failures: u32) -> Duration {
     let doubled = FIRST_PAUSE.saturating_mul(1 << (failures.clamp(1, 16) - 1));
-    doubled.min(LONGEST_PAUSE).mul_f64(0.75 + 0.25 * fastrand::f64())
+    doubled.min(MAX_PAUSE).mul_f64(0.75 + 0.25 * fastrand::f64())
 }
 
 #[cfg(test)]
@@ -259,17 +258,17 @@ mod tests {
         assert!(is_open(&health, Operation::Beat));
         assert!(health.succeed(Operation::List), "it was an outage");
         assert_eq!(health.availability(Operation::Beat), Availability::Closed);
-        assert!(!health.succeed(Operation::List), "only once");
+        assert!(!health.succeed(Operation::List), "it ends only once");
     }
 
     #[actix::test]
-    async fn one_subject_that_fails_opens_nothing() {
+    async fn failures_for_one_subject_open_no_breaker() {
         let mut health = Health::default();
         for _ in 0..10 {
             fail(&mut health, FailureKind::BadAnswer, Operation::Register, 1);
             fail(&mut health, FailureKind::NoAnswer, Operation::ListServices, 1);
         }
-        // An application may ask for what a server never answers in time, in any number.
+        // An application may send any number of GETs that the server never answers in time.
         (0..10).for_each(|subject| fail(&mut health, FailureKind::NoAnswer, Operation::Get, subject));
         assert_eq!(health.availability(Operation::Register), Availability::Closed);
         assert_eq!(health.availability(Operation::ListServices), Availability::Closed);
@@ -277,7 +276,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn bad_answers_to_a_second_subject_open_the_operation_and_no_other() {
+    async fn bad_answers_for_a_second_subject_open_the_breaker_of_that_operation_only() {
         let mut health = Health::default();
         fail(&mut health, FailureKind::BadAnswer, Operation::List, 1);
         fail(&mut health, FailureKind::BadAnswer, Operation::List, 2);
@@ -301,11 +300,11 @@ mod tests {
         assert!(is_open(&health, Operation::List) && !is_open(&health, Operation::Beat));
         let mut health = Health::default();
         (1..=2).for_each(|subject| late(&mut health, subject));
-        assert!(is_open(&health, Operation::Beat), "it answers nobody");
+        assert!(is_open(&health, Operation::Beat), "it answers nothing");
     }
 
     #[actix::test]
-    async fn what_a_registration_needs_may_fail_three_times_for_one_subject() {
+    async fn three_timeouts_of_one_beat_open_the_servers_breaker() {
         let mut health = Health::default();
         for failures in 1..=FAILURES_PER_OUTAGE {
             assert!(!is_open(&health, Operation::Beat));
@@ -316,7 +315,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn an_open_breaker_lets_one_request_try_and_one_that_keeps_an_instance_registered() {
+    async fn a_half_open_breaker_allows_one_trial_and_one_more_for_heartbeats_and_registrations() {
         tokio::time::pause();
         let mut health = Health::default();
         fail(&mut health, FailureKind::ConnectFailed, Operation::Beat, 1);
@@ -332,7 +331,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn servers_that_each_fail_at_something_do_not_take_turns() {
+    async fn servers_that_each_fail_at_some_operation_do_not_alternate() {
         tokio::time::pause();
         let (mut current, mut other) = (Health::default(), Health::default());
         let fails_at = |health: &mut Health, operation| {
@@ -340,19 +339,19 @@ mod tests {
         };
         fails_at(&mut current, Operation::Beat);
         fails_at(&mut other, Operation::Get);
-        assert!(current.is_left_for(&other, Operation::Beat), "of what it fails at no instance depends");
+        assert!(current.is_left_for(&other, Operation::Beat), "no instance depends on GET");
         assert!(!current.is_left_for(&other, Operation::List));
         fails_at(&mut other, Operation::List);
         assert!(!current.is_left_for(&other, Operation::Beat));
         fail(&mut current, FailureKind::ConnectFailed, Operation::Get, 1);
-        assert!(current.is_left_for(&other, Operation::Beat), "it serves nothing");
+        assert!(current.is_left_for(&other, Operation::Beat), "it answers nothing");
         current.answer(Operation::Get);
         sleep(FLAPPING_PAUSE).await;
-        assert!(current.is_left_for(&other, Operation::Beat), "the other one may have recovered");
+        assert!(current.is_left_for(&other, Operation::Beat), "the other server may have recovered");
     }
 
     #[actix::test]
-    async fn requests_that_failed_together_count_once() {
+    async fn requests_that_fail_together_count_once() {
         tokio::time::pause();
         let mut health = Health::default();
         let sent = Instant::now();
@@ -366,9 +365,9 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_and_end() {
+    fn pauses_grow_up_to_a_limit() {
         assert!(pause(1) <= FIRST_PAUSE && pause(1) >= FIRST_PAUSE.mul_f64(0.74));
         assert!(pause(3) > pause(1));
-        assert!(pause(1000) <= LONGEST_PAUSE);
+        assert!(pause(1000) <= MAX_PAUSE);
     }
 }

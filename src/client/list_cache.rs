@@ -1,8 +1,8 @@
-//! The lists that were read last, by the text of their hosts: a list that has not changed is not read again.
+//! Caches parsed lists in memory, so that a list that has not changed is not parsed again.
 //!
-//! Nearly every poll finds what the one before it found. Comparing the text takes a hundredth of the time that reading it
-//! does, and the instances stay the same in memory, for whoever compares them and for other threads that drop them. Only
-//! what stands around the hosts differs each time: the server's clock, and r-nacos's check sum.
+//! Nearly every poll returns the same hosts as the poll before. Comparing their text costs a hundredth of parsing it. The
+//! instances also keep their addresses in memory, which makes comparing two lists cheap, and dropping a list in another thread.
+//! Only the fields beside the hosts differ each time: the server's clock, and the checksum of r-nacos.
 
 use std::{
     cell::{Cell, RefCell},
@@ -16,21 +16,21 @@ use crate::{
     wire::exchange::{Answer, Rejection},
 };
 
-/// A list that nobody asked for during this time is forgotten.
-const KEPT: Duration = Duration::from_secs(60);
+/// A list that has not been requested for this time is removed.
+const UNUSED_LIFETIME: Duration = Duration::from_secs(60);
 
-/// See the module.
+/// The cached lists by query.
 pub(super) struct ListCache {
-    lists: RefCell<HashMap<String, LastList>>,
+    lists: RefCell<HashMap<String, CachedList>>,
     swept: Cell<Instant>,
 }
 
-struct LastList {
-    /// From `[` to `]`.
+struct CachedList {
+    /// The text of the hosts, from `[` to `]`.
     text: Vec<u8>,
-    /// In order and filtered.
+    /// Sorted and filtered.
     hosts: Vec<Arc<Instance>>,
-    asked: Instant,
+    last_used: Instant,
 }
 
 impl ListCache {
@@ -38,7 +38,7 @@ impl ListCache {
         ListCache { lists: RefCell::default(), swept: Cell::new(Instant::now()) }
     }
 
-    /// What `read` makes of `answer`, which is an ordered and filtered list. `key` names all that it depends on.
+    /// Parses `answer` by `read`, which returns a sorted and filtered list. `key` contains everything that the list depends on.
     pub(super) fn read(
         &self,
         key: &str,
@@ -54,32 +54,32 @@ impl ListCache {
         let mut info = read(answer)?;
         let hosts = std::mem::take(&mut info.hosts);
         if let Some(split) = split.filter(|split| read(&split.without_hosts(answer)).is_ok_and(|rest| rest == info)) {
-            let last = LastList { text: split.hosts.to_vec(), hosts: hosts.clone(), asked: Instant::now() };
-            self.lists.borrow_mut().insert(key.to_owned(), last);
+            let list = CachedList { text: split.hosts.to_vec(), hosts: hosts.clone(), last_used: Instant::now() };
+            self.lists.borrow_mut().insert(key.to_owned(), list);
         }
         Ok(ServiceInfo { hosts, ..info })
     }
 
     fn unchanged(&self, key: &str, text: &[u8]) -> Option<Vec<Arc<Instance>>> {
         let mut lists = self.lists.borrow_mut();
-        let last = lists.get_mut(key).filter(|last| last.text == text)?;
-        last.asked = Instant::now();
-        Some(last.hosts.clone())
+        let list = lists.get_mut(key).filter(|list| list.text == text)?;
+        list.last_used = Instant::now();
+        Some(list.hosts.clone())
     }
 
-    /// Forgets what nobody asks for any more.
+    /// Removes lists that are no longer requested.
     pub(super) fn sweep(&self) {
-        if self.swept.get().elapsed() > KEPT {
+        if self.swept.get().elapsed() > UNUSED_LIFETIME {
             self.swept.set(Instant::now());
-            self.lists.borrow_mut().retain(|_, last| last.asked.elapsed() < KEPT);
+            self.lists.borrow_mut().retain(|_, list| list.last_used.elapsed() < UNUSED_LIFETIME);
         }
     }
 }
 
-/// An answer, taken apart around its hosts: from the first `[` to the last `]`.
+/// An answer, split around its hosts: from the first `[` to the last `]`.
 ///
-/// Where brackets stand elsewhere, what is called the hosts has more in it. Then the rest does not say what the whole says
-/// of all else, and such a list is read each time.
+/// If other fields contain brackets, `hosts` contains more than the hosts. The rest then differs from the complete answer, and
+/// such a list is not cached.
 #[derive(Clone, Copy)]
 struct Split<'a> {
     head: &'a [u8],
@@ -109,7 +109,7 @@ mod tests {
     struct World {
         lists: ListCache,
         service: ServiceName,
-        /// Answers that were read with their hosts.
+        /// The number of answers that were parsed with their hosts.
         read: Cell<u32>,
     }
 
@@ -134,17 +134,17 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_differs_in_its_time_alone_has_the_same_instances_and_the_new_time() {
+    fn a_list_with_only_a_new_time_keeps_its_instances() {
         let world = World::new();
         let first = world.read("k", &list("127.0.0.1", 1)).unwrap();
         let second = world.read("k", &list("127.0.0.1", 2)).unwrap();
         assert!(Arc::ptr_eq(&first.hosts[0], &second.hosts[0]));
         assert_eq!((world.read.get(), second.last_ref_time, second.checksum.as_str()), (1, 2, "2"));
-        assert_eq!(ServiceInfo { last_ref_time: 1, checksum: "1".into(), ..second }, first, "all else is as it was");
+        assert_eq!(ServiceInfo { last_ref_time: 1, checksum: "1".into(), ..second }, first, "nothing else differs");
     }
 
     #[test]
-    fn a_changed_list_and_one_of_another_query_are_read() {
+    fn a_changed_list_and_the_list_of_another_query_are_parsed() {
         let world = World::new();
         world.read("k", &list("127.0.0.1", 1)).unwrap();
         assert_eq!(world.read("k", &list("127.0.0.2", 2)).unwrap().hosts[0].ip, "127.0.0.2");
@@ -153,20 +153,20 @@ mod tests {
     }
 
     #[test]
-    fn brackets_elsewhere_and_answers_without_a_list_are_no_trap() {
+    fn answers_with_other_brackets_or_without_a_list_are_not_cached() {
         let world = World::new();
         for round in 1..=2 {
             let tags = r#"{"lastRefTime":1,"hosts":[],"cacheMillis":3000,"tags":["x"]}"#;
             assert_eq!(world.read("tags", tags).unwrap().cache_millis, 3000);
             let name = r#"{"name":"[","hosts":[],"lastRefTime":2}"#;
             assert_eq!(world.read("name", name).unwrap().last_ref_time, 2);
-            assert_eq!(world.read.get(), 2 * round, "each is read whole");
+            assert_eq!(world.read.get(), 2 * round, "each is parsed completely");
             assert!(world.read("no list", "[]").is_err() && world.read("no list", "]x[").is_err());
             world.read.set(2 * round);
         }
-        let refused = Answer { status: 500, body: list("127.0.0.1", 1).into() };
+        let failed = Answer { status: 500, body: list("127.0.0.1", 1).into() };
         world.read("k", &list("127.0.0.1", 1)).unwrap();
-        let outcome = world.lists.read("k", &refused, |answer| Ok(v1::read_list(answer)?.into_info(&world.service)));
-        assert!(outcome.is_err(), "a failure is one, whatever it quotes");
+        let outcome = world.lists.read("k", &failed, |answer| Ok(v1::read_list(answer)?.into_info(&world.service)));
+        assert!(outcome.is_err(), "a failure stays a failure, even if it quotes the cached list");
     }
 }

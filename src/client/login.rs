@@ -1,4 +1,4 @@
-//! Sending requests with a token, and logging in for one.
+//! Sends requests with a token, and logs in to get one.
 
 use std::rc::Rc;
 
@@ -20,7 +20,7 @@ use crate::{
 };
 
 impl Nacos {
-    /// One request in one protocol; once more with another token when its token was refused, if there is one.
+    /// Sends one request in one protocol. Sends it again if the token was rejected and there is another token.
     pub(super) async fn speak<C: Call>(
         &self,
         call: &C,
@@ -49,7 +49,8 @@ impl Nacos {
         Ok(outcome)
     }
 
-    /// Only an answer to the question shows that the server has looked at the token and accepted it, or wants none.
+    /// Notes whether the server accepted the token. Only an answer to the request itself shows that the server checked the token, or
+    /// needs none.
     fn note_access<T>(
         &self,
         server: &Server,
@@ -60,13 +61,15 @@ impl Nacos {
         match outcome {
             Ok(_) | Err(Rejection::NotFound) => {
                 if let Some(error) = self.session.note_served(&server.name, token) {
-                    warn!(self.log, "the login is refused, but the server serves requests without a token"; "error" => %error);
+                    warn!(self.log, "login rejected, server accepts requests without a token";
+                        "server" => &server.name, "error" => %error);
                 }
             }
-            // Nacos 3 wants a token for its admin API in any case.
+            // The admin API of Nacos 3 always needs a token, so its rejection says nothing about other operations.
             Err(Rejection::Forbidden(_)) if token.is_none() => {
                 if let Some(error) = self.session.note_not_served(&server.name, operation.is_in_every_api()) {
-                    warn!(self.log, "the login is refused, and tried again at growing intervals"; "error" => %error);
+                    warn!(self.log, "login rejected, retrying at growing intervals";
+                        "server" => &server.name, "error" => %error);
                 }
             }
             _ => {}
@@ -86,27 +89,28 @@ impl Nacos {
         };
         let first = self.protocol_of(server);
         let mut answered = log_in(first).await?;
-        if self.protocol.is_none() && matches!(answered, Err(Rejection::NotSpoken)) {
+        if self.protocol.is_none() && matches!(answered, Err(Rejection::Unsupported)) {
             answered = log_in(first.other()).await?;
         }
-        if matches!(answered, Err(Rejection::NotSpoken)) {
-            answered = Err(Rejection::Denied("it has no login".into()));
+        if matches!(answered, Err(Rejection::Unsupported)) {
+            answered = Err(Rejection::LoginRejected("it offers no login".into()));
         }
         let answered =
             answered.map_err(|rejection| rejection.into_error(Operation::Login, &server.name, login.subject()));
-        let is_refused = self.session.is_refused(&server.name);
+        let was_rejected = self.session.is_rejected(&server.name);
         match &answered {
-            Ok(_) if is_refused => info!(self.log, "the login is accepted"; "server" => &server.name),
-            // Without a token, the next request shows what that means.
-            Err(error) if !error.is_retryable() && !is_refused && self.session.has_token(&server.name) => {
-                warn!(self.log, "the login is refused, the last token is used until its end"; "error" => %error);
+            Ok(_) if was_rejected => info!(self.log, "login accepted"; "server" => &server.name),
+            // Without a token, the next request shows what the rejection means. See `note_access`.
+            Err(error) if !error.is_retryable() && !was_rejected && self.session.has_token(&server.name) => {
+                warn!(self.log, "login rejected, using the previous token until it expires";
+                    "server" => &server.name, "error" => %error);
             }
             _ => {}
         }
         answered
     }
 
-    /// Says what would help where no login can be tried.
+    /// Adds a hint to a rejection when no login is configured.
     fn without_login(&self, rejection: Rejection) -> Rejection {
         let hint = match &*self.access_key.borrow() {
             Some(_) => "check the access key and its secret",

@@ -1,8 +1,7 @@
-//! What crosses the wire: the Nacos client. No actor in sight.
+//! The Nacos client. It knows no actor.
 //!
-//! [`Nacos`] has one method per operation. Each makes a request and reads the answer by the pure functions of the
-//! protocol that the server speaks; [`attempt`] is the one place that chooses servers, tries again, logs in and finds out
-//! protocols.
+//! [`Nacos`] has one method per operation. The requests and the reading of answers are pure functions in `wire`. [`attempt`]
+//! chooses the server, repeats failed requests, and finds out the protocol of a server. [`login`] adds the token.
 
 mod attempt;
 mod calls;

@@ -1,4 +1,4 @@
-//! The client: one method per operation.
+//! The client of a Registry, with one method per operation.
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
@@ -27,39 +27,40 @@ use crate::{
     wire::{exchange::WireProtocol, v1},
 };
 
-/// A disabled instance is one that GET knows and lists do not; 2.x takes up to a second to list a new one.
+/// How long a 2.x server may take to list a new instance. Only after this time is an instance disabled that GET returns and a
+/// list lacks.
 const LIST_DELAY: Duration = Duration::from_secs(1);
 
-/// The client of one Registry: which servers there are, the login, the connections.
+/// The client of one Registry: its servers, its login, its connections.
 pub(crate) struct Nacos {
     pub(super) namespace: String,
-    /// None where it is found out for each server.
+    /// `None` if the protocol is found out for each server.
     pub(super) protocol: Option<WireProtocol>,
     pub(super) disabled: bool,
     pub(super) operation_timeout: Duration,
     pub(super) transport: Transport,
     pub(super) servers: Rc<Servers>,
     pub(super) session: Session,
-    /// What requests are signed with.
+    /// Signs requests.
     pub(super) access_key: RefCell<Option<Rc<AccessKey>>>,
     pub(super) list_cache: ListCache,
-    /// Those that were warned of.
+    /// Services for which a warning about unusable instances has been logged.
     pub(super) left_out: RefCell<LeftOut>,
     pub(super) connection: watch::Sender<ConnectionState>,
     pub(super) requests: RequestCounters,
-    /// Hashes what a failed request was about.
+    /// Hashes the subjects of failed requests.
     pub(super) subjects: foldhash::fast::RandomState,
     pub(super) log: Logger,
 }
 
-/// How long to go on trying.
+/// How long to repeat a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
-    /// For [`Config::operation_timeout`], counted from the moment at which the first request can be sent.
+    /// For [`Config::operation_timeout`], from the moment when the first request can be sent.
     Operation,
-    /// Until then: the requests of one operation share its time.
+    /// Until a moment that several requests of one operation share.
     Until(Instant),
-    /// Once at each server: whoever asks comes back soon.
+    /// Once at each server, for callers that come back soon.
     Round,
 }
 
@@ -72,17 +73,17 @@ impl Patience {
     }
 }
 
-/// A list, and where it comes from.
+/// A list and its origin.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Listed {
     pub(crate) info: ServiceInfo,
-    /// The epoch of the server in use; none if another server answered, which may not know what that one was told.
+    /// The epoch of the server in use. `None` if another server answered, which may not know the same instances.
     pub(crate) epoch: Option<u64>,
     pub(crate) protocol: WireProtocol,
 }
 
 impl Nacos {
-    /// Must be called inside the arbiter that uses it: see [`transport::client_factory`].
+    /// Must be called in the arbiter that uses the client: see [`transport::client_factory`].
     pub(crate) fn new(config: &Config) -> Result<Self, Error> {
         let transport = Transport::new(config);
         let new_client = transport::client_factory(config)?;
@@ -109,12 +110,12 @@ impl Nacos {
         &self.servers
     }
 
-    /// What became of the requests so far.
+    /// Returns the counters of the requests so far.
     pub(crate) fn requests(&self) -> &RequestCounters {
         &self.requests
     }
 
-    /// Requests that are sent from now on are signed with this.
+    /// Replaces the key that signs all requests from now on.
     pub(crate) fn replace_access_key(&self, key: AccessKey) {
         self.access_key.replace(Some(Rc::new(key)));
     }
@@ -123,14 +124,14 @@ impl Nacos {
         &self.session
     }
 
-    /// Changes when the server in use may have forgotten what it was told. What was registered in another epoch is
-    /// registered again.
+    /// The current epoch. It changes when the server in use may have forgotten its instances. Instances that were registered in
+    /// another epoch have to be registered again.
     pub(crate) fn epoch(&self) -> u64 {
         self.servers.epoch()
     }
 
-    /// The server in use answered that it does not know an instance, `interval` being that of its beats. If no beat was
-    /// late, the server has forgotten what it was told.
+    /// Notes that the server in use does not know an instance that beats at `interval`. Unless a beat was late, the server has
+    /// forgotten its instances.
     pub(crate) fn note_unknown(&self, was_late: bool, interval: Duration) {
         if !was_late {
             self.servers.note_unknown(interval);
@@ -141,12 +142,12 @@ impl Nacos {
         *self.connection.borrow()
     }
 
-    /// Told of every change of the connection; ends with the client.
+    /// Receives every change of the connection, until the client is dropped.
     pub(crate) fn connection_changes(&self) -> watch::Receiver<ConnectionState> {
         self.connection.subscribe()
     }
 
-    /// For an operation of several requests that begins now.
+    /// The time limit of an operation with several requests that begins now.
     pub(crate) fn patience(&self) -> Patience {
         Patience::Until(self.deadline())
     }
@@ -155,12 +156,12 @@ impl Nacos {
         Instant::now() + self.operation_timeout
     }
 
-    /// The application goes offline: deregistering waits behind none of its other requests.
+    /// Gives deregistrations the reserved permits too, because the application goes offline.
     pub(crate) fn close(&self) {
         self.transport.close();
     }
 
-    /// There is no server, and none is missed: see [`Config::disabled`].
+    /// Whether the Registry works without any server: see [`Config::disabled`].
     pub(crate) fn is_disabled(&self) -> bool {
         self.disabled
     }
@@ -200,7 +201,7 @@ impl Nacos {
         self.attempt(&call, patience).await.map(|answered| answered.value)
     }
 
-    /// Asks for one list, in order and filtered. `namespace`: another one than the configured.
+    /// Fetches a list, sorted and filtered.
     pub(crate) async fn list(&self, query: &ListQuery<'_>, patience: Patience) -> Result<Listed, Error> {
         if self.disabled {
             let info = ServiceInfo::empty(query.service, query.clusters);
@@ -210,7 +211,7 @@ impl Nacos {
         let (list_cache, left_out) = (&self.list_cache, &self.left_out);
         let call = calls::List { namespace, query, list_cache, left_out, log: &self.log };
         let answered = self.attempt(&call, patience).await?;
-        // Read now: an epoch that begins later did not answer this.
+        // Read the epoch after the answer: a newer epoch did not produce this list.
         let epoch = self.servers.is_in_use(&answered.server).then(|| self.epoch());
         Ok(Listed { info: answered.value, epoch, protocol: answered.protocol })
     }
@@ -229,7 +230,7 @@ impl Nacos {
         Ok((answered.value.count, answered.value.doms))
     }
 
-    /// Writes all values of somebody else's instance.
+    /// Writes all values of an instance that another process registered.
     pub(crate) async fn overwrite(
         &self,
         service: &ServiceName,
@@ -240,11 +241,11 @@ impl Nacos {
         self.attempt(&call, patience).await.map(drop)
     }
 
-    /// What is so now with an instance: GET and list together, since GET tells neither `enabled` nor `ephemeral` on
-    /// Nacos 1.4 and 2.x. `written`: when this Registry registered it, if it did; lists show that after [`LIST_DELAY`].
+    /// The current values of an instance. Combines GET and list, because GET returns neither `enabled` nor `ephemeral` on Nacos
+    /// 1.4 and 2.x. `written` is when this Registry registered the instance, if it did: lists show it after [`LIST_DELAY`].
     ///
     /// # Errors
-    /// [`Error::NotFound`]; with `may_be_disabled` where the server has no GET.
+    /// [`Error::NotFound`], with `may_be_disabled` if the server has no GET.
     pub(crate) async fn current(
         &self,
         key: &InstanceKey,
@@ -252,23 +253,24 @@ impl Nacos {
         patience: Patience,
     ) -> Result<Current, Error> {
         let found = match self.get(key, patience).await {
-            // Nacos 3 has it in the admin API alone, for those with that right.
+            // Nacos 3 has GET only in the admin API, which needs an administrator.
             Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => {
                 return self.find_in_list(key, written, patience).await
             }
             found => found?,
         };
-        let v1::Found { instance, enabled_told, ephemeral_told } = found.value;
-        if enabled_told && ephemeral_told {
+        let v1::Found { instance, has_enabled, has_ephemeral } = found.value;
+        if has_enabled && has_ephemeral {
             return Ok(Current { instance, is_complete: true });
         }
-        // Somebody else may have registered it just now.
-        let shown = written.unwrap_or_else(Instant::now) + LIST_DELAY;
-        let list = self.list_to_find(key, shown, patience).await?;
+        // Another process may have registered the instance a moment ago.
+        let listed_at = written.unwrap_or_else(Instant::now) + LIST_DELAY;
+        let list = self.list_to_find(key, listed_at, patience).await?;
         Ok(complete(instance, &list, key))
     }
 
-    /// What the server itself says of an instance, in one request where it has GET. `enabled` and `ephemeral` may be guesses.
+    /// The values of an instance as the server has them, by a single request if the server has GET. `enabled` and `ephemeral` may
+    /// be guesses.
     ///
     /// # Errors
     /// As [`current`](Nacos::current).
@@ -281,10 +283,10 @@ impl Nacos {
         }
     }
 
-    /// What the server in use says of an instance, asked once; none if another server answered.
+    /// The values of an instance at the server in use, by one request. `None` if another server answered.
     pub(crate) async fn read_in_use(&self, key: &InstanceKey) -> Result<Option<Instance>, Error> {
-        let told = self.get(key, Patience::Round).await?;
-        Ok(self.servers.is_in_use(&told.server).then_some(told.value.instance))
+        let found = self.get(key, Patience::Round).await?;
+        Ok(self.servers.is_in_use(&found.server).then_some(found.value.instance))
     }
 
     async fn get(&self, key: &InstanceKey, patience: Patience) -> Result<Answered<v1::Found>, Error> {
@@ -300,36 +302,41 @@ impl Nacos {
         written: Option<Instant>,
         patience: Patience,
     ) -> Result<Current, Error> {
-        let shown = written.map_or_else(Instant::now, |written| written + LIST_DELAY);
-        let list = self.list_to_find(key, shown, patience).await?;
+        let listed_at = written.map_or_else(Instant::now, |written| written + LIST_DELAY);
+        let list = self.list_to_find(key, listed_at, patience).await?;
         let found = find(&list, key).cloned();
         found
             .map(|instance| Current { instance, is_complete: true })
             .ok_or_else(|| Error::NotFound { instance: key.to_string(), may_be_disabled: true })
     }
 
-    /// A list that has the instance, or one that was asked for after `shown` and has not.
-    async fn list_to_find(&self, key: &InstanceKey, shown: Instant, patience: Patience) -> Result<ServiceInfo, Error> {
+    /// Returns the first list that contains the instance or was requested after `listed_at`.
+    async fn list_to_find(
+        &self,
+        key: &InstanceKey,
+        listed_at: Instant,
+        patience: Patience,
+    ) -> Result<ServiceInfo, Error> {
         let asked = Instant::now();
         let list = self.list(&ListQuery::all_of(&key.service), patience).await?.info;
-        if asked >= shown || find(&list, key).is_some() {
+        if asked >= listed_at || find(&list, key).is_some() {
             return Ok(list);
         }
-        sleep_until(shown.min(patience.deadline(self.deadline()))).await;
+        sleep_until(listed_at.min(patience.deadline(self.deadline()))).await;
         Ok(self.list(&ListQuery::all_of(&key.service), patience).await?.info)
     }
 }
 
-/// What is known of an instance.
+/// The values of an instance, as far as they are known.
 #[derive(Debug)]
 pub(crate) struct Current {
     pub(crate) instance: Instance,
-    /// False where `ephemeral` is a guess.
+    /// False if `ephemeral` is a guess.
     pub(crate) is_complete: bool,
 }
 
-/// Puts together what GET said and the list that followed. Who is not in the list is disabled, and as ephemeral as all
-/// the others of its service: 2.x and later keep no mixed services.
+/// Completes an instance from GET by a newer list. An instance that is not listed is disabled. It is as ephemeral as the other
+/// instances of its service, because 2.x and later do not mix both kinds in one service.
 fn complete(instance: Instance, list: &ServiceInfo, key: &InstanceKey) -> Current {
     if let Some(listed) = find(list, key) {
         let instance = Instance { enabled: true, ephemeral: listed.ephemeral, ..instance };
@@ -342,5 +349,5 @@ fn complete(instance: Instance, list: &ServiceInfo, key: &InstanceKey) -> Curren
 }
 
 fn find<'a>(list: &'a ServiceInfo, key: &InstanceKey) -> Option<&'a Instance> {
-    list.hosts.iter().find(|host| key.names(host)).map(|host| &**host)
+    list.hosts.iter().find(|host| key.identifies(host)).map(|host| &**host)
 }

@@ -1,4 +1,4 @@
-//! What takes the place of TLS without a feature for it: no address of a server is `https` then.
+//! Replaces `tls.rs` when no TLS feature is on. No server address can be `https` then.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use actix_rt::net::TcpStream;
 use super::stream::Stream;
 use crate::{config::Config, error::Error};
 
-/// There is none.
+/// Has no value.
 #[derive(Clone)]
 pub(super) enum TlsConnectorService {}
 

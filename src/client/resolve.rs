@@ -1,4 +1,4 @@
-//! The addresses behind a server's name, and our own address towards it.
+//! The IP addresses of a server, and the local address from which it is reached.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,22 +11,22 @@ use tokio::{net::lookup_host, sync::Mutex};
 
 use crate::config::{local_ip_towards, ServerAddress};
 
-/// A name service that hangs must not hold up the lists.
+/// Bounds a lookup, because lists wait for it.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
-/// A lookup that failed is repeated after this.
+/// The pause after a failed lookup.
 const LOOKUP_PAUSE: Duration = Duration::from_secs(2);
 
-/// What was looked up last for one server.
+/// The result of the last lookup for one server.
 #[derive(Default)]
 pub(crate) struct Resolved {
     addresses: RefCell<(Vec<IpAddr>, Option<IpAddr>)>,
     failed_at: Cell<Option<Instant>>,
-    /// Held by the one lookup under way: many callers ask together, and each lookup may hold a thread.
+    /// Held by the lookup under way. Many callers ask together, and each lookup may occupy a thread.
     lookup: Mutex<()>,
 }
 
 impl Resolved {
-    /// Looks the addresses of `server` up, unless that is done.
+    /// Looks up the addresses of `server`, unless they are known.
     pub(crate) async fn resolve(&self, server: &ServerAddress) {
         let _one_at_a_time = self.lookup.lock().await;
         let has_failed_recently = self.failed_at.get().is_some_and(|failed| failed.elapsed() < LOOKUP_PAUSE);
@@ -40,7 +40,7 @@ impl Resolved {
         *self.addresses.borrow_mut() = (addresses.iter().map(|address| address.ip()).collect(), local_ip);
     }
 
-    /// Our address by which the server is reached, once that was looked up.
+    /// The local address from which the server is reached, if it is known.
     pub(crate) fn local_ip(&self) -> Option<IpAddr> {
         self.addresses.borrow().1
     }
@@ -49,7 +49,7 @@ impl Resolved {
         self.addresses.borrow().0.contains(&ip)
     }
 
-    /// The server may have moved.
+    /// Forgets the addresses, because the server may have moved.
     pub(crate) fn forget(&self) {
         *self.addresses.borrow_mut() = Default::default();
     }

@@ -1,9 +1,10 @@
-//! Notices that the server in use restarts, also when nobody asks it anything.
+//! Detects that the server in use restarts, even if no request is sent to it.
 //!
-//! A server that restarts forgets its ephemeral instances. Nacos says so at the next beat; r-nacos does not, and restores an
-//! instance from a light beat without its weight and metadata. So one idle connection to the server in use is watched.
-//! Servers and load balancers close idle connections as they like, so its end means nothing by itself: it is opened again
-//! at once, and only a connection that is refused, or accepted and closed again within a second, is an outage.
+//! A server that restarts forgets its ephemeral instances. Nacos says so at the next beat. r-nacos does not, and restores an
+//! instance from a light beat without its weight and metadata. So one idle connection to the server in use is kept and watched.
+//!
+//! Servers and load balancers close idle connections at any time, so the end of the connection alone has no effect: it is opened
+//! again at once. An outage is only a connection that is refused, or that is accepted and closed again within a second.
 
 use std::{rc::Rc, time::Duration};
 
@@ -16,10 +17,11 @@ use tokio::io::AsyncReadExt as _;
 
 use super::{server::Server, servers::Servers};
 
-/// A refused connection is tried again after this. One that ends sooner was none: a proxy also accepts connections while
-/// there is no server behind it.
+/// The pause before a refused connection is tried again. A connection that ends within this time does not count as one, because
+/// a proxy accepts connections even if there is no server behind it.
 const RETRY: Duration = Duration::from_secs(1);
-/// Where connections end sooner than this, it is a habit: the next one that ends within a second is no outage.
+/// Some servers close every connection soon. If one ended within this time, the next one that ends within [`RETRY`] is not an
+/// outage.
 const SETTLED: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -32,7 +34,7 @@ pub(crate) async fn detect_restarts(servers: Rc<Servers>) {
             continue;
         };
         let watched = watch(&servers, &server);
-        // Another server comes into use by a new epoch.
+        // Another server comes into use only with a new epoch.
         let left = epochs.wait_for(|_| !servers.is_in_use(&server));
         pin_mut!(watched, left);
         select(watched, left).await;
@@ -40,37 +42,37 @@ pub(crate) async fn detect_restarts(servers: Rc<Servers>) {
 }
 
 async fn watch(servers: &Servers, server: &Rc<Server>) {
-    // Whether an outage has been noted that this would show again.
-    let (mut is_refused, mut is_closed_early) = (false, false);
+    // Whether an outage of this kind has been noted already.
+    let (mut refused_noted, mut closed_early_noted) = (false, false);
     loop {
         let began = Instant::now();
-        let shown = match timeout(CONNECT_TIMEOUT, server.dialer.connect()).await {
+        let noted = match timeout(CONNECT_TIMEOUT, server.dialer.connect()).await {
             Ok(Ok(mut connection)) => {
                 let ended = drain(&mut connection);
                 pin_mut!(ended);
                 if timeout(RETRY, &mut ended).await.is_err() {
-                    is_refused = false;
+                    refused_noted = false;
                     servers.note_reachable(server);
                     if timeout(SETTLED - RETRY, &mut ended).await.is_err() {
-                        is_closed_early = false;
+                        closed_early_noted = false;
                         ended.await;
                     }
                     continue;
                 }
-                Some(&mut is_closed_early)
+                Some(&mut closed_early_noted)
             }
-            // Not one that could not be tried: nobody could be asked for the server's address, or was silent.
-            _ => server.dialer.was_refused_since(began).then_some(&mut is_refused),
+            // Only a refusal counts. A failed lookup or a silent address does not show that the server is down.
+            _ => server.dialer.was_refused_since(began).then_some(&mut refused_noted),
         };
-        // One outage, however often it shows.
-        if shown.is_some_and(|is_known| !std::mem::replace(is_known, true)) {
+        // Note an outage once, however many connections show it.
+        if noted.is_some_and(|noted| !std::mem::replace(noted, true)) {
             servers.note_outage(server);
         }
         sleep(RETRY).await;
     }
 }
 
-/// Until the connection ends. A server may say why it closes; a reset is an end, too.
+/// Returns when the connection ends, by a close or a reset. Ignores what the server sends before.
 async fn drain(connection: &mut TcpStream) {
     let mut answer = [0; 512];
     while connection.read(&mut answer).await.is_ok_and(|read| read > 0) {}
@@ -86,7 +88,7 @@ mod tests {
     use crate::{config::ServerAddress, error::Operation};
 
     #[actix::test]
-    async fn connections_that_often_end_within_a_second_are_one_outage() {
+    async fn connections_that_repeatedly_end_within_a_second_are_one_outage() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = ServerAddress::parse(&listener.local_addr().unwrap().to_string(), "/nacos").unwrap();
         let log = Logger::root(slog::Discard, slog::o!());

@@ -1,4 +1,4 @@
-//! One server: its address, its connections, and what is known of it.
+//! One server: its address, its connections, its state.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,15 +14,15 @@ use crate::{config::ServerAddress, error::Error, wire::exchange::WireProtocol};
 /// One server.
 pub(crate) struct Server {
     pub(crate) address: ServerAddress,
-    /// `host:port`, as errors and logs name it.
+    /// `host:port`, for errors and logs.
     pub(crate) name: String,
     pub(crate) base_url: String,
-    /// Its connections, which are closed with it.
+    /// Owns the connections, which are closed when the server is dropped.
     pub(super) client: Client,
     pub(super) dialer: Dialer,
-    /// What it was last found to speak.
+    /// The protocol that the server spoke last.
     protocol: Cell<Option<WireProtocol>>,
-    /// Of requests with these methods it was found to read the query alone, as Nacos 1.4 does of a POST.
+    /// Methods for which the server reads parameters only from the query, as Nacos 1.4 does for POST.
     query_only: RefCell<HashSet<Method>>,
     pub(crate) resolved: Resolved,
     pub(super) health: RefCell<Health>,
@@ -48,8 +48,8 @@ impl Server {
         self.protocol.get()
     }
 
-    /// Gives what it spoke before.
-    pub(super) fn speaks(&self, protocol: WireProtocol) -> Option<WireProtocol> {
+    /// Sets the protocol. Returns the previous one.
+    pub(super) fn replace_protocol(&self, protocol: WireProtocol) -> Option<WireProtocol> {
         self.protocol.replace(Some(protocol))
     }
 

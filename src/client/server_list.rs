@@ -1,4 +1,4 @@
-//! The list of servers from a URL, as an address server of Nacos gives it.
+//! Fetches the list of servers from a URL, such as an address server of Nacos.
 
 use std::{rc::Rc, time::Duration};
 
@@ -6,31 +6,31 @@ use actix_rt::time::sleep;
 use awc::http::Method;
 use slog::{info, warn};
 
-use super::{nacos::Nacos, transport::Proof};
+use super::{nacos::Nacos, transport::Auth};
 use crate::{
     config::ServerAddress,
     error::{Error, Operation},
     wire::exchange::Request,
 };
 
-/// Before the first list has come.
+/// The interval until the first list has been fetched.
 const RETRY: Duration = Duration::from_secs(1);
-/// What the Java client takes for a server without a port.
+/// The default of the Java client.
 const DEFAULT_PORT: u16 = 8848;
-/// In bytes. No host name is longer than 253; what is longer is not worth a place in the log.
-const LONGEST_LINE: usize = 512;
+/// In bytes. Host names have at most 253. A longer line would fill the log.
+const MAX_LINE: usize = 512;
 
-/// Asks the endpoint for the list of servers at each `interval`, for ever.
+/// Fetches the list of servers at each `interval`, for ever.
 pub(crate) async fn refresh_server_list(nacos: Rc<Nacos>, url: String, context_path: String, interval: Duration) {
     let mut has_succeeded = true;
-    let shown = ServerAddress::shown_endpoint(&url);
+    let endpoint = ServerAddress::redacted_endpoint(&url);
     loop {
         let outcome = nacos.ask_endpoint(&url, &context_path).await;
         match &outcome {
-            Ok(()) if !has_succeeded => info!(nacos.log, "fetched the server list again"; "endpoint" => shown),
+            Ok(()) if !has_succeeded => info!(nacos.log, "fetched server list again"; "endpoint" => endpoint),
             Err(error) if has_succeeded => {
-                warn!(nacos.log, "failed to fetch the server list, keeping the last one";
-                    "endpoint" => shown, "error" => %error);
+                warn!(nacos.log, "failed to fetch server list, keeping the previous one";
+                    "endpoint" => endpoint, "error" => %error);
             }
             _ => {}
         }
@@ -43,43 +43,44 @@ impl Nacos {
     async fn ask_endpoint(&self, url: &str, context_path: &str) -> Result<(), Error> {
         let request =
             Request { method: Method::GET, path: "", query: String::new(), form: None, form_may_be_query: false };
-        let shown = ServerAddress::shown_endpoint(url);
+        let endpoint = ServerAddress::redacted_endpoint(url);
         let _permit = self.transport.permit(Operation::ServerList).await;
-        let client = self.servers.new_client(&ServerAddress::of_endpoint(url)?);
-        let answer = self.transport.send(&client, url, &request, Proof::default(), self.deadline()).await;
-        let answer = answer.map_err(|none| none.into_error(Operation::ServerList, shown))?;
+        let client = self.servers.new_client(&ServerAddress::parse_endpoint(url)?);
+        let answer = self.transport.send(&client, url, &request, Auth::default(), self.deadline()).await;
+        let answer = answer.map_err(|no_answer| no_answer.into_error(Operation::ServerList, endpoint))?;
         if answer.status != 200 {
             let (status, body) = (answer.status, answer.excerpt());
-            return Err(Error::Refused { operation: Operation::ServerList, server: shown.into(), status, body });
+            return Err(Error::Refused { operation: Operation::ServerList, server: endpoint.into(), status, body });
         }
-        let addresses = read_list(&String::from_utf8_lossy(&answer.body), context_path)
-            .map_err(|reason| Error::Unreadable { operation: Operation::ServerList, server: shown.into(), reason })?;
+        let addresses = read_list(&String::from_utf8_lossy(&answer.body), context_path).map_err(|reason| {
+            Error::Unreadable { operation: Operation::ServerList, server: endpoint.into(), reason }
+        })?;
         self.servers.replace(addresses);
         Ok(())
     }
 }
 
-/// Reads the list that [`Config::at_endpoint`](crate::Config::at_endpoint) describes. One malformed line makes the whole page
-/// no list: half a cluster would be taken for all of it.
+/// Parses a list in the form that [`Config::at_endpoint`](crate::Config::at_endpoint) describes. One malformed line invalidates the
+/// whole list: otherwise a truncated page would drop servers that are still there.
 fn read_list(page: &str, context_path: &str) -> Result<Vec<ServerAddress>, String> {
     let lines = page.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let lines: Vec<_> = lines.collect();
     match lines[..] {
-        [] => Err("it lists no server".into()),
-        [only] if !only.contains(['.', ':']) && only.len() <= LONGEST_LINE => {
-            Err(format!("{only:?} is its only entry, which needs a port or a dot to be taken for a server"))
+        [] => Err("it contains no server".into()),
+        [only] if !only.contains(['.', ':']) && only.len() <= MAX_LINE => {
+            Err(format!("its only entry is {only:?}; write it with a port or a dot if it is a server"))
         }
         _ => lines.into_iter().map(|line| read_line(line, context_path)).collect(),
     }
 }
 
 fn read_line(line: &str, context_path: &str) -> Result<ServerAddress, String> {
-    if line.len() > LONGEST_LINE {
-        return Err(format!("a line of {} bytes is no address", line.len()));
+    if line.len() > MAX_LINE {
+        return Err(format!("it contains a line of {} bytes, which is not an address", line.len()));
     }
     if line.contains(['?', '#']) {
-        let shown = ServerAddress::shown_endpoint(line);
-        return Err(format!("{shown:?} with something behind its path is the address of a page"));
+        let url = ServerAddress::redacted_endpoint(line);
+        return Err(format!("{url:?} has a query or a fragment, so it is not the address of a server"));
     }
     ServerAddress::parse(line, context_path)
         .or_else(|error| ServerAddress::parse(&format!("{line}:{DEFAULT_PORT}"), context_path).map_err(|_| error))
@@ -91,13 +92,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_has_one_server_a_line_with_or_without_port() {
+    fn a_list_has_one_server_per_line_with_or_without_port() {
         let list = read_list("192.0.2.1:8850\r\n\n# a comment\nnacos-2\n", "/nacos").unwrap();
         assert_eq!(list.iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.1:8850", "nacos-2:8848"]);
     }
 
     #[test]
-    fn a_page_is_no_list() {
+    fn a_page_that_is_not_a_list_is_rejected() {
         let long = "a.".repeat(500);
         let pages = [
             "",
@@ -117,8 +118,8 @@ mod tests {
             &long,
         ];
         for page in pages {
-            let refused = read_list(page, "").expect_err(page);
-            assert!(refused.len() < 1000, "{refused}");
+            let reason = read_list(page, "").expect_err(page);
+            assert!(reason.len() < 1000, "{reason}");
         }
     }
 

@@ -1,8 +1,8 @@
 //! The servers, which of them is in use, and which is asked next.
 //!
-//! Nobody is probed: the server in use is used until a breaker of registering, beating or listing opens at it and another
-//! server answers that operation. While all breakers are open, each server is tried once or twice per step of a growing
-//! pause, so that requests do not grow with the number of instances.
+//! Servers are not probed. The server in use is left when a breaker of registrations, beats or lists opens and another server
+//! answers that operation. While all breakers are open, each server is tried once or twice per step of a growing pause, so that
+//! the number of requests does not grow with the number of instances.
 
 use std::{
     cell::{Cell, RefCell},
@@ -27,33 +27,33 @@ use crate::{
     wire::exchange::WireProtocol,
 };
 
-/// All servers. Never empty while requests are sent, except before an `endpoint` has answered.
+/// All servers. Empty only until the server list has been fetched.
 pub(crate) struct Servers {
     list: RefCell<Vec<Rc<Server>>>,
-    /// The index of the one in use.
+    /// The index of the server in use.
     current: Cell<usize>,
     new_client: Box<dyn Fn(&Dialer) -> Client>,
-    /// How long a trial of an open breaker may take before another is allowed.
+    /// How long a trial of an open breaker may take before the next trial is allowed.
     longest_trial: Duration,
     epoch: watch::Sender<u64>,
-    /// When an instance that the server did not know began the last epoch of that kind.
+    /// When an epoch last began because the server did not know an instance.
     unknown_at: Cell<Option<Instant>>,
-    /// Wakes everybody who waits for a breaker.
+    /// Wakes all requests that wait for a breaker.
     trial_ended: Notify,
     log: Logger,
 }
 
-/// What to do next.
+/// The next step of an operation.
 pub(crate) enum Choice {
     Ask(Rc<Server>),
-    /// Every breaker is open: not before then.
+    /// Every breaker is open. Wait for this time.
     Wait(Duration),
-    /// There is no server that was not tried.
+    /// All servers have been tried.
     Nobody,
 }
 
 impl Servers {
-    /// Starts at a random one, so that many applications spread over a cluster.
+    /// Begins with a random server, so that the applications of a cluster spread over its servers.
     pub(crate) fn new(
         addresses: Vec<ServerAddress>,
         longest_trial: Duration,
@@ -73,7 +73,7 @@ impl Servers {
         }
     }
 
-    /// Takes over a new list; servers that were known keep their state.
+    /// Replaces the list. Known servers keep their state.
     pub(crate) fn replace(&self, addresses: Vec<ServerAddress>) {
         let current = self.current();
         let server_at = |address| {
@@ -105,32 +105,32 @@ impl Servers {
         self.list.borrow().get(self.current.get()).is_some_and(|current| Rc::ptr_eq(current, server))
     }
 
-    /// Of the request that failed last.
+    /// The error of the most recent failure.
     pub(crate) fn last_error(&self) -> Option<Error> {
         let list = self.list.borrow();
         list.iter().max_by_key(|server| server.health.borrow().last_failure)?.last_error()
     }
 
-    // Epochs.
+    // Epochs
 
-    /// An epoch is a stretch of time in which the server in use remembers what it was told.
+    /// The current epoch: a stretch of time in which the server in use remembers its instances.
     pub(crate) fn epoch(&self) -> u64 {
         *self.epoch.borrow()
     }
 
-    /// Notified of every new epoch.
+    /// Receives every new epoch.
     pub(crate) fn epochs(&self) -> watch::Receiver<u64> {
         self.epoch.subscribe()
     }
 
     fn begin_epoch(&self, reason: &str) {
         let server = self.current().map_or_else(String::new, |server| server.name.clone());
-        debug!(self.log, "registered instances are renewed"; "server" => server, "reason" => reason);
+        debug!(self.log, "server may have forgotten instances, registering them again"; "server" => server, "reason" => reason);
         self.epoch.send_modify(|epoch| *epoch += 1);
     }
 
-    /// The server in use does not know an instance whose beats were in time. Begins at most one epoch per `interval`:
-    /// thousands of instances tell the same story.
+    /// Begins an epoch because the server in use does not know an instance although its beats were in time. At most one epoch
+    /// per `interval`, because all instances of a restarted server are unknown.
     pub(crate) fn note_unknown(&self, interval: Duration) {
         if self.unknown_at.get().is_none_or(|last| last.elapsed() >= interval) {
             self.unknown_at.set(Some(Instant::now()));
@@ -138,20 +138,20 @@ impl Servers {
         }
     }
 
-    /// Notes what `server` was found to speak. One that speaks another protocol than before was replaced.
+    /// Notes the protocol of `server`. A server that speaks another protocol than before has been replaced.
     pub(crate) fn note_protocol(&self, server: &Rc<Server>, protocol: WireProtocol) {
-        let before = server.speaks(protocol);
+        let before = server.replace_protocol(protocol);
         if before.is_some_and(|before| before != protocol) && self.is_in_use(server) {
             self.begin_epoch("the server speaks another protocol than before");
         }
     }
 
-    /// The watched connection ended, and cannot be opened again.
+    /// Notes that the restart detector's connection ended and cannot be opened again.
     pub(super) fn note_outage(&self, server: &Server) {
         server.health.borrow_mut().note_outage();
     }
 
-    /// The watched connection is there.
+    /// Notes that the restart detector's connection is open.
     pub(super) fn note_reachable(&self, server: &Rc<Server>) {
         let ended_outage = server.health.borrow_mut().note_reachable();
         if ended_outage && self.is_in_use(server) {
@@ -159,10 +159,10 @@ impl Servers {
         }
     }
 
-    // Choosing, and what became of it.
+    // Choice and outcome
 
-    /// The server in use if it may be asked or tried, else the next that may be asked; if none may, one whose breaker is
-    /// half-open, unless the caller is content with healthy ones only. `tried` are left out.
+    /// Chooses the server in use if a request may be sent to it, otherwise the next server that is healthy. If there is none,
+    /// chooses a server whose breaker is half-open, except with `only_healthy`. Never chooses a server in `tried`.
     pub(crate) fn choose(&self, operation: Operation, tried: &[Rc<Server>], only_healthy: bool) -> Choice {
         let list = self.list.borrow();
         let order = (0..list.len()).map(|step| &list[(self.current.get() + step) % list.len()]);
@@ -174,8 +174,8 @@ impl Servers {
                 Availability::HalfOpen => half_open = half_open.or(Some(server)),
                 Availability::Open(pause) => wait = Some(wait.map_or(pause, |wait| wait.min(pause))),
             }
-            // A breaker of the server in use that nobody tried would stay half-open for ever, and two servers with one such
-            // breaker each would take turns.
+            // Try the server in use even if another server is healthy. Otherwise its breaker would stay half-open for ever, and
+            // two servers with one such breaker each would alternate.
             if availability == Availability::HalfOpen && !only_healthy && self.is_in_use(server) {
                 break;
             }
@@ -190,18 +190,18 @@ impl Servers {
         }
     }
 
-    /// Waits for `pause`, but not longer than until a trial has ended.
+    /// Waits for `pause` or until a trial ends.
     pub(crate) async fn wait(&self, pause: Duration) {
-        // An elapsed pause and a trial's end are both reasons to look again.
+        // The caller chooses again after either.
         let _ = timeout(pause, self.trial_ended.notified()).await;
     }
 
-    /// `server` did what it was asked; the server in use may have rejected that before.
+    /// Notes that `server` did the operation. It comes into use if the server in use fails or rejects everything.
     pub(crate) fn succeeded(
         &self,
         server: &Rc<Server>,
         operation: Operation,
-        is_useless: impl Fn(&Rc<Server>) -> bool,
+        rejects_all: impl Fn(&Rc<Server>) -> bool,
     ) {
         let ended_outage = self.note(server, operation, |health| health.succeed(operation));
         if self.is_in_use(server) {
@@ -210,7 +210,7 @@ impl Servers {
             }
         } else if operation.decides_server() {
             let is_left = |current: &Rc<Server>| {
-                is_useless(current) || current.health.borrow().is_left_for(&server.health.borrow(), operation)
+                rejects_all(current) || current.health.borrow().is_left_for(&server.health.borrow(), operation)
             };
             if self.current().as_ref().is_none_or(is_left) {
                 self.use_now(server);
@@ -226,12 +226,12 @@ impl Servers {
         }
     }
 
-    /// A request to `server` ended without saying anything of its health: others may try.
+    /// Notes that a request ended without showing anything about the server's health. Others may try now.
     pub(crate) fn undecided(&self, server: &Server, operation: Operation) {
         self.note(server, operation, |health| health.end_trial(operation));
     }
 
-    /// `server` answered that it will not.
+    /// Notes that `server` rejected a request.
     pub(crate) fn rejected(&self, server: &Server, operation: Operation) {
         self.note(server, operation, |health| health.reject(operation));
     }
@@ -254,20 +254,20 @@ impl Servers {
         change(&mut health)
     }
 
-    /// Whether a breaker of the server in use is open, or half-open, for this operation.
+    /// Whether the breaker of the server in use is open or half-open for this operation.
     pub(crate) fn is_current_open_for(&self, operation: Operation) -> bool {
         self.current().is_some_and(|current| current.health.borrow().is_open_for(operation))
     }
 
-    // Datagrams.
+    // Datagrams
 
-    /// Whether a datagram from `ip` may come from a server.
+    /// Whether `ip` is an address of a server.
     pub(crate) fn trusts(&self, ip: IpAddr) -> bool {
         self.list.borrow().iter().any(|server| server.is_at(ip))
     }
 
-    /// Whether a datagram from `ip` may tell what the server in use knows in this epoch. An address of none of the servers may
-    /// be a translated one. During an outage nothing tells what was sent before it.
+    /// Whether a datagram from `ip` may show the state of the server in use in this epoch. An unknown address may be a translated
+    /// one. During an outage every datagram may have been sent before the outage.
     pub(crate) fn may_be_current(&self, ip: IpAddr) -> bool {
         let current = self.current().filter(|current| !current.health.borrow().is_in_outage());
         current.is_some_and(|current| current.is_at(ip) || !self.trusts(ip))
@@ -318,29 +318,29 @@ pub(super) mod tests {
         refuse(&servers, 0);
         assert_eq!(ask(&servers, Operation::Get, &[]).as_deref(), Some("b:1"));
         succeed(&servers, 1, Operation::Get);
-        assert_eq!(in_use(&servers), ("a:1".into(), 0), "an answer, no more");
+        assert_eq!(in_use(&servers), ("a:1".into(), 0), "a GET does not change the server in use");
         succeed(&servers, 1, Operation::Beat);
         assert_eq!(in_use(&servers), ("b:1".into(), 1));
     }
 
     #[actix::test]
-    async fn one_failure_of_the_server_in_use_is_no_reason_to_leave_it() {
+    async fn one_failure_of_the_server_in_use_is_not_enough_to_leave_it() {
         let servers = servers(&["a:1", "b:1"]);
         fail(&servers, 0, FailureKind::BadAnswer, Operation::Beat, 1);
         succeed(&servers, 1, Operation::Beat);
         assert_eq!(in_use(&servers), ("a:1".into(), 0));
         fail(&servers, 0, FailureKind::BadAnswer, Operation::Beat, 2);
         succeed(&servers, 1, Operation::Beat);
-        assert_eq!(in_use(&servers), ("b:1".into(), 1), "a second instance fails in the same way");
+        assert_eq!(in_use(&servers), ("b:1".into(), 1), "a second instance failed in the same way");
     }
 
     #[actix::test]
-    async fn a_server_that_will_do_nothing_for_us_is_left_for_one_that_does() {
+    async fn a_server_that_rejects_everything_is_left_for_one_that_does_not() {
         let servers = servers(&["a:1", "b:1"]);
         let second = servers.all()[1].clone();
         servers.rejected(&servers.all()[0], Operation::Beat);
         servers.succeeded(&second, Operation::Get, |_| true);
-        assert_eq!(in_use(&servers), ("a:1".into(), 0), "not every server can do that");
+        assert_eq!(in_use(&servers), ("a:1".into(), 0), "not every server offers GET");
         servers.succeeded(&second, Operation::Beat, |_| true);
         assert_eq!(in_use(&servers), ("b:1".into(), 1));
     }
@@ -352,7 +352,7 @@ pub(super) mod tests {
         refuse(&servers, 0);
         assert!(matches!(servers.choose(Operation::Beat, &[], false), Choice::Wait(_)));
         actix_rt::time::sleep(Duration::from_millis(50)).await;
-        assert!(matches!(servers.choose(Operation::Beat, &[], true), Choice::Nobody), "it is not known to be healthy");
+        assert!(matches!(servers.choose(Operation::Beat, &[], true), Choice::Nobody), "not known to be healthy");
         assert!(ask(&servers, Operation::Beat, &[]).is_some());
         assert!(matches!(servers.choose(Operation::Beat, &[], false), Choice::Wait(_)));
         succeed(&servers, 0, Operation::Beat);
@@ -371,7 +371,7 @@ pub(super) mod tests {
     }
 
     #[actix::test]
-    async fn one_request_tries_the_server_in_use_and_a_healthy_one_goes_before_others_that_failed() {
+    async fn one_request_tries_the_server_in_use_and_others_prefer_a_healthy_server() {
         tokio::time::pause();
         let servers = servers(&["a:1", "b:1", "c:1"]);
         (0..2).for_each(|index| refuse(&servers, index));
@@ -383,7 +383,7 @@ pub(super) mod tests {
     }
 
     #[actix::test]
-    async fn two_servers_whose_faults_are_over_do_not_take_turns() {
+    async fn two_servers_that_have_recovered_do_not_alternate() {
         tokio::time::pause();
         let servers = servers(&["a:1", "b:1"]);
         for subject in 1..=2 {
@@ -412,14 +412,14 @@ pub(super) mod tests {
         servers.note_outage(&servers.all()[0]);
         servers.note_outage(&servers.all()[1]);
         succeed(&servers, 1, Operation::Get);
-        assert_eq!(servers.epoch(), 1, "of a server that is not in use nobody depends");
+        assert_eq!(servers.epoch(), 1, "no instance depends on a server that is not in use");
         servers.note_reachable(&servers.all()[0]);
         succeed(&servers, 0, Operation::List);
         assert_eq!(servers.epoch(), 2, "one outage, one epoch");
     }
 
     #[actix::test]
-    async fn an_epoch_begins_once_per_interval_for_instances_that_are_unknown() {
+    async fn unknown_instances_begin_one_epoch_per_interval() {
         tokio::time::pause();
         let servers = servers(&["a:1"]);
         let interval = Duration::from_secs(5);
@@ -443,11 +443,11 @@ pub(super) mod tests {
     }
 
     #[actix::test]
-    async fn a_datagram_is_of_the_server_in_use_or_of_another_one() {
+    async fn a_datagram_is_assigned_to_the_server_in_use_or_to_another_one() {
         let servers = servers(&["127.0.0.1:1", "127.0.0.2:1", "127.0.0.2:2"]);
         let may_be_current = |ip: &str| servers.may_be_current(ip.parse().unwrap());
         assert!(may_be_current("127.0.0.1") && !may_be_current("127.0.0.2"));
-        assert!(may_be_current("192.0.2.1"), "an address of none of them may be a translated one");
+        assert!(may_be_current("192.0.2.1"), "an unknown address may be a translated one");
         servers.current.set(2);
         assert!(may_be_current("127.0.0.2"));
         servers.note_outage(&servers.all()[2]);
@@ -455,7 +455,7 @@ pub(super) mod tests {
     }
 
     #[actix::test]
-    async fn a_new_list_keeps_what_is_known() {
+    async fn known_servers_keep_their_state_in_a_new_list() {
         let servers = servers(&["a:1", "b:1"]);
         servers.note_protocol(&servers.all()[0], WireProtocol::V3);
         let parse = |name: &&str| ServerAddress::parse(name, "/nacos").unwrap();

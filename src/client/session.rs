@@ -1,6 +1,6 @@
-//! Logging in: one token for all requests to a server, fetched by one login at a time.
+//! The login: one token for all requests to a server, fetched by one login at a time.
 //!
-//! Only durations count, measured here: the server's clock may say what it likes.
+//! Only durations that are measured here count. The server's clock is never used.
 
 use std::{cell::RefCell, collections::HashMap, future::Future, rc::Rc, time::Duration};
 
@@ -9,18 +9,18 @@ use tokio::sync::Mutex;
 
 use crate::{config::LONGEST_DURATION, error::Error, wire::v1::LoginAnswer};
 
-/// A token is renewed when this share of its life has passed.
+/// The share of its lifetime after which a token is renewed.
 const RENEW_AFTER: f64 = 0.85;
-/// The pause after a login that failed while the token still lives.
+/// The pause after a failed renewal while the token is still valid.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
-/// The shortest time between two logins at one server that refused tokens cause. A heartbeat every 5 s finds a new token
-/// before its instance is unhealthy.
+/// The shortest time between two logins at one server that rejected tokens cause. A heartbeat every 5 s then finds a new token
+/// before its instance becomes unhealthy.
 const REPLACEMENT_PAUSE: Duration = Duration::from_secs(10);
-/// The pause after a refused login; each further rejection doubles it.
+/// The pause after a rejected login. Each further rejection doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// User name and password. Shown nowhere.
+/// User name and password. Never displayed.
 pub(crate) struct Credentials {
     pub(crate) username: String,
     pub(crate) password: String,
@@ -36,47 +36,47 @@ pub(crate) struct Session {
 
 #[derive(Default)]
 struct State {
-    /// By server. Those of a cluster may take each other's tokens, or not; while two are in use, each keeps its own.
+    /// By server name. The servers of a cluster may or may not accept each other's tokens, so each has its own.
     servers: HashMap<String, Access>,
     logins: u64,
-    /// At which server the last login failed without being refused.
+    /// The server at which the last login failed without a rejection, and the error.
     failed: Option<(String, Error)>,
 }
 
-/// Our access to one server.
+/// The access to one server.
 #[derive(Default)]
 struct Access {
     token: Option<Token>,
-    /// None once a login has succeeded.
-    refused: Option<LoginRejection>,
-    /// When a refused token last caused a login.
+    /// `None` once a login has succeeded.
+    rejection: Option<LoginRejection>,
+    /// When a rejected token last caused a login.
     replaced_at: Option<Instant>,
-    /// How many such logins there were since the server last accepted a token.
+    /// The number of such logins since the server last accepted a token.
     failed_replacements: u32,
 }
 
-/// A server that refuses our login. It may serve requests without a token all the same: with authentication off it need
-/// not know our user.
+/// A server's rejection of the login. The server may still serve requests without a token: with authentication turned off it
+/// may not know the user.
 struct LoginRejection {
     error: Error,
-    /// In a row.
+    /// The number of rejections in a row.
     times: u32,
     since: Instant,
-    /// Not to be tried again before.
+    /// The end of the pause before the next login.
     until: Instant,
-    /// None before the first request without a token.
+    /// `None` until a request without a token has been answered.
     serves_without_token: Option<bool>,
-    /// Such requests were refused, too: nothing is sent before the next login.
+    /// Whether requests without a token are rejected too. Nothing is sent before the next login then.
     is_closed: bool,
 }
 
-/// Why a login is wanted.
+/// The reason for a login.
 #[derive(Clone, Copy)]
 enum Cause<'a> {
-    /// There is no token, or none that will last.
+    /// There is no token, or it has to be renewed.
     Due,
-    /// The server refused a request that carried this token, or none.
-    Refused(Option<&'a str>),
+    /// The server rejected a request that carried this token, or none.
+    TokenRejected(Option<&'a str>),
 }
 
 struct Token {
@@ -84,11 +84,11 @@ struct Token {
     since: Instant,
     renew_at: Instant,
     ends_at: Instant,
-    /// The server has served a request with it.
+    /// Whether the server has served a request with this token.
     is_accepted: bool,
 }
 
-/// What is known of the login.
+/// The state of the login.
 #[derive(Debug, Clone)]
 pub(crate) struct SessionHealth {
     pub(crate) logged_in: bool,
@@ -103,7 +103,7 @@ impl Session {
         Session { credentials, state: RefCell::default(), login: Mutex::new(()) }
     }
 
-    /// Forgets what came of the credentials before.
+    /// Replaces the credentials and drops all tokens and rejections.
     pub(crate) fn replace_credentials(&self, credentials: Credentials) {
         self.credentials.replace(Some(Rc::new(credentials)));
         let mut state = self.state.borrow_mut();
@@ -111,13 +111,15 @@ impl Session {
         state.failed = None;
     }
 
-    /// The token to send to `server`; none without credentials, and where the login is refused: without a token the server
-    /// may serve. `login` is called when there is none that will last, by one caller while the others wait for its outcome: a
-    /// server that hangs costs them one timeout and not one each. Should it fail, the old token serves until its end. A
-    /// refused login is not tried again before a growing pause is over.
+    /// The token to send to `server`. `None` without credentials, and after a rejected login, since the server may serve requests
+    /// without a token.
+    ///
+    /// Calls `login` if there is no token or it has to be renewed. One caller logs in, the others wait for the outcome: a server
+    /// that hangs costs all of them one timeout together. If the login fails, the old token is used until it expires. A rejected
+    /// login is repeated after a pause that grows.
     ///
     /// # Errors
-    /// What `login` says.
+    /// The error of `login`.
     pub(crate) async fn token<F>(
         &self,
         server: &str,
@@ -139,35 +141,36 @@ impl Session {
         };
         match self.living_token(server) {
             Some(token) => Ok(Some(token)),
-            None if self.with_rejection(server, |refused| !refused.is_closed) == Some(true) => Ok(None),
+            None if self.with_rejection(server, |rejection| !rejection.is_closed) == Some(true) => Ok(None),
             None => Err(error),
         }
     }
 
-    /// The token to repeat a request with that `server` refused, although it carried the token `refused`, or none. No text
-    /// tells whether that token has become bad or gives no such right, so one that was accepted before is replaced by a new
-    /// login: once for all requests that were refused with it, and not again before [`REPLACEMENT_PAUSE`] is over. None
-    /// where the rejection stands.
+    /// The token with which to repeat a request that `server` rejected with the token `rejected`, or without a token. `None` if
+    /// there is no other token.
+    ///
+    /// No text of a server tells whether the token has become invalid or lacks a right. So a login replaces a token that was
+    /// accepted before: once for all requests that were rejected with it, and not again before [`REPLACEMENT_PAUSE`] has passed.
     ///
     /// # Errors
-    /// Why there is no new token, if the last login has failed.
+    /// The error of the last login, if that login failed.
     pub(crate) async fn replacement<F>(
         &self,
         server: &str,
-        refused: Option<&str>,
+        rejected: Option<&str>,
         login: impl Fn(Rc<Credentials>) -> F,
     ) -> Result<Option<Rc<str>>, Error>
     where
         F: Future<Output = Result<LoginAnswer, Error>>,
     {
         let Some(credentials) = self.credentials() else { return Ok(None) };
-        if let Some(token) = self.other_token(server, refused) {
+        if let Some(token) = self.other_token(server, rejected) {
             return Ok(Some(token));
         }
         if !self.may_replace(server) {
             return self.login_rejection(server).map_or(Ok(None), Err);
         }
-        self.renew(server, Cause::Refused(refused), credentials, login).await.map(Some)
+        self.renew(server, Cause::TokenRejected(rejected), credentials, login).await.map(Some)
     }
 
     async fn renew<F>(
@@ -184,7 +187,7 @@ impl Session {
         let _one_at_a_time = self.login.lock().await;
         let (token, is_due) = match cause {
             Cause::Due => (self.lasting_token(server), self.recently_rejected(server).is_ok()),
-            Cause::Refused(refused) => (self.other_token(server, refused), self.may_replace(server)),
+            Cause::TokenRejected(rejected) => (self.other_token(server, rejected), self.may_replace(server)),
         };
         if let Some(token) = token {
             return Ok(token);
@@ -197,7 +200,7 @@ impl Session {
         self.remember(server, cause, outcome)
     }
 
-    /// By the credentials as they are in the end: they may be replaced while a login is under way or waited for.
+    /// Logs in with the current credentials, and again if they are replaced meanwhile.
     async fn log_in<F>(&self, mut credentials: Rc<Credentials>, login: impl Fn(Rc<Credentials>) -> F) -> F::Output
     where
         F: Future<Output = Result<LoginAnswer, Error>>,
@@ -212,30 +215,30 @@ impl Session {
         }
     }
 
-    /// Whether there is any use in asking this server.
+    /// Whether requests may be sent to this server.
     ///
     /// # Errors
-    /// Its last rejection of our login, until it is time to try again, if it serves nothing without a token.
+    /// The server's last rejection of the login, if it serves nothing without a token. Ok again when a login is due.
     pub(crate) fn check(&self, server: &str) -> Result<(), Error> {
-        let is_closed = self.with_rejection(server, |refused| refused.is_closed) == Some(true);
+        let is_closed = self.with_rejection(server, |rejection| rejection.is_closed) == Some(true);
         if !is_closed || self.living_token(server).is_some() {
             return Ok(());
         }
         self.recently_rejected(server)
     }
 
-    /// Whether there is a token for this server.
+    /// Whether there is a valid token for this server.
     pub(crate) fn has_token(&self, server: &str) -> bool {
         self.living_token(server).is_some()
     }
 
-    /// This server refused the last login.
-    pub(crate) fn is_refused(&self, server: &str) -> bool {
+    /// Whether this server rejected the last login.
+    pub(crate) fn is_rejected(&self, server: &str) -> bool {
         self.login_rejection(server).is_some()
     }
 
-    /// The server has served a request with this token, or without one. Gives the rejection of the login if it is new that
-    /// the server serves all the same.
+    /// Notes that the server served a request with this token, or without one. Returns the rejection of the login the first time
+    /// that the server serves a request although it rejected the login.
     pub(crate) fn note_served(&self, server: &str, token: Option<&str>) -> Option<Error> {
         let mut state = self.state.borrow_mut();
         let access = state.servers.get_mut(server)?;
@@ -248,22 +251,22 @@ impl Session {
             }
             None => {
                 access.failed_replacements = 0;
-                access.refused.as_mut()?.note_served(true)
+                access.rejection.as_mut()?.note_served(true)
             }
         }
     }
 
-    /// The server has refused a request without a token. `is_closed`: it would refuse every other one, too. Gives the rejection
-    /// of the login if there was no such request before.
+    /// Notes that the server rejected a request without a token. `is_closed` says that it would reject every other request too.
+    /// Returns the rejection of the login the first time.
     pub(crate) fn note_not_served(&self, server: &str, is_closed: bool) -> Option<Error> {
         let mut state = self.state.borrow_mut();
-        let refused = state.servers.get_mut(server)?.refused.as_mut()?;
-        // One that has served before serves again, as a rule: it is not left alone.
-        if refused.serves_without_token == Some(true) {
+        let rejection = state.servers.get_mut(server)?.rejection.as_mut()?;
+        // A server that has served without a token is expected to do so again, and stays in use.
+        if rejection.serves_without_token == Some(true) {
             return None;
         }
-        refused.is_closed |= is_closed;
-        refused.note_served(false)
+        rejection.is_closed |= is_closed;
+        rejection.note_served(false)
     }
 
     pub(crate) fn is_needed(&self) -> bool {
@@ -276,15 +279,15 @@ impl Session {
 
     pub(crate) fn health(&self) -> SessionHealth {
         let state = self.state.borrow();
-        let refused = state.servers.values().filter_map(|access| access.refused.as_ref());
+        let rejections = state.servers.values().filter_map(|access| access.rejection.as_ref());
         SessionHealth {
             logged_in: self.is_logged_in(),
             logins: state.logins,
-            last_error: refused.max_by_key(|refused| refused.until).map(|last| last.error.clone()),
+            last_error: rejections.max_by_key(|rejection| rejection.until).map(|last| last.error.clone()),
         }
     }
 
-    /// At one server at least.
+    /// Whether there is a valid token for at least one server.
     fn is_logged_in(&self) -> bool {
         let now = Instant::now();
         self.state
@@ -294,19 +297,19 @@ impl Session {
             .any(|access| access.token.as_ref().is_some_and(|token| token.ends_at > now))
     }
 
-    /// One that need not be renewed yet.
+    /// A token that does not need to be renewed yet.
     fn lasting_token(&self, server: &str) -> Option<Rc<str>> {
         self.token_if(server, |token| token.renew_at > Instant::now())
     }
 
-    /// One that the server still takes.
+    /// A token that has not expired.
     fn living_token(&self, server: &str) -> Option<Rc<str>> {
         self.token_if(server, |token| token.ends_at > Instant::now())
     }
 
-    /// One that is there instead of `refused`.
-    fn other_token(&self, server: &str, refused: Option<&str>) -> Option<Rc<str>> {
-        self.token_if(server, |token| refused != Some(&*token.text) && token.ends_at > Instant::now())
+    /// A token other than `rejected`.
+    fn other_token(&self, server: &str, rejected: Option<&str>) -> Option<Rc<str>> {
+        self.token_if(server, |token| rejected != Some(&*token.text) && token.ends_at > Instant::now())
     }
 
     fn token_if(&self, server: &str, is_wanted: impl Fn(&Token) -> bool) -> Option<Rc<str>> {
@@ -320,26 +323,27 @@ impl Session {
     }
 
     fn with_rejection<T>(&self, server: &str, look: impl FnOnce(&LoginRejection) -> T) -> Option<T> {
-        self.state.borrow().servers.get(server)?.refused.as_ref().map(look)
+        self.state.borrow().servers.get(server)?.rejection.as_ref().map(look)
     }
 
     fn login_rejection(&self, server: &str) -> Option<Error> {
-        self.with_rejection(server, |refused| refused.error.clone())
+        self.with_rejection(server, |rejection| rejection.error.clone())
     }
 
     fn recently_rejected(&self, server: &str) -> Result<(), Error> {
-        let lately = |refused: &LoginRejection| (refused.until > Instant::now()).then(|| refused.error.clone());
+        let lately = |rejection: &LoginRejection| (rejection.until > Instant::now()).then(|| rejection.error.clone());
         self.with_rejection(server, lately).flatten().map_or(Ok(()), Err)
     }
 
-    /// Whether the server serves without a token, and no login is due or another caller tries it: nobody else waits for that.
+    /// Whether the server serves without a token and no login is needed now. Only one caller tries a login that is due; nobody
+    /// waits for it.
     fn is_served_without_login(&self, server: &str) -> bool {
-        let is_due = |refused: &LoginRejection| refused.until <= Instant::now() && self.login.try_lock().is_ok();
-        self.with_rejection(server, |refused| refused.serves_without_token == Some(true) && !is_due(refused))
+        let is_due = |rejection: &LoginRejection| rejection.until <= Instant::now() && self.login.try_lock().is_ok();
+        self.with_rejection(server, |rejection| rejection.serves_without_token == Some(true) && !is_due(rejection))
             == Some(true)
     }
 
-    /// The failure of a login at `server` that this caller has waited for.
+    /// The error of a login at `server` that this caller has waited for.
     fn failed_since(&self, server: &str, logins_before: u64) -> Result<(), Error> {
         let state = self.state.borrow();
         match &state.failed {
@@ -356,7 +360,7 @@ impl Session {
         match outcome {
             Ok(answer) => {
                 access.note_login(cause);
-                access.refused = None;
+                access.rejection = None;
                 let token = Token::new(answer);
                 let text = token.text.clone();
                 access.token = Some(token);
@@ -368,7 +372,7 @@ impl Session {
                     state.failed = Some((server.to_owned(), error.clone()));
                 } else {
                     access.note_login(cause);
-                    access.refuse(error.clone());
+                    access.reject(error.clone());
                 }
                 Err(error)
             }
@@ -377,39 +381,41 @@ impl Session {
 }
 
 impl Access {
-    /// Whether a refused request may cause a login. A token that was never accepted is no better the next time, as a rule:
-    /// its user lacks the right.
+    /// Whether a rejected request may cause a login. A token that was never accepted is not expected to be better after another
+    /// login: the user lacks the right.
     fn may_replace(&self) -> bool {
         let last = match &self.token {
             Some(token) if !token.is_accepted => Some(token.since),
-            _ => self.replaced_at.max(self.refused.as_ref().map(|refused| refused.since)),
+            _ => self.replaced_at.max(self.rejection.as_ref().map(|rejection| rejection.since)),
         };
         last.is_none_or(|last| last.elapsed() >= doubled(REPLACEMENT_PAUSE, self.failed_replacements))
     }
 
-    /// A login that the server has decided on, either way.
+    /// Notes a login that the server accepted or rejected.
     fn note_login(&mut self, cause: Cause<'_>) {
-        if let Cause::Refused(_) = cause {
+        if let Cause::TokenRejected(_) = cause {
             self.replaced_at = Some(Instant::now());
             self.failed_replacements += 1;
         }
     }
 
-    /// After a failed login: what serves without a new token goes on for a while.
+    /// Delays the next login after a failed one, if requests can be served without a new token.
     fn delay_renewal(&mut self) {
         let now = Instant::now();
         if let Some(token) = &mut self.token {
             token.renew_at = token.renew_at.max(now + RENEWAL_PAUSE).min(token.ends_at);
         }
-        if let Some(refused) = self.refused.as_mut().filter(|refused| refused.serves_without_token == Some(true)) {
-            refused.until = now + doubled(FIRST_PAUSE, refused.times);
+        if let Some(rejection) =
+            self.rejection.as_mut().filter(|rejection| rejection.serves_without_token == Some(true))
+        {
+            rejection.until = now + doubled(FIRST_PAUSE, rejection.times);
         }
     }
 
-    fn refuse(&mut self, error: Error) {
-        let (since, before) = (Instant::now(), self.refused.take());
+    fn reject(&mut self, error: Error) {
+        let (since, before) = (Instant::now(), self.rejection.take());
         let times = before.as_ref().map_or(0, |before| before.times);
-        self.refused = Some(LoginRejection {
+        self.rejection = Some(LoginRejection {
             error,
             times: times + 1,
             since,
@@ -421,7 +427,7 @@ impl Access {
 }
 
 impl LoginRejection {
-    /// Gives the rejection of the login if this is new.
+    /// Returns the rejection of the login if `is_served` differs from before.
     fn note_served(&mut self, is_served: bool) -> Option<Error> {
         let before = self.serves_without_token.replace(is_served);
         (before != Some(is_served)).then(|| self.error.clone())
@@ -437,9 +443,9 @@ impl Token {
     }
 }
 
-/// A pause that has been doubled so many times.
+/// `pause`, doubled so many times.
 fn doubled(pause: Duration, times: u32) -> Duration {
-    pause.saturating_mul(1 << times.min(10)).min(LONGEST_PAUSE)
+    pause.saturating_mul(1 << times.min(10)).min(MAX_PAUSE)
 }
 
 #[cfg(test)]
@@ -476,7 +482,7 @@ mod tests {
         Error::Unauthorized { operation, server: "a:1".into(), reason: reason.into() }
     }
 
-    /// A session with a token that the server has accepted.
+    /// A session with a token that the server accepted.
     async fn accepted(token: &str) -> Session {
         let session = session();
         session.token("a:1", |_| async { Ok(answer(token, 1000)) }).await.unwrap();
@@ -484,16 +490,16 @@ mod tests {
         session
     }
 
-    async fn replace(session: &Session, refused: &str, by: &str) -> Option<Rc<str>> {
-        session.replacement("a:1", Some(refused), |_| async { Ok(answer(by, 1000)) }).await.unwrap()
+    async fn replace(session: &Session, rejected: &str, by: &str) -> Option<Rc<str>> {
+        session.replacement("a:1", Some(rejected), |_| async { Ok(answer(by, 1000)) }).await.unwrap()
     }
 
-    async fn keep(session: &Session, refused: &str) -> Option<Rc<str>> {
-        session.replacement("a:1", Some(refused), |_| async { panic!("no login is due") }).await.unwrap()
+    async fn keep(session: &Session, rejected: &str) -> Option<Rc<str>> {
+        session.replacement("a:1", Some(rejected), |_| async { panic!("no login is due") }).await.unwrap()
     }
 
     #[actix::test]
-    async fn many_requests_whose_token_is_refused_make_one_login() {
+    async fn many_requests_whose_token_is_rejected_cause_one_login() {
         let (session, logins) = (accepted("old").await, Cell::new(0));
         let replace = || {
             session.replacement("a:1", Some("old"), |_| async {
@@ -505,11 +511,11 @@ mod tests {
         let tokens = futures_util::future::join_all((0..64).map(|_| replace())).await;
         assert!(tokens.iter().all(|token| token.as_ref().unwrap().as_deref() == Some("new")));
         assert_eq!(logins.get(), 1);
-        assert_eq!(keep(&session, "old").await.as_deref(), Some("new"), "an answer that comes late");
+        assert_eq!(keep(&session, "old").await.as_deref(), Some("new"), "a late answer");
     }
 
     #[actix::test]
-    async fn refused_tokens_cause_one_login_in_ten_seconds() {
+    async fn rejected_tokens_cause_at_most_one_login_in_ten_seconds() {
         tokio::time::pause();
         let session = accepted("1").await;
         assert_eq!(replace(&session, "1", "2").await.as_deref(), Some("2"));
@@ -521,7 +527,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn the_refusal_of_a_brand_new_token_stands_and_of_one_never_accepted_for_longer_and_longer() {
+    async fn a_token_that_was_never_accepted_is_replaced_at_growing_intervals() {
         tokio::time::pause();
         let session = session();
         session.token("a:1", |_| async { Ok(answer("0", 1000)) }).await.unwrap();
@@ -538,22 +544,22 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_refused_token_serves_on_while_there_is_no_other() {
+    async fn a_rejected_token_stays_in_use_while_there_is_no_other() {
         tokio::time::pause();
         let session = accepted("old").await;
         assert_eq!(session.replacement("a:1", Some("old"), |_| async { Err(down()) }).await, Err(down()));
         let kept = session.token("a:1", |_| async { panic!("no login is due") }).await;
-        assert_eq!(kept.unwrap().as_deref(), Some("old"), "it may lack but one right");
+        assert_eq!(kept.unwrap().as_deref(), Some("old"), "it may lack only one right");
 
         assert_eq!(session.replacement("a:1", Some("old"), |_| async { Err(wrong()) }).await, Err(wrong()), "at once");
         tokio::time::advance(FIRST_PAUSE).await;
-        let refused = session.replacement("a:1", Some("old"), |_| async { panic!("no login is due") }).await;
-        assert_eq!(refused, Err(wrong()), "that is the reason");
+        let outcome = session.replacement("a:1", Some("old"), |_| async { panic!("no login is due") }).await;
+        assert_eq!(outcome, Err(wrong()), "the reason for the rejection");
         assert_eq!(session.check("a:1"), Ok(()));
     }
 
     #[actix::test]
-    async fn each_server_has_a_token_of_its_own() {
+    async fn each_server_has_its_own_token() {
         let session = session();
         let first = session.token("a:1", |_| async { Ok(answer("a", 100)) }).await.unwrap().unwrap();
         session.token("b:1", |_| async { Ok(answer("b", 100)) }).await.unwrap();
@@ -563,7 +569,7 @@ mod tests {
         assert_eq!(kept("b:1").await.unwrap().as_deref(), Some("b"));
     }
 
-    /// A session whose login the server has just refused.
+    /// A session whose login the server has just rejected.
     async fn login_rejection() -> Session {
         let session = session();
         assert_eq!(session.token("a:1", |_| async { Err(wrong()) }).await, Ok(None));
@@ -579,13 +585,13 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_refused_login_is_not_tried_in_a_loop_where_nothing_is_served_without_it() {
+    async fn a_rejected_login_is_repeated_at_growing_intervals_while_the_server_serves_nothing_without_it() {
         tokio::time::pause();
         let session = login_rejection().await;
         for (number, seconds) in [1, 2, 4, 8, 16, 32, 60, 60].into_iter().enumerate() {
-            assert_eq!(session.check("a:1"), Ok(()), "without a token it may serve");
-            let told = session.note_not_served("a:1", true);
-            assert_eq!(told, (number == 0).then(wrong), "once");
+            assert_eq!(session.check("a:1"), Ok(()), "it may serve without a token");
+            let reported = session.note_not_served("a:1", true);
+            assert_eq!(reported, (number == 0).then(wrong), "once");
             assert_eq!(session.replacement("a:1", None, |_| async { panic!("too early") }).await, Err(wrong()));
             tokio::time::advance(Duration::from_millis(seconds * 1000 - 1)).await;
             assert_eq!(session.check("a:1"), Err(wrong()));
@@ -598,7 +604,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_server_that_refuses_one_operation_without_a_token_may_serve_others() {
+    async fn a_server_that_rejects_one_operation_without_a_token_may_serve_others() {
         let session = login_rejection().await;
         assert_eq!(session.note_not_served("a:1", false), Some(wrong()));
         assert_eq!(session.check("a:1"), Ok(()));
@@ -608,11 +614,11 @@ mod tests {
     }
 
     #[actix::test]
-    async fn without_a_token_nobody_waits_for_a_login_but_the_one_who_tries_it() {
+    async fn without_a_token_only_the_caller_that_logs_in_waits() {
         tokio::time::pause();
         let session = login_rejection().await;
         assert_eq!(session.note_served("a:1", None), Some(wrong()));
-        assert_eq!(session.note_served("a:1", None), None, "told once");
+        assert_eq!(session.note_served("a:1", None), None, "reported once");
         assert_eq!(session.token("a:1", |_| async { panic!("too early") }).await, Ok(None));
         tokio::time::advance(FIRST_PAUSE).await;
         let hold = tokio::sync::Notify::new();
@@ -630,11 +636,11 @@ mod tests {
         tokio::time::advance(FIRST_PAUSE * 2).await;
         let token = session.token("a:1", |_| async { Ok(answer("t", 100)) }).await;
         assert_eq!(token.unwrap().as_deref(), Some("t"));
-        assert!(!session.is_refused("a:1"));
+        assert!(!session.is_rejected("a:1"));
     }
 
     #[actix::test]
-    async fn a_server_that_has_served_without_a_token_and_no_longer_does_is_logged_in_to() {
+    async fn a_server_that_stops_serving_without_a_token_causes_a_login() {
         tokio::time::pause();
         let session = login_rejection().await;
         session.note_served("a:1", None);
@@ -650,12 +656,12 @@ mod tests {
     }
 
     #[actix::test]
-    async fn with_other_credentials_everything_begins_anew() {
+    async fn replaced_credentials_drop_tokens_and_rejections() {
         let session = login_rejection().await;
         session.note_not_served("a:1", true);
         session.token("b:1", |_| async { Ok(answer("b", 100)) }).await.unwrap();
         session.replace_credentials(others());
-        assert_eq!((session.check("a:1"), session.is_refused("a:1")), (Ok(()), false));
+        assert_eq!((session.check("a:1"), session.is_rejected("a:1")), (Ok(()), false));
         for server in ["a:1", "b:1"] {
             let log_in = |used: Rc<Credentials>| async move { Ok(answer(&used.username, 100)) };
             assert_eq!(session.token(server, log_in).await.unwrap().as_deref(), Some("you"), "{server}");
@@ -664,7 +670,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_login_by_credentials_that_are_replaced_meanwhile_counts_for_nothing() {
+    async fn a_login_whose_credentials_were_replaced_meanwhile_is_repeated() {
         let session = session();
         let log_in = |used: Rc<Credentials>| {
             if used.username == "me" {
@@ -674,20 +680,20 @@ mod tests {
             std::future::ready(Ok(answer(&used.username, 100)))
         };
         assert_eq!(session.token("a:1", log_in).await.unwrap().as_deref(), Some("you"));
-        assert!(!session.is_refused("a:1"));
-        // A request that is under way with the former token.
+        assert!(!session.is_rejected("a:1"));
+        // A request that was sent with a former token.
         assert_eq!(keep(&session, "old").await.as_deref(), Some("you"));
     }
 
     #[actix::test]
-    async fn a_token_that_lives_for_ever_is_one() {
+    async fn the_lifetime_of_a_token_is_limited_so_that_it_cannot_overflow() {
         let session = session();
         session.token("a:1", |_| async { Ok(answer("t", i64::MAX)) }).await.unwrap();
         session.token("a:1", |_| async { panic!("no login is due") }).await.unwrap();
     }
 
     #[actix::test]
-    async fn a_login_that_hangs_costs_one_timeout_however_many_wait() {
+    async fn a_login_that_hangs_costs_one_timeout_however_many_callers_wait() {
         let (session, logins) = (session(), Cell::new(0));
         let late =
             || Error::Timeout { operation: Operation::Login, server: "a:1".into(), after: Duration::from_secs(3) };
@@ -702,11 +708,11 @@ mod tests {
         assert!(outcomes.iter().all(|outcome| *outcome == Err(late())));
         assert_eq!(logins.get(), 1);
         let _ = futures_util::future::join(ask("a:1"), ask("b:1")).await;
-        assert_eq!(logins.get(), 3, "another time, and at another server, it may be well");
+        assert_eq!(logins.get(), 3, "a later login, or one at another server, may succeed");
     }
 
     #[actix::test]
-    async fn a_token_that_cannot_be_renewed_serves_until_its_end() {
+    async fn a_token_that_cannot_be_renewed_is_used_until_it_expires() {
         tokio::time::pause();
         let session = session();
         session.token("a:1", |_| async { Ok(answer("old", 100)) }).await.unwrap();

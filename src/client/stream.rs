@@ -9,12 +9,12 @@ use std::{
 use actix_rt::net::{ActixStream, Ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What a connection is made of.
+/// The transport of a connection.
 pub(super) trait Io: AsyncRead + AsyncWrite + Unpin + fmt::Debug {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + fmt::Debug> Io for T {}
 
-/// One type for both, since a client has one.
+/// Type-erased, because a client has one type of connection for both.
 #[derive(Debug)]
 pub(super) struct Stream(Box<dyn Io>);
 
@@ -44,7 +44,7 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// awc wants it and asks for no readiness: a read or a write tells as much.
+/// awc requires this trait but never asks for readiness. A read or write returns `Pending` if the stream is not ready.
 impl ActixStream for Stream {
     fn poll_read_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<Ready>> {
         Poll::Ready(Ok(Ready::ALL))

@@ -1,6 +1,6 @@
-//! TLS for `https` servers, by rustls or by OpenSSL; rustls where both features are on.
+//! TLS for `https` servers, by rustls or OpenSSL. With both features on, rustls is used.
 //!
-//! awc's own TLS takes an IPv6 address with its brackets for the server's name, which is none.
+//! awc's own TLS is not used, because it verifies certificates against an IPv6 address with brackets, which never matches.
 
 use std::io;
 
@@ -21,24 +21,24 @@ impl Host for ServerName {
     }
 }
 
-/// The handshake with the server of that name.
+/// Does the TLS handshake with the server `host`.
 pub(super) async fn handshake(tls: &TlsConnectorService, host: &str, tcp: TcpStream) -> io::Result<Stream> {
     let connection = tls.call(Connection::new(ServerName(host.to_owned()), tcp)).await?;
     Ok(Stream::new(connection.into_parts().0))
 }
 
-/// A setting that names a file we cannot use.
+/// The error for a configured file that cannot be used.
 fn unusable(what: &str, path: &std::path::Path, error: impl std::fmt::Display) -> Error {
     Error::invalid("tls", format!("{what} {}: {error}", path.display()))
 }
 
-/// Whether any server may be asked by https: only then are the platform's roots read, which takes time and memory. An
-/// endpoint may name one later.
+/// Whether a server may need https. Reading the platform's roots takes time and memory, and is skipped otherwise. A server list
+/// may contain an https server later.
 fn is_needed(config: &Config) -> Result<bool, Error> {
     Ok(config.endpoint.is_some() || is_certain(config)?)
 }
 
-/// Whether one is configured so.
+/// Whether the endpoint or a configured server needs https.
 fn is_certain(config: &Config) -> Result<bool, Error> {
     let by_https = config.endpoint.as_ref().is_some_and(|endpoint| endpoint.starts_with("https:"));
     Ok(by_https || config.addresses()?.iter().any(|address| address.https))
@@ -62,18 +62,18 @@ mod by_library {
         error::Error,
     };
 
-    /// None where every server is asked by http.
+    /// `None` if no server needs https.
     pub(crate) fn connector(config: &Config) -> Result<Option<TlsConnectorService>, Error> {
         if !is_needed(config)? {
             return Ok(None);
         }
         let roots = roots(&config.tls)?;
         if roots.is_empty() {
-            // An https server that an endpoint names later cannot be reached then.
-            let reason = "the platform has no root certificates; name a CA file";
+            // Without a configured https server only a server list can name one, which cannot be reached then.
+            let reason = "the platform has no root certificates; configure a CA file";
             return if is_certain(config)? { Err(Error::invalid("tls", reason)) } else { Ok(None) };
         }
-        // Named, since a process in which several providers are built in has no default one.
+        // The provider is explicit because a process with several providers has no default.
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::invalid("tls", error.to_string()))?
@@ -94,7 +94,7 @@ mod by_library {
 
     fn roots(tls: &TlsConfig) -> Result<RootCertStore, Error> {
         let mut roots = RootCertStore::empty();
-        // A platform may have certificates that nobody can read; the others count.
+        // Ignores unreadable certificates of the platform.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if let Some(file) = &tls.ca_file {
             for certificate in certificates(file)? {
@@ -108,7 +108,7 @@ mod by_library {
         let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let certificates = read.map_err(|error| unusable("certificate file", file, error))?;
         if certificates.is_empty() {
-            return Err(unusable("certificate file", file, "holds no certificate"));
+            return Err(unusable("certificate file", file, "contains no certificate"));
         }
         Ok(certificates)
     }
@@ -123,7 +123,7 @@ mod by_library {
     use super::{is_needed, unusable};
     use crate::{config::Config, error::Error};
 
-    /// None where every server is asked by http.
+    /// `None` if no server needs https.
     pub(crate) fn connector(config: &Config) -> Result<Option<TlsConnectorService>, Error> {
         if !is_needed(config)? {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! One request to one server. The one place where awc's errors, which may not leave their thread, become ours.
+//! Sends one request to one server. Only this file sees awc's errors, which cannot leave their thread.
 
 use std::{
     borrow::Cow,
@@ -26,36 +26,35 @@ use crate::{
     },
 };
 
-/// Servers push to no other kind of client than their own; this one is pushed to by all of them, and 1.4 gives it
-/// grouped service names.
+/// Servers push only to their own clients. All servers push to this one, and 1.4 sends it grouped service names.
 const AGENT: &str = concat!("Nacos-Java-Client:v1.4.6 actix-nacos/", env!("CARGO_PKG_VERSION"));
 
-/// Of the largest answer that is read: a list of some 100,000 instances.
+/// The largest answer that is read. A list of 100,000 instances fits.
 const ANSWER_LIMIT: usize = 64 * 1024 * 1024;
 
-/// Connections are kept as long as the server keeps them; one that it has closed is noticed before it is used.
+/// Keeps connections until the server closes them. A closed connection is noticed before it is used again.
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How many requests may be under way, and for how long each.
+/// Limits the requests under way and the duration of each.
 pub(crate) struct Transport {
     /// For all requests.
     permits: Semaphore,
-    /// For heartbeats and registrations alone: they must not wait behind an application's own requests.
+    /// For heartbeats and registrations only: they must not wait behind an application's other requests.
     reserved: Semaphore,
-    /// At the end deregistering does not wait behind them either.
+    /// Whether the Registry shuts down, so that deregistrations may use the reserved permits too.
     is_closing: Cell<bool>,
     timeout: Duration,
 }
 
-/// What shows a server that a request is ours.
+/// The authentication of a request: a token, a signature, or both.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Proof<'a> {
+pub(crate) struct Auth<'a> {
     pub(crate) token: Option<&'a str>,
     pub(crate) key: Option<&'a AccessKey>,
 }
 
-impl Proof<'_> {
-    /// The query of `request`, signed at this moment.
+impl Auth<'_> {
+    /// The query of `request`, signed with the current time.
     fn query<'a>(&self, request: &'a Request) -> Cow<'a, str> {
         let Some(key) = self.key else { return Cow::Borrowed(&request.query) };
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -67,11 +66,11 @@ impl Proof<'_> {
     }
 }
 
-/// Why there is no answer.
+/// The reason why there is no answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum NoAnswer {
     ConnectFailed(String),
-    /// The connection ended before the answer was whole.
+    /// The connection ended before the complete answer was received.
     Broken(String),
     Timeout(Duration),
     Unreadable(String),
@@ -90,8 +89,8 @@ impl NoAnswer {
     }
 }
 
-/// Makes clients that share one configuration, each for the server of its dialer. Each must be made, and used, inside the arbiter that sends: awc's client is
-/// bound to its thread.
+/// Creates a function that creates clients. All clients have the same configuration; each belongs to the server of its dialer.
+/// Clients must be created and used in the same arbiter, because awc's client is bound to its thread.
 pub(crate) fn client_factory(config: &Config) -> Result<impl Fn(&Dialer) -> Client, Error> {
     let (timeout, limit) = (config.request_timeout, config.max_connections.saturating_add(1));
     let tls = tls::connector(config)?;
@@ -124,13 +123,13 @@ impl Transport {
         }
     }
 
-    /// From now on deregistering has the reserved permits, too.
+    /// Lets deregistrations use the reserved permits from now on.
     pub(crate) fn close(&self) {
         self.is_closing.set(true);
     }
 
-    /// Waits until one more request at a time may be sent. Whoever sends waits here first, and not in awc's pool, where
-    /// the waiting would count against the request's timeout. The semaphores are never closed: there is always a permit.
+    /// Waits until another request may be sent. Requests wait here and not in awc's pool, where the wait would count against the
+    /// request's timeout. Never `None` in fact, because the semaphores are never closed.
     pub(crate) async fn permit(&self, operation: Operation) -> Option<SemaphorePermit<'_>> {
         let is_last = self.is_closing.get() && operation == Operation::Deregister;
         if !operation.keeps_registered() && !is_last {
@@ -143,8 +142,8 @@ impl Transport {
         select(any, reserved).await.factor_first().0.ok()
     }
 
-    /// How `error` counts against a server; none where it does not. A request that was cut short by its operation's
-    /// deadline says nothing of the server, and neither does one that came too often.
+    /// How `error` counts against the server. `None` if it does not: a request that its operation's deadline cut short shows nothing
+    /// about the server, and a 429 is an answer.
     pub(crate) fn failure_kind(&self, error: &Error) -> Option<FailureKind> {
         match error {
             Error::Timeout { after, .. } => (*after >= self.timeout / 2).then_some(FailureKind::NoAnswer),
@@ -153,20 +152,20 @@ impl Transport {
         }
     }
 
-    /// Sends `request` to the server at `base_url`, and waits for the answer until `deadline` at the latest.
+    /// Sends `request` to the server at `base_url` and waits for the answer until `deadline`.
     pub(crate) async fn send(
         &self,
         client: &Client,
         base_url: &str,
         request: &Request,
-        proof: Proof<'_>,
+        auth: Auth<'_>,
         deadline: Instant,
     ) -> Result<Answer, NoAnswer> {
         let limit = self.timeout.min(deadline.saturating_duration_since(Instant::now()));
         let exchange = async {
-            match self.exchange(client, base_url, request, proof).await {
-                // The server or a proxy closed the idle connection at this moment. A new one shows whether it is there.
-                Err(NoAnswer::Broken(_)) => self.exchange(client, base_url, request, proof).await,
+            match self.exchange(client, base_url, request, auth).await {
+                // The server or a proxy closed the idle connection just then. A new connection shows whether the server is there.
+                Err(NoAnswer::Broken(_)) => self.exchange(client, base_url, request, auth).await,
                 exchanged => exchanged,
             }
         };
@@ -178,21 +177,21 @@ impl Transport {
         client: &Client,
         base_url: &str,
         request: &Request,
-        proof: Proof<'_>,
+        auth: Auth<'_>,
     ) -> Result<Answer, NoAnswer> {
-        // The dialer does TLS where the server wants it: to awc all connections are plain.
-        let place = base_url.strip_prefix("https://").or(base_url.strip_prefix("http://")).unwrap_or(base_url);
-        let url = match &*proof.query(request) {
-            "" => ["http://", place, request.path].concat(),
-            query => ["http://", place, request.path, "?", query].concat(),
+        // The dialer does TLS, so awc must see plain connections.
+        let address = base_url.strip_prefix("https://").or(base_url.strip_prefix("http://")).unwrap_or(base_url);
+        let url = match &*auth.query(request) {
+            "" => ["http://", address, request.path].concat(),
+            query => ["http://", address, request.path, "?", query].concat(),
         };
-        // Bodies are decoded here, whatever else uses awc in this process.
+        // Bodies are decoded below, independent of awc's features that other crates may have turned on.
         let mut head = client.request(request.method.clone(), url).no_decompress();
-        if let Some(token) = proof.security_token() {
+        if let Some(token) = auth.security_token() {
             head = head.insert_header((SECURITY_TOKEN_HEADER, token));
         }
-        if let Some(token) = proof.token {
-            // A header keeps the token out of access logs. This one is read by all servers; 1.4 and 2.0 know no other.
+        if let Some(token) = auth.token {
+            // A header keeps the token out of access logs. All servers read this header; 1.4 and 2.0 read no other.
             head = head.insert_header((AUTHORIZATION, format!("Bearer {token}")));
         }
         let sent = match &request.form {
@@ -204,7 +203,7 @@ impl Transport {
         let mut response = sent.await.map_err(|error| self.not_sent(error))?;
         let status = response.status();
         let body = response.body().limit(ANSWER_LIMIT).await.map_err(not_read)?;
-        // awc takes what came before the end of the connection for all of it.
+        // awc returns an incomplete body without an error when the connection ends early.
         if promised_length(&response).is_some_and(|length| body.len() < length) {
             return Err(NoAnswer::Unreadable("cut off".into()));
         }
@@ -217,7 +216,7 @@ impl Transport {
             SendRequestError::Timeout | SendRequestError::Connect(ConnectError::Timeout) => {
                 NoAnswer::Timeout(self.timeout)
             }
-            SendRequestError::Response(error) => NoAnswer::Unreadable(format!("no HTTP: {error}")),
+            SendRequestError::Response(error) => NoAnswer::Unreadable(format!("not HTTP: {error}")),
             SendRequestError::Connect(error) if !matches!(error, ConnectError::Disconnected) => {
                 NoAnswer::ConnectFailed(error.to_string())
             }
