@@ -1,9 +1,9 @@
-//! What is to be done later, in the order in which it falls due.
+//! Events in the order in which they become due.
 
 use std::{collections::BTreeMap, time::Duration};
 
 pub(crate) struct Agenda<T> {
-    /// The number keeps things that fall due together in the order in which they were entered.
+    /// The number keeps events that are due at the same time in the order in which they were entered.
     entries: BTreeMap<(Duration, u64), T>,
     entered: u64,
 }
@@ -22,7 +22,7 @@ impl<T> Agenda<T> {
         self.entries.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// Takes out the next thing that is due by `now`, with the time for which it was entered.
+    /// Removes the next event that is due at `now`, and returns it with its time.
     pub(crate) fn take_due(&mut self, now: Duration) -> Option<(Duration, T)> {
         let entry = self.entries.first_entry().filter(|entry| entry.key().0 <= now)?;
         let ((at, _), what) = entry.remove_entry();
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_falls_due_together_comes_in_the_order_of_entry() {
+    fn events_due_at_the_same_time_keep_their_order() {
         let mut agenda = Agenda::new();
         let second = Duration::from_secs(1);
         for what in ["a", "b"] {

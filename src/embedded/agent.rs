@@ -1,4 +1,4 @@
-//! What the user agent tells: who is pushed to, and how names are written for them.
+//! The user agent of a client. It decides whether the client gets pushes and how names are written for it.
 
 /// A client's kind and version, read from `Nacos-Java-Client:v1.4.6 …` (`ClientInfo`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub(crate) struct Agent {
 
 const JAVA: &str = "Nacos-Java-Client";
 
-/// Kinds with the first version that takes pushes (`SwitchDomain.push…Version`). Others get none.
+/// Clients that get pushes, with the first version that does (`SwitchDomain.push…Version`).
 const PUSHED: [(&str, [u32; 3]); 5] = [
     (JAVA, [0, 1, 0]),
     ("Nacos-Go-Client", [0, 1, 0]),
@@ -43,7 +43,7 @@ impl Agent {
         self.kind == Some(JAVA) && self.version >= [1, 0, 0]
     }
 
-    /// 1.4 writes `GROUP@@service` for Java clients only.
+    /// 1.4 writes `GROUP@@service` only for Java clients.
     pub(crate) fn gets_grouped_names(&self) -> bool {
         self.is_java()
     }

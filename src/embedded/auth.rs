@@ -1,4 +1,4 @@
-//! Users, tokens, signatures, and who may do what.
+//! Users, tokens, signatures, and access control.
 
 use crate::config::AccessKey;
 use std::{collections::HashMap, time::Duration};
@@ -13,17 +13,17 @@ use super::{call::Call, reply::Reply, settings::Settings, state::State};
 pub(crate) struct Sessions {
     users: Vec<(String, String)>,
     ttl: Duration,
-    /// Until when each token holds. Expired ones stay, since the server says so of them.
+    /// The end of each token's validity. Expired tokens stay, because the error for them differs.
     tokens: HashMap<String, Duration>,
 }
 
-/// What a request needs before it is served.
+/// The access control of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Guard {
     Open,
-    /// A token, if the server has users.
+    /// Requires a token if the server has users.
     Naming,
-    /// A token in any case: 3.x guards its admin API from the start.
+    /// Always requires a token: 3.x protects its admin API by default.
     Admin,
 }
 
@@ -47,12 +47,12 @@ impl Sessions {
         self.tokens.values_mut().for_each(|until| *until = Duration::ZERO);
     }
 
-    /// Makes all tokens such as another server has signed.
+    /// Invalidates all tokens, as if another server had signed them.
     pub(crate) fn forget_tokens(&mut self) {
         self.tokens.clear();
     }
 
-    /// Opens a session. Its token looks like the JSON web tokens of the originals; it is its signature that is random.
+    /// Opens a session. The token has the form of Nacos' JSON web tokens; its signature is random.
     fn open(&mut self, username: &str, now: Duration) -> String {
         let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#);
         let payload = URL_SAFE_NO_PAD.encode(serde_json::json!({ "sub": username }).to_string());
@@ -66,8 +66,8 @@ impl Sessions {
         self.users.iter().any(|(user, secret)| user == username && secret == password)
     }
 
-    /// Why the request is not let in.
-    fn complaint(&self, call: &Call, now: Duration) -> Option<&'static str> {
+    /// The text of the rejection, if the request is not authorized.
+    fn rejection(&self, call: &Call, now: Duration) -> Option<&'static str> {
         let is_v1_4 = call.parameters.dialect.is_v1_4();
         if let Some(token) = call.token() {
             return match self.tokens.get(token) {
@@ -83,15 +83,15 @@ impl Sessions {
     }
 }
 
-/// Whether it is of the form of a token that a server has signed.
+/// Whether the token has the form of a JSON web token.
 fn is_web_token(token: &str) -> bool {
     let parts: Vec<&str> = token.split('.').collect();
     let is_encoded = |part: &str| part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
     parts.len() == 3 && parts.into_iter().all(|part| !part.is_empty() && is_encoded(part))
 }
 
-/// Why the signature does not let the request in. Our own words: no answer of an original has been recorded.
-fn signature_complaint(keys: &[AccessKey], call: &Call) -> Option<&'static str> {
+/// The text of the rejection, if the signature is missing or wrong. The texts are ours: no answer of Nacos was recorded.
+fn signature_rejection(keys: &[AccessKey], call: &Call) -> Option<&'static str> {
     let parameters = &call.parameters;
     let id = parameters.or(signature::ACCESS_KEY, "");
     let Some(key) = keys.iter().find(|key| key.id == id) else { return Some("access key not found!") };
@@ -111,32 +111,32 @@ fn signature_complaint(keys: &[AccessKey], call: &Call) -> Option<&'static str> 
 }
 
 impl State {
-    /// Refuses a request that may not be served.
-    pub(crate) fn admit(&self, call: &Call, guard: Guard) -> Result<(), Reply> {
+    /// Rejects a request that is not authorized.
+    pub(crate) fn authorize(&self, call: &Call, guard: Guard) -> Result<(), Reply> {
         let (needs_token, needs_signature) = match guard {
             Guard::Open => (false, false),
             Guard::Naming => (self.sessions.are_required(), !self.settings.access_keys.is_empty()),
             Guard::Admin => (true, !self.settings.access_keys.is_empty()),
         };
-        let token_complaint = || self.sessions.complaint(call, self.now());
-        let signature_complaint = || signature_complaint(&self.settings.access_keys, call);
-        let complaint = needs_token.then(token_complaint).flatten();
-        match complaint.or_else(|| needs_signature.then(signature_complaint).flatten()) {
+        let token_rejection = || self.sessions.rejection(call, self.now());
+        let signature_rejection = || signature_rejection(&self.settings.access_keys, call);
+        let rejection = needs_token.then(token_rejection).flatten();
+        match rejection.or_else(|| needs_signature.then(signature_rejection).flatten()) {
             None => Ok(()),
-            Some(complaint) => Err(self.forbidden(call, complaint)),
+            Some(rejection) => Err(self.forbidden(call, rejection)),
         }
     }
 
-    /// 3.x wraps the complaint, and words one of them differently (`AuthResult`).
-    fn forbidden(&self, call: &Call, complaint: &str) -> Reply {
-        let complaint = match complaint {
-            complaint if !self.dialect().has_v3() => complaint.to_owned(),
+    /// 3.x wraps the text, and words one of the texts differently (`AuthResult`).
+    fn forbidden(&self, call: &Call, rejection: &str) -> Reply {
+        let message = match rejection {
+            rejection if !self.dialect().has_v3() => rejection.to_owned(),
             "user not found!" => {
                 "Code: 401, Message: User not found! Please check user exist or password is right!.".to_owned()
             }
-            complaint => format!("Code: 401, Message: {complaint}."),
+            rejection => format!("Code: 401, Message: {rejection}."),
         };
-        Reply::spring(403, &complaint, &call.path, self.clock.unix_millis())
+        Reply::spring(403, &message, &call.path, self.clock.unix_millis())
     }
 }
 
@@ -150,7 +150,7 @@ pub(crate) fn login(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     if state.sessions.knows(username, password) {
         return Ok(logged_in(state, username));
     }
-    // 1.4 does not tell which of the two is wrong (`NacosAuthManager.resolveTokenFromUser`).
+    // 1.4 does not reveal which of the two is wrong (`NacosAuthManager.resolveTokenFromUser`).
     if state.dialect().is_v1_4() {
         return Err(Reply::text(403, "unknown user!"));
     }
@@ -163,7 +163,7 @@ pub(crate) fn login(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     Err(Reply::text(403, "user not found!"))
 }
 
-/// 1.4 comes with the user `nacos`; 2.x comes with none; 3.0 has none and falls over itself.
+/// 1.4 has the user `nacos` by default. 2.x has no user. 3.0 has no user and fails with an internal error.
 fn log_in_without_users(state: &mut State, call: &Call, username: &str, password: &str) -> Result<Reply, Reply> {
     if state.dialect().is_v1_4() {
         return if (username, password) == ("nacos", "nacos") {

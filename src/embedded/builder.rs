@@ -1,18 +1,27 @@
-//! How a server is built.
+//! The settings with which a server is started.
 
 use std::{fmt, io, time::Duration};
 
 use super::{dialect::Dialect, settings::Settings, EmbeddedServer};
 use crate::config::{AccessKey, LONGEST_DURATION};
 
-/// Settings of a server that is yet to start; each has Nacos' default.
+/// The settings with which a server is started. The defaults are those of Nacos.
+///
+/// ```
+/// use actix_nacos::embedded::EmbeddedServer;
+/// use std::time::Duration;
+///
+/// // Lists show changes at once, and no instance expires unless the test says so.
+/// let server = EmbeddedServer::builder().list_delay(Duration::ZERO).time_stands_still().start()?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Clone, Default)]
-#[must_use = "a server runs only once it is started"]
+#[must_use = "a server runs only after `start`"]
 pub struct EmbeddedServerBuilder {
     settings: Settings,
 }
 
-/// Without the passwords.
+/// Shows no password.
 impl fmt::Debug for EmbeddedServerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Settings { port, dialect, context_path, .. } = &self.settings;
@@ -25,45 +34,47 @@ impl fmt::Debug for EmbeddedServerBuilder {
 }
 
 impl EmbeddedServerBuilder {
-    /// Starts the server.
+    /// Starts the server. Returns when it listens.
     ///
     /// # Errors
-    /// The port is taken, or the system has no thread or socket to give.
+    /// The port is taken, or no thread or socket is available.
     pub fn start(self) -> io::Result<EmbeddedServer> {
         EmbeddedServer::start_with(self.settings)
     }
 
-    /// The port on 127.0.0.1. By default, and with 0, a free one.
+    /// Sets the port on 127.0.0.1. Default: 0, a free port.
     pub fn port(mut self, port: u16) -> Self {
         self.settings.port = port;
         self
     }
 
-    /// Whose API it speaks. By default that of Nacos 2.5.
+    /// Sets the version of Nacos that the server behaves like. Default: [`Dialect::V2_5`].
     pub fn dialect(mut self, dialect: Dialect) -> Self {
         self.settings.dialect = dialect;
         self
     }
 
-    /// Adds a user. With at least one, requests need a token (or name and password); without, as by default, none do, and a
-    /// login is refused as the originals refuse an unknown user while authentication is off (1.4 knows `nacos`, with the
-    /// password `nacos`).
+    /// Adds a user, which turns authentication on: requests need a token, or a user name and a password.
+    ///
+    /// Default: no users, so that requests need no token. A login is then rejected in the same way as by a Nacos whose
+    /// authentication is off. Nacos 1.4 accepts `nacos` with the password `nacos` in that case.
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
         self.settings.users.push((name.into(), password.into()));
         self
     }
 
-    /// Adds an access key, as Alibaba Cloud's managed Nacos knows them. With at least one, requests must be signed
-    /// with a key (parameters `ak`, `data` and `signature`); without, as by default, signatures are not looked at. Where
-    /// there are users, too, requests need both.
+    /// Adds an access key, as used by Alibaba Cloud's managed Nacos. Requests must then be signed with one of the keys
+    /// (parameters `ak`, `data` and `signature`). If there are users too, requests need both.
+    ///
+    /// Default: no keys, and signatures are ignored.
     pub fn access_key(mut self, id: impl Into<String>, secret: impl Into<String>) -> Self {
         let (id, secret) = (id.into(), secret.into());
         self.settings.access_keys.push(AccessKey { id, secret, security_token: None, region: None });
         self
     }
 
-    /// Makes the [access key](Self::access_key) added last a temporary one: requests need `token` in the header
-    /// `Spas-SecurityToken`.
+    /// Makes the most recently added [access key](Self::access_key) temporary: requests need `token` in the header
+    /// `Spas-SecurityToken`. Without an access key this has no effect.
     pub fn security_token(mut self, token: impl Into<String>) -> Self {
         if let Some(key) = self.settings.access_keys.last_mut() {
             key.security_token = Some(token.into());
@@ -71,7 +82,8 @@ impl EmbeddedServerBuilder {
         self
     }
 
-    /// Demands signatures of V4, for `region`, from the [access key](Self::access_key) added last.
+    /// Requires signatures of version 4 for `region` with the most recently added [access key](Self::access_key). Without an
+    /// access key this has no effect.
     pub fn signature_region(mut self, region: impl Into<String>) -> Self {
         if let Some(key) = self.settings.access_keys.last_mut() {
             key.region = Some(region.into());
@@ -79,93 +91,93 @@ impl EmbeddedServerBuilder {
         self
     }
 
-    /// How long a token holds. By default 5 hours. Clients are told whole seconds, rounded up.
+    /// Sets the lifetime of a token. Clients receive it in whole seconds, rounded up. Default: 5 hours.
     pub fn token_ttl(mut self, ttl: Duration) -> Self {
         self.settings.token_ttl = ttl.min(LONGEST_DURATION);
         self
     }
 
-    /// After how long without a beat an instance is unhealthy. By default 15 seconds; an instance's metadata
-    /// `preserved.heart.beat.timeout` counts before it.
+    /// Sets the time without a beat after which an instance is unhealthy. Default: 15 seconds.
     ///
-    /// Clients are told to beat every 5 seconds, or three times within this timeout if it is short.
+    /// The metadata `preserved.heart.beat.timeout` of an instance takes precedence. The server asks clients to beat every 5
+    /// seconds, or three times within this timeout if that is shorter.
     pub fn heartbeat_timeout(mut self, timeout: Duration) -> Self {
         self.settings.heartbeat_timeout = timeout.min(LONGEST_DURATION);
         self
     }
 
-    /// After how long without a beat an instance is removed. By default 30 seconds; an instance's metadata
-    /// `preserved.ip.delete.timeout` counts before it.
+    /// Sets the time without a beat after which an instance is removed. Default: 30 seconds. The metadata
+    /// `preserved.ip.delete.timeout` of an instance takes precedence.
     pub fn delete_timeout(mut self, timeout: Duration) -> Self {
         self.settings.delete_timeout = timeout.min(LONGEST_DURATION);
         self
     }
 
-    /// How often each instance is looked at for missing beats: timeouts are noticed that much later. By default every 5
-    /// seconds, or three times within the shorter of the two timeouts if that is less.
+    /// Sets how often the server checks each instance for missing beats, and so by how much a timeout may be noticed late.
+    /// Default: every 5 seconds, or three times within the shorter of the two timeouts if that is less.
     pub fn sweep_interval(mut self, interval: Duration) -> Self {
         self.settings.sweep_interval = Some(interval.min(LONGEST_DURATION));
         self
     }
 
-    /// How long clients are told to keep a list (`cacheMillis`). By default 10 seconds; 3 seconds on 1.4 for clients
-    /// that are not pushed to.
+    /// Sets how long clients may use a list (`cacheMillis`). Default: 10 seconds; on 1.4, 3 seconds for clients that get no
+    /// pushes.
     pub fn cache_millis(mut self, time: Duration) -> Self {
         self.settings.cache_millis = Some(time.min(LONGEST_DURATION));
         self
     }
 
-    /// How long lists and single instances are shown as they were before a change. By default as long as changes are
-    /// gathered for a push (500 milliseconds); not at all on 1.4. The first list of a service shows it as it is. With
-    /// zero every list does.
+    /// Sets how long lists and GET still show the state before a change. Default: as long as changes are collected for a push
+    /// (500 milliseconds); on 1.4, zero. The first list of a service always shows the current state, and with zero every list
+    /// does.
     pub fn list_delay(mut self, delay: Duration) -> Self {
         self.settings.list_delay = Some(delay.min(LONGEST_DURATION));
         self
     }
 
-    /// How long changes are gathered before they are pushed. By default 500 milliseconds; 1 second on 1.4.
+    /// Sets how long changes are collected before they are pushed. Default: 500 milliseconds; on 1.4, 1 second.
     pub fn push_delay(mut self, delay: Duration) -> Self {
         self.settings.push_delay = Some(delay.min(LONGEST_DURATION));
         self
     }
 
-    /// After how long a push that nobody acknowledged is sent again, once. By default 10 seconds.
+    /// Sets the time after which an unacknowledged push is sent a second and last time. Default: 10 seconds.
     pub fn push_retry(mut self, time: Duration) -> Self {
         self.settings.push_retry = time.min(LONGEST_DURATION);
         self
     }
 
-    /// How long a subscriber is pushed to without asking for the list again. By default 30 seconds; 10 seconds on 1.4.
+    /// Sets how long a subscriber gets pushes without requesting the list again. Default: 30 seconds; on 1.4, 10 seconds.
     pub fn subscriber_timeout(mut self, timeout: Duration) -> Self {
         self.settings.subscriber_timeout = Some(timeout.min(LONGEST_DURATION));
         self
     }
 
-    /// How long a connection may be idle, also before its first request, until the server closes it. By default 60
-    /// seconds, as on the originals. With zero a connection is closed as soon as it is idle, as a rule before its
-    /// first request. [`Faults::idle_timeout`](super::Faults::idle_timeout) changes it at run time.
+    /// Sets how long a connection may be idle, also before its first request, until the server closes it. Default: 60 seconds,
+    /// like Nacos. With zero a connection is closed as soon as it is idle, usually before its first request.
+    /// [`Faults::idle_timeout`](super::Faults::idle_timeout) changes the timeout of a running server.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.settings.idle_timeout = timeout.min(LONGEST_DURATION);
         self
     }
 
-    /// How long [`EmbeddedServer::restart_empty`] and [`EmbeddedServer::restart_as`] refuse connections before they
-    /// listen again. By default 300 milliseconds.
+    /// Sets how long [`EmbeddedServer::restart_empty`] and [`EmbeddedServer::restart_as`] refuse connections before the server
+    /// listens again. Default: 300 milliseconds.
     pub fn restart_downtime(mut self, downtime: Duration) -> Self {
         self.settings.restart_downtime = downtime.min(LONGEST_DURATION);
         self
     }
 
-    /// The path below which the API is. By default `/nacos`; empty for none.
+    /// Sets the context path of the API. Default: `/nacos`. An empty path means none.
     pub fn context_path(mut self, path: &str) -> Self {
         let path = path.trim_matches('/');
         self.settings.context_path = if path.is_empty() { String::new() } else { format!("/{path}") };
         self
     }
 
-    /// Lets the server's time stand still, to be moved on by [`EmbeddedServer::advance`] alone: no instance expires and
-    /// nothing is pushed in between. Delays ordered by [`Faults`](super::Faults) for requests and answers are real time
-    /// all the same.
+    /// Stops the server's clock, so that only [`EmbeddedServer::advance`] moves it: no instance expires and nothing is pushed in
+    /// between. Delays of requests and answers that are injected by [`Faults`](super::Faults) still take real time. Default: the
+    /// clock runs.
     pub fn time_stands_still(mut self) -> Self {
         self.settings.clock_stands_still = true;
         self

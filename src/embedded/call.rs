@@ -1,14 +1,14 @@
-//! One request, read.
+//! A parsed request.
 
 use super::{agent::Agent, parameters::Parameters};
 
 pub(crate) struct Call {
     pub(crate) method: String,
-    /// With the context path, as error pages show it.
+    /// Includes the context path, for error pages.
     pub(crate) path: String,
     pub(crate) parameters: Parameters,
     pub(crate) agent: Agent,
-    /// What `Authorization: Bearer` bears.
+    /// The token in `Authorization: Bearer`.
     pub(crate) bearer: Option<String>,
     /// The header `accessToken`.
     pub(crate) token_header: Option<String>,
@@ -17,7 +17,7 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// The token, from the place that counts before the others. 1.4 does not know the header `accessToken`.
+    /// The token, from the source with the highest precedence. 1.4 does not read the header `accessToken`.
     pub(crate) fn token(&self) -> Option<&str> {
         let header = self.token_header.as_deref().filter(|_| !self.parameters.dialect.is_v1_4());
         self.bearer.as_deref().or_else(|| self.parameters.get("accessToken")).or(header)

@@ -1,4 +1,4 @@
-//! Who is registered: services, their instances, and what operators changed about them.
+//! The registered services, their instances, and the changes that operators made to them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -15,14 +15,14 @@ pub(crate) struct ServiceKey {
     pub(crate) service: ServiceName,
 }
 
-/// What tells one instance of a service from another, as the dialect sees it.
+/// Identifies an instance within its service, by the rules of the dialect.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct InstanceKey {
     pub(crate) ip: String,
     pub(crate) port: i64,
     pub(crate) ephemeral: bool,
-    /// Empty since 2.x, where an address is one client with one instance per service (`IpPortBasedClient`), whatever
-    /// its cluster.
+    /// Empty since 2.x, where an address is one client with one instance per service (`IpPortBasedClient`), in whatever
+    /// cluster.
     pub(crate) cluster: String,
 }
 
@@ -36,20 +36,21 @@ pub(crate) struct Instance {
     pub(crate) healthy: bool,
     pub(crate) ephemeral: bool,
     pub(crate) metadata: Metadata,
-    /// Not of instances that came by v3: it lists them without `instanceId`.
+    /// False for instances that were registered by v3, which are listed without `instanceId`.
     pub(crate) has_id: bool,
     pub(crate) last_beat: Duration,
-    /// Tells this registration from an earlier one under the same key.
+    /// Distinguishes this registration from an earlier one with the same key.
     pub(crate) registration: u64,
 }
 
-/// What PUT and PATCH set on 2.x: laid over the instance, and kept for a while after it has gone (`InstanceMetadata`).
+/// The values that PUT and PATCH set on 2.x. They override those of the instance, and outlive it for a while
+/// (`InstanceMetadata`).
 #[derive(Clone, Debug)]
 pub(crate) struct Override {
     pub(crate) weight: f64,
     pub(crate) enabled: bool,
     pub(crate) metadata: Metadata,
-    /// Set while there is no such instance.
+    /// Set while the instance does not exist.
     pub(crate) expires: Option<Duration>,
 }
 
@@ -72,19 +73,19 @@ pub(crate) struct ServiceMetadata {
 pub(crate) struct Service {
     pub(crate) key: Arc<ServiceKey>,
     pub(crate) created: Duration,
-    /// Since 2.x a service is ephemeral or persistent as a whole.
+    /// Since 2.x all instances of a service are ephemeral, or all are persistent.
     pub(crate) ephemeral: bool,
-    /// Only once set: 2.x protects no service without it.
+    /// `None` until it is set. 2.x protects no service without metadata.
     pub(crate) metadata: Option<ServiceMetadata>,
     pub(crate) instances: BTreeMap<Arc<InstanceKey>, Instance>,
     pub(crate) overrides: HashMap<InstanceAddress, Override>,
-    /// What lists and GET show since 2.x, until it is renewed. None before the first list and the first change.
+    /// The instances in lists and GET since 2.x, until they are renewed. `None` before the first list and the first change.
     pub(crate) listed: Option<Arc<Vec<Instance>>>,
-    /// Whether a renewal of `listed` is due.
+    /// Whether a renewal of `listed` is pending.
     pub(crate) renews_list: bool,
-    /// Since when it is without instances.
+    /// Since when the service has no instances.
     pub(crate) empty_since: Option<Duration>,
-    /// All clusters that ever were: 1.4 keeps them.
+    /// All clusters that ever existed. 1.4 keeps them.
     pub(crate) clusters: BTreeSet<String>,
 }
 
@@ -104,30 +105,30 @@ impl Service {
         }
     }
 
-    /// The instance as lists show it: with the operator's override laid over.
-    pub(crate) fn shown(&self, instance: &Instance) -> Instance {
-        let mut shown = instance.clone();
-        if let Some(over) = self.overrides.get(&instance.place()) {
-            shown.weight = over.weight;
-            shown.enabled = over.enabled;
-            shown.metadata.extend(over.metadata.clone());
+    /// The instance with an operator's override applied.
+    pub(crate) fn effective(&self, instance: &Instance) -> Instance {
+        let mut effective = instance.clone();
+        if let Some(over) = self.overrides.get(&instance.address()) {
+            effective.weight = over.weight;
+            effective.enabled = over.enabled;
+            effective.metadata.extend(over.metadata.clone());
         }
-        shown
+        effective
     }
 
-    /// All instances as they are now, with the operator's overrides laid over.
-    pub(crate) fn all_shown(&self) -> Arc<Vec<Instance>> {
-        Arc::new(self.instances.values().map(|instance| self.shown(instance)).collect())
+    /// All current instances with the overrides applied.
+    pub(crate) fn all_effective(&self) -> Arc<Vec<Instance>> {
+        Arc::new(self.instances.values().map(|instance| self.effective(instance)).collect())
     }
 
-    /// What lists show now, without making it the list that later ones repeat.
+    /// The instances that a list would show now. Does not count as a list, so it does not fix what later lists show.
     pub(crate) fn listed_or_all(&self) -> Arc<Vec<Instance>> {
-        self.listed.clone().unwrap_or_else(|| self.all_shown())
+        self.listed.clone().unwrap_or_else(|| self.all_effective())
     }
 }
 
 impl Instance {
-    pub(crate) fn place(&self) -> InstanceAddress {
+    pub(crate) fn address(&self) -> InstanceAddress {
         (self.cluster.clone(), self.ip.clone(), self.port)
     }
 
@@ -135,7 +136,7 @@ impl Instance {
         self.cluster == cluster && self.ip == ip && self.port == port
     }
 
-    /// A duration in its metadata, in milliseconds: digits and nothing else.
+    /// A duration in the metadata, in milliseconds. Only digits are accepted.
     pub(crate) fn preserved(&self, key: &str) -> Option<Duration> {
         let digits = self.metadata.get(key).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
         digits.parse().ok().map(Duration::from_millis)

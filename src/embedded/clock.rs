@@ -1,4 +1,4 @@
-//! The server's time: it can be moved on, stand still, and be wrong.
+//! The server's clock, which tests can advance, stop and skew.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -7,7 +7,7 @@ pub(crate) struct Clock {
     unix_at_start: Duration,
     moved_on: Duration,
     stands_still: bool,
-    /// Milliseconds that the time told to clients is ahead.
+    /// Milliseconds by which the time in answers is ahead.
     pub(crate) skew: i64,
 }
 
@@ -22,7 +22,7 @@ impl Clock {
         }
     }
 
-    /// The time since the server began: what everything inside is measured with.
+    /// The time since the server began. All times inside the server are measured by it.
     pub(crate) fn now(&self) -> Duration {
         if self.stands_still {
             self.moved_on
@@ -35,12 +35,12 @@ impl Clock {
         self.moved_on += time.saturating_sub(self.now());
     }
 
-    /// How long it really takes until `time`; never, on a clock that stands still.
+    /// The real time until `time`. `None` if the clock stands still.
     pub(crate) fn real_time_until(&self, time: Duration) -> Option<Duration> {
         (!self.stands_still).then(|| time.saturating_sub(self.now()))
     }
 
-    /// What the server tells clients.
+    /// The time in answers.
     pub(crate) fn unix_millis(&self) -> i64 {
         let millis = self.unix_at_start.saturating_add(self.now()).as_millis();
         i64::try_from(millis).unwrap_or(i64::MAX).saturating_add(self.skew)
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_skew_and_any_jump_give_a_time() {
+    fn extreme_skews_and_jumps_do_not_overflow() {
         let mut clock = Clock::new(true);
         for time in [Duration::ZERO, Duration::from_secs(60), Duration::MAX] {
             clock.jump_to(time);

@@ -1,4 +1,4 @@
-//! Open connections. An idle one is closed after the idle timeout, as Tomcat does.
+//! Open connections. An idle connection is closed after a timeout, as Tomcat does.
 
 use std::{
     any::Any,
@@ -21,40 +21,40 @@ use crate::config::LONGEST_DURATION;
 
 use super::{faults::IdleTimeouts, shared::Shared};
 
-/// Lives as long as its connection, in the connection's data.
+/// Stored in the data of a connection, and dropped with it.
 pub(crate) struct OpenConnection {
     shared: Arc<Shared>,
     idle: Rc<Idle>,
     closer: JoinHandle<()>,
 }
 
-/// When a connection became idle, and when it ends for that reason.
+/// The idle state of a connection.
 struct Idle {
     state: RefCell<IdleState>,
-    /// Wakes the task that closes the connection: its deadline comes earlier than the task expects.
+    /// Wakes the closing task when the deadline is earlier than the task expects.
     earlier: Notify,
 }
 
 struct IdleState {
-    /// A second handle: actix-web keeps the connection itself.
+    /// A duplicate of the connection's socket, because actix-web owns the connection.
     socket: Option<TcpStream>,
-    /// None while a request is being answered.
+    /// When the connection became idle. `None` while a request is under way.
     since: Option<Instant>,
     timeouts: IdleTimeouts,
-    /// Drawn from `timeouts`, anew each time the connection becomes idle.
+    /// Drawn from `timeouts` whenever the connection becomes idle.
     timeout: Duration,
-    /// When the task that closes the connection looks again; none while it waits to be told.
+    /// When the closing task checks again. `None` while it waits for `earlier`.
     looks_at: Option<Instant>,
 }
 
-/// The connection is not idle until this is dropped.
+/// Marks a connection as busy until dropped.
 pub(crate) struct Busy {
     shared: Arc<Shared>,
     idle: Rc<Idle>,
 }
 
 impl OpenConnection {
-    /// Counts a new connection and watches over its idle time.
+    /// Counts a new connection and starts the task that closes it when it is idle.
     pub(crate) fn accepted(shared: &Arc<Shared>, connection: &dyn Any, data: &mut Extensions) {
         shared.with(|state| state.counters.connections += 1);
         shared.open_connections.fetch_add(1, Ordering::AcqRel);
@@ -66,7 +66,7 @@ impl OpenConnection {
         data.insert(OpenConnection { shared: shared.clone(), idle, closer });
     }
 
-    /// Marks the connection as busy with a request.
+    /// Marks the connection as busy.
     pub(crate) fn busy(&self) -> Busy {
         self.idle.state.borrow_mut().since = None;
         Busy { shared: self.shared.clone(), idle: self.idle.clone() }
@@ -76,7 +76,7 @@ impl OpenConnection {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.closer.abort();
-        // The task ends later; the descriptor must not stay open until then.
+        // The task ends later, but the file descriptor must be closed now.
         self.idle.state.borrow_mut().socket = None;
         self.shared.open_connections.fetch_sub(1, Ordering::AcqRel);
     }
@@ -95,14 +95,14 @@ impl Drop for Busy {
 }
 
 impl IdleState {
-    /// None while a request is being answered.
+    /// `None` while a request is under way.
     fn deadline(&self) -> Option<Instant> {
         self.since.map(|since| since + self.timeout)
     }
 }
 
 impl Idle {
-    /// When the connection is to be closed, by the timeouts that are ordered now.
+    /// When to close the connection, by the current timeouts.
     fn next_look(&self, shared: &Shared) -> Option<Instant> {
         let mut state = self.state.borrow_mut();
         if state.timeouts != shared.idle_timeouts() {
@@ -112,10 +112,10 @@ impl Idle {
         state.looks_at
     }
 
-    /// The client reads the end of the stream, and so does actix-web, which then drops the connection.
+    /// Shuts the socket down. The client and actix-web then read the end of the stream, and actix-web drops the connection.
     fn close(&self) {
         if let Some(socket) = self.state.borrow_mut().socket.take() {
-            // An error means that the client has closed the connection.
+            // An error means that the client has already closed the connection.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
@@ -123,15 +123,15 @@ impl Idle {
 
 async fn close_when_idle(shared: Arc<Shared>, idle: Rc<Idle>) {
     loop {
-        let mut ordered = pin!(shared.orders_changed.notified());
-        // Enabled before the orders are read, so that no change is missed.
-        ordered.as_mut().enable();
+        let mut faults_changed = pin!(shared.faults_changed.notified());
+        // Enable before reading the faults, so that no change is missed.
+        faults_changed.as_mut().enable();
         let looks_at = idle.next_look(&shared);
         let wait = looks_at.map_or(LONGEST_DURATION, |at| at.saturating_duration_since(Instant::now()));
         if wait.is_zero() {
             return idle.close();
         }
-        let _ = rt::time::timeout(wait, select(ordered, pin!(idle.earlier.notified()))).await;
+        let _ = rt::time::timeout(wait, select(faults_changed, pin!(idle.earlier.notified()))).await;
     }
 }
 

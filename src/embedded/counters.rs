@@ -1,28 +1,40 @@
-//! What a server has been asked and has sent, for tests to look at.
+//! Counters of requests and pushes for tests.
 
 use std::collections::HashMap;
 
 use crate::error::Operation;
 
-/// How often what has happened since the server began. Restarts do not set it back.
+/// How often each event has happened since the server was started. Restarts do not reset the counters.
+///
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*, Operation};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = EmbeddedServer::start()?;
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080)).await??;
+/// assert_eq!(server.counters().requests_for(Operation::Register), 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
-    /// Connections accepted.
+    /// Accepted connections.
     pub connections: u64,
-    /// Requests that came in, those refused, spoilt or left hanging by a fault included.
+    /// Received requests, including those that a fault failed, spoilt or left hanging.
     pub requests: u64,
-    /// Pushes sent for the first time, those dropped by a fault included.
+    /// Pushes sent for the first time, including those that a fault dropped.
     pub pushes_sent: u64,
-    /// Pushes sent again because nobody acknowledged them.
+    /// Pushes sent again because they were not acknowledged.
     pub pushes_sent_again: u64,
-    /// Pushes acknowledged.
+    /// Acknowledged pushes.
     pub pushes_acknowledged: u64,
     pub(crate) by_operation: HashMap<Operation, u64>,
 }
 
 impl Counters {
-    /// The requests for one operation, in v1 and v3 together. `Modify` counts PUT, PATCH and batches.
+    /// The requests for one operation, of v1 and v3 together. PUT, PATCH and batches count as [`Operation::Modify`].
     pub fn requests_for(&self, operation: Operation) -> u64 {
         self.by_operation.get(&operation).copied().unwrap_or(0)
     }

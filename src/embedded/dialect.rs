@@ -1,24 +1,34 @@
-//! Whose manners the server has.
+//! The version of Nacos that the server behaves like.
 
 use std::{fmt, str::FromStr, time::Duration};
 
-/// The Nacos whose API the embedded server speaks: its paths, statuses, field names and habits.
+/// The version of Nacos that the embedded server behaves like: its paths, statuses, field names and timing.
+///
+/// Parses from and displays as `1.4`, `2.5`, `3.0` and `3.2`.
+///
+/// ```
+/// use actix_nacos::embedded::Dialect;
+///
+/// assert_eq!("3.0".parse(), Ok(Dialect::V3_0));
+/// assert_eq!(Dialect::default().to_string(), "2.5");
+/// assert!("4.0".parse::<Dialect>().is_err());
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Dialect {
-    /// Nacos 1.4: v1, parameters in the query only, pushes after 1 s, no `allIPs` in lists.
+    /// Nacos 1.4: the v1 API, parameters only in the query, pushes after 1 s, no `allIPs` in lists.
     V1_4,
-    /// Nacos 2.x: all of v1, pushes after 0.5 s. The default.
+    /// Nacos 2.x: the complete v1 API, pushes after 0.5 s. The default.
     #[default]
     V2_5,
-    /// Nacos 3.0 with its default settings: v3, and of v1 what clients need most (register, deregister, list, beat).
+    /// Nacos 3.0 with its default settings: the v3 API, and of v1 only register, deregister, list and beat.
     V3_0,
-    /// Nacos 3.2 and later: v3 only, no push.
+    /// Nacos 3.2 and later: the v3 API only, no pushes.
     V3_2,
 }
 
 impl Dialect {
-    /// All of them, oldest first.
+    /// All dialects, the oldest first.
     pub fn all() -> impl Iterator<Item = Dialect> {
         [Dialect::V1_4, Dialect::V2_5, Dialect::V3_0, Dialect::V3_2].into_iter()
     }
@@ -39,7 +49,7 @@ impl Dialect {
         self != Dialect::V3_2
     }
 
-    /// What the server says it is.
+    /// The version that the server reports.
     pub(crate) fn version(self) -> &'static str {
         match self {
             Dialect::V1_4 => "1.4.8",
@@ -53,13 +63,13 @@ impl Dialect {
         Duration::from_millis(if self.is_v1_4() { 1000 } else { 500 })
     }
 
-    /// How long a client is pushed to without asking for the list again.
+    /// How long a client gets pushes without requesting the list again.
     pub(crate) fn subscriber_timeout(self) -> Duration {
         Duration::from_secs(if self.is_v1_4() { 10 } else { 30 })
     }
 
-    /// The error text of a refused v1 request: 1.4 wraps it (`ResponseExceptionHandler`).
-    pub(crate) fn complaint(self, message: &str) -> String {
+    /// The error text of a v1 controller. 1.4 wraps it (`ResponseExceptionHandler`).
+    pub(crate) fn error_text(self, message: &str) -> String {
         if self.is_v1_4() {
             format!("caused: {message};")
         } else {
@@ -79,9 +89,9 @@ impl fmt::Display for Dialect {
     }
 }
 
-/// The text names no dialect.
+/// The error of parsing a [`Dialect`]: there is no dialect of this name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no dialect; there are 1.4, 2.5, 3.0 and 3.2")]
+#[error("{0:?} is not a dialect; use 1.4, 2.5, 3.0 or 3.2")]
 pub struct UnknownDialect(String);
 
 impl FromStr for Dialect {

@@ -1,4 +1,4 @@
-//! Bad days to order.
+//! Fault injection.
 
 use std::{
     fmt,
@@ -11,10 +11,12 @@ use crate::{config::LONGEST_DURATION, error::Operation};
 
 use super::{shared::Shared, state::State};
 
-/// Orders faults while the server runs. A clone orders from the same server; orders last until taken back.
+/// Injects faults into a running server. Clones refer to the same server. A fault lasts until it is taken back or
+/// [cleared](Faults::clear).
 ///
-/// A share is a part of all cases, from 0 (never) to 1 (always). Which cases it hits is drawn from a generator with a
-/// fixed start, so that a test meets the same faults in every run ([`seed`](Faults::seed) gives another draw).
+/// A share is the part of all cases that a fault affects, from 0 (none) to 1 (all). The affected cases are drawn by a random
+/// generator with a fixed seed, so that every run of a test meets the same faults. [`seed`](Faults::seed) selects another
+/// sequence.
 ///
 /// ```
 /// # use actix_nacos::embedded::{EmbeddedServer, Spoilt};
@@ -24,7 +26,7 @@ use super::{shared::Shared, state::State};
 /// faults.fail_share(0.3, 503);
 /// faults.spoil_share(0.1, Spoilt::CutOff);
 /// faults.delay_answers(Duration::from_millis(200));
-/// // … what does your application do now?
+/// // … observe how your application behaves
 /// faults.clear();
 /// # Ok::<(), std::io::Error>(())
 /// ```
@@ -33,49 +35,49 @@ pub struct Faults {
     pub(crate) shared: Arc<Shared>,
 }
 
-/// What becomes of an answer. The request has been served all the same.
+/// A fault in an answer. The request itself has been served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Spoilt {
-    /// Half of the body, then the connection is closed.
+    /// Half of the body; then the connection is closed.
     CutOff,
-    /// JSON in which every field known to clients has a wrong type.
+    /// JSON in which every field that clients know has a wrong type.
     WrongType,
-    /// A proxy's page in HTML, with status 200.
+    /// The HTML page of a proxy, with status 200.
     Html,
-    /// 64 MiB.
+    /// A body of 64 MiB.
     TooLarge,
 }
 
-/// What has been ordered.
+/// The faults that are active.
 #[derive(Debug)]
-pub(crate) struct Orders {
+pub(crate) struct ActiveFaults {
     hang: bool,
     before: Duration,
     after: Duration,
     fail: Option<(f64, u16)>,
     spoil: Option<(f64, Spoilt)>,
-    /// All operations when empty.
+    /// The affected operations; empty for all.
     only: Vec<Operation>,
     drop_pushes: f64,
     delay_pushes: Option<(f64, Duration)>,
     double_pushes: f64,
     reorder_pushes: f64,
-    /// The setting's when none.
+    /// `None` for the timeout in the settings.
     pub(crate) idle_timeouts: Option<IdleTimeouts>,
     dice: fastrand::Rng,
-    /// Of its own: when connections become idle is a matter of time, and must not shift other faults.
+    /// A generator of its own, because the times at which connections become idle vary and must not shift other faults.
     idle_dice: fastrand::Rng,
 }
 
-/// The shortest and the longest time after which an idle connection is closed.
+/// The range of the time after which an idle connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IdleTimeouts {
     shortest: Duration,
     longest: Duration,
 }
 
-/// What a request will meet.
+/// The faults that one request meets.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) before: Duration,
@@ -84,18 +86,19 @@ pub(crate) struct Plan {
     pub(crate) spoil: Option<Spoilt>,
 }
 
+/// The fate of one push.
 pub(crate) enum PushFate {
     Sent,
     Dropped,
     Doubled,
     Delayed(Duration),
-    /// The next one to the same receiver goes first.
+    /// Sent after the next push to the same receiver.
     Overtaken,
 }
 
-impl Default for Orders {
+impl Default for ActiveFaults {
     fn default() -> Self {
-        Orders {
+        ActiveFaults {
             hang: false,
             before: Duration::ZERO,
             after: Duration::ZERO,
@@ -113,7 +116,7 @@ impl Default for Orders {
     }
 }
 
-impl Orders {
+impl ActiveFaults {
     fn concern(&self, operation: Option<Operation>) -> bool {
         self.only.is_empty() || operation.is_some_and(|operation| self.only.contains(&operation))
     }
@@ -158,7 +161,7 @@ impl Orders {
         shortest + (longest - shortest).mul_f64(self.idle_dice.f64())
     }
 
-    /// Draws only where there is something to draw, so that one fault does not shift another's.
+    /// Draws only for an active fault, so that one fault does not shift the sequence of another.
     fn hits(&mut self, share: f64) -> bool {
         share > 0.0 && (share >= 1.0 || self.dice.f64() < share)
     }
@@ -177,140 +180,149 @@ impl IdleTimeouts {
 
 impl fmt::Debug for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Faults").field("orders", &*self.orders()).finish_non_exhaustive()
+        f.debug_struct("Faults").field("faults", &*self.faults()).finish_non_exhaustive()
     }
 }
 
 impl Faults {
-    fn orders(&self) -> MutexGuard<'_, Orders> {
-        self.shared.orders()
+    fn faults(&self) -> MutexGuard<'_, ActiveFaults> {
+        self.shared.faults()
     }
 
-    fn order(&self, change: impl FnOnce(&mut Orders)) {
-        change(&mut self.orders());
-        self.shared.orders_changed.notify_waiters();
+    fn set(&self, change: impl FnOnce(&mut ActiveFaults)) {
+        change(&mut self.faults());
+        self.shared.faults_changed.notify_waiters();
         self.shared.with(State::send_postponed);
     }
 
-    /// Takes back all orders: connections are accepted, what hangs goes on, and the clock is right again.
-    /// What has been forgotten or has expired stays so.
+    /// Takes all faults back: the server accepts connections, requests that hang continue, and the clock is right again. Data
+    /// that has been forgotten or has expired stays lost.
     pub fn clear(&self) {
-        self.order(|orders| *orders = Orders::default());
+        self.set(|faults| *faults = ActiveFaults::default());
         self.skew_clock(0);
         self.accept_connections();
     }
 
-    /// Begins the draws anew, from `seed`.
+    /// Restarts the random generators with `seed`.
     pub fn seed(&self, seed: u64) {
-        self.order(|orders| {
-            orders.dice = fastrand::Rng::with_seed(seed);
-            orders.idle_dice = fastrand::Rng::with_seed(seed);
+        self.set(|faults| {
+            faults.dice = fastrand::Rng::with_seed(seed);
+            faults.idle_dice = fastrand::Rng::with_seed(seed);
         });
     }
 
-    /// Limits the faults of requests (hanging, delays, failures, spoilt answers) to some operations; to all when empty.
+    /// Limits the faults of requests (hanging, delays, failures, spoilt answers) to some operations. An empty slice stands for
+    /// all operations.
+    ///
+    /// ```
+    /// # use actix_nacos::{embedded::EmbeddedServer, Operation};
+    /// # let server = EmbeddedServer::start()?;
+    /// server.faults().only_for(&[Operation::Beat]);
+    /// server.faults().fail_share(1.0, 500);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn only_for(&self, operations: &[Operation]) {
-        self.order(|orders| orders.only = operations.to_vec());
+        self.set(|faults| faults.only = operations.to_vec());
     }
 
-    /// Closes all connections and the port, as a server that is down does. What is registered stays, and grows old.
-    /// Nothing is pushed meanwhile, and what was queued or changes meanwhile is not pushed afterwards either.
+    /// Closes all connections and the port, like a server that is down. Registrations stay, and expire as usual. Nothing is
+    /// pushed meanwhile, and changes of this time are not pushed afterwards either.
     pub fn refuse_connections(&self) {
         self.shared.stop_listening();
     }
 
-    /// Takes [`refuse_connections`](Faults::refuse_connections) back.
-    ///
-    /// Should another program have taken the port meanwhile, connections stay refused.
+    /// Takes [`refuse_connections`](Faults::refuse_connections) back. If another program has taken the port meanwhile, the server
+    /// continues to refuse connections.
     pub fn accept_connections(&self) {
         self.shared.listen_again();
     }
 
-    /// Closes connections that have been idle for so long, open ones included, instead of after the
-    /// [`idle_timeout`](super::EmbeddedServerBuilder::idle_timeout) that the server was built with.
+    /// Closes connections, also those already open, after this idle time instead of the
+    /// [`idle_timeout`](super::EmbeddedServerBuilder::idle_timeout) in the settings.
     pub fn idle_timeout(&self, timeout: Duration) {
-        self.order(|orders| orders.idle_timeouts = Some(IdleTimeouts::always(timeout)));
+        self.set(|faults| faults.idle_timeouts = Some(IdleTimeouts::always(timeout)));
     }
 
-    /// Closes idle connections at random: whenever a connection becomes idle, a timeout within `timeouts` is drawn for
-    /// it. Proxies and load balancers do so.
+    /// Closes idle connections at random times, as proxies and load balancers do. A timeout within `timeouts` is drawn whenever
+    /// a connection becomes idle.
     pub fn random_idle_timeout(&self, timeouts: RangeInclusive<Duration>) {
         let (one, other) = timeouts.into_inner();
-        self.order(|orders| orders.idle_timeouts = Some(IdleTimeouts::between(one, other)));
+        self.set(|faults| faults.idle_timeouts = Some(IdleTimeouts::between(one, other)));
     }
 
-    /// Takes requests in and answers none, until told otherwise; then they are served. Unless
-    /// [`only_for`](Faults::only_for) limits this to some operations, pushes wait as long, too.
+    /// Receives requests without serving them, until this is called with `false`; then they are served. Pushes wait as well,
+    /// unless [`only_for`](Faults::only_for) limits the faults to some operations.
     pub fn hang(&self, hang: bool) {
-        self.order(|orders| orders.hang = hang);
+        self.set(|faults| faults.hang = hang);
     }
 
-    /// Waits before a request is served: who gives up meanwhile has changed nothing. Zero takes it back.
+    /// Waits before a request is served. A client that gives up meanwhile has changed nothing. Zero takes the delay back.
     pub fn delay_requests(&self, by: Duration) {
-        self.order(|orders| orders.before = by.min(LONGEST_DURATION));
+        self.set(|faults| faults.before = by.min(LONGEST_DURATION));
     }
 
-    /// Waits after a request has been served: who gives up meanwhile has changed something all the same. Zero takes it
-    /// back.
+    /// Waits between serving a request and answering it. A client that gives up meanwhile has still made its change. Zero takes
+    /// the delay back.
     pub fn delay_answers(&self, by: Duration) {
-        self.order(|orders| orders.after = by.min(LONGEST_DURATION));
+        self.set(|faults| faults.after = by.min(LONGEST_DURATION));
     }
 
-    /// Answers a share of the requests with `status` (500, 502, 503, …) without serving them.
+    /// Answers a share of the requests with `status` (500, 502, 503, …) without serving them. A share of 0 takes this back.
     pub fn fail_share(&self, share: f64, status: u16) {
-        self.order(|orders| orders.fail = Some((share, status)));
+        self.set(|faults| faults.fail = Some((share, status)));
     }
 
-    /// Spoils a share of the answers.
+    /// Spoils a share of the answers. A share of 0 takes this back.
     pub fn spoil_share(&self, share: f64, spoilt: Spoilt) {
-        self.order(|orders| orders.spoil = Some((share, spoilt)));
+        self.set(|faults| faults.spoil = Some((share, spoilt)));
     }
 
-    /// Forgets an instance, as a server does that its owner never registered with; subscribers are told. `service` is
-    /// `name` or `GROUP@@name` in the namespace `public`. False when there was none.
+    /// Forgets an instance as if it had never been registered, and notifies subscribers. `service` is `name` or `GROUP@@name` in
+    /// the namespace `public`. Returns whether there was such an instance.
     pub fn forget_instance(&self, service: &str, ip: &str, port: u16) -> bool {
         self.shared.with(|state| state.forget_instance(service, ip, port))
     }
 
-    /// Forgets all services, instances and subscribers, but keeps connections and tokens: nobody notices at once.
+    /// Forgets all services, instances and subscribers, but keeps connections and tokens, so that clients do not notice at once.
     pub fn forget_everything(&self) {
         self.shared.with(|state| state.forget_registrations());
     }
 
-    /// Lets all tokens be expired now.
+    /// Expires all tokens.
     pub fn expire_tokens(&self) {
         self.shared.with(|state| state.sessions.expire_all());
     }
 
-    /// Changes the key that tokens are signed with: all that were given out are refused, until a new login.
+    /// Changes the key that tokens are signed with. All existing tokens are rejected from now on.
     pub fn change_token_key(&self) {
         self.shared.with(|state| state.sessions.forget_tokens());
     }
 
-    /// Sets the time that the server tells (`lastRefTime`, `timestamp`) so many milliseconds ahead, or back when
-    /// negative; at most to the ends of `i64`. Timeouts do not care.
+    /// Moves the time in answers (`lastRefTime`, `timestamp`) forward by this many milliseconds, or back if negative, limited to
+    /// the range of `i64`. Timeouts are not affected.
     pub fn skew_clock(&self, milliseconds: i64) {
         self.shared.with(|state| state.clock.skew = milliseconds);
     }
 
-    /// Drops a share of the pushes; the server thinks that it has sent them.
+    /// Drops a share of the pushes, which still count as sent. A share of 0 takes this back.
     pub fn drop_pushes(&self, share: f64) {
-        self.order(|orders| orders.drop_pushes = share);
+        self.set(|faults| faults.drop_pushes = share);
     }
 
-    /// Sends a share of the pushes later.
+    /// Delays a share of the pushes by `by`. A share of 0 takes this back.
     pub fn delay_pushes(&self, share: f64, by: Duration) {
-        self.order(|orders| orders.delay_pushes = Some((share, by.min(LONGEST_DURATION))));
+        self.set(|faults| faults.delay_pushes = Some((share, by.min(LONGEST_DURATION))));
     }
 
-    /// Sends a share of the pushes twice.
+    /// Sends a share of the pushes twice. A share of 0 takes this back.
     pub fn double_pushes(&self, share: f64) {
-        self.order(|orders| orders.double_pushes = share);
+        self.set(|faults| faults.double_pushes = share);
     }
 
-    /// Sends a share of the pushes after the next one to the same receiver, or after a second if there is none.
+    /// Sends a share of the pushes after the next push to the same receiver, or after a second if there is none. A share of 0
+    /// takes this back.
     pub fn reorder_pushes(&self, share: f64) {
-        self.order(|orders| orders.reorder_pushes = share);
+        self.set(|faults| faults.reorder_pushes = share);
     }
 }
 
@@ -321,8 +333,8 @@ mod tests {
     #[test]
     fn the_same_seed_draws_the_same_faults() {
         let draw = || {
-            let mut orders = Orders { fail: Some((0.3, 503)), ..Orders::default() };
-            (0..1000).map(|_| orders.plan(None).fail.is_some()).collect::<Vec<_>>()
+            let mut faults = ActiveFaults { fail: Some((0.3, 503)), ..ActiveFaults::default() };
+            (0..1000).map(|_| faults.plan(None).fail.is_some()).collect::<Vec<_>>()
         };
         assert_eq!(draw(), draw());
         let hits = draw().into_iter().filter(|hit| *hit).count();
@@ -330,10 +342,11 @@ mod tests {
     }
 
     #[test]
-    fn faults_concern_only_what_they_are_for() {
-        let mut orders = Orders { fail: Some((1.0, 503)), only: vec![Operation::Login], ..Orders::default() };
-        assert_eq!(orders.plan(Some(Operation::List)), Plan::default());
-        assert_eq!(orders.plan(None), Plan::default());
-        assert_eq!(orders.plan(Some(Operation::Login)).fail, Some(503));
+    fn faults_affect_only_the_selected_operations() {
+        let mut faults =
+            ActiveFaults { fail: Some((1.0, 503)), only: vec![Operation::Login], ..ActiveFaults::default() };
+        assert_eq!(faults.plan(Some(Operation::List)), Plan::default());
+        assert_eq!(faults.plan(None), Plan::default());
+        assert_eq!(faults.plan(Some(Operation::Login)).fail, Some(503));
     }
 }

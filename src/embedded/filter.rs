@@ -1,4 +1,4 @@
-//! The check of all parameters that 2.x and 3.x make before anything else (`ParamCheckerFilter`, `ParamCheckRule`).
+//! The check of all parameters in front of the controllers of 2.x and 3.x (`ParamCheckerFilter`, `ParamCheckRule`).
 
 use crate::model::{instance::Metadata, service::DEFAULT_GROUP};
 
@@ -9,9 +9,10 @@ use super::{
     v1_instance::BeatBody,
 };
 
+/// In characters.
 const METADATA_LIMIT: usize = 1024;
 
-/// Refuses what the filter refuses; `path` and time are for the error page.
+/// Rejects what the filter of Nacos rejects. `path` and time appear on the error page.
 pub(crate) fn check(parameters: &Parameters, path: &str, unix_millis: i64) -> Result<(), Reply> {
     if parameters.dialect.is_v1_4() {
         return Ok(());
@@ -19,7 +20,7 @@ pub(crate) fn check(parameters: &Parameters, path: &str, unix_millis: i64) -> Re
     if path.contains("/v1/ns/") {
         name_format(parameters, path, unix_millis)?;
     }
-    // Of a list no more is looked at, so v3 takes several clusters as its `clusterName`.
+    // Only these parameters of a list are checked, so v3 accepts several clusters in `clusterName`.
     if path.ends_with("/list") {
         namespace(parameters)?;
         service_and_group(parameters)?;
@@ -42,7 +43,7 @@ pub(crate) fn check(parameters: &Parameters, path: &str, unix_millis: i64) -> Re
     Ok(())
 }
 
-/// Another filter, in front of this one, looks at the name (`ServiceNameFilter`).
+/// The check of another filter in front of this one (`ServiceNameFilter`).
 fn name_format(parameters: &Parameters, path: &str, unix_millis: i64) -> Result<(), Reply> {
     check_format(parameters.or("serviceName", "")).map_err(|rule| {
         let message = format!("Service name filter error,caused: {rule};");
@@ -50,14 +51,14 @@ fn name_format(parameters: &Parameters, path: &str, unix_millis: i64) -> Result<
     })
 }
 
-/// What cannot be read is the controller's business.
+/// Leaves an unreadable body to the controller.
 fn beat(parameters: &Parameters) -> Result<(), Reply> {
     let Some(Ok(body)) = parameters.get("beat").map(BeatBody::read) else { return Ok(()) };
     body.cluster.as_deref().map_or(Ok(()), check_cluster)?;
     check_address(&body.ip, Some(&body.port.to_string()))
 }
 
-/// The filter reads the metadata first, and falls over what is none.
+/// The filter reads the metadata first, and fails with a 500 if it is invalid.
 fn metadata(parameters: &Parameters, path: &str, unix_millis: i64) -> Result<Metadata, Reply> {
     let Some(text) = parameters.get("metadata") else { return Ok(Metadata::new()) };
     java::metadata(text).ok_or_else(|| {
@@ -128,7 +129,7 @@ fn length(metadata: &Metadata) -> usize {
     metadata.iter().map(|(key, value)| count(key) + count(value)).sum()
 }
 
-/// Java's characters.
+/// The number of Java characters (UTF-16 units).
 fn units(text: &str) -> usize {
     text.encode_utf16().count()
 }

@@ -1,4 +1,4 @@
-//! HTTP: reads requests, lets faults have their way, writes answers.
+//! The HTTP server: reads requests, applies faults, writes answers.
 
 use std::{
     io,
@@ -33,10 +33,10 @@ use super::{
     v3_client,
 };
 
-const LARGEST_REQUEST: usize = 16 * 1024 * 1024;
+const MAX_REQUEST: usize = 16 * 1024 * 1024;
 const TOO_LARGE: u64 = 64 * 1024 * 1024;
 
-/// One listening of the server, from here to the next restart.
+/// The time from one start of listening to the next restart.
 struct Era {
     shared: Arc<Shared>,
     number: u64,
@@ -51,14 +51,14 @@ impl Era {
     }
 }
 
-/// Listens on `address`, with a worker of its own. `SO_REUSEADDR` is actix-web's default.
+/// Listens on `address` with one worker. actix-web sets `SO_REUSEADDR`.
 pub(crate) fn serve(shared: Arc<Shared>, address: SocketAddr) -> io::Result<(ServerHandle, SocketAddr)> {
     let era = Data::new(Era::now(shared.clone()));
     let server = HttpServer::new(move || {
-        App::new().app_data(PayloadConfig::new(LARGEST_REQUEST)).app_data(era.clone()).default_service(web::to(answer))
+        App::new().app_data(PayloadConfig::new(MAX_REQUEST)).app_data(era.clone()).default_service(web::to(answer))
     })
     .workers(1)
-    // Idle connections are closed by `OpenConnection`, whose timeout can change.
+    // `OpenConnection` closes idle connections, because its timeout can change.
     .keep_alive(KeepAlive::Os)
     .client_request_timeout(Duration::ZERO)
     .disable_signals()
@@ -81,13 +81,13 @@ async fn answer(request: HttpRequest, body: Bytes, era: Data<Era>) -> HttpRespon
     let operation = route.operation;
     shared.with(|state| state.counters.count_request(operation));
     hang(shared, operation).await;
-    let plan = shared.orders().plan(operation);
+    let plan = shared.faults().plan(operation);
     pause(plan.before).await;
     if shared.is_over(era.number) {
         return std::future::pending().await;
     }
     let reply = match plan.fail {
-        Some(status) => Reply::text(status, format!("a fault that was ordered: {status}")),
+        Some(status) => Reply::text(status, format!("injected fault: {status}")),
         None => shared.with(|state| routes::serve(state, &route, &call)),
     };
     pause(plan.after).await;
@@ -97,20 +97,20 @@ async fn answer(request: HttpRequest, body: Bytes, era: Data<Era>) -> HttpRespon
     }
 }
 
-/// A sleep of no time would still last until the timer's next tick.
+/// Does not sleep for zero, which would still last until the timer's next tick.
 async fn pause(time: Duration) {
     if !time.is_zero() {
         rt::time::sleep(time).await;
     }
 }
 
-/// Waits as long as a fault lets requests hang.
+/// Waits while a fault makes requests hang.
 async fn hang(shared: &Shared, operation: Option<Operation>) {
     loop {
-        let mut changed = pin!(shared.orders_changed.notified());
-        // Before the look at the orders, so that no change is missed.
+        let mut changed = pin!(shared.faults_changed.notified());
+        // Enable before reading the faults, so that no change is missed.
         changed.as_mut().enable();
-        if !shared.orders().hang(operation) {
+        if !shared.faults().hang(operation) {
             return;
         }
         changed.await;
@@ -138,11 +138,11 @@ fn read(request: &HttpRequest, body: &Bytes, era: &Era) -> (Call, Route) {
     (call, route)
 }
 
-/// 1.4 looks for parameters of its naming API in the query only when they are POSTed.
+/// The form body, if the server reads it. The naming API of 1.4 reads parameters of a POST only from the query.
 fn form<'a>(dialect: Dialect, request: &HttpRequest, body: &'a Bytes) -> Option<&'a [u8]> {
     let is_form = request.content_type() == "application/x-www-form-urlencoded";
-    let is_looked_at = !(dialect.is_v1_4() && request.method() == "POST" && request.path().contains("/ns/"));
-    (is_form && is_looked_at).then_some(body)
+    let is_read = !(dialect.is_v1_4() && request.method() == "POST" && request.path().contains("/ns/"));
+    (is_form && is_read).then_some(body)
 }
 
 fn write(reply: &Reply) -> HttpResponseBuilder {
@@ -168,7 +168,7 @@ fn spoil(reply: Reply, spoilt: Spoilt) -> HttpResponse {
     }
 }
 
-/// Promises the whole body and gives half of it.
+/// Announces the length of the complete body and sends half of it.
 fn cut_off(reply: Reply) -> HttpResponse {
     let whole = Bytes::from(reply.body.clone());
     let half = whole.slice(..whole.len() / 2);

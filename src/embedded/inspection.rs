@@ -1,4 +1,4 @@
-//! A look inside, for tests.
+//! Snapshots of the server's state for tests.
 
 use std::time::Duration;
 
@@ -12,27 +12,40 @@ use super::{
     state::State,
 };
 
-/// An instance as the server has it at one moment, with what operators changed about it laid over.
+/// An instance as the server has it at one moment, with the changes that operators made to it.
+///
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = EmbeddedServer::start()?;
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080).weight(2.0)).await??;
+/// let instance = &server.instances("orders")[0];
+/// assert!(instance.healthy && instance.weight == 2.0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct InstanceSnapshot {
-    /// Its address.
+    /// IP address or host name.
     pub ip: String,
-    /// Its port.
+    /// TCP port.
     pub port: u16,
-    /// Its cluster.
+    /// The cluster within the service.
     pub cluster: String,
-    /// Its weight.
+    /// Share of the calls, from 0 to 10,000.
     pub weight: f64,
-    /// Whether it takes calls.
+    /// Whether the instance takes calls.
     pub enabled: bool,
-    /// Whether it has beaten in time.
+    /// Whether the last beat came in time.
     pub healthy: bool,
-    /// Whether it lives by beats.
+    /// Whether beats keep the instance registered.
     pub ephemeral: bool,
-    /// Its metadata.
+    /// The metadata, including the changes of operators.
     pub metadata: Metadata,
-    /// How long ago it was registered or last beat.
+    /// The time since the registration or the last beat.
     pub since_last_beat: Duration,
 }
 
@@ -41,22 +54,22 @@ pub(crate) fn key_of(namespace: &str, service: &str) -> ServiceKey {
 }
 
 impl State {
-    /// Disabled and unhealthy ones too.
+    /// Includes disabled and unhealthy instances.
     pub(crate) fn snapshot(&self, key: &ServiceKey) -> Vec<InstanceSnapshot> {
         let now = self.now();
         let Some(service) = self.catalogue.service(key) else { return Vec::new() };
-        service.instances.values().map(|instance| InstanceSnapshot::of(service.shown(instance), now)).collect()
+        service.instances.values().map(|instance| InstanceSnapshot::of(service.effective(instance), now)).collect()
     }
 
     pub(crate) fn forget_instance(&mut self, service: &str, ip: &str, port: u16) -> bool {
         let key = key_of("public", service);
         let known = self.catalogue.service(&key).map(|service| service.instances.values());
-        let met = known.into_iter().flatten().filter(|i| i.ip == ip && i.port == i64::from(port));
-        let met: Vec<Instance> = met.cloned().collect();
-        for i in &met {
+        let matching = known.into_iter().flatten().filter(|i| i.ip == ip && i.port == i64::from(port));
+        let matching: Vec<Instance> = matching.cloned().collect();
+        for i in &matching {
             self.deregister(&key, &i.ip, i.port, &i.cluster, i.ephemeral);
         }
-        !met.is_empty()
+        !matching.is_empty()
     }
 }
 

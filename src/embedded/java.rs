@@ -1,13 +1,13 @@
-//! How the originals read text: Java's rules, and those of Jackson, their JSON library.
+//! Parses text by the rules of Java and of Jackson, the JSON library of Nacos.
 
 use serde_json::{Map, Value};
 
 use crate::model::instance::Metadata;
 
-/// `String.split`: empty parts at the end are dropped.
+/// `String.split`, which drops empty parts at the end.
 pub(crate) fn split<'a>(text: &'a str, separator: &str) -> Vec<&'a str> {
     let mut parts: Vec<&str> = text.split(separator).collect();
-    // A text without the separator is one part, even when it is empty.
+    // A text without the separator is one part, even if it is empty.
     while parts.len() > 1 && parts.last().is_some_and(|part| part.is_empty()) {
         parts.pop();
     }
@@ -19,7 +19,7 @@ pub(crate) fn split<'a>(text: &'a str, separator: &str) -> Vec<&'a str> {
 
 /// A JSON object or null, or `k=v` pairs separated by commas (`UtilsAndCommons.parseMetadata`).
 pub(crate) fn metadata(text: &str) -> Option<Metadata> {
-    // Jackson does not care what follows.
+    // Jackson ignores what follows the first value.
     match serde_json::Deserializer::from_str(text).into_iter::<Value>().next() {
         Some(Ok(Value::Null)) => Some(Metadata::new()),
         Some(Ok(Value::Object(fields))) => texts(&fields).or_else(|| pairs(text)),
@@ -47,8 +47,8 @@ fn scalar(value: &Value) -> Option<String> {
     }
 }
 
-/// The fields of a JSON object as Jackson binds them: scalars are converted, null is as good as nothing. The error is
-/// the name of a field that cannot be bound.
+/// The fields of a JSON object, bound like by Jackson: scalars are converted, and null counts as missing. The error is the name
+/// of a field that cannot be bound.
 pub(crate) struct Fields(Map<String, Value>);
 
 impl Fields {
@@ -68,7 +68,7 @@ impl Fields {
         self.bind(name, scalar)
     }
 
-    /// An `int`: 0 when it is not given.
+    /// An `int`. 0 if the field is missing.
     pub(crate) fn integer(&self, name: &'static str) -> Result<i64, &'static str> {
         let read = |value: &Value| match value {
             Value::Number(number) => number.as_i64().or_else(|| Some(number.as_f64()?.trunc() as i64)),
@@ -80,7 +80,7 @@ impl Fields {
         i32::try_from(number).map(i64::from).map_err(|_| name)
     }
 
-    /// A `double`: 0 when it is not given.
+    /// A `double`. 0 if the field is missing.
     pub(crate) fn number(&self, name: &'static str) -> Result<f64, &'static str> {
         let read = |value: &Value| match value {
             Value::String(text) if text.trim().is_empty() => Some(0.0),

@@ -1,4 +1,4 @@
-//! Lists of instances, as each Nacos writes them.
+//! Lists of instances in the form of each dialect.
 
 use std::{
     collections::hash_map::DefaultHasher,
@@ -21,7 +21,7 @@ use super::{
     state::{Due, State},
 };
 
-/// The instances that a list shows.
+/// The instances in one list.
 #[derive(Default)]
 pub(crate) struct Selection {
     pub(crate) hosts: Vec<Instance>,
@@ -29,16 +29,17 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// Those of `shown` in `clusters` (comma separated, all when empty) that are enabled and, if asked, healthy.
+    /// Selects from `visible` the enabled instances in `clusters` (separated by commas, all if empty), and with `healthy_only` only
+    /// healthy ones.
     pub(crate) fn of(
         service: &Service,
-        shown: Arc<Vec<Instance>>,
+        visible: Arc<Vec<Instance>>,
         dialect: Dialect,
         clusters: &str,
         healthy_only: bool,
     ) -> Self {
         let wanted: Vec<&str> = clusters.split(',').filter(|cluster| !cluster.is_empty()).collect();
-        let mut hosts = Arc::unwrap_or_clone(shown);
+        let mut hosts = Arc::unwrap_or_clone(visible);
         hosts.retain(|instance| wanted.is_empty() || wanted.contains(&instance.cluster.as_str()));
         if dialect.is_v1_4() {
             Selection::of_v1_4(service, hosts, healthy_only)
@@ -47,8 +48,8 @@ impl Selection {
         }
     }
 
-    /// Disabled ones count for the threshold, which is 0 by default: when all are unhealthy, all are listed as healthy
-    /// (`InstanceController.doSrvIpxt`).
+    /// Disabled instances count for the threshold. With the default threshold of 0, all instances are listed as healthy when all
+    /// are unhealthy (`InstanceController.doSrvIpxt`).
     fn of_v1_4(service: &Service, mut hosts: Vec<Instance>, healthy_only: bool) -> Self {
         let threshold = service.metadata.as_ref().map_or(0.0, |set| set.protect_threshold);
         let reaches_protection_threshold = is_reached(threshold, healthy(&hosts), hosts.len());
@@ -60,7 +61,7 @@ impl Selection {
         Selection { hosts, reaches_protection_threshold }
     }
 
-    /// A service without metadata of its own is not protected (`ServiceUtil.selectInstancesWithHealthyProtection`).
+    /// A service without metadata is not protected (`ServiceUtil.selectInstancesWithHealthyProtection`).
     fn since_2(service: &Service, mut hosts: Vec<Instance>, healthy_only: bool) -> Self {
         hosts.retain(|instance| instance.enabled && (instance.healthy || !healthy_only));
         let threshold = service.metadata.as_ref().map(|set| set.protect_threshold);
@@ -77,12 +78,12 @@ fn healthy(hosts: &[Instance]) -> usize {
     hosts.iter().filter(|instance| instance.healthy).count()
 }
 
-/// Of no instances the share is no number, and reaches nothing.
+/// For an empty service the share is NaN, which reaches no threshold.
 fn is_reached(threshold: f32, healthy: usize, all: usize) -> bool {
     healthy as f32 / all as f32 <= threshold.max(0.0)
 }
 
-/// An instance in a list, with what the dialect adds to it.
+/// An instance in a list, with the fields that only this dialect has.
 pub(crate) struct ListedHost {
     host: Host,
     addition: Addition,
@@ -120,7 +121,7 @@ enum Addition {
         instance_heart_beat_interval: u64,
         instance_heart_beat_time_out: u64,
         ip_delete_timeout: u64,
-        /// Only of instances without metadata: the getter looks the default up in a way that forgets it otherwise.
+        /// Present only for instances without metadata, because Nacos' getter looks the default up incorrectly.
         #[serde(skip_serializing_if = "Option::is_none")]
         instance_id_generator: Option<&'static str>,
     },
@@ -179,7 +180,7 @@ struct List1_4<'a> {
     hosts: Vec<ListedHost>,
 }
 
-/// 1.4's answer for a service that it does not know.
+/// The answer of 1.4 for an unknown service.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Unknown1_4<'a> {
@@ -193,7 +194,7 @@ struct Unknown1_4<'a> {
 #[serde(rename_all = "camelCase")]
 struct ListSince2<'a> {
     name: String,
-    /// Not in pushes.
+    /// Missing in pushes.
     #[serde(skip_serializing_if = "Option::is_none")]
     group_name: Option<&'a str>,
     clusters: &'a str,
@@ -209,40 +210,40 @@ struct ListSince2<'a> {
     valid: bool,
 }
 
-/// Who gets a v1 list, and how.
+/// How a v1 list reaches the client.
 #[derive(Clone, Copy)]
-pub(crate) enum Told {
-    /// In an answer; `subscribed` when it will be pushed to.
-    InAnswer {
+pub(crate) enum Delivery {
+    /// In an answer. `subscribed` says whether the client gets pushes from now on.
+    Answer {
         subscribed: bool,
     },
-    ByPush,
+    Push,
 }
 
-/// What somebody wants to know of a v1 list.
-pub(crate) struct Asked<'a> {
-    /// Comma separated; all when empty.
+/// A request for a v1 list.
+pub(crate) struct ListRequest<'a> {
+    /// Separated by commas. Empty for all clusters.
     pub(crate) clusters: &'a str,
     pub(crate) healthy_only: bool,
     pub(crate) agent: &'a Agent,
-    pub(crate) told: Told,
+    pub(crate) delivery: Delivery,
 }
 
 impl State {
-    /// The instances of a service as lists and GET show them now; none if there is no such service.
-    pub(crate) fn shown(&mut self, key: &ServiceKey) -> Option<Arc<Vec<Instance>>> {
+    /// The instances of a service that lists and GET show now. `None` for an unknown service.
+    pub(crate) fn visible_instances(&mut self, key: &ServiceKey) -> Option<Arc<Vec<Instance>>> {
         let is_late = !self.settings.list_delay().is_zero();
         let service = self.catalogue.service_mut(key)?;
         if !is_late {
-            return Some(service.all_shown());
+            return Some(service.all_effective());
         }
         if service.listed.is_none() {
-            service.listed = Some(service.all_shown());
+            service.listed = Some(service.all_effective());
         }
         service.listed.clone()
     }
 
-    /// Lets a change of the service show after the list delay.
+    /// Shows a change of the service after the list delay.
     pub(crate) fn renew_list_later(&mut self, key: &Arc<ServiceKey>) {
         let delay = self.settings.list_delay();
         let Some(service) = self.catalogue.service_mut(key).filter(|_| !delay.is_zero()) else { return };
@@ -254,26 +255,26 @@ impl State {
     pub(crate) fn renew_list(&mut self, key: &ServiceKey) {
         let is_late = !self.settings.list_delay().is_zero();
         if let Some(service) = self.catalogue.service_mut(key).filter(|_| is_late) {
-            service.listed = Some(service.all_shown());
+            service.listed = Some(service.all_effective());
             service.renews_list = false;
         }
     }
 
-    /// A v1 list as JSON, of the instances that are `shown`.
+    /// A v1 list of the instances in `visible`, as JSON.
     pub(crate) fn list(
         &self,
         key: &ServiceKey,
-        shown: Option<Arc<Vec<Instance>>>,
-        asked: &Asked<'_>,
+        visible: Option<Arc<Vec<Instance>>>,
+        request: &ListRequest<'_>,
     ) -> serde_json::Result<String> {
         let service = self.catalogue.service(key);
-        let selection = service
-            .zip(shown)
-            .map(|(service, shown)| Selection::of(service, shown, self.dialect(), asked.clusters, asked.healthy_only));
+        let selection = service.zip(visible).map(|(service, visible)| {
+            Selection::of(service, visible, self.dialect(), request.clusters, request.healthy_only)
+        });
         if self.dialect().is_v1_4() {
-            self.list_of_v1_4(key, service.zip(selection), asked)
+            self.list_of_v1_4(key, service.zip(selection), request)
         } else {
-            self.list_since_2(key, selection.unwrap_or_default(), asked)
+            self.list_since_2(key, selection.unwrap_or_default(), request)
         }
     }
 
@@ -281,10 +282,10 @@ impl State {
         &self,
         key: &ServiceKey,
         found: Option<(&Service, Selection)>,
-        &Asked { clusters, agent, told, .. }: &Asked<'_>,
+        &ListRequest { clusters, agent, delivery, .. }: &ListRequest<'_>,
     ) -> serde_json::Result<String> {
         let name = key.service.to_string();
-        let cache_millis = self.settings.cache_millis(!matches!(told, Told::InAnswer { subscribed: false }));
+        let cache_millis = self.settings.cache_millis(!matches!(delivery, Delivery::Answer { subscribed: false }));
         let Some((service, selection)) = found else {
             return serde_json::to_string(&Unknown1_4 { name, clusters, cache_millis, hosts: [] });
         };
@@ -308,12 +309,12 @@ impl State {
         &self,
         key: &ServiceKey,
         selection: Selection,
-        &Asked { clusters, told, .. }: &Asked<'_>,
+        &ListRequest { clusters, delivery, .. }: &ListRequest<'_>,
     ) -> serde_json::Result<String> {
         let name = key.service.to_string();
         let is_v2 = self.dialect() == Dialect::V2_5;
         serde_json::to_string(&ListSince2 {
-            group_name: matches!(told, Told::InAnswer { .. }).then_some(&key.service.group),
+            group_name: matches!(delivery, Delivery::Answer { .. }).then_some(&key.service.group),
             clusters,
             cache_millis: self.settings.cache_millis(true),
             last_ref_time: self.clock.unix_millis(),
@@ -332,7 +333,7 @@ impl State {
     }
 }
 
-/// Not Nacos' MD5; clients only compare it with the one before.
+/// Not the MD5 of Nacos. Clients only compare it with the previous one.
 fn checksum(selection: &Selection) -> String {
     let mut hasher = DefaultHasher::new();
     for i in &selection.hosts {

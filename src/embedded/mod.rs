@@ -1,28 +1,33 @@
-//! A Nacos server inside this process, for the laptop, for examples and for tests.
+//! A Nacos server inside this process, for local development, examples and tests.
 //!
 //! ```
-//! use actix_nacos::embedded::EmbeddedServer;
+//! use actix_nacos::{embedded::EmbeddedServer, prelude::*};
 //!
+//! # #[actix::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let server = EmbeddedServer::start()?;
-//! println!("a Nacos listens on {}", server.url());
-//! # Ok::<(), std::io::Error>(())
+//! let registry = Registry::start(Config::new(server.server_address()))?;
+//! registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080)).await??;
+//! assert_eq!(server.instances("orders")[0].port, 8080);
+//! # Ok(())
+//! # }
 //! ```
 //!
-//! It listens on 127.0.0.1, on a free port unless [told otherwise](EmbeddedServerBuilder::port), and ends when it is
-//! dropped. It lives in a thread of its own, so it starts anywhere: in a plain thread, under `#[tokio::main]`, in an
-//! actix System, and it needs nothing from any of them.
+//! The server listens on 127.0.0.1, on a free port unless a [port](EmbeddedServerBuilder::port) is set, and stops when it is
+//! dropped. It runs on its own thread, so it can be started anywhere: in a plain thread, under `#[tokio::main]`, or in an
+//! actix System.
 //!
 //! # What it does
-//! It answers like the Nacos whose [`Dialect`] it speaks, habits included: instances that do not beat turn unhealthy and
-//! are removed, changes are pushed over UDP, and any client may talk to it. It keeps everything in memory. It does not
-//! check persistent instances for health (they stay as registered), has no configuration service, and is one server, not
-//! a cluster.
+//! The server behaves like the version of Nacos that its [`Dialect`] names. Instances that do not beat turn unhealthy and are
+//! removed, changes are pushed over UDP, and clients of other languages can use it too. It keeps everything in memory. It does
+//! not check the health of persistent instances, which stay as registered. It has no configuration service, and it cannot
+//! form a cluster.
 //!
 //! # In tests
-//! `docs/embedded.md` has an example, and all faults in a table.
-//! - [`EmbeddedServer::instances`] and [`EmbeddedServer::counters`] tell what has arrived.
-//! - [`EmbeddedServer::restart_empty`] is the registry's bad day; [`EmbeddedServer::faults`] has many others.
-//! - [`EmbeddedServer::advance`] moves the server's time on: 30 seconds without a beat pass in an instant.
+//! `docs/embedded.md` has an example and a table of all faults.
+//! - [`EmbeddedServer::instances`] and [`EmbeddedServer::counters`] show what the server has received.
+//! - [`EmbeddedServer::restart_empty`] loses all registrations. [`EmbeddedServer::faults`] injects many other faults.
+//! - [`EmbeddedServer::advance`] moves the server's clock: 30 seconds without a beat pass at once.
 
 use std::{
     fmt, io,
@@ -66,7 +71,7 @@ mod v1_service;
 mod v3_admin;
 mod v3_client;
 
-/// The examples of the guide are tests.
+/// Runs the examples of the guide as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/embedded.md")]
 mod guide {}
@@ -78,15 +83,15 @@ pub use faults::{Faults, Spoilt};
 pub use inspection::InstanceSnapshot;
 
 use crate::config::LONGEST_DURATION;
-use faults::Orders;
+use faults::ActiveFaults;
 use inspection::key_of;
 use push::Pushes;
 use settings::Settings;
 use shared::Shared;
 use state::State;
 
-/// A running Nacos. It ends when it is dropped: thread, sockets and timers, while the drop waits.
-#[must_use = "ends when dropped: bind it to a name"]
+/// A running Nacos server. It stops when it is dropped; the drop waits until its thread, sockets and timers are gone.
+#[must_use = "the server stops when it is dropped: bind it to a variable"]
 pub struct EmbeddedServer {
     address: SocketAddr,
     push_address: SocketAddr,
@@ -95,15 +100,27 @@ pub struct EmbeddedServer {
 }
 
 impl EmbeddedServer {
-    /// Starts a server that speaks like Nacos 2.5, on a free port of 127.0.0.1.
+    /// Starts a server with the defaults of the [builder](Self::builder): Nacos 2.5 on a free port of 127.0.0.1.
     ///
     /// # Errors
-    /// The system has no port, thread or socket to give.
+    /// No port, thread or socket is available.
     pub fn start() -> io::Result<Self> {
         Self::builder().start()
     }
 
-    /// Another than the default server.
+    /// Creates a builder for a server with other settings.
+    ///
+    /// ```
+    /// use actix_nacos::embedded::{Dialect, EmbeddedServer};
+    /// use std::time::Duration;
+    ///
+    /// let server = EmbeddedServer::builder()
+    ///     .dialect(Dialect::V3_0)
+    ///     .user("nacos", "secret")
+    ///     .heartbeat_timeout(Duration::from_secs(3))
+    ///     .start()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn builder() -> EmbeddedServerBuilder {
         EmbeddedServerBuilder::default()
     }
@@ -112,50 +129,52 @@ impl EmbeddedServer {
         let pushes = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         pushes.set_nonblocking(true)?;
         let push_address = pushes.local_addr()?;
-        let orders = Arc::new(Mutex::new(Orders::default()));
+        let faults = Arc::new(Mutex::new(ActiveFaults::default()));
         let port = settings.port;
-        let state = State::new(settings, Pushes::new(pushes.try_clone()?, orders.clone()));
+        let state = State::new(settings, Pushes::new(pushes.try_clone()?, faults.clone()));
         let (commands_tx, commands_rx) = tokio::sync::mpsc::unbounded_channel();
-        let shared = Arc::new(Shared::new(state, orders, commands_tx));
+        let shared = Arc::new(Shared::new(state, faults, commands_tx));
         let (address, thread) = thread::start(shared.clone(), port, pushes, commands_rx)?;
         shared.with(|state| state.settings.port = address.port());
         Ok(EmbeddedServer { address, push_address, shared, thread: Some(thread) })
     }
 
-    /// Where it listens. Restarts do not change it.
+    /// The address on which the server listens. A restart does not change it.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// `127.0.0.1:port`: what a client is configured with, if the context path is the usual one.
+    /// The address as `127.0.0.1:port`, for [`Config::new`](crate::Config::new). Sufficient if the context path is `/nacos`.
     pub fn server_address(&self) -> String {
         self.address.to_string()
     }
 
-    /// `http://127.0.0.1:port` and the context path.
+    /// The base URL of the API: `http://127.0.0.1:port` and the context path.
     pub fn url(&self) -> String {
         let context_path = self.shared.with(|state| state.settings.context_path.clone());
         format!("http://{}{context_path}", self.address)
     }
 
-    /// Where its pushes come from, and where it takes acknowledgements. Restarts do not change it.
+    /// The address from which the server sends pushes and on which it receives acknowledgements. A restart does not change it.
     pub fn push_address(&self) -> SocketAddr {
         self.push_address
     }
 
-    /// Whose API it speaks now.
+    /// The dialect that the server speaks now.
     pub fn dialect(&self) -> Dialect {
         self.shared.with(|state| state.dialect())
     }
 
-    /// Orders faults; they come at once, and stay until taken back.
+    /// A handle that injects faults. A fault takes effect at once and lasts until it is taken back.
     pub fn faults(&self) -> Faults {
         Faults { shared: self.shared.clone() }
     }
 
-    /// Breaks off all connections, forgets everything but the settings (tokens too), refuses connections for the
-    /// [`restart_downtime`](EmbeddedServerBuilder::restart_downtime), and listens again on the same port, as a server
-    /// does that was killed and started anew without its data. Returns when it listens.
+    /// Restarts the server without its data, like a server that was killed and started again.
+    ///
+    /// Closes all connections, forgets everything except the settings (tokens too), refuses connections for the
+    /// [`restart_downtime`](EmbeddedServerBuilder::restart_downtime), and listens on the same port again. Returns when the
+    /// server listens.
     ///
     /// # Errors
     /// Another program has taken the port.
@@ -163,7 +182,7 @@ impl EmbeddedServer {
         self.shared.restart(None)
     }
 
-    /// [`restart_empty`](Self::restart_empty), and comes back as another Nacos: an upgrade, or a downgrade.
+    /// Restarts the server like [`restart_empty`](Self::restart_empty), as another version of Nacos: an upgrade or a downgrade.
     ///
     /// # Errors
     /// Another program has taken the port.
@@ -171,38 +190,53 @@ impl EmbeddedServer {
         self.shared.restart(Some(dialect))
     }
 
-    /// Ends the server. Another can be started on the same port right after.
+    /// Stops the server. Another server can listen on the same port immediately afterwards.
     pub fn stop(self) {
         drop(self);
     }
 
-    /// Moves the server's time on. What falls due meanwhile (instances turn unhealthy or go, pushes are sent, tokens
-    /// expire) happens before this returns, each at its own time.
+    /// Moves the server's clock forward. Everything that becomes due meanwhile happens before this method returns, in order:
+    /// instances turn unhealthy or are removed, pushes are sent, tokens expire.
+    ///
+    /// ```
+    /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+    /// # use std::time::Duration;
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = EmbeddedServer::builder().time_stands_still().start()?;
+    /// let registry = Registry::start(Config::new(server.server_address()))?;
+    /// registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080)).await??;
+    /// server.advance(Duration::from_secs(31));
+    /// assert!(server.instances("orders").is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn advance(&self, by: Duration) {
         self.shared.with(|state| state.advance(by.min(LONGEST_DURATION)));
     }
 
-    /// All instances of `name` or `GROUP@@name` in the namespace `public`, disabled and unhealthy ones too.
+    /// All instances of `name` or `GROUP@@name` in the namespace `public`, including disabled and unhealthy ones.
     pub fn instances(&self, service: &str) -> Vec<InstanceSnapshot> {
         self.instances_in("public", service)
     }
 
-    /// All instances of a service in another namespace.
+    /// All instances of a service in another namespace, including disabled and unhealthy ones.
     pub fn instances_in(&self, namespace: &str, service: &str) -> Vec<InstanceSnapshot> {
         self.shared.with(|state| state.snapshot(&key_of(namespace, service)))
     }
 
-    /// The services of the namespace `public`, as `GROUP@@name`, in order.
+    /// The services of the namespace `public` as `GROUP@@name`, sorted.
     pub fn services(&self) -> Vec<String> {
         self.shared.with(|state| state.services_in("public").map(|service| service.key.service.to_string()).collect())
     }
 
-    /// How many receivers it pushes a service's changes to, as far as it has noticed.
+    /// The number of receivers to which changes of the service are pushed. Receivers whose time is up may be included until the
+    /// server's next check.
     pub fn subscribers(&self, service: &str) -> usize {
         self.shared.with(|state| state.pushes.subscribers(&key_of("public", service)))
     }
 
-    /// What it has been asked and has sent.
+    /// The numbers of requests received and pushes sent.
     pub fn counters(&self) -> Counters {
         self.shared.with(|state| state.counters.clone())
     }
@@ -218,7 +252,7 @@ impl Drop for EmbeddedServer {
     fn drop(&mut self) {
         self.shared.end();
         if let Some(thread) = self.thread.take() {
-            // A panic in it has been printed; there is nothing to add.
+            // A panic of the thread has been printed already.
             let _ = thread.join();
         }
     }

@@ -1,13 +1,13 @@
-//! Operators change instances: 1.4 changes the instance itself, later Nacos lays an override over it.
+//! Changes by operators: 1.4 changes the instance itself, 2.x and later store an override.
 
 use crate::model::instance::Metadata;
 
 use super::{
-    catalogue::{Instance, Override, Service, ServiceKey},
+    catalogue::{Instance, InstanceAddress, Override, ServiceKey},
     state::State,
 };
 
-/// What a PATCH sets.
+/// The values that a PATCH sets.
 #[derive(Debug, Default)]
 pub(crate) struct Patch {
     pub(crate) weight: Option<f64>,
@@ -16,11 +16,11 @@ pub(crate) struct Patch {
     pub(crate) metadata: Option<Metadata>,
 }
 
-/// Which instances a batch means.
+/// The instances that a batch changes.
 pub(crate) struct Batch {
-    /// Cluster, ip and port; none for all.
-    pub(crate) places: Vec<(String, String, i64)>,
-    /// Whether the request says `ephemeral` or `persist` at all: 1.4 then takes all of that kind.
+    /// Empty for all.
+    pub(crate) addresses: Vec<InstanceAddress>,
+    /// Whether the request selects `ephemeral` or `persist` instances. 1.4 then changes all instances of that kind.
     pub(crate) consistency: Option<bool>,
 }
 
@@ -30,79 +30,73 @@ pub(crate) enum BatchAction {
 }
 
 impl State {
-    /// PUT, all values at once. False when 1.4 knows no such instance; 2.x does not care.
+    /// PUT: sets all values. False if the instance does not exist on 1.4. 2.x accepts that.
     pub(crate) fn overwrite(&mut self, key: &ServiceKey, instance: Instance) -> bool {
         let is_v1_4 = self.dialect().is_v1_4();
         let now = self.now();
         let Some(service) = self.catalogue.service_mut(key) else { return false };
         if is_v1_4 {
-            let known = service.instances.values_mut().find(|known| known.place() == instance.place());
+            let known = service.instances.values_mut().find(|known| known.address() == instance.address());
             let Some(known) = known else { return false };
             *known =
                 Instance { ephemeral: known.ephemeral, registration: known.registration, last_beat: now, ..instance };
         } else {
             let Instance { weight, enabled, metadata, .. } = &instance;
             let over = Override { weight: *weight, enabled: *enabled, metadata: metadata.clone(), expires: None };
-            service.lay_over(instance.place(), over);
+            service.overrides.insert(instance.address(), over);
         }
         let key = service.key.clone();
         self.changed(&key);
         true
     }
 
-    /// PATCH: what is given. False when lists show no such instance.
-    pub(crate) fn patch(&mut self, key: &ServiceKey, place: (&str, &str, i64), patch: Patch) -> bool {
+    /// PATCH: sets the given values. False if lists show no such instance.
+    pub(crate) fn patch(&mut self, key: &ServiceKey, address: (&str, &str, i64), patch: Patch) -> bool {
         let is_v1_4 = self.dialect().is_v1_4();
         let now = self.now();
-        let shown = self.shown(key).unwrap_or_default();
-        let Some(place) = shown.iter().find(|instance| instance.is_at(place)).map(Instance::place) else {
+        let visible = self.visible_instances(key).unwrap_or_default();
+        let Some(address) = visible.iter().find(|instance| instance.is_at(address)).map(Instance::address) else {
             return false;
         };
         let Some(service) = self.catalogue.service_mut(key) else { return false };
         if is_v1_4 {
-            let known = service.instances.values_mut().find(|known| known.place() == place);
+            let known = service.instances.values_mut().find(|known| known.address() == address);
             let Some(known) = known else { return false };
             known.last_beat = now;
             known.healthy = patch.healthy.unwrap_or(known.healthy);
             patch.apply(&mut known.weight, &mut known.enabled, &mut known.metadata);
         } else {
-            // What the override did not know yet begins with Nacos' defaults, not with the instance's values: a PATCH
-            // of the metadata alone sets the weight to 1 (`InstanceOperatorClientImpl.patchInstance`).
-            let mut over = service.overrides.get(&place).cloned().unwrap_or_default();
+            // A new override begins with the defaults of Nacos, not with the values of the instance: a PATCH of only the
+            // metadata sets the weight to 1 (`InstanceOperatorClientImpl.patchInstance`).
+            let mut over = service.overrides.get(&address).cloned().unwrap_or_default();
             patch.apply(&mut over.weight, &mut over.enabled, &mut over.metadata);
-            service.lay_over(place, over);
+            service.overrides.insert(address, over);
         }
         let key = service.key.clone();
         self.changed(&key);
         true
     }
 
-    /// Metadata of many; gives those that were changed.
+    /// Changes the metadata of many instances. Returns the instances that were changed.
     pub(crate) fn batch(&mut self, key: &ServiceKey, batch: &Batch, action: &BatchAction) -> Vec<Instance> {
         let is_v1_4 = self.dialect().is_v1_4();
-        let shown = self.shown(key).unwrap_or_default();
-        let meant: Vec<Instance> = shown.iter().filter(|i| batch.means(i, is_v1_4)).cloned().collect();
+        let visible = self.visible_instances(key).unwrap_or_default();
+        let selected: Vec<Instance> = visible.iter().filter(|i| batch.selects(i, is_v1_4)).cloned().collect();
         let Some(service) = self.catalogue.service_mut(key) else { return Vec::new() };
-        for instance in &meant {
-            let place = instance.place();
+        for instance in &selected {
+            let address = instance.address();
             if is_v1_4 {
-                let known = service.instances.values_mut().find(|known| known.place() == place);
+                let known = service.instances.values_mut().find(|known| known.address() == address);
                 known.into_iter().for_each(|known| action.apply(&mut known.metadata));
             } else {
-                let mut over = service.overrides.get(&place).cloned().unwrap_or_default();
+                let mut over = service.overrides.get(&address).cloned().unwrap_or_default();
                 action.apply(&mut over.metadata);
-                service.lay_over(place, over);
+                service.overrides.insert(address, over);
             }
         }
         let key = service.key.clone();
         self.changed(&key);
-        meant
-    }
-}
-
-impl Service {
-    fn lay_over(&mut self, place: (String, String, i64), over: Override) {
-        self.overrides.insert(place, over);
+        selected
     }
 }
 
@@ -117,10 +111,10 @@ impl Patch {
 }
 
 impl Batch {
-    fn means(&self, instance: &Instance, is_v1_4: bool) -> bool {
+    fn selects(&self, instance: &Instance, is_v1_4: bool) -> bool {
         match self.consistency {
             Some(ephemeral) if is_v1_4 => instance.ephemeral == ephemeral,
-            _ => self.places.is_empty() || self.places.contains(&instance.place()),
+            _ => self.addresses.is_empty() || self.addresses.contains(&instance.address()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The parameters of a request, and what Nacos makes of them.
+//! The parameters of a request, parsed like by Nacos.
 
 use crate::model::{
     instance::{Metadata, DEFAULT_CLUSTER},
@@ -7,7 +7,7 @@ use crate::model::{
 
 use super::{catalogue::ServiceKey, dialect::Dialect, java, reply::Reply};
 
-/// The parameters of the query, then those of a form body. The first of a name counts, as in servlets.
+/// The parameters of the query, followed by those of the form body. The first parameter of a name counts, as in servlets.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Parameters {
     pairs: Vec<(String, String)>,
@@ -15,7 +15,7 @@ pub(crate) struct Parameters {
 }
 
 impl Parameters {
-    /// What cannot be decoded counts as not given.
+    /// Ignores a query or form that cannot be decoded.
     pub(crate) fn read(dialect: Dialect, query: &str, form: Option<&[u8]>) -> Self {
         let mut pairs: Vec<(String, String)> = serde_urlencoded::from_str(query).unwrap_or_default();
         if let Some(form) = form {
@@ -24,7 +24,7 @@ impl Parameters {
         Parameters { pairs, dialect }
     }
 
-    /// A parameter that is there and not blank.
+    /// The value of a parameter, unless it is blank.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let (_, value) = self.pairs.iter().find(|(key, _)| key == name)?;
         Some(value.as_str()).filter(|value| !value.trim().is_empty())
@@ -35,39 +35,39 @@ impl Parameters {
     }
 
     pub(crate) fn required(&self, name: &str) -> Result<&str, Reply> {
-        self.get(name).ok_or_else(|| self.refused(400, &format!("Param '{name}' is required.")))
+        self.get(name).ok_or_else(|| self.error(400, &format!("Param '{name}' is required.")))
     }
 
-    pub(crate) fn refused(&self, status: u16, message: &str) -> Reply {
-        Reply::refused(self.dialect, status, message)
+    pub(crate) fn error(&self, status: u16, message: &str) -> Reply {
+        Reply::v1_error(self.dialect, status, message)
     }
 
-    /// A boolean of v1: anything but `true`, in any case, is false. Since 2.x blanks around it do not count.
+    /// A boolean of v1: `true` in any case, everything else is false. Since 2.x surrounding blanks are ignored.
     pub(crate) fn flag(&self, name: &str) -> Option<bool> {
         let value = self.get(name)?;
         Some(if self.dialect.is_v1_4() { value } else { value.trim() }.eq_ignore_ascii_case("true"))
     }
 
-    /// A number that must be one, where it is given.
+    /// A number, or an error if the value is not a number.
     pub(crate) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Reply> {
         let Some(text) = self.get(name) else { return Ok(None) };
-        let number = text.trim().parse().map_err(|_| self.refused(400, &format!("For input string: \"{text}\"")))?;
+        let number = text.trim().parse().map_err(|_| self.error(400, &format!("For input string: \"{text}\"")))?;
         Ok(Some(number))
     }
 
-    /// A weight within Nacos' bounds; NaN passes all Nacos' checks.
+    /// A weight within the bounds of Nacos, whose checks accept NaN.
     pub(crate) fn weight(&self) -> Result<Option<f64>, Reply> {
         let weight: Option<f64> = self.number("weight")?;
         if weight.is_some_and(|weight| !(0.0..=10_000.0).contains(&weight) && !weight.is_nan()) {
             let status = if self.dialect.is_v1_4() { 500 } else { 400 };
-            return Err(self.refused(status, "instance format invalid: The weights range from 0.0 to 10000.0"));
+            return Err(self.error(status, "instance format invalid: The weights range from 0.0 to 10000.0"));
         }
         Ok(weight)
     }
 
     pub(crate) fn metadata(&self) -> Result<Option<Metadata>, Reply> {
         let Some(text) = self.get("metadata") else { return Ok(None) };
-        let metadata = java::metadata(text).ok_or_else(|| self.refused(500, &bad_metadata(text)))?;
+        let metadata = java::metadata(text).ok_or_else(|| self.error(500, &bad_metadata(text)))?;
         Ok(Some(metadata))
     }
 
@@ -77,23 +77,23 @@ impl Parameters {
 
     pub(crate) fn service(&self) -> Result<ServiceKey, Reply> {
         let name = self.required("serviceName")?;
-        check_format(name).map_err(|rule| self.refused(400, rule))?;
+        check_format(name).map_err(|rule| self.error(400, rule))?;
         let name = ServiceName::from_wire(name, self.or("groupName", DEFAULT_GROUP));
         if self.dialect.is_v1_4() && !name.name.chars().all(|c| c.is_ascii_alphanumeric() || "-._:@".contains(c)) {
             let rule = "dom name can only have these characters: 0-9a-zA-Z-._:";
-            return Err(self.refused(400, &format!("{rule}, current: {name}")));
+            return Err(self.error(400, &format!("{rule}, current: {name}")));
         }
         Ok(ServiceKey { namespace: self.namespace().to_owned(), service: name })
     }
 
-    /// `clusterName`, or `cluster` as the oldest clients call it. Later Nacos checks it when it registers.
+    /// `clusterName`, or `cluster` from the oldest clients. 2.x and later check the name when they register an instance.
     pub(crate) fn cluster(&self) -> Result<&str, Reply> {
         let cluster = self.get("clusterName").unwrap_or_else(|| self.or("cluster", DEFAULT_CLUSTER));
         if !self.dialect.is_v1_4() || is_cluster_name(cluster) {
             return Ok(cluster);
         }
         let rule = "cluster name can only have these characters: 0-9a-zA-Z-, current: ";
-        Err(self.refused(400, &format!("{rule}{cluster}")))
+        Err(self.error(400, &format!("{rule}{cluster}")))
     }
 }
 
@@ -101,7 +101,7 @@ pub(crate) fn is_cluster_name(name: &str) -> bool {
     name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
-/// A name with `@@` in it must have something before and after (`NamingUtils.checkServiceNameFormat`).
+/// A name with `@@` needs a text before and after it (`NamingUtils.checkServiceNameFormat`).
 pub(crate) fn check_format(name: &str) -> Result<(), &'static str> {
     match java::split(name, "@@")[..] {
         _ if !name.contains("@@") => Ok(()),
@@ -120,10 +120,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_of_a_name_counts_and_the_query_comes_first() {
+    fn the_first_parameter_of_a_name_counts_and_the_query_comes_first() {
         let parameters = Parameters::read(Dialect::V2_5, "ip=a&ip=b&port=", Some(b"ip=c&weight=2&port=7"));
         assert_eq!(parameters.get("ip"), Some("a"));
         assert_eq!(parameters.weight(), Ok(Some(2.0)));
-        assert_eq!(parameters.get("port"), None, "an empty one hides the later");
+        assert_eq!(parameters.get("port"), None, "an empty value hides a later one");
     }
 }

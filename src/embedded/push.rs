@@ -1,4 +1,4 @@
-//! Changes are pushed over UDP to those who asked for a list with a port.
+//! Pushes changes over UDP to clients that requested a list with a UDP port.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,18 +15,18 @@ use serde_json::json;
 use super::{
     agent::Agent,
     catalogue::{Instance, Service, ServiceKey},
-    faults::{Orders, PushFate},
-    listing::{Asked, Told},
+    faults::{ActiveFaults, PushFate},
+    listing::{Delivery, ListRequest},
     state::{Due, State},
 };
 
-/// Datagrams of this size and above are packed (`UdpPushService.compressIfNecessary`).
-const PACKED_FROM: usize = 1024;
+/// Datagrams of this size and above are compressed (`UdpPushService.compressIfNecessary`).
+const COMPRESSED_FROM: usize = 1024;
 
-/// How long a datagram waits at most for one that it lets pass.
-const LETS_PASS_FOR: Duration = Duration::from_secs(1);
+/// How long a datagram waits at most for the datagram that shall overtake it.
+const OVERTAKING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A push is known by where it goes and by its own `lastRefTime`, which its acknowledgement repeats.
+/// Identifies a push by its receiver and its own `lastRefTime`, which the acknowledgement repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PushId {
     to: SocketAddr,
@@ -37,7 +37,7 @@ struct Subscriber {
     address: SocketAddr,
     agent: Agent,
     clusters: String,
-    /// What the client says it is.
+    /// The name that the client gave itself.
     app: String,
     asked: Duration,
 }
@@ -60,10 +60,10 @@ impl Subscriber {
     }
 }
 
-/// For whom changes are being gathered.
+/// The receivers for whom changes are collected.
 enum Audience {
     All,
-    /// Those who have just subscribed.
+    /// Only new subscribers.
     Some(Vec<SocketAddr>),
 }
 
@@ -72,24 +72,24 @@ struct Sent {
     sent_again: bool,
 }
 
-/// Held back by a fault.
-struct HeldBack {
+/// A datagram that a fault delays.
+struct DelayedDatagram {
     datagram: Arc<[u8]>,
-    /// Goes out right after the next one to the same receiver.
+    /// Sent right after the next datagram to the same receiver.
     is_overtaken: bool,
 }
 
 pub(crate) struct Pushes {
     socket: UdpSocket,
-    orders: Arc<Mutex<Orders>>,
+    faults: Arc<Mutex<ActiveFaults>>,
     subscribers: HashMap<Arc<ServiceKey>, Vec<Subscriber>>,
     gathering: HashMap<Arc<ServiceKey>, Audience>,
     unacknowledged: HashMap<PushId, Sent>,
-    held_back: HashMap<PushId, HeldBack>,
-    /// What fell due while the server hung.
+    delayed: HashMap<PushId, DelayedDatagram>,
+    /// Events that became due while the server hung.
     postponed: Vec<Due>,
-    /// While the server refuses connections it sends nothing.
-    is_silent: bool,
+    /// Nothing is sent while the server refuses connections.
+    is_paused: bool,
     last_ref_time: i64,
 }
 
@@ -97,7 +97,7 @@ pub(crate) struct Pushes {
 #[serde(rename_all = "camelCase")]
 struct Datagram<'a> {
     r#type: &'a str,
-    /// The list as text, not as an object.
+    /// The list as a text, not as an object.
     data: &'a str,
     last_ref_time: i64,
 }
@@ -110,17 +110,17 @@ struct Acknowledgement {
 }
 
 impl Pushes {
-    /// `socket` must not block.
-    pub(crate) fn new(socket: UdpSocket, orders: Arc<Mutex<Orders>>) -> Self {
+    /// `socket` must be non-blocking.
+    pub(crate) fn new(socket: UdpSocket, faults: Arc<Mutex<ActiveFaults>>) -> Self {
         Pushes {
             socket,
-            orders,
+            faults,
             subscribers: HashMap::new(),
             gathering: HashMap::new(),
             unacknowledged: HashMap::new(),
-            held_back: HashMap::new(),
+            delayed: HashMap::new(),
             postponed: Vec::new(),
-            is_silent: false,
+            is_paused: false,
             last_ref_time: 0,
         }
     }
@@ -133,47 +133,46 @@ impl Pushes {
     fn forget_queued(&mut self) {
         self.gathering.clear();
         self.unacknowledged.clear();
-        self.held_back.clear();
+        self.delayed.clear();
         self.postponed.clear();
     }
 
-    pub(crate) fn speak(&mut self) {
-        self.is_silent = false;
+    pub(crate) fn resume(&mut self) {
+        self.is_paused = false;
     }
 
-    /// Whether a fault lets the whole server hang.
+    /// Whether a fault makes the whole server hang.
     fn hang(&self) -> bool {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner).hang(None)
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).hang(None)
     }
 
     pub(crate) fn subscribers(&self, service: &ServiceKey) -> usize {
         self.subscribers.get(service).map_or(0, Vec::len)
     }
 
-    /// All subscribers of all services.
+    /// The number of subscriptions to all services.
     pub(crate) fn subscriptions(&self) -> usize {
         self.subscribers.values().map(Vec::len).sum()
     }
 
-    /// How many addresses are pushed to.
+    /// The number of addresses that get pushes.
     pub(crate) fn receivers(&self) -> usize {
         self.subscribers.values().flatten().map(|subscriber| subscriber.address).collect::<HashSet<_>>().len()
     }
 
-    /// Subscribers of the services of a namespace whose group and name contain what is given, with what is known of
-    /// them.
-    pub(crate) fn described(&self, asked: &ServiceKey, is_v1_4: bool) -> Vec<serde_json::Value> {
-        let ServiceKey { namespace, service: part } = asked;
-        let met = self.subscribers.iter().filter(|(key, _)| {
+    /// Descriptions of the subscribers of all services whose group and name contain those of `pattern`.
+    pub(crate) fn described(&self, pattern: &ServiceKey, is_v1_4: bool) -> Vec<serde_json::Value> {
+        let ServiceKey { namespace, service: part } = pattern;
+        let matching = self.subscribers.iter().filter(|(key, _)| {
             key.namespace == *namespace
                 && key.service.group.contains(&part.group)
                 && key.service.name.contains(&part.name)
         });
-        met.flat_map(|(key, subscribers)| subscribers.iter().map(move |s| s.described(key, is_v1_4))).collect()
+        matching.flat_map(|(key, subscribers)| subscribers.iter().map(move |s| s.described(key, is_v1_4))).collect()
     }
 
-    /// True for one that was not subscribed yet. Since 2.x an address is one subscriber of a service, whatever clusters
-    /// it asks for; on 1.4 it is one for each (`PushClient`).
+    /// Returns whether the subscriber is new. Since 2.x an address is one subscriber of a service, whatever clusters it requests.
+    /// On 1.4 it is one subscriber for each clusters text (`PushClient`).
     fn subscribe(&mut self, service: Arc<ServiceKey>, subscriber: Subscriber, by_clusters: bool) -> bool {
         let known = self.subscribers.entry(service).or_default();
         let same = |other: &&mut Subscriber| {
@@ -191,47 +190,47 @@ impl Pushes {
         }
     }
 
-    /// Java's `System.nanoTime()`: only told apart and repeated, never read as a time.
+    /// Stands for Java's `System.nanoTime()`: clients only compare and repeat it, and never read it as a time.
     fn next_ref_time(&mut self, now: Duration) -> i64 {
         self.last_ref_time = (self.last_ref_time + 1).max(now.as_nanos() as i64);
         self.last_ref_time
     }
 
-    /// UDP: what cannot be sent is lost.
+    /// Ignores errors: a datagram that cannot be sent is lost.
     fn send(&self, to: SocketAddr, datagram: &[u8]) {
         let _ = self.socket.send_to(datagram, to);
     }
 
     fn overtaken(&self, to: SocketAddr) -> Vec<PushId> {
-        let held = self.held_back.iter().filter(|(push, held)| push.to == to && held.is_overtaken);
+        let held = self.delayed.iter().filter(|(push, held)| push.to == to && held.is_overtaken);
         held.map(|(push, _)| *push).collect()
     }
 
     fn fate(&self) -> PushFate {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner).push_fate()
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).push_fate()
     }
 }
 
 impl State {
-    /// Whether a list request with this port and agent is one to push to.
+    /// Whether a list request with this port and user agent subscribes to pushes.
     pub(crate) fn subscribes(&self, agent: &Agent, udp_port: u16) -> bool {
         udp_port > 0 && agent.takes_pushes() && self.dialect().pushes()
     }
 
-    pub(crate) fn subscribe(&mut self, key: &ServiceKey, address: SocketAddr, asked: &Asked<'_>, app: &str) {
+    pub(crate) fn subscribe(&mut self, key: &ServiceKey, address: SocketAddr, request: &ListRequest<'_>, app: &str) {
         let now = self.now();
         let is_v1_4 = self.dialect().is_v1_4();
         let service = Arc::new(key.clone());
-        let (agent, clusters) = (asked.agent.clone(), asked.clusters.to_owned());
+        let (agent, clusters) = (request.agent.clone(), request.clusters.to_owned());
         let subscriber = Subscriber { address, agent, clusters, app: app.to_owned(), asked: now };
         let is_new = self.pushes.subscribe(service.clone(), subscriber, is_v1_4);
-        // Since 2.x a new subscriber is pushed to once for a start (`NamingSubscriberServiceV2Impl`).
+        // Since 2.x a new subscriber gets one push at the start (`NamingSubscriberServiceV2Impl`).
         if is_new && !is_v1_4 {
             self.gather(&service, Audience::Some(vec![address]));
         }
     }
 
-    /// The list of a service has changed.
+    /// Shows and pushes a change of a service after the delays.
     pub(crate) fn changed(&mut self, service: &Arc<ServiceKey>) {
         self.renew_list_later(service);
         if self.pushes.subscribers.contains_key(service) {
@@ -240,7 +239,7 @@ impl State {
     }
 
     fn gather(&mut self, service: &Arc<ServiceKey>, audience: Audience) {
-        if self.pushes.is_silent {
+        if self.pushes.is_paused {
             return;
         }
         match (self.pushes.gathering.get_mut(service), audience) {
@@ -254,14 +253,14 @@ impl State {
         }
     }
 
-    /// Pushes nothing until [`Pushes::speak`], and forgets what was queued. Subscribers stay.
-    pub(crate) fn fall_silent(&mut self) {
-        self.pushes.is_silent = true;
+    /// Sends no pushes until [`Pushes::resume`], and drops all queued pushes. Subscribers stay.
+    pub(crate) fn pause_pushes(&mut self) {
+        self.pushes.is_paused = true;
         self.pushes.forget_queued();
-        self.agenda.discard(|due| matches!(due, Due::Push { .. } | Due::PushAgain(_) | Due::LetGo(_)));
+        self.agenda.discard(|due| matches!(due, Due::Push { .. } | Due::PushAgain(_) | Due::SendDelayed(_)));
     }
 
-    /// A push, or a part of one, is due. A server that hangs sends it when it goes on.
+    /// Handles an event of a push. A server that hangs handles the event when it continues.
     pub(crate) fn push_due(&mut self, due: Due) {
         if self.pushes.hang() {
             self.pushes.postponed.push(due);
@@ -270,36 +269,36 @@ impl State {
         match due {
             Due::Push { service } => self.push(&service),
             Due::PushAgain(push) => self.push_again(push),
-            Due::LetGo(push) => self.let_go(push),
+            Due::SendDelayed(push) => self.send_delayed(push),
             Due::CheckBeat { .. } | Due::CleanService { .. } | Due::RenewList { .. } => {}
         }
     }
 
-    /// Sends what fell due while the server hung, unless it still hangs.
+    /// Handles the events that became due while the server hung, unless it still hangs.
     pub(crate) fn send_postponed(&mut self) {
         std::mem::take(&mut self.pushes.postponed).into_iter().for_each(|due| self.push_due(due));
     }
 
-    /// Tells the subscribers what the list is now.
+    /// Sends the current list to the subscribers.
     fn push(&mut self, service: &ServiceKey) {
         let Some(audience) = self.pushes.gathering.remove(service) else { return };
-        let (noticed, timeout) = (self.last_look_at_subscribers(), self.settings.subscriber_timeout());
+        let (checked, timeout) = (self.last_subscriber_check(), self.settings.subscriber_timeout());
         let Some(subscribers) = self.pushes.subscribers.get_mut(service) else { return };
-        subscribers.retain(|subscriber| noticed.saturating_sub(subscriber.asked) <= timeout);
+        subscribers.retain(|subscriber| checked.saturating_sub(subscriber.asked) <= timeout);
         if subscribers.is_empty() {
             self.pushes.subscribers.remove(service);
             return;
         }
         self.renew_list(service);
-        let shown = self.catalogue.service(service).map(Service::all_shown);
-        for (to, list) in self.lists_for(service, shown.as_ref(), &audience) {
+        let visible = self.catalogue.service(service).map(Service::all_effective);
+        for (to, list) in self.lists_for(service, visible.as_ref(), &audience) {
             self.push_to(to, &list);
         }
     }
 
-    /// When the server last looked for subscribers whose time was up. 1.4 looks before every push (`PushClient.zombie`),
-    /// later Nacos every 5 seconds (`ExpiredClientCleaner`); more often here if the timeout is short.
-    fn last_look_at_subscribers(&self) -> Duration {
+    /// When the server last checked for subscribers whose time is up. 1.4 checks before every push (`PushClient.zombie`), 2.x and
+    /// later every 5 seconds (`ExpiredClientCleaner`). With a short timeout, this server checks more often.
+    fn last_subscriber_check(&self) -> Duration {
         let now = self.now();
         let interval = Duration::from_secs(5).min(self.settings.subscriber_timeout() / 6);
         if self.dialect().is_v1_4() || interval.is_zero() {
@@ -309,15 +308,15 @@ impl State {
         now - Duration::from_nanos(u64::try_from(since).unwrap_or(0))
     }
 
-    /// Lists are written once for each kind of subscriber: a service may have thousands.
+    /// Creates each list once per kind of subscriber, because a service may have thousands of subscribers.
     fn lists_for(
         &self,
         service: &ServiceKey,
-        shown: Option<&Arc<Vec<Instance>>>,
+        visible: Option<&Arc<Vec<Instance>>>,
         audience: &Audience,
     ) -> Vec<(SocketAddr, Arc<str>)> {
         let mut lists: HashMap<(&str, bool), Arc<str>> = HashMap::new();
-        let mut told = Vec::new();
+        let mut addressed = Vec::new();
         for subscriber in self.pushes.subscribers.get(service).into_iter().flatten() {
             if !audience.includes(&subscriber.address) {
                 continue;
@@ -326,27 +325,27 @@ impl State {
             let list = match lists.get(&kind) {
                 Some(list) => list.clone(),
                 None => {
-                    let asked = Asked {
+                    let request = ListRequest {
                         clusters: &subscriber.clusters,
                         healthy_only: false,
                         agent: &subscriber.agent,
-                        told: Told::ByPush,
+                        delivery: Delivery::Push,
                     };
-                    match self.list(service, shown.cloned(), &asked) {
+                    match self.list(service, visible.cloned(), &request) {
                         Ok(list) => lists.entry(kind).or_insert(list.into()).clone(),
                         Err(_) => continue,
                     }
                 }
             };
-            told.push((subscriber.address, list));
+            addressed.push((subscriber.address, list));
         }
-        told
+        addressed
     }
 
     fn push_to(&mut self, to: SocketAddr, list: &str) {
         let push = PushId { to, last_ref_time: self.pushes.next_ref_time(self.clock.now()) };
         let datagram = Datagram { r#type: "dom", data: list, last_ref_time: push.last_ref_time };
-        let Ok(datagram) = serde_json::to_vec(&datagram).map_err(Into::into).and_then(pack) else { return };
+        let Ok(datagram) = serde_json::to_vec(&datagram).map_err(Into::into).and_then(compress) else { return };
         let datagram: Arc<[u8]> = datagram.into();
         self.pushes.unacknowledged.insert(push, Sent { datagram: datagram.clone(), sent_again: false });
         self.counters.pushes_sent += 1;
@@ -354,7 +353,7 @@ impl State {
         self.put_on_the_wire(push, datagram);
     }
 
-    /// Nobody has acknowledged: the same datagram goes out once more, however old its list is by now.
+    /// Sends an unacknowledged datagram again, with its old list, unless it has been sent twice.
     fn push_again(&mut self, push: PushId) {
         let Some(sent) = self.pushes.unacknowledged.get_mut(&push) else { return };
         if std::mem::replace(&mut sent.sent_again, true) {
@@ -373,27 +372,27 @@ impl State {
             PushFate::Sent => self.pushes.send(push.to, &datagram),
             PushFate::Dropped => {}
             PushFate::Doubled => (0..2).for_each(|_| self.pushes.send(push.to, &datagram)),
-            PushFate::Delayed(by) => self.hold_back(push, HeldBack { datagram, is_overtaken: false }, by),
+            PushFate::Delayed(by) => self.delay(push, DelayedDatagram { datagram, is_overtaken: false }, by),
             PushFate::Overtaken => {
-                self.hold_back(push, HeldBack { datagram, is_overtaken: true }, LETS_PASS_FOR);
+                self.delay(push, DelayedDatagram { datagram, is_overtaken: true }, OVERTAKING_TIMEOUT);
                 return;
             }
         }
-        overtaken.into_iter().for_each(|overtaken| self.let_go(overtaken));
+        overtaken.into_iter().for_each(|overtaken| self.send_delayed(overtaken));
     }
 
-    fn hold_back(&mut self, push: PushId, held: HeldBack, by: Duration) {
-        self.pushes.held_back.insert(push, held);
-        self.agenda.enter(self.now() + by, Due::LetGo(push));
+    fn delay(&mut self, push: PushId, delayed: DelayedDatagram, by: Duration) {
+        self.pushes.delayed.insert(push, delayed);
+        self.agenda.enter(self.now() + by, Due::SendDelayed(push));
     }
 
-    fn let_go(&mut self, push: PushId) {
-        if let Some(held) = self.pushes.held_back.remove(&push) {
-            self.pushes.send(push.to, &held.datagram);
+    fn send_delayed(&mut self, push: PushId) {
+        if let Some(delayed) = self.pushes.delayed.remove(&push) {
+            self.pushes.send(push.to, &delayed.datagram);
         }
     }
 
-    /// A datagram has come in: an acknowledgement, or nothing of ours.
+    /// Handles a received datagram. Ignores everything except acknowledgements.
     pub(crate) fn acknowledge(&mut self, from: SocketAddr, datagram: &[u8]) {
         let Ok(Acknowledgement { r#type, last_ref_time }) = serde_json::from_slice(datagram) else { return };
         let last_ref_time = last_ref_time.as_i64().or_else(|| last_ref_time.as_str()?.parse().ok());
@@ -413,11 +412,11 @@ impl Audience {
     }
 }
 
-fn pack(datagram: Vec<u8>) -> std::io::Result<Vec<u8>> {
-    if datagram.len() < PACKED_FROM {
+fn compress(datagram: Vec<u8>) -> std::io::Result<Vec<u8>> {
+    if datagram.len() < COMPRESSED_FROM {
         return Ok(datagram);
     }
-    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
-    packed.write_all(&datagram)?;
-    packed.finish()
+    let mut compressed = GzEncoder::new(Vec::new(), Compression::default());
+    compressed.write_all(&datagram)?;
+    compressed.finish()
 }

@@ -1,4 +1,4 @@
-//! Instances come, beat and go.
+//! Registers instances, receives their beats, and removes them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,19 +14,19 @@ use super::{
     state::{Due, State},
 };
 
-/// How long 2.x keeps a service without instances, and an operator's override of an instance that has gone
-/// (`EmptyServiceCleaner`, `ExpiredMetadataCleaner`).
-const KEPT_AFTER_THE_LAST: Duration = Duration::from_secs(60);
+/// How long 2.x keeps a service without instances, and an operator's override without an instance (`EmptyServiceCleaner`,
+/// `ExpiredMetadataCleaner`).
+const EMPTY_SERVICE_LIFETIME: Duration = Duration::from_secs(60);
 
-/// A beat, as it came.
+/// A received beat.
 pub(crate) struct Beat {
     pub(crate) ip: String,
     pub(crate) port: i64,
-    /// Any when none.
+    /// `None` for any cluster.
     pub(crate) cluster: Option<String>,
-    /// What a full beat registers when the instance is not there.
+    /// The instance that a full beat registers if it does not exist.
     pub(crate) instance: Option<Instance>,
-    /// Whose instance it keeps alive: since 2.x a full beat says so in its body.
+    /// The service whose instance the beat keeps alive. Since 2.x the body of a full beat names it.
     pub(crate) renews: Option<ServiceKey>,
 }
 
@@ -36,12 +36,12 @@ pub(crate) struct BeatTaken {
     pub(crate) interval: i64,
 }
 
-/// Why an instance is not registered, in Nacos' words.
+/// The reason why an instance is not registered, in the words of Nacos.
 #[derive(Debug)]
 pub(crate) enum Rejected {
-    /// What the instance is like.
+    /// A value of the instance is invalid.
     Illegal(String),
-    /// What the service is like.
+    /// The instance does not fit to the service.
     Conflict(String),
 }
 
@@ -59,7 +59,7 @@ impl State {
         InstanceKey { ip: ip.to_owned(), port, ephemeral, cluster }
     }
 
-    /// Registers the instance, or replaces the one under the same key.
+    /// Registers an instance, or replaces the instance with the same key.
     pub(crate) fn register(&mut self, key: &ServiceKey, instance: Instance) -> Result<(), Rejected> {
         let now = self.now();
         let is_v1_4 = self.dialect().is_v1_4();
@@ -80,7 +80,7 @@ impl State {
         Ok(())
     }
 
-    /// What all registrations and changes must obey since 2.x (`NamingUtils.checkInstanceIsLegal`).
+    /// Checks the rules for all registrations and changes since 2.x (`NamingUtils.checkInstanceIsLegal`).
     pub(crate) fn check(&self, instance: &Instance) -> Result<(), Rejected> {
         if self.dialect().is_v1_4() {
             return Ok(());
@@ -101,20 +101,20 @@ impl State {
         Ok(())
     }
 
-    /// 1.4 checks all instances of a service together, later Nacos each client on its own
-    /// (`ClientBeatCheckTask`, `ClientBeatCheckTaskV2`).
+    /// 1.4 checks all instances of a service together, 2.x and later each client on its own (`ClientBeatCheckTask`,
+    /// `ClientBeatCheckTaskV2`).
     fn first_check(&self, service_created: Duration, now: Duration) -> Duration {
         let interval = self.settings.sweep_interval();
         if !self.dialect().is_v1_4() {
             return now + interval;
         }
         let since_last_sweep = now.saturating_sub(service_created).as_nanos() % interval.as_nanos();
-        // Less than the interval, which is at most ten years.
+        // Fits, because the interval is limited to ten years.
         let since_last_sweep = Duration::from_nanos(u64::try_from(since_last_sweep).unwrap_or(0));
         now + interval - since_last_sweep
     }
 
-    /// Whether there was such an instance.
+    /// Returns whether there was such an instance.
     pub(crate) fn deregister(&mut self, key: &ServiceKey, ip: &str, port: i64, cluster: &str, ephemeral: bool) -> bool {
         let instance_key = self.instance_key(ip, port, cluster, ephemeral);
         self.remove_instance(key, &instance_key)
@@ -134,10 +134,10 @@ impl State {
         true
     }
 
-    /// 1.4 keeps empty services for ever.
+    /// Removes an empty service later. 1.4 keeps empty services for ever.
     pub(crate) fn clean_later(&mut self, service: Arc<ServiceKey>, empty_since: Duration) {
         if self.dialect() != Dialect::V1_4 {
-            self.agenda.enter(empty_since + KEPT_AFTER_THE_LAST, Due::CleanService { service, empty_since });
+            self.agenda.enter(empty_since + EMPTY_SERVICE_LIFETIME, Due::CleanService { service, empty_since });
         }
     }
 
@@ -147,14 +147,14 @@ impl State {
         }
     }
 
-    /// Takes a beat.
+    /// Handles a beat: registers an unknown instance if the beat is full, otherwise keeps the instance alive.
     pub(crate) fn beat(&mut self, key: &ServiceKey, beat: Beat) -> Result<BeatTaken, Rejected> {
         if self.beating(key, &beat).is_none() {
             let Some(instance) = beat.instance.clone() else {
                 let interval = self.settings.beat_interval().as_millis() as i64;
                 return Ok(BeatTaken { code: BEAT_UNKNOWN, interval });
             };
-            // Later Nacos knows beats of ephemeral instances alone.
+            // Since 2.x only ephemeral instances beat.
             let ephemeral = instance.ephemeral || !self.dialect().is_v1_4();
             self.register(key, Instance { ephemeral, ..instance })?;
         }
@@ -164,7 +164,7 @@ impl State {
         Ok(BeatTaken { code: BEAT_TAKEN, interval: self.beat_interval(key, &beat) })
     }
 
-    /// The key of the instance that beats, if it is registered. On 1.4 a persistent one takes beats too.
+    /// The key of the instance that beats, if it is registered. 1.4 accepts beats of persistent instances too.
     fn beating(&self, key: &ServiceKey, beat: &Beat) -> Option<InstanceKey> {
         let service = self.catalogue.service(key)?;
         let cluster = beat.cluster.as_deref().unwrap_or(DEFAULT_CLUSTER);
@@ -189,12 +189,12 @@ impl State {
         }
     }
 
-    /// What the client is told to keep to.
+    /// The interval in the answer to a beat, in milliseconds.
     fn beat_interval(&self, key: &ServiceKey, beat: &Beat) -> i64 {
         let instance_key = self.beating(key, beat);
         let service = self.catalogue.service(key);
         let instance =
-            service.zip(instance_key).and_then(|(service, key)| Some(service.shown(service.instances.get(&key)?)));
+            service.zip(instance_key).and_then(|(service, key)| Some(service.effective(service.instances.get(&key)?)));
         let interval = self.preserved(
             instance.as_ref(),
             crate::model::instance::HEART_BEAT_INTERVAL,
@@ -203,14 +203,14 @@ impl State {
         i64::try_from(interval.as_millis()).unwrap_or(i64::MAX)
     }
 
-    /// A duration in the instance's metadata. What is no number counts as zero since 2.x (`ConvertUtils.toLong`).
+    /// A duration in the instance's metadata. Since 2.x an invalid number counts as zero (`ConvertUtils.toLong`).
     fn preserved(&self, instance: Option<&Instance>, key: &str, default: Duration) -> Duration {
         let Some(instance) = instance.filter(|instance| instance.metadata.contains_key(key)) else { return default };
         let unreadable = if self.dialect().is_v1_4() { default } else { Duration::ZERO };
         instance.preserved(key).unwrap_or(unreadable)
     }
 
-    /// Turns an instance unhealthy, or removes it, that has not beaten for too long at the time `at`.
+    /// Removes an instance or marks it as unhealthy if it has not beaten for too long at the time `at`.
     pub(crate) fn check_beat(
         &mut self,
         at: Duration,
@@ -223,26 +223,27 @@ impl State {
             return;
         };
         let silence = at.saturating_sub(found.last_beat);
-        let shown = known.shown(found);
-        let timeout = |key, default| self.preserved(Some(&shown), key, default);
+        let effective = known.effective(found);
+        let timeout = |key, default| self.preserved(Some(&effective), key, default);
         if silence >= timeout(crate::model::instance::IP_DELETE_TIMEOUT, self.settings.delete_timeout) {
             self.remove_instance(&service, &instance);
             return;
         }
         let is_late = silence >= timeout(crate::model::instance::HEART_BEAT_TIMEOUT, self.settings.heartbeat_timeout);
-        if is_late && shown.healthy {
+        if is_late && effective.healthy {
             let known = self.catalogue.service_mut(&service).and_then(|known| known.instances.get_mut(&instance));
             known.into_iter().for_each(|found| found.healthy = false);
             self.changed(&service);
         }
-        // From the time it was due, not from now: checks must not drift.
+        // Count from the time at which the check was due, so that checks do not drift.
         let next = at + self.settings.sweep_interval();
         self.agenda.enter(next, Due::CheckBeat { service, instance, registration });
     }
 }
 
 impl Service {
-    /// Gives the key of one that was not there before. One that was keeps its registration, and so its checks.
+    /// Inserts or replaces an instance. Returns the key of a new instance. A replaced one keeps its registration number, and so
+    /// its checks.
     fn take_in(&mut self, key: InstanceKey, mut instance: Instance) -> Option<Arc<InstanceKey>> {
         self.revive_override(&instance);
         self.clusters.insert(instance.cluster.clone());
@@ -258,17 +259,17 @@ impl Service {
     }
 
     fn revive_override(&mut self, instance: &Instance) {
-        let place = instance.place();
-        let Some(over) = self.overrides.get_mut(&place) else { return };
+        let address = instance.address();
+        let Some(over) = self.overrides.get_mut(&address) else { return };
         if over.expires.take().is_some_and(|expires| expires <= instance.last_beat) {
-            self.overrides.remove(&place);
+            self.overrides.remove(&address);
         }
     }
 
     fn let_out(&mut self, key: &InstanceKey, now: Duration) -> bool {
         let Some(gone) = self.instances.remove(key) else { return false };
-        if let Some(over) = self.overrides.get_mut(&gone.place()) {
-            over.expires = Some(now + KEPT_AFTER_THE_LAST);
+        if let Some(over) = self.overrides.get_mut(&gone.address()) {
+            over.expires = Some(now + EMPTY_SERVICE_LIFETIME);
         }
         if self.instances.is_empty() {
             self.empty_since = Some(now);

@@ -1,4 +1,4 @@
-//! What goes back to a client.
+//! Answers in the forms of Nacos.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use crate::wire::{signature::utc_date, v1::SpringError};
 
 use super::dialect::Dialect;
 
-/// The answer to a request; the wrong kind of answer is one too, so both sides of a `Result` are replies.
+/// The answer to a request. Errors are answers too, so handlers return `Result<Reply, Reply>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -37,12 +37,12 @@ impl Reply {
         }
     }
 
-    /// A rejection by a v1 controller.
-    pub(crate) fn refused(dialect: Dialect, status: u16, message: &str) -> Self {
-        Reply::text(status, dialect.complaint(message))
+    /// An error of a v1 controller.
+    pub(crate) fn v1_error(dialect: Dialect, status: u16, message: &str) -> Self {
+        Reply::text(status, dialect.error_text(message))
     }
 
-    /// A rejection by the filter in front of the controllers, since 2.x (`ParamCheckerFilter`).
+    /// An error of the filter in front of the controllers since 2.x (`ParamCheckerFilter`).
     pub(crate) fn filtered(message: &str) -> Self {
         Reply { status: 400, content_type: None, body: format!("{message}\r\n") }
     }
@@ -52,7 +52,7 @@ impl Reply {
         Reply::spring(501, &message, path, unix_millis)
     }
 
-    /// What 3.0 answers where v1 has been switched off in favour of `instead`.
+    /// The answer of 3.0 for a part of v1 that is turned off in favour of `instead`.
     pub(crate) fn gone(method: &str, instead: &str, api: &str, path: &str, unix_millis: i64) -> Self {
         let message = format!(
             "{{\"code\":40000,\"message\":\"Current API will be deprecated, please use API(s) `{method} \
@@ -62,7 +62,7 @@ impl Reply {
         Reply::spring(410, &message, path, unix_millis)
     }
 
-    /// Spring's error page in JSON.
+    /// Spring's error page as JSON.
     pub(crate) fn spring(status: u16, message: &str, path: &str, unix_millis: i64) -> Self {
         let error = match status {
             400 => "Bad Request",

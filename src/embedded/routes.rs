@@ -1,4 +1,4 @@
-//! Which request means what, by dialect.
+//! The handler of each request, by dialect.
 
 use crate::error::Operation;
 
@@ -22,18 +22,18 @@ pub(crate) struct Route {
 
 enum Action {
     Serve(Handler),
-    /// Switched off in favour of another API, in the settings of `api`.
+    /// Turned off in favour of another API, by the settings of `api`.
     Gone {
         method: &'static str,
         instead: &'static str,
         api: &'static str,
     },
-    /// A path below v1's naming API that no controller has.
+    /// A path below v1's naming API without a controller.
     NotImplemented,
     Missing,
 }
 
-/// The route of a request; `path` is the one below the context path, if it is below it at all.
+/// Finds the route of a request. `path` is relative to the context path, or `None` if the request is not below that path.
 pub(crate) fn find(dialect: Dialect, method: &str, path: Option<&str>) -> Route {
     let Some(path) = path else { return Route::of(Action::Missing) };
     let gone = (dialect == Dialect::V3_0).then(|| gone_in_3(method, path)).flatten();
@@ -45,12 +45,12 @@ pub(crate) fn find(dialect: Dialect, method: &str, path: Option<&str>) -> Route 
     })
 }
 
-/// Does what the request asks for.
+/// Serves the request.
 pub(crate) fn serve(state: &mut State, route: &Route, call: &Call) -> Reply {
     let unix_millis = state.clock.unix_millis();
     match &route.action {
         Action::Serve(handler) => state
-            .admit(call, route.guard)
+            .authorize(call, route.guard)
             .and_then(|()| filter::check(&call.parameters, &call.path, unix_millis))
             .and_then(|()| handler(state, call))
             .unwrap_or_else(|rejection| rejection),
@@ -135,7 +135,7 @@ fn v3(method: &str, path: &str) -> Option<Route> {
     })
 }
 
-/// What 3.0 has switched off of v1 in its default settings.
+/// The part of v1 that 3.0 turns off in its default settings.
 fn gone_in_3(method: &str, path: &str) -> Option<Route> {
     let (instead_method, instead, api, operation) = match (method, path) {
         ("GET", "/v1/ns/instance") => ("GET", "/v3/admin/ns/instance", "admin", Some(Operation::Get)),

@@ -1,4 +1,4 @@
-//! What a server is built with.
+//! The settings of a server.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use crate::config::AccessKey;
 pub(crate) struct Settings {
     pub(crate) port: u16,
     pub(crate) dialect: Dialect,
-    /// Names and passwords. With users, authentication is on.
+    /// Names and passwords. Authentication is on if there are any.
     pub(crate) users: Vec<(String, String)>,
-    /// With keys, requests must be signed.
+    /// Requests must be signed if there are any.
     pub(crate) access_keys: Vec<AccessKey>,
     pub(crate) token_ttl: Duration,
     pub(crate) heartbeat_timeout: Duration,
@@ -46,7 +46,7 @@ impl Default for Settings {
             subscriber_timeout: None,
             context_path: "/nacos".into(),
             clock_stands_still: false,
-            // Tomcat's in Spring Boot, which all originals run in.
+            // The default of Tomcat in Spring Boot, which Nacos uses.
             idle_timeout: Duration::from_secs(60),
             restart_downtime: Duration::from_millis(300),
         }
@@ -54,13 +54,13 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Nacos' 5 s, but never so long that short timeouts would be overslept.
+    /// 5 s like Nacos, or less if the timeouts are short.
     pub(crate) fn sweep_interval(&self) -> Duration {
         let shortest = self.heartbeat_timeout.min(self.delete_timeout);
         self.sweep_interval.unwrap_or(Duration::from_secs(5).min(shortest / 3)).max(Duration::from_millis(1))
     }
 
-    /// What clients are told: Nacos' 5 s, but never so long that instances would turn unhealthy between two beats.
+    /// The interval that clients are asked for: 5 s like Nacos, or less if instances would turn unhealthy between two beats.
     pub(crate) fn beat_interval(&self) -> Duration {
         Duration::from_secs(5).min(self.heartbeat_timeout / 3)
     }
@@ -69,19 +69,19 @@ impl Settings {
         self.push_delay.unwrap_or(self.dialect.push_delay())
     }
 
-    /// Since 2.x the task that pushes a change renews the list that is answered, too (`ServiceStorage`).
+    /// Since 2.x the task that pushes a change also updates the list for answers (`ServiceStorage`).
     pub(crate) fn list_delay(&self) -> Duration {
-        let own = if self.dialect.is_v1_4() { Duration::ZERO } else { self.push_delay() };
-        self.list_delay.unwrap_or(own)
+        let default = if self.dialect.is_v1_4() { Duration::ZERO } else { self.push_delay() };
+        self.list_delay.unwrap_or(default)
     }
 
     pub(crate) fn subscriber_timeout(&self) -> Duration {
         self.subscriber_timeout.unwrap_or(self.dialect.subscriber_timeout())
     }
 
-    /// How long clients may keep a list; 1.4 trusts a client longer that it pushes to.
+    /// How long clients may use a list. 1.4 allows a longer time to clients that get pushes.
     pub(crate) fn cache_millis(&self, pushed: bool) -> u64 {
-        let own = if self.dialect.is_v1_4() && !pushed { 3000 } else { 10_000 };
-        self.cache_millis.map_or(own, |time| time.as_millis() as u64)
+        let default = if self.dialect.is_v1_4() && !pushed { 3000 } else { 10_000 };
+        self.cache_millis.map_or(default, |time| time.as_millis() as u64)
     }
 }

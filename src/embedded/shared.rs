@@ -1,4 +1,4 @@
-//! What the server's thread, its HTTP worker and the handles of the application have in common.
+//! The data that the server's thread, its HTTP worker and the application's handles share.
 
 use std::{
     io,
@@ -13,42 +13,42 @@ use tokio::sync::{mpsc::UnboundedSender, Notify};
 
 use super::{
     dialect::Dialect,
-    faults::{IdleTimeouts, Orders},
+    faults::{ActiveFaults, IdleTimeouts},
     state::State,
 };
 
 pub(crate) struct Shared {
     state: Mutex<State>,
-    orders: Arc<Mutex<Orders>>,
-    /// Of connections, where no fault orders others.
+    faults: Arc<Mutex<ActiveFaults>>,
+    /// The timeout of the settings.
     idle_timeout: Duration,
-    /// Wakes what a fault lets hang.
-    pub(crate) orders_changed: Notify,
-    /// Wakes the timer: something falls due earlier than it thinks.
+    /// Wakes everything that depends on the active faults.
+    pub(crate) faults_changed: Notify,
+    /// Wakes the timer when an event has become due earlier than the timer expects.
     pub(crate) due_earlier: Notify,
     commands: UnboundedSender<Command>,
-    /// Counts how often the server has begun to listen: connections of earlier times are dead, even while their
-    /// worker still winds up.
+    /// The number of times that the server began to listen. Connections of an earlier era are dead, even while their worker
+    /// still shuts down.
     pub(crate) era: AtomicU64,
     pub(crate) open_connections: AtomicUsize,
 }
 
-/// What the server's thread is told to do. It answers when it has done so.
+/// A command to the server's thread, which answers when the command is done.
 pub(crate) enum Command {
     StopListening(mpsc::Sender<io::Result<()>>),
     ListenAgain(mpsc::Sender<io::Result<()>>),
-    /// Closes all connections, loses everything, and listens again.
+    /// Closes all connections, forgets everything, and listens again.
     Restart(Option<Dialect>, mpsc::Sender<io::Result<()>>),
     End,
 }
 
 impl Shared {
-    pub(crate) fn new(state: State, orders: Arc<Mutex<Orders>>, commands: UnboundedSender<Command>) -> Self {
+    pub(crate) fn new(state: State, faults: Arc<Mutex<ActiveFaults>>, commands: UnboundedSender<Command>) -> Self {
         Shared {
             idle_timeout: state.settings.idle_timeout,
             state: Mutex::new(state),
-            orders,
-            orders_changed: Notify::new(),
+            faults,
+            faults_changed: Notify::new(),
             due_earlier: Notify::new(),
             commands,
             era: AtomicU64::new(0),
@@ -68,26 +68,26 @@ impl Shared {
         result
     }
 
-    /// To be taken after the state, if both are needed.
-    pub(crate) fn orders(&self) -> MutexGuard<'_, Orders> {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Lock order: the state before the faults.
+    pub(crate) fn faults(&self) -> MutexGuard<'_, ActiveFaults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn idle_timeouts(&self) -> IdleTimeouts {
-        self.orders().idle_timeouts.unwrap_or(IdleTimeouts::always(self.idle_timeout))
+        self.faults().idle_timeouts.unwrap_or(IdleTimeouts::always(self.idle_timeout))
     }
 
-    /// The timeouts in force, and one of them for a connection that becomes idle now.
+    /// The current timeouts, and one that is drawn from them for a connection that becomes idle now.
     pub(crate) fn draw_idle_timeout(&self) -> (IdleTimeouts, Duration) {
         let timeouts = self.idle_timeouts();
-        (timeouts, self.orders().draw(timeouts))
+        (timeouts, self.faults().draw(timeouts))
     }
 
     pub(crate) fn is_over(&self, era: u64) -> bool {
         self.era.load(Ordering::Acquire) != era
     }
 
-    /// A server that has ended has stopped listening anyway.
+    /// Ignores an error, because a server that has ended does not listen anyway.
     pub(crate) fn stop_listening(&self) {
         let _ = self.command(Command::StopListening);
     }

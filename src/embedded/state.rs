@@ -1,4 +1,4 @@
-//! All that a server remembers, and what it does when something falls due.
+//! The state of the server, and the events that become due.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -21,27 +21,27 @@ pub(crate) struct State {
     pub(crate) pushes: Pushes,
     pub(crate) sessions: Sessions,
     pub(crate) counters: Counters,
-    /// Whether clients are told that beats without a body will do.
+    /// Whether answers allow beats without a body.
     pub(crate) light_beats: bool,
-    /// Beside `public`, which is always there: name and description by id.
+    /// Name and description by id. `public` always exists and is not contained.
     pub(crate) namespaces: BTreeMap<String, (String, String)>,
 }
 
-/// What can fall due.
+/// An event that becomes due.
 #[derive(Debug)]
 pub(crate) enum Due {
-    /// Has the instance beaten in time?
+    /// Check whether the instance has beaten in time.
     CheckBeat { service: Arc<ServiceKey>, instance: Arc<InstanceKey>, registration: u64 },
-    /// Is the service still without instances?
+    /// Remove the service if it still has no instances.
     CleanService { service: Arc<ServiceKey>, empty_since: Duration },
-    /// A change of the service shows in its lists from now on.
+    /// Show a change of the service in its lists.
     RenewList { service: Arc<ServiceKey> },
-    /// Changes have been gathered for long enough.
+    /// Push the changes that have been collected.
     Push { service: Arc<ServiceKey> },
-    /// Has the push been acknowledged?
+    /// Send the push again if it has not been acknowledged.
     PushAgain(PushId),
-    /// A datagram that a fault holds back.
-    LetGo(PushId),
+    /// Send a datagram that a fault has delayed.
+    SendDelayed(PushId),
 }
 
 impl State {
@@ -67,7 +67,7 @@ impl State {
         self.clock.now()
     }
 
-    /// Loses everything that a restart of the process would lose.
+    /// Forgets everything that a restart of the process would lose.
     pub(crate) fn forget_everything(&mut self) {
         self.forget_registrations();
         self.sessions = Sessions::new(&self.settings);
@@ -75,38 +75,38 @@ impl State {
         self.namespaces.clear();
     }
 
-    /// Loses services, instances and subscribers.
+    /// Forgets services, instances and subscribers.
     pub(crate) fn forget_registrations(&mut self) {
         self.catalogue = Catalogue::default();
         self.pushes.forget_subscribers();
         self.agenda.clear();
     }
 
-    /// Does what is due by now.
+    /// Handles all events that are due.
     pub(crate) fn do_what_is_due(&mut self) {
         while let Some((at, due)) = self.agenda.take_due(self.clock.now()) {
-            self.fall_due(at, due);
+            self.handle_due(at, due);
         }
     }
 
-    /// Moves the clock on, step by step, so that everything due on the way happens at its own time.
+    /// Moves the clock from event to event, so that each event happens at its own time.
     pub(crate) fn advance(&mut self, by: Duration) {
         let end = self.clock.now() + by;
         while let Some((at, due)) = self.agenda.take_due(end) {
             self.clock.jump_to(at);
-            self.fall_due(at, due);
+            self.handle_due(at, due);
         }
         self.clock.jump_to(end);
     }
 
-    fn fall_due(&mut self, at: Duration, due: Due) {
+    fn handle_due(&mut self, at: Duration, due: Due) {
         match due {
             Due::CheckBeat { service, instance, registration } => {
                 self.check_beat(at, service, instance, registration);
             }
             Due::CleanService { service, empty_since } => self.clean_service(&service, empty_since),
             Due::RenewList { service } => self.renew_list(&service),
-            Due::Push { .. } | Due::PushAgain(_) | Due::LetGo(_) => self.push_due(due),
+            Due::Push { .. } | Due::PushAgain(_) | Due::SendDelayed(_) => self.push_due(due),
         }
     }
 }

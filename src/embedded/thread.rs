@@ -1,4 +1,4 @@
-//! The thread in which a server lives: its System, its timer, its sockets.
+//! The thread of the server, with its actix System, its timer and its sockets.
 
 use std::{
     io,
@@ -16,13 +16,13 @@ use super::{
     shared::{Command, Shared},
 };
 
-/// How long a restart waits for its port, which its own connections may just be letting go of.
-const PORT_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a restart tries to bind its port, which connections of the previous era may still occupy.
+const BIND_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long closing connections may take.
-const CLOSING_PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait for connections to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Starts the thread; returns when the server listens.
+/// Starts the thread and returns when the server listens.
 pub(crate) fn start(
     shared: Arc<Shared>,
     port: u16,
@@ -31,7 +31,7 @@ pub(crate) fn start(
 ) -> io::Result<(SocketAddr, JoinHandle<()>)> {
     let (listening_tx, listening_rx) = mpsc::channel();
     let thread = std::thread::Builder::new().name("embedded-nacos".into()).spawn(move || {
-        rt::System::new().block_on(live(shared, port, pushes, commands, listening_tx));
+        rt::System::new().block_on(run(shared, port, pushes, commands, listening_tx));
     })?;
     match listening_rx.recv() {
         Ok(Ok(address)) => Ok((address, thread)),
@@ -40,7 +40,7 @@ pub(crate) fn start(
     }
 }
 
-async fn live(
+async fn run(
     shared: Arc<Shared>,
     port: u16,
     pushes: UdpSocket,
@@ -52,12 +52,12 @@ async fn live(
         Ok(listening) => listening,
         Err(error) => return drop(listening_tx.send(Err(error))),
     };
-    let timer = rt::spawn(keep_time(shared.clone()));
-    let acknowledgements = rt::spawn(hear_acknowledgements(shared.clone(), pushes));
+    let timer = rt::spawn(run_timer(shared.clone()));
+    let acknowledgements = rt::spawn(receive_acknowledgements(shared.clone(), pushes));
     let _ = listening_tx.send(Ok(address));
     let mut listener = Listener { shared, address, handle: Some(handle) };
     while let Some(command) = commands.recv().await {
-        if listener.obey(command).await.is_break() {
+        if listener.handle_command(command).await.is_break() {
             break;
         }
     }
@@ -69,12 +69,12 @@ async fn live(
 struct Listener {
     shared: Arc<Shared>,
     address: SocketAddr,
-    /// None while connections are refused.
+    /// `None` while connections are refused.
     handle: Option<ServerHandle>,
 }
 
 impl Listener {
-    async fn obey(&mut self, command: Command) -> std::ops::ControlFlow<()> {
+    async fn handle_command(&mut self, command: Command) -> std::ops::ControlFlow<()> {
         match command {
             Command::StopListening(done) => {
                 self.stop().await;
@@ -88,7 +88,7 @@ impl Listener {
                     state.forget_everything();
                     state.settings.restart_downtime
                 });
-                // Even a sleep of no time would last until the timer's next tick.
+                // A sleep of zero would still last until the timer's next tick.
                 if !downtime.is_zero() {
                     rt::time::sleep(downtime).await;
                 }
@@ -102,19 +102,19 @@ impl Listener {
     async fn listen(&mut self) -> io::Result<()> {
         if self.handle.is_none() {
             self.handle = Some(listen_again(&self.shared, self.address).await?);
-            self.shared.with(|state| state.pushes.speak());
+            self.shared.with(|state| state.pushes.resume());
         }
         Ok(())
     }
 
-    /// Closes the port and all connections, whatever they are in the middle of.
+    /// Closes the port and all connections, also those with a request under way.
     async fn stop(&mut self) {
         let Some(handle) = self.handle.take() else { return };
         self.shared.era.fetch_add(1, Ordering::AcqRel);
-        self.shared.with(|state| state.fall_silent());
+        self.shared.with(|state| state.pause_pushes());
         handle.stop(false).await;
-        // The worker ends in a thread of its own, which cannot be joined.
-        let deadline = Instant::now() + CLOSING_PATIENCE;
+        // The worker ends on a thread of its own, which cannot be joined.
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
         while self.shared.open_connections.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
             rt::time::sleep(Duration::from_millis(1)).await;
         }
@@ -122,7 +122,7 @@ impl Listener {
 }
 
 async fn listen_again(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<ServerHandle> {
-    let deadline = Instant::now() + PORT_PATIENCE;
+    let deadline = Instant::now() + BIND_TIMEOUT;
     loop {
         match http::serve(shared.clone(), address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
@@ -133,8 +133,8 @@ async fn listen_again(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<S
     }
 }
 
-/// Does what falls due, at its time.
-async fn keep_time(shared: Arc<Shared>) {
+/// Handles events when they are due.
+async fn run_timer(shared: Arc<Shared>) {
     loop {
         let wait = shared.with(|state| {
             state.do_what_is_due();
@@ -149,11 +149,11 @@ async fn keep_time(shared: Arc<Shared>) {
     }
 }
 
-async fn hear_acknowledgements(shared: Arc<Shared>, socket: UdpSocket) {
+async fn receive_acknowledgements(shared: Arc<Shared>, socket: UdpSocket) {
     let Ok(socket) = rt::net::UdpSocket::from_std(socket) else { return };
     let mut datagram = vec![0; 64 * 1024];
     loop {
-        // An error is that of an earlier send: the receiver's port is closed.
+        // An error belongs to an earlier send to a port that is closed.
         if let Ok((length, from)) = socket.recv_from(&mut datagram).await {
             shared.with(|state| state.acknowledge(from, &datagram[..length]));
         }

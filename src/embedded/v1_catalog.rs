@@ -1,4 +1,4 @@
-//! `/v1/ns/catalog`: what consoles show (`CatalogController`).
+//! `/v1/ns/catalog`: the lists of consoles (`CatalogController`).
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::{
     v3_admin::{self, ServiceView},
 };
 
-/// Services by page, with their instances if asked.
+/// A page of services, with their instances if requested.
 pub(crate) fn services(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let parameters = &call.parameters;
     let (page, size) = page(parameters)?;
@@ -24,13 +24,13 @@ pub(crate) fn services(state: &mut State, call: &Call) -> Result<Reply, Reply> {
         .filter(|found| found.key.service.group.contains(group) && found.key.service.name.contains(name))
         .filter(|found| !has_instances || !found.listed_or_all().is_empty())
         .collect();
-    // What fits into one page is every page.
+    // If all services fit into one page, every page number returns them.
     let skipped = if found.len() <= size { 0 } else { page.saturating_sub(1).saturating_mul(size) };
-    let shown = found.iter().skip(skipped).take(size);
+    let page = found.iter().skip(skipped).take(size);
     if parameters.flag("withInstances") == Some(true) {
-        return Ok(Reply::json(&shown.map(|service| detail(service)).collect::<Vec<Value>>()));
+        return Ok(Reply::json(&page.map(|service| detail(service)).collect::<Vec<Value>>()));
     }
-    let views: Vec<ServiceView<'_>> = shown.map(|service| v3_admin::view(service)).collect();
+    let views: Vec<ServiceView<'_>> = page.map(|service| v3_admin::view(service)).collect();
     Ok(Reply::json(&json!({ "serviceList": views, "count": found.len() })))
 }
 
@@ -51,15 +51,15 @@ fn detail(service: &Service) -> Value {
     })
 }
 
-/// Instances of one cluster by page, disabled ones too.
+/// A page of the instances of one cluster, including disabled ones.
 pub(crate) fn instances(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let parameters = &call.parameters;
     let key = parameters.service()?;
     let cluster = parameters.required("clusterName")?;
     let (page, size) = page(parameters)?;
-    let missing = |what: String| parameters.refused(404, &format!("{what} is not found!"));
-    let shown = state.shown(&key).ok_or_else(|| missing(format!("service {}", key.service)))?;
-    let hosts: Vec<Instance> = shown.iter().filter(|instance| instance.cluster == cluster).cloned().collect();
+    let missing = |what: String| parameters.error(404, &format!("{what} is not found!"));
+    let visible = state.visible_instances(&key).ok_or_else(|| missing(format!("service {}", key.service)))?;
+    let hosts: Vec<Instance> = visible.iter().filter(|instance| instance.cluster == cluster).cloned().collect();
     if hosts.is_empty() {
         return Err(missing(format!("cluster {cluster}")));
     }

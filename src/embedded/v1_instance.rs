@@ -15,9 +15,9 @@ use crate::{
 
 use super::{
     call::Call,
-    catalogue::{Instance, ServiceKey},
+    catalogue::{Instance, InstanceAddress, ServiceKey},
     java,
-    listing::{instance_id, Asked, Told},
+    listing::{instance_id, Delivery, ListRequest},
     modification::{Batch, BatchAction, Patch},
     parameters::Parameters,
     registration::{Beat, Rejected},
@@ -25,7 +25,7 @@ use super::{
     state::State,
 };
 
-/// Reads an instance with Nacos' defaults for what is not given.
+/// Parses an instance. Missing values have the defaults of Nacos.
 fn instance(parameters: &Parameters) -> Result<Instance, Reply> {
     let ip = parameters.required("ip")?.to_owned();
     parameters.required("port")?;
@@ -34,7 +34,7 @@ fn instance(parameters: &Parameters) -> Result<Instance, Reply> {
         port: parameters.number("port")?.unwrap_or(0),
         weight: parameters.weight()?.unwrap_or(1.0),
         healthy: parameters.flag("healthy").unwrap_or(true),
-        // The older spelling counts where the newer is not given.
+        // `enable` is the older name, and counts only without `enabled`.
         enabled: parameters.flag("enabled").or(parameters.flag("enable")).unwrap_or(true),
         ephemeral: parameters.flag("ephemeral").unwrap_or(true),
         metadata: parameters.metadata()?.unwrap_or_default(),
@@ -68,7 +68,7 @@ pub(crate) fn overwrite(state: &mut State, call: &Call) -> Result<Reply, Reply> 
     let key = parameters.service()?;
     let instance = instance(parameters)?;
     state.check(&instance).map_err(rejected)?;
-    // 1.4 lets clients that are not Java register by a PUT.
+    // On 1.4 a PUT of a client other than Java registers the instance.
     if parameters.dialect.is_v1_4() && !call.agent.is_java() {
         return register(state, call);
     }
@@ -93,14 +93,14 @@ fn no_such_service(parameters: &Parameters, key: &ServiceKey, instance: &Instanc
             format!("namespace='{namespace}', group='{group}', name='{name}', ephemeral={ephemeral}, revision=0");
         (400, format!("Service{{{service}}}"))
     };
-    parameters.refused(status, &format!("service not found, namespace: {namespace}, service: {service}"))
+    parameters.error(status, &format!("service not found, namespace: {namespace}, service: {service}"))
 }
 
-/// Java's `Instance.toString()`, with `marked` before the last.
+/// Formats the instance like Java's `Instance.toString()`, where `false` is the field `marked`.
 fn no_such_instance(parameters: &Parameters, instance: &Instance) -> Reply {
     let Instance { ip, port, cluster, weight, healthy, .. } = instance;
     let instance = format!("{ip}:{port}:unknown:{cluster}_{weight:?}_{healthy}_false_{cluster}");
-    parameters.refused(500, &format!("instance not exist: {instance}"))
+    parameters.error(500, &format!("instance not exist: {instance}"))
 }
 
 pub(crate) fn patch(state: &mut State, call: &Call) -> Result<Reply, Reply> {
@@ -108,17 +108,17 @@ pub(crate) fn patch(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let key = parameters.service()?;
     let ip = parameters.required("ip")?;
     parameters.required("port")?;
-    let place = (parameters.cluster()?, ip, parameters.number("port")?.unwrap_or(0));
+    let address = (parameters.cluster()?, ip, parameters.number("port")?.unwrap_or(0));
     let patch = Patch {
         weight: parameters.weight()?,
         enabled: parameters.flag("enabled"),
         healthy: parameters.flag("healthy"),
         metadata: parameters.metadata()?,
     };
-    if state.patch(&key, place, patch) {
+    if state.patch(&key, address, patch) {
         Ok(Reply::ok())
     } else if parameters.dialect.is_v1_4() {
-        Err(parameters.refused(400, "instance not found"))
+        Err(parameters.error(400, "instance not found"))
     } else {
         Err(Reply::text(404, "no matched ip found!"))
     }
@@ -127,7 +127,7 @@ pub(crate) fn patch(state: &mut State, call: &Call) -> Result<Reply, Reply> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct OneInstance<'a> {
-    /// As it was asked for.
+    /// As in the request.
     service: &'a str,
     ip: &'a str,
     port: i64,
@@ -141,14 +141,14 @@ struct OneInstance<'a> {
 pub(crate) fn get(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let parameters = &call.parameters;
     let key = parameters.service()?;
-    // No other spelling here, unlike when registering.
+    // GET does not read `cluster`, unlike a registration.
     let cluster = parameters.or("clusterName", DEFAULT_CLUSTER);
     let ip = parameters.required("ip")?;
     parameters.required("port")?;
     let port = parameters.number("port")?.unwrap_or(0);
     let instance = find(state, &key, (cluster, ip, port)).map_err(|missing| {
         let status = if parameters.dialect.is_v1_4() { 500 } else { 404 };
-        parameters.refused(status, &missing)
+        parameters.error(status, &missing)
     })?;
     Ok(Reply::json(&OneInstance {
         service: &key.service.to_string(),
@@ -162,19 +162,19 @@ pub(crate) fn get(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     }))
 }
 
-/// The instance as lists show it. The error is Nacos' text.
-pub(crate) fn find(state: &mut State, key: &ServiceKey, place: (&str, &str, i64)) -> Result<Instance, String> {
+/// The instance that lists show now. The error is the text of Nacos.
+pub(crate) fn find(state: &mut State, key: &ServiceKey, address: (&str, &str, i64)) -> Result<Instance, String> {
     let is_v1_4 = state.dialect().is_v1_4();
-    let shown = state.shown(key);
-    if is_v1_4 && shown.is_none() {
+    let visible = state.visible_instances(key);
+    if is_v1_4 && visible.is_none() {
         return Err(format!("no service {} found!", key.service));
     }
-    let shown = shown.unwrap_or_default();
-    // 1.4 looks at the cluster alone.
-    if !shown.iter().any(|instance| !is_v1_4 || instance.cluster == place.0) {
-        return Err(format!("no ips found for cluster {} in service {}", place.0, key.service));
+    let visible = visible.unwrap_or_default();
+    // This error of 1.4 depends only on the cluster.
+    if !visible.iter().any(|instance| !is_v1_4 || instance.cluster == address.0) {
+        return Err(format!("no ips found for cluster {} in service {}", address.0, key.service));
     }
-    shown.iter().find(|instance| instance.is_at(place)).cloned().ok_or("no matched ip found!".into())
+    visible.iter().find(|instance| instance.is_at(address)).cloned().ok_or("no matched ip found!".into())
 }
 
 pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
@@ -184,12 +184,12 @@ pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let healthy_only = parameters.or("healthyOnly", "").eq_ignore_ascii_case("true");
     let udp_port = parameters.number::<u16>("udpPort")?.unwrap_or(0);
     let subscribed = state.subscribes(&call.agent, udp_port);
-    let asked = Asked { clusters, healthy_only, agent: &call.agent, told: Told::InAnswer { subscribed } };
+    let request = ListRequest { clusters, healthy_only, agent: &call.agent, delivery: Delivery::Answer { subscribed } };
     if let (true, Ok(ip)) = (subscribed, parameters.or("clientIP", "").parse::<IpAddr>()) {
-        state.subscribe(&key, SocketAddr::new(ip, udp_port), &asked, parameters.or("app", ""));
+        state.subscribe(&key, SocketAddr::new(ip, udp_port), &request, parameters.or("app", ""));
     }
-    let shown = state.shown(&key);
-    let list = state.list(&key, shown, &asked);
+    let visible = state.visible_instances(&key);
+    let list = state.list(&key, visible, &request);
     let body = list.map_err(|error| Reply::text(500, error.to_string()))?;
     Ok(Reply { status: 200, content_type: Some(JSON), body })
 }
@@ -209,7 +209,7 @@ pub(crate) fn beat(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     }))
 }
 
-/// What the body says counts before what the parameters say.
+/// Values in the body take precedence over the parameters.
 fn read_beat(parameters: &Parameters, key: &ServiceKey) -> Result<Beat, Reply> {
     let cluster = parameters.or("clusterName", DEFAULT_CLUSTER);
     let Some(body) = parameters.get("beat") else {
@@ -222,7 +222,7 @@ fn read_beat(parameters: &Parameters, key: &ServiceKey) -> Result<Beat, Reply> {
         });
     };
     let body =
-        BeatBody::read(body).map_err(|error| parameters.refused(500, &format!("the beat cannot be read: {error}")))?;
+        BeatBody::read(body).map_err(|error| parameters.error(500, &format!("the beat cannot be read: {error}")))?;
     let cluster = body.cluster.filter(|cluster| !cluster.trim().is_empty()).unwrap_or(cluster.to_owned());
     let instance = Instance {
         ip: body.ip.clone(),
@@ -237,7 +237,7 @@ fn read_beat(parameters: &Parameters, key: &ServiceKey) -> Result<Beat, Reply> {
         last_beat: Default::default(),
         registration: 0,
     };
-    // 1.4 keeps alive what the query names, later Nacos what the body names (`ClientBeatProcessorV2`).
+    // 1.4 keeps the instance in the query alive, 2.x and later the instance in the body (`ClientBeatProcessorV2`).
     let renews = if parameters.dialect.is_v1_4() {
         Some(key.clone())
     } else {
@@ -247,7 +247,7 @@ fn read_beat(parameters: &Parameters, key: &ServiceKey) -> Result<Beat, Reply> {
     Ok(Beat { ip: body.ip, port: body.port, cluster: Some(cluster), instance: Some(instance), renews })
 }
 
-/// The body of a full beat (`RsInfo`). Clients differ in what they put in.
+/// The body of a full beat (`RsInfo`). Clients send different fields.
 pub(crate) struct BeatBody {
     pub(crate) ip: String,
     pub(crate) port: i64,
@@ -295,7 +295,7 @@ fn change_metadata(
     parameters.required("metadata")?;
     let action = action(parameters.metadata()?.unwrap_or_default());
     let batch = Batch {
-        places: places(parameters.or("instances", "")),
+        addresses: addresses(parameters.or("instances", "")),
         consistency: parameters.get("consistencyType").map(|kind| kind != "persist"),
     };
     let updated: Vec<String> = state
@@ -309,17 +309,17 @@ fn change_metadata(
     Ok(Reply::json(&serde_json::json!({ "updated": updated })))
 }
 
-/// What cannot be read names nobody.
-fn places(instances: &str) -> Vec<(String, String, i64)> {
+/// The addresses of the instances. Empty if the text is invalid.
+fn addresses(instances: &str) -> Vec<InstanceAddress> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct InstanceAddress {
+    struct Address {
         ip: String,
         port: serde_json::Value,
         cluster_name: Option<String>,
     }
-    let places: Vec<InstanceAddress> = serde_json::from_str(instances).unwrap_or_default();
+    let addresses: Vec<Address> = serde_json::from_str(instances).unwrap_or_default();
     let port = |port: &serde_json::Value| port.as_i64().or_else(|| port.as_str()?.parse().ok()).unwrap_or(0);
     let cluster = |name: Option<String>| name.filter(|name| !name.is_empty()).unwrap_or(DEFAULT_CLUSTER.into());
-    places.into_iter().map(|place| (cluster(place.cluster_name), place.ip, port(&place.port))).collect()
+    addresses.into_iter().map(|one| (cluster(one.cluster_name), one.ip, port(&one.port))).collect()
 }

@@ -1,10 +1,10 @@
-//! `/v1/console/namespaces`: only their names; instances live in namespaces that nobody made, too.
+//! `/v1/console/namespaces`: the names of namespaces. Instances do not need a namespace that was created here.
 
 use serde_json::{json, Value};
 
 use super::{call::Call, parameters::Parameters, reply::Reply, state::State};
 
-/// All namespaces, or one of them, or whether it exists.
+/// Returns all namespaces, one namespace, or whether a namespace exists.
 pub(crate) fn get(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let parameters = &call.parameters;
     if parameters.get("checkNamespaceIdExist") == Some("true") {
@@ -15,14 +15,14 @@ pub(crate) fn get(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     if parameters.get("show") == Some("all") {
         let id = parameters.namespace();
         let one = all.into_iter().find(|one| one["namespace"] == id || one["namespaceShowName"] == id);
-        let missing = || parameters.refused(404, &format!("namespaceId [ {id} ] not exist"));
+        let missing = || parameters.error(404, &format!("namespaceId [ {id} ] not exist"));
         return Ok(Reply::json(&one.ok_or_else(missing)?));
     }
     Ok(Reply::json(&json!({ "code": 200, "message": null, "data": all })))
 }
 
 fn all(state: &State) -> Vec<Value> {
-    // Before 3.x the id of `public` is empty.
+    // The id of `public` is empty before 3.x.
     let public = ("", "public", "Default Namespace", 0);
     let made =
         state.namespaces.iter().map(|(id, (name, description))| (id.as_str(), name.as_str(), description.as_str(), 2));
@@ -37,7 +37,7 @@ fn all(state: &State) -> Vec<Value> {
     std::iter::once(public).chain(made).map(described).collect()
 }
 
-/// False for one that exists.
+/// Creates a namespace. Answers false if it exists already.
 pub(crate) fn create(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let id = match call.parameters.get("customNamespaceId") {
         Some(id) => id.trim().to_owned(),

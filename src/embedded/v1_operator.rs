@@ -1,4 +1,4 @@
-//! What operators and load balancers ask: `/v1/ns/operator`, `/v1/console`.
+//! `/v1/ns/operator` and `/v1/console`: requests of operators and load balancers.
 
 use std::collections::BTreeSet;
 
@@ -56,10 +56,10 @@ pub(crate) fn server_state(state: &mut State, call: &Call) -> Result<Reply, Repl
             "function_mode": null,
         })));
     }
-    let mut told = state.told_of_server();
-    told["auth_admin_request"] = json!("false");
-    told["server_port"] = json!("8848");
-    Ok(Reply::json(&told))
+    let mut settings = state.server_settings();
+    settings["auth_admin_request"] = json!("false");
+    settings["server_port"] = json!("8848");
+    Ok(Reply::json(&settings))
 }
 
 impl State {
@@ -68,7 +68,7 @@ impl State {
             return json!({ "status": "UP" });
         }
         let instances = || self.catalogue.services().flat_map(|service| service.instances.keys());
-        // A client is an address and the kind of what it registers (`IpPortBasedClient`).
+        // A client is identified by its address and by whether its instances are ephemeral (`IpPortBasedClient`).
         let publishers: BTreeSet<(&str, i64, bool)> =
             instances().map(|key| (key.ip.as_str(), key.port, key.ephemeral)).collect();
         let persistent = publishers.iter().filter(|(.., ephemeral)| !ephemeral).count();
@@ -90,8 +90,8 @@ impl State {
         })
     }
 
-    /// The settings that 2.x and 3.x tell of themselves, in the words of a server with default settings.
-    pub(crate) fn told_of_server(&self) -> serde_json::Value {
+    /// The settings that 2.x and 3.x report, as of a server with default settings.
+    pub(crate) fn server_settings(&self) -> serde_json::Value {
         json!({
             "version": self.dialect().version(),
             "startup_mode": "standalone",
@@ -119,10 +119,10 @@ impl State {
     }
 }
 
-/// Of the switches that can be changed, only this one is obeyed; the others are taken and forgotten.
+/// Accepts a change of any switch. Only `lightBeatEnabled` has an effect.
 pub(crate) fn change_switch(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let given = |name: &str| {
-        let missing = || call.parameters.refused(400, &format!("Parameter '{name}' is missing"));
+        let missing = || call.parameters.error(400, &format!("Parameter '{name}' is missing"));
         call.parameters.get(name).ok_or_else(missing)
     };
     let (entry, value) = (given("entry")?, given("value")?);
@@ -132,7 +132,7 @@ pub(crate) fn change_switch(state: &mut State, call: &Call) -> Result<Reply, Rep
     Ok(Reply::ok())
 }
 
-/// `SwitchDomain`, with the defaults of what cannot be changed here.
+/// `SwitchDomain`, with defaults for all switches that have no effect here.
 pub(crate) fn switches(state: &mut State, _: &Call) -> Result<Reply, Reply> {
     let mut switches = json!({
         "name": "00-00---000-NACOS_SWITCH_DOMAIN-000---00-00",

@@ -36,7 +36,7 @@ pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     Ok(Reply::json(&ServiceListAnswer { count: names.len() as u64, doms }))
 }
 
-/// Who is pushed to.
+/// The receivers of pushes.
 pub(crate) fn subscribers(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let parameters = &call.parameters;
     let key = parameters.service()?;
@@ -67,9 +67,9 @@ pub(crate) fn get(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let service = state.catalogue.service(&key).ok_or_else(|| {
         let (namespace, name) = (&key.namespace, &key.service);
         if is_v1_4 {
-            parameters.refused(404, &format!("service {name} is not found!"))
+            parameters.error(404, &format!("service {name} is not found!"))
         } else {
-            parameters.refused(400, &format!("service not found, namespace: {namespace}, serviceName: {name}"))
+            parameters.error(400, &format!("service not found, namespace: {namespace}, serviceName: {name}"))
         }
     })?;
     let set = service.metadata.clone().unwrap_or_default();
@@ -81,7 +81,7 @@ pub(crate) fn get(state: &mut State, call: &Call) -> Result<Reply, Reply> {
         protect_threshold: set.protect_threshold,
         metadata: &set.metadata,
         selector: if is_v1_4 { json!({ "type": "none" }) } else { json!({ "type": "none", "contextType": "NONE" }) },
-        clusters: service.clusters_shown(is_v1_4).into_iter().map(cluster).collect(),
+        clusters: service.visible_clusters(is_v1_4).into_iter().map(cluster).collect(),
     }))
 }
 
@@ -90,7 +90,7 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let key = parameters.service()?;
     if state.catalogue.service(&key).is_some() {
         let name = &key.service;
-        return Err(parameters.refused(
+        return Err(parameters.error(
             400,
             &if parameters.dialect.is_v1_4() {
                 format!("specified service already exists, serviceName : {name}")
@@ -101,7 +101,7 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     }
     let metadata = service_metadata(call)?;
     let now = state.now();
-    // A service made so is one of persistent instances.
+    // A service that is created explicitly has persistent instances.
     let service = state.catalogue.service_or_new(&key, false, now);
     service.metadata = Some(metadata);
     let key = service.key.clone();
@@ -114,7 +114,7 @@ pub(crate) fn update(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let key = parameters.service()?;
     parameters.required("protectThreshold")?;
     let metadata = service_metadata(call)?;
-    let missing = || parameters.refused(400, &format!("service {} not found!", key.service));
+    let missing = || parameters.error(400, &format!("service {} not found!", key.service));
     let service = state.catalogue.service_mut(&key).ok_or_else(missing)?;
     service.metadata = Some(metadata);
     let key = service.key.clone();
@@ -122,16 +122,16 @@ pub(crate) fn update(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     Ok(Reply::ok())
 }
 
-/// 1.4 removes a service with all its instances.
+/// Removes a service. 1.4 removes its instances too, 2.x and later reject that.
 pub(crate) fn delete(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let parameters = &call.parameters;
     let key = parameters.service()?;
     let is_v1_4 = parameters.dialect.is_v1_4();
     match state.catalogue.service(&key) {
-        None => Err(parameters.refused(400, &format!("service {} not found!", key.service))),
+        None => Err(parameters.error(400, &format!("service {} not found!", key.service))),
         Some(service) if !is_v1_4 && !service.instances.is_empty() => {
             let advice = "is not empty, can't be delete. Please unregister instance first";
-            Err(parameters.refused(400, &format!("Service {} {advice}", key.service)))
+            Err(parameters.error(400, &format!("Service {} {advice}", key.service)))
         }
         Some(_) => {
             state.catalogue.remove(&key);
@@ -141,7 +141,7 @@ pub(crate) fn delete(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     }
 }
 
-/// What a list of services is limited to.
+/// A label that limits a list of services.
 struct Label {
     of_instances: bool,
     key: String,
@@ -159,8 +159,8 @@ impl Label {
     }
 }
 
-/// 1.4 obeys `INSTANCE.metadata.key = 'value'` and `SERVICE.metadata.key = 'value'`; later Nacos does not look at the
-/// selector of a list (`ServiceOperatorV2Impl.listService`).
+/// 1.4 applies `INSTANCE.metadata.key = 'value'` and `SERVICE.metadata.key = 'value'`. 2.x and later ignore the selector of a
+/// list (`ServiceOperatorV2Impl.listService`).
 fn service_label(parameters: &Parameters) -> Result<Option<Label>, Reply> {
     let Some(selector) = parameters.get("selector").filter(|_| parameters.dialect.is_v1_4()) else { return Ok(None) };
     let (kind, expression) = selector_of(parameters, selector)?;
@@ -171,29 +171,29 @@ fn service_label(parameters: &Parameters) -> Result<Option<Label>, Reply> {
     Ok(["INSTANCE", "SERVICE"].contains(&of).then_some(label))
 }
 
-/// Type and expression of a selector.
+/// The type and the expression of a selector.
 fn selector_of(parameters: &Parameters, json: &str) -> Result<(String, String), Reply> {
-    let no_match = || parameters.refused(400, "not match any type of selector!");
+    let no_match = || parameters.error(400, "not match any type of selector!");
     let selector: serde_json::Value = serde_json::from_str(json)
-        .map_err(|error| parameters.refused(500, &format!("the selector cannot be read: {error}")))?;
+        .map_err(|error| parameters.error(500, &format!("the selector cannot be read: {error}")))?;
     let kind = selector["type"].as_str().ok_or_else(no_match)?;
     match kind {
         "none" | "label" => Ok((kind.to_owned(), selector["expression"].as_str().unwrap_or("").to_owned())),
-        // A constant of 1.4's that selects nothing.
+        // 1.4 has the constant `unknown`, which selects nothing.
         other if other != "unknown" && parameters.dialect.is_v1_4() => {
             let constant = format!("No enum constant com.alibaba.nacos.api.selector.SelectorType.{other}");
-            Err(parameters.refused(400, &constant))
+            Err(parameters.error(400, &constant))
         }
         _ => Err(no_match()),
     }
 }
 
-/// A service with a label selector shows callers of the same label to each other, for which it would need a CMDB.
+/// Rejects label selectors, which compare the labels of caller and instance and need a CMDB.
 fn check_selector(parameters: &Parameters) -> Result<(), Reply> {
     let Some(selector) = parameters.get("selector") else { return Ok(()) };
     match selector_of(parameters, selector)? {
         (kind, _) if kind == "label" => {
-            Err(parameters.refused(400, "selectors of type label are not supported by the embedded server"))
+            Err(parameters.error(400, "selectors of type label are not supported by the embedded server"))
         }
         _ => Ok(()),
     }
@@ -214,8 +214,8 @@ impl State {
 }
 
 impl Service {
-    /// 1.4 keeps clusters that are empty; later Nacos shows those of its instances.
-    pub(crate) fn clusters_shown(&self, with_empty_ones: bool) -> BTreeSet<&str> {
+    /// 1.4 keeps empty clusters. 2.x and later show only those of the instances.
+    pub(crate) fn visible_clusters(&self, with_empty_ones: bool) -> BTreeSet<&str> {
         if with_empty_ones {
             self.clusters.iter().map(String::as_str).collect()
         } else {

@@ -1,4 +1,4 @@
-//! `/v3/admin`: what there is of it for clients (`ServiceControllerV3`, `InstanceControllerV3`).
+//! `/v3/admin`: the part that clients use (`ServiceControllerV3`, `InstanceControllerV3`).
 
 use serde::Serialize;
 use serde_json::json;
@@ -24,13 +24,13 @@ pub(crate) fn health(_: &mut State, _: &Call) -> Result<Reply, Reply> {
 }
 
 pub(crate) fn server_state(state: &mut State, _: &Call) -> Result<Reply, Reply> {
-    let mut told = state.told_of_server();
-    // Its admin API is guarded from the start.
+    let mut settings = state.server_settings();
+    // The admin API requires a token by default.
     for key in ["auth_enabled", "auth_admin_request", "login_page_enabled"] {
-        told[key] = json!("true");
+        settings[key] = json!("true");
     }
-    told["server_port"] = json!(state.settings.port.to_string());
-    Ok(success(told))
+    settings["server_port"] = json!(state.settings.port.to_string());
+    Ok(success(settings))
 }
 
 #[derive(Serialize)]
@@ -53,7 +53,7 @@ pub(crate) struct ServiceView<'a> {
     trigger_flag: &'static str,
 }
 
-/// Services whose group and name contain what is asked for.
+/// A page of the services whose group and name contain the given texts.
 pub(crate) fn list_services(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let parameters = &call.parameters;
     let (page, size) = (positive(parameters, "pageNo", 1)?, positive(parameters, "pageSize", 100)?);
@@ -73,13 +73,13 @@ pub(crate) fn list_services(state: &mut State, call: &Call) -> Result<Reply, Rep
 }
 
 pub(crate) fn view(service: &Service) -> ServiceView<'_> {
-    let shown = service.listed_or_all();
-    let (all, healthy) = (shown.len(), shown.iter().filter(|i| i.healthy).count());
+    let listed = service.listed_or_all();
+    let (all, healthy) = (listed.len(), listed.iter().filter(|i| i.healthy).count());
     let threshold = service.metadata.as_ref().map_or(0.0, |set| set.protect_threshold);
     ServiceView {
         name: &service.key.service.name,
         group_name: &service.key.service.group,
-        cluster_count: service.clusters_shown(false).len(),
+        cluster_count: service.visible_clusters(false).len(),
         ip_count: all,
         healthy_instance_count: healthy,
         trigger_flag: if healthy as f32 / all as f32 <= threshold { "true" } else { "false" },
@@ -95,22 +95,22 @@ fn positive(parameters: &Parameters, name: &str, default: usize) -> Result<usize
 
 pub(crate) fn get(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let key = service(&call.parameters)?;
-    let asked = instance(&call.parameters)?;
-    let place = (asked.cluster.as_str(), asked.ip.as_str(), asked.port);
-    let found = v1_instance::find(state, &key, place);
+    let requested = instance(&call.parameters)?;
+    let address = (requested.cluster.as_str(), requested.ip.as_str(), requested.port);
+    let found = v1_instance::find(state, &key, address);
     let instance = found.map_err(|missing| failure(404, RESOURCE_NOT_FOUND, missing))?;
     Ok(success(ListedHost::new(&state.settings, &key, instance, &key.service.to_string())))
 }
 
-/// The instances of one cluster, disabled ones too (`CatalogServiceV2Impl.listInstances`).
+/// The instances of one cluster, including disabled ones (`CatalogServiceV2Impl.listInstances`).
 pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let parameters = &call.parameters;
     let key = service(parameters)?;
     let cluster = parameters.or("clusterName", DEFAULT_CLUSTER);
     let healthy_only = flag(parameters, "healthyOnly")?.unwrap_or(false);
     let missing = |what: String| failure(404, SERVER_ERROR, format!("{what} is not found!"));
-    let shown = state.shown(&key).ok_or_else(|| missing(format!("service {}", key.service)))?;
-    let mut hosts: Vec<Instance> = shown.iter().filter(|instance| instance.cluster == cluster).cloned().collect();
+    let visible = state.visible_instances(&key).ok_or_else(|| missing(format!("service {}", key.service)))?;
+    let mut hosts: Vec<Instance> = visible.iter().filter(|instance| instance.cluster == cluster).cloned().collect();
     if hosts.is_empty() {
         return Err(missing(format!("cluster {cluster}")));
     }

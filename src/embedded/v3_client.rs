@@ -18,7 +18,7 @@ use super::{
     state::State,
 };
 
-/// Every answer's frame, errors included (`Result`).
+/// The frame of every answer and error (`Result`).
 #[derive(Serialize)]
 pub(crate) struct Framed<T> {
     pub(crate) code: i64,
@@ -26,7 +26,7 @@ pub(crate) struct Framed<T> {
     pub(crate) data: T,
 }
 
-/// Codes and what they mean (`ErrorCode`).
+/// Error codes (`ErrorCode`).
 pub(crate) const PARAMETER_MISSING: (i64, &str) = (10_000, "parameter missing");
 pub(crate) const PARAMETER_VALIDATE_ERROR: (i64, &str) = (20_002, "parameter validate error");
 pub(crate) const RESOURCE_NOT_FOUND: (i64, &str) = (20_004, "resource not found");
@@ -49,7 +49,7 @@ pub(crate) fn required<'a>(parameters: &'a Parameters, name: &str, kind: &str) -
     parameters.get(name).ok_or_else(missing)
 }
 
-/// A boolean as Spring reads it; blank is as if it were not given.
+/// A boolean in one of the forms that Spring accepts. `None` if blank.
 pub(crate) fn flag(parameters: &Parameters, name: &str) -> Result<Option<bool>, Reply> {
     let Some(text) = parameters.get(name) else { return Ok(None) };
     match text.trim().to_ascii_lowercase().as_str() {
@@ -59,7 +59,7 @@ pub(crate) fn flag(parameters: &Parameters, name: &str) -> Result<Option<bool>, 
     }
 }
 
-/// What cannot be bound to a form falls through to the last exception handler (`NacosApiExceptionHandler`).
+/// The error for a value that cannot be bound to the form, from the last exception handler (`NacosApiExceptionHandler`).
 fn unreadable(text: &str, kind: &str) -> Reply {
     let message = format!("Failed to convert value \"{text}\" to type {kind}");
     Reply::json_with(500, &serde_json::json!({ "code": SERVER_ERROR.0, "message": message, "data": null }))
@@ -72,7 +72,7 @@ pub(crate) fn service(parameters: &Parameters) -> Result<ServiceKey, Reply> {
 }
 
 pub(crate) fn instance(parameters: &Parameters) -> Result<Instance, Reply> {
-    // The form is bound before anything is looked at.
+    // The form is bound before any other check.
     let given = |name| flag(parameters, name);
     let (enabled, healthy, ephemeral) = (given("enabled")?, given("healthy")?, given("ephemeral")?);
     if let Some(text) = parameters.get("weight").filter(|text| text.trim().parse::<f64>().is_err()) {
@@ -84,7 +84,7 @@ pub(crate) fn instance(parameters: &Parameters) -> Result<Instance, Reply> {
     let metadata_error = |text: &str| failure(400, INSTANCE_METADATA_ERROR, bad_metadata(text));
     Ok(Instance {
         ip,
-        // The filter lets through only what is a port.
+        // The filter has rejected every invalid port.
         port: port.parse().unwrap_or(0),
         cluster: parameters.or("clusterName", DEFAULT_CLUSTER).to_owned(),
         weight: parameters.weight().map_err(weight_error)?.unwrap_or(1.0),
@@ -101,7 +101,7 @@ pub(crate) fn instance(parameters: &Parameters) -> Result<Instance, Reply> {
     })
 }
 
-/// The same POST registers, and beats with `heartBeat=true`.
+/// A POST registers, or beats with `heartBeat=true`.
 pub(crate) fn register_or_beat(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let key = service(&call.parameters)?;
     flag(&call.parameters, "heartBeat")?;
@@ -142,12 +142,12 @@ pub(crate) fn deregister(state: &mut State, call: &Call) -> Result<Reply, Reply>
     Ok(success("ok"))
 }
 
-/// Of one cluster, `DEFAULT` unless another is named; and `healthyOnly` is read but not obeyed.
+/// Lists the given clusters, `DEFAULT` without any. Reads `healthyOnly` but ignores it, like Nacos.
 pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let key = service(&call.parameters)?;
     let clusters = call.parameters.or("clusterName", DEFAULT_CLUSTER);
-    let shown = state.shown(&key);
-    let found = state.catalogue.service(&key).zip(shown);
-    let selection = found.map(|(service, shown)| Selection::of(service, shown, state.dialect(), clusters, false));
+    let visible = state.visible_instances(&key);
+    let found = state.catalogue.service(&key).zip(visible);
+    let selection = found.map(|(service, visible)| Selection::of(service, visible, state.dialect(), clusters, false));
     Ok(success(state.listed(&key, selection.unwrap_or_default().hosts, &key.service.to_string())))
 }
