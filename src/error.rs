@@ -9,8 +9,8 @@ use serde::{Serialize, Serializer};
 ///
 /// What to do about it:
 ///
-/// - [`InvalidInput`](Error::InvalidInput), [`Unsupported`](Error::Unsupported) and [`NotFound`](Error::NotFound): change
-///   the request.
+/// - [`InvalidInput`](Error::InvalidInput), [`Unsupported`](Error::Unsupported) and [`NotFound`](Error::NotFound):
+///   change the request.
 /// - [`Unauthorized`](Error::Unauthorized): change the credentials, or the rights of the user.
 /// - [`is_retryable`](Error::is_retryable) returns true: repeat the same request later.
 /// - [`Stopped`](Error::Stopped): start another Registry. This one answers no message any more.
@@ -45,12 +45,13 @@ pub enum Error {
     NotFound {
         /// The requested instance.
         instance: String,
-        /// Whether the instance may exist although it was not found, because it is disabled. True for servers that can only
-        /// be asked for lists: lists leave disabled instances out.
+        /// Whether the instance may exist although it was not found, because it is disabled. True for servers that can
+        /// only be asked for lists: lists leave disabled instances out.
         may_be_disabled: bool,
     },
 
-    /// No connection to the server could be made, or the connection broke before the whole answer was received. Retryable.
+    /// No connection to the server could be made, or the connection broke before the whole answer was received.
+    /// Retryable.
     #[error("{operation}: cannot reach {server}: {reason}")]
     Unreachable {
         /// The operation that failed.
@@ -61,7 +62,8 @@ pub enum Error {
         reason: String,
     },
 
-    /// The server rejected the request. Retryable are a 5xx, a 429, and code 30000 of the v3 API (an error inside the server).
+    /// The server rejected the request. Retryable are a 5xx, a 429, and code 30000 of the v3 API (an error inside the
+    /// server).
     #[error("{operation}: {server} answered {status}: {body}")]
     Refused {
         /// The operation that failed.
@@ -101,8 +103,8 @@ pub enum Error {
     Timeout {
         /// The operation that failed.
         operation: Operation,
-        /// Who did not answer: a server as `host:port`, or `the registry` when a message's own timeout expired or a view
-        /// did not get its first list in time.
+        /// Who did not answer: a server as `host:port`, or `the registry` when a message's own timeout expired or a
+        /// view did not get its first list in time.
         server: String,
         /// The timeout. Zero when it was set outside of this crate, as by `addr.send(…).timeout(…)`. Serialises as
         /// `after_ms`.
@@ -158,8 +160,8 @@ impl Error {
 
     /// Whether the same request may succeed later, or on another server.
     ///
-    /// True when the server could not be reached, did not answer in time, gave an unreadable answer, reported an error of
-    /// its own (a 5xx, or 30000 of the v3 API), or limits requests (429).
+    /// True when the server could not be reached, did not answer in time, gave an unreadable answer, reported an error
+    /// of its own (a 5xx, or 30000 of the v3 API), or limits requests (429).
     ///
     /// ```
     /// # use actix_nacos::Error;
@@ -171,7 +173,8 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Unreachable { .. } | Error::Timeout { .. } | Error::Unreadable { .. } => true,
-            // v3 reports an error inside the server as 30000. A repetition does not change the outcome of its other codes.
+            // v3 reports an error inside the server as 30000. A repetition does not change the outcome of its other
+            // codes.
             Error::Refused { status, .. } => matches!(status, 429 | 500..=599 | 30_000),
             _ => false,
         }
@@ -264,8 +267,8 @@ impl Operation {
         matches!(self, Operation::Register | Operation::Beat)
     }
 
-    /// Whether every server that speaks a protocol offers this operation in that protocol. Nacos 3.0 still speaks v1 but
-    /// offers the other operations only in v3's admin API.
+    /// Whether every server that speaks a protocol offers this operation in that protocol. Nacos 3.0 still speaks v1
+    /// but offers the other operations only in v3's admin API.
     pub(crate) fn is_in_every_api(self) -> bool {
         matches!(self, Operation::Register | Operation::Deregister | Operation::List | Operation::Beat)
     }

@@ -1,7 +1,7 @@
 //! Sends the request of an operation: chooses the server and the protocol, and repeats the request after failures.
 //!
-//! Every operation may be repeated, also at another server. Registering, deregistering, modifying or beating twice has the
-//! effect of once, and the other operations only read.
+//! Every operation may be repeated, also at another server. Registering, deregistering, modifying or beating twice has
+//! the effect of once, and the other operations only read.
 
 use std::{hash::BuildHasher as _, rc::Rc, time::Duration};
 
@@ -77,8 +77,8 @@ impl Progress {
 }
 
 impl Nacos {
-    /// Sends the request to one server after the other and reads the answers, until one is a success or no other server is
-    /// expected to answer better.
+    /// Sends the request to one server after the other and reads the answers, until one is a success or no other server
+    /// is expected to answer better.
     pub(super) async fn attempt<C: Call>(&self, call: &C, patience: Patience) -> Result<Answered<C::Value>, Error> {
         let operation = C::OPERATION;
         let mut progress = Progress::default();
@@ -117,14 +117,14 @@ impl Nacos {
         Err(rejection.or(progress.last_failure).unwrap_or_else(|| self.no_server(operation)))
     }
 
-    /// Whether a rejection is the answer unless a healthy server gives a better one. Waiting for failing servers is not worth it
-    /// then, except for the server in use, which may recover.
+    /// Whether a rejection is the answer unless a healthy server gives a better one. Waiting for failing servers is not
+    /// worth it then, except for the server in use, which may recover.
     fn has_answer(&self, operation: Operation, progress: &Progress) -> bool {
         let may_come_back = progress.has_current_failed || self.servers.is_current_open_for(operation);
         progress.first_rejection.is_some() && !may_come_back
     }
 
-    /// Waits for a permit and for a server that may be asked. `None` if waiting any longer is useless.
+    /// Waits for a permit and for a server that may be asked. `None` if no server is worth waiting for.
     async fn next_server(
         &self,
         operation: Operation,
@@ -135,7 +135,8 @@ impl Nacos {
             // Wait for the permit first. Requests that wait while a server hangs then choose another server.
             let permit = self.permit(operation, patience, progress).await?;
             let now = Instant::now();
-            // The time of an operation begins with its first permit: a burst may have to wait longer than an operation may take.
+            // The time of an operation begins with its first permit: a burst may have to wait longer than an operation
+            // may take.
             let deadline = *progress.deadline.get_or_insert_with(|| patience.deadline(now + self.operation_timeout));
             let is_over = now >= deadline && (progress.last_failure.is_some() || progress.first_rejection.is_some());
             let has_answer = self.has_answer(operation, progress);
@@ -179,7 +180,8 @@ impl Nacos {
         Error::Unreachable { operation, server, reason }
     }
 
-    /// Asks one server in the protocol that it was found to speak, and in the other protocol if it does not speak that one.
+    /// Asks one server in the protocol that it was found to speak, and in the other protocol if it does not speak that
+    /// one.
     async fn ask<C: Call>(
         &self,
         call: &C,
@@ -206,7 +208,8 @@ impl Nacos {
         self.protocol.or(server.protocol()).unwrap_or(WireProtocol::V1)
     }
 
-    /// Sends long parameters in a form, unless the server was found to read the parameters of this method only from the query.
+    /// Sends long parameters in a form, unless the server was found to read the parameters of this method only from the
+    /// query.
     pub(super) async fn send(
         &self,
         server: &Server,
@@ -268,8 +271,8 @@ impl Nacos {
     }
 }
 
-/// Whether another server may accept what this server rejects. A server that is not a Nacos may reject in any way, so no
-/// rejection is known to hold for all servers.
+/// Whether another server may accept what this server rejects. A server that is not a Nacos may reject in any way, so
+/// no rejection is known to hold for all servers.
 fn is_rejection(error: &Error) -> bool {
     matches!(error, Error::Unauthorized { .. } | Error::Unsupported { .. } | Error::Refused { .. })
 }

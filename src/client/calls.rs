@@ -29,8 +29,8 @@ pub(super) trait Call {
 
     fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<Self::Value, Rejection>;
 
-    /// The service or instance that the operation is about, as errors name it. A failure for one subject does not count against
-    /// others.
+    /// The service or instance that the operation is about, as errors name it. A failure for one subject does not count
+    /// against others.
     fn subject(&self) -> String;
 }
 

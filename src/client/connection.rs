@@ -7,11 +7,13 @@ use slog::{info, warn};
 use super::{health::Health, nacos::Nacos, server::Server, servers::Servers};
 use crate::model::connection::ConnectionState;
 
-/// How long a server counts as failing after its last failure. A server that is no longer asked cannot show that it has recovered.
+/// How long a server counts as failing after its last failure. A server that is no longer asked cannot show that it has
+/// recovered.
 const RECENT_FAILURE_WINDOW: Duration = Duration::from_secs(60);
 
 impl Servers {
-    /// The state of the connection after a request. `None` after a failure that does not mean that all servers are lost.
+    /// The state of the connection after a request. `None` after a failure that does not mean that all servers are
+    /// lost.
     pub(crate) fn connection_after(&self, answered: bool) -> Option<ConnectionState> {
         let list = self.all();
         let is = |state: fn(&Health) -> bool| move |server: &Rc<Server>| state(&server.health.borrow());

@@ -9,8 +9,8 @@ use awc::http::{
 use encoding_rs::Encoding;
 use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 
-/// The body as UTF-8, limited to `limit` bytes. A body that cannot be decoded, or that belongs to a redirection of a request for
-/// `path`, is replaced by a line of text that says so.
+/// The body as UTF-8, limited to `limit` bytes. A body that cannot be decoded, or that belongs to a redirection of a
+/// request for `path`, is replaced by a line of text that says so.
 pub(super) fn decode(status: StatusCode, headers: &HeaderMap, body: Vec<u8>, path: &str, limit: usize) -> Vec<u8> {
     if let Some(location) = header(headers, LOCATION).filter(|_| status.is_redirection()) {
         return redirection(location, path).into_bytes();
@@ -58,7 +58,8 @@ fn port(to: &Uri) -> Option<u16> {
     })
 }
 
-/// Undoes the encodings, beginning with the last one. Also recognises gzip without its header, because JSON never begins like gzip.
+/// Undoes the encodings, beginning with the last one. Also recognises gzip without its header, because JSON never
+/// begins like gzip.
 fn inflate(encodings: &str, mut body: Vec<u8>, limit: usize) -> Result<Vec<u8>, String> {
     const GZIP: &[u8] = &[0x1f, 0x8b];
     for encoding in encodings.rsplit(',').map(|encoding| encoding.trim().to_ascii_lowercase()) {

@@ -66,7 +66,8 @@ impl Dialer {
         }
     }
 
-    /// Looks the server's addresses up and connects. Does not end while an address keeps silent, so the caller needs a timeout.
+    /// Looks the server's addresses up and connects. Does not end while an address keeps silent, so the caller needs a
+    /// timeout.
     pub(crate) async fn connect(&self) -> Result<TcpStream, ConnectError> {
         let found =
             lookup_host((&*self.host, self.port)).await.map_err(|error| ConnectError::Resolver(error.into()))?;
@@ -82,13 +83,14 @@ impl Dialer {
         })
     }
 
-    /// Whether the server has refused a connection since `since`. A failed lookup or a network that is down does not count, because
-    /// neither shows that the server is down.
+    /// Whether the server has refused a connection since `since`. A failed lookup or a network that is down does not
+    /// count, because neither shows that the server is down.
     pub(crate) fn was_refused_since(&self, since: Instant) -> bool {
         self.history.refused_at.get().is_some_and(|refused| refused >= since)
     }
 
-    /// Sorts the addresses: the last one that answered first, one that kept silent last, otherwise in the system's order.
+    /// Sorts the addresses: the last one that answered first, one that kept silent last, otherwise in the system's
+    /// order.
     fn in_order(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let (connected, silent) = (self.history.connected.get(), self.history.silent.get());
         addresses.sort_by_key(|address| match Some(*address) {

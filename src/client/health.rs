@@ -1,8 +1,9 @@
 //! The health of one server: a circuit breaker for the server, and one for each of its operations.
 //!
-//! Against the server count failed connections, and registrations, beats and lists that time out while the server answers nothing
-//! else. Against an operation count a 5xx, an unreadable answer, and any other timeout. A breaker opens only when requests for a
-//! second service or instance fail too, because a single one may fail for reasons of its own. A rejection (4xx) never counts.
+//! Against the server count failed connections, and registrations, beats and lists that time out while the server
+//! answers nothing else. Against an operation count a 5xx, an unreadable answer, and any other timeout. A breaker opens
+//! only when requests for a second service or instance fail too, because a single one may fail for reasons of its own.
+//! A rejection (4xx) never counts.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -90,8 +91,8 @@ impl Breaker {
 pub(crate) struct Health {
     server: Breaker,
     operations: HashMap<Operation, Breaker>,
-    /// Until when the trial under way holds up other requests. The second trial is for heartbeats and registrations, which must not
-    /// wait for another operation that hangs.
+    /// Until when the trial under way holds up other requests. The second trial is for heartbeats and registrations,
+    /// which must not wait for another operation that hangs.
     trials_until: [Option<Instant>; 2],
     /// Whether the server may have restarted since its last success.
     is_in_outage: bool,
@@ -196,8 +197,8 @@ impl Health {
         self.availability(operation) != Availability::Closed
     }
 
-    /// Whether to leave this server in use for `other`, which succeeded at `operation`. Two servers that each fail at some operation
-    /// must not alternate, because each change begins a new epoch.
+    /// Whether to leave this server in use for `other`, which succeeded at `operation`. Two servers that each fail at
+    /// some operation must not alternate, because each change begins a new epoch.
     pub(super) fn is_left_for(&self, other: &Health, operation: Operation) -> bool {
         let is_unreachable = self.server.open_until.is_some();
         self.is_open_for(operation) && (is_unreachable || !other.has_lately_failed_to_serve())
@@ -210,8 +211,8 @@ impl Health {
         self.operations.iter().any(|(operation, breaker)| operation.decides_server() && fails(breaker))
     }
 
-    /// Whether the server answers nothing, or answers every list with a failure. A server that lists some services and fails for
-    /// others is not lost.
+    /// Whether the server answers nothing, or answers every list with a failure. A server that lists some services and
+    /// fails for others is not lost.
     pub(super) fn is_lost(&self) -> bool {
         let lists = self.operations.get(&Operation::List);
         self.server.is_outage(self.last_success) || lists.is_some_and(|lists| lists.is_outage(self.last_success))
@@ -222,7 +223,7 @@ impl Health {
         self.last_success.is_none() && self.has_rejected
     }
 
-    /// Whether the server failed within this time, and not only once for one subject.
+    /// Whether a failure within this time counts against the server or has opened a breaker.
     pub(super) fn has_failed_within(&self, time: Duration) -> bool {
         let is_suspect =
             self.server.failures > 0 || self.operations.values().any(|breaker| breaker.open_until.is_some());
@@ -230,7 +231,8 @@ impl Health {
     }
 }
 
-/// Doubles from 50 ms to 2 s, minus a random part of up to a quarter, so that many clients do not retry at the same moment.
+/// Doubles from 50 ms to 2 s, minus a random part of up to a quarter, so that many clients do not retry at the same
+/// moment.
 pub(super) fn pause(failures: u32) -> Duration {
     let doubled = FIRST_PAUSE.saturating_mul(1 << (failures.clamp(1, 16) - 1));
     doubled.min(MAX_PAUSE).mul_f64(0.75 + 0.25 * fastrand::f64())

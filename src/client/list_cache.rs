@@ -1,8 +1,8 @@
 //! Caches parsed lists in memory, so that a list that has not changed is not parsed again.
 //!
-//! Nearly every poll returns the same hosts as the poll before. Comparing their text costs a hundredth of parsing it. The
-//! instances also keep their addresses in memory, which makes comparing two lists cheap, and dropping a list in another thread.
-//! Only the fields beside the hosts differ each time: the server's clock, and the checksum of r-nacos.
+//! Nearly every poll returns the same hosts as the poll before. Comparing their text costs a hundredth of parsing it.
+//! The instances also keep their addresses in memory, which makes comparing two lists cheap, and dropping a list in
+//! another thread. Only the fields beside the hosts differ each time: the server's clock, and the checksum of r-nacos.
 
 use std::{
     cell::{Cell, RefCell},
@@ -38,7 +38,8 @@ impl ListCache {
         ListCache { lists: RefCell::default(), swept: Cell::new(Instant::now()) }
     }
 
-    /// Parses `answer` by `read`, which returns a sorted and filtered list. `key` contains everything that the list depends on.
+    /// Parses `answer` by `read`, which returns a sorted and filtered list. `key` contains everything that the list
+    /// depends on.
     pub(super) fn read(
         &self,
         key: &str,
@@ -78,8 +79,8 @@ impl ListCache {
 
 /// An answer, split around its hosts: from the first `[` to the last `]`.
 ///
-/// If other fields contain brackets, `hosts` contains more than the hosts. The rest then differs from the complete answer, and
-/// such a list is not cached.
+/// If other fields contain brackets, `hosts` contains more than the hosts. The rest then differs from the complete
+/// answer, and such a list is not cached.
 #[derive(Clone, Copy)]
 struct Split<'a> {
     head: &'a [u8],

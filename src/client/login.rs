@@ -49,8 +49,8 @@ impl Nacos {
         Ok(outcome)
     }
 
-    /// Notes whether the server accepted the token. Only an answer to the request itself shows that the server checked the token, or
-    /// needs none.
+    /// Notes whether the server accepted the token. Only an answer to the request itself shows that the server checked
+    /// the token, or needs none.
     fn note_access<T>(
         &self,
         server: &Server,

@@ -1,7 +1,8 @@
 //! The Nacos client. It knows no actor.
 //!
-//! [`Nacos`] has one method per operation. The requests and the reading of answers are pure functions in `wire`. [`attempt`]
-//! chooses the server, repeats failed requests, and finds out the protocol of a server. [`login`] adds the token.
+//! [`Nacos`] has one method per operation. The requests and the reading of answers are pure functions in `wire`.
+//! [`attempt`] chooses the server, repeats failed requests, and finds out the protocol of a server. [`login`] adds the
+//! token.
 
 mod attempt;
 mod calls;

@@ -27,8 +27,8 @@ use crate::{
     wire::{exchange::WireProtocol, v1},
 };
 
-/// How long a 2.x server may take to list a new instance. Only after this time is an instance disabled that GET returns and a
-/// list lacks.
+/// How long a 2.x server may take to list a new instance. Only after this time is an instance disabled that GET returns
+/// and a list lacks.
 const LIST_DELAY: Duration = Duration::from_secs(1);
 
 /// The client of one Registry: its servers, its login, its connections.
@@ -124,14 +124,14 @@ impl Nacos {
         &self.session
     }
 
-    /// The current epoch. It changes when the server in use may have forgotten its instances. Instances that were registered in
-    /// another epoch have to be registered again.
+    /// The current epoch. It changes when the server in use may have forgotten its instances. Instances that were
+    /// registered in another epoch have to be registered again.
     pub(crate) fn epoch(&self) -> u64 {
         self.servers.epoch()
     }
 
-    /// Notes that the server in use does not know an instance that beats at `interval`. Unless a beat was late, the server has
-    /// forgotten its instances.
+    /// Notes that the server in use does not know an instance that beats at `interval`. Unless a beat was late, the
+    /// server has forgotten its instances.
     pub(crate) fn note_unknown(&self, was_late: bool, interval: Duration) {
         if !was_late {
             self.servers.note_unknown(interval);
@@ -241,8 +241,9 @@ impl Nacos {
         self.attempt(&call, patience).await.map(drop)
     }
 
-    /// The current values of an instance. Combines GET and list, because GET returns neither `enabled` nor `ephemeral` on Nacos
-    /// 1.4 and 2.x. `written` is when this Registry registered the instance, if it did: lists show it after [`LIST_DELAY`].
+    /// The current values of an instance. Combines GET and list, because GET returns neither `enabled` nor `ephemeral`
+    /// on Nacos 1.4 and 2.x. `written` is when this Registry registered the instance, if it did: lists show it after
+    /// [`LIST_DELAY`].
     ///
     /// # Errors
     /// [`Error::NotFound`], with `may_be_disabled` if the server has no GET.
@@ -269,8 +270,8 @@ impl Nacos {
         Ok(complete(instance, &list, key))
     }
 
-    /// The values of an instance as the server has them, by a single request if the server has GET. `enabled` and `ephemeral` may
-    /// be guesses.
+    /// The values of an instance as the server has them, by a single request if the server has GET. `enabled` and
+    /// `ephemeral` may be guesses.
     ///
     /// # Errors
     /// As [`current`](Nacos::current).
@@ -335,8 +336,8 @@ pub(crate) struct Current {
     pub(crate) is_complete: bool,
 }
 
-/// Completes an instance from GET by a newer list. An instance that is not listed is disabled. It is as ephemeral as the other
-/// instances of its service, because 2.x and later do not mix both kinds in one service.
+/// Completes an instance from GET by a newer list. An instance that is not listed is disabled. It is as ephemeral as
+/// the other instances of its service, because 2.x and later do not mix both kinds in one service.
 fn complete(instance: Instance, list: &ServiceInfo, key: &InstanceKey) -> Current {
     if let Some(listed) = find(list, key) {
         let instance = Instance { enabled: true, ephemeral: listed.ephemeral, ..instance };

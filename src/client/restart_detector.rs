@@ -1,10 +1,12 @@
 //! Detects that the server in use restarts, even if no request is sent to it.
 //!
-//! A server that restarts forgets its ephemeral instances. Nacos says so at the next beat. r-nacos does not, and restores an
-//! instance from a light beat without its weight and metadata. So one idle connection to the server in use is kept and watched.
+//! A server that restarts forgets its ephemeral instances. Nacos says so at the next beat. r-nacos does not, and
+//! restores an instance from a light beat without its weight and metadata. So one idle connection to the server in use
+//! is kept and watched.
 //!
-//! Servers and load balancers close idle connections at any time, so the end of the connection alone has no effect: it is opened
-//! again at once. An outage is only a connection that is refused, or that is accepted and closed again within a second.
+//! Servers and load balancers close idle connections at any time, so the end of the connection alone has no effect: it
+//! is opened again at once. An outage is only a connection that is refused, or that is accepted and closed again within
+//! a second.
 
 use std::{rc::Rc, time::Duration};
 
@@ -17,11 +19,11 @@ use tokio::io::AsyncReadExt as _;
 
 use super::{server::Server, servers::Servers};
 
-/// The pause before a refused connection is tried again. A connection that ends within this time does not count as one, because
-/// a proxy accepts connections even if there is no server behind it.
+/// The pause before a refused connection is tried again. A connection that ends within this time does not count as one,
+/// because a proxy accepts connections even if there is no server behind it.
 const RETRY: Duration = Duration::from_secs(1);
-/// Some servers close every connection soon. If one ended within this time, the next one that ends within [`RETRY`] is not an
-/// outage.
+/// Some servers close every connection soon. All connections that end within [`RETRY`] are one outage, until a
+/// connection has lasted for this time.
 const SETTLED: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 

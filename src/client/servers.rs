@@ -1,8 +1,8 @@
 //! The servers, which of them is in use, and which is asked next.
 //!
-//! Servers are not probed. The server in use is left when a breaker of registrations, beats or lists opens and another server
-//! answers that operation. While all breakers are open, each server is tried once or twice per step of a growing pause, so that
-//! the number of requests does not grow with the number of instances.
+//! Servers are not probed. The server in use is left when a breaker of registrations, beats or lists opens and another
+//! server answers that operation. While all breakers are open, each server is tried once or twice per step of a growing
+//! pause, so that the number of requests does not grow with the number of instances.
 
 use std::{
     cell::{Cell, RefCell},
@@ -125,12 +125,13 @@ impl Servers {
 
     fn begin_epoch(&self, reason: &str) {
         let server = self.current().map_or_else(String::new, |server| server.name.clone());
-        debug!(self.log, "server may have forgotten instances, registering them again"; "server" => server, "reason" => reason);
+        debug!(self.log, "server may have forgotten instances, registering them again";
+            "server" => server, "reason" => reason);
         self.epoch.send_modify(|epoch| *epoch += 1);
     }
 
-    /// Begins an epoch because the server in use does not know an instance although its beats were in time. At most one epoch
-    /// per `interval`, because all instances of a restarted server are unknown.
+    /// Begins an epoch because the server in use does not know an instance although its beats were in time. At most one
+    /// epoch per `interval`, because all instances of a restarted server are unknown.
     pub(crate) fn note_unknown(&self, interval: Duration) {
         if self.unknown_at.get().is_none_or(|last| last.elapsed() >= interval) {
             self.unknown_at.set(Some(Instant::now()));
@@ -161,8 +162,9 @@ impl Servers {
 
     // Choice and outcome
 
-    /// Chooses the server in use if a request may be sent to it, otherwise the next server that is healthy. If there is none,
-    /// chooses a server whose breaker is half-open, except with `only_healthy`. Never chooses a server in `tried`.
+    /// Chooses the server in use if a request may be sent to it, otherwise the next server that is healthy. If there is
+    /// none, chooses a server whose breaker is half-open, except with `only_healthy`. Never chooses a server in
+    /// `tried`.
     pub(crate) fn choose(&self, operation: Operation, tried: &[Rc<Server>], only_healthy: bool) -> Choice {
         let list = self.list.borrow();
         let order = (0..list.len()).map(|step| &list[(self.current.get() + step) % list.len()]);
@@ -174,8 +176,8 @@ impl Servers {
                 Availability::HalfOpen => half_open = half_open.or(Some(server)),
                 Availability::Open(pause) => wait = Some(wait.map_or(pause, |wait| wait.min(pause))),
             }
-            // Try the server in use even if another server is healthy. Otherwise its breaker would stay half-open for ever, and
-            // two servers with one such breaker each would alternate.
+            // Try the server in use even if another server is healthy. Otherwise its breaker would stay half-open for
+            // ever, and two servers with one such breaker each would alternate.
             if availability == Availability::HalfOpen && !only_healthy && self.is_in_use(server) {
                 break;
             }
@@ -266,8 +268,8 @@ impl Servers {
         self.list.borrow().iter().any(|server| server.is_at(ip))
     }
 
-    /// Whether a datagram from `ip` may show the state of the server in use in this epoch. An unknown address may be a translated
-    /// one. During an outage every datagram may have been sent before the outage.
+    /// Whether a datagram from `ip` may show the state of the server in use in this epoch. An unknown address may be a
+    /// translated one. During an outage every datagram may have been sent before the outage.
     pub(crate) fn may_be_current(&self, ip: IpAddr) -> bool {
         let current = self.current().filter(|current| !current.health.borrow().is_in_outage());
         current.is_some_and(|current| current.is_at(ip) || !self.trusts(ip))

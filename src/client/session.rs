@@ -13,8 +13,8 @@ use crate::{config::LONGEST_DURATION, error::Error, wire::v1::LoginAnswer};
 const RENEW_AFTER: f64 = 0.85;
 /// The pause after a failed renewal while the token is still valid.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
-/// The shortest time between two logins at one server that rejected tokens cause. A heartbeat every 5 s then finds a new token
-/// before its instance becomes unhealthy.
+/// The shortest time between two logins at one server that rejected tokens cause. A heartbeat every 5 s then finds a
+/// new token before its instance becomes unhealthy.
 const REPLACEMENT_PAUSE: Duration = Duration::from_secs(10);
 /// The pause after a rejected login. Each further rejection doubles it.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -55,8 +55,8 @@ struct Access {
     failed_replacements: u32,
 }
 
-/// A server's rejection of the login. The server may still serve requests without a token: with authentication turned off it
-/// may not know the user.
+/// A server's rejection of the login. The server may still serve requests without a token: with authentication turned
+/// off it may not know the user.
 struct LoginRejection {
     error: Error,
     /// The number of rejections in a row.
@@ -111,12 +111,12 @@ impl Session {
         state.failed = None;
     }
 
-    /// The token to send to `server`. `None` without credentials, and after a rejected login, since the server may serve requests
-    /// without a token.
+    /// The token to send to `server`. `None` without credentials, and after a rejected login, since the server may
+    /// serve requests without a token.
     ///
-    /// Calls `login` if there is no token or it has to be renewed. One caller logs in, the others wait for the outcome: a server
-    /// that hangs costs all of them one timeout together. If the login fails, the old token is used until it expires. A rejected
-    /// login is repeated after a pause that grows.
+    /// Calls `login` if there is no token or it has to be renewed. One caller logs in, the others wait for the outcome:
+    /// a server that hangs costs all of them one timeout together. If the login fails, the old token is used until it
+    /// expires. A rejected login is repeated after a pause that grows.
     ///
     /// # Errors
     /// The error of `login`.
@@ -146,11 +146,12 @@ impl Session {
         }
     }
 
-    /// The token with which to repeat a request that `server` rejected with the token `rejected`, or without a token. `None` if
-    /// there is no other token.
+    /// The token with which to repeat a request that `server` rejected with the token `rejected`, or without a token.
+    /// `None` if there is no other token.
     ///
-    /// No text of a server tells whether the token has become invalid or lacks a right. So a login replaces a token that was
-    /// accepted before: once for all requests that were rejected with it, and not again before [`REPLACEMENT_PAUSE`] has passed.
+    /// No text of a server tells whether the token has become invalid or lacks a right. So a login replaces a token
+    /// that was accepted before: once for all requests that were rejected with it, and not again before
+    /// [`REPLACEMENT_PAUSE`] has passed.
     ///
     /// # Errors
     /// The error of the last login, if that login failed.
@@ -237,8 +238,8 @@ impl Session {
         self.login_rejection(server).is_some()
     }
 
-    /// Notes that the server served a request with this token, or without one. Returns the rejection of the login the first time
-    /// that the server serves a request although it rejected the login.
+    /// Notes that the server served a request with this token, or without one. Returns the rejection of the login the
+    /// first time that the server serves a request although it rejected the login.
     pub(crate) fn note_served(&self, server: &str, token: Option<&str>) -> Option<Error> {
         let mut state = self.state.borrow_mut();
         let access = state.servers.get_mut(server)?;
@@ -256,8 +257,8 @@ impl Session {
         }
     }
 
-    /// Notes that the server rejected a request without a token. `is_closed` says that it would reject every other request too.
-    /// Returns the rejection of the login the first time.
+    /// Notes that the server rejected a request without a token. `is_closed` says that it would reject every other
+    /// request too. Returns the rejection of the login the first time.
     pub(crate) fn note_not_served(&self, server: &str, is_closed: bool) -> Option<Error> {
         let mut state = self.state.borrow_mut();
         let rejection = state.servers.get_mut(server)?.rejection.as_mut()?;
@@ -335,8 +336,8 @@ impl Session {
         self.with_rejection(server, lately).flatten().map_or(Ok(()), Err)
     }
 
-    /// Whether the server serves without a token and no login is needed now. Only one caller tries a login that is due; nobody
-    /// waits for it.
+    /// Whether the server serves without a token and no login is needed now. Only one caller tries a login that is due;
+    /// nobody waits for it.
     fn is_served_without_login(&self, server: &str) -> bool {
         let is_due = |rejection: &LoginRejection| rejection.until <= Instant::now() && self.login.try_lock().is_ok();
         self.with_rejection(server, |rejection| rejection.serves_without_token == Some(true) && !is_due(rejection))
@@ -381,8 +382,8 @@ impl Session {
 }
 
 impl Access {
-    /// Whether a rejected request may cause a login. A token that was never accepted is not expected to be better after another
-    /// login: the user lacks the right.
+    /// Whether a rejected request may cause a login. A token that was never accepted is not expected to be better after
+    /// another login: the user lacks the right.
     fn may_replace(&self) -> bool {
         let last = match &self.token {
             Some(token) if !token.is_accepted => Some(token.since),

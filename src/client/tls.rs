@@ -1,6 +1,7 @@
 //! TLS for `https` servers, by rustls or OpenSSL. With both features on, rustls is used.
 //!
-//! awc's own TLS is not used, because it verifies certificates against an IPv6 address with brackets, which never matches.
+//! awc's own TLS is not used, because it verifies certificates against an IPv6 address with brackets, which never
+//! matches.
 
 use std::io;
 
@@ -32,8 +33,8 @@ fn unusable(what: &str, path: &std::path::Path, error: impl std::fmt::Display) -
     Error::invalid("tls", format!("{what} {}: {error}", path.display()))
 }
 
-/// Whether a server may need https. Reading the platform's roots takes time and memory, and is skipped otherwise. A server list
-/// may contain an https server later.
+/// Whether a server may need https. Reading the platform's roots takes time and memory, and is skipped otherwise. A
+/// server list may contain an https server later.
 fn is_needed(config: &Config) -> Result<bool, Error> {
     Ok(config.endpoint.is_some() || is_certain(config)?)
 }

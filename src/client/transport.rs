@@ -89,8 +89,8 @@ impl NoAnswer {
     }
 }
 
-/// Creates a function that creates clients. All clients have the same configuration; each belongs to the server of its dialer.
-/// Clients must be created and used in the same arbiter, because awc's client is bound to its thread.
+/// Creates a function that creates clients. All clients have the same configuration; each belongs to the server of its
+/// dialer. Clients must be created and used in the same arbiter, because awc's client is bound to its thread.
 pub(crate) fn client_factory(config: &Config) -> Result<impl Fn(&Dialer) -> Client, Error> {
     let (timeout, limit) = (config.request_timeout, config.max_connections.saturating_add(1));
     let tls = tls::connector(config)?;
@@ -128,8 +128,8 @@ impl Transport {
         self.is_closing.set(true);
     }
 
-    /// Waits until another request may be sent. Requests wait here and not in awc's pool, where the wait would count against the
-    /// request's timeout. Never `None` in fact, because the semaphores are never closed.
+    /// Waits until another request may be sent. Requests wait here and not in awc's pool, where the wait would count
+    /// against the request's timeout. Never `None` in fact, because the semaphores are never closed.
     pub(crate) async fn permit(&self, operation: Operation) -> Option<SemaphorePermit<'_>> {
         let is_last = self.is_closing.get() && operation == Operation::Deregister;
         if !operation.keeps_registered() && !is_last {
@@ -142,8 +142,8 @@ impl Transport {
         select(any, reserved).await.factor_first().0.ok()
     }
 
-    /// How `error` counts against the server. `None` if it does not: a request that its operation's deadline cut short shows nothing
-    /// about the server, and a 429 is an answer.
+    /// How `error` counts against the server. `None` if it does not: a request that its operation's deadline cut short
+    /// shows nothing about the server, and a 429 is an answer.
     pub(crate) fn failure_kind(&self, error: &Error) -> Option<FailureKind> {
         match error {
             Error::Timeout { after, .. } => (*after >= self.timeout / 2).then_some(FailureKind::NoAnswer),
@@ -164,7 +164,8 @@ impl Transport {
         let limit = self.timeout.min(deadline.saturating_duration_since(Instant::now()));
         let exchange = async {
             match self.exchange(client, base_url, request, auth).await {
-                // The server or a proxy closed the idle connection just then. A new connection shows whether the server is there.
+                // The server or a proxy closed the idle connection just then. A new connection shows whether the server
+                // is there.
                 Err(NoAnswer::Broken(_)) => self.exchange(client, base_url, request, auth).await,
                 exchanged => exchanged,
             }

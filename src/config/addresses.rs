@@ -24,8 +24,9 @@ use crate::error::{Error, Operation};
 /// ```
 /// use actix_nacos::{Config, ServerList};
 ///
-/// assert_eq!(ServerList::from("192.0.2.1:8848, 192.0.2.2:8848"), ServerList::from(["192.0.2.1:8848", "192.0.2.2:8848"]));
-/// let config = Config::new(["192.0.2.1:8848", "192.0.2.2:8848"]);
+/// let servers = ServerList::from(["192.0.2.1:8848", "192.0.2.2:8848"]);
+/// assert_eq!(servers, ServerList::from("192.0.2.1:8848, 192.0.2.2:8848"));
+/// let config = Config::new(servers);
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerList(pub(super) Vec<String>);
@@ -33,8 +34,8 @@ pub struct ServerList(pub(super) Vec<String>);
 /// Replaces an address that may contain a password.
 const REDACTED: &str = "***";
 
-/// The addresses for logs. All are redacted if any may contain a password: a comma in a password splits one address into two
-/// texts, and only one of them contains the `@`.
+/// The addresses for logs. All are redacted if any may contain a password: a comma in a password splits one address
+/// into two texts, and only one of them contains the `@`.
 pub(super) fn redacted_servers(servers: &[String]) -> Vec<&str> {
     if servers.iter().any(|server| server.contains('@')) {
         return vec![REDACTED];
@@ -200,8 +201,8 @@ pub(super) fn no_credentials() -> Error {
     Error::invalid("servers", "an address must not contain credentials; use Config::credentials")
 }
 
-/// The host, without brackets. Rejects an IPv6 address with a zone (`%eth0`), because neither a socket nor a certificate check
-/// accepts a zone.
+/// The host, without brackets. Rejects an IPv6 address with a zone (`%eth0`), because neither a socket nor a
+/// certificate check accepts a zone.
 fn host_of(uri: &Uri, text: &str) -> Result<String, String> {
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     if host.is_empty() {
@@ -215,7 +216,8 @@ fn host_of(uri: &Uri, text: &str) -> Result<String, String> {
     Ok(host.to_owned())
 }
 
-/// Reads the port from the authority, because `Uri` treats an invalid port like a missing one. The error must say which.
+/// Reads the port from the authority, because `Uri` treats an invalid port like a missing one. The error must say
+/// which.
 fn port_of(uri: &Uri, text: &str) -> Result<u16, String> {
     let authority = uri.authority().map_or("", |authority| authority.as_str());
     let port = authority.strip_prefix(uri.host().unwrap_or_default()).and_then(|rest| rest.strip_prefix(':'));

@@ -196,8 +196,8 @@ fn variable(key: &str) -> &'static Variable {
 impl Config {
     /// Creates a configuration from the environment variables in the [table](Config#in-a-configuration-file).
     ///
-    /// One of `NACOS_SERVER_ADDR`, `NACOS_ENDPOINT` and `NACOS_DISABLED=true` is required. An empty variable counts as not
-    /// set. Setters that are called on the result replace what the environment gave.
+    /// One of `NACOS_SERVER_ADDR`, `NACOS_ENDPOINT` and `NACOS_DISABLED=true` is required. An empty variable counts as
+    /// not set. Setters that are called on the result replace what the environment gave.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] with the name of the variable as its field.
@@ -222,8 +222,8 @@ impl Config {
 
     /// Replaces settings by the environment variables in the [table](Config#in-a-configuration-file).
     ///
-    /// No variable is required, and an empty variable counts as not set. Servers from the environment replace an endpoint
-    /// in `self`, and an endpoint from the environment replaces servers.
+    /// No variable is required, and an empty variable counts as not set. Servers from the environment replace an
+    /// endpoint in `self`, and an endpoint from the environment replaces servers.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] with the name of the variable as its field.

@@ -70,8 +70,8 @@ pub enum Protocol {
 /// ```
 ///
 /// # In a configuration file
-/// With serde each setting is a key. A missing key has its default; an unknown key is an error. Durations are written as
-/// `"3s"` or `"500ms"`. The password, the secret key and the security token are read but never written.
+/// With serde each setting is a key. A missing key has its default; an unknown key is an error. Durations are written
+/// as `"3s"` or `"500ms"`. The password, the secret key and the security token are read but never written.
 ///
 /// ```
 /// # use actix_nacos::Config;
@@ -202,8 +202,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Creates a configuration for one or several servers: `host:port` or `http(s)://host:port[/context]`, in one text with
-    /// commas (`"a:8848,b:8848"`) or as a list (`["a:8848", "b:8848"]`).
+    /// Creates a configuration for one or several servers: `host:port` or `http(s)://host:port[/context]`, in one text
+    /// with commas (`"a:8848,b:8848"`) or as a list (`["a:8848", "b:8848"]`).
     ///
     /// ```
     /// # use actix_nacos::Config;
@@ -215,14 +215,14 @@ impl Config {
         Self::default().servers(servers)
     }
 
-    /// Creates a configuration for the servers that a URL lists, such as an address server of Nacos. The list is fetched
-    /// again every [`endpoint_interval`](Config::endpoint_interval).
+    /// Creates a configuration for the servers that a URL lists, such as an address server of Nacos. The list is
+    /// fetched again every [`endpoint_interval`](Config::endpoint_interval).
     ///
     /// The list contains one `host`, `host:port` or `http(s)://host:port[/context]` per line. The default port is 8848.
-    /// Empty lines and lines that begin with `#` are ignored. A page with any other line is not a list: the servers stay as
-    /// they are, and one warning is logged until a list can be fetched again. The same holds for a page whose only entry has
-    /// neither a dot nor a port, because such a page is more likely an error message than a host name: write `nacos:8848`
-    /// instead of `nacos`.
+    /// Empty lines and lines that begin with `#` are ignored. A page with any other line is not a list: the servers
+    /// stay as they are, and one warning is logged until a list can be fetched again. The same holds for a page whose
+    /// only entry has neither a dot nor a port, because such a page is more likely an error message than a host name:
+    /// write `nacos:8848` instead of `nacos`.
     ///
     /// ```
     /// # use actix_nacos::Config;
@@ -318,8 +318,8 @@ impl Config {
     /// [`disabled`](Config::disabled). In a container network the address may be one that other machines cannot reach.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] if no server is configured or its address is invalid. [`Error::Unreachable`] if the host name
-    /// has no address, or no route leads to the address.
+    /// [`Error::InvalidInput`] if no server is configured or its address is invalid. [`Error::Unreachable`] if the host
+    /// name has no address, or no route leads to the address.
     ///
     /// ```
     /// # use actix_nacos::Config;

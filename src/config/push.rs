@@ -49,8 +49,8 @@ impl PushConfig {
         PushConfig { enabled: false, ..Self::default() }
     }
 
-    /// Sets the address and the port of the UDP socket. Default: a free port on all local addresses of the address family by
-    /// which the server is reached.
+    /// Sets the address and the port of the UDP socket. Default: a free port on all local addresses of the address
+    /// family by which the server is reached.
     #[must_use]
     pub fn bind(mut self, address: SocketAddr) -> Self {
         self.bind = Some(address);
@@ -82,7 +82,8 @@ impl PushConfig {
         self
     }
 
-    /// Uses pushes only as a hint to poll the list from a server, so that a forged push cannot change a list. Default: false.
+    /// Uses pushes only as a hint to poll the list from a server, so that a forged push cannot change a list. Default:
+    /// false.
     #[must_use]
     pub fn hint_only(mut self, yes: bool) -> Self {
         self.hint_only = yes;

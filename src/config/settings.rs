@@ -54,9 +54,9 @@ impl Config {
 
     /// Sets the user name and the password of the login. Default: no login.
     ///
-    /// If a server rejects the login but accepts requests without a token, as with authentication turned off, the server is
-    /// used without a token, and one warning is logged. [`SetCredentials`](crate::SetCredentials) replaces the credentials of
-    /// a running Registry.
+    /// If a server rejects the login but accepts requests without a token, as with authentication turned off, the
+    /// server is used without a token, and one warning is logged. [`SetCredentials`](crate::SetCredentials) replaces
+    /// the credentials of a running Registry.
     #[must_use]
     pub fn credentials(mut self, username: impl Into<String>, password: impl Into<String>) -> Self {
         self.username = Some(username.into());
@@ -69,11 +69,12 @@ impl Config {
         self.username.as_deref()
     }
 
-    /// Signs every request with an access key, as the managed Nacos of Alibaba Cloud (MSE) requires. Default: no signature.
+    /// Signs every request with an access key, as the managed Nacos of Alibaba Cloud (MSE) requires. Default: no
+    /// signature.
     ///
     /// A request carries `id` and an HMAC that is made with `secret`. The secret itself is never sent. Together with
-    /// [`credentials`](Config::credentials), requests are signed and carry a token. [`SetAccessKey`](crate::SetAccessKey)
-    /// replaces the key of a running Registry.
+    /// [`credentials`](Config::credentials), requests are signed and carry a token.
+    /// [`SetAccessKey`](crate::SetAccessKey) replaces the key of a running Registry.
     #[must_use]
     pub fn access_key(mut self, id: impl Into<String>, secret: impl Into<String>) -> Self {
         self.access_key = Some(id.into());
@@ -81,22 +82,22 @@ impl Config {
         self
     }
 
-    /// The id of the access key: see [`access_key`](Config::access_key). There is no getter for the secret and the security
-    /// token.
+    /// The id of the access key: see [`access_key`](Config::access_key). There is no getter for the secret and the
+    /// security token.
     pub fn get_access_key(&self) -> Option<&str> {
         self.access_key.as_deref()
     }
 
-    /// Sets the security token that belongs to a temporary [`access_key`](Config::access_key) of Alibaba Cloud's STS. Every
-    /// signed request carries the token in the header `Spas-SecurityToken`. Default: none.
+    /// Sets the security token that belongs to a temporary [`access_key`](Config::access_key) of Alibaba Cloud's STS.
+    /// Every signed request carries the token in the header `Spas-SecurityToken`. Default: none.
     #[must_use]
     pub fn security_token(mut self, token: impl Into<String>) -> Self {
         self.security_token = Some(token.into());
         self
     }
 
-    /// Signs requests by version 4, with a key that is derived from the secret, the day and this region (`cn-hangzhou`).
-    /// Default: none, requests are signed by version 1.
+    /// Signs requests by version 4, with a key that is derived from the secret, the day and this region
+    /// (`cn-hangzhou`). Default: none, requests are signed by version 1.
     #[must_use]
     pub fn signature_region(mut self, region: impl Into<String>) -> Self {
         self.signature_region = Some(region.into());
@@ -108,7 +109,8 @@ impl Config {
         self.signature_region.as_deref()
     }
 
-    /// Sets how often the server list is fetched from the endpoint. At least 1 ms. Default: 30 s, like Nacos' Java client.
+    /// Sets how often the server list is fetched from the endpoint. At least 1 ms. Default: 30 s, like Nacos' Java
+    /// client.
     #[must_use]
     pub fn endpoint_interval(mut self, interval: Duration) -> Self {
         self.endpoint_interval = interval;
@@ -158,8 +160,8 @@ impl Config {
 
     /// Sets the timeout of an operation over all its requests to all servers. At least 1 ms. Default: 10 s.
     ///
-    /// The time counts from the moment when the first request can be sent. The timeout of each request is shortened to the
-    /// time that remains.
+    /// The time counts from the moment when the first request can be sent. The timeout of each request is shortened to
+    /// the time that remains.
     #[must_use]
     pub fn operation_timeout(mut self, timeout: Duration) -> Self {
         self.operation_timeout = timeout;
@@ -171,8 +173,8 @@ impl Config {
         self.operation_timeout
     }
 
-    /// Sets the timeout for deregistering all instances: in a [`Shutdown`](crate::Shutdown) without a timeout of its own, and
-    /// when the last address of the Registry is dropped. At least 1 ms. Default: 10 s.
+    /// Sets the timeout for deregistering all instances: in a [`Shutdown`](crate::Shutdown) without a timeout of its
+    /// own, and when the last address of the Registry is dropped. At least 1 ms. Default: 10 s.
     #[must_use]
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
@@ -184,12 +186,12 @@ impl Config {
         self.shutdown_timeout
     }
 
-    /// Sets how many requests may be under way at the same time, over all servers, each on a connection of its own. From 1 to
-    /// 1,000,000. Default: 32.
+    /// Sets how many requests may be under way at the same time, over all servers, each on a connection of its own.
+    /// From 1 to 1,000,000. Default: 32.
     ///
     /// A quarter of the connections, and at least one, is reserved for heartbeats and registrations; with 1, one more
-    /// connection is opened for them. Up to the same number of idle connections is kept per server. One more idle connection
-    /// detects restarts of the server.
+    /// connection is opened for them. Up to the same number of idle connections is kept per server. One more idle
+    /// connection detects restarts of the server.
     #[must_use]
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
@@ -201,8 +203,8 @@ impl Config {
         self.max_connections
     }
 
-    /// Sets how many messages the Registry's mailbox holds before `try_send` returns `Full`. From 1 to 1,000,000. Default:
-    /// 4,096.
+    /// Sets how many messages the Registry's mailbox holds before `try_send` returns `Full`. From 1 to 1,000,000.
+    /// Default: 4,096.
     #[must_use]
     pub fn mailbox_capacity(mut self, messages: usize) -> Self {
         self.mailbox_capacity = messages;
@@ -214,11 +216,13 @@ impl Config {
         self.mailbox_capacity
     }
 
-    /// Sets the bounds of the interval at which a subscribed list is polled. Each is at least 1 ms. Default: 1 s to 10 s.
+    /// Sets the bounds of the interval at which a subscribed list is polled. Each is at least 1 ms. Default: 1 s to 10
+    /// s.
     ///
-    /// The server decides between these bounds: lists are polled after 85 % of their `cacheMillis`, as a rule after 8.5 s.
-    /// With a maximum above 10 s, pushes of Nacos 1.4 are lost, because it forgets subscribers that do not poll. Lists are
-    /// polled sooner after an outage, and to confirm an empty list (see [`protect_from_empty`](Config::protect_from_empty)).
+    /// The server decides between these bounds: lists are polled after 85 % of their `cacheMillis`, as a rule after 8.5
+    /// s. With a maximum above 10 s, pushes of Nacos 1.4 are lost, because it forgets subscribers that do not poll.
+    /// Lists are polled sooner after an outage, and to confirm an empty list (see
+    /// [`protect_from_empty`](Config::protect_from_empty)).
     #[must_use]
     pub fn poll_interval(mut self, min: Duration, max: Duration) -> Self {
         self.min_poll_interval = min;
@@ -231,8 +235,8 @@ impl Config {
         (self.min_poll_interval, self.max_poll_interval)
     }
 
-    /// Accepts an empty list after a non-empty one only if the next poll returns an empty list too. Default: false, an empty
-    /// list is a change like any other.
+    /// Accepts an empty list after a non-empty one only if the next poll returns an empty list too. Default: false, an
+    /// empty list is a change like any other.
     #[must_use]
     pub fn protect_from_empty(mut self, yes: bool) -> Self {
         self.protect_from_empty = yes;
@@ -244,12 +248,13 @@ impl Config {
         self.protect_from_empty
     }
 
-    /// Sets how long instances are withheld from removal after the server may have forgotten them. Default: 15 s, after which
-    /// Nacos itself considers an instance without beats unhealthy. Zero accepts every list at once.
+    /// Sets how long instances are withheld from removal after the server may have forgotten them. Default: 15 s, after
+    /// which Nacos itself considers an instance without beats unhealthy. Zero accepts every list at once.
     ///
-    /// A server may forget its instances in an outage or a restart, and another server may not know them yet. An instance
-    /// that the server has not listed since then stays in the list for this time. A server that restarted empty is full again
-    /// within one beat interval, as a rule 5 s. `docs/architecture.md` explains the rules under "Recovery".
+    /// A server may forget its instances in an outage or a restart, and another server may not know them yet. An
+    /// instance that the server has not listed since then stays in the list for this time. A server that restarted
+    /// empty is full again within one beat interval, as a rule 5 s. `docs/architecture.md` explains the rules under
+    /// "Recovery".
     #[must_use]
     pub fn outage_hold(mut self, hold: Duration) -> Self {
         self.outage_hold = hold;
@@ -261,8 +266,8 @@ impl Config {
         self.outage_hold
     }
 
-    /// Sets a folder in which the latest lists are cached, so that they are available when no server can be reached at the
-    /// start. The folder is created if it does not exist. Default: none, nothing is cached.
+    /// Sets a folder in which the latest lists are cached, so that they are available when no server can be reached at
+    /// the start. The folder is created if it does not exist. Default: none, nothing is cached.
     #[must_use]
     pub fn cache_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cache_dir = Some(folder.into());

@@ -23,15 +23,16 @@ pub struct TlsConfig {
 }
 
 impl TlsConfig {
-    /// Trusts the certificates in this PEM file in addition to the platform's roots. Default: only the platform's roots.
+    /// Trusts the certificates in this PEM file in addition to the platform's roots. Default: only the platform's
+    /// roots.
     #[must_use]
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca_file = Some(path.into());
         self
     }
 
-    /// Presents a client certificate: its chain from the PEM file `certificate`, its private key from the PEM file `key`.
-    /// Default: no client certificate.
+    /// Presents a client certificate: its chain from the PEM file `certificate`, its private key from the PEM file
+    /// `key`. Default: no client certificate.
     #[must_use]
     pub fn client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.client_certificate_file = Some(certificate.into());

@@ -90,7 +90,8 @@ fn is_web_token(token: &str) -> bool {
     parts.len() == 3 && parts.into_iter().all(|part| !part.is_empty() && is_encoded(part))
 }
 
-/// The text of the rejection, if the signature is missing or wrong. The texts are ours: no answer of Nacos was recorded.
+/// The text of the rejection, if the signature is missing or wrong. The texts are ours: no answer of Nacos was
+/// recorded.
 fn signature_rejection(keys: &[AccessKey], call: &Call) -> Option<&'static str> {
     let parameters = &call.parameters;
     let id = parameters.or(signature::ACCESS_KEY, "");

@@ -82,8 +82,8 @@ impl EmbeddedServerBuilder {
         self
     }
 
-    /// Requires signatures of version 4 for `region` with the most recently added [access key](Self::access_key). Without an
-    /// access key this has no effect.
+    /// Requires signatures of version 4 for `region` with the most recently added [access key](Self::access_key).
+    /// Without an access key this has no effect.
     pub fn signature_region(mut self, region: impl Into<String>) -> Self {
         if let Some(key) = self.settings.access_keys.last_mut() {
             key.region = Some(region.into());
@@ -99,8 +99,8 @@ impl EmbeddedServerBuilder {
 
     /// Sets the time without a beat after which an instance is unhealthy. Default: 15 seconds.
     ///
-    /// The metadata `preserved.heart.beat.timeout` of an instance takes precedence. The server asks clients to beat every 5
-    /// seconds, or three times within this timeout if that is shorter.
+    /// The metadata `preserved.heart.beat.timeout` of an instance takes precedence. The server asks clients to beat
+    /// every 5 seconds, or three times within this timeout if that is shorter.
     pub fn heartbeat_timeout(mut self, timeout: Duration) -> Self {
         self.settings.heartbeat_timeout = timeout.min(LONGEST_DURATION);
         self
@@ -113,23 +113,23 @@ impl EmbeddedServerBuilder {
         self
     }
 
-    /// Sets how often the server checks each instance for missing beats, and so by how much a timeout may be noticed late.
-    /// Default: every 5 seconds, or three times within the shorter of the two timeouts if that is less.
+    /// Sets how often the server checks each instance for missing beats, and so by how much a timeout may be noticed
+    /// late. Default: every 5 seconds, or three times within the shorter of the two timeouts if that is less.
     pub fn sweep_interval(mut self, interval: Duration) -> Self {
         self.settings.sweep_interval = Some(interval.min(LONGEST_DURATION));
         self
     }
 
-    /// Sets how long clients may use a list (`cacheMillis`). Default: 10 seconds; on 1.4, 3 seconds for clients that get no
-    /// pushes.
+    /// Sets how long clients may use a list (`cacheMillis`). Default: 10 seconds; on 1.4, 3 seconds for clients that
+    /// get no pushes.
     pub fn cache_millis(mut self, time: Duration) -> Self {
         self.settings.cache_millis = Some(time.min(LONGEST_DURATION));
         self
     }
 
-    /// Sets how long lists and GET still show the state before a change. Default: as long as changes are collected for a push
-    /// (500 milliseconds); on 1.4, zero. The first list of a service always shows the current state, and with zero every list
-    /// does.
+    /// Sets how long lists and GET still show the state before a change. Default: as long as changes are collected for
+    /// a push (500 milliseconds); on 1.4, zero. The first list of a service always shows the current state, and with
+    /// zero every list does.
     pub fn list_delay(mut self, delay: Duration) -> Self {
         self.settings.list_delay = Some(delay.min(LONGEST_DURATION));
         self
@@ -147,22 +147,23 @@ impl EmbeddedServerBuilder {
         self
     }
 
-    /// Sets how long a subscriber gets pushes without requesting the list again. Default: 30 seconds; on 1.4, 10 seconds.
+    /// Sets how long a subscriber gets pushes without requesting the list again. Default: 30 seconds; on 1.4, 10
+    /// seconds.
     pub fn subscriber_timeout(mut self, timeout: Duration) -> Self {
         self.settings.subscriber_timeout = Some(timeout.min(LONGEST_DURATION));
         self
     }
 
-    /// Sets how long a connection may be idle, also before its first request, until the server closes it. Default: 60 seconds,
-    /// like Nacos. With zero a connection is closed as soon as it is idle, usually before its first request.
+    /// Sets how long a connection may be idle, also before its first request, until the server closes it. Default: 60
+    /// seconds, like Nacos. With zero a connection is closed as soon as it is idle, usually before its first request.
     /// [`Faults::idle_timeout`](super::Faults::idle_timeout) changes the timeout of a running server.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.settings.idle_timeout = timeout.min(LONGEST_DURATION);
         self
     }
 
-    /// Sets how long [`EmbeddedServer::restart_empty`] and [`EmbeddedServer::restart_as`] refuse connections before the server
-    /// listens again. Default: 300 milliseconds.
+    /// Sets how long [`EmbeddedServer::restart_empty`] and [`EmbeddedServer::restart_as`] refuse connections before the
+    /// server listens again. Default: 300 milliseconds.
     pub fn restart_downtime(mut self, downtime: Duration) -> Self {
         self.settings.restart_downtime = downtime.min(LONGEST_DURATION);
         self
@@ -175,9 +176,9 @@ impl EmbeddedServerBuilder {
         self
     }
 
-    /// Stops the server's clock, so that only [`EmbeddedServer::advance`] moves it: no instance expires and nothing is pushed in
-    /// between. Delays of requests and answers that are injected by [`Faults`](super::Faults) still take real time. Default: the
-    /// clock runs.
+    /// Stops the server's clock, so that only [`EmbeddedServer::advance`] moves it: no instance expires and nothing is
+    /// pushed in between. Delays of requests and answers that are injected by [`Faults`](super::Faults) still take real
+    /// time. Default: the clock runs.
     pub fn time_stands_still(mut self) -> Self {
         self.settings.clock_stands_still = true;
         self

@@ -79,7 +79,8 @@ pub(crate) struct Service {
     pub(crate) metadata: Option<ServiceMetadata>,
     pub(crate) instances: BTreeMap<Arc<InstanceKey>, Instance>,
     pub(crate) overrides: HashMap<InstanceAddress, Override>,
-    /// The instances in lists and GET since 2.x, until they are renewed. `None` before the first list and the first change.
+    /// The instances in lists and GET since 2.x, until they are renewed. `None` before the first list and the first
+    /// change.
     pub(crate) listed: Option<Arc<Vec<Instance>>>,
     /// Whether a renewal of `listed` is pending.
     pub(crate) renews_list: bool,

@@ -112,7 +112,8 @@ impl Idle {
         state.looks_at
     }
 
-    /// Shuts the socket down. The client and actix-web then read the end of the stream, and actix-web drops the connection.
+    /// Shuts the socket down. The client and actix-web then read the end of the stream, and actix-web drops the
+    /// connection.
     fn close(&self) {
         if let Some(socket) = self.state.borrow_mut().socket.take() {
             // An error means that the client has already closed the connection.

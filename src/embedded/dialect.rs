@@ -21,7 +21,8 @@ pub enum Dialect {
     /// Nacos 2.x: the complete v1 API, pushes after 0.5 s. The default.
     #[default]
     V2_5,
-    /// Nacos 3.0 with its default settings: the v3 API, and of v1 only register, deregister, list and beat.
+    /// Nacos 3.0 with its default settings: the v3 API, and the part of v1 that clients need most (register,
+    /// deregister, list, beat).
     V3_0,
     /// Nacos 3.2 and later: the v3 API only, no pushes.
     V3_2,

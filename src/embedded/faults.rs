@@ -14,9 +14,9 @@ use super::{shared::Shared, state::State};
 /// Injects faults into a running server. Clones refer to the same server. A fault lasts until it is taken back or
 /// [cleared](Faults::clear).
 ///
-/// A share is the part of all cases that a fault affects, from 0 (none) to 1 (all). The affected cases are drawn by a random
-/// generator with a fixed seed, so that every run of a test meets the same faults. [`seed`](Faults::seed) selects another
-/// sequence.
+/// A share is the part of all cases that a fault affects, from 0 (none) to 1 (all). The affected cases are drawn by a
+/// random generator with a fixed seed, so that every run of a test meets the same faults. [`seed`](Faults::seed)
+/// selects another sequence.
 ///
 /// ```
 /// # use actix_nacos::embedded::{EmbeddedServer, Spoilt};
@@ -195,8 +195,8 @@ impl Faults {
         self.shared.with(State::send_postponed);
     }
 
-    /// Takes all faults back: the server accepts connections, requests that hang continue, and the clock is right again. Data
-    /// that has been forgotten or has expired stays lost.
+    /// Takes all faults back: the server accepts connections, requests that hang continue, and the clock is right
+    /// again. Data that has been forgotten or has expired stays lost.
     pub fn clear(&self) {
         self.set(|faults| *faults = ActiveFaults::default());
         self.skew_clock(0);
@@ -211,8 +211,8 @@ impl Faults {
         });
     }
 
-    /// Limits the faults of requests (hanging, delays, failures, spoilt answers) to some operations. An empty slice stands for
-    /// all operations.
+    /// Limits the faults of requests (hanging, delays, failures, spoilt answers) to some operations. An empty slice
+    /// stands for all operations.
     ///
     /// ```
     /// # use actix_nacos::{embedded::EmbeddedServer, Operation};
@@ -225,14 +225,14 @@ impl Faults {
         self.set(|faults| faults.only = operations.to_vec());
     }
 
-    /// Closes all connections and the port, like a server that is down. Registrations stay, and expire as usual. Nothing is
-    /// pushed meanwhile, and changes of this time are not pushed afterwards either.
+    /// Closes all connections and the port, like a server that is down. Registrations stay, and expire as usual.
+    /// Nothing is pushed meanwhile, and changes of this time are not pushed afterwards either.
     pub fn refuse_connections(&self) {
         self.shared.stop_listening();
     }
 
-    /// Takes [`refuse_connections`](Faults::refuse_connections) back. If another program has taken the port meanwhile, the server
-    /// continues to refuse connections.
+    /// Takes [`refuse_connections`](Faults::refuse_connections) back. If another program has taken the port meanwhile,
+    /// the server continues to refuse connections.
     pub fn accept_connections(&self) {
         self.shared.listen_again();
     }
@@ -243,31 +243,33 @@ impl Faults {
         self.set(|faults| faults.idle_timeouts = Some(IdleTimeouts::always(timeout)));
     }
 
-    /// Closes idle connections at random times, as proxies and load balancers do. A timeout within `timeouts` is drawn whenever
-    /// a connection becomes idle.
+    /// Closes idle connections at random times, as proxies and load balancers do. A timeout within `timeouts` is drawn
+    /// whenever a connection becomes idle.
     pub fn random_idle_timeout(&self, timeouts: RangeInclusive<Duration>) {
         let (one, other) = timeouts.into_inner();
         self.set(|faults| faults.idle_timeouts = Some(IdleTimeouts::between(one, other)));
     }
 
-    /// Receives requests without serving them, until this is called with `false`; then they are served. Pushes wait as well,
-    /// unless [`only_for`](Faults::only_for) limits the faults to some operations.
+    /// Receives requests without serving them, until this is called with `false`; then they are served. Pushes wait as
+    /// well, unless [`only_for`](Faults::only_for) limits the faults to some operations.
     pub fn hang(&self, hang: bool) {
         self.set(|faults| faults.hang = hang);
     }
 
-    /// Waits before a request is served. A client that gives up meanwhile has changed nothing. Zero takes the delay back.
+    /// Waits before a request is served. A client that gives up meanwhile has changed nothing. Zero takes the delay
+    /// back.
     pub fn delay_requests(&self, by: Duration) {
         self.set(|faults| faults.before = by.min(LONGEST_DURATION));
     }
 
-    /// Waits between serving a request and answering it. A client that gives up meanwhile has still made its change. Zero takes
-    /// the delay back.
+    /// Waits between serving a request and answering it. A client that gives up meanwhile has still made its change.
+    /// Zero takes the delay back.
     pub fn delay_answers(&self, by: Duration) {
         self.set(|faults| faults.after = by.min(LONGEST_DURATION));
     }
 
-    /// Answers a share of the requests with `status` (500, 502, 503, …) without serving them. A share of 0 takes this back.
+    /// Answers a share of the requests with `status` (500, 502, 503, …) without serving them. A share of 0 takes this
+    /// back.
     pub fn fail_share(&self, share: f64, status: u16) {
         self.set(|faults| faults.fail = Some((share, status)));
     }
@@ -277,13 +279,14 @@ impl Faults {
         self.set(|faults| faults.spoil = Some((share, spoilt)));
     }
 
-    /// Forgets an instance as if it had never been registered, and notifies subscribers. `service` is `name` or `GROUP@@name` in
-    /// the namespace `public`. Returns whether there was such an instance.
+    /// Forgets an instance as if it had never been registered, and notifies subscribers. `service` is `name` or
+    /// `GROUP@@name` in the namespace `public`. Returns whether there was such an instance.
     pub fn forget_instance(&self, service: &str, ip: &str, port: u16) -> bool {
         self.shared.with(|state| state.forget_instance(service, ip, port))
     }
 
-    /// Forgets all services, instances and subscribers, but keeps connections and tokens, so that clients do not notice at once.
+    /// Forgets all services, instances and subscribers, but keeps connections and tokens, so that clients do not notice
+    /// at once.
     pub fn forget_everything(&self) {
         self.shared.with(|state| state.forget_registrations());
     }
@@ -298,8 +301,8 @@ impl Faults {
         self.shared.with(|state| state.sessions.forget_tokens());
     }
 
-    /// Moves the time in answers (`lastRefTime`, `timestamp`) forward by this many milliseconds, or back if negative, limited to
-    /// the range of `i64`. Timeouts are not affected.
+    /// Moves the time in answers (`lastRefTime`, `timestamp`) forward by this many milliseconds, or back if negative,
+    /// limited to the range of `i64`. Timeouts are not affected.
     pub fn skew_clock(&self, milliseconds: i64) {
         self.shared.with(|state| state.clock.skew = milliseconds);
     }
@@ -319,8 +322,8 @@ impl Faults {
         self.set(|faults| faults.double_pushes = share);
     }
 
-    /// Sends a share of the pushes after the next push to the same receiver, or after a second if there is none. A share of 0
-    /// takes this back.
+    /// Sends a share of the pushes after the next push to the same receiver, or after a second if there is none. A
+    /// share of 0 takes this back.
     pub fn reorder_pushes(&self, share: f64) {
         self.set(|faults| faults.reorder_pushes = share);
     }

@@ -47,8 +47,8 @@ fn scalar(value: &Value) -> Option<String> {
     }
 }
 
-/// The fields of a JSON object, bound like by Jackson: scalars are converted, and null counts as missing. The error is the name
-/// of a field that cannot be bound.
+/// The fields of a JSON object, bound like by Jackson: scalars are converted, and null counts as missing. The error is
+/// the name of a field that cannot be bound.
 pub(crate) struct Fields(Map<String, Value>);
 
 impl Fields {

@@ -29,8 +29,8 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// Selects from `visible` the enabled instances in `clusters` (separated by commas, all if empty), and with `healthy_only` only
-    /// healthy ones.
+    /// Selects from `visible` the enabled instances in `clusters` (separated by commas, all if empty), and with
+    /// `healthy_only` only healthy ones.
     pub(crate) fn of(
         service: &Service,
         visible: Arc<Vec<Instance>>,
@@ -48,8 +48,8 @@ impl Selection {
         }
     }
 
-    /// Disabled instances count for the threshold. With the default threshold of 0, all instances are listed as healthy when all
-    /// are unhealthy (`InstanceController.doSrvIpxt`).
+    /// Disabled instances count for the threshold. With the default threshold of 0, all instances are listed as healthy
+    /// when all are unhealthy (`InstanceController.doSrvIpxt`).
     fn of_v1_4(service: &Service, mut hosts: Vec<Instance>, healthy_only: bool) -> Self {
         let threshold = service.metadata.as_ref().map_or(0.0, |set| set.protect_threshold);
         let reaches_protection_threshold = is_reached(threshold, healthy(&hosts), hosts.len());

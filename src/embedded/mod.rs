@@ -13,15 +13,15 @@
 //! # }
 //! ```
 //!
-//! The server listens on 127.0.0.1, on a free port unless a [port](EmbeddedServerBuilder::port) is set, and stops when it is
-//! dropped. It runs on its own thread, so it can be started anywhere: in a plain thread, under `#[tokio::main]`, or in an
-//! actix System.
+//! The server listens on 127.0.0.1, on a free port unless a [port](EmbeddedServerBuilder::port) is set, and stops when
+//! it is dropped. It runs on its own thread, so it can be started anywhere: in a plain thread, under `#[tokio::main]`,
+//! or in an actix System.
 //!
 //! # What it does
-//! The server behaves like the version of Nacos that its [`Dialect`] names. Instances that do not beat turn unhealthy and are
-//! removed, changes are pushed over UDP, and clients of other languages can use it too. It keeps everything in memory. It does
-//! not check the health of persistent instances, which stay as registered. It has no configuration service, and it cannot
-//! form a cluster.
+//! The server behaves like the version of Nacos that its [`Dialect`] names. Instances that do not beat turn unhealthy
+//! and are removed, changes are pushed over UDP, and clients of other languages can use it too. It keeps everything in
+//! memory. It does not check the health of persistent instances, which stay as registered. It has no configuration
+//! service, and it cannot form a cluster.
 //!
 //! # In tests
 //! `docs/embedded.md` has an example and a table of all faults.
@@ -144,7 +144,8 @@ impl EmbeddedServer {
         self.address
     }
 
-    /// The address as `127.0.0.1:port`, for [`Config::new`](crate::Config::new). Sufficient if the context path is `/nacos`.
+    /// The address as `127.0.0.1:port`, for [`Config::new`](crate::Config::new). Sufficient if the context path is
+    /// `/nacos`.
     pub fn server_address(&self) -> String {
         self.address.to_string()
     }
@@ -155,7 +156,8 @@ impl EmbeddedServer {
         format!("http://{}{context_path}", self.address)
     }
 
-    /// The address from which the server sends pushes and on which it receives acknowledgements. A restart does not change it.
+    /// The address from which the server sends pushes and on which it receives acknowledgements. A restart does not
+    /// change it.
     pub fn push_address(&self) -> SocketAddr {
         self.push_address
     }
@@ -173,8 +175,8 @@ impl EmbeddedServer {
     /// Restarts the server without its data, like a server that was killed and started again.
     ///
     /// Closes all connections, forgets everything except the settings (tokens too), refuses connections for the
-    /// [`restart_downtime`](EmbeddedServerBuilder::restart_downtime), and listens on the same port again. Returns when the
-    /// server listens.
+    /// [`restart_downtime`](EmbeddedServerBuilder::restart_downtime), and listens on the same port again. Returns when
+    /// the server listens.
     ///
     /// # Errors
     /// Another program has taken the port.
@@ -182,7 +184,8 @@ impl EmbeddedServer {
         self.shared.restart(None)
     }
 
-    /// Restarts the server like [`restart_empty`](Self::restart_empty), as another version of Nacos: an upgrade or a downgrade.
+    /// Restarts the server like [`restart_empty`](Self::restart_empty), as another version of Nacos: an upgrade or a
+    /// downgrade.
     ///
     /// # Errors
     /// Another program has taken the port.
@@ -195,8 +198,8 @@ impl EmbeddedServer {
         drop(self);
     }
 
-    /// Moves the server's clock forward. Everything that becomes due meanwhile happens before this method returns, in order:
-    /// instances turn unhealthy or are removed, pushes are sent, tokens expire.
+    /// Moves the server's clock forward. Everything that becomes due meanwhile happens before this method returns, in
+    /// order: instances turn unhealthy or are removed, pushes are sent, tokens expire.
     ///
     /// ```
     /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
@@ -230,8 +233,8 @@ impl EmbeddedServer {
         self.shared.with(|state| state.services_in("public").map(|service| service.key.service.to_string()).collect())
     }
 
-    /// The number of receivers to which changes of the service are pushed. Receivers whose time is up may be included until the
-    /// server's next check.
+    /// The number of receivers to which changes of the service are pushed. Receivers whose time is up may be included
+    /// until the server's next check.
     pub fn subscribers(&self, service: &str) -> usize {
         self.shared.with(|state| state.pushes.subscribers(&key_of("public", service)))
     }

@@ -66,8 +66,8 @@ impl State {
             known.healthy = patch.healthy.unwrap_or(known.healthy);
             patch.apply(&mut known.weight, &mut known.enabled, &mut known.metadata);
         } else {
-            // A new override begins with the defaults of Nacos, not with the values of the instance: a PATCH of only the
-            // metadata sets the weight to 1 (`InstanceOperatorClientImpl.patchInstance`).
+            // A new override begins with the defaults of Nacos, not with the values of the instance: a PATCH of only
+            // the metadata sets the weight to 1 (`InstanceOperatorClientImpl.patchInstance`).
             let mut over = service.overrides.get(&address).cloned().unwrap_or_default();
             patch.apply(&mut over.weight, &mut over.enabled, &mut over.metadata);
             service.overrides.insert(address, over);

@@ -7,7 +7,8 @@ use crate::model::{
 
 use super::{catalogue::ServiceKey, dialect::Dialect, java, reply::Reply};
 
-/// The parameters of the query, followed by those of the form body. The first parameter of a name counts, as in servlets.
+/// The parameters of the query, followed by those of the form body. The first parameter of a name counts, as in
+/// servlets.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Parameters {
     pairs: Vec<(String, String)>,
@@ -86,7 +87,8 @@ impl Parameters {
         Ok(ServiceKey { namespace: self.namespace().to_owned(), service: name })
     }
 
-    /// `clusterName`, or `cluster` from the oldest clients. 2.x and later check the name when they register an instance.
+    /// `clusterName`, or `cluster` from the oldest clients. 2.x and later check the name when they register an
+    /// instance.
     pub(crate) fn cluster(&self) -> Result<&str, Reply> {
         let cluster = self.get("clusterName").unwrap_or_else(|| self.or("cluster", DEFAULT_CLUSTER));
         if !self.dialect.is_v1_4() || is_cluster_name(cluster) {

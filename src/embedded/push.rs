@@ -171,8 +171,8 @@ impl Pushes {
         matching.flat_map(|(key, subscribers)| subscribers.iter().map(move |s| s.described(key, is_v1_4))).collect()
     }
 
-    /// Returns whether the subscriber is new. Since 2.x an address is one subscriber of a service, whatever clusters it requests.
-    /// On 1.4 it is one subscriber for each clusters text (`PushClient`).
+    /// Returns whether the subscriber is new. Since 2.x an address is one subscriber of a service, whatever clusters it
+    /// requests. On 1.4 it is one subscriber for each clusters text (`PushClient`).
     fn subscribe(&mut self, service: Arc<ServiceKey>, subscriber: Subscriber, by_clusters: bool) -> bool {
         let known = self.subscribers.entry(service).or_default();
         let same = |other: &&mut Subscriber| {
@@ -296,8 +296,9 @@ impl State {
         }
     }
 
-    /// When the server last checked for subscribers whose time is up. 1.4 checks before every push (`PushClient.zombie`), 2.x and
-    /// later every 5 seconds (`ExpiredClientCleaner`). With a short timeout, this server checks more often.
+    /// When the server last checked for subscribers whose time is up. 1.4 checks before every push
+    /// (`PushClient.zombie`), 2.x and later every 5 seconds (`ExpiredClientCleaner`). With a short timeout, this server
+    /// checks more often.
     fn last_subscriber_check(&self) -> Duration {
         let now = self.now();
         let interval = Duration::from_secs(5).min(self.settings.subscriber_timeout() / 6);

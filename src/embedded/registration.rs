@@ -14,8 +14,8 @@ use super::{
     state::{Due, State},
 };
 
-/// How long 2.x keeps a service without instances, and an operator's override without an instance (`EmptyServiceCleaner`,
-/// `ExpiredMetadataCleaner`).
+/// How long 2.x keeps a service without instances, and an operator's override without an instance
+/// (`EmptyServiceCleaner`, `ExpiredMetadataCleaner`).
 const EMPTY_SERVICE_LIFETIME: Duration = Duration::from_secs(60);
 
 /// A received beat.
@@ -242,8 +242,8 @@ impl State {
 }
 
 impl Service {
-    /// Inserts or replaces an instance. Returns the key of a new instance. A replaced one keeps its registration number, and so
-    /// its checks.
+    /// Inserts or replaces an instance. Returns the key of a new instance. A replaced one keeps its registration
+    /// number, and so its checks.
     fn take_in(&mut self, key: InstanceKey, mut instance: Instance) -> Option<Arc<InstanceKey>> {
         self.revive_override(&instance);
         self.clusters.insert(instance.cluster.clone());

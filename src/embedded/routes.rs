@@ -33,7 +33,8 @@ enum Action {
     Missing,
 }
 
-/// Finds the route of a request. `path` is relative to the context path, or `None` if the request is not below that path.
+/// Finds the route of a request. `path` is relative to the context path, or `None` if the request is not below that
+/// path.
 pub(crate) fn find(dialect: Dialect, method: &str, path: Option<&str>) -> Route {
     let Some(path) = path else { return Route::of(Action::Missing) };
     let gone = (dialect == Dialect::V3_0).then(|| gone_in_3(method, path)).flatten();

@@ -60,7 +60,8 @@ impl Settings {
         self.sweep_interval.unwrap_or(Duration::from_secs(5).min(shortest / 3)).max(Duration::from_millis(1))
     }
 
-    /// The interval that clients are asked for: 5 s like Nacos, or less if instances would turn unhealthy between two beats.
+    /// The interval that clients are asked for: 5 s like Nacos, or less if instances would turn unhealthy between two
+    /// beats.
     pub(crate) fn beat_interval(&self) -> Duration {
         Duration::from_secs(5).min(self.heartbeat_timeout / 3)
     }

@@ -27,8 +27,8 @@ pub(crate) struct Shared {
     /// Wakes the timer when an event has become due earlier than the timer expects.
     pub(crate) due_earlier: Notify,
     commands: UnboundedSender<Command>,
-    /// The number of times that the server began to listen. Connections of an earlier era are dead, even while their worker
-    /// still shuts down.
+    /// The number of times that the server began to listen. Connections of an earlier era are dead, even while their
+    /// worker still shuts down.
     pub(crate) era: AtomicU64,
     pub(crate) open_connections: AtomicUsize,
 }

@@ -159,8 +159,8 @@ impl Label {
     }
 }
 
-/// 1.4 applies `INSTANCE.metadata.key = 'value'` and `SERVICE.metadata.key = 'value'`. 2.x and later ignore the selector of a
-/// list (`ServiceOperatorV2Impl.listService`).
+/// 1.4 applies `INSTANCE.metadata.key = 'value'` and `SERVICE.metadata.key = 'value'`. 2.x and later ignore the
+/// selector of a list (`ServiceOperatorV2Impl.listService`).
 fn service_label(parameters: &Parameters) -> Result<Option<Label>, Reply> {
     let Some(selector) = parameters.get("selector").filter(|_| parameters.dialect.is_v1_4()) else { return Ok(None) };
     let (kind, expression) = selector_of(parameters, selector)?;

@@ -59,7 +59,8 @@ pub(crate) fn flag(parameters: &Parameters, name: &str) -> Result<Option<bool>, 
     }
 }
 
-/// The error for a value that cannot be bound to the form, from the last exception handler (`NacosApiExceptionHandler`).
+/// The error for a value that cannot be bound to the form, from the last exception handler
+/// (`NacosApiExceptionHandler`).
 fn unreadable(text: &str, kind: &str) -> Reply {
     let message = format!("Failed to convert value \"{text}\" to type {kind}");
     Reply::json_with(500, &serde_json::json!({ "code": SERVER_ERROR.0, "message": message, "data": null }))

@@ -32,8 +32,8 @@ pub enum Source {
 
 /// Notifies a listener that the list of a service changed, or gives the listener its first list.
 ///
-/// Register a listener by [`Subscribe`](crate::Subscribe). A listener receives every change once, in the server's order. A
-/// listener whose mailbox is full is notified later, with the newest list.
+/// Register a listener by [`Subscribe`](crate::Subscribe). A listener receives every change once, in the server's
+/// order. A listener whose mailbox is full is notified later, with the newest list.
 ///
 /// Cloning is cheap: all listeners share one [`Change`], to which this type dereferences.
 ///
@@ -188,14 +188,17 @@ mod tests {
         let (before, mut after) = (list(&[(80, 1.0), (81, 1.0), (82, 1.0)]), list(&[(81, 2.0), (82, 1.0), (83, 1.0)]));
         after.hosts.reverse();
         after.last_ref_time = 1000;
-        let news = ServiceChanged::between(&before, &after);
+        let change = ServiceChanged::between(&before, &after);
         let ports = |instances: &[Arc<Instance>]| instances.iter().map(|instance| instance.port).collect::<Vec<_>>();
-        assert_eq!((ports(&news.added), ports(&news.removed)), (vec![83], vec![80]));
-        let [(was, is)] = &news.changed[..] else { panic!("{news:?}") };
+        assert_eq!((ports(&change.added), ports(&change.removed)), (vec![83], vec![80]));
+        let [(was, is)] = &change.changed[..] else { panic!("{change:?}") };
         assert_eq!((was.port, was.weight, is.weight), (81, 1.0, 2.0));
-        assert_eq!((news.service.to_string().as_str(), news.first, news.source), ("SHOP@@orders", false, Source::Poll));
-        assert_eq!(news.server_time, Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1)));
-        assert_eq!(ports(&news.info.hosts), [81, 82, 83]);
+        assert_eq!(
+            (change.service.to_string().as_str(), change.first, change.source),
+            ("SHOP@@orders", false, Source::Poll)
+        );
+        assert_eq!(change.server_time, Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1)));
+        assert_eq!(ports(&change.info.hosts), [81, 82, 83]);
 
         let first = ServiceChanged::first(&before).learned_by(Source::Cache);
         assert_eq!((ports(&first.added).len(), first.first, first.source), (3, true, Source::Cache));

@@ -14,8 +14,8 @@ pub(crate) const BEAT_UNKNOWN: i64 = 20404;
 
 /// The server's reply to a heartbeat: the answer to [`SendHeartbeat`](crate::SendHeartbeat).
 ///
-/// Serialises with the field names of Nacos (`clientBeatInterval`, …). The v3 API only says whether a beat was accepted. The
-/// interval is 0 then, and light beats are not enabled.
+/// Serialises with the field names of Nacos (`clientBeatInterval`, …). The v3 API only says whether a beat was
+/// accepted. The interval is 0 then, and light beats are not enabled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]

@@ -20,8 +20,8 @@ pub type Metadata = BTreeMap<String, String>;
 
 /// Metadata key for the interval between two beats, in milliseconds.
 ///
-/// The interval must be shorter than [`HEART_BEAT_TIMEOUT`] and [`IP_DELETE_TIMEOUT`]. An ephemeral instance with a timeout
-/// and without this key is registered with the smaller of 5 s and a third of its smallest timeout.
+/// The interval must be shorter than [`HEART_BEAT_TIMEOUT`] and [`IP_DELETE_TIMEOUT`]. An ephemeral instance with a
+/// timeout and without this key is registered with the smaller of 5 s and a third of its smallest timeout.
 ///
 /// ```
 /// use actix_nacos::{RegisterInstance, HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT};
@@ -34,10 +34,12 @@ pub const HEART_BEAT_INTERVAL: &str = "preserved.heart.beat.interval";
 /// Metadata key for the time without a beat after which the server marks the instance as unhealthy, in milliseconds.
 /// Default: 15 s.
 pub const HEART_BEAT_TIMEOUT: &str = "preserved.heart.beat.timeout";
-/// Metadata key for the time without a beat after which the server removes the instance, in milliseconds. Default: 30 s.
+/// Metadata key for the time without a beat after which the server removes the instance, in milliseconds. Default: 30
+/// s.
 pub const IP_DELETE_TIMEOUT: &str = "preserved.ip.delete.timeout";
 
-/// In bytes. Servers have a lower limit or none. This limit is ours: every list transfers the metadata of all instances.
+/// In bytes. Servers have a lower limit or none. This limit is ours: every list transfers the metadata of all
+/// instances.
 const LARGEST_METADATA: usize = 64 * 1024;
 /// The defaults of Nacos (`Constants.DEFAULT_HEART_BEAT_TIMEOUT` and `DEFAULT_IP_DELETE_TIMEOUT`).
 const DEFAULT_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -70,8 +72,8 @@ pub struct Instance {
     pub healthy: bool,
     /// Whether the instance takes calls. Servers leave disabled instances out of their lists.
     pub enabled: bool,
-    /// Whether heartbeats keep the instance registered (true), or it stays registered until somebody deregisters it (false,
-    /// "persistent").
+    /// Whether heartbeats keep the instance registered (true), or it stays registered until somebody deregisters it
+    /// (false, "persistent").
     pub ephemeral: bool,
     /// The cluster within the service. Default: [`DEFAULT_CLUSTER`].
     pub cluster_name: String,
@@ -134,8 +136,9 @@ impl Instance {
         Some(Duration::from_millis(millis))
     }
 
-    /// The metadata to register with: `metadata`, and a beat interval if only timeouts are given. Without an interval servers
-    /// assume 5 s. Some servers then reject a shorter timeout, and others mark the instance as unhealthy between two beats.
+    /// The metadata to register with: `metadata`, and a beat interval if only timeouts are given. Without an interval
+    /// servers assume 5 s. Some servers then reject a shorter timeout, and others mark the instance as unhealthy
+    /// between two beats.
     pub(crate) fn metadata_to_register(&self) -> Cow<'_, Metadata> {
         if self.ephemeral && !self.metadata.contains_key(HEART_BEAT_INTERVAL) {
             if let Some(interval) = interval_within_timeouts(&self.metadata) {
@@ -305,8 +308,8 @@ fn validate_metadata(metadata: &Metadata) -> Result<(), Error> {
     Ok(())
 }
 
-/// The beat interval for an instance that has only timeouts, in milliseconds: 5 s or a third of the smallest timeout. A third
-/// allows two beats to be lost.
+/// The beat interval for an instance that has only timeouts, in milliseconds: 5 s or a third of the smallest timeout. A
+/// third allows two beats to be lost.
 fn interval_within_timeouts(metadata: &Metadata) -> Option<u64> {
     let timeout = |key| preserved_millis(metadata, key).ok().flatten();
     let smallest = [HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT].into_iter().filter_map(timeout).min()?;

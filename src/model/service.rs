@@ -30,8 +30,8 @@ pub struct ServiceName {
 impl ServiceName {
     /// Parses `service` or `GROUP@@service`.
     ///
-    /// Servers differ in the characters that they accept (see `docs/servers.md`). This function rejects only what no server
-    /// accepts. A server that rejects another name says so in its answer.
+    /// Servers differ in the characters that they accept (see `docs/servers.md`). This function rejects only what no
+    /// server accepts. A server that rejects another name says so in its answer.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] with the field `service` or `group` if a part is empty, is longer than 512 characters,
@@ -101,8 +101,8 @@ fn check_group(service: impl fmt::Display, own: &str, given: Option<&str>) -> Re
     }
 }
 
-/// Rejects a group that ends with `@`: the group `G@` and the service `orders` become `G@@@orders`, which parses as the group
-/// `G` and the service `@orders`.
+/// Rejects a group that ends with `@`: the group `G@` and the service `orders` become `G@@@orders`, which parses as the
+/// group `G` and the service `@orders`.
 pub(crate) fn validate_group(group: &str) -> Result<(), Error> {
     validate_name("group", group)?;
     if group.contains(GROUP_SEPARATOR) || group.ends_with('@') {
@@ -112,8 +112,8 @@ pub(crate) fn validate_group(group: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Rejects only what is invalid on every server. r-nacos accepts nearly any character; Nacos accepts characters depending on
-/// its version and settings, and names the problem in its answer.
+/// Rejects only what is invalid on every server. r-nacos accepts nearly any character; Nacos accepts characters
+/// depending on its version and settings, and names the problem in its answer.
 pub(crate) fn validate_name(field: &'static str, name: &str) -> Result<(), Error> {
     if name.is_empty() {
         return Err(Error::invalid(field, "must not be empty"));
@@ -191,8 +191,8 @@ impl ServiceRef {
 
 /// The instances of a service at one moment, as a server listed them.
 ///
-/// `hosts` are sorted by cluster, ip and port, without duplicates. Serialises with the field names of Nacos (`groupName`,
-/// `cacheMillis`, …).
+/// `hosts` are sorted by cluster, ip and port, without duplicates. Serialises with the field names of Nacos
+/// (`groupName`, `cacheMillis`, …).
 ///
 /// ```
 /// use actix_nacos::{Instance, ServiceInfo, ServiceName};
@@ -216,15 +216,16 @@ pub struct ServiceInfo {
     pub cache_millis: u64,
     /// The enabled instances.
     pub hosts: Vec<Arc<Instance>>,
-    /// When the server made the list, in milliseconds since the Unix epoch by the server's clock. 0 if the server does not
-    /// say.
+    /// When the server made the list, in milliseconds since the Unix epoch by the server's clock. 0 if the server does
+    /// not say.
     pub last_ref_time: i64,
     /// The server's checksum of the list. Empty on most servers.
     pub checksum: String,
     /// Whether the list contains disabled instances too.
     #[serde(rename = "allIPs")]
     pub all_ips: bool,
-    /// Whether the server lists all instances as healthy because too few of them are (the protect threshold of the service).
+    /// Whether the server lists all instances as healthy because too few of them are (the protect threshold of the
+    /// service).
     pub reach_protection_threshold: bool,
 }
 
@@ -258,13 +259,15 @@ impl ServiceInfo {
         ServiceName { group: self.group_name.clone(), name: self.name.clone() }
     }
 
-    /// How long the server asks its clients to use this list: [`cache_millis`](ServiceInfo::cache_millis) as a duration.
+    /// How long the server asks its clients to use this list: [`cache_millis`](ServiceInfo::cache_millis) as a
+    /// duration.
     pub fn cache_time(&self) -> Duration {
         Duration::from_millis(self.cache_millis)
     }
 
-    /// Sorts `hosts`, removes duplicates, and keeps only instances in `clusters` (all if empty) and, with `healthy_only`,
-    /// healthy ones. Servers filter too, but r-nacos ignores `clusters`, and a push may have another filter.
+    /// Sorts `hosts`, removes duplicates, and keeps only instances in `clusters` (all if empty) and, with
+    /// `healthy_only`, healthy ones. Servers filter too, but r-nacos ignores `clusters`, and a push may have another
+    /// filter.
     pub(crate) fn tidy(&mut self, clusters: &str, healthy_only: bool) {
         let wanted: Vec<&str> = clusters.split(',').filter(|cluster| !cluster.is_empty()).collect();
         self.hosts.retain(|host| {

@@ -8,16 +8,16 @@ use std::{
     thread::{self, Thread},
 };
 
-/// Waits in a plain thread for a future, such as the Registry's answer to a message or a view's first list. The thread sleeps
-/// until the future is ready, and needs no runtime.
+/// Waits in a plain thread for a future, such as the Registry's answer to a message or a view's first list. The thread
+/// sleeps until the future is ready, and needs no runtime.
 ///
 /// There is no timeout. Operations of the Registry end within
 /// [`Config::operation_timeout`](crate::Config::operation_timeout). For a view use
-/// [`ServiceView::ready_within`](crate::ServiceView::ready_within), whose time is kept by the Registry's thread. Do not use
-/// the `timeout` of actix's own `Request` here, because it needs a runtime.
+/// [`ServiceView::ready_within`](crate::ServiceView::ready_within), whose time is kept by the Registry's thread. Do not
+/// use the `timeout` of actix's own `Request` here, because it needs a runtime.
 ///
-/// Do not call this function in a thread that runs an arbiter or another runtime: all other tasks of the thread would stand
-/// still. A Registry that was started [in that thread](crate::Registry::start_here) could never answer.
+/// Do not call this function in a thread that runs an arbiter or another runtime: all other tasks of the thread would
+/// stand still. A Registry that was started [in that thread](crate::Registry::start_here) could never answer.
 ///
 /// ```
 /// # use std::{thread, time::Duration};

@@ -1,7 +1,8 @@
 //! Supervision of actors and background tasks.
 //!
-//! After a panic in a handler, timer or future, the actor is restarted with its state and its address, and `ctx.stop()` is
-//! final. actix's own `Supervisor` differs in both: a panic closes the address for good, and `ctx.stop()` restarts the actor.
+//! After a panic in a handler, timer or future, the actor is restarted with its state and its address, and `ctx.stop()`
+//! is final. actix's own `Supervisor` differs in both: a panic closes the address for good, and `ctx.stop()` restarts
+//! the actor.
 //!
 //! A restart loses the timers and futures of the actor's context. The actor's `started` has to create them again.
 
@@ -26,8 +27,8 @@ use actix_rt::time::{sleep, Instant, Sleep};
 use futures_util::future::FutureExt as _;
 use slog::{error, Logger};
 
-/// So many restarts within [`RESTART_WINDOW`] happen at once. Each further restart waits for [`RESTART_PAUSE`], so that an
-/// actor that panics again and again does not occupy the thread.
+/// So many restarts within [`RESTART_WINDOW`] happen at once. Each further restart waits for [`RESTART_PAUSE`], so that
+/// an actor that panics again and again does not occupy the thread.
 const QUICK_RESTARTS: u32 = 20;
 const RESTART_WINDOW: Duration = Duration::from_secs(1);
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
@@ -35,8 +36,8 @@ const RESTART_PAUSE: Duration = Duration::from_millis(100);
 /// The pause before a background task that panicked is started again. No background task is urgent.
 const TASK_PAUSE: Duration = Duration::from_secs(1);
 
-/// Runs `actor` on the current arbiter until the actor stops itself, or until it has neither an address nor anything to wait
-/// for.
+/// Runs `actor` on the current arbiter until the actor stops itself, or until it has neither an address nor anything to
+/// wait for.
 pub(crate) fn start<A>(actor: A, mailbox_capacity: usize, log: Logger) -> Addr<A>
 where
     A: Supervised + Actor<Context = Context<A>>,
@@ -114,8 +115,8 @@ pub(crate) async fn supervise_task<F: Future<Output = ()>>(task: impl Fn() -> F,
     }
 }
 
-/// Logs a panic in `location` and returns its text. Never panics itself, although a drain may: slog's `Fuse` panics when its
-/// output is closed, which may be the very panic that is being logged.
+/// Logs a panic in `location` and returns its text. Never panics itself, although a drain may: slog's `Fuse` panics
+/// when its output is closed, which may be the very panic that is being logged.
 pub(crate) fn log_panic(log: &Logger, message: &str, location: impl Display, panic: &(dyn Any + Send)) -> String {
     let text = panic_text(panic);
     let line = || error!(log, "{message}"; "in" => %location, "error" => &text);

@@ -8,8 +8,8 @@ use actix_rt::time::Instant;
 
 /// For intervals below [`COARSE_FROM`].
 const FINE: Duration = Duration::from_millis(100);
-/// For longer intervals: a tenth of the default heartbeat interval. With 1,000 instances a beat costs 25 µs of CPU time, on
-/// the fine grid 42 µs.
+/// For longer intervals: a tenth of the default heartbeat interval. With 1,000 instances a beat costs 25 µs of CPU
+/// time, on the fine grid 42 µs.
 const COARSE: Duration = Duration::from_millis(500);
 const COARSE_FROM: Duration = Duration::from_secs(5);
 
@@ -24,16 +24,16 @@ impl Grid {
         Grid { origin: Instant::now() }
     }
 
-    /// The first moment after `after` at the fraction `phase` (0 to 1) of an interval. Intervals count from the origin, so that
-    /// timers with different phases keep their distance, however late one of them fires.
+    /// The first moment after `after` at the fraction `phase` (0 to 1) of an interval. Intervals count from the origin,
+    /// so that timers with different phases keep their distance, however late one of them fires.
     pub(crate) fn next_in_phase(&self, phase: f64, interval: Duration, after: Instant) -> Instant {
         let since = after.saturating_duration_since(self.origin).as_secs_f64() / interval.as_secs_f64();
         let intervals = (since - phase).floor() + 1.0 + phase;
         self.origin + interval.mul_f64(intervals)
     }
 
-    /// How long to wait for the first point of the grid at or after `due`, for a timer that fires every `interval`. Each point
-    /// of the coarse grid is also a point of the fine grid.
+    /// How long to wait for the first point of the grid at or after `due`, for a timer that fires every `interval`.
+    /// Each point of the coarse grid is also a point of the fine grid.
     pub(crate) fn wait_for(&self, due: Instant, interval: Duration) -> Duration {
         let step = if interval < COARSE_FROM { FINE } else { COARSE };
         let since = due.saturating_duration_since(self.origin).as_millis();

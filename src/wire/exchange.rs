@@ -62,8 +62,8 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Puts the parameters into the query. Parameters that are too long for a request line go into a form body if the method
-    /// has one. [`in_query`](Request::in_query) is for servers that do not read a form body.
+    /// Puts the parameters into the query. Parameters that are too long for a request line go into a form body if the
+    /// method has one. [`in_query`](Request::in_query) is for servers that do not read a form body.
     pub(crate) fn by_query(method: Method, path: &'static str, parameters: &impl Serialize) -> Self {
         let parameters = encode(parameters);
         if parameters.len() > MAX_QUERY && matches!(method, Method::POST | Method::PUT) {
@@ -72,8 +72,8 @@ impl Request {
         Request { method, path, query: parameters, form: None, form_may_be_query: false }
     }
 
-    /// The same request with all parameters in the query, whatever their length. `None` if they are there already, or must not
-    /// be in a URL.
+    /// The same request with all parameters in the query, whatever their length. `None` if they are there already, or
+    /// must not be in a URL.
     pub(crate) fn in_query(&self) -> Option<Self> {
         let form = self.form.as_deref().filter(|_| self.form_may_be_query)?;
         let query = [&self.query, form].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("&");
@@ -87,7 +87,8 @@ impl Request {
     }
 }
 
-/// Encoding cannot fail for flat structs of strings and numbers. If it did, the server would complain about missing parameters.
+/// Encoding cannot fail for flat structs of strings and numbers. If it did, the server would complain about missing
+/// parameters.
 fn encode(parameters: &impl Serialize) -> String {
     // A beat needs 256 bytes. Growing from an empty string would reallocate six times.
     let mut encoded = form_urlencoded::Serializer::new(String::with_capacity(256));
@@ -172,7 +173,7 @@ impl Rejection {
             Rejection::Unsupported => Error::Unsupported {
                 operation,
                 server,
-                reason: "it offers this in neither the v1 nor the v3 API; is it a Nacos server, and is the context path right?"
+                reason: "it offers this in neither API, v1 or v3; is it a Nacos server, and is the context path right?"
                     .into(),
             },
             Rejection::Forbidden(reason) | Rejection::LoginRejected(reason) => {

@@ -59,8 +59,8 @@ pub(super) fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, 
     })
 }
 
-/// Clients register metadata as JSON, and servers list that JSON unchecked. A value that is not a text becomes its JSON text. A
-/// null is left out.
+/// Clients register metadata as JSON, and servers list that JSON unchecked. A value that is not a text becomes its JSON
+/// text. A null is left out.
 pub(super) fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Metadata, D::Error> {
     let Value::Object(pairs) = Value::deserialize(deserializer)? else { return Ok(Metadata::new()) };
     let pairs = pairs.into_iter().filter_map(|(key, value)| match value {

@@ -130,8 +130,8 @@ pub(crate) fn sent(encoded: &str) -> BTreeMap<String, String> {
     serde_urlencoded::from_str(encoded).unwrap()
 }
 
-/// Asserts that `ours` contains every recorded parameter with the same meaning. All other parameters must be in `more`: defaults
-/// that the recorded request left out.
+/// Asserts that `ours` contains every recorded parameter with the same meaning. All other parameters must be in `more`:
+/// defaults that the recorded request left out.
 pub(crate) fn assert_same_parameters(
     what: &str,
     recorded: &RecordedRequest,
@@ -356,8 +356,8 @@ fn v1_reads_every_recorded_answer_of_servers_with_authentication() {
     assert_eq!(read, [usual(), usual(), nacos_3, usual()]);
 }
 
-/// Our request for the same purpose. `None` for a recorded request that the crate would not send: those that servers reject, and
-/// those that change only a part of the values.
+/// Our request for the same purpose. `None` for a recorded request that the crate would not send: those that servers
+/// reject, and those that change only a part of the values.
 fn ours(request: &RecordedRequest) -> Option<Request> {
     let namespace = request.namespace();
     let service = request.service()?;

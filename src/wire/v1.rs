@@ -253,8 +253,8 @@ pub(crate) struct Host {
     pub(crate) ephemeral: bool,
     #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) cluster_name: String,
-    /// r-nacos sends `service` too, and its GET answers have only that field. An alias would make the list, which has both
-    /// fields, a duplicate.
+    /// Answers to GET have `service` instead, and r-nacos sends both fields. An alias would reject both as a duplicate
+    /// field.
     #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) service_name: String,
     #[serde(default, deserialize_with = "lenient::metadata")]
@@ -262,7 +262,8 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Whether the host has an address. Port 0 is valid: Dubbo registers consumers with it, to be listed but not called.
+    /// Whether the host has an address. Port 0 is valid: Dubbo registers consumers with it, to be listed but not
+    /// called.
     pub(crate) fn is_usable(&self) -> bool {
         !self.ip.trim().is_empty() && self.port().is_some()
     }
@@ -305,8 +306,8 @@ impl Host {
     }
 }
 
-/// The hosts of a list. An entry that is not an object becomes a host without an address. If no entry is an object, the list is
-/// of something else and an error: it must not look like a service without instances.
+/// The hosts of a list. An entry that is not an object becomes a host without an address. If no entry is an object, the
+/// list is of something else and an error: it must not look like a service without instances.
 #[derive(Debug, Clone)]
 pub(crate) struct Hosts(pub(crate) Vec<Host>);
 

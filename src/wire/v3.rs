@@ -1,9 +1,9 @@
-//! The v3 API of Nacos: requests, answers, and the meaning of answers. Pure functions, no I/O. Each function has a counterpart
-//! of the same name in [`v1`].
+//! The v3 API of Nacos: requests, answers, and the meaning of answers. Pure functions, no I/O. Each function has a
+//! counterpart of the same name in [`v1`].
 //!
 //! Covers the client API (`InstanceOpenApiController`), the used part of the admin API (`InstanceControllerV3`,
-//! `ServiceControllerV3`), and the login (`UserControllerV3`). The tests compare them with recorded answers of Nacos 3.0.3.
-//! "By source" marks what was read in the source of 3.0.3 and not measured.
+//! `ServiceControllerV3`), and the login (`UserControllerV3`). The tests compare them with recorded answers of Nacos
+//! 3.0.3. "By source" marks what was read in the source of 3.0.3 and not measured.
 //!
 //! Requests carry service names without their group, because this API would take a grouped name for a plain name.
 
@@ -34,7 +34,8 @@ pub(crate) const RESOURCE_NOT_FOUND: i64 = 20004;
 /// The answer to a beat of an instance that is not registered, with HTTP 200.
 pub(crate) const INSTANCE_NOT_FOUND: i64 = 21003;
 
-/// The frame of every answer and error. Only a filter in front of the API rejects requests with plain text or Spring's page.
+/// The frame of every answer and error. Only a filter in front of the API rejects requests with plain text or Spring's
+/// page.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Frame<T> {
     pub(crate) code: i64,
@@ -94,8 +95,8 @@ pub(crate) fn beat(namespace: &str, key: &InstanceKey) -> Request {
     Request::by_form(INSTANCE, &parameters)
 }
 
-/// Selects all clusters: Nacos 3.0 splits this text into an empty list of clusters. A request without clusters selects only
-/// `DEFAULT`, until the release that contains alibaba/nacos#14778.
+/// Selects all clusters: Nacos 3.0 splits this text into an empty list of clusters. A request without clusters selects
+/// only `DEFAULT`, until the release that contains alibaba/nacos#14778.
 const ALL_CLUSTERS: &str = ",";
 
 /// The answer may ignore `healthy_only` (3.0.3 does) and the clusters, so the caller has to filter the list again.
@@ -130,7 +131,8 @@ pub(crate) fn overwrite(namespace: &str, service: &ServiceName, instance: &Insta
     Request::by_query(Method::PUT, ADMIN_INSTANCE, &ungrouped(parameters, service))
 }
 
-/// Uses the admin API, which finds all groups whose name contains `group`. [`read_services`] removes the others (by source).
+/// Uses the admin API, which finds all groups whose name contains `group`. [`read_services`] removes the others (by
+/// source).
 pub(crate) fn list_services(namespace: &str, group: &str, page_no: u32, page_size: u32) -> Request {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -168,7 +170,8 @@ pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Rejection> {
     read_ok(answer).map(|()| HeartbeatReply::taken())
 }
 
-/// A list of `service`, neither sorted nor filtered. The answer says neither how long the list may be used nor when it was made.
+/// A list of `service`, neither sorted nor filtered. The answer says neither how long the list may be used nor when it
+/// was made.
 pub(crate) fn read_list(answer: &Answer, service: &ServiceName) -> Result<ListAnswer, Rejection> {
     let Hosts(hosts) = open(answer)?;
     Ok(ListAnswer {
