@@ -1,4 +1,4 @@
-//! Pushed lists: opening the socket, telling servers where it is, and handing on what comes in.
+//! Pushed lists: the socket that servers push to, and which subscriptions a pushed list is for.
 
 use std::{
     cell::{Cell, RefCell},
@@ -23,34 +23,35 @@ use crate::{
     wire::{exchange::WireProtocol, v1::PushAddress},
 };
 
-/// So many lists wait for the Registry; one that finds no room is pushed again.
+/// How many lists may wait in the mailbox. A server pushes again a list that was not acknowledged.
 const RECEIVER_MAILBOX: usize = 16;
 
-/// The socket of one Registry, opened by the first subscription and anew in each epoch: what arrives at an older socket was
-/// sent by a server that we left, or before its restart.
+/// The push socket of one Registry. The first subscription opens it, and each epoch opens a new one: what arrives at an
+/// older socket was sent by a server that is not in use any more, or before the server restarted.
 #[derive(Default)]
 pub(crate) struct Pushes {
-    /// None while there is no socket to be had: then lists are only polled, and the next poll tries again.
+    /// `None` until a socket could be opened. Until then lists are only polled, and each poll tries again.
     receiver: RefCell<Option<Receiver>>,
     tally: Rc<PushTally>,
-    /// That no socket can be had is in the log.
-    is_missed: Cell<bool>,
+    /// Whether the log already says that no socket could be opened.
+    is_failure_logged: Cell<bool>,
 }
 
-/// The socket that servers push to.
+/// The UDP socket that servers push changed lists to, with the number of datagrams since the start of the Registry.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PushStatus {
-    /// The UDP port it is bound to.
+    /// The UDP port to which the socket is bound.
     pub port: u16,
-    /// Pushes of our servers.
+    /// Lists that servers have pushed.
     pub pushes: u64,
-    /// Datagrams from anybody else: dropped, or at most a reason to ask for a list.
+    /// Datagrams from addresses that are not configured as servers. They are dropped, or at most make the Registry poll
+    /// a list early.
     pub untrusted: u64,
-    /// Datagrams of our servers that could not be read.
+    /// Datagrams from servers that could not be decoded.
     pub unreadable: u64,
-    /// Datagrams of our servers that were not read, since more came within a second than is decoded: a reason to ask for
-    /// all lists.
+    /// Datagrams from servers that were not decoded because too many arrived within a second. All lists are polled
+    /// early instead.
     pub over_budget: u64,
 }
 
@@ -61,7 +62,7 @@ struct Receiver {
 }
 
 impl Pushes {
-    /// None before the first subscription, where pushes are off, and while no socket can be had.
+    /// `None` before the first subscription, if pushes are off, and while no socket could be opened.
     pub(crate) fn status(&self) -> Option<PushStatus> {
         let port = self.receiver.borrow().as_ref()?.local.port();
         Some(PushStatus {
@@ -84,7 +85,7 @@ impl Pushes {
         }
     }
 
-    /// The port of the present epoch's socket; none if there is none.
+    /// The port of the socket, if there is one that belongs to this epoch or has a fixed port.
     fn port(&self, epoch: u64, is_fixed: bool) -> Option<u16> {
         let receiver = self.receiver.borrow();
         receiver.as_ref().filter(|receiver| receiver.epoch == epoch || is_fixed).map(|receiver| receiver.local.port())
@@ -92,7 +93,7 @@ impl Pushes {
 }
 
 impl Shared {
-    /// Where the server in use may push to; none if it shall not, or cannot.
+    /// Where the server in use is to push changes. `None` if pushes are off, or if the server cannot push.
     pub(super) async fn push_address(self: &Rc<Self>, registry: &WeakAddr<Registry>) -> Option<PushAddress> {
         let settings = &self.config.push;
         if !settings.enabled || self.nacos.is_disabled() {
@@ -106,7 +107,7 @@ impl Shared {
         let ip = settings.advertise_ip.or_else(|| server.resolved.local_ip())?;
         let port = self.pushes.port(self.nacos.epoch(), self.has_fixed_push_port());
         let port =
-            port.or_else(|| self.open_receiver(ip, registry).map_err(|error| self.miss_receiver(&error)).ok())?;
+            port.or_else(|| self.open_receiver(ip, registry).map_err(|error| self.log_open_failure(&error)).ok())?;
         Some(PushAddress { ip, port: settings.advertise_port.unwrap_or(port) })
     }
 
@@ -114,7 +115,7 @@ impl Shared {
         self.config.push.bind.is_some_and(|address| address.port() != 0)
     }
 
-    /// Gives the port.
+    /// Opens a socket in place of the former one, and returns its port.
     fn open_receiver(self: &Rc<Self>, reached_by: IpAddr, registry: &WeakAddr<Registry>) -> io::Result<u16> {
         let any = |ip: IpAddr| if ip.is_ipv4() { [0; 4].into() } else { IpAddr::from([0u16; 8]) };
         let bind = self.config.push.bind.unwrap_or_else(|| (any(reached_by), 0).into());
@@ -125,10 +126,10 @@ impl Shared {
         let bound = PushReceiver::bind(bind, epoch, trusts, recipients, self.pushes.tally.clone());
         let receiver = bound.map_err(|error| io::Error::new(error.kind(), format!("{bind}: {error}")))?;
         let local = receiver.local_addr()?;
-        if self.pushes.is_missed.take() {
-            info!(self.log, "a socket for pushes is there now"; "address" => %local);
+        if self.pushes.is_failure_logged.take() {
+            info!(self.log, "opened push socket"; "address" => %local);
         } else {
-            debug!(self.log, "receiving pushes"; "address" => %local);
+            debug!(self.log, "opened push socket"; "address" => %local);
         }
         self.pushes.stop();
         let address = supervision::start(receiver, RECEIVER_MAILBOX, self.log.clone());
@@ -136,22 +137,23 @@ impl Shared {
         Ok(local.port())
     }
 
-    /// One line, however many lists are asked for meanwhile.
-    fn miss_receiver(&self, error: &io::Error) {
-        if !self.pushes.is_missed.replace(true) {
-            warn!(self.log, "no socket for pushes, lists are only asked for"; "error" => %error);
+    /// Logs one line until a socket is opened, however many polls try meanwhile.
+    fn log_open_failure(&self, error: &io::Error) {
+        if !self.pushes.is_failure_logged.replace(true) {
+            warn!(self.log, "failed to open push socket, lists are only polled"; "error" => %error);
         }
     }
 
-    /// Only servers may say what the list is: nothing else tells a push from a forgery.
+    /// Whether a datagram from `ip` may set a list. The sender's address is all that distinguishes a push from a forgery.
     fn trusts(&self, ip: IpAddr) -> bool {
         self.config.push.any_source || self.nacos.servers().trusts(ip)
     }
 
+    /// Passes a pushed list to the subscriptions that it is for.
     fn pushed(&self, pushed: Pushed) {
         let service = ServiceName::from_wire(&pushed.list.name, &pushed.list.group_name);
         let subscribers = self.subscriptions.of_service(&service);
-        // A server that we left pushes on for a while, what it believes without our beats.
+        // A server that is not in use any more still pushes for a while, lists that lack our heartbeats.
         let epoch = self.nacos.epoch();
         let is_current = self.has_fixed_push_port() || pushed.epoch == epoch;
         let may_be_list = pushed.trusted && !self.config.push.hint_only && is_current;
@@ -165,17 +167,17 @@ impl Shared {
                 let listed = Listed { info: info.clone(), epoch: Some(epoch), protocol: WireProtocol::V1 };
                 subscriber.do_send(PushedList(listed));
             } else {
-                // To Nacos 2 and later we are one subscriber of a service, with the clusters that were asked for last.
+                // Nacos 2 and later keep one subscriber per service and address, with the clusters of the last poll.
                 subscriber.do_send(Hint);
             }
         }
     }
 }
 
-/// Whether a list of these clusters has all that is watched: a list of one cluster says nothing about the others.
+/// Whether a list of these clusters has every cluster of the subscription. Empty means all clusters.
 fn covers(clusters: &str, watched: &SubscriptionKey) -> bool {
-    let told = |cluster| clusters.split(',').any(|told| told == cluster);
-    clusters.is_empty() || (!watched.clusters.is_empty() && watched.clusters.split(',').all(told))
+    let listed = |cluster| clusters.split(',').any(|listed| listed == cluster);
+    clusters.is_empty() || (!watched.clusters.is_empty() && watched.clusters.split(',').all(listed))
 }
 
 impl Handler<Pushed> for Registry {
@@ -186,7 +188,7 @@ impl Handler<Pushed> for Registry {
     }
 }
 
-/// Every list is asked for early, since nobody knows which ones the datagrams were about.
+/// Polls every list early, because the datagrams were not decoded and could be for any of them.
 impl Handler<OverBudget> for Registry {
     type Result = ();
 

@@ -1,18 +1,23 @@
 //! What r-nacos needs beyond heartbeats.
 //!
-//! r-nacos never says that it does not know an instance: a heartbeat registers it, with weight 1 and without its metadata.
-//! So each instance is read there now and then. One that is missing, or that shows nothing of what it was registered with,
-//! is registered again. Anything else may be an operator's change, and stays.
+//! r-nacos never answers "unknown instance". Instead, a beat registers the instance, with weight 1 and without its
+//! metadata. So the Registry reads each instance on r-nacos from time to time. An instance that is missing, or that
+//! shows these defaults although it was registered with other values, is registered again. Any other difference may be
+//! an operator's change, and stays.
 //!
-//! Of an instance that has expired r-nacos keeps the metadata, so that it looks as if an operator had changed its weight.
-//! After so long a silence it is registered instead of beating: see [`DesiredInstance::to_register`].
+//! r-nacos keeps the metadata of an instance that has expired, so after a beat it looks as if an operator had changed
+//! the weight. Therefore an instance that has been silent for so long is registered instead of sending a beat: see
+//! [`DesiredInstance::to_register`].
 
 use std::{cell::Cell, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use actix_rt::time::Instant;
 use slog::debug;
 
-use super::{desired::DesiredInstance, shared::Phase, shared::Shared};
+use super::{
+    desired::DesiredInstance,
+    shared::{Phase, Shared},
+};
 use crate::{
     client::{ListQuery, Patience},
     error::{Error, Operation},
@@ -20,13 +25,14 @@ use crate::{
     wire::exchange::WireProtocol,
 };
 
-/// On r-nacos each instance is read after this many heartbeats: every 30 s, at the 5 s that r-nacos asks for.
+/// On r-nacos each instance is read after this many beats. That is every 30 s, at the interval of 5 s that r-nacos asks
+/// for.
 pub(super) const BEATS_PER_READ: u32 = 6;
 
-/// An answer that does not tell r-nacos from Nacos is followed by another question after this.
+/// How long to wait before another read, if an answer does not show whether the server is r-nacos.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 
-/// What the server in use is, found out once in each epoch.
+/// Whether the server in use is Nacos or r-nacos, detected once in each epoch.
 #[derive(Default)]
 pub(crate) struct ServerKind {
     found: Cell<Option<(u64, Kind)>>,
@@ -34,7 +40,7 @@ pub(crate) struct ServerKind {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
-    /// An instance is being read. If the answer does not tell, one is read again after this time.
+    /// An instance is being read. If the answer does not show the kind, the next read may start at this time.
     Unknown(Instant),
     Nacos,
     RNacos,
@@ -47,8 +53,8 @@ impl ServerKind {
 }
 
 impl Shared {
-    /// Begins to read the instance, if that is due after a heartbeat that was taken. Apart from the instance's turn: it may
-    /// wait behind an application's own requests, and no heartbeat shall wait for it.
+    /// Starts to read the instance, if that is due after an accepted beat. The read takes no turn of the instance, because
+    /// it may wait behind an application's own requests, and beats must not wait for it.
     pub(super) fn check_on_r_nacos(self: &Rc<Self>, key: &Arc<InstanceKey>) {
         let epoch = self.nacos.epoch();
         if !self.is_read_due(key, epoch) {
@@ -57,7 +63,7 @@ impl Shared {
         let (shared, key) = (self.clone(), key.clone());
         actix_rt::spawn(async move {
             let reading = pin!(shared.read_and_restore(&key, epoch));
-            // A failure is noted at the instance.
+            // A failure is stored in the state of the instance.
             let _ = shared.catch_panics(Operation::Get, Phase::Offline, reading).await;
         });
     }
@@ -65,8 +71,8 @@ impl Shared {
     /// Reads the instance, and registers it again if r-nacos has lost it or its values.
     async fn read_and_restore(&self, key: &Arc<InstanceKey>, epoch: u64) -> Result<(), Error> {
         let last_written = self.desired.get(key, |desired| desired.last_written);
-        let told = self.nacos.read_in_use(key).await;
-        if let Some(kind) = kind_of(&told) {
+        let shown = self.nacos.read_in_use(key).await;
+        if let Some(kind) = kind_of(&shown) {
             self.server_kind.found.set(Some((epoch, kind)));
         }
         if self.server_kind.in_epoch(epoch) != Some(Kind::RNacos) {
@@ -75,23 +81,23 @@ impl Shared {
         let mut turn = self.desired.queue(key);
         turn.come().await;
         let wanted = self.desired.get(key, |desired| (desired.instance.clone(), desired.last_written));
-        // What was read is old by now if another registration or another epoch came between.
+        // If a registration or a new epoch came in between, the answer is outdated.
         let Some((wanted, written)) = wanted.filter(|_| self.nacos.epoch() == epoch) else { return Ok(()) };
-        let is_lost = match told {
-            Ok(told) => told.is_some_and(|told| has_lost_values(&told, &wanted)),
+        let is_lost = match shown {
+            Ok(shown) => shown.is_some_and(|shown| has_lost_values(&shown, &wanted)),
             Err(error) => matches!(error, Error::NotFound { .. }),
         };
         if !is_lost || last_written != Some(written) {
             return Ok(());
         }
-        debug!(self.log, "r-nacos has lost an instance or its values"; "instance" => %key);
+        debug!(self.log, "r-nacos lost instance or its values"; "instance" => %key);
         self.note(key, DesiredInstance::forgotten);
         let restored = self.register_again(key, &wanted).await;
         restored.inspect_err(|error| self.note(key, |desired| desired.failed(error))).map(drop)
     }
 
-    /// Whether the server in use tells others of changes by itself, as Nacos does by v1, and neither Nacos by v3 nor r-nacos.
-    /// Where it is not known yet what the server is, reads `key`, which is registered; false where that does not tell.
+    /// Whether the server in use pushes changes to its clients. Nacos does with protocol v1; Nacos with v3 and r-nacos do
+    /// not. If the kind of the server is not known yet, reads the registered instance `key`; false if that does not show it.
     pub(super) async fn pushes_changes(&self, key: Option<Arc<InstanceKey>>) -> bool {
         if self.speaks_v3() {
             return false;
@@ -108,7 +114,7 @@ impl Shared {
         if kind.is_some() {
             return kind;
         }
-        // Servers show a new instance a moment late. The others of its service tell the same.
+        // The server may not show a new instance yet. Then any other instance of the service shows the kind.
         let list = self.nacos.list(&ListQuery::all_of(&key.service), Patience::Round).await.ok()?;
         let host = list.info.hosts.first().filter(|_| list.epoch.is_some())?;
         Some(kind_of_instance(host))
@@ -137,19 +143,19 @@ impl Shared {
     }
 }
 
-/// What the answer to reading an instance says of the server. None where a failure says nothing.
-fn kind_of(told: &Result<Option<Instance>, Error>) -> Option<Kind> {
-    match told {
-        Ok(told) => told.as_ref().map(kind_of_instance),
-        // Nacos 3 has no such request.
+/// The kind of the server, by its answer to reading an instance. `None` if the answer does not show it.
+fn kind_of(shown: &Result<Option<Instance>, Error>) -> Option<Kind> {
+    match shown {
+        Ok(shown) => shown.as_ref().map(kind_of_instance),
+        // Only Nacos 3 does not support the request.
         Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => Some(Kind::Nacos),
         Err(_) => None,
     }
 }
 
-/// Of the server that tells of `instance`.
+/// The kind of the server that shows `instance`.
 fn kind_of_instance(instance: &Instance) -> Kind {
-    // Nacos names cluster and service, too.
+    // The id on Nacos also has the cluster and the service.
     let is_r_nacos = instance.instance_id == format!("{}#{}", instance.ip, instance.port);
     if is_r_nacos {
         Kind::RNacos
@@ -158,9 +164,9 @@ fn kind_of_instance(instance: &Instance) -> Kind {
     }
 }
 
-/// Whether a heartbeat brought the instance back with r-nacos' defaults, which are not what it was registered with.
-fn has_lost_values(told: &Instance, wanted: &Instance) -> bool {
-    let shows_defaults = told.weight == 1.0 && told.metadata.is_empty();
+/// Whether a beat has brought the instance back with the defaults of r-nacos, although it was registered with other values.
+fn has_lost_values(shown: &Instance, wanted: &Instance) -> bool {
+    let shows_defaults = shown.weight == 1.0 && shown.metadata.is_empty();
     shows_defaults && (wanted.weight != 1.0 || !wanted.metadata_to_register().is_empty())
 }
 
@@ -168,14 +174,14 @@ fn has_lost_values(told: &Instance, wanted: &Instance) -> bool {
 mod tests {
     use super::*;
 
-    fn told(instance_id: &str) -> Result<Option<Instance>, Error> {
+    fn shown(instance_id: &str) -> Result<Option<Instance>, Error> {
         Ok(Some(Instance { instance_id: instance_id.into(), ..Instance::new("127.0.0.7", 80) }))
     }
 
     #[test]
     fn r_nacos_is_known_by_the_id_of_an_instance() {
-        assert_eq!(kind_of(&told("127.0.0.7#80")), Some(Kind::RNacos));
-        assert_eq!(kind_of(&told("127.0.0.7#80#DEFAULT#DEFAULT_GROUP@@orders")), Some(Kind::Nacos));
+        assert_eq!(kind_of(&shown("127.0.0.7#80")), Some(Kind::RNacos));
+        assert_eq!(kind_of(&shown("127.0.0.7#80#DEFAULT#DEFAULT_GROUP@@orders")), Some(Kind::Nacos));
         let (operation, server, reason) = (Operation::Get, "a:1".to_owned(), String::new());
         let gone = Error::Unsupported { operation, server: server.clone(), reason: reason.clone() };
         assert_eq!(kind_of(&Err(gone)), Some(Kind::Nacos));

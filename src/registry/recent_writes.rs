@@ -1,8 +1,9 @@
-//! What this Registry has just written of instances, and servers may not show yet.
+//! The recent writes of this Registry to instances, which servers may not show yet.
 //!
-//! Since 2.x a server shows a change only after half a second. A change that was merged into what the server told meanwhile
-//! would undo the one before it. So each value that was written counts instead of the one before it, as long as the server
-//! tells that. Any other value was written by somebody else since, and stays.
+//! Nacos 2 and later show a change only after about half a second. If the next change were merged into what the server
+//! shows meanwhile, it would undo the first change. So for 2 s each written value takes the place of the value that it
+//! replaced, as long as the server still shows the replaced value. Any other value was written by somebody else since,
+//! and stays.
 
 use std::{
     cell::{Cell, RefCell},
@@ -20,50 +21,54 @@ use crate::{
     model::instance::{Instance, InstanceKey, Metadata},
 };
 
-/// How long a write is remembered: three times what servers take to show it.
+/// How long a write is remembered: at least three times as long as servers need to show it.
 pub(super) const REMEMBERED_FOR: Duration = Duration::from_secs(2);
-/// Bounds the memory. Several thousand writes; the oldest are forgotten first.
+/// Bounds the memory to several thousand writes. The oldest writes are forgotten first.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
-/// Of a write without its texts.
+/// The size of a write without its metadata.
 const BYTES_PER_WRITE: usize = 512;
 
-/// The writes of the last [`REMEMBERED_FOR`], oldest first.
+/// The writes of the last [`REMEMBERED_FOR`].
 #[derive(Default)]
 pub(crate) struct RecentWrites {
-    of: RefCell<HashMap<Arc<InstanceKey>, VecDeque<Write>, FastHash>>,
+    /// The writes to each instance, oldest first.
+    by_instance: RefCell<HashMap<Arc<InstanceKey>, VecDeque<Write>, FastHash>>,
+    /// The time and instance of each write, oldest first.
     order: RefCell<VecDeque<(Instant, Arc<InstanceKey>)>>,
     bytes: Cell<usize>,
     /// Wakes [`forget_in_time`](RecentWrites::forget_in_time).
     has_writes: Notify,
 }
 
-/// How one write changed an instance. None where there was or is no instance.
+/// One write. `None` if there was no instance before it, or none after it.
 struct Write {
     before: Option<Instance>,
     after: Option<Instance>,
 }
 
 impl RecentWrites {
-    /// A server took `after`, instead of `before`, which it showed or would have shown.
+    /// Records that a server accepted the values `after` in place of `before`.
     pub(super) fn changed(&self, key: &Arc<InstanceKey>, before: Instance, after: Instance) {
         self.note(key, Write { before: Some(before), after: Some(after) });
     }
 
-    /// A server took the registration of an instance that it may have lacked before. Only one that follows its deregistration
-    /// is remembered: what a server shows of an instance that it lacked is what was registered, or later.
+    /// Records the registration of an instance that the server may not have had before. This is needed only shortly
+    /// after the instance was deregistered. Otherwise a server shows no instance, or the values of this registration,
+    /// or later ones.
     pub(super) fn registered(&self, key: &Arc<InstanceKey>, after: impl FnOnce() -> Instance) {
-        if self.of.borrow().contains_key(key) {
+        if self.by_instance.borrow().contains_key(key) {
             self.note(key, Write { before: None, after: Some(after()) });
         }
     }
 
+    /// Records that a server deregistered the instance.
     pub(super) fn deregistered(&self, key: &Arc<InstanceKey>) {
         self.note(key, Write { before: None, after: None });
     }
 
     fn note(&self, key: &Arc<InstanceKey>, write: Write) {
         self.bytes.set(self.bytes.get() + write.bytes());
-        self.of.borrow_mut().entry(key.clone()).or_default().push_back(write);
+        self.by_instance.borrow_mut().entry(key.clone()).or_default().push_back(write);
         self.order.borrow_mut().push_back((Instant::now(), key.clone()));
         while self.bytes.get() > MAX_BYTES {
             self.forget_oldest();
@@ -73,12 +78,12 @@ impl RecentWrites {
 
     fn forget_oldest(&self) {
         let Some((_, key)) = self.order.borrow_mut().pop_front() else { return };
-        let mut of = self.of.borrow_mut();
-        let Some(writes) = of.get_mut(&key) else { return };
+        let mut writes_by_instance = self.by_instance.borrow_mut();
+        let Some(writes) = writes_by_instance.get_mut(&key) else { return };
         let bytes = writes.pop_front().map_or(0, |write| write.bytes());
         self.bytes.set(self.bytes.get() - bytes);
         if writes.is_empty() {
-            of.remove(&key);
+            writes_by_instance.remove(&key);
         }
     }
 
@@ -92,7 +97,7 @@ impl RecentWrites {
         }
     }
 
-    /// Forgets each write in time, also when nothing else happens. Never ends.
+    /// Forgets each write when its time is over, even if no other message arrives. Never ends.
     pub(super) async fn forget_in_time(self: std::rc::Rc<Self>) {
         loop {
             match self.oldest() {
@@ -103,35 +108,33 @@ impl RecentWrites {
         }
     }
 
-    /// What is so with an instance of which a server told this.
-    ///
-    /// # Errors
-    /// As it was told; [`Error::NotFound`] if it was deregistered since.
-    pub(super) fn applied_to(&self, key: &Arc<InstanceKey>, told: Result<Instance, Error>) -> Result<Instance, Error> {
+    /// Applies the recent writes to what a server shows of an instance. The error is the server's, or
+    /// [`Error::NotFound`] if the instance was deregistered since.
+    pub(super) fn applied_to(&self, key: &Arc<InstanceKey>, shown: Result<Instance, Error>) -> Result<Instance, Error> {
         self.forget_old();
-        let of = self.of.borrow();
-        let Some(writes) = of.get(key) else { return told };
-        let not_found = match &told {
+        let writes_by_instance = self.by_instance.borrow();
+        let Some(writes) = writes_by_instance.get(key) else { return shown };
+        let not_found = match &shown {
             Ok(_) => Error::NotFound { instance: key.to_string(), may_be_disabled: false },
             Err(error @ Error::NotFound { .. }) => error.clone(),
-            Err(_) => return told,
+            Err(_) => return shown,
         };
-        writes.iter().fold(told.ok(), |told, write| write.applied_to(told)).ok_or(not_found)
+        writes.iter().fold(shown.ok(), |shown, write| write.applied_to(shown)).ok_or(not_found)
     }
 
-    /// Whether an instance was written as an ephemeral one; none if it was not written.
+    /// Whether the last write made the instance ephemeral. `None` without a recent write.
     pub(super) fn is_ephemeral(&self, key: &Arc<InstanceKey>) -> Option<bool> {
-        let of = self.of.borrow();
-        of.get(key)?.back()?.after.as_ref().map(|after| after.ephemeral)
+        let writes_by_instance = self.by_instance.borrow();
+        writes_by_instance.get(key)?.back()?.after.as_ref().map(|after| after.ephemeral)
     }
 }
 
 impl Write {
-    fn applied_to(&self, told: Option<Instance>) -> Option<Instance> {
-        match (told, &self.before, self.after.as_ref()?) {
-            (Some(told), Some(before), after) => Some(merged(told, before, after)),
-            (told, None, after) => told.or_else(|| Some(after.clone())),
-            // Somebody else has deregistered it.
+    fn applied_to(&self, shown: Option<Instance>) -> Option<Instance> {
+        match (shown, &self.before, self.after.as_ref()?) {
+            (Some(shown), Some(before), after) => Some(merged(shown, before, after)),
+            (shown, None, after) => shown.or_else(|| Some(after.clone())),
+            // Somebody else has deregistered the instance.
             (None, Some(_), _) => None,
         }
     }
@@ -143,25 +146,25 @@ impl Write {
     }
 }
 
-/// Each value of `after` instead of the one of `before`, where that is told.
-fn merged(told: Instance, before: &Instance, after: &Instance) -> Instance {
-    let weight = if told.weight == before.weight { after.weight } else { told.weight };
-    let enabled = if told.enabled == before.enabled { after.enabled } else { told.enabled };
-    let metadata = merged_metadata(told.metadata, &before.metadata, &after.metadata);
-    Instance { weight, enabled, metadata, ..told }
+/// `shown` with each value of `after` where it has the value of `before`.
+fn merged(shown: Instance, before: &Instance, after: &Instance) -> Instance {
+    let weight = if shown.weight == before.weight { after.weight } else { shown.weight };
+    let enabled = if shown.enabled == before.enabled { after.enabled } else { shown.enabled };
+    let metadata = merged_metadata(shown.metadata, &before.metadata, &after.metadata);
+    Instance { weight, enabled, metadata, ..shown }
 }
 
-fn merged_metadata(mut told: Metadata, before: &Metadata, after: &Metadata) -> Metadata {
+fn merged_metadata(mut shown: Metadata, before: &Metadata, after: &Metadata) -> Metadata {
     for key in before.keys().chain(after.keys()) {
         let (was, is) = (before.get(key), after.get(key));
-        if was != is && told.get(key) == was {
+        if was != is && shown.get(key) == was {
             match is {
-                Some(value) => told.insert(key.clone(), value.clone()),
-                None => told.remove(key),
+                Some(value) => shown.insert(key.clone(), value.clone()),
+                None => shown.remove(key),
             };
         }
     }
-    told
+    shown
 }
 
 #[cfg(test)]
@@ -179,8 +182,8 @@ mod tests {
         Error::NotFound { instance: key(1).to_string(), may_be_disabled: false }
     }
 
-    fn told(writes: &RecentWrites, told: Instance) -> Result<Instance, Error> {
-        writes.applied_to(&key(1), Ok(told))
+    fn applied(writes: &RecentWrites, shown: Instance) -> Result<Instance, Error> {
+        writes.applied_to(&key(1), Ok(shown))
     }
 
     #[actix::test]
@@ -191,11 +194,11 @@ mod tests {
         writes.changed(&key(1), steps[0].clone(), steps[1].clone());
         writes.changed(&key(1), steps[1].clone(), steps[2].clone());
         for shown in &steps {
-            assert_eq!(told(&writes, shown.clone()), Ok(steps[2].clone()), "{shown:?}");
+            assert_eq!(applied(&writes, shown.clone()), Ok(steps[2].clone()), "{shown:?}");
         }
         let by_others = instance(9.0, &[("a", "7"), ("c", "1")]);
-        assert_eq!(told(&writes, by_others), Ok(instance(9.0, &[("a", "7"), ("b", "1"), ("c", "1")])));
-        assert_eq!(writes.applied_to(&key(1), Err(not_found())), Err(not_found()), "by others");
+        assert_eq!(applied(&writes, by_others), Ok(instance(9.0, &[("a", "7"), ("b", "1"), ("c", "1")])));
+        assert_eq!(writes.applied_to(&key(1), Err(not_found())), Err(not_found()), "deregistered by somebody else");
         assert_eq!(writes.applied_to(&key(2), Ok(steps[0].clone())), Ok(steps[0].clone()), "another instance");
     }
 
@@ -204,10 +207,10 @@ mod tests {
         let writes = RecentWrites::default();
         let (first, second) = (instance(2.0, &[("a", "1")]), instance(3.0, &[]));
         writes.changed(&key(1), first.clone(), second.clone());
-        assert_eq!(told(&writes, first.clone()), Ok(second.clone()));
+        assert_eq!(applied(&writes, first.clone()), Ok(second.clone()));
         writes.changed(&key(1), second.clone(), first.clone());
         for shown in [&first, &second] {
-            assert_eq!(told(&writes, shown.clone()), Ok(first.clone()));
+            assert_eq!(applied(&writes, shown.clone()), Ok(first.clone()));
         }
     }
 
@@ -216,12 +219,12 @@ mod tests {
         let writes = RecentWrites::default();
         writes.registered(&key(1), || unreachable!("it was not deregistered"));
         writes.deregistered(&key(1));
-        assert_eq!(told(&writes, instance(2.0, &[])), Err(not_found()));
+        assert_eq!(applied(&writes, instance(2.0, &[])), Err(not_found()));
         writes.registered(&key(1), || instance(5.0, &[]));
-        assert_eq!(told(&writes, instance(2.0, &[])), Ok(instance(5.0, &[])));
+        assert_eq!(applied(&writes, instance(2.0, &[])), Ok(instance(5.0, &[])));
         assert_eq!(writes.applied_to(&key(1), Err(not_found())), Ok(instance(5.0, &[])));
         let gone = Err(Error::Stopped);
-        assert_eq!(writes.applied_to(&key(1), gone.clone()), gone, "nothing was told");
+        assert_eq!(writes.applied_to(&key(1), gone.clone()), gone, "the server could not be asked");
     }
 
     #[actix::test]
@@ -234,11 +237,11 @@ mod tests {
             actix_rt::time::sleep(Duration::from_millis(1000)).await;
             writes.deregistered(&key(2));
             actix_rt::time::sleep(Duration::from_millis(990)).await;
-            assert_eq!(told(&writes, instance(2.0, &[])).unwrap().weight, 3.0);
+            assert_eq!(applied(&writes, instance(2.0, &[])).unwrap().weight, 3.0);
             actix_rt::time::sleep(Duration::from_millis(20)).await;
-            assert_eq!(writes.of.borrow().len(), 1, "the other one is younger");
+            assert_eq!(writes.by_instance.borrow().len(), 1, "the other one is younger");
             actix_rt::time::sleep(Duration::from_millis(1000)).await;
-            assert!(writes.of.borrow().is_empty() && writes.order.borrow().is_empty());
+            assert!(writes.by_instance.borrow().is_empty() && writes.order.borrow().is_empty());
             assert_eq!(writes.bytes.get(), 0);
         }
     }
@@ -250,8 +253,8 @@ mod tests {
         for port in 1..=200 {
             writes.changed(&key(port), instance(2.0, &[]), instance(3.0, &[("k", &long)]));
         }
-        assert!(writes.bytes.get() <= MAX_BYTES && writes.of.borrow().len() > 60);
+        assert!(writes.bytes.get() <= MAX_BYTES && writes.by_instance.borrow().len() > 60);
         assert_eq!(writes.applied_to(&key(200), Ok(instance(2.0, &[]))).unwrap().weight, 3.0);
-        assert_eq!(told(&writes, instance(2.0, &[])).unwrap().weight, 2.0);
+        assert_eq!(applied(&writes, instance(2.0, &[])).unwrap().weight, 2.0);
     }
 }

@@ -1,4 +1,4 @@
-//! What `RegisterInstance` answers with: the state of one instance, readable in any thread.
+//! The answer to `RegisterInstance`: the state of one instance, readable from any thread.
 
 use std::{
     fmt,
@@ -16,26 +16,27 @@ use crate::{
     model::instance::InstanceKey,
 };
 
-/// An instance that was registered, or will be once a server can be reached
-/// ([`when_reachable`](super::RegisterInstance::when_reachable)). It always tells the present state.
+/// The state of an instance that was registered, or that will be registered once a server can be reached
+/// ([`when_reachable`](super::RegisterInstance::when_reachable)). Reading it sends no message.
 ///
-/// Cheap to clone, usable in any thread and under any runtime. Dropping it changes nothing: the instance stays registered
-/// until [`DeregisterInstance`](super::DeregisterInstance) or the end of the Registry, which it does not keep alive. It speaks
-/// of the instance, with whatever values that is registered again later.
+/// It is cheap to clone, and can be used in any thread and under any runtime. Dropping it changes nothing: the instance
+/// stays registered until [`DeregisterInstance`](super::DeregisterInstance) or the end of the Registry, which a
+/// `Registration` does not keep alive. If the instance is registered again with other values, the same `Registration`
+/// reports that.
 ///
 /// ```
-/// # use std::time::Duration;
 /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// # use std::time::Duration;
 /// # #[actix::main]
 /// # async fn main() -> Result<(), Error> {
-/// # let nacos = EmbeddedServer::start().unwrap();
-/// # let registry = Registry::start(Config::new(nacos.server_address()))?;
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
 /// let orders = RegisterInstance::new("orders", "127.0.0.7", 8080).when_reachable();
 /// let registration = registry.send(orders).await??;
 /// if let Err(error) = registration.registered_within(Duration::from_secs(5)).await {
 ///     eprintln!("{} is not registered yet: {error}", registration.instance());
 /// }
-/// // A health page, in any thread.
+/// // In a health page, from any thread:
 /// assert!(registration.is_registered());
 /// # Ok(())
 /// # }
@@ -43,57 +44,66 @@ use crate::{
 #[derive(Clone)]
 pub struct Registration {
     instance: Arc<InstanceKey>,
-    known: Arc<Known>,
+    published: Arc<PublishedState>,
     registry: WeakAddr<Registry>,
 }
 
 impl Registration {
-    /// Which instance it is.
+    /// The instance.
     pub fn instance(&self) -> &InstanceKey {
         &self.instance
     }
 
-    /// Whether the servers have it, as far as is known: the state is [`InstanceState::Registered`].
+    /// Whether the servers have the instance, as far as is known: the state is [`InstanceState::Registered`].
     pub fn is_registered(&self) -> bool {
         self.state() == Some(InstanceState::Registered)
     }
 
-    /// What is known of it on the servers. None once it is deregistered or the Registry has ended: then nobody keeps it alive.
+    /// The state on the servers, as far as is known. `None` once the instance is deregistered or the Registry has
+    /// ended, so that nothing keeps the instance alive.
     pub fn state(&self) -> Option<InstanceState> {
-        self.known.lock().state
+        self.published.lock().state
     }
 
-    /// Why it is not registered: what the server said if it rejects the instance, or why the last attempt failed;
-    /// [`Error::NotFound`] once it is deregistered; [`Error::Stopped`] once the Registry has ended. None while it is registered,
-    /// while it is pending and no attempt has failed yet, and where a server has forgotten it.
-    pub fn error(&self) -> Option<Error> {
-        self.known.lock().error.clone()
-    }
-
-    /// Waits until it is registered, but not longer than `limit`. The time is kept in the Registry's thread: the caller needs no
-    /// timer of its own. In plain threads use [`block_on`](crate::block_on).
+    /// Why the instance is not registered:
     ///
-    /// A rejection does not end the waiting, since the instance is tried again at every interval of its heartbeats.
+    /// - the rejection of the server, or the error of the last attempt;
+    /// - [`Error::NotFound`] once the instance is deregistered;
+    /// - [`Error::Stopped`] once the Registry has ended.
+    ///
+    /// `None` while the instance is registered, before the first attempt has failed, and if a server has forgotten the
+    /// instance.
+    pub fn error(&self) -> Option<Error> {
+        self.published.lock().error.clone()
+    }
+
+    /// Waits until the instance is registered, at most for `limit`. A rejection does not end the wait, because the
+    /// Registry tries again at every heartbeat interval.
+    ///
+    /// The Registry's thread measures the time, so the caller needs no timer. In a thread without a runtime use
+    /// [`block_on`](crate::block_on).
     ///
     /// # Errors
-    /// After `limit`, the [`error`](Registration::error), or [`Error::Timeout`] if there is none. Earlier:
-    /// [`Error::NotFound`] once it is deregistered, [`Error::Stopped`] once the Registry has ended.
+    /// - After `limit`: the [`error`](Registration::error), or [`Error::Timeout`] if there is none. The Registry goes
+    ///   on trying.
+    /// - [`Error::NotFound`] as soon as the instance is deregistered.
+    /// - [`Error::Stopped`] as soon as the Registry has ended.
     pub async fn registered_within(&self, limit: Duration) -> Result<(), Error> {
-        if let Some(outcome) = self.known.outcome() {
+        if let Some(outcome) = self.published.outcome() {
             return outcome;
         }
         let registry = self.registry.upgrade().ok_or(Error::Stopped)?;
-        let answer = registry.send(AwaitRegistered { known: self.known.clone(), limit });
-        // Held any longer, it would keep the Registry alive.
+        let answer = registry.send(AwaitRegistered { published: self.published.clone(), limit });
+        // While this waits, it must not keep the Registry alive.
         drop(registry);
         answer.await?
     }
 }
 
-/// Whether both are of the same instance in the same Registry.
+/// Equal if both are for the same instance in the same Registry.
 impl PartialEq for Registration {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.known, &other.known)
+        Arc::ptr_eq(&self.published, &other.published)
     }
 }
 
@@ -109,27 +119,27 @@ impl fmt::Debug for Registration {
     }
 }
 
-/// Waits in the Registry's thread, where the time is kept.
+/// Waits in the Registry's thread, which has a timer.
 #[derive(Message)]
 #[rtype(result = "Result<(), Error>")]
 struct AwaitRegistered {
-    known: Arc<Known>,
+    published: Arc<PublishedState>,
     limit: Duration,
 }
 
 impl Handler<AwaitRegistered> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
-    fn handle(&mut self, AwaitRegistered { known, limit }: AwaitRegistered, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, AwaitRegistered { published, limit }: AwaitRegistered, _: &mut Context<Self>) -> Self::Result {
         self.dispatch(Operation::Register, |_| async move {
-            let outcome = timeout(limit, known.registered()).await;
-            outcome.unwrap_or_else(|_| Err(known.why_not_within(limit)))
+            let outcome = timeout(limit, published.registered()).await;
+            outcome.unwrap_or_else(|_| Err(published.error_after(limit)))
         })
     }
 }
 
-/// What any thread may know of an instance.
-struct Known {
+/// The state of one instance, shared between the Registry and all threads that read it.
+struct PublishedState {
     now: Mutex<StateAndError>,
     changed: Notify,
 }
@@ -140,7 +150,7 @@ struct StateAndError {
     error: Option<Error>,
 }
 
-impl Known {
+impl PublishedState {
     fn lock(&self) -> MutexGuard<'_, StateAndError> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -152,7 +162,7 @@ impl Known {
         }
     }
 
-    /// What ends the waiting.
+    /// The result of waiting for the registration; `None` while it is still undecided.
     fn outcome(&self) -> Option<Result<(), Error>> {
         let now = self.lock();
         match now.state {
@@ -164,7 +174,7 @@ impl Known {
 
     async fn registered(&self) -> Result<(), Error> {
         loop {
-            // Made before the look, it hears of every change since.
+            // Create this before the check, so that no change in between is missed.
             let changed = self.changed.notified();
             if let Some(outcome) = self.outcome() {
                 return outcome;
@@ -173,34 +183,34 @@ impl Known {
         }
     }
 
-    fn why_not_within(&self, limit: Duration) -> Error {
+    fn error_after(&self, limit: Duration) -> Error {
         let late = || Error::Timeout { operation: Operation::Register, server: "the registry".into(), after: limit };
         self.lock().error.clone().unwrap_or_else(late)
     }
 }
 
-/// Publishes the state of one desired instance. Dropped with the Registry.
-pub(super) struct StatePublisher(Arc<Known>);
+/// Publishes the state of one desired instance. When the Registry ends, this is dropped, and the state becomes `Stopped`.
+pub(super) struct StatePublisher(Arc<PublishedState>);
 
 impl StatePublisher {
     pub(super) fn new() -> Self {
         let now = StateAndError { state: Some(InstanceState::Pending), error: None };
-        StatePublisher(Arc::new(Known { now: Mutex::new(now), changed: Notify::new() }))
+        StatePublisher(Arc::new(PublishedState { now: Mutex::new(now), changed: Notify::new() }))
     }
 
-    /// `error` is that of the last attempt.
+    /// `error` is the error of the last attempt.
     pub(super) fn publish(&self, state: InstanceState, error: Option<&Error>) {
         let is_registered = state == InstanceState::Registered;
         self.0.set(Some(state), error.filter(|_| !is_registered).cloned());
     }
 
-    /// The application has deregistered the instance.
+    /// Publishes that the application has deregistered the instance.
     pub(super) fn deregistered(self, key: &InstanceKey) {
         self.0.set(None, Some(Error::NotFound { instance: key.to_string(), may_be_disabled: false }));
     }
 
     pub(super) fn registration(&self, instance: Arc<InstanceKey>, registry: WeakAddr<Registry>) -> Registration {
-        Registration { instance, known: self.0.clone(), registry }
+        Registration { instance, published: self.0.clone(), registry }
     }
 }
 
