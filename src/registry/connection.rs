@@ -19,29 +19,59 @@ use crate::{
     model::connection::ConnectionState,
 };
 
-/// A listener that has stopped is forgotten within this time.
+/// How often the Registry checks whether a listener has stopped.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Tells a listener how the servers can be reached now. Several changes at once are told once, the newest.
+/// Tells a listener how the servers can be reached now: see [`WatchConnection`]. After several changes in quick
+/// succession, only the newest state is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Message)]
 #[rtype(result = "()")]
 #[non_exhaustive]
 pub struct ConnectionChanged {
-    /// How it is now.
+    /// The state now.
     pub state: ConnectionState,
-    /// The server in use, as `host:port`.
+    /// The server in use, as `host:port`. `None` if no server is known yet.
     pub server: Option<String>,
 }
 
-/// Tells `listener` of every change of the connection to the servers, beginning with how it is now
-/// ([`ConnectionChanged`]).
+/// Sends `listener` a [`ConnectionChanged`] with the present state of the connection, then one for every change.
 ///
-/// The same listener watching twice is told once, and kept alive if one of the two is not [`weak`](WatchConnection::weak).
-/// A listener that is busy is told later, then the newest state. One that has stopped is forgotten; [`UnwatchConnection`]
-/// ends the watching of one that has not.
+/// ```
+/// use actix::prelude::*;
+/// use actix_nacos::prelude::*;
+/// # use actix_nacos::embedded::EmbeddedServer;
+///
+/// struct Alarm;
+///
+/// impl Actor for Alarm {
+///     type Context = Context<Self>;
+/// }
+///
+/// impl Handler<ConnectionChanged> for Alarm {
+///     type Result = ();
+///
+///     fn handle(&mut self, change: ConnectionChanged, _: &mut Context<Self>) {
+///         if change.state == ConnectionState::Lost {
+///             eprintln!("no Nacos server answers; service lists stay as they are");
+///         }
+///     }
+/// }
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+///
+/// registry.send(WatchConnection::new(Alarm.start().recipient())).await??;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A listener that watches twice receives each change once. It is kept alive if at least one of the two messages was
+/// not [`weak`](WatchConnection::weak). A listener that is busy receives the newest state later. One that has stopped
+/// is forgotten; [`UnwatchConnection`] ends the watching of one that has not.
 ///
 /// # Errors
-/// [`Error::Stopped`] alone.
+/// Only [`Error::Stopped`], if the Registry has ended.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct WatchConnection {
@@ -49,13 +79,13 @@ pub struct WatchConnection {
 }
 
 impl WatchConnection {
-    /// Watches, and keeps the listener alive, until [`UnwatchConnection`], or the listener stops itself, or the Registry
-    /// ends.
+    /// Watches the connection and keeps the listener alive, until [`UnwatchConnection`] or the end of the Registry, or
+    /// until the listener stops itself.
     pub fn new(listener: Recipient<ConnectionChanged>) -> Self {
         WatchConnection { listener: Listener::Strong(listener) }
     }
 
-    /// As [`new`](WatchConnection::new), but does not keep the listener alive, unless it watches by `new`, too.
+    /// Like [`new`](WatchConnection::new), but does not keep the listener alive.
     pub fn weak(listener: WeakRecipient<ConnectionChanged>) -> Self {
         WatchConnection { listener: Listener::Weak(listener) }
     }
@@ -72,10 +102,20 @@ impl Handler<WatchConnection> for Registry {
     }
 }
 
-/// Ends what [`WatchConnection`] began, for one listener or for all. An unknown listener is ok.
+/// Ends what [`WatchConnection`] began, for one listener or for all. A listener that does not watch is no error.
+///
+/// ```
+/// # use actix::prelude::*;
+/// # use actix_nacos::prelude::*;
+/// # async fn run(registry: Addr<Registry>, listener: Recipient<ConnectionChanged>) -> Result<(), Error> {
+/// registry.send(UnwatchConnection::new(listener)).await??;
+/// registry.send(UnwatchConnection::all()).await??;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// [`Error::Stopped`] alone.
+/// Only [`Error::Stopped`], if the Registry has ended.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct UnwatchConnection {
@@ -108,7 +148,7 @@ impl Handler<UnwatchConnection> for Registry {
     }
 }
 
-/// Who watches the connection.
+/// The listeners that watch the connection.
 #[derive(Default)]
 pub(crate) struct ConnectionListeners {
     watching: RefCell<HashMap<ListenerId, Watching>>,
@@ -124,9 +164,9 @@ impl ConnectionListeners {
     }
 }
 
-/// One listener. It is notified for as long as this exists.
+/// One listener. It receives changes until this is dropped.
 struct Watching {
-    /// A listener that is to be kept alive; the task holds it weakly.
+    /// Keeps the listener alive, if that was requested. The task holds the listener weakly.
     kept_alive: Option<Recipient<ConnectionChanged>>,
     task: JoinHandle<()>,
 }
@@ -159,7 +199,7 @@ impl Shared {
     }
 }
 
-/// Notifies one listener of every change, beginning with `first`, until the listener or the Registry has ended.
+/// Sends one listener the state `first` and every change, until the listener or the Registry has ended.
 async fn notify(
     shared: Weak<Shared>,
     id: ListenerId,
@@ -170,10 +210,10 @@ async fn notify(
     let mut next = Some(first);
     while let Some(recipient) = listener.upgrade().filter(Recipient::connected) {
         let sent = next.take().map(|change| recipient.send(change));
-        // Held any longer, it would keep the listener alive.
+        // While this waits, it must not keep the listener alive.
         drop(recipient);
         if let Some(handled) = sent {
-            // There is no other message before: what a busy listener misses costs no memory.
+            // Wait for the listener before the next message, so that changes do not queue up in its mailbox.
             let _ = handled.await;
         }
         match timeout(CHECK_INTERVAL, states.changed()).await {
@@ -195,7 +235,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    /// Notes what it is told.
+    /// Records the states that it receives.
     #[derive(Default)]
     struct Watcher(Rc<RefCell<Vec<ConnectionState>>>);
 
@@ -223,7 +263,7 @@ mod tests {
         }
     }
 
-    /// Without a server, and with nothing under way.
+    /// The state of a Registry without a server.
     fn shared() -> Rc<Shared> {
         tokio::time::pause();
         let (sender, _mailbox) = channel::channel(1);

@@ -1,4 +1,4 @@
-//! Credentials that are replaced while the Registry runs.
+//! Messages that replace the credentials of a running Registry.
 
 use std::fmt;
 
@@ -8,26 +8,31 @@ use slog::info;
 use super::{actor::Registry, shared::Shared};
 use crate::{
     client::session::Credentials,
-    config::AccessKey,
-    config::{validate_access_key, validate_security_token},
+    config::{validate_access_key, validate_security_token, AccessKey},
     error::{Error, Operation},
 };
 
-/// Replaces the user name and password of a running Registry, or sets them where [`Config`](crate::Config) has none. All tokens
-/// are dropped: the next request to each server logs in, also where the last login was refused just now. A request that is
-/// under way keeps its token, and is repeated with a new one if the server refuses that.
+/// Replaces the user name and password of a running Registry, or sets them if [`Config`](crate::Config) has none. Use
+/// it when a password is rotated.
 ///
-/// # Errors
-/// [`Error::Stopped`] alone.
+/// All tokens are dropped. The next request to each server logs in with the new password, even if the server has just
+/// refused the former one. A request under way keeps its token; if the server refuses it, the request is repeated with
+/// a new token.
 ///
 /// ```
-/// # use actix::Addr;
-/// # use actix_nacos::{Error, Registry, SetCredentials};
-/// # async fn rotate(registry: Addr<Registry>, password: String) -> Result<(), Error> {
-/// registry.send(SetCredentials::new("orders", password)).await??;
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// registry.send(SetCredentials::new("orders", "the new password")).await??;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # Errors
+/// Only [`Error::Stopped`], if the Registry has ended. A wrong password shows in the next request, as
+/// [`Error::Unauthorized`].
 #[derive(Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct SetCredentials {
@@ -36,13 +41,13 @@ pub struct SetCredentials {
 }
 
 impl SetCredentials {
-    /// Logs in with these from now on.
+    /// Logs in as `username` with `password` from now on.
     pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
         SetCredentials { username: username.into(), password: password.into() }
     }
 }
 
-/// Without the password.
+/// Leaves out the password.
 impl fmt::Debug for SetCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SetCredentials").field("username", &self.username).finish_non_exhaustive()
@@ -60,24 +65,29 @@ impl Handler<SetCredentials> for Registry {
     }
 }
 
-/// Replaces the access key that a running Registry signs requests with, or begins to sign them: see
-/// [`Config::access_key`](crate::Config::access_key). Every request that is sent from now on is signed with the new key, a
-/// repeated one too. [`Config::signature_region`](crate::Config::signature_region) stays as configured.
+/// Replaces the access key with which a running Registry signs its requests, or begins to sign them: see
+/// [`Config::access_key`](crate::Config::access_key).
 ///
-/// Temporary credentials of Alibaba Cloud's STS are to be replaced before they end:
+/// Every request sent from now on is signed with the new key, including repeated requests.
+/// [`Config::signature_region`](crate::Config::signature_region) stays as configured. Replace temporary credentials of
+/// Alibaba Cloud STS before they expire:
 ///
 /// ```
-/// # use actix::Addr;
-/// # use actix_nacos::{Error, Registry, SetAccessKey};
-/// # struct Sts { id: String, secret: String, token: String }
-/// # async fn rotate(registry: Addr<Registry>, sts: Sts) -> Result<(), Error> {
-/// registry.send(SetAccessKey::new(sts.id, sts.secret).security_token(sts.token)).await??;
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// # let (id, secret, token) = ("STS.key", "secret", "token");
+/// registry.send(SetAccessKey::new(id, secret).security_token(token)).await??;
 /// # Ok(())
 /// # }
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidInput`] for an empty id or secret, and for a token that no header can hold.
+/// - [`Error::InvalidInput`] if the id or the secret is empty, or if the token cannot be sent in an HTTP header. The
+///   former key stays in use.
+/// - [`Error::Stopped`] if the Registry has ended.
 #[derive(Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct SetAccessKey {
@@ -92,7 +102,7 @@ impl SetAccessKey {
         SetAccessKey { id: id.into(), secret: secret.into(), security_token: None }
     }
 
-    /// The token that belongs to a temporary key. Default: none, also where the key before had one.
+    /// Sets the token that belongs to a temporary key. Default: none, even if the former key had one.
     #[must_use]
     pub fn security_token(mut self, token: impl Into<String>) -> Self {
         self.security_token = Some(token.into());
@@ -100,7 +110,7 @@ impl SetAccessKey {
     }
 }
 
-/// Without secret and token.
+/// Leaves out the secret and the token.
 impl fmt::Debug for SetAccessKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SetAccessKey").field("id", &self.id).finish_non_exhaustive()
@@ -117,14 +127,14 @@ impl Handler<SetAccessKey> for Registry {
 
 impl Shared {
     fn set_credentials(&self, SetCredentials { username, password }: SetCredentials) {
-        info!(self.log, "replaced the credentials"; "username" => &username);
+        info!(self.log, "replaced credentials"; "username" => &username);
         self.nacos.session().replace_credentials(Credentials { username, password });
     }
 
     fn set_access_key(&self, SetAccessKey { id, secret, security_token }: SetAccessKey) -> Result<(), Error> {
         validate_access_key(&id, &secret)?;
         security_token.as_deref().map_or(Ok(()), validate_security_token)?;
-        info!(self.log, "replaced the access key"; "access_key" => &id);
+        info!(self.log, "replaced access key"; "access_key" => &id);
         let region = self.config.signature_region.clone();
         self.nacos.replace_access_key(AccessKey { id, secret, security_token, region });
         Ok(())

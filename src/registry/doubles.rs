@@ -1,4 +1,5 @@
-//! What a Registry tells, built by hand: for tests of code that receives it. All other fields can be assigned.
+//! Constructors for tests of applications: what a Registry sends or returns, built by hand. All other fields can be
+//! assigned.
 
 use super::{instance_state::InstanceState, ConnectionChanged, InstanceStatus, NotDeregistered, ServerStatus};
 use crate::{
@@ -8,14 +9,14 @@ use crate::{
 };
 
 impl ServerStatus {
-    /// A server that was not asked yet, for tests.
+    /// For tests: a server that was not asked yet.
     pub fn new(address: impl Into<String>) -> Self {
         ServerStatus { address: address.into(), ..Self::default() }
     }
 }
 
 impl InstanceStatus {
-    /// An ephemeral instance that is registered and has not beaten yet, for tests.
+    /// For tests: an ephemeral instance that is registered and has not sent a heartbeat yet.
     pub fn new(instance: InstanceKey) -> Self {
         InstanceStatus {
             instance,
@@ -31,7 +32,7 @@ impl InstanceStatus {
 }
 
 impl SubscriptionStatus {
-    /// A subscription to all clusters of a service that has no list yet, for tests.
+    /// For tests: a subscription to all clusters of a service, which has no list yet.
     pub fn new(service: ServiceName) -> Self {
         SubscriptionStatus {
             service,
@@ -54,14 +55,14 @@ impl SubscriptionStatus {
 }
 
 impl ConnectionChanged {
-    /// The message of a listener, for tests of listeners. `server` is the one in use.
+    /// For tests of listeners: the message, with `server` as the server in use.
     pub fn new(state: ConnectionState, server: Option<&str>) -> Self {
         ConnectionChanged { state, server: server.map(str::to_owned) }
     }
 }
 
 impl NotDeregistered {
-    /// An entry of a report, for tests.
+    /// For tests: an entry of a [`ShutdownReport`](super::ShutdownReport).
     pub fn new(instance: InstanceKey, error: Error) -> Self {
         NotDeregistered { instance, error }
     }
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_was_built_reads_as_one_that_was_told() {
+    fn a_status_that_was_built_by_hand_serialises_like_a_real_one() {
         let status = RegistryStatus {
             connection: ConnectionState::Degraded,
             servers: vec![ServerStatus::new("a:8848")],

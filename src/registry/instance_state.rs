@@ -1,4 +1,4 @@
-//! The state of each registered instance on the servers, and who is notified of it.
+//! The state of each registered instance on the servers, and the messages that watch it.
 
 use std::{
     cell::RefCell,
@@ -20,51 +20,49 @@ use crate::{
     model::instance::InstanceKey,
 };
 
-/// How many changes wait for one listener.
+/// How many changes may wait for one listener.
 const QUEUE: usize = 1024;
 
-/// Whether the servers have an instance that this application registered.
+/// Whether the servers have an instance that this application registered. Serialises in lower case, as `"registered"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum InstanceState {
-    /// It waits for a server that can be reached to register it.
+    /// The instance waits for a server that can be reached: see
+    /// [`when_reachable`](super::RegisterInstance::when_reachable).
     Pending,
-    /// A server has taken its registration, and no heartbeat has failed for longer than the heartbeat timeout since.
+    /// A server has accepted the registration, and heartbeats arrive.
     Registered,
-    /// The servers reject its registration or its heartbeats, for example because a right is missing. It is tried again at
-    /// every interval.
+    /// The servers reject the registration or the heartbeats, for example because the login lacks a right. The Registry
+    /// tries again at every heartbeat interval. The error says what to correct.
     Rejected,
-    /// A server has forgotten it, or its heartbeats have failed for longer than the heartbeat timeout (15 s, or the metadata
-    /// [`HEART_BEAT_TIMEOUT`](crate::model::instance::HEART_BEAT_TIMEOUT)): others may not see it, or see it as unhealthy. It is registered
-    /// again as soon as a server takes it.
+    /// A server has forgotten the instance, or its heartbeats have failed for longer than the heartbeat timeout (15 s,
+    /// or the metadata entry [`HEART_BEAT_TIMEOUT`](crate::HEART_BEAT_TIMEOUT)). Callers may not find it, or see it as
+    /// unhealthy. It is registered again as soon as a server accepts it.
     Lost,
 }
 
-/// Notifies a listener of the state of one registered instance.
+/// Tells a listener the state of one registered instance: see [`WatchInstances`].
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "()")]
 #[non_exhaustive]
 pub struct InstanceStateChanged {
-    /// Which instance.
+    /// The instance.
     pub instance: InstanceKey,
-    /// Its state now.
+    /// The state now.
     pub state: InstanceState,
-    /// Why it is rejected, or why its last heartbeat failed; none where a server has forgotten it.
+    /// Why the instance is rejected, or why its last heartbeat failed. `None` in every other state, and if a server has
+    /// forgotten the instance.
     pub error: Option<Error>,
 }
 
-/// Notifies `listener` of every change of the state of the instances that this Registry registers
-/// ([`InstanceStateChanged`]), beginning with the state of each. No change comes when an instance is deregistered.
-///
-/// The same listener watching twice is notified once, and kept alive if one of the two is not
-/// [`weak`](WatchInstances::weak). One that falls more than 1,024 changes behind misses some:
-/// [`GetStatus`](super::GetStatus) has the state of each instance. One that has stopped is forgotten; [`UnwatchInstances`]
-/// ends the watching of one that has not.
+/// Sends `listener` an [`InstanceStateChanged`] with the present state of each instance that this Registry registered,
+/// then one for every change. Deregistering an instance sends none.
 ///
 /// ```
 /// use actix::prelude::*;
-/// use actix_nacos::{InstanceState, InstanceStateChanged};
+/// use actix_nacos::prelude::*;
+/// # use actix_nacos::embedded::EmbeddedServer;
 ///
 /// struct Alarm;
 ///
@@ -81,10 +79,23 @@ pub struct InstanceStateChanged {
 ///         }
 ///     }
 /// }
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+///
+/// registry.send(WatchInstances::new(Alarm.start().recipient())).await??;
+/// # Ok(())
+/// # }
 /// ```
 ///
+/// A listener that watches twice receives each change once. It is kept alive if at least one of the two messages was
+/// not [`weak`](WatchInstances::weak). A listener that is more than 1,024 changes behind misses some;
+/// [`GetStatus`](super::GetStatus) has the present states. One that has stopped is forgotten; [`UnwatchInstances`] ends
+/// the watching of one that has not.
+///
 /// # Errors
-/// [`Error::Stopped`] alone.
+/// Only [`Error::Stopped`], if the Registry has ended.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct WatchInstances {
@@ -92,12 +103,13 @@ pub struct WatchInstances {
 }
 
 impl WatchInstances {
-    /// Watches, and keeps the listener alive, until [`UnwatchInstances`], or the listener stops itself, or the Registry ends.
+    /// Watches the instances and keeps the listener alive, until [`UnwatchInstances`] or the end of the Registry, or
+    /// until the listener stops itself.
     pub fn new(listener: Recipient<InstanceStateChanged>) -> Self {
         WatchInstances { listener: Listener::Strong(listener) }
     }
 
-    /// As [`new`](WatchInstances::new), but does not keep the listener alive, unless it watches by `new`, too.
+    /// Like [`new`](WatchInstances::new), but does not keep the listener alive.
     pub fn weak(listener: WeakRecipient<InstanceStateChanged>) -> Self {
         WatchInstances { listener: Listener::Weak(listener) }
     }
@@ -114,10 +126,20 @@ impl Handler<WatchInstances> for Registry {
     }
 }
 
-/// Ends what [`WatchInstances`] began, for one listener or for all. An unknown listener is ok.
+/// Ends what [`WatchInstances`] began, for one listener or for all. A listener that does not watch is no error.
+///
+/// ```
+/// # use actix::prelude::*;
+/// # use actix_nacos::prelude::*;
+/// # async fn run(registry: Addr<Registry>, listener: Recipient<InstanceStateChanged>) -> Result<(), Error> {
+/// registry.send(UnwatchInstances::new(listener)).await??;
+/// registry.send(UnwatchInstances::all()).await??;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// [`Error::Stopped`] alone.
+/// Only [`Error::Stopped`], if the Registry has ended.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct UnwatchInstances {
@@ -151,15 +173,16 @@ impl Handler<UnwatchInstances> for Registry {
     }
 }
 
-/// Who watches the instances.
+/// The listeners that watch the instances.
 #[derive(Default)]
 pub(crate) struct InstanceListeners {
     watching: RefCell<HashMap<ListenerId, Watching>>,
 }
 
-/// One listener, with a queue of its own: a slow one delays nobody. It is notified for as long as this exists.
+/// One listener, with a queue of its own, so that a slow listener delays no other. It receives changes until this is
+/// dropped.
 struct Watching {
-    /// A listener that is to be kept alive; the task holds it weakly.
+    /// Keeps the listener alive, if that was requested. The task holds the listener weakly.
     kept_alive: Option<Recipient<InstanceStateChanged>>,
     queue: mpsc::Sender<InstanceStateChanged>,
     task: JoinHandle<()>,
@@ -180,7 +203,7 @@ impl InstanceListeners {
     }
 }
 
-/// Notifies one listener of its `present` state and of every change, until the listener or the Registry has ended.
+/// Sends one listener the `present` states and every change, until the listener or the Registry has ended.
 async fn deliver(
     shared: Weak<Shared>,
     id: ListenerId,
@@ -192,10 +215,10 @@ async fn deliver(
     let mut next = None;
     while let Some(recipient) = listener.upgrade().filter(Recipient::connected) {
         let sent = next.take().map(|change| recipient.send(change));
-        // Held any longer, it would keep the listener alive.
+        // While this waits, it must not keep the listener alive.
         drop(recipient);
         if let Some(handled) = sent {
-            // Whether it has ended is seen in the next round.
+            // The next round checks whether the listener has stopped.
             let _ = handled.await;
         }
         next = present.next();
@@ -240,7 +263,7 @@ impl Shared {
         }
     }
 
-    /// Notes what has just become of an instance. A change of its state is logged once, and told to the listeners.
+    /// Updates an instance. If that changes its state, logs the change and notifies the listeners.
     pub(super) fn note(&self, key: &Arc<InstanceKey>, change: impl FnOnce(&mut DesiredInstance)) {
         let mut changed = None;
         self.desired.update(key, |desired| {
@@ -261,9 +284,9 @@ impl Shared {
         match (before, state) {
             (_, InstanceState::Pending) => info!(self.log, "registration pending"; "instance" => %instance),
             (_, InstanceState::Rejected) => {
-                warn!(self.log, "server rejects instance"; "instance" => %instance, "error" => error);
+                warn!(self.log, "server rejected instance"; "instance" => %instance, "error" => error);
             }
-            // The line about the connection says it for all instances together.
+            // Only at debug: the line about the connection speaks for all instances.
             (_, InstanceState::Lost) => debug!(self.log, "lost instance"; "instance" => %instance, "error" => error),
             (InstanceState::Lost, _) => debug!(self.log, "registered instance again"; "instance" => %instance),
             (before, _) => info!(self.log, "registered instance"; "instance" => %instance, "before" => ?before),

@@ -1,4 +1,4 @@
-//! Messages that ask for lists: of a service's instances, of the services.
+//! Messages that list the instances of a service, and the services of a group.
 
 use actix::{Context, Handler, Message, ResponseFuture};
 use serde::Serialize;
@@ -16,12 +16,27 @@ use crate::{
     model::service::{validate_group, ServiceInfo, ServiceName, ServiceRef, DEFAULT_GROUP},
 };
 
-/// Asks the server for a service's instances, in one request. A service that does not exist has none.
+/// Asks a server for the instances of a service. Each message is one request; to ask often, use
+/// [`Discover`](super::Discover). A service that does not exist has no instances, which is no error.
 ///
-/// Lists leave out disabled instances, and show what was registered after up to a second.
+/// Servers leave disabled instances out of lists, and show a new instance after up to a second.
+///
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080).cluster("EAST")).await??;
+/// let list = registry.send(ListInstances::new("orders").clusters(["EAST"]).healthy_only()).await??;
+/// assert_eq!(list.hosts[0].authority(), "127.0.0.7:8080");
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// [`Error::InvalidInput`] naming the field; what the server says.
+/// - [`Error::InvalidInput`] if a value is invalid. Correct the field that the error names.
+/// - The error of the last attempt, or the error that the server answered: see [`Error`].
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<ServiceInfo, Error>")]
 pub struct ListInstances {
@@ -31,21 +46,22 @@ pub struct ListInstances {
 }
 
 impl ListInstances {
-    /// Lists all instances of `service` (or `GROUP@@service`).
+    /// Lists the instances of `service`, which may be written `GROUP@@service`.
     pub fn new(service: impl Into<ServiceRef>) -> Self {
         ListInstances { filter: Filter::new(service), namespace: None, healthy_only: false }
     }
 
     filter_setters!();
 
-    /// The namespace, by its id; an empty one is `public`. Default: the configured one.
+    /// Sets the id of the namespace; an empty one means `public`. Default:
+    /// [`Config::namespace`](crate::Config::namespace).
     #[must_use]
     pub fn namespace(mut self, id: impl Into<String>) -> Self {
         self.namespace = Some(id.into());
         self
     }
 
-    /// Only healthy instances. Default: all.
+    /// Selects only healthy instances. Default: all instances.
     #[must_use]
     pub fn healthy_only(mut self) -> Self {
         self.healthy_only = true;
@@ -72,7 +88,7 @@ impl Handler<ListInstances> for Registry {
     }
 }
 
-/// Of our own Subscribers; views stay current while instances are drained.
+/// From the Subscriber actors. Also answered while the Registry drains, so that views stay current.
 impl Handler<PollList> for Registry {
     type Result = ResponseFuture<Result<Listed, Error>>;
 
@@ -91,11 +107,26 @@ impl Handler<PollList> for Registry {
     }
 }
 
-/// Asks the server which services there are, a page at a time.
+/// Asks a server for the services of a group, one page at a time.
+///
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080).group("SHOP")).await??;
+/// let page = registry.send(ListServices::new(1, 100).group("SHOP")).await??;
+/// assert_eq!((page.count, page.services), (1, vec!["orders".to_owned()]));
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// [`Error::InvalidInput`] naming the field; what the server says. On Nacos 3.2 and later this needs a login with the right
-/// to administer.
+/// - [`Error::InvalidInput`] if the group, the page number or the page size is invalid. Correct the field that the
+///   error names.
+/// - [`Error::Unauthorized`] on Nacos 3.2 and later, unless the login is an administrator's.
+/// - The error of the last attempt, or the error that the server answered: see [`Error`].
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<ServiceList, Error>")]
 pub struct ListServices {
@@ -104,33 +135,34 @@ pub struct ListServices {
     group: String,
 }
 
-/// One page of services.
+/// One page of the services of a group: the answer to [`ListServices`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ServiceList {
-    /// How many services the group has, over all pages. Nacos 3.2 and later (v3) also count those of groups whose names
-    /// contain this one, and a page may then be shorter than asked for before the last.
+    /// The number of services in the group, on all pages. Nacos 3.2 and later also count services of groups whose names
+    /// contain the name of this group. Then a page may have fewer services than requested although it is not the last
+    /// one.
     pub count: u64,
     /// The group.
     pub group: String,
-    /// The services of this page, without their group, in the server's order.
+    /// The services of this page without their group, in the order of the server.
     pub services: Vec<String>,
 }
 
 impl ServiceList {
-    /// The services of this page with their group: what the other messages take.
+    /// The services of this page with their group, as the other messages take them.
     pub fn names(&self) -> impl Iterator<Item = ServiceName> + '_ {
         self.services.iter().map(|name| ServiceName { group: self.group.clone(), name: name.clone() })
     }
 }
 
 impl ListServices {
-    /// The page `page_no`, counted from 1, of `page_size` services each.
+    /// Lists page `page_no`, counted from 1, with `page_size` services per page.
     pub fn new(page_no: u32, page_size: u32) -> Self {
         ListServices { page_no, page_size, group: DEFAULT_GROUP.into() }
     }
 
-    /// The group. Default: `DEFAULT_GROUP`.
+    /// Sets the group. Default: `DEFAULT_GROUP`.
     #[must_use]
     pub fn group(mut self, group: impl Into<String>) -> Self {
         self.group = group.into();

@@ -1,4 +1,4 @@
-//! What is going on, for a health page.
+//! The message that reads the state of the Registry.
 
 use std::time::Instant;
 
@@ -16,15 +16,31 @@ use crate::{
     model::{connection::ConnectionState, histogram::Histogram, instance::InstanceKey},
 };
 
-/// Asks for the state of servers, login, instances and subscriptions.
+/// Reads the state of the servers, the login, the instances and the subscriptions. The answer comes from memory; no
+/// server is asked. It serialises to JSON, for a status page or for metrics.
+///
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080)).await??;
+/// let status = registry.send(GetStatus).await??;
+/// assert_eq!(status.connection, ConnectionState::Connected);
+/// assert!(status.servers[0].in_use && status.instances[0].registered);
+/// println!("{}", serde_json::to_string_pretty(&status).unwrap());
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// [`Error::Stopped`] alone.
+/// Only [`Error::Stopped`], if the Registry has ended.
 #[derive(Debug, Clone, Copy, Default, Message)]
 #[rtype(result = "Result<RegistryStatus, Error>")]
 pub struct GetStatus;
 
-/// The state of a Registry at one moment. Serialises to JSON; holds no secrets.
+/// The state of a Registry at one moment: the answer to [`GetStatus`]. It serialises to JSON and holds no secrets.
 ///
 /// Tests of code that reads it can build one:
 ///
@@ -44,7 +60,7 @@ pub struct RegistryStatus {
     pub uptime_ms: u64,
     /// How the servers can be reached.
     pub connection: ConnectionState,
-    /// The servers, configured or named by the endpoint.
+    /// The servers, as configured or as listed by the [`endpoint`](crate::Config::endpoint).
     pub servers: Vec<ServerStatus>,
     /// The requests to all servers so far, by operation.
     pub requests: Vec<RequestStatus>,
@@ -53,72 +69,73 @@ pub struct RegistryStatus {
     pub heartbeat_lateness: Histogram,
     /// The number of epochs so far: how often the server in use may have forgotten what it was told.
     pub epochs: u64,
-    /// The login, if there are credentials.
+    /// The login. `None` without credentials.
     pub session: Option<SessionStatus>,
     /// The instances that this Registry keeps registered.
     pub instances: Vec<InstanceStatus>,
-    /// The services that are watched.
+    /// The services that are subscribed to or discovered.
     pub subscriptions: Vec<SubscriptionStatus>,
-    /// The socket that servers push to; none before the first subscription, where pushes are off, and while no socket can be
-    /// had.
+    /// The socket that servers push changes to. `None` before the first subscription, if pushes are off, and while no
+    /// socket could be opened.
     pub push: Option<PushStatus>,
 }
 
-/// One server.
+/// The state of one server, in a [`RegistryStatus`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ServerStatus {
     /// `host:port`.
     pub address: String,
-    /// Whether it is the one that is asked.
+    /// Whether this is the server in use, which is asked first.
     pub in_use: bool,
-    /// What it was last found to speak.
+    /// The protocol that the server was last found to speak. `None` before its first answer.
     pub protocol: Option<Protocol>,
-    /// Failed requests since the last success; 0 means well, or not asked yet.
+    /// Failed requests since the last success. 0 also before the first request.
     pub failures: u32,
-    /// Requests so far.
+    /// Requests since the start of the Registry.
     pub requests: u64,
-    /// Requests without a usable answer so far.
+    /// Requests without a usable answer since the start of the Registry.
     pub failed_requests: u64,
-    /// Milliseconds since it last answered.
+    /// Milliseconds since the last answer. `None` before the first one.
     pub last_success_ms_ago: Option<u64>,
-    /// Milliseconds since a request last failed.
+    /// Milliseconds since the last failed request. `None` before the first one.
     pub last_failure_ms_ago: Option<u64>,
-    /// Why a request last failed.
+    /// Why the last failed request failed.
     pub last_error: Option<String>,
 }
 
-/// The login.
+/// The state of the login, in a [`RegistryStatus`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct SessionStatus {
-    /// Whether there is a token.
+    /// Whether the Registry has a token.
     pub logged_in: bool,
-    /// Logins so far, refused ones too.
+    /// Logins since the start of the Registry, including refused ones.
     pub logins: u64,
-    /// Why the last login was refused, if it was. The server may serve without it all the same.
+    /// Why the last login was refused. `None` if it was accepted. The server may serve requests without a login all the
+    /// same.
     pub last_error: Option<String>,
 }
 
-/// One instance that this Registry keeps registered.
+/// The state of one registered instance, in a [`RegistryStatus`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct InstanceStatus {
-    /// Which one.
+    /// The instance.
     pub instance: InstanceKey,
-    /// Whether it lives by heartbeats.
+    /// Whether the instance is ephemeral, so that heartbeats keep it alive.
     pub ephemeral: bool,
-    /// Whether the servers have it, as far as is known: the state is [`InstanceState::Registered`].
+    /// Whether the servers have the instance, as far as is known: the state is [`InstanceState::Registered`].
     pub registered: bool,
-    /// What is known of it on the servers.
+    /// The state on the servers, as far as is known.
     pub state: InstanceState,
-    /// Milliseconds since it was asked for.
+    /// Milliseconds since the application registered the instance.
     pub since_ms_ago: u64,
-    /// Signs of life that were taken so far.
+    /// The number of heartbeats, and of registrations in place of a heartbeat, that servers have accepted.
     pub beats: u64,
-    /// Milliseconds since the server last took a sign of life.
+    /// Milliseconds since a server last accepted a registration or a heartbeat.
     pub last_success_ms_ago: Option<u64>,
-    /// Why the last sign of life failed, if it did; what the server said if it rejects the instance.
+    /// Why the last registration or heartbeat failed. `None` if it succeeded.
     pub last_error: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Messages that watch services: subscribe, unsubscribe, stop subscribing, discover.
+//! Messages about the list of a service: subscribe, unsubscribe, stop all subscriptions, discover.
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
@@ -27,17 +27,17 @@ use crate::{
     runtime::supervision,
 };
 
-/// So many messages a Subscriber holds; nobody waits for room there.
+/// The capacity of a Subscriber's mailbox. It does not limit messages sent by `do_send`.
 const SUBSCRIBER_MAILBOX: usize = 16;
 
-/// Which services are watched, and by which Subscriber.
+/// The Subscriber actors, one for each service and set of clusters.
 #[derive(Default)]
 pub(crate) struct Subscriptions {
     subscribers: RefCell<HashMap<SubscriptionKey, Addr<Subscriber>>>,
 }
 
 impl Subscriptions {
-    /// The living Subscribers. One ends by itself when its last listener and view are gone.
+    /// The running Subscribers. A Subscriber ends by itself when it has no listener and no view any more.
     pub(crate) fn all(&self) -> Vec<(SubscriptionKey, Addr<Subscriber>)> {
         let mut subscribers = self.subscribers.borrow_mut();
         subscribers.retain(|_, subscriber| subscriber.connected());
@@ -64,7 +64,7 @@ impl Subscriptions {
 }
 
 impl Shared {
-    /// The Subscriber of `watched`, a new one if there is none.
+    /// The Subscriber of `watched`. Starts one if there is none.
     fn subscriber(&self, watched: &SubscriptionKey, registry: &WeakAddr<Registry>) -> Addr<Subscriber> {
         let mut subscribers = self.subscriptions.subscribers.borrow_mut();
         if let Some(living) = subscribers.get(watched).filter(|subscriber| subscriber.connected()) {
@@ -76,7 +76,7 @@ impl Shared {
         actix_rt::spawn(subscriber.clock());
         let address = supervision::start(subscriber, SUBSCRIBER_MAILBOX, self.log.clone());
         if subscribers.len() == subscribers.capacity() {
-            // Rather than to grow for those that have ended.
+            // Remove Subscribers that have ended, so that the map does not grow for them.
             subscribers.retain(|_, subscriber| subscriber.connected());
         }
         subscribers.insert(watched.clone(), address.clone());
@@ -84,14 +84,49 @@ impl Shared {
     }
 }
 
-/// Tells `listener` of every change of a service's list, beginning with the list as it is ([`ServiceChanged`]).
+/// Sends `listener` a [`ServiceChanged`] with the list of a service, then one for every change of the list.
 ///
-/// The same listener subscribed twice is told once, and kept alive if one of the two subscriptions is not
-/// [`weak`](Subscribe::weak). A listener whose mailbox is full is told later, then with the newest list; one that has stopped
-/// is forgotten.
+/// ```
+/// use actix::prelude::*;
+/// use actix_nacos::prelude::*;
+/// # use actix_nacos::embedded::EmbeddedServer;
+///
+/// struct Caller;
+///
+/// impl Actor for Caller {
+///     type Context = Context<Self>;
+/// }
+///
+/// impl Handler<ServiceChanged> for Caller {
+///     type Result = ();
+///
+///     fn handle(&mut self, change: ServiceChanged, _: &mut Context<Self>) {
+///         println!("{} instances, {} are new", change.info.hosts.len(), change.added.len());
+///     }
+/// }
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+///
+/// registry.send(Subscribe::new("orders", Caller.start().recipient())).await??;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// - The first message has [`first`](crate::Change::first) set, and all instances in `added`. If the Registry knows the
+///   list already, it is sent at once. The first list of a service without instances is empty.
+/// - A listener that subscribes twice receives each change once. It is kept alive if at least one of the two
+///   subscriptions was not [`weak`](Subscribe::weak).
+/// - A listener whose mailbox is full receives the newest list later, with the difference from the list that it
+///   received last.
+/// - A listener that has stopped is forgotten. [`Unsubscribe`] ends the subscription of one that has not.
 ///
 /// # Errors
-/// [`Error::InvalidInput`] naming the field. Servers that cannot be reached are no error: the first list comes when one can.
+/// - [`Error::InvalidInput`] if a name is invalid. Correct the field that the error names.
+/// - [`Error::Stopped`] if the Registry has ended.
+///
+/// Unreachable servers are no error: the first list is sent when a server answers.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct Subscribe {
@@ -100,13 +135,13 @@ pub struct Subscribe {
 }
 
 impl Subscribe {
-    /// Watches `service` (or `GROUP@@service`). The subscription keeps the listener alive until it unsubscribes or stops
-    /// itself, or the Registry ends.
+    /// Subscribes to `service`, which may be written `GROUP@@service`, and keeps the listener alive, until it
+    /// unsubscribes or stops itself, or the Registry ends.
     pub fn new(service: impl Into<ServiceRef>, listener: Recipient<ServiceChanged>) -> Self {
         Subscribe { filter: Filter::new(service), listener: Listener::Strong(listener) }
     }
 
-    /// As [`new`](Subscribe::new), but does not keep the listener alive, unless it was or will be subscribed by `new`, too.
+    /// Like [`new`](Subscribe::new), but does not keep the listener alive.
     pub fn weak(service: impl Into<ServiceRef>, listener: WeakRecipient<ServiceChanged>) -> Self {
         Subscribe { filter: Filter::new(service), listener: Listener::Weak(listener) }
     }
@@ -127,12 +162,24 @@ impl Handler<Subscribe> for Registry {
     }
 }
 
-/// Ends the subscription of one listener, or of all listeners of a service. An unknown one is ok.
+/// Ends the subscription of one listener, or of all listeners of a service. A subscription that does not exist is no
+/// error. Views of [`Discover`] stay current.
 ///
-/// With [`clusters`](Unsubscribe::clusters) it ends the subscription that was made with exactly these, and no other.
+/// With [`clusters`](Unsubscribe::clusters) it ends only the subscription that was made with exactly these clusters.
+///
+/// ```
+/// # use actix::prelude::*;
+/// # use actix_nacos::prelude::*;
+/// # async fn run(registry: Addr<Registry>, listener: Recipient<ServiceChanged>) -> Result<(), Error> {
+/// registry.send(Unsubscribe::new("orders").listener(listener)).await??;
+/// registry.send(Unsubscribe::new("orders")).await??; // all listeners
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// [`Error::InvalidInput`] naming the field.
+/// - [`Error::InvalidInput`] if a name is invalid. Correct the field that the error names.
+/// - [`Error::Stopped`] if the Registry has ended.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct Unsubscribe {
@@ -141,14 +188,14 @@ pub struct Unsubscribe {
 }
 
 impl Unsubscribe {
-    /// Ends all subscriptions of `service` (or `GROUP@@service`), whatever their clusters.
+    /// Ends all subscriptions to `service`, which may be written `GROUP@@service`, whatever their clusters.
     pub fn new(service: impl Into<ServiceRef>) -> Self {
         Unsubscribe { filter: Filter::new(service), listener: None }
     }
 
     filter_setters!();
 
-    /// Only the subscriptions of this listener. Default: all.
+    /// Ends only the subscriptions of this listener. Default: those of all listeners.
     #[must_use]
     pub fn listener(mut self, listener: Recipient<ServiceChanged>) -> Self {
         self.listener = Some(listener);
@@ -177,10 +224,21 @@ impl Shared {
     }
 }
 
-/// Ends all subscriptions. Views live on.
+/// Ends all subscriptions of all listeners. Views of [`Discover`] stay current.
+///
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// registry.send(StopSubscribe).await??;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// [`Error::Stopped`] alone.
+/// Only [`Error::Stopped`], if the Registry has ended.
 #[derive(Debug, Clone, Copy, Default, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct StopSubscribe;
@@ -198,12 +256,31 @@ impl Handler<StopSubscribe> for Registry {
     }
 }
 
-/// Gives a [`ServiceView`], which stays current by itself and is read without asking. Discovering a service twice gives
-/// views of the same data.
+/// Gives a [`ServiceView`] of a service: its current list, which any thread reads without a message. The Registry keeps
+/// the view current until its last clone is dropped. Views of the same service share their data.
+///
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// # use std::time::Duration;
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080)).await??;
+///
+/// let orders = registry.send(Discover::new("orders")).await??;
+/// orders.ready_within(Duration::from_secs(5)).await?;
+/// let instance = orders.select_one().expect("an instance is registered");
+/// assert_eq!(instance.authority(), "127.0.0.7:8080");
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// [`Error::InvalidInput`] naming the field. The view is there at once; its first list may take a moment: see
-/// [`ServiceView::ready`].
+/// - [`Error::InvalidInput`] if a name is invalid. Correct the field that the error names.
+/// - [`Error::Stopped`] if the Registry has ended.
+///
+/// Unreachable servers are no error. The view is empty until its first list arrives: see [`ServiceView::ready_within`].
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<ServiceView, Error>")]
 pub struct Discover {
@@ -212,14 +289,15 @@ pub struct Discover {
 }
 
 impl Discover {
-    /// Views `service` (or `GROUP@@service`).
+    /// Discovers `service`, which may be written `GROUP@@service`.
     pub fn new(service: impl Into<ServiceRef>) -> Self {
         Discover { filter: Filter::new(service), healthy_only: false }
     }
 
     filter_setters!();
 
-    /// Whether the view shows only healthy instances. Default: all. A choice is among the healthy ones in any case.
+    /// Shows only healthy instances in the view. Default: all instances. A choice is made among healthy instances in
+    /// any case.
     #[must_use]
     pub fn healthy_only(mut self) -> Self {
         self.healthy_only = true;
@@ -236,7 +314,7 @@ impl Handler<Discover> for Registry {
             let watched = message.filter.resolve()?;
             loop {
                 let subscriber = shared.subscriber(&watched, &registry);
-                // One that ended meanwhile, because its last view was dropped, is followed by a new one.
+                // If the Subscriber ends meanwhile, because its last view was dropped, start a new one.
                 if let Ok(view) = subscriber.send(AddView { healthy_only: message.healthy_only }).await {
                     return Ok(view);
                 }
