@@ -578,7 +578,7 @@ async fn a_rejected_instance_is_logged_when_it_begins_and_ends_and_is_not_said_t
         let status = ask(&registry, GetStatus).await.unwrap().instances.remove(0);
         assert!(!status.registered && status.state == InstanceState::Rejected, "{status:?}");
         assert!(status.last_error.unwrap().contains("no right to write"));
-        assert_eq!(log.count("server rejects instance"), times, "{:?}", log.loud());
+        assert_eq!(log.count("server rejected instance"), times, "{:?}", log.loud());
         assert_eq!(log.count("registered instance before="), times - 1, "{:?}", log.loud());
 
         rejects.store(false, Ordering::Release);

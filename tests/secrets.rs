@@ -140,7 +140,7 @@ async fn a_password_can_be_read_nowhere() {
     }
     readable.does_not_contain(&[PASSWORD.into(), WRONG.into()]);
     let all = readable.0.lock().unwrap();
-    assert!(all.contains("registry client is offline") && all.contains("Unauthorized"), "it was read");
+    assert!(all.contains("registry is offline") && all.contains("Unauthorized"), "it was read");
 }
 
 #[actix::test]

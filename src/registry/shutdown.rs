@@ -1,4 +1,4 @@
-//! Going offline: deregister what we registered, then end.
+//! Shutdown: deregisters the instances, then ends the Registry.
 
 use std::{
     cell::{Cell, RefCell},
@@ -32,67 +32,87 @@ use crate::{
     model::instance::InstanceKey,
 };
 
-/// How long callers need to notice that an instance is gone where the server pushes changes: 1.4 does after a second, later
-/// Nacos after half a second. The other second is for the push to arrive and to be handled.
+/// How long callers need to notice that an instance is gone if the server pushes changes. Nacos 1.4 pushes after a
+/// second, later versions after half a second. The other second is for the push to arrive and to be handled.
 const NOTICED_BY_PUSH: Duration = Duration::from_secs(2);
-/// The same where callers poll, which Nacos clients do every 10 s. Lists may show the end half a second late, and a poll takes
-/// its time.
+/// How long callers need if they poll, which Nacos clients do every 10 s. Lists may show the end half a second late,
+/// and a poll takes some time.
 const NOTICED_BY_POLL: Duration = Duration::from_secs(12);
-/// How long finding out whether the server pushes may hold up deregistering.
-const LONGEST_READ: Duration = Duration::from_secs(1);
+/// How long deregistering may wait to find out whether the server pushes changes.
+const PUSH_DETECTION_LIMIT: Duration = Duration::from_secs(1);
 
-/// A guard looks so often whether somebody else's shutdown is done.
-const GUARD_STEP: Duration = Duration::from_millis(10);
+/// How often a guard checks whether a shutdown that somebody else requested is done.
+const GUARD_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Ends the Registry: stops the beats, deregisters the registered ephemeral instances, then ends subscriptions, sockets and the
-/// thread. Final: every later message is answered with [`Error::Stopped`].
+/// Ends the Registry: stops the heartbeats, deregisters the ephemeral instances that this Registry registered, then
+/// ends subscriptions, sockets and the thread.
 ///
-/// What was asked for before takes effect before. Answered when all is done, or the deadline has passed; then the
-/// [`drain`](Shutdown::drain) is over, too.
+/// This is final. Messages sent before take effect before; every later message is answered with [`Error::Stopped`].
+///
+/// The answer comes when all is done or the deadline has passed, and after the [`drain`](Shutdown::drain) time.
+///
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// # use std::time::Duration;
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080)).await??;
+///
+/// let shutdown = Shutdown::default().deadline(Duration::from_secs(3)).drain(Duration::from_millis(50));
+/// let report = registry.send(shutdown).await??;
+/// assert_eq!((report.deregistered, report.failed.len()), (1, 0));
+/// assert!(registry.send(GetStatus).await.is_err(), "it has ended");
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// [`Error::Stopped`] if the Registry is shutting down already. What could not be deregistered is in the report, and no
-/// error: a server removes ephemeral instances by itself after a while without beats.
+/// Only [`Error::Stopped`], if the Registry has ended or is shutting down already. Instances that could not be
+/// deregistered are in the report and are no error: servers remove ephemeral instances after 30 s without heartbeats.
 #[derive(Debug, Clone, Default, Message)]
 #[rtype(result = "Result<ShutdownReport, Error>")]
 pub struct Shutdown {
     deadline: Option<Duration>,
     persistent_too: bool,
     drain: Drain,
-    /// For those who cannot await: see [`ShutdownGuard`].
-    tell: Option<mpsc::Sender<ShutdownReport>>,
+    /// Receives the report for a caller that cannot await: see [`ShutdownGuard`].
+    report_tx: Option<mpsc::Sender<ShutdownReport>>,
 }
 
 impl Shutdown {
-    /// How long deregistering may take. Default: [`Config::shutdown_timeout`](crate::Config::shutdown_timeout), 10 s.
+    /// Limits the time for deregistering. Default: [`Config::shutdown_timeout`](crate::Config::shutdown_timeout), 10 s.
+    /// What is not deregistered by then is reported in [`ShutdownReport::failed`].
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// Also deregisters the registered persistent instances, which otherwise outlive the process. Default: off.
+    /// Deregisters the registered persistent instances, too. Default: off, they outlive the process.
     #[must_use]
     pub fn persistent_too(mut self) -> Self {
         self.persistent_too = true;
         self
     }
 
-    /// Waits so long after deregistering: callers that have not heard of it yet are still served meanwhile, and views stay
-    /// current. Default: zero.
+    /// Waits for `time` after deregistering. Meanwhile the application can serve callers that have not noticed yet, and
+    /// views stay current. Default: zero.
     #[must_use]
     pub fn drain(mut self, time: Duration) -> Self {
         self.drain = Drain::For(time);
         self
     }
 
-    /// Waits after deregistering as long as callers need to notice: 2 s where the server in use pushes changes (Nacos up to
-    /// 3.1), 12 s where clients poll for them (Nacos 3.2 and later, r-nacos), every 10 s as a rule. Does not wait where nobody
-    /// notices anything: no instance was registered, or none could be deregistered, because no server can be reached for
-    /// example. Replaces [`drain`](Shutdown::drain).
+    /// Waits after deregistering as long as callers need to notice. Replaces [`drain`](Shutdown::drain).
     ///
-    /// [`ShutdownReport::drained`] is the time that was waited. Shortly after the start it may take one request to find out what
-    /// the server is; where that cannot be found out, it counts as one that does not push.
+    /// - 2 s if the server in use pushes changes (Nacos up to 3.1);
+    /// - 12 s if clients poll, which they do every 10 s as a rule (Nacos 3.2 and later, r-nacos), and if the kind of
+    ///   server is not known;
+    /// - no time if nobody can notice anything, because no instance was registered or none could be deregistered.
+    ///
+    /// [`ShutdownReport::drained`] has the time. Shortly after the start it takes one request to detect the kind of server.
     #[must_use]
     pub fn drain_until_noticed(mut self) -> Self {
         self.drain = Drain::UntilNoticed;
@@ -111,7 +131,7 @@ impl Shutdown {
     }
 }
 
-/// How long to serve on after deregistering.
+/// How long to wait after deregistering.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Drain {
     For(Duration),
@@ -133,18 +153,18 @@ impl Drain {
     }
 }
 
-/// What a [`Shutdown`] did.
+/// The result of a [`Shutdown`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ShutdownReport {
-    /// How many instances the servers have confirmed to be deregistered.
+    /// The number of instances that servers have confirmed to be deregistered.
     pub deregistered: usize,
-    /// How many persistent instances were left registered.
+    /// The number of persistent instances that were left registered: see [`Shutdown::persistent_too`].
     pub left: usize,
-    /// What could not be deregistered.
+    /// The instances that could not be deregistered.
     pub failed: Vec<NotDeregistered>,
-    /// How long callers were still served after deregistering: see [`Shutdown::drain`] and
-    /// [`Shutdown::drain_until_noticed`]. Serialises as `drained_ms`.
+    /// How long the Registry waited after deregistering: see [`Shutdown::drain`] and [`Shutdown::drain_until_noticed`].
+    /// Serialises as `drained_ms`.
     #[serde(rename = "drained_ms", serialize_with = "as_millis")]
     pub drained: Duration,
 }
@@ -155,14 +175,14 @@ pub struct ShutdownReport {
 pub struct NotDeregistered {
     /// The instance.
     pub instance: InstanceKey,
-    /// Why not.
+    /// Why it could not be deregistered.
     pub error: Error,
 }
 
-/// Ends the actor, when all else is done.
+/// Stops the actor, after everything else is done.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct End;
+struct Stop;
 
 impl Handler<Shutdown> for Registry {
     type Result = ResponseFuture<Result<ShutdownReport, Error>>;
@@ -174,17 +194,17 @@ impl Handler<Shutdown> for Registry {
         }
         self.dispatch_until(Operation::Shutdown, Phase::Ended, |shared| {
             shared.phase.send_replace(Phase::Closing);
-            let ends = EndsRegistry(registry);
+            let stop = StopOnDrop(registry);
             let turns = shared.take_all_turns();
             async move {
-                let _ends = ends;
+                let _stop = stop;
                 let deadline = message.deadline.unwrap_or(shared.config.shutdown_timeout);
                 let report = shared.go_offline(turns, deadline, message.persistent_too, message.drain).await;
                 sleep(report.drained).await;
                 shared.subscriptions.stop_all();
-                if let Some(tell) = message.tell {
-                    // Whoever waited may have given up.
-                    let _ = tell.send(report.clone());
+                if let Some(report_tx) = message.report_tx {
+                    // An error says that the guard has stopped waiting.
+                    let _ = report_tx.send(report.clone());
                 }
                 Ok(report)
             }
@@ -192,26 +212,26 @@ impl Handler<Shutdown> for Registry {
     }
 }
 
-/// Ends the Registry when dropped, also by a panic: one that is closing for ever would answer nobody and never end. Until
-/// then it keeps it: whoever asked for the shutdown may have dropped the last address.
-struct EndsRegistry(Addr<Registry>);
+/// Stops the Registry when dropped, also by a panic, after which a closing Registry would never end. Until then it keeps
+/// the Registry alive, because the application may have dropped its last address.
+struct StopOnDrop(Addr<Registry>);
 
-impl Drop for EndsRegistry {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.do_send(End);
+        self.0.do_send(Stop);
     }
 }
 
-impl Handler<End> for Registry {
+impl Handler<Stop> for Registry {
     type Result = ();
 
-    fn handle(&mut self, _: End, ctx: &mut Context<Self>) {
+    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
         ctx.stop();
     }
 }
 
 impl Shared {
-    /// Nobody can ask for anything any more: the same as a `Shutdown` that nobody awaits.
+    /// Does the same as a `Shutdown` that nobody awaits.
     pub(super) async fn last_address_dropped(&self) {
         if !self.is_in(Phase::Closing) {
             self.phase.send_replace(Phase::Closing);
@@ -221,12 +241,13 @@ impl Shared {
         self.subscriptions.stop_all();
     }
 
-    /// Behind everything that was asked for before.
+    /// Stops the beats, and queues behind every earlier message about an instance.
     fn take_all_turns(&self) -> Vec<(Turn, Arc<InstanceKey>)> {
         self.desired.heartbeats().iter().for_each(|heartbeat| heartbeat.do_send(StopBeating));
         self.desired.keys().into_iter().map(|key| (self.desired.queue(&key), key)).collect()
     }
 
+    /// Deregisters until `deadline`, then abandons every operation under way. The caller waits for `report.drained`.
     async fn go_offline(
         &self,
         turns: Vec<(Turn, Arc<InstanceKey>)>,
@@ -238,7 +259,7 @@ impl Shared {
         let (progress, noticed_within) = (RefCell::new(Progress::default()), Cell::new(NOTICED_BY_POLL));
         let work = async {
             if drain == Drain::UntilNoticed {
-                // Before deregistering: only a registered instance tells what the server is.
+                // Before deregistering: only a registered instance shows the kind of the server.
                 noticed_within.set(self.noticed_within(deadline / 4).await);
             }
             self.take_all_offline(turns, persistent_too, &progress).await;
@@ -246,26 +267,30 @@ impl Shared {
         let in_time = timeout(deadline, work).await.is_ok();
         let Progress { mut report, was_listed } = progress.into_inner();
         if !in_time {
-            report.failed.extend(self.not_in_time(deadline, persistent_too));
+            report.failed.extend(self.timed_out(deadline, persistent_too));
         }
         report.drained = match drain {
             Drain::For(time) => time,
             Drain::UntilNoticed if was_listed && !self.nacos.is_disabled() => noticed_within.get(),
             Drain::UntilNoticed => Duration::ZERO,
         };
-        // What is still under way is answered with `Stopped`: nobody can tell any more what becomes of it.
+        // Operations under way are answered with `Stopped`, since their outcome will never be known.
         self.phase.send_replace(Phase::Offline);
-        match report.failed.first() {
-            None => info!(self.log, "registry client is offline"; "deregistered" => report.deregistered),
-            Some(first) => warn!(self.log, "registry client is offline, some instances are still registered";
-                "deregistered" => report.deregistered, "failed" => report.failed.len(), "first_error" => %first.error),
-        }
+        self.log_report(&report);
         report
     }
 
-    /// How long callers need to notice that instances are gone. Takes at most `limit`.
+    fn log_report(&self, report: &ShutdownReport) {
+        match report.failed.first() {
+            None => info!(self.log, "registry is offline"; "deregistered" => report.deregistered),
+            Some(first) => warn!(self.log, "registry is offline, some instances are still registered";
+                "deregistered" => report.deregistered, "failed" => report.failed.len(), "error" => %first.error),
+        }
+    }
+
+    /// How long callers need to notice that instances are gone. Detecting that takes at most `limit`.
     async fn noticed_within(&self, limit: Duration) -> Duration {
-        // The oldest one: servers show a new one late.
+        // Use the oldest instance, because servers show a new one late.
         let mut oldest = None::<(Arc<InstanceKey>, _)>;
         self.desired.for_each(|desired| {
             let is_oldest = oldest.as_ref().is_none_or(|(_, since)| desired.since < *since);
@@ -274,7 +299,7 @@ impl Shared {
             }
         });
         let pushes = self.pushes_changes(oldest.map(|(key, _)| key));
-        match timeout(limit.min(LONGEST_READ), pushes).await {
+        match timeout(limit.min(PUSH_DETECTION_LIMIT), pushes).await {
             Ok(true) => NOTICED_BY_PUSH,
             Ok(false) | Err(_) => NOTICED_BY_POLL,
         }
@@ -290,7 +315,7 @@ impl Shared {
             turn.come().await;
             let work = AssertUnwindSafe(self.take_offline(&key, persistent_too, progress));
             if let Err(panic) = work.catch_unwind().await {
-                // The others are still to be taken offline.
+                // Go on with the other instances.
                 self.desired.remove(&key);
                 let error = panicked(&self.log, Operation::Deregister, &*panic);
                 progress.borrow_mut().report.failed.push(NotDeregistered { instance: (*key).clone(), error });
@@ -299,14 +324,14 @@ impl Shared {
         stream::iter(turns).for_each_concurrent(self.config.max_connections, take_offline).await;
     }
 
-    /// Deregisters what is wanted at `key` and what is left over there, which as a rule is one of the two.
+    /// Deregisters the desired instance and the leftover at `key`. As a rule there is only one of them.
     async fn take_offline(&self, key: &Arc<InstanceKey>, persistent_too: bool, progress: &RefCell<Progress>) {
         let wanted = self.desired.get(key, |desired| (desired.instance.ephemeral, desired.known_to.is_some()));
         if matches!(wanted, Some((false, _))) && !persistent_too {
             self.desired.remove(key);
             progress.borrow_mut().report.left += 1;
         } else if let Some((ephemeral, was_listed)) = wanted {
-            // Kept as wanted until it is done, so that a deadline that passes meanwhile reports it.
+            // Remove it afterwards, so that it is reported if the deadline passes meanwhile.
             let outcome = self.nacos.deregister(key, ephemeral, Patience::Operation).await;
             self.desired.remove(key);
             progress.borrow_mut().note(key, outcome, was_listed);
@@ -318,7 +343,8 @@ impl Shared {
         }
     }
 
-    fn not_in_time(&self, after: Duration, persistent_too: bool) -> Vec<NotDeregistered> {
+    /// The instances that were not deregistered in time.
+    fn timed_out(&self, after: Duration, persistent_too: bool) -> Vec<NotDeregistered> {
         let mut late = Vec::new();
         self.desired.for_each(|desired| {
             if desired.instance.ephemeral || persistent_too {
@@ -332,11 +358,11 @@ impl Shared {
     }
 }
 
-/// How far going offline has come.
+/// What going offline has done so far.
 #[derive(Default)]
 struct Progress {
     report: ShutdownReport,
-    /// An instance was deregistered that callers may know.
+    /// Whether an instance was deregistered that callers may know.
     was_listed: bool,
 }
 
@@ -352,18 +378,23 @@ impl Progress {
     }
 }
 
-/// Shuts the Registry down when dropped, and blocks until that is done or its deadline has passed, also where a [`Shutdown`]
-/// is under way already. For programs that end in many ways, by `?` or by a panic.
+/// Shuts the Registry down when dropped, and blocks until that is done or the deadline has passed. It also waits for a
+/// [`Shutdown`] that is under way already. For programs that end in many places, by `?` or by a panic.
 ///
-/// Do not drop it on the Registry's own arbiter (after [`Registry::start_here`]): it would wait for itself until the deadline.
+/// Do not drop it on the Registry's own arbiter (after [`Registry::start_here`]): the guard would block the thread that
+/// it waits for.
 ///
 /// ```
-/// # use actix_nacos::{embedded::EmbeddedServer, Config, Registry, ShutdownGuard};
+/// # use actix_nacos::{block_on, embedded::EmbeddedServer, Config, Error, RegisterInstance, Registry, ShutdownGuard};
 /// # use std::time::Duration;
 /// # let server = EmbeddedServer::start().unwrap();
-/// let registry = Registry::start(Config::new(server.address().to_string()))?;
-/// let _offline_at_the_end = ShutdownGuard::new(registry.clone(), Duration::from_secs(5));
-/// # Ok::<(), actix_nacos::Error>(())
+/// let registry = Registry::start(Config::new(server.server_address()))?;
+/// let guard = ShutdownGuard::new(registry.clone(), Duration::from_secs(5));
+/// block_on(registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080)))??;
+///
+/// drop(guard); // at the end of `main`, as a rule
+/// assert!(server.instances("orders").is_empty());
+/// # Ok::<(), Error>(())
 /// ```
 #[derive(Debug)]
 #[must_use = "shuts the Registry down when dropped: bind it to a name"]
@@ -374,18 +405,19 @@ pub struct ShutdownGuard {
 }
 
 impl ShutdownGuard {
-    /// Blocks for at most `deadline` when dropped.
+    /// Deregisters within `deadline` when dropped.
     pub fn new(registry: Addr<Registry>, deadline: Duration) -> Self {
         ShutdownGuard { registry, deadline, drain: Drain::default() }
     }
 
-    /// See [`Shutdown::drain`]; comes on top of the deadline. Default: zero.
+    /// Waits for `time` after deregistering, in addition to the deadline: see [`Shutdown::drain`]. Default: zero.
     pub fn drain(mut self, time: Duration) -> Self {
         self.drain = Drain::For(time);
         self
     }
 
-    /// See [`Shutdown::drain_until_noticed`]; comes on top of the deadline. Replaces [`drain`](ShutdownGuard::drain).
+    /// Waits after deregistering until callers have noticed, in addition to the deadline: see
+    /// [`Shutdown::drain_until_noticed`]. Replaces [`drain`](ShutdownGuard::drain).
     pub fn drain_until_noticed(mut self) -> Self {
         self.drain = Drain::UntilNoticed;
         self
@@ -395,13 +427,13 @@ impl ShutdownGuard {
 impl Drop for ShutdownGuard {
     fn drop(&mut self) {
         let (began, patience) = (Instant::now(), self.deadline.saturating_add(self.drain.longest()));
-        let (tell, told) = mpsc::channel();
-        let shutdown = Shutdown { drain: self.drain, tell: Some(tell), ..Shutdown::default() };
+        let (report_tx, report_rx) = mpsc::channel();
+        let shutdown = Shutdown { drain: self.drain, report_tx: Some(report_tx), ..Shutdown::default() };
         self.registry.do_send(shutdown.deadline(self.deadline));
-        // A Registry that has ended, or is shutting down already, drops the sender at once.
-        if told.recv_timeout(patience) == Err(RecvTimeoutError::Disconnected) {
+        // A Registry that has ended, or that is shutting down already, drops the sender at once.
+        if report_rx.recv_timeout(patience) == Err(RecvTimeoutError::Disconnected) {
             while self.registry.connected() && began.elapsed() < patience {
-                thread::sleep(GUARD_STEP);
+                thread::sleep(GUARD_CHECK_INTERVAL);
             }
         }
     }
