@@ -1,8 +1,9 @@
-//! Nacos service registry for actix applications: register, stay alive, find others, be told of changes, go.
+//! A client of the [Nacos](https://nacos.io) service registry for actix applications. It registers instances, keeps
+//! them alive with heartbeats, finds the instances of other services, and notifies actors of changes.
 //!
-//! Everything is a typed message to one [`Registry`] actor. News comes back as messages to the application's own actors,
-//! and a [`ServiceView`] answers "which instance do I call?" from any thread without a message. With the feature
-//! `embedded` a Nacos server runs inside the process, so this program needs nothing else:
+//! An application sends typed messages to one [`Registry`] actor. Changes arrive as messages at the application's own
+//! actors. A [`ServiceView`] chooses the instance to call, in any thread and without a message. With the feature
+//! `embedded`, a Nacos server runs inside the process, so this program needs nothing else:
 //!
 //! ```
 //! use std::time::Duration;
@@ -10,7 +11,7 @@
 //! use actix::prelude::*;
 //! use actix_nacos::{embedded::EmbeddedServer, prelude::*};
 //!
-//! /// An actor of the application that wants to know who serves `orders`.
+//! /// An actor of the application that follows the instances of `orders`.
 //! struct Watcher;
 //!
 //! impl Actor for Watcher {
@@ -20,8 +21,8 @@
 //! impl Handler<ServiceChanged> for Watcher {
 //!     type Result = ();
 //!
-//!     fn handle(&mut self, news: ServiceChanged, _: &mut Context<Self>) {
-//!         println!("{} has {} instances, {} are new", news.service, news.info.hosts.len(), news.added.len());
+//!     fn handle(&mut self, change: ServiceChanged, _: &mut Context<Self>) {
+//!         println!("{} has {} instances, {} are new", change.service, change.info.hosts.len(), change.added.len());
 //!     }
 //! }
 //!
@@ -30,34 +31,50 @@
 //!     let nacos = EmbeddedServer::start()?; // a real one: Config::new("192.0.2.1:8848,192.0.2.2:8848")
 //!     let registry = Registry::start(Config::new(nacos.server_address()))?;
 //!
-//!     // Register. A Heartbeat keeps the instance alive from now on.
+//!     // Register an instance. From now on heartbeats keep it alive.
 //!     let orders = RegisterInstance::new("orders", "127.0.0.7", 8080).weight(2.0).metadata("zone", "a");
 //!     registry.send(orders).await??;
 //!
-//!     // List.
+//!     // List the instances.
 //!     let list = registry.send(ListInstances::new("orders").healthy_only()).await??;
 //!     assert_eq!(list.hosts[0].metadata["zone"], "a");
 //!
-//!     // Be told of every change.
+//!     // Subscribe an actor to changes.
 //!     registry.send(Subscribe::new("orders", Watcher.start().recipient())).await??;
 //!
-//!     // Discover: a view that stays current.
+//!     // Discover the service: a view of the list that stays current.
 //!     let orders = registry.send(Discover::new("orders")).await??;
 //!     orders.ready_within(Duration::from_secs(5)).await?;
-//!     let instance = orders.select_one().ok_or("nobody serves orders")?;
+//!     let instance = orders.select_one().ok_or("orders has no instance")?;
 //!     assert_eq!(instance.authority(), "127.0.0.7:8080");
 //!
-//!     // Go: deregisters what this process registered, then ends.
+//!     // Deregister everything and end.
 //!     let report = registry.send(Shutdown::default()).await??;
 //!     assert_eq!(report.deregistered, 1);
 //!     Ok(())
 //! }
 //! ```
 //!
+//! # Which message does what?
+//! | to do this | send | answer |
+//! |---|---|---|
+//! | register an instance and keep it alive | [`RegisterInstance`] | [`Registration`] |
+//! | change or remove an instance | [`ModifyInstance`], [`DeregisterInstance`] | `()` |
+//! | read one instance, or the list of a service | [`GetInstance`], [`ListInstances`] | [`Instance`], [`ServiceInfo`] |
+//! | choose an instance to call | [`Discover`] | [`ServiceView`] |
+//! | be notified when a list changes | [`Subscribe`], [`Unsubscribe`], [`StopSubscribe`] | `()`, then [`ServiceChanged`] |
+//! | be notified when servers are lost | [`WatchConnection`], [`UnwatchConnection`] | `()`, then [`ConnectionChanged`] |
+//! | be notified of the state of your instances | [`WatchInstances`], [`UnwatchInstances`] | `()`, then [`InstanceStateChanged`] |
+//! | list the services of a group | [`ListServices`] | [`ServiceList`] |
+//! | send a heartbeat yourself | [`SendHeartbeat`] | [`HeartbeatReply`] |
+//! | read the state of the client | [`GetStatus`] | [`RegistryStatus`] |
+//! | replace credentials | [`SetCredentials`], [`SetAccessKey`] | `()` |
+//! | deregister everything and end | [`Shutdown`] | [`ShutdownReport`] |
+//!
 //! # Starting
-//! [`Registry::start`] runs the Registry on a thread of its own and works anywhere: in a plain thread, under
-//! `#[tokio::main]`, `#[actix::main]` or `#[actix_web::main]`. [`Registry::start_here`] runs it on the present arbiter.
-//! Both give a plain `Addr<Registry>`, to be cloned and stored like any other.
+//! [`Registry::start`] runs the Registry on a thread of its own. It works anywhere: in a plain thread, under
+//! `#[tokio::main]`, `#[actix::main]` or `#[actix_web::main]`. [`Registry::start_here`] runs it on the current arbiter
+//! instead. Both return an `Addr<Registry>`, which can be cloned and stored.
 //!
 //! ```
 //! # use std::time::Duration;
@@ -71,16 +88,16 @@
 //! # Ok::<(), actix_nacos::Error>(())
 //! ```
 //!
-//! [`Config`] can also be read from a file by serde, and environment variables may override what stands there:
-//! [`Config::overridden_by_env`].
+//! [`Config`] can also be deserialised from a configuration file, and [`Config::overridden_by_env`] lets environment
+//! variables override it.
 //!
-//! In a plain thread, without any runtime, [`block_on`] waits for whatever is awaited in these examples.
+//! In a thread without a runtime, [`block_on`] waits for everything that these examples `await`.
 //!
 //! # Registering
-//! [`RegisterInstance`] takes what Nacos knows of an instance; each setter's doc names its default. Registering again
-//! makes the new values win. The answer is a [`Registration`], which tells in any thread whether the instance is registered.
-//! [`ModifyInstance`] changes what is given and leaves the rest as it is;
-//! [`DeregisterInstance`] takes the instance out. [`Config::local_ip`] finds the address to register.
+//! [`RegisterInstance`] has a setter for each value of an instance, which names its default. Registering an instance
+//! again replaces its values. The answer is a [`Registration`], which any thread can ask whether the instance is
+//! registered. [`ModifyInstance`] changes only the values that it is given. [`Config::local_ip`] finds the address of
+//! this machine.
 //!
 //! ```
 //! # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
@@ -101,9 +118,9 @@
 //! # }
 //! ```
 //!
-//! # Being told
-//! [`Subscribe`] sends a [`ServiceChanged`] to an actor whenever a service's list changes: the whole list beside what was
-//! added, changed (before and now) and removed. [`Unsubscribe`] ends that.
+//! # Reacting to changes
+//! [`Subscribe`] sends an actor a [`ServiceChanged`] whenever the list of a service changes. The message has the whole
+//! list, and which instances were added, changed (before and after) and removed.
 //!
 //! ```
 //! # use actix::prelude::*;
@@ -123,9 +140,9 @@
 //! impl Handler<ServiceChanged> for Balancer {
 //!     type Result = ();
 //!
-//!     fn handle(&mut self, news: ServiceChanged, ctx: &mut Context<Self>) {
-//!         for (before, now) in &news.changed {
-//!             println!("{} had weight {}, has {}", now.authority(), before.weight, now.weight);
+//!     fn handle(&mut self, change: ServiceChanged, ctx: &mut Context<Self>) {
+//!         for (before, after) in &change.changed {
+//!             println!("{}: weight {} is now {}", after.authority(), before.weight, after.weight);
 //!         }
 //! #       ctx.stop();
 //! #       System::current().stop();
@@ -138,9 +155,10 @@
 //! # system.run().unwrap();
 //! ```
 //!
-//! # Discovering
-//! [`Discover`] gives a [`ServiceView`]: reads take nanoseconds, no lock and no allocation, in any thread and under any
-//! runtime. [`ServiceView::select_one`] chooses by the weights among the instances that are healthy and enabled.
+//! # Calling other services
+//! [`Discover`] gives a [`ServiceView`]. Reading it takes nanoseconds, takes no lock and allocates nothing, in any
+//! thread and under any runtime. [`ServiceView::select_one`] chooses among the healthy and enabled instances, by their
+//! weights.
 //!
 //! ```
 //! # use std::{thread, time::Duration};
@@ -153,17 +171,17 @@
 //! let orders = registry.send(Discover::new("orders").healthy_only()).await??;
 //! orders.ready_within(Duration::from_secs(5)).await?;
 //!
-//! let in_a_thread = orders.clone();
-//! let called = thread::spawn(move || in_a_thread.select_one().map(|instance| instance.authority()));
-//! assert_eq!(called.join().unwrap().as_deref(), Some("127.0.0.7:8080"));
+//! let view = orders.clone();
+//! let chosen = thread::spawn(move || view.select_one().map(|instance| instance.authority()));
+//! assert_eq!(chosen.join().unwrap().as_deref(), Some("127.0.0.7:8080"));
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # Looking inside
-//! [`GetStatus`] tells the state of each server, of the login, of each instance and subscription; it serialises, for a
-//! health page. [`WatchConnection`] sends a [`ConnectionChanged`] whenever servers are lost or back,
-//! until [`UnwatchConnection`].
+//! # Checking the state
+//! [`GetStatus`] reports the state of each server, of the login, of each registered instance and of each subscription.
+//! The answer serialises to JSON, for a status page. [`WatchConnection`] notifies an actor when servers are lost or
+//! back.
 //!
 //! ```
 //! # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
@@ -179,23 +197,24 @@
 //! # }
 //! ```
 //!
-//! # Going
-//! An awaited [`Shutdown`] deregisters first, then ends the Registry; with
-//! [`drain_until_noticed`](Shutdown::drain_until_noticed) it serves on as long as callers need to notice.
-//! [`ShutdownGuard`] does the same from its `Drop`. In an actix-web application it belongs before the server stops:
+//! # Shutting down
+//! An awaited [`Shutdown`] deregisters the instances, then ends the Registry. With
+//! [`drain_until_noticed`](Shutdown::drain_until_noticed) it then waits until callers have noticed, so that no request
+//! is lost. [`ShutdownGuard`] does the same when it is dropped. In an actix-web application, shut the Registry down
+//! before the server stops:
 //!
 //! ```
 //! # use actix::prelude::*;
 //! # use actix_nacos::prelude::*;
 //! # use actix_web::{rt, rt::signal::unix::{signal, SignalKind}, App, HttpServer};
 //! # async fn run(registry: Addr<Registry>) -> std::io::Result<()> {
-//! // The server's own handling would stop it before anybody knows.
+//! // actix-web's own signal handling would stop the server before callers have noticed.
 //! let server = HttpServer::new(App::new).bind(("127.0.0.1", 8080))?.disable_signals().run();
 //! for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
 //!     let (mut signals, registry, server) = (signal(kind)?, registry.clone(), server.handle());
 //!     rt::spawn(async move {
 //!         signals.recv().await;
-//!         // Serves on until callers have noticed. Only then the server stops.
+//!         // Deregisters, and waits until callers have noticed. The server still answers meanwhile.
 //!         let _ = registry.send(Shutdown::default().drain_until_noticed()).await;
 //!         server.stop(true).await;
 //!     });
@@ -205,57 +224,59 @@
 //! ```
 //!
 //! # Errors
-//! Every message is answered with a `Result` of the one [`Error`] type, and a closed mailbox becomes [`Error::Stopped`]:
-//! `registry.send(…).await??` works in a function that returns `Result<_, actix_nacos::Error>`. Its variants say which
-//! step failed, at which server; [`Error::is_retryable`] says whether the same request may succeed later. Bad input is
-//! [`Error::InvalidInput`], naming the field and the rule, before anything is sent.
+//! Every message is answered with a `Result`, and every error is an [`Error`]. It says which operation failed, at which
+//! server, and why. [`Error::is_retryable`] says whether the same request may succeed later. A closed mailbox becomes
+//! [`Error::Stopped`], so `registry.send(…).await??` works in a function that returns `Result<_, actix_nacos::Error>`.
+//! Invalid input is [`Error::InvalidInput`], which names the field and the rule; nothing was sent then.
 //!
 //! # Testing your application
-//! The module `embedded` is a server for whole runs. Code that only reads needs none: [`ServiceView::fixed`] and
-//! [`ServiceView::controlled`] make views, [`ServiceChanged::between`] and [`ConnectionChanged::new`] the messages of listeners,
-//! [`RegistryStatus::default`] a status.
+//! The module `embedded` is a whole server for integration tests. Unit tests need no server: [`ServiceView::fixed`] and
+//! [`ServiceView::controlled`] make views, [`ServiceChanged::between`] and [`ConnectionChanged::new`] make the messages
+//! that listeners receive, and [`RegistryStatus::default`] makes a status.
 //!
 //! # Behavior
-//! - **Who beats, and when.** Each own ephemeral instance has a Heartbeat on the Registry's thread: the first beat comes
-//!   within 5.5 s, then one every 5 s or as the server asks. Beats that fall due together are sent together, and instances
-//!   registered in one burst are spread over the interval. Persistent instances are checked by the server and do not beat.
-//!   A handler that blocks the application's threads costs no beat.
-//! - **Order.** Messages for the same instance take effect in the order in which the mailbox took them, awaited or not;
-//!   different instances do not wait for each other. A beat under way never brings a deregistered instance back.
-//! - **When the server is gone.** Operations go to the next server and are tried again until
-//!   [`Config::operation_timeout`] (10 s) has passed, then fail with a retryable error. Registering and the others that
-//!   write may so reach a server twice, which is the same as once. What is registered and watched is kept: after a
-//!   restart of the server, a change to another one or a broken connection, instances are registered again with the values
-//!   wanted now, instead of their next beat. While all servers fail, each is tried at growing intervals of at most 2 s,
+//! - **Heartbeats.** Each registered ephemeral instance sends its first heartbeat within 5.5 s, then one every 5 s or
+//!   at the interval that the server asks for. Heartbeats that are due together are sent together, and instances that
+//!   are registered together are spread over the interval. Persistent instances send none, because the server checks
+//!   their health. With [`Registry::start`], a handler that blocks the application's threads delays no heartbeat.
+//! - **Order.** Messages about the same instance take effect in the order in which the mailbox received them, whether
+//!   they are awaited or not. Different instances do not wait for each other. A heartbeat under way never brings a
+//!   deregistered instance back.
+//! - **Unreachable servers.** An operation tries the other servers, and tries again until [`Config::operation_timeout`]
+//!   (10 s) has passed. Then it fails with a retryable error. So a registration or a change may reach a server twice,
+//!   which has the same effect as once. During an outage each server is tried at growing intervals of at most 2 s,
 //!   however many instances there are.
-//! - **What a listener sees first.** The list as it is, once, with `first` set and all of it `added`; a listener that
-//!   comes late gets the list that is known, at once. A service nobody is in has an empty first list. Afterwards only
-//!   changes, each counted from the list that *this* listener received last. One whose mailbox is full is told later, then
-//!   of the newest list; one that has stopped is forgotten.
-//! - **How news come.** Servers that push (Nacos 1.x to 3.1) tell of a change within about a second, by UDP. Lists are
-//!   polled besides, every 8.5 to 10 s as a rule, which is how news come from the others and through firewalls; a listener
-//!   is told each change once, in the server's order.
-//! - **Lists through an outage.** A failed poll is no change: listeners hear nothing, views keep serving and say
-//!   [`is_stale`](ServiceView::is_stale). After an outage or a change of server, instances that the server has not listed since are
-//!   withheld from removal for [`Config::outage_hold`] (15 s): a server that restarted empty fills up within one beat
-//!   interval. [`ServiceView::withheld`] names them.
-//! - **Panics.** One in a handler, timer or future costs the operation it happened in, answered with
-//!   [`Error::Panicked`]; the same address serves on. (`panic = "abort"` is outside this promise.)
-//! - **The end.** [`Shutdown`] is final: later messages are answered with [`Error::Stopped`]. A Registry whose last
-//!   address is dropped goes the same way, as well as it can while the process lives; only an awaited `Shutdown` promises
-//!   that all is deregistered. Thread, sockets and timers end with it. The end of the application's actix System does not
-//!   end the Registry.
-//! - **What a crash loses.** A process that is killed deregisters nothing: servers call its instances unhealthy after 15 s
-//!   without a beat and remove them after 30 s (the metadata [`HEART_BEAT_TIMEOUT`] and [`IP_DELETE_TIMEOUT`] change
-//!   that). Persistent instances stay until somebody deregisters them.
+//! - **Recovery.** Registered instances and subscriptions are kept through an outage. After a restart of the server, a
+//!   change to another server or an outage, each instance is registered again with its current values, instead of its
+//!   next heartbeat.
+//! - **What a listener receives.** First the present list, once, with `first` set and all instances in `added`. A
+//!   listener that subscribes later receives the known list at once. The first list of a service without instances is
+//!   empty. Then it receives only changes, each compared with the list that *this* listener received last. A listener
+//!   whose mailbox is full receives the newest list later; one that has stopped is forgotten.
+//! - **How changes arrive.** Servers that push (Nacos 1.x to 3.1) report a change within about a second, by UDP. All
+//!   lists are also polled, as a rule every 8.5 to 10 s, for servers that do not push and for networks that drop
+//!   pushes. A listener receives each change once, in the order of the server.
+//! - **Lists in an outage.** A failed poll is no change: listeners receive nothing, and views keep their list and say
+//!   [`is_stale`](ServiceView::is_stale). After an outage or a change of server, an instance that the server has not
+//!   listed since is withheld from removal for [`Config::outage_hold`] (15 s), because a server that has restarted
+//!   lists all instances only after a heartbeat interval. [`ServiceView::withheld`] names these instances.
+//! - **Panics.** A panic in a handler, a timer or a future costs the operation in which it happens, which is answered
+//!   with [`Error::Panicked`]. The Registry goes on. (Not with `panic = "abort"`.)
+//! - **The end.** After [`Shutdown`] every message is answered with [`Error::Stopped`]. Dropping the last address of a
+//!   Registry deregisters its instances, too, as far as that is possible while the process lives; only an awaited
+//!   `Shutdown` guarantees it. The Registry's thread, sockets and timers end with it. With [`Registry::start`] it
+//!   outlives the application's actix System.
+//! - **A crash.** A process that is killed deregisters nothing. Servers call its ephemeral instances unhealthy after 15
+//!   s without a heartbeat, and remove them after 30 s. The metadata entries [`HEART_BEAT_TIMEOUT`] and
+//!   [`IP_DELETE_TIMEOUT`] change these times. Persistent instances stay until they are deregistered.
 //!
 //! # Features
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `actix-web` | off | [`serve`](serve()) and [`StatusRoutes`]: lifecycle, health, metrics and a status page for actix-web |
-//! | `embedded` | off | the module `embedded`: a Nacos server inside this process, for local development, examples and tests |
-//! | `rustls` | off | `https` servers by rustls, with the platform's roots |
-//! | `openssl` | off | `https` servers by the system's OpenSSL |
+//! | `embedded` | off | the module `embedded`: a Nacos server inside the process, for local development, examples and tests |
+//! | `rustls` | off | `https` to servers with rustls and the root certificates of the platform |
+//! | `openssl` | off | `https` to servers with the OpenSSL of the system |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -309,7 +330,7 @@ pub use runtime::blocking::block_on;
 #[cfg_attr(docsrs, doc(cfg(feature = "actix-web")))]
 pub use serve::{serve, Serve, StatusRoutes};
 
-/// The code in these documents is tested.
+/// Tests the code in the documents.
 #[cfg(doctest)]
 mod documents {
     #[doc = include_str!("../README.md")]

@@ -1,7 +1,12 @@
-//! What an application uses: the Registry, its messages, and what comes back.
+//! The types that most applications use: the Registry, its messages, and their answers.
 //!
 //! ```
 //! use actix_nacos::prelude::*;
+//!
+//! # fn main() -> Result<(), Error> {
+//! let registry = Registry::start(Config::disabled())?;
+//! # Ok(())
+//! # }
 //! ```
 
 pub use crate::{
