@@ -1,8 +1,7 @@
-//! An actix-web service among others: `cargo run --example actix_web`.
+//! An actix-web service that registers and calls other instances: `cargo run --example actix_web`.
 //!
-//! It registers once it listens, calls instances that it finds by the registry, and on Ctrl-C or SIGTERM first takes
-//! itself out of the lists, then serves those who have not heard of it yet, then ends. Health checks, metrics and a status
-//! page are mounted, too.
+//! It registers once it listens, and calls instances that it discovers. On Ctrl-C or SIGTERM it deregisters, serves
+//! until callers have noticed, and then stops. Health checks, metrics and a status page are mounted, too.
 
 mod cli;
 
@@ -12,20 +11,20 @@ use actix_nacos::{embedded::EmbeddedServer, prelude::*, StatusRoutes};
 use actix_web::{get, rt, web, App, HttpResponse, HttpServer, Responder};
 
 const HELP: &str = "\
-Serves `/`, `/friend`, which asks another instance of the service for its `/`, health checks at `/livez` and `/readyz`,
-`/metrics`, and a status page at `/registry/`. `/offline` takes it out of the lists.
+Serves `/`, `/friend`, which calls `/` of another instance of the service, health checks at `/livez` and `/readyz`,
+`/metrics`, and a status page at `/registry/`. `/offline` deregisters the service.
 
 Usage: actix_web [OPTIONS]
 
-  --server HOST:PORT  the Nacos; else the one in NACOS_SERVER_ADDR, else one inside this process
-  --service SERVICE   the service to be an instance of, and to call [greeter]
-  --port PORT         where to listen [a free one]
-  --token TOKEN       also shows metrics and page, and takes `/offline`, from other machines that have it [this one only]
-  --drain SECS        serve on for so long after deregistering [until callers have noticed]
-  --for SECS          end after so long [on a signal only]
-  --help              print this";
+  --server HOST:PORT  the Nacos server [NACOS_SERVER_ADDR, otherwise one inside this process]
+  --service SERVICE   the service to register and to call [greeter]
+  --port PORT         the port to listen on [a free port]
+  --token TOKEN       shows metrics and page, and accepts `/offline`, from other machines with this token [only from here]
+  --drain SECS        how long to serve after deregistering [until callers have noticed]
+  --for SECS          stop after this time [only on a signal]
+  --help              print this help";
 
-/// Which instance this is.
+/// This instance.
 struct Me {
     address: String,
 }
@@ -37,10 +36,10 @@ async fn hello(me: web::Data<Me>) -> impl Responder {
 
 #[get("/friend")]
 async fn friend(view: web::Data<ServiceView>, me: web::Data<Me>, client: web::Data<awc::Client>) -> impl Responder {
-    // With few instances the choice often is oneself.
+    // With few instances the choice is often this instance. Then choose again.
     let chosen = (0..16).filter_map(|_| view.select_one()).find(|chosen| chosen.authority() != me.address);
     let Some(friend) = chosen.map(|chosen| chosen.authority()) else {
-        return HttpResponse::ServiceUnavailable().body("nobody else is here\n");
+        return HttpResponse::ServiceUnavailable().body("there is no other instance\n");
     };
     match client.get(format!("http://{friend}/")).send().await {
         Ok(mut answer) => match answer.body().await {
@@ -106,13 +105,14 @@ async fn run(config: Option<Config>, options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// The embedded server lives as long as what is returned.
+/// Starts an embedded server if no server is configured. The embedded server stops when it is dropped.
 fn or_embedded(config: Option<Config>) -> std::io::Result<(Config, Option<EmbeddedServer>)> {
     if let Some(config) = config {
         return Ok((config, None));
     }
     let server = EmbeddedServer::start()?;
     let address = server.server_address();
-    println!("a Nacos inside this process; another instance: cargo run --example actix_web -- --server {address}");
+    println!("a Nacos server runs inside this process; start another instance with");
+    println!("cargo run --example actix_web -- --server {address}");
     Ok((Config::new(address), Some(server)))
 }

@@ -1,7 +1,7 @@
-//! Who gets how many calls: `cargo run --example discover`.
+//! How calls are shared among instances: `cargo run --example discover`.
 //!
-//! Threads choose instances from one view without a pause while instances come, change and go; after each change the
-//! shares of the calls follow the weights.
+//! Threads choose instances from one view without a pause while instances are added, changed and removed. After each
+//! change the shares of the choices follow the weights.
 
 mod cli;
 
@@ -21,23 +21,24 @@ use actix_nacos::{embedded::EmbeddedServer, prelude::*};
 use actix_rt::time::{sleep, timeout};
 
 const HELP: &str = "\
-Chooses instances from several threads while they come and go, and compares the shares with the weights.
+Chooses instances in several threads while the list changes, and compares the shares with the weights.
 
 Usage: discover [OPTIONS]
 
-  --server HOST:PORT  use this Nacos; else the one in NACOS_SERVER_ADDR, else one inside this process
-  --threads N         threads that choose [4]
-  --for SECS          time for each of the three phases [1]
-  --help              print this";
+  --server HOST:PORT  the Nacos server [NACOS_SERVER_ADDR, otherwise one inside this process]
+  --threads N         how many threads choose [4]
+  --for SECS          the duration of each of the three phases [1]
+  --help              print this help";
 
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How far a share may be from what the weights say. The standard deviation of 100,000 choices is a tenth of it.
+/// How long the view may take to show a change.
+const CHANGE_LIMIT: Duration = Duration::from_secs(10);
+/// How far a share may be from the weight's share. The standard deviation of 100,000 choices is a tenth of this.
 const TOLERANCE: f64 = 0.015;
-/// While the list changes nobody counts.
+/// The phase in which choices are not counted, because the list is changing.
 const BETWEEN: usize = usize::MAX;
 const END: usize = usize::MAX - 1;
 
-/// For each phase, how often each instance was chosen.
+/// How often each instance was chosen in each phase.
 type Tally = BTreeMap<(usize, String), u64>;
 
 #[actix::main]
@@ -72,10 +73,10 @@ async fn run(config: Option<Config>, threads: usize, time: Duration) -> Result<(
     expected.push(("three instances", count(&view, &phase, 0, time).await));
     registry.send(instance(4).weight(2.0)).await??;
     until(&mut view, |list| list.len() == 4).await?;
-    expected.push(("one has come", count(&view, &phase, 1, time).await));
-    change_and_go(&registry, &service).await?;
+    expected.push(("one instance added", count(&view, &phase, 1, time).await));
+    change_and_remove(&registry, &service).await?;
     until(&mut view, |list| list.len() == 3 && list.iter().any(|host| host.weight == 10.0)).await?;
-    expected.push(("one has gone, one weighs more", count(&view, &phase, 2, time).await));
+    expected.push(("one instance removed, one weight raised", count(&view, &phase, 2, time).await));
     phase.store(END, Ordering::Release);
 
     let mut tally = Tally::new();
@@ -87,12 +88,12 @@ async fn run(config: Option<Config>, threads: usize, time: Duration) -> Result<(
     compare(&tally, &expected)
 }
 
-async fn change_and_go(registry: &Addr<Registry>, service: &str) -> Result<(), Error> {
+async fn change_and_remove(registry: &Addr<Registry>, service: &str) -> Result<(), Error> {
     registry.send(ModifyInstance::new(service, "127.0.0.1", 8080).weight(10.0)).await??;
     registry.send(DeregisterInstance::new(service, "127.0.0.3", 8080)).await?
 }
 
-/// Waits until the view shows what was changed.
+/// Waits until the view shows a change.
 async fn until(
     view: &mut ServiceView,
     shows: impl Fn(&[Arc<Instance>]) -> bool,
@@ -103,10 +104,10 @@ async fn until(
         }
         Ok::<(), Error>(())
     };
-    Ok(timeout(PATIENCE, shown).await.map_err(|_| "the change was not shown")??)
+    Ok(timeout(CHANGE_LIMIT, shown).await.map_err(|_| "the view does not show the change")??)
 }
 
-/// Lets the threads count for a while; gives the weights of that time.
+/// Lets the threads count for a while. Returns the weight of each instance in that time.
 async fn count(view: &ServiceView, phase: &AtomicUsize, number: usize, time: Duration) -> BTreeMap<String, f64> {
     phase.store(number, Ordering::Release);
     sleep(time).await;
@@ -114,7 +115,7 @@ async fn count(view: &ServiceView, phase: &AtomicUsize, number: usize, time: Dur
     view.instances().iter().map(|host| (host.authority(), host.weight)).collect()
 }
 
-/// A thread of the application, no runtime in it.
+/// Chooses instances in a plain thread without a runtime, until the phase is `END`.
 fn choose(view: ServiceView, phase: Arc<AtomicUsize>) -> thread::JoinHandle<Tally> {
     thread::spawn(move || {
         let mut tally = Tally::new();
@@ -130,6 +131,7 @@ fn choose(view: ServiceView, phase: Arc<AtomicUsize>) -> thread::JoinHandle<Tall
     })
 }
 
+/// Prints the shares, and fails if one of them is too far from its weight.
 fn compare(tally: &Tally, expected: &[(&str, BTreeMap<String, f64>)]) -> Result<(), Box<dyn std::error::Error>> {
     let mut worst: f64 = 0.0;
     for (number, (title, weights)) in expected.iter().enumerate() {
@@ -139,12 +141,12 @@ fn compare(tally: &Tally, expected: &[(&str, BTreeMap<String, f64>)]) -> Result<
         for (address, weight) in weights {
             let times = tally.get(&(number, address.clone())).copied().unwrap_or_default();
             let (share, wanted) = (times as f64 / total as f64, weight / whole);
-            println!("  {address}  weight {weight:>4}  wanted {wanted:.3}  chosen {share:.3}");
+            println!("  {address}  weight {weight:>4}  expected {wanted:.3}  chosen {share:.3}");
             worst = worst.max((share - wanted).abs());
         }
     }
     if worst < TOLERANCE {
         return Ok(());
     }
-    Err(format!("a share is {worst:.3} off").into())
+    Err(format!("a share differs from its weight by {worst:.3}").into())
 }

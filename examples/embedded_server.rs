@@ -1,20 +1,20 @@
-//! A Nacos for the laptop: `cargo run --example embedded_server -- --port 8848`.
+//! A Nacos server for local development: `cargo run --example embedded_server -- --port 8848`.
 
 use std::process::ExitCode;
 
 use actix_nacos::embedded::{EmbeddedServer, EmbeddedServerBuilder};
 
 const HELP: &str = "\
-A Nacos for the laptop. It keeps everything in memory and ends on Ctrl-C.
+Runs a Nacos server for local development. It keeps everything in memory and stops on Ctrl-C.
 
 Usage: embedded_server [OPTIONS]
 
-  --port PORT           listen on this port of 127.0.0.1 [8848]; 0 for a free one
-  --dialect DIALECT     speak like Nacos 1.4, 2.5, 3.0 or 3.2 [2.5]
-  --user NAME:PASSWORD  want a login; may be given several times
-  --help                print this";
+  --port PORT           the port of 127.0.0.1 to listen on, 0 for a free one [8848]
+  --dialect DIALECT     the Nacos version to behave like: 1.4, 2.5, 3.0 or 3.2 [2.5]
+  --user NAME:PASSWORD  require a login; may be given several times
+  --help                print this help";
 
-/// What the command line asks for; none for help.
+/// The server that the command line describes; `None` for `--help`.
 fn read(mut arguments: impl Iterator<Item = String>) -> Result<Option<EmbeddedServerBuilder>, String> {
     let mut builder = EmbeddedServer::builder().port(8848);
     while let Some(option) = arguments.next() {
@@ -25,15 +25,15 @@ fn read(mut arguments: impl Iterator<Item = String>) -> Result<Option<EmbeddedSe
             Some((option, value)) => (option.to_owned(), Some(value.to_owned())),
             None => (option, arguments.next()),
         };
-        let value = value.ok_or_else(|| format!("{option} wants a value"))?;
+        let value = value.ok_or_else(|| format!("{option} needs a value"))?;
         builder = match option.as_str() {
-            "--port" => builder.port(value.parse().map_err(|_| format!("{value:?} is no port"))?),
+            "--port" => builder.port(value.parse().map_err(|_| format!("{value:?} is not a port"))?),
             "--dialect" => builder.dialect(value.parse().map_err(|error| format!("{error}"))?),
             "--user" => {
-                let (name, password) = value.split_once(':').ok_or("--user wants NAME:PASSWORD")?;
+                let (name, password) = value.split_once(':').ok_or("--user needs NAME:PASSWORD")?;
                 builder.user(name, password)
             }
-            other => return Err(format!("{other} is no option")),
+            other => return Err(format!("unknown option {other}")),
         };
     }
     Ok(Some(builder))
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Until Ctrl-C. The server needs no runtime; waiting for the signal does.
+/// Waits for Ctrl-C. The server needs no runtime, but waiting for the signal does.
 fn serve(server: EmbeddedServer) -> ExitCode {
     println!("Nacos {} on {}", server.dialect(), server.url());
     let waited = actix_rt::System::new().block_on(actix_rt::signal::ctrl_c());

@@ -1,4 +1,4 @@
-//! Every step of an instance's life, one line each: `cargo run --example quickstart`.
+//! Every step in the life of an instance: `cargo run --example quickstart`.
 
 mod cli;
 
@@ -13,19 +13,19 @@ use actix_rt::time::{sleep, timeout};
 use tokio::sync::mpsc;
 
 const HELP: &str = "\
-Registers two instances, lists them, hears of every change, and goes.
+Registers two instances, lists them, reports every change, and shuts down.
 
 Usage: quickstart [--server HOST:PORT]
 
-  --server HOST:PORT  use this Nacos; else the one in NACOS_SERVER_ADDR, else one inside this process
-  --help              print this";
+  --server HOST:PORT  the Nacos server [NACOS_SERVER_ADDR, otherwise one inside this process]
+  --help              print this help";
 
-/// Longer than a server takes to show a change.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a server may take to show a change.
+const CHANGE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Hands on what it hears.
+/// Forwards every change to the main task.
 struct Listener {
-    heard_tx: mpsc::UnboundedSender<ServiceChanged>,
+    changes_tx: mpsc::UnboundedSender<ServiceChanged>,
 }
 
 impl Actor for Listener {
@@ -35,9 +35,9 @@ impl Actor for Listener {
 impl Handler<ServiceChanged> for Listener {
     type Result = ();
 
-    fn handle(&mut self, news: ServiceChanged, _: &mut Context<Self>) {
-        // Nobody listens at the end.
-        let _ = self.heard_tx.send(news);
+    fn handle(&mut self, change: ServiceChanged, _: &mut Context<Self>) {
+        // An error says that the main task has ended.
+        let _ = self.changes_tx.send(change);
     }
 }
 
@@ -64,39 +64,39 @@ async fn run(config: Option<Config>) -> Result<(), Box<dyn std::error::Error>> {
     let servers: Vec<_> = servers.iter().map(|server| server.address.as_str()).collect();
     let inside = if embedded.is_some() { ", inside this process" } else { "" };
     println!("server      {}{inside}", servers.join(", "));
-    // A service of our own, so that nobody else's instances confuse the reader.
+    // A service name of this process, so that the lists have no other instances.
     let service = format!("quickstart-{}", id());
 
     let first = RegisterInstance::new(&service, "127.0.0.1", 8080).weight(2.0).metadata("zone", "a");
     registry.send(first).await??;
     registry.send(RegisterInstance::new(&service, "127.0.0.2", 8080)).await??;
-    println!("register    two instances of {service}; each has a heartbeat now");
+    println!("register    two instances of {service}; each sends heartbeats now");
 
     let list = list_of(&registry, &service, 2).await?;
     println!("list        {}", instances(&list));
 
-    let (heard_tx, mut heard) = mpsc::unbounded_channel();
-    let listener = Listener { heard_tx }.start();
+    let (changes_tx, mut changes) = mpsc::unbounded_channel();
+    let listener = Listener { changes_tx }.start();
     registry.send(Subscribe::new(&service, listener.recipient())).await??;
-    let news = hear(&mut heard, |news| news.first && news.info.hosts.len() == 2).await?;
-    println!("subscribe   the list as it is: {} added", news.added.len());
+    let change = next_change(&mut changes, |change| change.first && change.info.hosts.len() == 2).await?;
+    println!("subscribe   the present list: {} instances", change.added.len());
 
     registry.send(ModifyInstance::new(&service, "127.0.0.1", 8080).weight(5.0)).await??;
-    let news = hear(&mut heard, |news| !news.changed.is_empty()).await?;
-    for (before, now) in &news.changed {
-        println!("modify      {}: weight {} is {} now ({:?})", now.authority(), before.weight, now.weight, news.source);
+    let change = next_change(&mut changes, |change| !change.changed.is_empty()).await?;
+    for (before, now) in &change.changed {
+        println!("modify      {}: weight {} -> {} ({:?})", now.authority(), before.weight, now.weight, change.source);
     }
 
     let instance = registry.send(GetInstance::new(&service, "127.0.0.1", 8080)).await??;
     println!("get         {} has weight {} and {:?}", instance.authority(), instance.weight, instance.metadata);
 
     let reply = registry.send(SendHeartbeat::new(&service, "127.0.0.2", 8080)).await??;
-    println!("heartbeat   by hand; the server wants one every {} ms", reply.client_beat_interval);
+    println!("heartbeat   sent once; the server asks for one every {} ms", reply.client_beat_interval);
 
     registry.send(DeregisterInstance::new(&service, "127.0.0.2", 8080)).await??;
-    let news = hear(&mut heard, |news| !news.removed.is_empty()).await?;
-    for gone in &news.removed {
-        println!("deregister  {} is gone, {} left ({:?})", gone.authority(), news.info.hosts.len(), news.source);
+    let change = next_change(&mut changes, |change| !change.removed.is_empty()).await?;
+    for gone in &change.removed {
+        println!("deregister  {} is gone, {} left ({:?})", gone.authority(), change.info.hosts.len(), change.source);
     }
 
     let report = registry.send(Shutdown::default()).await??;
@@ -105,13 +105,13 @@ async fn run(config: Option<Config>) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Servers may take a second to list what was registered.
+/// Lists until the server shows all instances, which may take a second.
 async fn list_of(
     registry: &Addr<Registry>,
     service: &str,
     instances: usize,
 ) -> Result<ServiceInfo, Box<dyn std::error::Error>> {
-    let give_up = Instant::now() + PATIENCE;
+    let give_up = Instant::now() + CHANGE_LIMIT;
     loop {
         let list = registry.send(ListInstances::new(service).healthy_only()).await??;
         if list.hosts.len() == instances {
@@ -124,20 +124,20 @@ async fn list_of(
     }
 }
 
-/// Waits for the news that matter.
-async fn hear(
-    heard: &mut mpsc::UnboundedReceiver<ServiceChanged>,
+/// Waits for a change that `matters`.
+async fn next_change(
+    changes: &mut mpsc::UnboundedReceiver<ServiceChanged>,
     matters: impl Fn(&ServiceChanged) -> bool,
 ) -> Result<ServiceChanged, Box<dyn std::error::Error>> {
-    let hearing = async {
-        while let Some(news) = heard.recv().await {
-            if matters(&news) {
-                return Ok(news);
+    let waiting = async {
+        while let Some(change) = changes.recv().await {
+            if matters(&change) {
+                return Ok(change);
             }
         }
-        Err("the listener is gone")
+        Err("the listener has stopped")
     };
-    Ok(timeout(PATIENCE, hearing).await.map_err(|_| format!("heard nothing for {PATIENCE:?}"))??)
+    Ok(timeout(CHANGE_LIMIT, waiting).await.map_err(|_| format!("no change within {CHANGE_LIMIT:?}"))??)
 }
 
 fn instances(list: &ServiceInfo) -> String {

@@ -1,5 +1,5 @@
-//! Keeps instances registered: `cargo run --example register -- --server 127.0.0.1:8848 --service orders --ip 127.0.0.7
-//! --port 8080`.
+//! Keeps many instances registered: `cargo run --example register -- --server 127.0.0.1:8848 --service orders --ip
+//! 127.0.0.7 --port 8080`.
 
 mod cli;
 
@@ -14,24 +14,24 @@ use actix_nacos::{prelude::*, Metadata};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 
 const HELP: &str = "\
-Registers instances, keeps them alive, and deregisters them at the end: on Ctrl-C, SIGTERM, or after --for.
-Prints `REGISTERED <seconds>` when all are registered.
+Registers instances, keeps them alive, and deregisters them on Ctrl-C, on SIGTERM, or after --for.
+Prints `REGISTERED <seconds>` when all instances are registered.
 
 Usage: register --server HOST:PORT --service SERVICE --ip IP --port PORT [OPTIONS]
 
-  --server HOST:PORT    the Nacos; several comma separated; else NACOS_SERVER_ADDR
+  --server HOST:PORT    the Nacos servers, separated by commas [NACOS_SERVER_ADDR]
   --service SERVICE     the service, or GROUP@@SERVICE
-  --ip IP               the address of the first instance
-  --port PORT           its port
-  --count N             register N instances [1]: ports count up, and after 65535 the last part of the ip
-  --for SECS            end after so long [on a signal only]
+  --ip IP               the ip of the first instance
+  --port PORT           the port of the first instance
+  --count N             how many instances [1]; the port counts up, and after 65535 the last part of the ip
+  --for SECS            stop after this time [only on a signal]
   --group GROUP         the group [DEFAULT_GROUP]
   --cluster CLUSTER     the cluster [DEFAULT]
   --weight WEIGHT       the weight [1]
-  --metadata KEY=VALUE  a pair of metadata; may be given several times
-  --help                print this";
+  --metadata KEY=VALUE  a metadata entry; may be given several times
+  --help                print this help";
 
-/// So many registrations are under way at once.
+/// How many registrations are under way at the same time.
 const AT_ONCE: usize = 256;
 
 #[actix::main]
@@ -49,10 +49,10 @@ async fn run(config: Config, instances: Vec<RegisterInstance>, last: Option<Dura
     let registry = Registry::start(config)?;
     tokio::select! {
         outcome = register(&registry, instances) => outcome?,
-        () = cli::told_to_end(None) => return go(&registry).await,
+        () = cli::told_to_end(None) => return shut_down(&registry).await,
     }
     cli::told_to_end(last).await;
-    go(&registry).await
+    shut_down(&registry).await
 }
 
 async fn register(registry: &Addr<Registry>, instances: Vec<RegisterInstance>) -> Result<(), Error> {
@@ -64,18 +64,18 @@ async fn register(registry: &Addr<Registry>, instances: Vec<RegisterInstance>) -
     Ok(())
 }
 
-async fn go(registry: &Addr<Registry>) -> Result<(), Error> {
+async fn shut_down(registry: &Addr<Registry>) -> Result<(), Error> {
     let began = Instant::now();
     let report = registry.send(Shutdown::default().deadline(Duration::from_secs(30))).await??;
     let taken = began.elapsed().as_secs_f64();
-    eprintln!("{} deregistered, {} failed, {taken:.3} s", report.deregistered, report.failed.len());
+    eprintln!("deregistered {}, failed {}, {taken:.3} s", report.deregistered, report.failed.len());
     match report.failed.into_iter().next() {
         None => Ok(()),
         Some(failed) => Err(failed.error),
     }
 }
 
-/// All instances that the command line asks for.
+/// All instances that the command line describes.
 fn instances(arguments: &mut cli::Arguments) -> Vec<RegisterInstance> {
     let service: String = arguments.required("service");
     let (ip, port): (String, u16) = (arguments.required("ip"), arguments.required("port"));
@@ -93,24 +93,22 @@ fn instances(arguments: &mut cli::Arguments) -> Vec<RegisterInstance> {
         }
         instance
     };
-    let places: Option<Vec<_>> = (0..count).map(|step| place(&ip, port, step)).collect();
-    match places {
-        Some(places) => places.into_iter().map(instance).collect(),
-        None => {
-            arguments.refuse(format!("--count {count}: after port 65535 the last part of {ip} cannot count so far"))
-        }
+    let addresses: Option<Vec<_>> = (0..count).map(|step| address(&ip, port, step)).collect();
+    match addresses {
+        Some(addresses) => addresses.into_iter().map(instance).collect(),
+        None => arguments.refuse(format!("--count {count} is too high: the last part of {ip} would exceed 255")),
     }
 }
 
 fn key_and_value(arguments: &cli::Arguments, pair: &str) -> (String, String) {
     match pair.split_once('=') {
         Some((key, value)) => (key.to_owned(), value.to_owned()),
-        None => arguments.refuse(format!("--metadata wants KEY=VALUE, not {pair:?}")),
+        None => arguments.refuse(format!("--metadata needs KEY=VALUE, not {pair:?}")),
     }
 }
 
-/// Where the instance `step` places after the first one lives: the next port, and after the last one the next ip.
-fn place(ip: &str, port: u16, step: usize) -> Option<(String, u16)> {
+/// The address of the instance `step` after the first one: the port counts up, and after the last port the ip.
+fn address(ip: &str, port: u16, step: usize) -> Option<(String, u16)> {
     const PORTS: usize = u16::MAX as usize;
     let from_one = usize::from(port).saturating_sub(1) + step;
     let (ips, port) = (from_one / PORTS, u16::try_from(from_one % PORTS + 1).ok()?);

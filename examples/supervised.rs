@@ -1,5 +1,5 @@
-//! An actor of the application under actix's `Supervisor`: what it does again after a restart, and what it need not do.
-//! `cargo run --example supervised`.
+//! An actor of the application under actix's `Supervisor`, and what it must do again after a restart: `cargo run
+//! --example supervised`.
 
 mod cli;
 
@@ -10,39 +10,39 @@ use actix_nacos::{embedded::EmbeddedServer, prelude::*};
 use actix_rt::time::sleep;
 
 const HELP: &str = "\
-An actor registers an instance and listens to its service; then it fails, and its Supervisor restarts it.
+Runs an actor that registers an instance and subscribes to its service. The actor fails, and its Supervisor restarts it.
 
 Usage: supervised [--server HOST:PORT]
 
-  --server HOST:PORT  use this Nacos; else the one in NACOS_SERVER_ADDR, else one inside this process
-  --help              print this";
+  --server HOST:PORT  the Nacos server [NACOS_SERVER_ADDR, otherwise one inside this process]
+  --help              print this help";
 
-/// What the actor works for. Registration and subscription belong to the Registry, which outlives every restart of ours;
-/// a restarted actor may ask for both again: neither is done twice.
+/// An actor that registers an instance. Registration and subscription belong to the Registry, which keeps them while
+/// the actor restarts. The restarted actor may request both again: neither is done twice.
 struct Worker {
     registry: Addr<Registry>,
     service: String,
-    /// Kept by the Supervisor through a restart; a timer or a future under way would not be.
+    /// A restart keeps this value, but loses timers and futures under way.
     starts: u32,
 }
 
 impl Actor for Worker {
     type Context = Context<Self>;
 
-    /// Also after each restart.
+    /// Also runs after each restart.
     fn started(&mut self, ctx: &mut Context<Self>) {
         self.starts += 1;
         println!("worker    start {}: registers and subscribes", self.starts);
         let listener = ctx.address().recipient();
-        // Forgotten and subscribed anew, it hears the present list again, as its first.
+        // Unsubscribing first makes the Registry send the present list again, as the first one.
         self.registry.do_send(Unsubscribe::new(&self.service).listener(listener.clone()));
         self.registry.do_send(Subscribe::new(&self.service, listener));
         let register = RegisterInstance::new(&self.service, "127.0.0.7", 8080);
         let registered = self.registry.send(register).into_actor(self).map(|answer, worker, ctx| match answer {
             Ok(Ok(_)) => println!("worker    start {}: the instance is registered", worker.starts),
             Ok(Err(error)) => {
-                log::error!("not registered: {error}");
-                // Restarts the actor: an easy way to try again, with no more than a pause to add.
+                log::error!("failed to register: {error}");
+                // Stopping restarts the actor, which tries again. The pause avoids a busy loop.
                 ctx.run_later(Duration::from_secs(1), |_, ctx| ctx.stop());
             }
             Err(_) => ctx.stop(),
@@ -53,20 +53,20 @@ impl Actor for Worker {
 
 impl Supervised for Worker {
     fn restarting(&mut self, _: &mut Context<Self>) {
-        println!("worker    is restarted");
+        println!("worker    restarts");
     }
 }
 
 impl Handler<ServiceChanged> for Worker {
     type Result = ();
 
-    fn handle(&mut self, news: ServiceChanged, _: &mut Context<Self>) {
-        let what = if news.first { "the list as it is" } else { "a change" };
-        println!("worker    hears {what}: {} instances", news.info.hosts.len());
+    fn handle(&mut self, change: ServiceChanged, _: &mut Context<Self>) {
+        let what = if change.first { "the present list" } else { "a change" };
+        println!("worker    receives {what}: {} instances", change.info.hosts.len());
     }
 }
 
-/// Makes the worker stop, as an error in its work would.
+/// Makes the worker stop, as after an error in its work.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Fail;
@@ -97,7 +97,7 @@ async fn run(config: Option<Config>) -> Result<(), Box<dyn std::error::Error>> {
     let registry = Registry::start(config)?;
     let service = format!("supervised-{}", std::process::id());
     let worker = Worker { registry: registry.clone(), service: service.clone(), starts: 0 };
-    // The address stays the same through all restarts. A panic would end it: actix's Supervisor restarts what stops.
+    // The address stays valid through restarts. A panic would close it: actix's Supervisor restarts only actors that stop.
     let worker = Supervisor::start(move |_| worker);
 
     sleep(2 * second).await;
@@ -105,7 +105,7 @@ async fn run(config: Option<Config>) -> Result<(), Box<dyn std::error::Error>> {
     sleep(2 * second).await;
 
     let list = registry.send(ListInstances::new(&service).healthy_only()).await??;
-    println!("registry  {} instance, registered all the time", list.hosts.len());
+    println!("registry  {} instance, registered throughout", list.hosts.len());
     let status = registry.send(GetStatus).await??;
     println!("registry  {} subscription", status.subscriptions.len());
     let report = registry.send(Shutdown::default()).await??;

@@ -13,30 +13,30 @@ use actix_nacos::{prelude::*, Source};
 use serde::Serialize;
 
 const HELP: &str = "\
-Prints one line of JSON for every change of a service, beginning with the list as it is.
+Prints the present list of a service, then every change of it, each as one line of JSON.
 
 Usage: watch --server HOST:PORT SERVICE [OPTIONS]
 
-  --server HOST:PORT  the Nacos; several comma separated; else NACOS_SERVER_ADDR
+  --server HOST:PORT  the Nacos servers, separated by commas [NACOS_SERVER_ADDR]
   SERVICE             the service, or GROUP@@SERVICE
   --group GROUP       the group [DEFAULT_GROUP]
   --cluster CLUSTER   only this cluster; may be given several times [all]
-  --for SECS          end after so long [on Ctrl-C or SIGTERM only]
-  --help              print this";
+  --for SECS          stop after this time [only on Ctrl-C or SIGTERM]
+  --help              print this help";
 
-/// One line of output. Instances have Nacos' own field names.
+/// One line of output. Instances have the field names of Nacos.
 #[derive(Serialize)]
 struct Line<'a> {
-    /// When this program heard of it, in microseconds since 1970.
+    /// When this program received the change, in microseconds since 1970.
     at_us: u64,
-    /// As it was asked for.
+    /// The service as given on the command line.
     service: &'a str,
     first: bool,
     source: Source,
-    /// How many there are now.
+    /// The number of instances now.
     instances: usize,
     added: &'a [Arc<Instance>],
-    /// Before and now.
+    /// Each changed instance before and after the change.
     changed: &'a [(Arc<Instance>, Arc<Instance>)],
     removed: &'a [Arc<Instance>],
 }
@@ -52,21 +52,21 @@ impl Actor for Printer {
 impl Handler<ServiceChanged> for Printer {
     type Result = ();
 
-    fn handle(&mut self, news: ServiceChanged, _: &mut Context<Self>) {
+    fn handle(&mut self, change: ServiceChanged, _: &mut Context<Self>) {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let line = Line {
             at_us: u64::try_from(at.as_micros()).unwrap_or(u64::MAX),
             service: &self.service,
-            first: news.first,
-            source: news.source,
-            instances: news.info.hosts.len(),
-            added: &news.added,
-            changed: &news.changed,
-            removed: &news.removed,
+            first: change.first,
+            source: change.source,
+            instances: change.info.hosts.len(),
+            added: &change.added,
+            changed: &change.changed,
+            removed: &change.removed,
         };
         match serde_json::to_string(&line) {
             Ok(line) => println!("{line}"),
-            Err(error) => log::error!("a change cannot be written: {error}"),
+            Err(error) => log::error!("failed to write a change: {error}"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the examples' command lines have in common: arguments, logs, signals.
+//! Code that the examples share: arguments, logs, signals.
 #![allow(dead_code)]
 
 use std::{
@@ -14,7 +14,7 @@ use actix_rt::{
     time::sleep,
 };
 
-/// What the command line says: `--option value` or `--option=value`, `--help`, and what is left.
+/// The command line: options as `--option value` or `--option=value`, and other arguments.
 pub(crate) struct Arguments {
     help: &'static str,
     options: Vec<(String, String)>,
@@ -22,7 +22,7 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// Reads the command line; `--help` prints `help` and ends the program.
+    /// Reads the command line. `--help` prints `help` and ends the program.
     pub(crate) fn read(help: &'static str) -> Self {
         let mut arguments = Arguments { help, options: Vec::new(), others: Vec::new() };
         let mut words = env::args().skip(1);
@@ -36,14 +36,14 @@ impl Arguments {
                 Some(Ok((option, value))) => arguments.options.push((option.into(), value.into())),
                 Some(Err(option)) => match words.next() {
                     Some(value) => arguments.options.push((option.into(), value)),
-                    None => arguments.refuse(format!("--{option} wants a value")),
+                    None => arguments.refuse(format!("--{option} needs a value")),
                 },
             }
         }
         arguments
     }
 
-    /// All values of an option.
+    /// Takes all values of an option.
     pub(crate) fn all(&mut self, name: &str) -> Vec<String> {
         let (taken, left) = std::mem::take(&mut self.options).into_iter().partition(|(option, _)| option == name);
         self.options = left;
@@ -51,25 +51,25 @@ impl Arguments {
         taken.into_iter().map(|(_, value)| value).collect()
     }
 
-    /// The value of an option; the last one counts.
+    /// Takes the value of an option. If it is given several times, the last one counts.
     pub(crate) fn option<T: FromStr>(&mut self, name: &str) -> Option<T> {
         let value = self.all(name).pop()?;
         let read = value.parse();
-        Some(read.unwrap_or_else(|_| self.refuse(format!("--{name} cannot be {value:?}"))))
+        Some(read.unwrap_or_else(|_| self.refuse(format!("--{name} has the invalid value {value:?}"))))
     }
 
-    /// The value of an option that must be there.
+    /// Takes the value of a required option.
     pub(crate) fn required<T: FromStr>(&mut self, name: &str) -> T {
         self.option(name).unwrap_or_else(|| self.refuse(format!("--{name} is missing")))
     }
 
-    /// The value of an option, in seconds.
+    /// Takes the value of an option in seconds.
     pub(crate) fn seconds(&mut self, name: &str) -> Option<Duration> {
         let seconds: f64 = self.option(name)?;
         Some(Duration::try_from_secs_f64(seconds).unwrap_or_else(|error| self.refuse(format!("--{name}: {error}"))))
     }
 
-    /// What is left and is no option; the next one of it.
+    /// Takes the next argument that is not an option.
     pub(crate) fn next(&mut self, what: &str) -> String {
         if self.others.is_empty() {
             self.refuse(format!("{what} is missing"));
@@ -77,7 +77,7 @@ impl Arguments {
         self.others.remove(0)
     }
 
-    /// The settings of a server that `--server` or the environment names, if one of them does.
+    /// The settings for the server in `--server` or in `NACOS_SERVER_ADDR`, if there is one.
     pub(crate) fn config(&mut self) -> Option<Config> {
         let variable = |name| env::var(name).ok().filter(|value: &String| !value.is_empty());
         let server = self.option("server").or_else(|| variable("NACOS_SERVER_ADDR"))?;
@@ -94,34 +94,34 @@ impl Arguments {
         Some(config)
     }
 
-    /// As [`config`](Arguments::config), where there must be one.
+    /// Like [`config`](Arguments::config), but a server is required.
     pub(crate) fn required_config(&mut self) -> Config {
-        self.config().unwrap_or_else(|| self.refuse("neither --server nor NACOS_SERVER_ADDR names a server"))
+        self.config().unwrap_or_else(|| self.refuse("--server or NACOS_SERVER_ADDR is required"))
     }
 
-    /// Refuses whatever nobody asked for.
+    /// Refuses arguments that were not taken.
     pub(crate) fn finish(self) {
         if let Some((option, _)) = self.options.first() {
-            self.refuse(format!("--{option} is no option"));
+            self.refuse(format!("unknown option --{option}"));
         }
         if let Some(other) = self.others.first() {
-            self.refuse(format!("{other:?} is too much"));
+            self.refuse(format!("unexpected argument {other:?}"));
         }
     }
 
-    /// Ends the program.
+    /// Prints the mistake and the help, and ends the program.
     pub(crate) fn refuse(&self, mistake: impl fmt::Display) -> ! {
         eprintln!("{mistake}\n\n{}", self.help);
         exit(2)
     }
 }
 
-/// Logs to stderr: warnings, or what `RUST_LOG` asks for.
+/// Logs warnings to stderr, or what `RUST_LOG` selects.
 pub(crate) fn log_to_stderr() {
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
 }
 
-/// Waits for Ctrl-C, SIGTERM, or until the time is over.
+/// Waits for Ctrl-C or SIGTERM, or until the time is over.
 pub(crate) async fn told_to_end(after: Option<Duration>) {
     let over = async {
         match after {
@@ -140,13 +140,13 @@ async fn signalled(kind: SignalKind) {
     match signal(kind) {
         Ok(mut signals) => drop(signals.recv().await),
         Err(error) => {
-            log::warn!("cannot wait for a signal: {error}");
+            log::warn!("failed to wait for a signal: {error}");
             future::pending().await
         }
     }
 }
 
-/// Says what went wrong.
+/// Prints the error, if there is one.
 pub(crate) fn ended(result: Result<(), impl fmt::Display>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
