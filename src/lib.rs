@@ -304,7 +304,7 @@ pub mod prelude;
 pub use client::request_counters::RequestStatus;
 pub use config::{Config, Protocol, PushConfig, ServerList, TlsConfig};
 pub use discovery::{
-    subscriber::SubscriptionStatus,
+    subscription::SubscriptionStatus,
     view::{Instances, Selected, ServiceView, ViewControl},
 };
 pub use error::{Error, Operation};

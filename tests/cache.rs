@@ -112,12 +112,12 @@ async fn bad_files_are_ignored_with_one_warning_and_replaced() {
         let (logger, log) = support::logs::logger();
         let registry = start(caching(&server, &folder.0).logger(logger));
         let view = ask(&registry, Discover::new("orders")).await.unwrap();
-        until("it is said", || log.count("a cached list cannot be used") > 0).await;
+        until("it is said", || log.count("ignored unusable cache file") > 0).await;
         assert!(view.ready_within(ms(100)).await.is_err(), "{bad:?} is no list");
         server.faults().accept_connections();
         soon("the list", view.ready()).await.unwrap();
         until("the file is replaced", || folder.text().contains("127.0.0.7")).await;
-        assert_eq!(log.count("a cached list cannot be used"), 1, "{bad:?}: {:?}", log.loud());
+        assert_eq!(log.count("ignored unusable cache file"), 1, "{bad:?}: {:?}", log.loud());
         shut_down(&registry).await;
     }
     shut_down(&other).await;
@@ -132,7 +132,7 @@ async fn a_folder_that_cannot_be_written_costs_a_warning_and_nothing_else() {
     ask(&registry, RegisterInstance::new("orders", "127.0.0.7", 80)).await.unwrap();
     let view = ask(&registry, Discover::new("orders")).await.unwrap();
     soon("the list", view.ready()).await.unwrap();
-    until("it is said", || log.count("a list cannot be cached") == 1).await;
+    until("it is said", || log.count("failed to write cache file") == 1).await;
     shut_down(&registry).await;
     fs::remove_file(&folder.0).unwrap();
 }

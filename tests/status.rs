@@ -190,7 +190,7 @@ async fn an_outage_is_one_line_when_it_begins_and_one_when_it_ends() {
     let attempts = || log.lines().iter().filter(|line| line.text.contains("request failed")).count();
     until("many requests have failed", || attempts() >= 8).await;
     assert_eq!(log.loud().len() - before.len(), 1, "{:?}", &log.loud()[before.len()..]);
-    let lists_failed = log.lines().iter().filter(|line| line.text.contains("a subscribed list cannot be had")).count();
+    let lists_failed = log.lines().iter().filter(|line| line.text.contains("failed to fetch service list")).count();
     assert!(lists_failed > 20, "each subscription says so below: {lists_failed}");
     server.faults().accept_connections();
     until("it is noticed", || log.loud().len() > before.len() + 1).await;

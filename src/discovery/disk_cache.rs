@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::subscriber::SubscriptionKey;
+use super::subscription::SubscriptionKey;
 use crate::model::service::ServiceInfo;
 
 /// An older list says more about the past than about where to call.

@@ -8,7 +8,7 @@ mod exposition;
 use self::exposition::{Exposition, Kind};
 use crate::{
     client::request_counters::{RequestStatus, REQUESTS},
-    discovery::subscriber::SubscriptionStatus,
+    discovery::subscription::SubscriptionStatus,
     error::Operation,
     model::connection::ConnectionState,
     registry::{InstanceState, PushStatus, RegistryStatus, ServerStatus},

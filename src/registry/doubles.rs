@@ -3,7 +3,7 @@
 
 use super::{instance_state::InstanceState, ConnectionChanged, InstanceStatus, NotDeregistered, ServerStatus};
 use crate::{
-    discovery::subscriber::SubscriptionStatus,
+    discovery::subscription::SubscriptionStatus,
     error::Error,
     model::{connection::ConnectionState, instance::InstanceKey, service::ServiceName},
 };

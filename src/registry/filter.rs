@@ -1,7 +1,7 @@
 //! Which service a message is about, and which clusters of the service.
 
 use crate::{
-    discovery::subscriber::SubscriptionKey,
+    discovery::subscription::SubscriptionKey,
     error::Error,
     model::service::{cluster_filter, ServiceRef},
 };

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     client::{ListQuery, Listed, Patience},
     config::{namespace_id, validate_namespace},
-    discovery::subscriber::{PollList, SubscriptionKey},
+    discovery::{subscriber::PollList, subscription::SubscriptionKey},
     error::{Error, Operation},
     model::service::{validate_group, ServiceInfo, ServiceName, ServiceRef, DEFAULT_GROUP},
 };
@@ -92,13 +92,13 @@ impl Handler<ListInstances> for Registry {
 impl Handler<PollList> for Registry {
     type Result = ResponseFuture<Result<Listed, Error>>;
 
-    fn handle(&mut self, poll: PollList, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, PollList(subscription): PollList, _: &mut Context<Self>) -> Self::Result {
         let registry = self.myself.clone();
         self.dispatch_until(Operation::List, Phase::Ended, |shared| async move {
             let query = ListQuery {
                 namespace: None,
-                service: &poll.service,
-                clusters: &poll.clusters,
+                service: &subscription.service,
+                clusters: &subscription.clusters,
                 healthy_only: false,
                 push_to: shared.push_address(&registry).await,
             };

@@ -16,7 +16,8 @@ use crate::{
     client::Listed,
     discovery::{
         push_receiver::{OverBudget, PushReceiver, PushTally, Pushed, StopReceiving},
-        subscriber::{Hint, PushedList, SubscriptionKey},
+        subscriber::{Hint, PushedList},
+        subscription::SubscriptionKey,
     },
     model::service::ServiceName,
     runtime::supervision,

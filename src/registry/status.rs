@@ -11,7 +11,7 @@ use super::{
 use crate::{
     client::{request_counters::RequestStatus, server::Server},
     config::Protocol,
-    discovery::subscriber::SubscriptionStatus,
+    discovery::subscription::SubscriptionStatus,
     error::{Error, Operation},
     model::{connection::ConnectionState, histogram::Histogram, instance::InstanceKey},
 };

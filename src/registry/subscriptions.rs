@@ -13,10 +13,8 @@ use super::{
 use crate::{
     discovery::{
         listeners::Listener,
-        subscriber::{
-            AddView, DescribeSubscription, Listen, Settings, StopListening, StopWatching, Subscriber, SubscriptionKey,
-            SubscriptionStatus,
-        },
+        subscriber::{AddView, DescribeSubscription, Listen, Settings, StopListening, StopWatching, Subscriber},
+        subscription::{SubscriptionKey, SubscriptionStatus},
         view::ServiceView,
     },
     error::{Error, Operation},
@@ -71,8 +69,7 @@ impl Shared {
             return living.clone();
         }
         let settings = Settings::new(&self.config, watched, self.grid);
-        let SubscriptionKey { service, clusters } = watched.clone();
-        let subscriber = Subscriber::new(service, clusters, registry.clone().recipient(), settings);
+        let subscriber = Subscriber::new(watched.clone(), registry.clone().recipient(), settings);
         actix_rt::spawn(subscriber.clock());
         let address = supervision::start(subscriber, SUBSCRIBER_MAILBOX, self.log.clone());
         if subscribers.len() == subscribers.capacity() {

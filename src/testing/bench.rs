@@ -11,7 +11,8 @@ use crate::{
     config::Config,
     discovery::{
         listeners::Listener,
-        subscriber::{Listen, PollList, PushedList, Settings, Subscriber, SubscriptionKey},
+        subscriber::{Listen, PollList, PushedList, Settings, Subscriber},
+        subscription::SubscriptionKey,
     },
     error::{Error, Operation},
     model::{
@@ -96,10 +97,10 @@ impl Watch {
 
     fn with(first: ServiceInfo, listeners: impl Iterator<Item = Listener<ServiceChanged>>) -> Self {
         let config = Config::disabled();
-        let watched = SubscriptionKey { service: first.service(), clusters: String::new() };
-        let settings = Settings::new(&config, &watched, Grid::new());
+        let subscription = SubscriptionKey { service: first.service(), clusters: String::new() };
+        let settings = Settings::new(&config, &subscription, Grid::new());
         let server = FirstList(Some(first)).start();
-        let subscriber = Subscriber::new(watched.service, watched.clusters, server.downgrade().recipient(), settings);
+        let subscriber = Subscriber::new(subscription, server.downgrade().recipient(), settings);
         let subscriber = supervision::start(subscriber, 16, config.logger);
         listeners.for_each(|listener| subscriber.do_send(Listen(listener)));
         Watch { subscriber, _server: server }

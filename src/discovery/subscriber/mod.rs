@@ -1,4 +1,4 @@
-//! The Subscriber actor: keeps one service's list current, and tells listeners and views.
+//! The Subscriber actor: keeps one service's list current, and notifies its listeners and views of changes.
 
 use std::{io, path::PathBuf, time::Duration};
 
@@ -9,7 +9,6 @@ use actix::{
 };
 use actix_rt::{task::spawn_blocking, time::Instant};
 use futures_util::stream::{poll_fn, StreamExt};
-use serde::Serialize;
 use slog::{debug, warn, Logger};
 use tokio::sync::mpsc;
 
@@ -17,48 +16,41 @@ use super::{
     disk_cache::CacheFile,
     list_merge::{Arrival, ListMerge, Merged, Step},
     listeners::{Delivery, Listener, ListenerId, Listeners},
+    subscription::{SubscriptionKey, SubscriptionStatus},
     view::{ServiceView, ViewWriter},
 };
 use crate::{
     client::Listed,
     config::Config,
     error::Error,
-    model::{
-        change::{ServiceChanged, Source},
-        service::ServiceName,
-    },
+    model::change::{ServiceChanged, Source},
     runtime::timer_grid::Grid,
     wire::exchange::WireProtocol,
 };
 
-/// A failed poll is repeated after this at the latest.
-const LONGEST_RETRY: Duration = Duration::from_secs(2);
-/// A listener whose mailbox is full is tried again after this.
-const FULL_RETRY: Duration = Duration::from_millis(50);
-/// Hints, and pushes that are not believed yet, bring the next poll forward at most so often.
-const EARLY_INTERVAL: Duration = Duration::from_secs(1);
-/// An empty list that is not believed yet is asked for again after this.
-const SECOND_POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Polls that a new epoch asks for are spread over this time.
-const EPOCH_SPREAD: Duration = Duration::from_secs(1);
+/// The longest interval between a failed poll and the next one.
+const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// After this time a listener whose mailbox was full is notified again.
+const FULL_MAILBOX_RETRY: Duration = Duration::from_millis(50);
+/// The shortest interval to a poll that is brought forward: a flood of hints is no flood of polls.
+const MIN_EARLY_INTERVAL: Duration = Duration::from_secs(1);
+/// Polls that a new epoch brings forward are spread over this time, since it brings forward those of all subscriptions.
+const EPOCH_POLL_SPREAD: Duration = Duration::from_secs(1);
 
-/// A list that has not changed since is cached again after this: too old a file counts for nothing.
-const SAVE_AGAIN: Duration = Duration::from_secs(60 * 60);
+/// After this time the list is written to the cache although it has not changed: files that are too old are ignored.
+const CACHE_REFRESH_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
-/// After a change on a server without push, the list is asked for so often…
-const RESTLESS_INTERVAL: Duration = Duration::from_secs(2);
-/// …for so long.
-const RESTLESS_TIME: Duration = Duration::from_secs(20);
+/// The polling interval for [`CHANGE_SERIES_WINDOW`] after a change, where the server does not push.
+const CHANGE_SERIES_INTERVAL: Duration = Duration::from_secs(2);
+/// Changes seldom come alone: a deployment replaces its instances one after the other.
+const CHANGE_SERIES_WINDOW: Duration = Duration::from_secs(20);
 
 /// Asks the Registry for the list as the server has it now.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<Listed, Error>")]
-pub(crate) struct PollList {
-    pub(crate) service: ServiceName,
-    pub(crate) clusters: String,
-}
+pub(crate) struct PollList(pub(crate) SubscriptionKey);
 
-/// Adds a listener; one that listens already is the same one.
+/// Adds a listener. Adding one that listens already changes nothing, except that it is kept alive if either was strong.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Listen(pub(crate) Listener<ServiceChanged>);
@@ -75,17 +67,17 @@ pub(crate) struct AddView {
     pub(crate) healthy_only: bool,
 }
 
-/// A list that a server pushed.
+/// Carries a list that a server pushed.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub(crate) struct PushedList(pub(crate) Listed);
 
-/// Somebody claims that the list has changed: worth a poll, no more.
+/// Says that the list may have changed. The source need not be trusted, since only a poll follows.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub(crate) struct Hint;
 
-/// The server in use may have forgotten what it was told: its list is polled soon, which also renews the push subscription.
+/// Says that the server in use may have forgotten instances and push subscriptions. A poll shows the one and renews the other.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub(crate) struct EpochBegan;
@@ -95,48 +87,11 @@ pub(crate) struct EpochBegan;
 #[rtype(result = "()")]
 pub(crate) struct StopWatching;
 
-/// What is known of one subscription.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct SubscriptionStatus {
-    /// The service.
-    pub service: ServiceName,
-    /// The clusters, comma separated; empty for all.
-    pub clusters: String,
-    /// How many listeners are told.
-    pub listeners: usize,
-    /// How many views are alive.
-    pub views: usize,
-    /// How many instances the list has; none before the first list.
-    pub instances: Option<usize>,
-    /// How many of them the server has not listed since it may have forgotten them; they are withheld from removal for
-    /// [`Config::outage_hold`].
-    pub withheld: usize,
-    /// How many of them are neither withheld nor unhealthy.
-    pub healthy: usize,
-    /// How many of them are not withheld and, as the server says, unhealthy.
-    pub unhealthy: usize,
-    /// Whether the list may be out of date.
-    pub stale: bool,
-    /// Milliseconds since the last list came.
-    pub last_success_ms_ago: Option<u64>,
-    /// Why the last poll failed, if it did.
-    pub last_error: Option<String>,
-    /// Lists that were asked for.
-    pub polls: u64,
-    /// Lists that were pushed.
-    pub pushes: u64,
-    /// Pushed lists that were not taken: older than the current list, or none that could be ordered without a poll.
-    pub ignored_pushes: u64,
-    /// Changes that were found.
-    pub changes: u64,
-}
-
 #[derive(Message)]
 #[rtype(result = "SubscriptionStatus")]
 pub(crate) struct DescribeSubscription;
 
-/// What a Subscriber is told at its start.
+/// The settings of one Subscriber.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) min_interval: Duration,
@@ -149,8 +104,8 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    pub(crate) fn new(config: &Config, watched: &SubscriptionKey, grid: Grid) -> Self {
-        let file = |folder: &PathBuf| CacheFile::new(folder, config.namespace_id(), watched);
+    pub(crate) fn new(config: &Config, subscription: &SubscriptionKey, grid: Grid) -> Self {
+        let file = |folder: &PathBuf| CacheFile::new(folder, config.namespace_id(), subscription);
         Settings {
             min_interval: config.min_poll_interval,
             max_interval: config.max_poll_interval,
@@ -163,36 +118,64 @@ impl Settings {
     }
 }
 
-/// Merges polled and pushed lists of one (service, group, clusters) into one current list, and tells its listeners and
-/// views what changed.
+/// Merges the polled and pushed lists of one subscription into one current list, and notifies its listeners and views.
 ///
 /// It polls from its start, at the interval that the server asks for, within the configured bounds. It ends on
 /// [`StopWatching`], when its last listener and view are gone, and when the Registry, which it holds weakly, has ended.
 pub(crate) struct Subscriber {
-    service: ServiceName,
-    clusters: String,
+    subscription: SubscriptionKey,
     registry: WeakRecipient<PollList>,
     settings: Settings,
-    listeners: Listeners,
-    /// What is sent to weak listeners, until it is handled.
-    deliveries: mpsc::UnboundedSender<Delivery>,
-    view: ViewWriter,
     merge: ListMerge,
-    polling: bool,
-    poll_again: bool,
-    next_poll: SpawnHandle,
-    next_due: Instant,
+    view: ViewWriter,
+    listeners: Listeners,
+    /// Messages to weak listeners that they have not handled yet.
+    deliveries: mpsc::UnboundedSender<Delivery>,
+    under_way: UnderWay,
+    /// When the last poll was sent.
     last_poll: Option<Instant>,
-    retrying: bool,
-    cache_is_read: bool,
-    saving: bool,
-    save_again: bool,
-    last_save: Option<Instant>,
-    status: Counters,
+    status: Status,
+}
+
+/// The timers, requests and disk accesses in the actor's context. A restart loses them all.
+#[derive(Default)]
+struct UnderWay {
+    polling: Polling,
+    cache: Cache,
+    last_write: Option<Instant>,
+    /// A timer will notify the listeners whose mailboxes were full.
+    retry_is_armed: bool,
 }
 
 #[derive(Default)]
-struct Counters {
+enum Polling {
+    #[default]
+    NotScheduled,
+    Scheduled {
+        timer: SpawnHandle,
+        due: Instant,
+    },
+    /// A poll has been sent and not been answered. `repeat_soon`: it may miss something that happened meanwhile.
+    Sent {
+        repeat_soon: bool,
+    },
+}
+
+/// The use of the cache file.
+#[derive(Default, PartialEq)]
+enum Cache {
+    /// Neither read nor written yet.
+    #[default]
+    Untouched,
+    Idle,
+    /// `write_again`: the list has changed since.
+    Writing {
+        write_again: bool,
+    },
+}
+
+#[derive(Default)]
+struct Status {
     last_success: Option<Instant>,
     last_error: Option<Error>,
     polls: u64,
@@ -202,63 +185,43 @@ struct Counters {
 }
 
 impl Subscriber {
-    pub(crate) fn new(
-        service: ServiceName,
-        clusters: String,
-        registry: WeakRecipient<PollList>,
-        settings: Settings,
-    ) -> Self {
+    pub(crate) fn new(subscription: SubscriptionKey, registry: WeakRecipient<PollList>, settings: Settings) -> Self {
         Subscriber {
-            view: ViewWriter::new(service.clone(), clusters.clone()),
-            service,
-            clusters,
+            view: ViewWriter::new(subscription.service.clone(), subscription.clusters.clone()),
             merge: ListMerge::new(settings.outage_hold, settings.protect_from_empty),
+            subscription,
             registry,
             settings,
             listeners: Listeners::default(),
             deliveries: mpsc::unbounded_channel().0,
-            polling: false,
-            poll_again: false,
-            next_poll: SpawnHandle::default(),
-            next_due: Instant::now(),
+            under_way: UnderWay::default(),
             last_poll: None,
-            retrying: false,
-            cache_is_read: false,
-            saving: false,
-            save_again: false,
-            last_save: None,
-            status: Counters::default(),
+            status: Status::default(),
         }
     }
 
-    /// The future that keeps the time for the views' waiting, apart from the actor and its restarts.
+    /// The future that runs the timers of waiting views. It is not part of the actor, so restarts do not disturb it.
     pub(crate) fn clock(&self) -> impl std::future::Future<Output = ()> + 'static {
         self.view.keep_time()
     }
 
     // Polling.
 
+    /// Called by the timer alone, so no other poll is under way.
     fn poll(&mut self, ctx: &mut Context<Self>) {
-        if self.polling {
-            self.poll_again = true;
-            return;
-        }
         self.listeners.remove_ended();
         if self.is_unused() {
             return ctx.stop();
         }
         let Some(registry) = self.registry.upgrade() else { return ctx.stop() };
         let sent = Instant::now();
-        self.polling = true;
         self.last_poll = Some(sent);
-        ctx.cancel_future(self.next_poll);
-        let poll = PollList { service: self.service.clone(), clusters: self.clusters.clone() };
-        let answered = registry.send(poll).into_actor(self);
+        self.under_way.polling = Polling::Sent { repeat_soon: false };
+        let answered = registry.send(PollList(self.subscription.clone())).into_actor(self);
         ctx.spawn(answered.map(move |answer, subscriber, ctx| subscriber.polled(sent, answer, ctx)));
     }
 
     fn polled(&mut self, sent: Instant, answer: Result<Result<Listed, Error>, MailboxError>, ctx: &mut Context<Self>) {
-        self.polling = false;
         self.status.polls += 1;
         match answer {
             Ok(Ok(listed)) => {
@@ -271,12 +234,12 @@ impl Subscriber {
             Ok(Err(error)) => self.poll_failed(error, ctx),
             Err(error) => self.poll_failed(error.into(), ctx),
         }
-        let wait = self.pause();
-        self.poll_after(wait, ctx);
+        let repeat_soon = matches!(self.under_way.polling, Polling::Sent { repeat_soon: true });
+        self.poll_after(self.next_interval(repeat_soon), ctx);
     }
 
     fn poll_failed(&mut self, error: Error, ctx: &mut Context<Self>) {
-        debug!(self.settings.log, "a subscribed list cannot be had"; "service" => %self.service, "error" => %error);
+        debug!(self.settings.log, "failed to fetch service list"; "service" => %self.subscription.service, "error" => %error);
         self.status.last_error = Some(error);
         self.view.set_stale(true);
         if self.merge.current().is_none() {
@@ -284,14 +247,75 @@ impl Subscriber {
         }
     }
 
-    // The disk, always in another thread: a slow one must cost no heartbeat.
+    fn next_interval(&self, repeat_soon: bool) -> Duration {
+        let settings = &self.settings;
+        // Nacos 1.4 stops pushing to a client that polls later than the cache time, so leave time for the timer grid and
+        // the request.
+        let cache_time =
+            self.merge.current().map_or(settings.max_interval, |list| list.info.cache_time().mul_f64(0.85));
+        let interval = cache_time.clamp(settings.min_interval, settings.max_interval);
+        if repeat_soon {
+            return interval.min(MIN_EARLY_INTERVAL);
+        }
+        if self.status.last_error.is_some() {
+            return interval.min(MAX_RETRY_INTERVAL);
+        }
+        // A list must arrive after the hold to end it. Where changes are pushed and nothing changes, only a poll does.
+        if let Some(end) = self.merge.hold_ends() {
+            return interval.min(end.saturating_duration_since(Instant::now()).max(MIN_EARLY_INTERVAL));
+        }
+        if self.expects_more_changes() {
+            return interval.min(CHANGE_SERIES_INTERVAL).max(settings.min_interval);
+        }
+        // Subscriptions that are made together must not be polled together from then on.
+        if self.status.polls == 1 {
+            return interval.mul_f64(0.5 + 0.5 * fastrand::f64());
+        }
+        interval
+    }
 
-    /// Once: what was no list then is none at the next failure either.
+    /// Nacos 3 servers that speak v3 do not push.
+    fn expects_more_changes(&self) -> bool {
+        self.merge.current().is_some_and(|list| {
+            list.protocol == WireProtocol::V3
+                && self.status.changes > 1
+                && list.changed.elapsed() < CHANGE_SERIES_WINDOW
+        })
+    }
+
+    /// Arms the timer of the next poll, in place of an armed one.
+    fn poll_after(&mut self, wait: Duration, ctx: &mut Context<Self>) {
+        if let Polling::Scheduled { timer, .. } = self.under_way.polling {
+            ctx.cancel_future(timer);
+        }
+        let due = Instant::now() + wait;
+        let timer = ctx.run_later(self.settings.grid.wait_for(due, wait), Self::poll);
+        self.under_way.polling = Polling::Scheduled { timer, due };
+    }
+
+    /// Brings the next poll forward, to a random moment within `spread`.
+    fn poll_soon(&mut self, spread: Duration, ctx: &mut Context<Self>) {
+        let now = Instant::now();
+        // A due time in the past would count as earlier than the armed timer's each time, so frequent hints would arm the
+        // timer again and again, and no poll would ever be sent.
+        let earliest = self.last_poll.map_or(now, |last| now.max(last + MIN_EARLY_INTERVAL));
+        let due = earliest + spread.mul_f64(fastrand::f64());
+        match &mut self.under_way.polling {
+            Polling::Sent { repeat_soon } => *repeat_soon = true,
+            Polling::Scheduled { due: scheduled, .. } if *scheduled <= due => {}
+            _ => self.poll_after(due - now, ctx),
+        }
+    }
+
+    // The disk cache. It is accessed in another thread: a slow disk must not delay heartbeats.
+
+    /// Loads the cache file once. A file that was unusable does not become usable.
     fn load_cached(&mut self, ctx: &mut Context<Self>) {
         let Some(file) = self.settings.cache.clone() else { return };
-        if std::mem::replace(&mut self.cache_is_read, true) {
+        if self.under_way.cache != Cache::Untouched {
             return;
         }
+        self.under_way.cache = Cache::Idle;
         let path = file.path().display().to_string();
         let loaded = spawn_blocking(move || file.load()).into_actor(self);
         ctx.spawn(loaded.map(move |loaded, subscriber, ctx| match loaded {
@@ -301,7 +325,8 @@ impl Subscriber {
                 }
             }
             Ok(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
-                warn!(subscriber.settings.log, "a cached list cannot be used"; "file" => path, "error" => %error);
+                warn!(subscriber.settings.log, "ignored unusable cache file";
+                    "service" => %subscriber.subscription.service, "file" => path, "error" => %error);
             }
             _ => {}
         }));
@@ -312,80 +337,25 @@ impl Subscriber {
         if current.source == Source::Cache {
             return;
         }
-        if std::mem::replace(&mut self.saving, true) {
-            self.save_again = true;
+        if let Cache::Writing { write_again } = &mut self.under_way.cache {
+            *write_again = true;
             return;
         }
-        self.last_save = Some(Instant::now());
+        self.under_way.cache = Cache::Writing { write_again: false };
+        self.under_way.last_write = Some(Instant::now());
         let info = current.info.clone();
         let path = file.path().display().to_string();
         let saved = spawn_blocking(move || file.save(&info)).into_actor(self);
         ctx.spawn(saved.map(move |saved, subscriber, ctx| {
-            subscriber.saving = false;
             if let Ok(Err(error)) = saved {
-                warn!(subscriber.settings.log, "a list cannot be cached"; "file" => path, "error" => %error);
+                warn!(subscriber.settings.log, "failed to write cache file";
+                    "service" => %subscriber.subscription.service, "file" => path, "error" => %error);
             }
-            if std::mem::take(&mut subscriber.save_again) {
+            let written = std::mem::replace(&mut subscriber.under_way.cache, Cache::Idle);
+            if written == (Cache::Writing { write_again: true }) {
                 subscriber.save_cached(ctx);
             }
         }));
-    }
-
-    /// How long until the next poll.
-    fn pause(&mut self) -> Duration {
-        let settings = &self.settings;
-        // Well within that time, grid and request included: Nacos 1.4 pushes to nobody who asks a moment later.
-        let asked_for = self.merge.current().map_or(settings.max_interval, |list| list.info.cache_time().mul_f64(0.85));
-        let interval = asked_for.clamp(settings.min_interval, settings.max_interval);
-        if std::mem::take(&mut self.poll_again) {
-            return interval.min(EARLY_INTERVAL);
-        }
-        if self.status.last_error.is_some() {
-            return interval.min(LONGEST_RETRY);
-        }
-        if self.merge.awaits_second_poll() {
-            return interval.min(SECOND_POLL_INTERVAL);
-        }
-        // Where changes are pushed, no other list may come.
-        if let Some(ends) = self.merge.hold_ends() {
-            return interval.min(ends.saturating_duration_since(Instant::now()).max(EARLY_INTERVAL));
-        }
-        if self.is_restless() {
-            return interval.min(RESTLESS_INTERVAL).max(settings.min_interval);
-        }
-        // The first interval is cut by chance, so that subscriptions made together are not polled together for ever.
-        if self.status.polls == 1 {
-            return interval.mul_f64(0.5 + 0.5 * fastrand::f64());
-        }
-        interval
-    }
-
-    /// v3 has no push, and changes seldom come alone: instances of a deployment are replaced one after the other.
-    fn is_restless(&self) -> bool {
-        self.merge.current().is_some_and(|list| {
-            list.protocol == WireProtocol::V3 && self.status.changes > 1 && list.changed.elapsed() < RESTLESS_TIME
-        })
-    }
-
-    fn poll_after(&mut self, wait: Duration, ctx: &mut Context<Self>) {
-        ctx.cancel_future(self.next_poll);
-        self.next_due = Instant::now() + wait;
-        let wait = self.settings.grid.wait_for(self.next_due, wait);
-        self.next_poll = ctx.run_later(wait, Self::poll);
-    }
-
-    /// Brings the next poll forward, to a random moment within `spread`.
-    fn poll_soon(&mut self, spread: Duration, ctx: &mut Context<Self>) {
-        if self.polling {
-            self.poll_again = true;
-            return;
-        }
-        let now = Instant::now();
-        // Never before now: else each hint would set the timer anew, and many hints would put the poll off for ever.
-        let due = self.last_poll.map_or(now, |last| now.max(last + EARLY_INTERVAL)) + spread.mul_f64(fastrand::f64());
-        if due < self.next_due {
-            self.poll_after(due - now, ctx);
-        }
     }
 
     // Merging and notifying.
@@ -395,10 +365,12 @@ impl Subscriber {
         match self.merge.merge(listed, arrival) {
             Merged::Changed(step) => self.publish(&step, ctx),
             Merged::Unchanged => {
+                // Which instances are withheld may have changed, although the list has not.
                 if had_withheld || self.merge.withheld() > 0 {
-                    self.show();
+                    self.update_views();
                 }
-                if self.last_save.is_some_and(|last| last.elapsed() > SAVE_AGAIN) {
+                // A restart forgets when the file was written.
+                if self.under_way.last_write.is_none_or(|at| at.elapsed() > CACHE_REFRESH_INTERVAL) {
                     self.save_cached(ctx);
                 }
             }
@@ -412,12 +384,12 @@ impl Subscriber {
             self.poll_soon(Duration::ZERO, ctx);
         }
         if self.merge.withheld() > 0 {
-            debug!(self.settings.log, "instances are withheld from removal";
-                "service" => %self.service, "instances" => self.merge.withheld());
+            debug!(self.settings.log, "withholding instances from removal";
+                "service" => %self.subscription.service, "instances" => self.merge.withheld());
         }
     }
 
-    /// The instances of the current list that are not withheld: healthy ones and others.
+    /// Counts the healthy and the unhealthy instances of the current list that are not withheld.
     fn count_by_health(&self) -> (usize, usize) {
         let Some(current) = self.merge.current() else { return (0, 0) };
         let confirmed = current.info.hosts.iter().filter(|instance| !self.merge.is_withheld(instance));
@@ -427,42 +399,41 @@ impl Subscriber {
         })
     }
 
-    /// Shows the current list to the views.
-    fn show(&self) {
+    /// Gives the views the current list.
+    fn update_views(&self) {
         if let Some(current) = self.merge.current() {
             let is_stale = self.status.last_error.is_some();
             self.view.publish(current.info.clone(), is_stale, |instance| self.merge.is_withheld(instance));
         }
     }
 
-    /// Shows everybody what is new.
+    /// Gives views, listeners and the cache the list that has become the current one.
     fn publish(&mut self, step: &Step, ctx: &mut Context<Self>) {
         self.status.changes += u64::from(step.from.is_none() || !step.difference.is_empty());
-        self.show();
+        self.update_views();
         let Some(current) = self.merge.current() else { return };
         let deliveries = self.listeners.notify_all(current, step);
-        self.deliver(deliveries, ctx);
+        self.follow(deliveries, ctx);
         self.save_cached(ctx);
     }
 
-    /// Sends one listener what is new to it.
     fn notify(&mut self, listener: ListenerId, ctx: &mut Context<Self>) {
         let Some(current) = self.merge.current() else { return };
         let deliveries = self.listeners.notify([listener], current, &Step::default());
-        self.deliver(deliveries, ctx);
+        self.follow(deliveries, ctx);
     }
 
     fn notify_pending(&mut self, ctx: &mut Context<Self>) {
-        self.retrying = false;
+        self.under_way.retry_is_armed = false;
         let Some(current) = self.merge.current() else { return };
         let deliveries = self.listeners.notify_pending(current);
-        self.deliver(deliveries, ctx);
+        self.follow(deliveries, ctx);
     }
 
-    /// Follows what was sent until it is handled.
-    fn deliver(&mut self, deliveries: Vec<Delivery>, ctx: &mut Context<Self>) {
+    /// Follows up what notifying has left: unhandled messages, full mailboxes, listeners that have ended.
+    fn follow(&mut self, deliveries: Vec<Delivery>, ctx: &mut Context<Self>) {
         for delivery in deliveries {
-            // The other end is ours, and lives as long as the context.
+            // The stream of `await_deliveries` has the other end, and lives as long as the context.
             let _ = self.deliveries.send(delivery);
         }
         self.retry_pending(ctx);
@@ -470,14 +441,15 @@ impl Subscriber {
     }
 
     fn retry_pending(&mut self, ctx: &mut Context<Self>) {
-        if !self.retrying && self.listeners.are_pending() {
-            self.retrying = true;
-            ctx.run_later(FULL_RETRY, Self::notify_pending);
+        if !self.under_way.retry_is_armed && self.listeners.are_pending() {
+            self.under_way.retry_is_armed = true;
+            ctx.run_later(FULL_MAILBOX_RETRY, Self::notify_pending);
         }
     }
 
-    /// Waits for all weak listeners at once: each that has handled its message costs the same, however many there are.
-    fn await_handled(&mut self, ctx: &mut Context<Self>) {
+    /// Waits in one stream until weak listeners have handled their messages. With a future of the context for each message,
+    /// every wake-up would poll them all.
+    fn await_deliveries(&mut self, ctx: &mut Context<Self>) {
         let (deliveries, mut sent) = mpsc::unbounded_channel();
         self.deliveries = deliveries;
         let handled = poll_fn(move |task| sent.poll_recv(task)).map(Delivery::handled).buffer_unordered(usize::MAX);
@@ -488,7 +460,7 @@ impl Subscriber {
         self.listeners.is_empty() && self.view.readers() == 0
     }
 
-    /// Not before the mailbox is empty: a listener that came as the last one left is in it.
+    /// Ends the actor if it is still unused once the mailbox is empty: a new listener may be in it.
     fn end_if_unused(&mut self, ctx: &mut Context<Self>) {
         if self.is_unused() {
             ctx.spawn(fut::ready(()).map(|(), subscriber: &mut Self, ctx: &mut Context<Self>| {
@@ -508,21 +480,17 @@ impl Subscriber {
 impl Actor for Subscriber {
     type Context = Context<Self>;
 
-    /// Also after a restart, which has lost the timers and the poll under way.
+    /// Arms everything, at the start and after a restart.
     fn started(&mut self, ctx: &mut Context<Self>) {
-        self.polling = false;
-        self.retrying = false;
-        self.cache_is_read = false;
-        self.saving = false;
-        self.next_poll = SpawnHandle::default();
+        self.under_way = UnderWay::default();
         self.listeners.restarted();
-        self.await_handled(ctx);
+        self.await_deliveries(ctx);
         if self.view.readers() > 0 {
             self.end_when_abandoned(ctx);
         }
-        // The first listener or view is in the mailbox already.
-        self.next_due = Instant::now();
-        self.next_poll = ctx.run_later(Duration::ZERO, Self::poll);
+        // Without the grid's wait. The first listener or view is in the mailbox already.
+        let timer = ctx.run_later(Duration::ZERO, Self::poll);
+        self.under_way.polling = Polling::Scheduled { timer, due: Instant::now() };
         self.retry_pending(ctx);
     }
 }
@@ -540,6 +508,7 @@ impl Handler<Listen> for Subscriber {
     }
 }
 
+/// A weak listener has handled its message.
 impl StreamHandler<ListenerId> for Subscriber {
     fn handle(&mut self, listener: ListenerId, ctx: &mut Context<Self>) {
         self.listeners.acknowledge(listener);
@@ -560,9 +529,9 @@ impl Handler<AddView> for Subscriber {
     type Result = MessageResult<AddView>;
 
     fn handle(&mut self, view: AddView, ctx: &mut Context<Self>) -> Self::Result {
-        let first = self.view.readers() == 0;
+        let is_first = self.view.readers() == 0;
         let view = self.view.view(view.healthy_only);
-        if first {
+        if is_first {
             self.end_when_abandoned(ctx);
         }
         MessageResult(view)
@@ -575,8 +544,8 @@ impl Handler<PushedList> for Subscriber {
     fn handle(&mut self, PushedList(mut pushed): PushedList, ctx: &mut Context<Self>) {
         self.status.pushes += 1;
         self.status.last_success = Some(Instant::now());
-        // A push may be for another filter than ours.
-        pushed.info.tidy(&self.clusters, false);
+        // The server may have pushed more clusters than this subscription is for.
+        pushed.info.tidy(&self.subscription.clusters, false);
         self.apply(pushed, Arrival::Pushed, ctx);
     }
 }
@@ -593,7 +562,7 @@ impl Handler<EpochBegan> for Subscriber {
     type Result = ();
 
     fn handle(&mut self, _: EpochBegan, ctx: &mut Context<Self>) {
-        self.poll_soon(EPOCH_SPREAD, ctx);
+        self.poll_soon(EPOCH_POLL_SPREAD, ctx);
     }
 }
 
@@ -611,8 +580,8 @@ impl Handler<DescribeSubscription> for Subscriber {
     fn handle(&mut self, _: DescribeSubscription, _: &mut Context<Self>) -> Self::Result {
         let (healthy, unhealthy) = self.count_by_health();
         MessageResult(SubscriptionStatus {
-            service: self.service.clone(),
-            clusters: self.clusters.clone(),
+            service: self.subscription.service.clone(),
+            clusters: self.subscription.clusters.clone(),
             listeners: self.listeners.len(),
             views: self.view.readers(),
             instances: self.merge.current().map(|list| list.info.hosts.len()),
@@ -628,14 +597,6 @@ impl Handler<DescribeSubscription> for Subscriber {
             changes: self.status.changes,
         })
     }
-}
-
-/// What names a subscription, or a list.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct SubscriptionKey {
-    pub(crate) service: ServiceName,
-    /// Comma separated, in order; empty for all.
-    pub(crate) clusters: String,
 }
 
 #[cfg(test)]

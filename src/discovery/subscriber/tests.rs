@@ -1,4 +1,4 @@
-//! The Subscriber with a paused clock, and a Registry that answers what it is told.
+//! The Subscriber with a paused clock and a fake Registry.
 
 use std::{
     cell::RefCell,
@@ -14,11 +14,14 @@ use actix_rt::time::sleep;
 
 use super::*;
 use crate::{
-    model::{instance::Instance, service::ServiceInfo},
+    model::{
+        instance::Instance,
+        service::{ServiceInfo, ServiceName},
+    },
     runtime::supervision,
 };
 
-/// Answers polls as the Registry does.
+/// A fake Registry: answers polls from its fields.
 #[derive(Clone, Default)]
 struct Server(Rc<RefCell<ServerState>>);
 
@@ -34,7 +37,7 @@ struct ServerState {
 }
 
 impl Server {
-    fn holds(&self, hosts: &[(&'static str, f64)]) {
+    fn set_hosts(&self, hosts: &[(&'static str, f64)]) {
         self.0.borrow_mut().hosts = hosts.to_vec();
     }
 
@@ -73,6 +76,10 @@ fn service() -> ServiceName {
     ServiceName::parse("orders").unwrap()
 }
 
+fn subscription() -> SubscriptionKey {
+    SubscriptionKey { service: service(), clusters: String::new() }
+}
+
 fn list(hosts: &[(&str, f64)], clock: i64) -> ServiceInfo {
     let mut info = ServiceInfo::empty(&service(), "");
     info.last_ref_time = clock;
@@ -85,44 +92,44 @@ fn list(hosts: &[(&str, f64)], clock: i64) -> ServiceInfo {
     info
 }
 
-/// Notes what it is told.
+/// Keeps the changes that it receives.
 #[derive(Default)]
-struct Ear {
-    told: Vec<ServiceChanged>,
+struct Recorder {
+    received: Vec<ServiceChanged>,
 }
 
-impl Actor for Ear {
+impl Actor for Recorder {
     type Context = Context<Self>;
 }
 
-impl Handler<ServiceChanged> for Ear {
+impl Handler<ServiceChanged> for Recorder {
     type Result = ();
 
-    fn handle(&mut self, news: ServiceChanged, _: &mut Context<Self>) {
-        self.told.push(news);
+    fn handle(&mut self, change: ServiceChanged, _: &mut Context<Self>) {
+        self.received.push(change);
     }
 }
 
 #[derive(Message)]
 #[rtype(result = "Vec<ServiceChanged>")]
-struct TellBack;
+struct TakeReceived;
 
-impl Handler<TellBack> for Ear {
+impl Handler<TakeReceived> for Recorder {
     type Result = Vec<ServiceChanged>;
 
-    fn handle(&mut self, _: TellBack, _: &mut Context<Self>) -> Self::Result {
-        std::mem::take(&mut self.told)
+    fn handle(&mut self, _: TakeReceived, _: &mut Context<Self>) -> Self::Result {
+        std::mem::take(&mut self.received)
     }
 }
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Leave;
+struct Stop;
 
-impl Handler<Leave> for Ear {
+impl Handler<Stop> for Recorder {
     type Result = ();
 
-    fn handle(&mut self, _: Leave, ctx: &mut Context<Self>) {
+    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
         ctx.stop();
     }
 }
@@ -131,7 +138,7 @@ struct World {
     server: Server,
     registry: Addr<Server>,
     subscriber: Addr<Subscriber>,
-    ear: Addr<Ear>,
+    recorder: Addr<Recorder>,
 }
 
 fn settings() -> Settings {
@@ -149,14 +156,14 @@ fn settings() -> Settings {
 fn begin_with(settings: Settings, hosts: &[(&'static str, f64)]) -> World {
     tokio::time::pause();
     let server = Server::default();
-    server.holds(hosts);
+    server.set_hosts(hosts);
     let registry = server.clone().start();
     let log = settings.log.clone();
-    let subscriber = Subscriber::new(service(), String::new(), registry.clone().downgrade().recipient(), settings);
+    let subscriber = Subscriber::new(subscription(), registry.clone().downgrade().recipient(), settings);
     let subscriber = supervision::start(subscriber, 16, log);
-    let ear = Ear::default().start();
-    let world = World { server, registry, subscriber, ear };
-    world.listen(Listener::Strong(world.ear.clone().recipient()));
+    let recorder = Recorder::default().start();
+    let world = World { server, registry, subscriber, recorder };
+    world.listen(Listener::Strong(world.recorder.clone().recipient()));
     world
 }
 
@@ -169,9 +176,9 @@ impl World {
         self.subscriber.do_send(Listen(listener));
     }
 
-    async fn told_after(&self, seconds: f64) -> Vec<ServiceChanged> {
+    async fn received_after(&self, seconds: f64) -> Vec<ServiceChanged> {
         sleep(Duration::from_secs_f64(seconds)).await;
-        self.ear.send(TellBack).await.unwrap()
+        self.recorder.send(TakeReceived).await.unwrap()
     }
 
     fn push(&self, hosts: &[(&str, f64)], clock: i64) {
@@ -185,61 +192,61 @@ fn ips(instances: &[Arc<Instance>]) -> Vec<&str> {
 }
 
 #[actix::test]
-async fn a_listener_is_told_the_first_list_and_then_what_changes() {
+async fn a_listener_receives_the_first_list_and_then_what_changes() {
     let world = begin(&[("1", 1.0)]);
-    let told = world.told_after(2.5).await;
-    assert_eq!(told.len(), 1, "nothing changed, nothing more is told");
-    assert!(told[0].first && ips(&told[0].added) == ["1"] && told[0].source == Source::Poll);
-    world.server.holds(&[("1", 2.0), ("2", 1.0)]);
-    let told = world.told_after(1.2).await;
-    assert_eq!((told.len(), ips(&told[0].added)), (1, vec!["2"]));
-    assert_eq!((told[0].changed[0].0.weight, told[0].changed[0].1.weight), (1.0, 2.0));
-    world.server.holds(&[]);
-    let told = world.told_after(1.2).await;
-    assert!(!told[0].first && ips(&told[0].removed) == ["1", "2"] && told[0].info.hosts.is_empty());
+    let received = world.received_after(2.5).await;
+    assert_eq!(received.len(), 1, "nothing changed, so nothing more is sent");
+    assert!(received[0].first && ips(&received[0].added) == ["1"] && received[0].source == Source::Poll);
+    world.server.set_hosts(&[("1", 2.0), ("2", 1.0)]);
+    let received = world.received_after(1.2).await;
+    assert_eq!((received.len(), ips(&received[0].added)), (1, vec!["2"]));
+    assert_eq!((received[0].changed[0].0.weight, received[0].changed[0].1.weight), (1.0, 2.0));
+    world.server.set_hosts(&[]);
+    let received = world.received_after(1.2).await;
+    assert!(!received[0].first && ips(&received[0].removed) == ["1", "2"] && received[0].info.hosts.is_empty());
 }
 
 #[actix::test]
-async fn a_late_listener_is_told_the_present_list_at_once_and_a_known_one_is_not() {
+async fn a_late_listener_receives_the_current_list_at_once_and_a_known_one_does_not() {
     let world = begin(&[("1", 1.0)]);
-    world.told_after(0.5).await;
-    let late = Ear::default().start();
+    world.received_after(0.5).await;
+    let late = Recorder::default().start();
     world.listen(Listener::Strong(late.clone().recipient()));
-    world.listen(Listener::Strong(world.ear.clone().recipient()));
-    assert!(world.told_after(0.1).await.is_empty());
-    let told = late.send(TellBack).await.unwrap();
-    assert!(told.len() == 1 && told[0].first);
+    world.listen(Listener::Strong(world.recorder.clone().recipient()));
+    assert!(world.received_after(0.1).await.is_empty());
+    let received = late.send(TakeReceived).await.unwrap();
+    assert!(received.len() == 1 && received[0].first);
 }
 
 #[actix::test]
-async fn a_listener_that_comes_as_the_last_one_leaves_is_told() {
+async fn a_listener_that_is_added_as_the_last_one_leaves_receives_the_list() {
     let world = begin(&[("1", 1.0)]);
-    world.told_after(0.5).await;
+    world.received_after(0.5).await;
     world.subscriber.do_send(StopListening(None));
-    world.listen(Listener::Strong(world.ear.clone().recipient()));
-    let told = world.told_after(0.1).await;
-    assert!(told.len() == 1 && told[0].first);
+    world.listen(Listener::Strong(world.recorder.clone().recipient()));
+    let received = world.received_after(0.1).await;
+    assert!(received.len() == 1 && received[0].first);
     world.subscriber.do_send(StopListening(None));
     sleep(Duration::from_secs(1)).await;
-    assert!(!world.subscriber.connected(), "nobody is left, nobody is expected");
+    assert!(!world.subscriber.connected(), "no listener is left");
 }
 
 #[actix::test]
-async fn a_list_is_asked_for_again_before_the_server_forgets_who_asked() {
+async fn a_list_is_polled_before_the_server_forgets_the_push_subscription() {
     let (min_interval, max_interval) = (Duration::from_secs(1), Duration::from_secs(60));
     let world = begin_with(Settings { min_interval, max_interval, ..settings() }, &[]);
-    // The first interval is a shorter one.
+    // The first interval has a random length.
     sleep(Duration::from_secs(20)).await;
     let polls = world.server.0.borrow().polls;
     sleep(Duration::from_secs(200)).await;
     let more = world.server.0.borrow().polls - polls;
-    assert!((22..=24).contains(&more), "its cacheMillis are 10 s: {more}");
+    assert!((22..=24).contains(&more), "cacheMillis is 10 s: {more}");
 }
 
 #[actix::test]
 async fn a_list_that_never_changes_is_cached_again_before_the_file_is_too_old() {
     let folder = std::env::temp_dir().join(format!("actix-nacos-subscriber-{}", std::process::id()));
-    let file = CacheFile::new(&folder, "", &SubscriptionKey { service: service(), clusters: String::new() });
+    let file = CacheFile::new(&folder, "", &subscription());
     let _world = begin_with(Settings { cache: Some(file.clone()), ..settings() }, &[("1", 1.0)]);
     for _ in 0..2 {
         sleep(Duration::from_secs(3700)).await;
@@ -253,82 +260,86 @@ async fn a_list_that_never_changes_is_cached_again_before_the_file_is_too_old() 
 #[actix::test]
 async fn a_failed_poll_is_no_change() {
     let world = begin(&[("1", 1.0)]);
-    world.told_after(0.5).await;
+    world.received_after(0.5).await;
     world.server.0.borrow_mut().fails = true;
-    assert!(world.told_after(10.0).await.is_empty());
+    assert!(world.received_after(10.0).await.is_empty());
     world.server.0.borrow_mut().fails = false;
-    assert!(world.told_after(3.0).await.is_empty());
+    assert!(world.received_after(3.0).await.is_empty());
 }
 
 #[actix::test]
-async fn an_older_push_is_dropped_and_a_newer_one_told_at_once() {
+async fn an_older_push_is_dropped_and_a_newer_one_published_at_once() {
     let world = begin(&[("1", 1.0)]);
-    world.told_after(0.2).await;
+    world.received_after(0.2).await;
     world.push(&[("1", 1.0), ("2", 1.0)], 1500);
     world.push(&[("1", 1.0)], 1200);
     world.push(&[("1", 1.0), ("2", 1.0)], 1500);
-    let told = world.told_after(0.1).await;
-    assert_eq!((told.len(), told[0].source, ips(&told[0].info.hosts)), (1, Source::Push, vec!["1", "2"]));
+    let received = world.received_after(0.1).await;
+    assert_eq!((received.len(), received[0].source, ips(&received[0].info.hosts)), (1, Source::Push, vec!["1", "2"]));
 }
 
 #[actix::test]
-async fn a_poll_loses_only_to_a_later_push_that_came_meanwhile() {
+async fn a_poll_loses_only_to_a_newer_push_that_arrived_meanwhile() {
     let world = begin(&[("1", 1.0)]);
-    world.told_after(0.2).await;
+    world.received_after(0.2).await;
     world.server.0.borrow_mut().delay = Duration::from_millis(500);
     sleep(Duration::from_secs(1)).await;
-    // The poll that is under way answers with the list of its time, 2000.
+    // The poll that is under way answers with server time 2000.
     world.push(&[("2", 1.0)], 2500);
-    let told = world.told_after(0.6).await;
-    assert_eq!(ips(&told.last().unwrap().info.hosts), ["2"], "the poll's list is older");
+    let received = world.received_after(0.6).await;
+    assert_eq!(ips(&received.last().unwrap().info.hosts), ["2"], "the poll's list is older");
     // A poll that is sent now wins, whatever the clock says.
     world.server.0.borrow_mut().clock = -100_000;
-    let told = world.told_after(2.0).await;
-    assert_eq!(ips(&told.last().unwrap().info.hosts), ["1"]);
+    let received = world.received_after(2.0).await;
+    assert_eq!(ips(&received.last().unwrap().info.hosts), ["1"]);
 }
 
 #[actix::test]
 async fn the_clock_of_another_epoch_orders_nothing() {
     let world = begin(&[("1", 1.0)]);
-    world.told_after(0.2).await;
-    world.server.holds(&[("1", 1.0), ("2", 1.0)]);
+    world.received_after(0.2).await;
+    world.server.set_hosts(&[("1", 1.0), ("2", 1.0)]);
     world.server.0.borrow_mut().epoch = 1;
     world.server.0.borrow_mut().clock = -3_600_000;
-    let told = world.told_after(1.2).await;
-    assert_eq!((ips(&told[0].added), told[0].source), (vec!["2"], Source::Failover));
+    let received = world.received_after(1.2).await;
+    assert_eq!((ips(&received[0].added), received[0].source), (vec!["2"], Source::Failover));
 }
 
 #[actix::test]
 async fn a_list_emptied_by_a_new_epoch_is_withheld_from_listeners_and_views() {
     let world = begin(&[("1", 1.0), ("2", 1.0), ("3", 1.0)]);
     let view = world.subscriber.send(AddView { healthy_only: false }).await.unwrap();
-    world.told_after(0.2).await;
-    world.server.holds(&[]);
+    world.received_after(0.2).await;
+    world.server.set_hosts(&[]);
     world.server.0.borrow_mut().epoch = 1;
-    assert!(world.told_after(5.0).await.is_empty());
+    assert!(world.received_after(5.0).await.is_empty());
     assert_eq!(ips(&view.withheld()), ["1", "2", "3"]);
-    assert!(view.select_one().is_some(), "nothing is confirmed yet");
-    world.server.holds(&[("2", 1.0), ("3", 1.0), ("4", 1.0)]);
-    let told = world.told_after(2.0).await;
-    assert_eq!((told.len(), ips(&told[0].added)), (1, vec!["4"]), "new ones are told meanwhile");
+    assert!(view.select_one().is_some(), "no instance is confirmed yet");
+    world.server.set_hosts(&[("2", 1.0), ("3", 1.0), ("4", 1.0)]);
+    let received = world.received_after(2.0).await;
+    assert_eq!(
+        (received.len(), ips(&received[0].added)),
+        (1, vec!["4"]),
+        "listeners are notified of new instances meanwhile"
+    );
     assert_eq!((ips(&view.instances()), ips(&view.withheld())), (vec!["1", "2", "3", "4"], vec!["1"]));
-    assert!((0..100).all(|_| view.select_one().unwrap().ip != "1"), "enough others are confirmed");
-    let told = world.told_after(10.0).await;
-    assert_eq!((told.len(), ips(&told[0].removed)), (1, vec!["1"]));
+    assert!((0..100).all(|_| view.select_one().unwrap().ip != "1"), "half of the instances are confirmed");
+    let received = world.received_after(10.0).await;
+    assert_eq!((received.len(), ips(&received[0].removed)), (1, vec!["1"]));
     assert!(view.withheld().is_empty());
 }
 
 #[actix::test]
-async fn a_confirmed_instance_is_shown_to_views_without_a_change() {
+async fn views_show_a_confirmed_instance_without_a_change() {
     let world = begin(&[("1", 1.0), ("2", 1.0)]);
     let mut view = world.subscriber.send(AddView { healthy_only: false }).await.unwrap();
     view.changed().await.unwrap();
-    world.told_after(0.2).await;
-    world.server.holds(&[]);
+    world.received_after(0.2).await;
+    world.server.set_hosts(&[]);
     world.server.0.borrow_mut().epoch = 1;
-    world.told_after(1.5).await;
-    world.server.holds(&[("1", 1.0), ("2", 1.0)]);
-    assert!(world.told_after(1.5).await.is_empty());
+    world.received_after(1.5).await;
+    world.server.set_hosts(&[("1", 1.0), ("2", 1.0)]);
+    assert!(world.received_after(1.5).await.is_empty());
     assert!(view.withheld().is_empty());
     assert!(futures_util::FutureExt::now_or_never(view.changed()).is_none());
 }
@@ -350,124 +361,124 @@ async fn a_new_epoch_brings_one_poll_forward_by_a_random_time() {
 async fn the_end_of_a_hold_is_not_missed_between_two_polls() {
     let slow = Duration::from_secs(600);
     let world = begin_with(Settings { min_interval: slow, max_interval: slow, ..settings() }, &[("1", 1.0)]);
-    world.told_after(0.2).await;
-    world.server.holds(&[]);
+    world.received_after(0.2).await;
+    world.server.set_hosts(&[]);
     world.server.0.borrow_mut().epoch = 1;
     world.subscriber.do_send(EpochBegan);
-    assert!(world.told_after(15.0).await.is_empty());
-    assert_eq!(world.told_after(3.0).await.len(), 1);
+    assert!(world.received_after(15.0).await.is_empty());
+    assert_eq!(world.received_after(3.0).await.len(), 1);
     let polls = world.server.0.borrow().polls;
-    world.told_after(60.0).await;
+    world.received_after(60.0).await;
     assert_eq!(world.server.0.borrow().polls, polls, "nothing is withheld any more");
 }
 
 #[actix::test]
-async fn with_protection_an_empty_push_is_asked_about_at_once() {
+async fn with_protection_an_empty_push_is_followed_by_a_poll_at_once() {
     let rare = Duration::from_secs(600);
     let settings = Settings { min_interval: rare, max_interval: rare, protect_from_empty: true, ..settings() };
     let world = begin_with(settings, &[("1", 1.0)]);
-    world.told_after(0.2).await;
-    world.server.holds(&[]);
+    world.received_after(0.2).await;
+    world.server.set_hosts(&[]);
     world.push(&[], 1500);
-    assert!(world.told_after(0.3).await.is_empty(), "a push alone is not believed");
-    assert_eq!(ips(&world.told_after(3.0).await[0].removed), ["1"]);
+    assert!(world.received_after(0.3).await.is_empty(), "a push alone is not believed");
+    assert_eq!(ips(&world.received_after(3.0).await[0].removed), ["1"]);
 }
 
 #[actix::test]
 async fn a_list_that_shrinks_without_an_outage_is_believed_at_once() {
     let world = begin(&[("1", 1.0), ("2", 1.0), ("3", 1.0)]);
-    world.told_after(0.2).await;
-    world.server.holds(&[("1", 1.0)]);
-    assert_eq!(world.told_after(1.2).await[0].removed.len(), 2);
+    world.received_after(0.2).await;
+    world.server.set_hosts(&[("1", 1.0)]);
+    assert_eq!(world.received_after(1.2).await[0].removed.len(), 2);
 }
 
 #[actix::test]
 async fn with_protection_an_empty_list_needs_a_second_poll() {
     let world = begin_with(Settings { protect_from_empty: true, ..settings() }, &[("1", 1.0)]);
-    world.told_after(0.2).await;
+    world.received_after(0.2).await;
     world.push(&[], 1500);
-    assert!(world.told_after(0.3).await.is_empty(), "a push alone is not believed");
-    world.server.holds(&[]);
+    assert!(world.received_after(0.3).await.is_empty(), "a push alone is not believed");
+    world.server.set_hosts(&[]);
     let polls = world.server.0.borrow().polls;
-    let told = world.told_after(3.0).await;
-    assert_eq!(told.len(), 1);
+    let received = world.received_after(3.0).await;
+    assert_eq!(received.len(), 1);
     assert!(world.server.0.borrow().polls >= polls + 2);
 }
 
 #[actix::test]
-async fn a_full_listener_is_told_the_newest_list_compared_with_what_it_received() {
+async fn a_full_listener_receives_the_newest_list_compared_with_what_it_received_last() {
     let world = begin(&[("1", 1.0)]);
     let (slow, mailbox) = full_listener();
     world.listen(Listener::Strong(slow.clone().recipient()));
-    world.told_after(0.5).await;
+    world.received_after(0.5).await;
     for weight in [2.0, 3.0, 4.0] {
         world.server.0.borrow_mut().hosts = vec![("1", weight), ("2", weight)];
-        world.told_after(1.1).await;
+        world.received_after(1.1).await;
     }
-    actix_rt::spawn(supervision::supervise(Ear::default(), mailbox, Logger::root(slog::Discard, slog::o!())));
+    actix_rt::spawn(supervision::supervise(Recorder::default(), mailbox, Logger::root(slog::Discard, slog::o!())));
     sleep(Duration::from_millis(200)).await;
-    let told = slow.send(TellBack).await.unwrap();
-    let last = told.last().unwrap();
-    assert!(told.len() <= 3, "one that fitted, one that was owed: {}", told.len());
-    assert!(told[0].first && last.info.hosts[0].weight == 4.0);
-    let received = &told[told.len() - 2].info.hosts;
-    assert_eq!(last.changed.first().map(|(old, _)| old.weight), Some(received[0].weight));
+    let received = slow.send(TakeReceived).await.unwrap();
+    let last = received.last().unwrap();
+    assert!(received.len() <= 3, "one that fitted into the mailbox, one that was pending: {}", received.len());
+    assert!(received[0].first && last.info.hosts[0].weight == 4.0);
+    let before = &received[received.len() - 2].info.hosts;
+    assert_eq!(last.changed.first().map(|(old, _)| old.weight), Some(before[0].weight));
 }
 
 /// An actor that does not run yet, with a mailbox of one.
-fn full_listener() -> (Addr<Ear>, actix::dev::channel::AddressReceiver<Ear>) {
+fn full_listener() -> (Addr<Recorder>, actix::dev::channel::AddressReceiver<Recorder>) {
     let (sender, mailbox) = actix::dev::channel::channel(1);
     (Addr::new(sender), mailbox)
 }
 
-impl Supervised for Ear {}
+impl Supervised for Recorder {}
 
 #[actix::test]
-async fn a_weak_listener_is_told_and_not_kept_alive() {
+async fn a_weak_listener_is_notified_and_not_kept_alive() {
     let world = begin(&[("1", 1.0)]);
-    let weak = Ear::default().start();
+    let weak = Recorder::default().start();
     world.listen(Listener::Weak(weak.clone().downgrade().recipient()));
-    world.told_after(0.5).await;
-    world.server.holds(&[("2", 1.0)]);
-    world.told_after(1.2).await;
-    assert_eq!(weak.send(TellBack).await.unwrap().len(), 2);
+    world.received_after(0.5).await;
+    world.server.set_hosts(&[("2", 1.0)]);
+    world.received_after(1.2).await;
+    assert_eq!(weak.send(TakeReceived).await.unwrap().len(), 2);
     let gone = weak.downgrade();
     drop(weak);
-    world.server.holds(&[("3", 1.0)]);
-    world.told_after(1.2).await;
-    assert!(gone.upgrade().is_none_or(|ear| !ear.connected()));
+    world.server.set_hosts(&[("3", 1.0)]);
+    world.received_after(1.2).await;
+    assert!(gone.upgrade().is_none_or(|recorder| !recorder.connected()));
 }
 
 #[actix::test]
-async fn a_listener_subscribed_both_weakly_and_strongly_is_kept_alive_and_told_once() {
+async fn a_listener_subscribed_both_weakly_and_strongly_is_kept_alive_and_notified_once() {
     let world = begin(&[("1", 1.0)]);
-    let ear = Ear::default().start();
+    let recorder = Recorder::default().start();
     for listener in [
-        Listener::Weak(ear.downgrade().recipient()),
-        Listener::Strong(ear.clone().recipient()),
-        Listener::Weak(ear.downgrade().recipient()),
+        Listener::Weak(recorder.downgrade().recipient()),
+        Listener::Strong(recorder.clone().recipient()),
+        Listener::Weak(recorder.downgrade().recipient()),
     ] {
         world.listen(listener);
-        world.told_after(0.5).await;
+        world.received_after(0.5).await;
     }
-    assert_eq!(ear.send(TellBack).await.unwrap().len(), 1);
-    let gone = ear.downgrade();
-    drop(ear);
-    world.server.holds(&[("2", 1.0)]);
-    world.told_after(1.2).await;
-    let ear = gone.upgrade().expect("the subscription keeps it alive");
-    assert_eq!(ear.send(TellBack).await.unwrap().len(), 1);
+    assert_eq!(recorder.send(TakeReceived).await.unwrap().len(), 1);
+    let gone = recorder.downgrade();
+    drop(recorder);
+    world.server.set_hosts(&[("2", 1.0)]);
+    world.received_after(1.2).await;
+    let recorder = gone.upgrade().expect("the subscription keeps it alive");
+    assert_eq!(recorder.send(TakeReceived).await.unwrap().len(), 1);
 }
 
-/// Notes at each wake-up whether the view is stale.
-struct StaleWhenWoken {
+/// Records at each wake-up whether the view is stale.
+struct StaleAtWakeUp {
     view: ServiceView,
-    noted: Mutex<Vec<bool>>,
+    recorded: Mutex<Vec<bool>>,
 }
 
-impl Wake for StaleWhenWoken {
+impl Wake for StaleAtWakeUp {
     fn wake(self: Arc<Self>) {
-        self.noted.lock().unwrap().push(self.view.is_stale());
+        self.recorded.lock().unwrap().push(self.view.is_stale());
     }
 }
 
@@ -479,14 +490,14 @@ async fn a_view_is_fresh_before_its_readers_are_woken() {
     world.server.0.borrow_mut().fails = true;
     sleep(Duration::from_secs(2)).await;
     assert!(view.is_stale());
-    let woken = Arc::new(StaleWhenWoken { view: view.clone(), noted: Mutex::default() });
+    let woken = Arc::new(StaleAtWakeUp { view: view.clone(), recorded: Mutex::default() });
     let waker = Waker::from(woken.clone());
     let mut changed = pin!(view.changed());
     assert!(changed.as_mut().poll(&mut task::Context::from_waker(&waker)).is_pending());
     world.server.0.borrow_mut().fails = false;
-    world.server.holds(&[("1", 1.0), ("2", 1.0)]);
+    world.server.set_hosts(&[("1", 1.0), ("2", 1.0)]);
     sleep(Duration::from_secs(3)).await;
-    assert_eq!(*woken.noted.lock().unwrap(), [false]);
+    assert_eq!(*woken.recorded.lock().unwrap(), [false]);
     changed.await.unwrap();
 }
 
@@ -503,17 +514,17 @@ async fn it_ends_with_its_last_listener_and_view() {
 }
 
 #[actix::test]
-async fn a_listener_that_stopped_is_forgotten() {
+async fn a_listener_that_has_stopped_is_removed() {
     let world = begin(&[]);
-    world.told_after(0.5).await;
-    world.ear.do_send(Leave);
+    world.received_after(0.5).await;
+    world.recorder.do_send(Stop);
     sleep(Duration::from_secs(2)).await;
     assert!(!world.subscriber.connected());
 }
 
 #[actix::test]
-async fn it_ends_with_the_registry_and_its_views_say_so() {
-    let World { server: _, registry, subscriber, ear: _ear } = begin(&[("1", 1.0)]);
+async fn it_ends_with_the_registry_and_its_views_are_stale() {
+    let World { server: _, registry, subscriber, recorder: _ear } = begin(&[("1", 1.0)]);
     let view = subscriber.send(AddView { healthy_only: false }).await.unwrap();
     sleep(Duration::from_secs(1)).await;
     assert!(view.is_ready() && !view.is_stale());
@@ -553,7 +564,7 @@ async fn hints_during_a_poll_bring_the_next_one_forward_no_more_often() {
 }
 
 #[actix::test]
-async fn hints_put_off_no_poll_that_is_due_earlier() {
+async fn hints_do_not_postpone_an_earlier_poll() {
     let quick = Duration::from_millis(300);
     let world = begin_with(Settings { min_interval: quick, max_interval: quick, ..settings() }, &[]);
     sleep(Duration::from_secs(2)).await;
