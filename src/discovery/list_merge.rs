@@ -1,7 +1,14 @@
 //! Merges polled and pushed lists of one service into one current list. No actor, no I/O.
 //!
-//! The rules are explained in `docs/architecture.md` under "Recovery": which list is newer, and which instances are
-//! withheld from removal after the server in use may have forgotten them.
+//! [`ListMerge::merge`] asks two questions about a list that arrives:
+//!
+//! 1. **Is it newer than the current list?** Polls and pushes overtake each other. A poll that was sent after the current
+//!    list arrived is newer. For all other lists the server's clock decides, which orders only lists of the same epoch.
+//! 2. **Are the instances that it lacks really gone?** A server that has restarted lists too few instances until their
+//!    clients have registered them again. So when an epoch begins, instances that the list lacks are *withheld* from
+//!    removal, until a list of this epoch contains them or a time has passed.
+//!
+//! `docs/architecture.md` gives the reasons under "Recovery".
 
 use std::{
     collections::HashMap,
@@ -21,25 +28,27 @@ use crate::{
     wire::exchange::WireProtocol,
 };
 
-/// The list that listeners and views have, and what orders the next one.
+/// The list that views show and listeners receive, with what is needed to order the next list.
 #[derive(Debug)]
 pub(crate) struct CurrentList {
     pub(crate) info: Arc<ServiceInfo>,
-    /// None while no list of the server in use has come.
+    /// None until the server in use has answered.
     epoch: Option<u64>,
     pub(crate) protocol: WireProtocol,
-    /// By the server's clock.
+    /// When the server in use made its last list, by its own clock; 0 if it does not say.
     pub(crate) server_millis: i64,
-    /// When a list last confirmed or changed it.
+    /// When a list last replaced or confirmed this one.
     applied: Instant,
+    /// When this list replaced another one.
     pub(crate) changed: Instant,
     pub(crate) source: Source,
     pub(crate) received: SystemTime,
 }
 
 impl CurrentList {
-    /// The current list to a listener that was told `last`; nothing if that is the same. Who was told the list that `step`
-    /// led away from needs no comparing.
+    /// The change for a listener that received the list `last`; none if no instance differs.
+    ///
+    /// Most listeners have received the list that `step` replaced. For them the difference is known.
     pub(crate) fn change_since(&self, last: Option<&Arc<ServiceInfo>>, step: &Step) -> Option<ServiceChanged> {
         let difference = match (last, &step.from) {
             (Some(last), Some(from)) if Arc::ptr_eq(last, from) => step.difference.clone(),
@@ -63,15 +72,15 @@ impl CurrentList {
     }
 }
 
-/// From one list to the next.
+/// The difference between the previous list and the current one.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Step {
-    /// None before the first list.
+    /// The previous list; none if the current one is the first.
     pub(crate) from: Option<Arc<ServiceInfo>>,
     pub(crate) difference: Difference,
 }
 
-/// How a list came.
+/// How a list arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {
     Pushed,
@@ -81,30 +90,32 @@ pub(crate) enum Arrival {
     },
 }
 
-/// What became of a list.
+/// The result of [`ListMerge::merge`].
 #[derive(Debug, PartialEq)]
 pub(crate) enum Merged {
+    /// The list has replaced the current one. Its instances may be the same: see [`Step::difference`].
     Changed(Step),
+    /// The list says what the current one says.
     Unchanged,
-    /// Older than the current list.
+    /// The list is older than the current one, and was dropped.
     Outdated,
-    /// A push that cannot be ordered: only a poll can tell what the list is.
+    /// The list was dropped because nothing tells whether it is newer. A poll will tell.
     NeedsPoll,
 }
 
-/// See the module.
+/// The current list of one service, and the rules by which another list replaces it.
 #[derive(Debug)]
 pub(crate) struct ListMerge {
     current: Option<CurrentList>,
     outage_hold: Duration,
     protect_from_empty: bool,
-    /// When the first list of the current epoch came.
+    /// When the first list of the current epoch arrived.
     epoch_began: Instant,
-    /// Instances that no list of the current epoch has contained, and when a list first lacked them. By their address:
-    /// they are alive in the current list.
+    /// Instances that no list of the current epoch has contained, and when a list first lacked them. The address
+    /// identifies an instance, because the current list keeps it alive.
     withheld: HashMap<*const Instance, Instant>,
-    /// How many polls have found the list empty that is not believed yet.
-    empty_polls: Option<u32>,
+    /// How many polls have found the list empty, while it is not believed to be empty; 0 if only a push has.
+    unconfirmed_empty: Option<u32>,
 }
 
 impl ListMerge {
@@ -115,7 +126,7 @@ impl ListMerge {
             protect_from_empty,
             epoch_began: Instant::now(),
             withheld: HashMap::new(),
-            empty_polls: None,
+            unconfirmed_empty: None,
         }
     }
 
@@ -128,146 +139,163 @@ impl ListMerge {
         self.withheld.contains_key(&Arc::as_ptr(instance))
     }
 
+    /// How many instances are withheld from removal.
     pub(crate) fn withheld(&self) -> usize {
         self.withheld.len()
     }
 
-    /// An empty list has come that only a second poll makes credible.
+    /// Whether an empty list has arrived that only a second poll can confirm.
     pub(crate) fn awaits_second_poll(&self) -> bool {
-        self.empty_polls.is_some()
+        self.unconfirmed_empty.is_some()
     }
 
-    /// When the next list may remove a withheld instance.
-    pub(crate) fn hold_ends(&self) -> Option<Instant> {
+    /// When the first hold ends. Only a list that arrives after that removes the instance.
+    pub(crate) fn next_hold_end(&self) -> Option<Instant> {
         self.withheld.values().map(|since| self.hold_end(*since)).min()
     }
 
-    /// The hold counts from the first list that lacked the instance. A later epoch extends it once.
+    /// The hold counts from `since`, when a list first lacked the instance. The server may restart again before it is full,
+    /// so a later epoch lets the hold count anew; it ends after twice its length at the latest.
     fn hold_end(&self, since: Instant) -> Instant {
         (since.max(self.epoch_began) + self.outage_hold).min(since + self.outage_hold * 2)
     }
 
-    /// A list from the disk counts until a server answers. None when one has.
+    /// Takes a list from the disk cache. None if there is a list already, which is newer.
     pub(crate) fn restore(&mut self, info: ServiceInfo) -> Option<Step> {
         if self.current.is_some() {
             return None;
         }
-        self.replace(Listed { info, epoch: None, protocol: WireProtocol::V1 }, 0, Source::Cache);
+        self.replace(Listed { info, epoch: None, protocol: WireProtocol::V1 }, Source::Cache);
         Some(Step::default())
     }
 
-    /// `listed` is in order and filtered.
+    /// Merges a list that has just arrived. Its instances must be in order and of the right clusters
+    /// ([`ServiceInfo::tidy`]).
     pub(crate) fn merge(&mut self, mut listed: Listed, arrival: Arrival) -> Merged {
-        let is_first = self.current.is_none();
-        let is_new_epoch =
-            listed.epoch.is_some() && self.current.as_ref().is_none_or(|list| list.epoch != listed.epoch);
-        if arrival == Arrival::Pushed && (is_first || is_new_epoch) {
+        let begins_epoch = self.begins_epoch(&listed);
+        // A push may have been sent before the epoch began, so only a poll shows what the server remembers.
+        if arrival == Arrival::Pushed && (self.current.is_none() || begins_epoch) {
             return Merged::NeedsPoll;
         }
-        if !is_new_epoch && self.is_outdated(&listed, arrival) {
+        if !begins_epoch && self.is_outdated(&listed, arrival) {
             return Merged::Outdated;
         }
-        if is_new_epoch {
+        if begins_epoch {
             self.epoch_began = Instant::now();
         }
         let source = match arrival {
             Arrival::Pushed => Source::Push,
-            Arrival::Polled { .. } if is_new_epoch && !is_first => Source::Failover,
+            Arrival::Polled { .. } if begins_epoch && self.current.is_some() => Source::Failover,
             Arrival::Polled { .. } => Source::Poll,
         };
-        let server_millis = listed.info.last_ref_time;
         let Some(from) = self.current.as_ref().map(|current| current.info.clone()) else {
-            self.replace(listed, server_millis, source);
+            self.replace(listed, source);
             return Merged::Changed(Step::default());
         };
-        let is_cached = self.current.as_ref().is_some_and(|current| current.source == Source::Cache);
         let mut difference = Difference::between(&from.hosts, &listed.info.hosts);
-        let kept = self.withhold(&mut difference.removed, &listed, is_new_epoch, arrival);
-        put_back(&mut listed.info, kept);
-        match &mut self.current {
-            // One from the disk becomes the server's own, also when it is the same: from now on it counts as one.
-            Some(current) if difference.is_empty() && is_kept_alike(&from, &listed.info) && !is_cached => {
-                if listed.epoch.is_some() {
-                    (current.epoch, current.server_millis) = (listed.epoch, server_millis);
-                }
-                current.applied = Instant::now();
-                Merged::Unchanged
-            }
-            _ => {
-                self.replace(listed, server_millis, source);
-                Merged::Changed(Step { from: Some(from), difference })
-            }
+        let withheld = self.withhold(&mut difference.removed, &listed, arrival, begins_epoch);
+        put_back(&mut listed.info, withheld);
+        // A list from the disk is replaced even by an equal one: from then on its instances are the server's.
+        if difference.is_empty() && is_otherwise_equal(&from, &listed.info) && !self.is_from_disk() {
+            self.confirm(&listed);
+            return Merged::Unchanged;
         }
+        self.replace(listed, source);
+        Merged::Changed(Step { from: Some(from), difference })
     }
 
-    fn replace(&mut self, listed: Listed, server_millis: i64, source: Source) {
-        let Listed { info, epoch, protocol } = listed;
-        let before = self.current.take().filter(|_| epoch.is_none());
-        let (now, received) = (Instant::now(), SystemTime::now());
-        self.current = Some(CurrentList {
-            info: Arc::new(info),
-            // Another server's list has neither epoch nor clock.
-            epoch: before.as_ref().map_or(epoch, |before| before.epoch),
-            server_millis: before.map_or(server_millis, |before| before.server_millis),
-            protocol,
-            applied: now,
-            changed: now,
-            source,
-            received,
-        });
+    fn begins_epoch(&self, listed: &Listed) -> bool {
+        listed.epoch.is_some() && self.current.as_ref().is_none_or(|current| current.epoch != listed.epoch)
     }
 
-    /// Whether the current list is newer. A poll that was sent after it came always wins; the server's clock orders only
-    /// pushes, and a poll that was under way when one came.
+    fn is_from_disk(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| current.source == Source::Cache)
+    }
+
+    /// Whether the current list is newer than `listed`, which is of the same epoch or of another server.
     fn is_outdated(&self, listed: &Listed, arrival: Arrival) -> bool {
         let Some(current) = &self.current else { return false };
         match arrival {
             Arrival::Polled { sent } if sent >= current.applied => false,
+            // Clocks of different servers cannot be compared.
             _ => listed.epoch.is_none() || listed.info.last_ref_time < current.server_millis,
         }
     }
 
-    /// Takes out of `removed` what is not believed to be removed.
+    fn replace(&mut self, listed: Listed, source: Source) {
+        let Listed { info, epoch, protocol } = listed;
+        // A time from the disk says nothing about the server that will answer.
+        let server_millis = if source == Source::Cache { 0 } else { info.last_ref_time };
+        // A list of another server than the one in use changes neither the epoch nor the clock.
+        let in_use = self.current.take().filter(|_| epoch.is_none());
+        let (epoch, server_millis) = in_use.map_or((epoch, server_millis), |list| (list.epoch, list.server_millis));
+        let (now, received) = (Instant::now(), SystemTime::now());
+        let info = Arc::new(info);
+        self.current =
+            Some(CurrentList { info, epoch, protocol, server_millis, applied: now, changed: now, source, received });
+    }
+
+    /// Keeps the current list, and orders the next one by `listed`, which is equal and newer.
+    fn confirm(&mut self, listed: &Listed) {
+        let Some(current) = &mut self.current else { return };
+        if listed.epoch.is_some() {
+            (current.epoch, current.server_millis) = (listed.epoch, listed.info.last_ref_time);
+        }
+        current.applied = Instant::now();
+    }
+
+    /// Takes the instances out of `removed` that stay in the list for now.
     fn withhold(
         &mut self,
         removed: &mut Vec<Arc<Instance>>,
         listed: &Listed,
-        is_new_epoch: bool,
         arrival: Arrival,
+        begins_epoch: bool,
     ) -> Vec<Arc<Instance>> {
+        // The instances of a list from the disk may have been gone for a day, so any server is believed.
+        if self.is_from_disk() {
+            return Vec::new();
+        }
         let now = Instant::now();
-        let is_cached = self.current.as_ref().is_some_and(|current| current.source == Source::Cache);
-        let mut withheld = std::mem::take(&mut self.withheld);
-        if is_new_epoch && !is_cached {
+        if begins_epoch {
             for instance in removed.iter() {
-                withheld.entry(Arc::as_ptr(instance)).or_insert(now);
+                self.withheld.entry(Arc::as_ptr(instance)).or_insert(now);
             }
         }
-        let is_empty = self.protect_from_empty && listed.info.hosts.is_empty() && !removed.is_empty() && !is_cached;
-        let (polls, is_push) = (self.empty_polls.unwrap_or(0), arrival == Arrival::Pushed);
-        self.empty_polls = (is_empty && (is_push || polls == 0)).then(|| polls + u32::from(!is_push));
-        // Another server than the one in use may not know what that one was told.
-        let keeps_all = self.awaits_second_poll() || (listed.epoch.is_none() && !is_cached);
+        let is_doubtful = self.protect_from_empty && listed.info.hosts.is_empty() && !removed.is_empty();
+        self.unconfirmed_empty = if is_doubtful { self.count_empty(arrival) } else { None };
+        // Another server than the one in use may not know what the one in use was told.
+        let withholds_all = self.awaits_second_poll() || listed.epoch.is_none();
         let is_held = |instance: &Arc<Instance>| {
-            withheld.get(&Arc::as_ptr(instance)).is_some_and(|since| now < self.hold_end(*since))
+            self.withheld.get(&Arc::as_ptr(instance)).is_some_and(|since| now < self.hold_end(*since))
         };
-        let kept: Vec<_> = removed.extract_if(.., |instance| keeps_all || is_held(instance)).collect();
-        let known = kept.iter().filter_map(|instance| withheld.get_key_value(&Arc::as_ptr(instance)));
-        self.withheld = known.map(|(instance, since)| (*instance, *since)).collect();
+        let kept: Vec<_> = removed.extract_if(.., |instance| withholds_all || is_held(instance)).collect();
+        // What the list contains, or what is removed now, is not withheld any more.
+        let withheld = kept.iter().filter_map(|instance| self.withheld.get_key_value(&Arc::as_ptr(instance)));
+        self.withheld = withheld.map(|(instance, since)| (*instance, *since)).collect();
         kept
+    }
+
+    /// Counts an empty list. None once a second poll has confirmed it; a push confirms nothing.
+    fn count_empty(&self, arrival: Arrival) -> Option<u32> {
+        let polls = self.unconfirmed_empty.unwrap_or(0);
+        match arrival {
+            Arrival::Pushed => Some(polls),
+            Arrival::Polled { .. } => (polls == 0).then_some(1),
+        }
     }
 }
 
-/// What a list says besides its instances.
-fn is_kept_alike(one: &ServiceInfo, other: &ServiceInfo) -> bool {
+/// Whether two lists say the same besides their instances.
+fn is_otherwise_equal(one: &ServiceInfo, other: &ServiceInfo) -> bool {
     one.cache_millis == other.cache_millis && one.reach_protection_threshold == other.reach_protection_threshold
 }
 
-fn put_back(info: &mut ServiceInfo, kept: Vec<Arc<Instance>>) {
-    if kept.is_empty() {
+fn put_back(info: &mut ServiceInfo, withheld: Vec<Arc<Instance>>) {
+    if withheld.is_empty() {
         return;
     }
-    info.hosts.extend(kept);
+    info.hosts.extend(withheld);
     let clusters = info.clusters.clone();
     info.tidy(&clusters, false);
 }

@@ -261,7 +261,7 @@ impl Subscriber {
             return interval.min(MAX_RETRY_INTERVAL);
         }
         // A list must arrive after the hold to end it. Where changes are pushed and nothing changes, only a poll does.
-        if let Some(end) = self.merge.hold_ends() {
+        if let Some(end) = self.merge.next_hold_end() {
             return interval.min(end.saturating_duration_since(Instant::now()).max(MIN_EARLY_INTERVAL));
         }
         if self.expects_more_changes() {
