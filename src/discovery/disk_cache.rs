@@ -1,7 +1,7 @@
-//! The last lists on disk, for a start while no server can be reached.
+//! Keeps the last lists on disk, for a start while no server can be reached.
 //!
-//! One file a subscription, written whole beside its place and then moved there: a reader finds the old one or the new
-//! one, never half of one. What cannot be read, is of another subscription or too old is no list.
+//! Each subscription has a file. It is written under another name and then renamed, so a reader never finds half of
+//! one. A file that is malformed, too old or of another subscription is ignored.
 
 use std::{
     fs, io,
@@ -15,18 +15,18 @@ use serde::{Deserialize, Serialize};
 use super::subscription::SubscriptionKey;
 use crate::model::service::ServiceInfo;
 
-/// An older list says more about the past than about where to call.
-const OLDEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// Older files are ignored, because their instances may be long gone.
+const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// File systems take names of 255 bytes.
-const LONGEST_NAME: usize = 120;
+/// The readable part of a file name, in bytes. File systems allow names of 255 bytes.
+const MAX_READABLE_LENGTH: usize = 120;
 
-/// The file of one subscription.
+/// The cache file of one subscription.
 #[derive(Debug, Clone)]
 pub(crate) struct CacheFile {
     path: PathBuf,
-    /// What the list is of: a JSON array, since names and clusters may contain any separator. Stands in the file, since
-    /// file names are cut.
+    /// Namespace, service and clusters as a JSON array, because names may contain any separator. The file contains the
+    /// key too, because the file name is cut.
     key: String,
 }
 
@@ -38,25 +38,27 @@ struct Cached {
 }
 
 impl CacheFile {
-    pub(crate) fn new(folder: &Path, namespace: &str, watched: &SubscriptionKey) -> Self {
-        let key = serde_json::json!([namespace, watched.service.to_string(), watched.clusters]).to_string();
-        let readable = format!("{namespace}/{}/{}", watched.service, watched.clusters);
+    pub(crate) fn new(folder: &Path, namespace: &str, subscription: &SubscriptionKey) -> Self {
+        let key = serde_json::json!([namespace, subscription.service.to_string(), subscription.clusters]).to_string();
+        let readable = format!("{namespace}/{}/{}", subscription.service, subscription.clusters);
         let plain = |c: char| if c.is_ascii_alphanumeric() || "-._".contains(c) { c } else { '+' };
-        let cut: String = readable.chars().map(plain).take(LONGEST_NAME).collect();
+        let cut: String = readable.chars().map(plain).take(MAX_READABLE_LENGTH).collect();
         CacheFile { path: folder.join(format!("{cut}-{:016x}.json", fingerprint(&key))), key }
     }
 
+    /// Reads the list.
+    ///
     /// # Errors
-    /// Why there is no usable list; none that was ever saved is `NotFound`.
+    /// `NotFound` if nothing was saved; `InvalidData` if the file is unusable; any other error of the file system.
     pub(crate) fn load(&self) -> io::Result<ServiceInfo> {
         let bad = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
         let cached: Cached = serde_json::from_slice(&fs::read(&self.path)?).map_err(|error| bad(error.to_string()))?;
         if cached.key != self.key {
-            return Err(bad(format!("is of {}", cached.key)));
+            return Err(bad(format!("the list is of {}", cached.key)));
         }
         match cached.saved.elapsed() {
-            Ok(age) if age <= OLDEST => {}
-            _ => return Err(bad("is too old, or of the future".into())),
+            Ok(age) if age <= MAX_AGE => {}
+            _ => return Err(bad("the list is over a day old, or has a time in the future".into())),
         }
         let mut info = cached.info;
         let clusters = info.clusters.clone();
@@ -64,18 +66,22 @@ impl CacheFile {
         Ok(info)
     }
 
+    /// Writes the list, and creates the folder if it is missing.
+    ///
+    /// # Errors
+    /// Any error of the file system.
     pub(crate) fn save(&self, info: &ServiceInfo) -> io::Result<()> {
         let cached = Cached { key: self.key.clone(), saved: SystemTime::now(), info: info.clone() };
         let text = serde_json::to_vec(&cached)?;
         if let Some(folder) = self.path.parent() {
             fs::create_dir_all(folder)?;
         }
-        // Of this write alone: several processes, and Registries of one, may share the folder.
+        // Unique for each write: several processes, and several Registries of one process, may share the folder.
         static WRITES: AtomicU64 = AtomicU64::new(0);
         let write = WRITES.fetch_add(1, Ordering::Relaxed);
-        let beside = self.path.with_extension(format!("{}-{write}.tmp", std::process::id()));
-        fs::write(&beside, text)?;
-        fs::rename(&beside, &self.path)
+        let temporary = self.path.with_extension(format!("{}-{write}.tmp", std::process::id()));
+        fs::write(&temporary, text)?;
+        fs::rename(&temporary, &self.path)
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -83,7 +89,7 @@ impl CacheFile {
     }
 }
 
-/// FNV-1a: the same in every build, which std's hashers do not promise.
+/// FNV-1a. The hashers of std may give other values in another build, which would then not find its files.
 fn fingerprint(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
@@ -99,7 +105,7 @@ mod tests {
         std::env::temp_dir().join(format!("actix-nacos-cache-{test}-{}", std::process::id()))
     }
 
-    fn watched(service: &str) -> SubscriptionKey {
+    fn subscription(service: &str) -> SubscriptionKey {
         SubscriptionKey { service: ServiceName::parse(service).unwrap(), clusters: String::new() }
     }
 
@@ -110,9 +116,9 @@ mod tests {
     }
 
     #[test]
-    fn what_was_saved_is_loaded_and_nothing_lies_beside_it() {
+    fn a_saved_list_is_loaded_and_no_other_file_is_left() {
         let folder = folder("saved");
-        let file = CacheFile::new(&folder, "public", &watched("orders"));
+        let file = CacheFile::new(&folder, "public", &subscription("orders"));
         assert_eq!(file.load().unwrap_err().kind(), io::ErrorKind::NotFound);
         file.save(&list()).unwrap();
         file.save(&list()).unwrap();
@@ -122,9 +128,9 @@ mod tests {
     }
 
     #[test]
-    fn bad_old_and_foreign_files_are_no_lists() {
+    fn malformed_old_and_foreign_files_are_refused() {
         let folder = folder("bad");
-        let file = CacheFile::new(&folder, "public", &watched("orders"));
+        let file = CacheFile::new(&folder, "public", &subscription("orders"));
         file.save(&list()).unwrap();
         let text = fs::read_to_string(file.path()).unwrap();
         for bad in ["", "{", &text[..text.len() / 2], &text.replace("public", "other"), &outdated(&text)] {
@@ -136,13 +142,13 @@ mod tests {
 
     fn outdated(text: &str) -> String {
         let mut cached: Cached = serde_json::from_str(text).unwrap();
-        cached.saved -= OLDEST * 2;
+        cached.saved -= MAX_AGE * 2;
         serde_json::to_string(&cached).unwrap()
     }
 
     #[test]
-    fn long_and_similar_names_have_files_of_their_own() {
-        let file = |service: &str| CacheFile::new(Path::new("/"), "public", &watched(service)).path;
+    fn long_and_similar_names_have_different_files() {
+        let file = |service: &str| CacheFile::new(Path::new("/"), "public", &subscription(service)).path;
         let (one, other) = (format!("{}a", "s".repeat(500)), format!("{}b", "s".repeat(500)));
         assert_ne!(file(&one), file(&other));
         assert_ne!(file("a:b"), file("a_b"));
@@ -154,21 +160,22 @@ mod tests {
         for service in
             ["../../etc/passwd", "..", "/etc/passwd", "a\\..\\b", "C:\\x", "order/api", "заказ", "~", ".", "@@@"]
         {
-            let watched = SubscriptionKey {
+            let subscription = SubscriptionKey {
                 service: ServiceName { group: "..".into(), name: service.into() },
                 clusters: "../a".into(),
             };
-            let path = CacheFile::new(Path::new("/cache"), "..", &watched).path;
+            let path = CacheFile::new(Path::new("/cache"), "..", &subscription).path;
             assert_eq!(path.parent(), Some(Path::new("/cache")), "{path:?}");
             assert!(path.file_name().unwrap().to_str().unwrap().is_ascii(), "{path:?}");
         }
     }
 
     #[test]
-    fn separators_in_names_make_no_two_subscriptions_one() {
+    fn names_with_separators_have_different_keys() {
         let key = |service: &str, clusters: &str| {
-            let watched = SubscriptionKey { service: ServiceName::parse(service).unwrap(), clusters: clusters.into() };
-            CacheFile::new(Path::new("/"), "public", &watched).key
+            let subscription =
+                SubscriptionKey { service: ServiceName::parse(service).unwrap(), clusters: clusters.into() };
+            CacheFile::new(Path::new("/"), "public", &subscription).key
         };
         assert_ne!(key("a/b", ""), key("a", "b/"));
         assert_ne!(key("a\",\"b", ""), key("a", "b\",\""));

@@ -2,8 +2,9 @@
 //!
 //! [`ListMerge::merge`] asks two questions about a list that arrives:
 //!
-//! 1. **Is it newer than the current list?** Polls and pushes overtake each other. A poll that was sent after the current
-//!    list arrived is newer. For all other lists the server's clock decides, which orders only lists of the same epoch.
+//! 1. **Is it newer than the current list?** Polls and pushes overtake each other. A poll that was sent after the
+//!    current list arrived is newer. For all other lists the server's clock decides, which orders only lists of the
+//!    same epoch.
 //! 2. **Are the instances that it lacks really gone?** A server that has restarted lists too few instances until their
 //!    clients have registered them again. So when an epoch begins, instances that the list lacks are *withheld* from
 //!    removal, until a list of this epoch contains them or a time has passed.
@@ -154,8 +155,8 @@ impl ListMerge {
         self.withheld.values().map(|since| self.hold_end(*since)).min()
     }
 
-    /// The hold counts from `since`, when a list first lacked the instance. The server may restart again before it is full,
-    /// so a later epoch lets the hold count anew; it ends after twice its length at the latest.
+    /// The hold counts from `since`, when a list first lacked the instance. The server may restart again before it is
+    /// full, so a later epoch lets the hold count anew; it ends after twice its length at the latest.
     fn hold_end(&self, since: Instant) -> Instant {
         (since.max(self.epoch_began) + self.outage_hold).min(since + self.outage_hold * 2)
     }
@@ -360,7 +361,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn what_a_new_epoch_has_not_shown_yet_is_withheld_until_the_hold_ends() {
+    async fn instances_that_a_new_epoch_lacks_are_withheld_until_the_hold_ends() {
         let mut world = begin();
         world.poll(&[1, 2, 3], 0);
         world.poll(&[1], 1);
@@ -368,7 +369,7 @@ mod tests {
         world.push(&[1, 2], 1);
         assert_eq!((world.ports(), world.withheld()), (vec![1, 2, 3], vec![3]));
         world.push(&[1], 1);
-        assert_eq!((world.ports(), world.withheld()), (vec![1, 3], vec![3]), "2 was shown: its removal is believed");
+        assert_eq!((world.ports(), world.withheld()), (vec![1, 3], vec![3]), "a list of this epoch contained 2");
         sleep(HOLD - Duration::from_millis(10)).await;
         world.push(&[1], 1);
         assert_eq!(world.ports(), [1, 3]);
@@ -404,7 +405,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_list_from_the_disk_is_never_held_against_a_server() {
+    async fn instances_of_a_list_from_the_disk_are_never_withheld() {
         let mut world = begin();
         let cached = world.list(&[1, 2, 3], None).info;
         world.merge.restore(cached);
@@ -413,7 +414,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_list_from_the_disk_that_a_server_confirms_is_the_servers() {
+    async fn an_equal_list_of_a_server_replaces_a_list_from_the_disk() {
         let mut world = begin();
         let cached = world.list(&[1, 2], None).info;
         world.merge.restore(cached);
@@ -421,7 +422,7 @@ mod tests {
         assert_ne!(world.merge.current().unwrap().source, Source::Cache);
         assert_eq!(world.poll(&[1, 2], 0), Merged::Unchanged);
         world.poll(&[1], 1);
-        assert_eq!((world.ports(), world.withheld()), (vec![1, 2], vec![2]), "the server may have forgotten it");
+        assert_eq!((world.ports(), world.withheld()), (vec![1, 2], vec![2]), "as any list of a server");
     }
 
     #[actix::test]
@@ -429,7 +430,7 @@ mod tests {
         let mut world = begin();
         assert_eq!(world.push(&[1], 0), Merged::NeedsPoll);
         world.poll(&[1, 2], 0);
-        assert_eq!(world.push(&[1], 1), Merged::NeedsPoll, "sent before the epoch, or after: nothing tells");
+        assert_eq!(world.push(&[1], 1), Merged::NeedsPoll, "it may have been sent before the epoch began");
         assert_eq!(world.ports(), [1, 2]);
         assert_eq!(world.merge.current().unwrap().source, Source::Poll);
         world.poll(&[1, 2, 3], 1);
@@ -459,11 +460,11 @@ mod tests {
         world.poll(&[2, 3], None);
         assert_eq!((world.ports(), world.withheld()), (vec![1, 2, 3], vec![]));
         world.poll(&[1, 2], 0);
-        assert_eq!(world.ports(), [1, 2], "it began no epoch");
+        assert_eq!(world.ports(), [1, 2], "no epoch has begun");
     }
 
     #[actix::test]
-    async fn what_a_list_says_besides_its_instances_is_kept_current_and_no_change_of_them() {
+    async fn other_fields_of_a_list_are_updated_and_are_no_change_of_instances() {
         let mut world = begin();
         let mut merge = |reach_protection_threshold, cache_millis| {
             let mut listed = world.list(&[80], 0);
@@ -477,7 +478,7 @@ mod tests {
             };
             (difference, info.reach_protection_threshold, info.cache_millis)
         };
-        assert_eq!(merge(false, 10_000), (Some(true), false, 10_000), "the first one");
+        assert_eq!(merge(false, 10_000), (Some(true), false, 10_000), "the first list");
         assert_eq!(merge(false, 10_000), (None, false, 10_000));
         assert_eq!(merge(true, 10_000), (Some(true), true, 10_000));
         assert_eq!(merge(true, 3000), (Some(true), true, 3000));

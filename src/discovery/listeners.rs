@@ -1,4 +1,4 @@
-//! Listeners, and those of one subscription: what each has received, and what each is still to be sent. No actor, no I/O.
+//! The listeners of one subscription: which list each has received, and which message each receives next. No actor.
 
 use std::{
     collections::{hash_map::Entry, HashMap, HashSet},
@@ -11,7 +11,7 @@ use actix::{dev::RecipientRequest, prelude::SendError, Message, Recipient, WeakR
 use super::list_merge::{CurrentList, Step};
 use crate::model::{change::ServiceChanged, service::ServiceInfo};
 
-/// A listener, as it was given.
+/// The recipient of a listener, as the application passed it.
 #[derive(Debug, Clone)]
 pub(crate) enum Listener<M: Message<Result = ()> + Send + 'static> {
     Strong(Recipient<M>),
@@ -36,13 +36,14 @@ impl<M: Message<Result = ()> + Send + 'static> Listener<M> {
     }
 }
 
-/// Identifies a listener by the address of its mailbox, which no other actor has as long as the listener is kept here.
+/// Identifies a listener by the address of its mailbox. No other actor gets the same address while the listener is
+/// kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ListenerId(u64);
 
 impl ListenerId {
     pub(crate) fn of<M: Message<Result = ()> + Send + 'static>(recipient: &Recipient<M>) -> Self {
-        /// Keeps what is hashed as it is: of a recipient, which does not show its address, that is the address.
+        /// Gives back what is hashed. A recipient does not show the address of its mailbox, but hashes it.
         #[derive(Default)]
         struct Address(u64);
 
@@ -62,28 +63,30 @@ impl ListenerId {
     }
 }
 
-/// One listener, and what it has received.
+/// One listener, and how far it is notified.
 struct ListenerState {
     listener: Listener<ServiceChanged>,
     /// The list that this listener received last.
     last: Option<Arc<ServiceInfo>>,
-    /// A weak listener has not handled its last message yet. It gets no other before: a sender that is made anew for each
-    /// message would not notice that the mailbox is full, and one that is kept would keep the listener alive. Nor does a
-    /// listener that has become a strong one meanwhile: the other message could overtake the first.
+    /// Whether a weak listener has yet to handle its last message. Until then it receives no other message.
+    ///
+    /// The mailbox of a weak listener never seems full: each upgraded address may put one message beyond the limit,
+    /// and keeping an address would keep the listener alive. A listener that has become strong meanwhile waits, too,
+    /// because another message could overtake the first one.
     unhandled: bool,
 }
 
-/// What became of a message.
+/// The result of sending a message to a listener.
 enum Sent {
-    /// It is in the mailbox, or none was necessary, or the last one is to be handled first.
+    /// The message is in the mailbox; or there was nothing to send; or the last message must be handled first.
     Done,
-    /// It is on its way to a weak listener.
+    /// The message is on its way to a weak listener.
     Unhandled(RecipientRequest<ServiceChanged>),
     MailboxFull,
     ListenerEnded,
 }
 
-/// A message on its way to a weak listener. [`Listeners::acknowledge`] is to be told when it is handled.
+/// A message on its way to a weak listener. Await [`handled`](Delivery::handled), then call [`Listeners::acknowledge`].
 pub(crate) struct Delivery {
     listener: ListenerId,
     request: RecipientRequest<ServiceChanged>,
@@ -101,13 +104,13 @@ impl Delivery {
 #[derive(Default)]
 pub(crate) struct Listeners {
     states: HashMap<ListenerId, ListenerState>,
-    /// Those whose mailbox was full: they are to be notified again.
+    /// Listeners whose mailboxes were full.
     pending: HashSet<ListenerId>,
 }
 
 impl Listeners {
-    /// Adds a listener, which is to be notified then. None for a listener that has ended, and for one that listens already:
-    /// it is kept alive from now on if this is asked for once.
+    /// Adds a listener, and gives its id if it is new: notify it of the current list. A listener that is known already
+    /// becomes a strong one if it is added as one.
     pub(crate) fn add(&mut self, listener: Listener<ServiceChanged>) -> Option<ListenerId> {
         let id = ListenerId::of(&listener.recipient()?);
         match self.states.entry(id) {
@@ -144,39 +147,41 @@ impl Listeners {
         self.states.len()
     }
 
-    /// Whether listeners are to be notified again as soon as there is room in their mailboxes.
+    /// Whether [`notify_pending`](Listeners::notify_pending) must be called later, because mailboxes were full.
     pub(crate) fn are_pending(&self) -> bool {
         !self.pending.is_empty()
     }
 
-    /// The deliveries that were under way are lost.
+    /// Must be called after a restart of the actor, which loses the deliveries under way.
     pub(crate) fn restarted(&mut self) {
         self.states.values_mut().for_each(|state| state.unhandled = false);
     }
 
-    /// A weak listener has handled its message, and may be notified of what has changed since.
+    /// Says that a weak listener has handled its message. Notify it then of what has changed since.
     pub(crate) fn acknowledge(&mut self, id: ListenerId) {
         if let Some(state) = self.states.get_mut(&id) {
             state.unhandled = false;
         }
     }
 
-    /// Sends to every listener what is new to it: as a rule the `step` that was just taken.
+    /// Notifies all listeners of the current list, to which `step` has led. See [`notify`](Listeners::notify).
     #[must_use]
     pub(crate) fn notify_all(&mut self, current: &CurrentList, step: &Step) -> Vec<Delivery> {
         let all: Vec<_> = self.states.keys().copied().collect();
         self.notify(all, current, step)
     }
 
-    /// Sends what is new to them to those listeners whose mailboxes were full.
+    /// Notifies the listeners whose mailboxes were full.
     #[must_use]
     pub(crate) fn notify_pending(&mut self, current: &CurrentList) -> Vec<Delivery> {
         let pending = std::mem::take(&mut self.pending);
         self.notify(pending, current, &Step::default())
     }
 
-    /// Sends to some listeners what is new to them. Those that received the same list last share one message. A full
-    /// mailbox blocks and grows nothing: what the listener misses is worked out anew when it is notified again.
+    /// Notifies some listeners, and gives the messages whose end must be awaited: those to weak listeners.
+    ///
+    /// Listeners that received the same list last share one message. Nothing queues up for a listener whose mailbox is
+    /// full: later it receives the difference to the list that is current then.
     #[must_use]
     pub(crate) fn notify(
         &mut self,
@@ -203,7 +208,7 @@ impl Listeners {
 }
 
 impl ListenerState {
-    /// Sends the change that leads from what the listener has received to `list`, if there is one.
+    /// Sends `change`, if there is one. It leads from the list that the listener received last to `list`.
     fn send(&mut self, change: Option<&ServiceChanged>, list: &Arc<ServiceInfo>) -> Sent {
         if self.unhandled {
             return Sent::Done;
@@ -235,21 +240,21 @@ mod tests {
 
     use super::*;
 
-    struct Ear;
+    struct TestListener;
 
-    impl Actor for Ear {
+    impl Actor for TestListener {
         type Context = Context<Self>;
     }
 
-    impl Handler<ServiceChanged> for Ear {
+    impl Handler<ServiceChanged> for TestListener {
         type Result = ();
 
         fn handle(&mut self, _: ServiceChanged, _: &mut Context<Self>) {}
     }
 
     #[actix::test]
-    async fn a_listener_is_the_same_one_however_it_is_addressed() {
-        let (one, other) = (Ear.start(), Ear.start());
+    async fn strong_and_weak_recipients_of_an_actor_are_one_listener() {
+        let (one, other) = (TestListener.start(), TestListener.start());
         let mut listeners = Listeners::default();
         assert!(listeners.add(Listener::Weak(one.downgrade().recipient())).is_some());
         assert!(listeners.add(Listener::Strong(one.clone().recipient())).is_none());

@@ -1,7 +1,7 @@
 //! The PushReceiver actor: receives the lists that servers push by UDP, and acknowledges them.
 //!
-//! Nothing authenticates a datagram, and anybody can send one. So datagrams get bounded memory and a bounded share of the
-//! thread's time.
+//! Nothing authenticates a datagram, and anybody can send one. So datagrams use bounded memory and a bounded share of
+//! the thread's time: a flood of them must not delay heartbeats.
 
 use std::{
     cell::Cell,
@@ -19,38 +19,38 @@ use actix_rt::{
 use futures_util::stream::{unfold, Stream};
 
 use crate::wire::{
-    datagram::{may_be_a_push, Acknowledgement, NotDecoded, PushContent, PushMessage, LARGEST_DATAGRAM},
+    datagram::{may_be_a_push, Acknowledgement, NotDecoded, PushContent, PushMessage, MAX_DATAGRAM_SIZE},
     v1::ListAnswer,
 };
 
-/// How much text, and how many datagrams, are decoded per second, of all sources together: a flood of datagrams must delay no
-/// heartbeat. The longest list that fits into a datagram, of some 3,000 instances, has about half of these bytes.
+/// How many bytes of text, and how many datagrams, are decoded per second, from all sources together. The longest list
+/// that fits into a gzipped datagram, with about 3,000 instances, has half of these bytes.
 const BYTES_PER_SECOND: usize = 2 * 1024 * 1024;
 const DECODES_PER_SECOND: u32 = 1_000;
-/// The part of both that untrusted sources may use. A server whose address was translated is one of them, too: polls bring
-/// what it could not hint at.
+/// The part of both limits that untrusted sources may use. Servers behind address translation are untrusted, too;
+/// polls find the changes whose pushes are dropped.
 const UNTRUSTED_BYTES_PER_SECOND: usize = 256 * 1024;
 const UNTRUSTED_DECODES_PER_SECOND: u32 = 20;
-/// Datagrams that were not decoded are reported at most so often.
+/// The time in which dropped datagrams make one [`OverBudget`].
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// How many lists may wait for a recipient that is busy. The next ones are dropped, and come again if they are trusted.
-const MOST_UNDER_WAY: usize = 64;
-/// How many of them before those of untrusted sources are dropped: the rest is for our servers.
-const MOST_UNTRUSTED_UNDER_WAY: usize = 16;
+/// How many lists may wait for the recipient. More are dropped without an acknowledgement, so servers send them again.
+const MAX_WAITING_LISTS: usize = 64;
+/// How many lists may wait before those of untrusted sources are dropped. The rest is reserved for servers.
+const MAX_WAITING_UNTRUSTED_LISTS: usize = 16;
 
-/// A list came by UDP.
+/// Carries a list that was pushed.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct Pushed {
-    /// The epoch in which the socket was opened that it came to.
+    /// The epoch in which the receiving socket was opened.
     pub(crate) epoch: u64,
     pub(crate) from: SocketAddr,
     pub(crate) list: ListAnswer,
-    /// It came from a server of ours. Another one's list is at most a reason to ask our servers.
+    /// Whether the datagram came from a configured server. A list from elsewhere is at most a reason to poll.
     pub(crate) trusted: bool,
 }
 
-/// Datagrams of our servers were not decoded, because they would have cost too much. Any list may have changed.
+/// Says that datagrams of servers were dropped because the budget was spent. Any list may have changed.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub(crate) struct OverBudget;
@@ -60,16 +60,16 @@ pub(crate) struct OverBudget;
 #[rtype(result = "()")]
 pub(crate) struct StopReceiving;
 
-/// What came in so far, for the status.
+/// Counts the datagrams, for the status.
 #[derive(Debug, Default)]
 pub(crate) struct PushTally {
-    /// Understood, from servers of ours.
+    /// Decoded, from servers.
     pub(crate) pushes: Cell<u64>,
-    /// Understood or not, from anybody else.
+    /// From other sources, decoded or not.
     pub(crate) untrusted: Cell<u64>,
-    /// From servers of ours, and not understood.
+    /// Malformed, from servers.
     pub(crate) unreadable: Cell<u64>,
-    /// From servers of ours, and not decoded.
+    /// Dropped because the budget was spent, from servers.
     pub(crate) over_budget: Cell<u64>,
 }
 
@@ -77,10 +77,10 @@ fn count(counter: &Cell<u64>) {
     counter.set(counter.get() + 1);
 }
 
-/// Receives pushes on one socket for the whole Registry, acknowledges them and hands their lists on.
+/// Receives pushes on one socket for all subscriptions of a Registry, acknowledges them and forwards their lists.
 ///
-/// It lives until [`StopReceiving`], or until a push finds its recipient gone, which it holds weakly. A push that the
-/// recipient has no room for, or that exceeds the budget, is not acknowledged: the server will send it again.
+/// It holds its recipient weakly, and ends on [`StopReceiving`] or when a push finds the recipient gone. A push that is
+/// dropped, because too many lists wait or the budget is spent, is not acknowledged, so the server sends it again.
 pub(crate) struct PushReceiver {
     socket: Rc<UdpSocket>,
     epoch: u64,
@@ -88,16 +88,16 @@ pub(crate) struct PushReceiver {
     recipient: WeakRecipient<Pushed>,
     over_budget: WeakRecipient<OverBudget>,
     tally: Rc<PushTally>,
-    /// Lists that the recipient has not taken yet.
-    under_way: usize,
-    /// What all sources share.
+    /// How many lists the recipient has not handled yet.
+    waiting_lists: usize,
+    /// For all sources, untrusted ones included.
     budget: Budget,
     untrusted_budget: Budget,
-    /// [`OverBudget`] is to be reported.
-    report_pending: bool,
+    /// Whether [`OverBudget`] will be sent.
+    report_is_pending: bool,
 }
 
-/// How much may be decoded in each second.
+/// Limits what is decoded in each second.
 #[derive(Debug, Clone)]
 struct Budget {
     bytes_per_second: usize,
@@ -119,6 +119,9 @@ impl Budget {
     }
 
     /// How many bytes of text the next datagram may have.
+    ///
+    /// # Errors
+    /// [`NotDecoded::OverLimit`] if the budget of this second is spent.
     fn left(&mut self) -> Result<usize, NotDecoded> {
         if self.second_began.elapsed() >= Duration::from_secs(1) {
             *self = Budget::new(self.bytes_per_second, self.decodes_per_second);
@@ -136,7 +139,7 @@ impl Budget {
 }
 
 impl PushReceiver {
-    /// Must be called inside the arbiter that it runs on.
+    /// Binds the socket. Must be called on the arbiter that the actor will run on.
     pub(crate) fn bind(
         address: SocketAddr,
         epoch: u64,
@@ -153,19 +156,19 @@ impl PushReceiver {
             recipient,
             over_budget,
             tally,
-            under_way: 0,
+            waiting_lists: 0,
             budget: Budget::new(BYTES_PER_SECOND, DECODES_PER_SECOND),
             untrusted_budget: Budget::new(UNTRUSTED_BYTES_PER_SECOND, UNTRUSTED_DECODES_PER_SECOND),
-            report_pending: false,
+            report_is_pending: false,
         })
     }
 
-    /// Where it listens, the port that was found free included.
+    /// The address of the socket, with the port that the system has chosen.
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
 
-    /// Decodes a datagram, if there is something left in this second to do so, and as far as that goes.
+    /// Decodes a datagram within the budget.
     fn decode(&mut self, datagram: &[u8], trusted: bool) -> Result<PushMessage, NotDecoded> {
         let mut limit = self.budget.left()?;
         if !trusted {
@@ -179,14 +182,13 @@ impl PushReceiver {
         message
     }
 
-    /// A datagram that was not decoded may have been about any service. The report waits, so that it covers what comes
-    /// until then.
+    /// Sends [`OverBudget`] after a while, so that one message covers all datagrams that are dropped until then.
     fn report_later(&mut self, ctx: &mut Context<Self>) {
-        if std::mem::replace(&mut self.report_pending, true) {
+        if std::mem::replace(&mut self.report_is_pending, true) {
             return;
         }
         ctx.run_later(REPORT_INTERVAL, |this, ctx| {
-            this.report_pending = false;
+            this.report_is_pending = false;
             match this.over_budget.upgrade() {
                 Some(recipient) => recipient.do_send(OverBudget),
                 None => ctx.stop(),
@@ -196,31 +198,31 @@ impl PushReceiver {
 
     fn acknowledge(&self, to: SocketAddr, acknowledgement: &Acknowledgement, ctx: &mut Context<Self>) {
         let (socket, bytes) = (self.socket.clone(), acknowledgement.encode());
-        // One that is lost is asked for again, by the same push once more.
+        // If the acknowledgement is lost, the server repeats the push.
         let send = async move { drop(socket.send_to(&bytes, to).await) };
         ctx.spawn(send.into_actor(self));
     }
 
-    /// Asks the recipient to take the list, and acknowledges it once that is done.
-    fn hand_on(&mut self, pushed: Pushed, acknowledgement: Acknowledgement, ctx: &mut Context<Self>) {
+    /// Sends the list to the recipient, and acknowledges it once it is handled.
+    fn forward(&mut self, pushed: Pushed, acknowledgement: Acknowledgement, ctx: &mut Context<Self>) {
         let Some(recipient) = self.recipient.upgrade().filter(Recipient::connected) else {
             ctx.stop();
             return;
         };
-        let room = if pushed.trusted { MOST_UNDER_WAY } else { MOST_UNTRUSTED_UNDER_WAY };
-        if self.under_way >= room {
+        let limit = if pushed.trusted { MAX_WAITING_LISTS } else { MAX_WAITING_UNTRUSTED_LISTS };
+        if self.waiting_lists >= limit {
             return;
         }
-        self.under_way += 1;
+        self.waiting_lists += 1;
         let (from, trusted) = (pushed.from, pushed.trusted);
-        // Not `try_send`: each upgraded address has a place of its own in the mailbox, however full that is.
-        let taken = recipient.send(pushed).into_actor(self).map(move |taken, this, ctx| {
-            this.under_way -= 1;
-            if taken.is_ok() && trusted {
+        // `try_send` would not limit anything: each upgraded address may put one message into a full mailbox.
+        let handled = recipient.send(pushed).into_actor(self).map(move |handled, this, ctx| {
+            this.waiting_lists -= 1;
+            if handled.is_ok() && trusted {
                 this.acknowledge(from, &acknowledgement, ctx);
             }
         });
-        ctx.spawn(taken);
+        ctx.spawn(handled);
     }
 }
 
@@ -228,33 +230,33 @@ impl Actor for PushReceiver {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        // After a restart nothing is under way any more, and no timer runs.
-        self.under_way = 0;
-        if std::mem::take(&mut self.report_pending) {
+        // A restart loses the futures that count down, and the timer.
+        self.waiting_lists = 0;
+        if std::mem::take(&mut self.report_is_pending) {
             self.report_later(ctx);
         }
         ctx.add_stream(datagrams(self.socket.clone()));
     }
 }
 
-/// A restart loses the stream and what it had read; `started` reads on from the same socket.
+/// A restart loses the stream and the datagram that it has read; `started` goes on with the same socket.
 impl Supervised for PushReceiver {}
 
-/// One datagram.
+/// One datagram as it was received.
 struct Datagram {
     from: SocketAddr,
     bytes: Vec<u8>,
 }
 
 fn datagrams(socket: Rc<UdpSocket>) -> impl Stream<Item = Datagram> {
-    unfold((socket, vec![0; LARGEST_DATAGRAM]), |(socket, mut buffer)| async move {
+    unfold((socket, vec![0; MAX_DATAGRAM_SIZE]), |(socket, mut buffer)| async move {
         loop {
             match socket.recv_from(&mut buffer).await {
                 Ok((length, from)) => {
                     let datagram = Datagram { from, bytes: buffer[..length].to_vec() };
                     return Some((datagram, (socket, buffer)));
                 }
-                // Somebody else's trouble, as a rule: where our acknowledgement went, nobody listens any more.
+                // Usually an ICMP message about an acknowledgement that nobody received: receiving goes on.
                 Err(_) => sleep(Duration::from_millis(10)).await,
             }
         }
@@ -263,7 +265,7 @@ fn datagrams(socket: Rc<UdpSocket>) -> impl Stream<Item = Datagram> {
 
 impl StreamHandler<Datagram> for PushReceiver {
     fn handle(&mut self, datagram: Datagram, ctx: &mut Self::Context) {
-        // A socket for both families shows IPv4 addresses in their IPv6 form.
+        // A socket for both families gives IPv4 addresses in their IPv6 form.
         let trusted = (self.trusts)(datagram.from.ip().to_canonical());
         let message = if may_be_a_push(&datagram.bytes) {
             self.decode(&datagram.bytes, trusted)
@@ -283,7 +285,7 @@ impl StreamHandler<Datagram> for PushReceiver {
         let acknowledgement = message.acknowledgement();
         match message.content {
             PushContent::List(list) => {
-                self.hand_on(
+                self.forward(
                     Pushed { epoch: self.epoch, from: datagram.from, list: *list, trusted },
                     acknowledgement,
                     ctx,
@@ -316,26 +318,26 @@ mod tests {
     use super::*;
     use crate::wire::datagram::samples::{gzip, push};
 
-    /// Shows what it is handed, and reports in between.
-    struct Keeper(mpsc::UnboundedSender<Option<Pushed>>);
+    /// Passes on what it receives: a list, or none for [`OverBudget`].
+    struct Forwarder(mpsc::UnboundedSender<Option<Pushed>>);
 
-    impl Keeper {
+    impl Forwarder {
         fn new() -> (Addr<Self>, mpsc::UnboundedReceiver<Option<Pushed>>) {
-            let (handed_on_tx, handed_on) = mpsc::unbounded_channel();
-            (Keeper(handed_on_tx).start(), handed_on)
+            let (forwarded_tx, forwarded) = mpsc::unbounded_channel();
+            (Forwarder(forwarded_tx).start(), forwarded)
         }
     }
 
-    /// None is a report of [`OverBudget`].
-    async fn next(handed_on: &mut mpsc::UnboundedReceiver<Option<Pushed>>) -> Option<Pushed> {
-        timeout(Duration::from_secs(10), handed_on.recv()).await.unwrap().unwrap()
+    /// None for [`OverBudget`].
+    async fn next(forwarded: &mut mpsc::UnboundedReceiver<Option<Pushed>>) -> Option<Pushed> {
+        timeout(Duration::from_secs(10), forwarded.recv()).await.unwrap().unwrap()
     }
 
-    impl Actor for Keeper {
+    impl Actor for Forwarder {
         type Context = Context<Self>;
     }
 
-    impl Handler<Pushed> for Keeper {
+    impl Handler<Pushed> for Forwarder {
         type Result = ();
 
         fn handle(&mut self, pushed: Pushed, _: &mut Self::Context) {
@@ -343,7 +345,7 @@ mod tests {
         }
     }
 
-    impl Handler<OverBudget> for Keeper {
+    impl Handler<OverBudget> for Forwarder {
         type Result = ();
 
         fn handle(&mut self, _: OverBudget, _: &mut Self::Context) {
@@ -351,7 +353,7 @@ mod tests {
         }
     }
 
-    /// A receiver, and the server that pushes to it.
+    /// A receiver, and the socket of a server that pushes to it.
     struct World {
         receiver: Addr<PushReceiver>,
         tally: Rc<PushTally>,
@@ -359,7 +361,7 @@ mod tests {
     }
 
     impl World {
-        async fn handing_on_to<A>(recipient: &Addr<A>, trusts: impl Fn(IpAddr) -> bool + 'static) -> Self
+        async fn forwarding_to<A>(recipient: &Addr<A>, trusts: impl Fn(IpAddr) -> bool + 'static) -> Self
         where
             A: Actor<Context = Context<A>> + Handler<Pushed> + Handler<OverBudget>,
         {
@@ -384,7 +386,7 @@ mod tests {
         }
     }
 
-    /// Gives the receiver other budgets, which last for a long time instead of a second.
+    /// Gives the receiver budgets that last for an hour instead of a second.
     #[derive(Message)]
     #[rtype(result = "()")]
     struct SetBudgets {
@@ -407,31 +409,31 @@ mod tests {
     const PLENTY: (usize, u32) = (BYTES_PER_SECOND, DECODES_PER_SECOND);
 
     #[actix::test]
-    async fn a_servers_push_is_handed_on_and_acknowledged() {
-        let (keeper, mut handed_on) = Keeper::new();
-        let world = World::handing_on_to(&keeper, |ip| ip.is_loopback()).await;
+    async fn a_push_of_a_server_is_forwarded_and_acknowledged() {
+        let (recipient, mut forwarded) = Forwarder::new();
+        let world = World::forwarding_to(&recipient, |ip| ip.is_loopback()).await;
         world.server.send(&push("dom", &json!({ "name": "G@@s", "hosts": [] }))).await.unwrap();
-        let pushed = next(&mut handed_on).await.unwrap();
+        let pushed = next(&mut forwarded).await.unwrap();
         assert!(pushed.trusted && pushed.list.name == "G@@s");
         assert_eq!(pushed.from, world.server.local_addr().unwrap());
         assert_eq!(world.acknowledged().await.kind, "push-ack");
         world.server.send(b"nonsense").await.unwrap();
         world.server.send(&push("dump", &json!(null))).await.unwrap();
-        assert_eq!(world.acknowledged().await.kind, "dump-ack", "and none for nonsense");
+        assert_eq!(world.acknowledged().await.kind, "dump-ack", "the malformed datagram is not acknowledged");
         assert_eq!((world.tally.pushes.get(), world.tally.unreadable.get()), (2, 1));
     }
 
     #[actix::test]
-    async fn an_untrusted_source_gets_no_answer() {
-        let (keeper, mut handed_on) = Keeper::new();
-        let world = World::handing_on_to(&keeper, |_| false).await;
+    async fn an_untrusted_source_gets_no_acknowledgement() {
+        let (recipient, mut forwarded) = Forwarder::new();
+        let world = World::forwarding_to(&recipient, |_| false).await;
         for name in ["G@@a", "G@@b"] {
             world.server.send(&push("dom", &json!({ "name": name, "hosts": [] }))).await.unwrap();
-            let pushed = next(&mut handed_on).await.unwrap();
+            let pushed = next(&mut forwarded).await.unwrap();
             assert!(!pushed.trusted && pushed.list.name == name);
         }
         assert_eq!(world.tally.untrusted.get(), 2);
-        // What cannot be awaited is that nothing comes: by the second push the first was dealt with long ago.
+        // The absence of a reply cannot be awaited. The second push was handled after the first, so this time suffices.
         assert!(timeout(Duration::from_millis(50), world.server.recv(&mut [0; 100])).await.is_err());
     }
 
@@ -461,55 +463,55 @@ mod tests {
     }
 
     #[actix::test]
-    async fn what_exceeds_the_budget_is_not_acknowledged_and_reported_once_a_second() {
-        let (keeper, mut handed_on) = Keeper::new();
-        let world = World::handing_on_to(&keeper, |_| true).await;
+    async fn pushes_over_the_budget_are_not_acknowledged_and_reported_once_a_second() {
+        let (recipient, mut forwarded) = Forwarder::new();
+        let world = World::forwarding_to(&recipient, |_| true).await;
         for budget in [(10_000, 100), (100_000, 1)] {
             world.receiver.send(SetBudgets { all: budget, untrusted: PLENTY }).await.unwrap();
             world.server.send(&gzipped_list("G@@read", 5_000)).await.unwrap();
-            assert_eq!(next(&mut handed_on).await.unwrap().list.name, "G@@read");
+            assert_eq!(next(&mut forwarded).await.unwrap().list.name, "G@@read");
             assert_eq!(world.acknowledged().await.kind, "push-ack");
             let before = world.tally.over_budget.get();
             for _ in 0..10 {
                 world.server.send(&gzipped_list("G@@unread", 5_000)).await.unwrap();
             }
-            assert!(next(&mut handed_on).await.is_none(), "not a list, but a report");
+            assert!(next(&mut forwarded).await.is_none(), "OverBudget, not a list");
             assert_eq!(world.tally.over_budget.get() - before, 10);
         }
         world.receiver.send(SetBudgets { all: PLENTY, untrusted: PLENTY }).await.unwrap();
         world.server.send(&push("dump", &json!(null))).await.unwrap();
-        assert_eq!(world.acknowledged().await.kind, "dump-ack", "and none before");
-        assert!(handed_on.is_empty(), "one report for each ten");
+        assert_eq!(world.acknowledged().await.kind, "dump-ack", "no push was acknowledged before");
+        assert!(forwarded.is_empty(), "one OverBudget for ten datagrams");
     }
 
     #[actix::test]
-    async fn untrusted_sources_use_a_part_of_the_one_budget_at_most() {
-        let (keeper, mut handed_on) = Keeper::new();
+    async fn untrusted_sources_use_a_part_of_the_budget_at_most() {
+        let (recipient, mut forwarded) = Forwarder::new();
         let trusts_servers = Rc::new(Cell::new(false));
         let trusts = trusts_servers.clone();
-        let world = World::handing_on_to(&keeper, move |_| trusts.get()).await;
+        let world = World::forwarding_to(&recipient, move |_| trusts.get()).await;
         world.server.send(&gzipped_list("G@@bomb", UNTRUSTED_BYTES_PER_SECOND)).await.unwrap();
         world.counted(1, |tally| &tally.untrusted).await;
         world.receiver.send(SetBudgets { all: PLENTY, untrusted: (10_000, 2) }).await.unwrap();
         for name in ["G@@a", "G@@b", "G@@c"] {
             world.server.send(&gzipped_list(name, 0)).await.unwrap();
         }
-        assert_eq!(next(&mut handed_on).await.unwrap().list.name, "G@@a");
-        assert_eq!(next(&mut handed_on).await.unwrap().list.name, "G@@b");
+        assert_eq!(next(&mut forwarded).await.unwrap().list.name, "G@@a");
+        assert_eq!(next(&mut forwarded).await.unwrap().list.name, "G@@b");
         world.counted(4, |tally| &tally.untrusted).await;
         trusts_servers.set(true);
         world.server.send(&gzipped_list("G@@ours", 2 * UNTRUSTED_BYTES_PER_SECOND)).await.unwrap();
-        assert_eq!(next(&mut handed_on).await.unwrap().list.name, "G@@ours", "and no report before");
+        assert_eq!(next(&mut forwarded).await.unwrap().list.name, "G@@ours", "no OverBudget was sent before");
         world.receiver.send(SetBudgets { all: (1_000, 1), untrusted: PLENTY }).await.unwrap();
         trusts_servers.set(false);
         world.server.send(&gzipped_list("G@@d", 0)).await.unwrap();
-        assert_eq!(next(&mut handed_on).await.unwrap().list.name, "G@@d");
+        assert_eq!(next(&mut forwarded).await.unwrap().list.name, "G@@d");
         trusts_servers.set(true);
         world.server.send(&gzipped_list("G@@ours", 0)).await.unwrap();
-        assert!(next(&mut handed_on).await.is_none(), "the budget is one for all");
+        assert!(next(&mut forwarded).await.is_none(), "trusted and untrusted sources share the budget");
     }
 
-    /// Takes nothing out of its mailbox before it is told to.
+    /// Handles no message before it is notified.
     struct Busy(Arc<Notify>);
 
     impl Actor for Busy {
@@ -534,35 +536,35 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_push_nobody_has_room_for_is_not_acknowledged() {
+    async fn pushes_beyond_the_waiting_ones_are_not_acknowledged() {
         let free = Arc::new(Notify::new());
         let busy = Busy(free.clone()).start();
-        let world = World::handing_on_to(&busy, |_| true).await;
-        for _ in 0..MOST_UNDER_WAY + 20 {
+        let world = World::forwarding_to(&busy, |_| true).await;
+        for _ in 0..MAX_WAITING_LISTS + 20 {
             world.server.send(&push("dom", &json!({ "name": "G@@s", "hosts": [] }))).await.unwrap();
         }
-        // Read after all those, and the first to be acknowledged: they still wait.
+        // Received after all pushes and acknowledged first, because the pushes wait for their recipient.
         world.server.send(&push("dump", &json!(null))).await.unwrap();
         assert_eq!(world.acknowledged().await.kind, "dump-ack");
         free.notify_one();
-        for _ in 0..MOST_UNDER_WAY {
+        for _ in 0..MAX_WAITING_LISTS {
             assert_eq!(world.acknowledged().await.kind, "push-ack");
         }
-        // Room again, for what comes next alone.
+        // The other pushes were dropped: the next acknowledgement is that of the next datagram.
         world.server.send(&push("weather", &json!(null))).await.unwrap();
         assert_eq!(world.acknowledged().await.kind, "unknown-ack");
     }
 
     #[actix::test]
-    async fn the_receiver_ends_when_told_and_when_nobody_wants_its_pushes() {
-        let (keeper, mut handed_on) = Keeper::new();
-        let world = World::handing_on_to(&keeper, |_| true).await;
+    async fn the_receiver_ends_on_stop_receiving_and_when_its_recipient_is_gone() {
+        let (recipient, mut forwarded) = Forwarder::new();
+        let world = World::forwarding_to(&recipient, |_| true).await;
         world.receiver.send(StopReceiving).await.unwrap();
         assert!(world.receiver.send(StopReceiving).await.is_err());
 
-        let World { receiver, server, .. } = World::handing_on_to(&keeper, |_| true).await;
-        drop(keeper);
-        assert!(handed_on.recv().await.is_none(), "the recipient is gone");
+        let World { receiver, server, .. } = World::forwarding_to(&recipient, |_| true).await;
+        drop(recipient);
+        assert!(forwarded.recv().await.is_none(), "the recipient is gone");
         server.send(&push("dom", &json!({ "name": "G@@s", "hosts": [] }))).await.unwrap();
         let ended = async {
             while receiver.connected() {

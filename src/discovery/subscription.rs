@@ -47,8 +47,8 @@ pub struct SubscriptionStatus {
     pub views: usize,
     /// How many instances the current list has; none before the first list has arrived.
     pub instances: Option<usize>,
-    /// How many of these instances are withheld from removal: the server may have forgotten them, and has not listed them
-    /// since. They stay in the list for [`Config::outage_hold`](crate::Config::outage_hold).
+    /// How many of these instances are withheld from removal: the server may have forgotten them, and has not listed
+    /// them since. They stay in the list for [`Config::outage_hold`](crate::Config::outage_hold).
     pub withheld: usize,
     /// How many healthy instances the list has, not counting withheld ones.
     pub healthy: usize,

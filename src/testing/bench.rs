@@ -1,5 +1,4 @@
-//! The door by which `benches/` reach what is inside: they are another crate, and what they measure is no API. Only with
-//! the feature `embedded`, and in no documentation.
+//! Gives `benches/`, which are another crate, access to private parts of this one.
 #![allow(missing_docs)]
 
 use std::time::Instant;
@@ -29,7 +28,7 @@ use crate::{
     },
 };
 
-/// How many instances differ.
+/// How many instances differ between two lists.
 pub fn difference(old: &ServiceInfo, new: &ServiceInfo) -> usize {
     let Difference { added, changed, removed } = Difference::between(&old.hosts, &new.hosts);
     added.len() + changed.len() + removed.len()
@@ -52,7 +51,7 @@ impl Answered {
     }
 }
 
-/// How many instances a push tells.
+/// How many instances a pushed list has.
 pub fn pushed(datagram: &[u8]) -> Option<usize> {
     match PushMessage::decode(datagram, usize::MAX).1.ok()?.content {
         PushContent::List(list) => Some(list.hosts.len()),
@@ -60,13 +59,13 @@ pub fn pushed(datagram: &[u8]) -> Option<usize> {
     }
 }
 
-/// How long the request of a beat is: full with `values`, else light.
+/// The length of a heartbeat request in bytes: of a full one with `values`, else of a light one.
 pub fn beat(key: &InstanceKey, values: Option<&Instance>) -> usize {
     let Request { path, query, .. } = v1::beat("public", key, values);
     path.len() + query.len()
 }
 
-/// Counts as one beat does: how late it was, what came of its request, and how long that took.
+/// The counters that one beat updates: its lateness, its result and its duration.
 #[derive(Default)]
 pub struct BeatCounters {
     requests: RequestCounters,
@@ -80,7 +79,7 @@ impl BeatCounters {
     }
 }
 
-/// A subscription that polls one list, and is pushed all others.
+/// A subscription that polls its first list. Each further list is pushed.
 pub struct Watch {
     subscriber: Addr<Subscriber>,
     _server: Addr<FirstList>,
@@ -115,7 +114,7 @@ fn listed(info: ServiceInfo) -> Listed {
     Listed { info, epoch: Some(0), protocol: WireProtocol::V1 }
 }
 
-/// Answers one poll, and no other.
+/// Answers the first poll, and leaves all others without an answer.
 struct FirstList(Option<ServiceInfo>);
 
 impl Actor for FirstList {

@@ -1,4 +1,4 @@
-//! Panics on order, for the tests that show what they cost. Only with the feature `embedded`, and in no documentation.
+//! Triggers panics in the actors, for the tests of what a panic costs.
 #![allow(clippy::panic)]
 
 use std::time::Duration;
@@ -11,97 +11,97 @@ use crate::{
     registry::{heartbeat::Heartbeat, Registry},
 };
 
-/// Which of our actors is to panic; all of that kind.
+/// The kind of actor that panics. All actors of the kind do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ActorKind {
     /// The Registry.
     Registry,
-    /// Every Heartbeat.
+    /// All Heartbeats.
     Heartbeats,
-    /// Every Subscriber.
+    /// All Subscribers.
     Subscribers,
     /// The PushReceiver.
     PushReceiver,
 }
 
-/// Where it is to panic.
+/// The place of the panic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PanicSite {
     /// In a handler.
     Handler,
-    /// In a timer of its context.
+    /// In a timer of the actor's context.
     Timer,
-    /// In a future of its context; of the Registry, in the future of an answer.
+    /// In a future of the actor's context; for the Registry, in the future of an answer.
     Future,
 }
 
-/// Orders a panic.
+/// Triggers a panic.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct TriggerPanic {
-    /// Who.
+    /// Which actors panic.
     pub actor: ActorKind,
-    /// Where.
+    /// Where they panic.
     pub site: PanicSite,
 }
 
-/// The order, as it reaches its actor.
+/// Makes the receiving actor panic.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
-pub(crate) struct PanicOrder(pub(crate) PanicSite);
+pub(crate) struct Panic(PanicSite);
 
-impl PanicOrder {
-    fn happen<A: Actor<Context = Context<A>>>(self, actor: &A, ctx: &mut Context<A>) {
+impl Panic {
+    fn trigger<A: Actor<Context = Context<A>>>(self, actor: &A, ctx: &mut Context<A>) {
         match self.0 {
-            PanicSite::Handler => panic!("staged in a handler"),
-            PanicSite::Timer => drop(ctx.run_later(Duration::ZERO, |_, _| panic!("staged in a timer"))),
-            PanicSite::Future => drop(ctx.spawn(async { panic!("staged in a future") }.into_actor(actor))),
+            PanicSite::Handler => panic!("triggered in a handler"),
+            PanicSite::Timer => drop(ctx.run_later(Duration::ZERO, |_, _| panic!("triggered in a timer"))),
+            PanicSite::Future => drop(ctx.spawn(async { panic!("triggered in a future") }.into_actor(actor))),
         }
     }
 }
 
-impl Handler<PanicOrder> for Heartbeat {
+impl Handler<Panic> for Heartbeat {
     type Result = ();
 
-    fn handle(&mut self, order: PanicOrder, ctx: &mut Context<Self>) {
-        order.happen(self, ctx);
+    fn handle(&mut self, panic: Panic, ctx: &mut Context<Self>) {
+        panic.trigger(self, ctx);
     }
 }
 
-impl Handler<PanicOrder> for Subscriber {
+impl Handler<Panic> for Subscriber {
     type Result = ();
 
-    fn handle(&mut self, order: PanicOrder, ctx: &mut Context<Self>) {
-        order.happen(self, ctx);
+    fn handle(&mut self, panic: Panic, ctx: &mut Context<Self>) {
+        panic.trigger(self, ctx);
     }
 }
 
-impl Handler<PanicOrder> for PushReceiver {
+impl Handler<Panic> for PushReceiver {
     type Result = ();
 
-    fn handle(&mut self, order: PanicOrder, ctx: &mut Context<Self>) {
-        order.happen(self, ctx);
+    fn handle(&mut self, panic: Panic, ctx: &mut Context<Self>) {
+        panic.trigger(self, ctx);
     }
 }
 
 impl Handler<TriggerPanic> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
-    fn handle(&mut self, order: TriggerPanic, ctx: &mut Context<Self>) -> Self::Result {
-        let registry_itself = order.actor == ActorKind::Registry;
-        if registry_itself && order.site == PanicSite::Timer {
-            PanicOrder(order.site).happen(self, ctx);
+    fn handle(&mut self, TriggerPanic { actor, site }: TriggerPanic, ctx: &mut Context<Self>) -> Self::Result {
+        let in_registry = actor == ActorKind::Registry;
+        if in_registry && site == PanicSite::Timer {
+            Panic(site).trigger(self, ctx);
         }
         self.dispatch(Operation::Status, move |shared| {
-            if registry_itself && order.site == PanicSite::Handler {
-                panic!("staged in a handler");
+            if in_registry && site == PanicSite::Handler {
+                panic!("triggered in a handler");
             }
             async move {
-                if registry_itself && order.site == PanicSite::Future {
-                    panic!("staged in a future");
+                if in_registry && site == PanicSite::Future {
+                    panic!("triggered in a future");
                 }
-                let panic = PanicOrder(order.site);
-                match order.actor {
+                let panic = Panic(site);
+                match actor {
                     ActorKind::Registry => {}
                     ActorKind::Heartbeats => shared.desired.heartbeats().iter().for_each(|actor| actor.do_send(panic)),
                     ActorKind::Subscribers => {

@@ -1,4 +1,4 @@
-//! Hooks for this crate's own tests and benches, behind a feature that is no part of its API.
+//! Hooks for the tests and benches of this crate. Not part of its API.
 
 pub mod bench;
 pub mod failpoints;

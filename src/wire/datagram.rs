@@ -1,7 +1,7 @@
-//! The datagrams by which servers push lists: how they read, and how they are acknowledged. Pure functions, no I/O.
+//! The UDP datagrams by which servers push lists, and their acknowledgements. Pure functions, no I/O.
 //!
-//! Nothing authenticates a datagram, and anybody can send one: a list is either what its text says or none, and no more is
-//! inflated than the caller allows.
+//! Anybody can send a datagram. So decoding never panics, inflates no more than the caller allows, and rejects a
+//! datagram unless its text is a complete list.
 
 use std::io::Read;
 
@@ -10,36 +10,36 @@ use serde::{Deserialize, Serialize};
 
 use super::v1::ListAnswer;
 
-/// The largest that UDP can carry.
-pub(crate) const LARGEST_DATAGRAM: usize = 65_535;
+/// The size of the largest datagram, in bytes.
+pub(crate) const MAX_DATAGRAM_SIZE: usize = 65_535;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// What a datagram carries, plain or gzipped.
+/// The content of a datagram, plain or gzipped.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Packet {
     #[serde(default, rename = "type")]
     pub(crate) kind: String,
-    /// JSON once more, as text.
+    /// A list as JSON text inside this JSON.
     #[serde(default)]
     pub(crate) data: Option<String>,
-    /// Nanoseconds of the server's clock since some moment: it names the push, and says nothing about the list's age.
+    /// Identifies the push. It counts nanoseconds from an arbitrary moment, so it does not tell the age of the list.
     #[serde(default)]
     pub(crate) last_ref_time: i64,
 }
 
-/// What is sent back, to the address that the datagram came from.
+/// The reply to a push, sent to the address that the datagram came from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Acknowledgement {
     #[serde(rename = "type")]
     pub(crate) kind: String,
-    /// The push's own, as text.
+    /// The `lastRefTime` of the push, as text.
     pub(crate) last_ref_time: String,
     pub(crate) data: String,
 }
 
-/// A datagram that was understood.
+/// A decoded datagram.
 #[derive(Debug, Clone)]
 pub(crate) struct PushMessage {
     pub(crate) content: PushContent,
@@ -48,26 +48,28 @@ pub(crate) struct PushMessage {
 
 #[derive(Debug, Clone)]
 pub(crate) enum PushContent {
-    /// The whole list of a service, whose name in it is `GROUP@@service`.
+    /// The whole list of a service. Its name is `GROUP@@service`.
     List(Box<ListAnswer>),
-    /// A request for everything the client knows. It gets an empty answer: what we know is nobody's business.
+    /// A request for all lists of the client. The reply is empty, since the request is not authenticated.
     Dump,
-    /// A type that Nacos' clients acknowledge as unknown.
+    /// A type that this crate does not know.
     Unknown,
 }
 
-/// Why a datagram gave no message. It is not acknowledged.
+/// Why a datagram was not decoded. It must not be acknowledged.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum NotDecoded {
-    /// It is no push.
+    /// The datagram is not a push.
     Malformed(String),
-    /// It has more text than may be decoded now.
+    /// The text is longer than the limit.
     OverLimit,
 }
 
 impl PushMessage {
-    /// Reads a datagram of up to `limit` bytes of text, and tells how many it had. What follows the first JSON value, or the
-    /// first gzip member, is ignored.
+    /// Decodes a datagram with a text of at most `limit` bytes. Also gives how many bytes were decoded, which is what
+    /// the work depends on.
+    ///
+    /// Bytes after the first JSON value, or after the first gzip member, are ignored.
     pub(crate) fn decode(datagram: &[u8], limit: usize) -> (usize, Result<Self, NotDecoded>) {
         if datagram.starts_with(&GZIP_MAGIC) {
             let mut text = Vec::new();
@@ -90,7 +92,7 @@ impl PushMessage {
         Ok(PushMessage { content, last_ref_time: packet.last_ref_time })
     }
 
-    /// As `PushReceiver` of Nacos' own 1.x client answers.
+    /// The acknowledgement that servers expect: see `PushReceiver` of Nacos' 1.x client.
     pub(crate) fn acknowledgement(&self) -> Acknowledgement {
         let kind = match self.content {
             PushContent::List(_) => "push-ack",
@@ -103,19 +105,19 @@ impl PushMessage {
 
 impl Acknowledgement {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        // Three strings always serialise.
+        // Strings always serialise.
         serde_json::to_vec(self).unwrap_or_default()
     }
 }
 
-/// Whether a datagram begins as a push does, plain or gzipped. Any other one is refused without a cost.
+/// Whether a datagram begins like a push, plain or gzipped. Costs almost nothing, unlike decoding.
 pub(crate) fn may_be_a_push(datagram: &[u8]) -> bool {
     datagram.starts_with(&GZIP_MAGIC) || begins_an_object(datagram)
 }
 
-/// Inflates no more than it must to know that there is more than `limit`.
+/// Inflates a datagram into `text`, up to one byte more than `limit`.
 fn inflate(datagram: &[u8], limit: usize, text: &mut Vec<u8>) -> Result<(), NotDecoded> {
-    // Read to its end, the check sum is compared.
+    // The checksum is compared at the end, so the text must be read to its end.
     let mut limited = GzDecoder::new(datagram).take((limit as u64).saturating_add(1));
     limited.read_to_end(text).map_err(|error| NotDecoded::Malformed(format!("bad gzip: {error}")))?;
     if text.len() > limit {
@@ -125,18 +127,19 @@ fn inflate(datagram: &[u8], limit: usize, text: &mut Vec<u8>) -> Result<(), NotD
 }
 
 fn read_list(data: Option<&str>) -> Result<ListAnswer, NotDecoded> {
-    let data = data.ok_or_else(|| NotDecoded::Malformed("a push without data".into()))?;
+    let data = data.ok_or_else(|| NotDecoded::Malformed("the push has no data".into()))?;
     let list: ListAnswer = first_object(data.as_bytes())?;
     if list.name.is_empty() {
-        return Err(NotDecoded::Malformed("a list that names no service".into()));
+        return Err(NotDecoded::Malformed("the list names no service".into()));
     }
     Ok(list)
 }
 
-/// Reads one object, whatever follows it. An array would pass for an object with its fields in order.
+/// Reads one JSON object and ignores what follows. Arrays must be rejected here: serde would read their elements as
+/// fields.
 fn first_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, NotDecoded> {
     if !begins_an_object(text) {
-        return Err(NotDecoded::Malformed("no JSON object".into()));
+        return Err(NotDecoded::Malformed("not a JSON object".into()));
     }
     let read = T::deserialize(&mut serde_json::Deserializer::from_slice(text));
     read.map_err(|error| NotDecoded::Malformed(error.to_string()))
@@ -190,11 +193,11 @@ mod tests {
     fn list_of(message: PushMessage) -> ListAnswer {
         match message.content {
             PushContent::List(list) => *list,
-            other => panic!("{other:?} is no list"),
+            other => panic!("{other:?} is not a list"),
         }
     }
 
-    /// Asserts that `list` says what the text of the datagram says, read here without our structs.
+    /// Asserts that `list` equals the text of the datagram, which is read here without the crate's own structs.
     fn assert_same_list(list: ListAnswer, text: &str) {
         let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
         let packet = values.next().unwrap().unwrap();
@@ -212,7 +215,7 @@ mod tests {
         }
     }
 
-    /// The datagrams of all recordings, as they came.
+    /// The datagrams of all recordings, with their texts.
     static RECORDED: LazyLock<Vec<(Vec<u8>, String)>> = LazyLock::new(|| {
         let pushes = SERVERS.into_iter().flat_map(recordings::of).filter_map(|exchange| exchange.udp_push);
         let datagram = |gzipped: bool, text: &str| if gzipped { gzip(text.as_bytes()) } else { text.into() };
@@ -220,7 +223,7 @@ mod tests {
     });
 
     #[test]
-    fn every_recorded_push_is_read_and_acknowledged() {
+    fn every_recorded_push_is_decoded_and_acknowledged() {
         let mut read = 0;
         for (datagram, text) in RECORDED.iter() {
             let message = decode(datagram).unwrap();
@@ -236,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_a_push_is_ignored() {
+    fn bytes_after_a_push_are_ignored() {
         for (datagram, text) in RECORDED.iter() {
             let datagram = [datagram, &b"\0\0\0 garbage"[..]].concat();
             assert_same_list(list_of(decode(&datagram).unwrap()), text);
@@ -257,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_push_is_refused() {
+    fn malformed_datagrams_are_rejected() {
         let host = json!({ "ip": "127.0.0.1", "port": 80, "healthy": true });
         let nameless = json!({ "hosts": [host] });
         let hostless = json!({ "name": "G@@s" });
@@ -299,10 +302,10 @@ mod tests {
         assert!(matches!(PushMessage::decode(&text, text.len() - 1), (0, Err(NotDecoded::OverLimit))));
 
         let bomb = gzip(&vec![b' '; 64 * 1024 * 1024]);
-        assert!(bomb.len() < 2 * LARGEST_DATAGRAM);
+        assert!(bomb.len() < 2 * MAX_DATAGRAM_SIZE);
         let mut inflated = Vec::new();
         assert_eq!(inflate(&bomb, 1000, &mut inflated), Err(NotDecoded::OverLimit));
-        assert_eq!(inflated.len(), 1001, "one more tells that there is more");
+        assert_eq!(inflated.len(), 1001, "one byte more than the limit");
     }
 
     proptest! {
@@ -314,23 +317,23 @@ mod tests {
             if let Ok(message) = decode(&datagram) {
                 prop_assert!(!matches!(message.content, PushContent::List(_)));
             }
-            // With the magic number in front, but no gzip behind it.
+            // The magic number of gzip, followed by something else.
             prop_assert!(decode(&[&GZIP_MAGIC[..], &bytes].concat()).is_err());
         }
 
-        /// A damaged plain datagram is another text: its list is what that text says. A damaged gzipped one is no push,
-        /// or the damage hit nothing.
+        /// A damaged plain datagram is another text, and is read as that. A damaged gzipped datagram is rejected,
+        /// unless the damage has no effect.
         #[test]
-        fn a_damaged_push_is_no_wrong_list(
+        fn a_damaged_push_never_gives_a_wrong_list(
             which in any::<prop::sample::Index>(),
             damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
             cut in prop::option::of(any::<prop::sample::Index>()),
         ) {
             let (mut datagram, text) = RECORDED[which.index(RECORDED.len())].clone();
             let gzipped = datagram.starts_with(&GZIP_MAGIC);
-            for (place, byte) in damage {
-                let place = place.index(datagram.len());
-                datagram[place] = byte;
+            for (index, byte) in damage {
+                let index = index.index(datagram.len());
+                datagram[index] = byte;
             }
             if let Some(cut) = cut {
                 datagram.truncate(cut.index(datagram.len()));

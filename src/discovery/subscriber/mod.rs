@@ -77,7 +77,8 @@ pub(crate) struct PushedList(pub(crate) Listed);
 #[rtype(result = "()")]
 pub(crate) struct Hint;
 
-/// Says that the server in use may have forgotten instances and push subscriptions. A poll shows the one and renews the other.
+/// Says that the server in use may have forgotten instances and push subscriptions. A poll shows the one and renews
+/// the other.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub(crate) struct EpochBegan;
@@ -137,7 +138,7 @@ pub(crate) struct Subscriber {
     status: Status,
 }
 
-/// The timers, requests and disk accesses in the actor's context. A restart loses them all.
+/// The timers, requests and disk accesses under way in the actor's context. A restart loses them all.
 #[derive(Default)]
 struct UnderWay {
     polling: Polling,
@@ -174,6 +175,7 @@ enum Cache {
     },
 }
 
+/// What [`SubscriptionStatus`] shows and no other part of the Subscriber knows.
 #[derive(Default)]
 struct Status {
     last_success: Option<Instant>,
@@ -239,7 +241,8 @@ impl Subscriber {
     }
 
     fn poll_failed(&mut self, error: Error, ctx: &mut Context<Self>) {
-        debug!(self.settings.log, "failed to fetch service list"; "service" => %self.subscription.service, "error" => %error);
+        debug!(self.settings.log, "failed to fetch service list";
+            "service" => %self.subscription.service, "error" => %error);
         self.status.last_error = Some(error);
         self.view.set_stale(true);
         if self.merge.current().is_none() {
@@ -249,8 +252,8 @@ impl Subscriber {
 
     fn next_interval(&self, repeat_soon: bool) -> Duration {
         let settings = &self.settings;
-        // Nacos 1.4 stops pushing to a client that polls later than the cache time, so leave time for the timer grid and
-        // the request.
+        // Nacos 1.4 stops pushing to a client that polls later than the cache time, so leave time for the timer grid
+        // and the request.
         let cache_time =
             self.merge.current().map_or(settings.max_interval, |list| list.info.cache_time().mul_f64(0.85));
         let interval = cache_time.clamp(settings.min_interval, settings.max_interval);
@@ -296,8 +299,8 @@ impl Subscriber {
     /// Brings the next poll forward, to a random moment within `spread`.
     fn poll_soon(&mut self, spread: Duration, ctx: &mut Context<Self>) {
         let now = Instant::now();
-        // A due time in the past would count as earlier than the armed timer's each time, so frequent hints would arm the
-        // timer again and again, and no poll would ever be sent.
+        // A due time in the past would count as earlier than the armed timer's each time, so frequent hints would arm
+        // the timer again and again, and no poll would ever be sent.
         let earliest = self.last_poll.map_or(now, |last| now.max(last + MIN_EARLY_INTERVAL));
         let due = earliest + spread.mul_f64(fastrand::f64());
         match &mut self.under_way.polling {
@@ -447,8 +450,8 @@ impl Subscriber {
         }
     }
 
-    /// Waits in one stream until weak listeners have handled their messages. With a future of the context for each message,
-    /// every wake-up would poll them all.
+    /// Waits in one stream until weak listeners have handled their messages. With a future of the context for each
+    /// message, every wake-up would poll them all.
     fn await_deliveries(&mut self, ctx: &mut Context<Self>) {
         let (deliveries, mut sent) = mpsc::unbounded_channel();
         self.deliveries = deliveries;

@@ -425,6 +425,39 @@ async fn a_full_listener_receives_the_newest_list_compared_with_what_it_received
     assert_eq!(last.changed.first().map(|(old, _)| old.weight), Some(before[0].weight));
 }
 
+#[derive(Message)]
+#[rtype(result = "()")]
+struct TriggerPanic;
+
+impl Handler<TriggerPanic> for Subscriber {
+    type Result = ();
+
+    fn handle(&mut self, _: TriggerPanic, _: &mut Context<Self>) {
+        panic!("triggered by a test");
+    }
+}
+
+#[actix::test]
+async fn after_a_restart_it_polls_and_notifies_listeners_that_were_full() {
+    let world = begin(&[("1", 1.0)]);
+    let (slow, mailbox) = full_listener();
+    world.listen(Listener::Strong(slow.clone().recipient()));
+    for weight in [2.0, 3.0, 4.0] {
+        world.server.set_hosts(&[("1", weight)]);
+        world.received_after(1.1).await;
+    }
+    world.server.0.borrow_mut().delay = Duration::from_secs(3600);
+    sleep(Duration::from_secs(2)).await;
+    world.server.0.borrow_mut().delay = Duration::ZERO;
+    let polls = world.server.0.borrow().polls;
+    assert!(world.subscriber.send(TriggerPanic).await.is_err());
+    actix_rt::spawn(supervision::supervise(Recorder::default(), mailbox, Logger::root(slog::Discard, slog::o!())));
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(world.server.0.borrow().polls, polls + 1, "the poll under way was lost");
+    let received = slow.send(TakeReceived).await.unwrap();
+    assert_eq!(received.last().unwrap().info.hosts[0].weight, 4.0);
+}
+
 /// An actor that does not run yet, with a mailbox of one.
 fn full_listener() -> (Addr<Recorder>, actix::dev::channel::AddressReceiver<Recorder>) {
     let (sender, mailbox) = actix::dev::channel::channel(1);
