@@ -1,4 +1,5 @@
 //! Imports between the folders of `src/` go one way only: see "Layers" in `docs/architecture.md`.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     fs,
