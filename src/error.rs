@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use actix::MailboxError;
 use serde::{Serialize, Serializer};
 
-/// An operation failed. The variant says in which way.
+/// The error of all operations. The variant says how the operation failed.
 ///
 /// What to do about it:
 ///
@@ -62,8 +62,8 @@ pub enum Error {
         reason: String,
     },
 
-    /// The server rejected the request. Retryable are a 5xx, a 429, and code 30000 of the v3 API (an error inside the
-    /// server).
+    /// The server rejected the request. Retryable if the status is a 5xx, 429, or 30000 (an error inside the server in
+    /// the v3 API).
     #[error("{operation}: {server} answered {status}: {body}")]
     Refused {
         /// The operation that failed.
@@ -173,8 +173,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Error::Unreachable { .. } | Error::Timeout { .. } | Error::Unreadable { .. } => true,
-            // v3 reports an error inside the server as 30000. A repetition does not change the outcome of its other
-            // codes.
+            // v3 reports an error inside the server as 30000. Repeating the request does not help with its other codes.
             Error::Refused { status, .. } => matches!(status, 429 | 500..=599 | 30_000),
             _ => false,
         }

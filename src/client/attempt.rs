@@ -254,14 +254,14 @@ impl Nacos {
         debug!(self.log, "request failed";
             "server" => &server.name, "operation" => %C::OPERATION, "error" => %error);
         let Some(kind) = self.transport.failure_kind(error) else {
-            // A 429 is an answer. A request that the deadline cut short shows nothing.
+            // A 429 is an answer. A request that the deadline cut short says nothing about the server.
             match error.status() {
                 Some(_) => self.servers.rejected(server, C::OPERATION),
                 None => self.servers.undecided(server, C::OPERATION),
             }
             return false;
         };
-        // Not a refused connection but a broken one. A proxy may break it because of the content of one request.
+        // A connection that broke counts as no answer: a proxy may break it because of the content of one request.
         let is_refused = kind == FailureKind::ConnectFailed && server.dialer.was_refused_since(sent);
         let kind = if kind == FailureKind::ConnectFailed && !is_refused { FailureKind::NoAnswer } else { kind };
         let subject = self.subjects.hash_one(call.subject());

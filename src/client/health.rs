@@ -1,9 +1,11 @@
 //! The health of one server: a circuit breaker for the server, and one for each of its operations.
 //!
-//! Against the server count failed connections, and registrations, beats and lists that time out while the server
-//! answers nothing else. Against an operation count a 5xx, an unreadable answer, and any other timeout. A breaker opens
-//! only when requests for a second service or instance fail too, because a single one may fail for reasons of its own.
-//! A rejection (4xx) never counts.
+//! Failures of this kind count against the server: a connection that cannot be made, and a registration, beat or list
+//! that times out while the server answers nothing else. All other failures count against the operation: a 5xx, an
+//! unreadable answer, and any other timeout. A rejection (4xx) never counts.
+//!
+//! A refused connection opens the breaker of the server at once. Otherwise a breaker opens when requests for a second
+//! service or instance fail too, because requests for a single one may fail for reasons of their own.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -19,7 +21,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// The server in use is not left for a server that failed within this time, unless the server in use answers nothing.
 const FLAPPING_PAUSE: Duration = Duration::from_secs(60);
 
-/// So many failures in a row, without a success in between, are an outage.
+/// This many failures in a row, without a success in between, are an outage.
 const FAILURES_PER_OUTAGE: u32 = 3;
 
 /// How a request failed.
@@ -53,7 +55,7 @@ pub(super) enum Availability {
     Open(Duration),
 }
 
-/// A circuit breaker. Counts failures in a row, and opens for a growing time.
+/// A circuit breaker. Counts failures in a row, and stays open for a time that grows with each failure.
 #[derive(Debug, Clone, Default)]
 struct Breaker {
     /// Requests that were under way at the same time count once.
@@ -86,7 +88,7 @@ impl Breaker {
     }
 }
 
-/// The outcome of the requests to one server.
+/// The results of the requests to one server, and the breakers that follow from them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Health {
     server: Breaker,

@@ -1,8 +1,17 @@
 //! The Nacos client. It knows no actor.
 //!
-//! [`Nacos`] has one method per operation. The requests and the reading of answers are pure functions in `wire`.
-//! [`attempt`] chooses the server, repeats failed requests, and finds out the protocol of a server. [`login`] adds the
-//! token.
+//! [`Nacos`] has one method per operation, and [`calls`] defines the request and the answer of each operation by the
+//! pure functions in `wire`. A request passes through these files:
+//!
+//! 1. [`attempt`] waits for a permit, chooses a server, and repeats the request at another server after a failure. It
+//!    also finds out which protocol a server speaks.
+//! 2. [`login`] adds the token from [`session`], and logs in if there is none.
+//! 3. [`transport`] signs the request, sends it by awc, and reads the answer. [`dialer`] opens connections, with
+//!    [`tls`] if the server needs it. [`decoding`] undoes what proxies did to the answer.
+//!
+//! [`servers`] knows all servers and which of them is in use. [`health`] has the circuit breakers of one server.
+//! [`connection`] derives the state of the connection from them. [`restart_detector`] and [`server_list`] are
+//! background tasks.
 
 mod attempt;
 mod calls;

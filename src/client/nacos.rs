@@ -166,6 +166,7 @@ impl Nacos {
         self.disabled
     }
 
+    /// Registers an instance, or replaces the values of a registered one.
     pub(crate) async fn register(
         &self,
         service: &ServiceName,
@@ -179,6 +180,7 @@ impl Nacos {
         self.attempt(&call, patience).await.map(drop)
     }
 
+    /// Deregisters an instance.
     pub(crate) async fn deregister(&self, key: &InstanceKey, ephemeral: bool, patience: Patience) -> Result<(), Error> {
         if self.disabled {
             return Ok(());
@@ -187,6 +189,7 @@ impl Nacos {
         self.attempt(&call, patience).await.map(drop)
     }
 
+    /// Sends a beat. A light beat carries no values, so it cannot register an unknown instance.
     pub(crate) async fn beat(
         &self,
         key: &InstanceKey,
@@ -211,11 +214,12 @@ impl Nacos {
         let (list_cache, left_out) = (&self.list_cache, &self.left_out);
         let call = calls::List { namespace, query, list_cache, left_out, log: &self.log };
         let answered = self.attempt(&call, patience).await?;
-        // Read the epoch after the answer: a newer epoch did not produce this list.
+        // Read the epoch now, because an epoch that begins later has not produced this list.
         let epoch = self.servers.is_in_use(&answered.server).then(|| self.epoch());
         Ok(Listed { info: answered.value, epoch, protocol: answered.protocol })
     }
 
+    /// Fetches a page of the names of a group's services. Returns the number of all services and the names.
     pub(crate) async fn list_services(
         &self,
         group: &str,

@@ -1,4 +1,8 @@
 //! The settings of a Registry.
+//!
+//! A setting consists of a field with a default and a check in this file, a setter and a getter in `settings.rs`, a row
+//! in the table at [`Config`], and an environment variable in `environment.rs`. A test compares the table with the
+//! variables.
 
 mod access_key;
 mod addresses;

@@ -75,6 +75,17 @@ impl Config {
     /// A request carries `id` and an HMAC that is made with `secret`. The secret itself is never sent. Together with
     /// [`credentials`](Config::credentials), requests are signed and carry a token.
     /// [`SetAccessKey`](crate::SetAccessKey) replaces the key of a running Registry.
+    ///
+    /// ```
+    /// use actix_nacos::Config;
+    ///
+    /// // Temporary credentials, and signatures of version 4.
+    /// let config = Config::new("mse.example.com:8848")
+    ///     .access_key("STS.id", "secret")
+    ///     .security_token("token")
+    ///     .signature_region("cn-hangzhou");
+    /// assert!(config.validate().is_ok());
+    /// ```
     #[must_use]
     pub fn access_key(mut self, id: impl Into<String>, secret: impl Into<String>) -> Self {
         self.access_key = Some(id.into());
@@ -162,6 +173,17 @@ impl Config {
     ///
     /// The time counts from the moment when the first request can be sent. The timeout of each request is shortened to
     /// the time that remains.
+    ///
+    /// ```
+    /// use actix_nacos::Config;
+    /// use std::time::Duration;
+    ///
+    /// // A server has 500 ms to answer. After 2 s over all servers, the operation fails.
+    /// let config = Config::new("192.0.2.1:8848,192.0.2.2:8848")
+    ///     .request_timeout(Duration::from_millis(500))
+    ///     .operation_timeout(Duration::from_secs(2));
+    /// assert!(config.validate().is_ok());
+    /// ```
     #[must_use]
     pub fn operation_timeout(mut self, timeout: Duration) -> Self {
         self.operation_timeout = timeout;
@@ -268,6 +290,9 @@ impl Config {
 
     /// Sets a folder in which the latest lists are cached, so that they are available when no server can be reached at
     /// the start. The folder is created if it does not exist. Default: none, nothing is cached.
+    ///
+    /// Several processes and Registries may share a folder. Lists from the cache arrive with
+    /// [`Source::Cache`](crate::Source::Cache), and views that serve them are [stale](crate::ServiceView::is_stale).
     #[must_use]
     pub fn cache_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cache_dir = Some(folder.into());

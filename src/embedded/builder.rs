@@ -58,6 +58,22 @@ impl EmbeddedServerBuilder {
     ///
     /// Default: no users, so that requests need no token. A login is then rejected in the same way as by a Nacos whose
     /// authentication is off. Nacos 1.4 accepts `nacos` with the password `nacos` in that case.
+    ///
+    /// ```
+    /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = EmbeddedServer::builder().user("nacos", "secret").start()?;
+    /// let without_login = Registry::start(Config::new(server.server_address()))?;
+    /// let denied = without_login.send(ListInstances::new("orders")).await?;
+    /// assert!(matches!(denied, Err(Error::Unauthorized { .. })));
+    ///
+    /// let config = Config::new(server.server_address()).credentials("nacos", "secret");
+    /// let registry = Registry::start(config)?;
+    /// registry.send(ListInstances::new("orders")).await??;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
         self.settings.users.push((name.into(), password.into()));
         self

@@ -21,8 +21,8 @@ pub(crate) struct InstanceKey {
     pub(crate) ip: String,
     pub(crate) port: i64,
     pub(crate) ephemeral: bool,
-    /// Empty since 2.x, where an address is one client with one instance per service (`IpPortBasedClient`), in whatever
-    /// cluster.
+    /// Empty since 2.x, where an address is one client (`IpPortBasedClient`). A client has one instance per service,
+    /// independent of the cluster.
     pub(crate) cluster: String,
 }
 
@@ -122,7 +122,7 @@ impl Service {
         Arc::new(self.instances.values().map(|instance| self.effective(instance)).collect())
     }
 
-    /// The instances that a list would show now. Does not count as a list, so it does not fix what later lists show.
+    /// The instances that a list would show now. Unlike a list, does not store the result for later lists.
     pub(crate) fn listed_or_all(&self) -> Arc<Vec<Instance>> {
         self.listed.clone().unwrap_or_else(|| self.all_effective())
     }

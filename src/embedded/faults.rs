@@ -264,6 +264,22 @@ impl Faults {
 
     /// Waits between serving a request and answering it. A client that gives up meanwhile has still made its change.
     /// Zero takes the delay back.
+    ///
+    /// ```
+    /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+    /// # use std::time::Duration;
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = EmbeddedServer::start()?;
+    /// let config = Config::new(server.server_address()).operation_timeout(Duration::from_millis(100));
+    /// let registry = Registry::start(config)?;
+    /// server.faults().delay_answers(Duration::from_secs(1));
+    /// let late = registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080)).await?;
+    /// assert!(matches!(late, Err(Error::Timeout { .. })));
+    /// # server.faults().clear();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delay_answers(&self, by: Duration) {
         self.set(|faults| faults.after = by.min(LONGEST_DURATION));
     }

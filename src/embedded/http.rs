@@ -1,4 +1,8 @@
 //! The HTTP server: reads requests, applies faults, writes answers.
+//!
+//! A request passes through these steps: [`read`] parses it and finds its [`Route`]. The active faults may delay it or
+//! make it fail. [`routes::serve`] checks the authorization and the parameters, and calls the handler, which changes
+//! the [state](super::state). The faults may then delay or spoil the answer.
 
 use std::{
     io,

@@ -187,6 +187,15 @@ impl EmbeddedServer {
     /// Restarts the server like [`restart_empty`](Self::restart_empty), as another version of Nacos: an upgrade or a
     /// downgrade.
     ///
+    /// ```
+    /// use actix_nacos::embedded::{Dialect, EmbeddedServer};
+    ///
+    /// let server = EmbeddedServer::builder().dialect(Dialect::V1_4).start()?;
+    /// server.restart_as(Dialect::V3_2)?;
+    /// assert_eq!(server.dialect(), Dialect::V3_2);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// Another program has taken the port.
     pub fn restart_as(&self, dialect: Dialect) -> io::Result<()> {
@@ -239,7 +248,7 @@ impl EmbeddedServer {
         self.shared.with(|state| state.pushes.subscribers(&key_of("public", service)))
     }
 
-    /// The numbers of requests received and pushes sent.
+    /// The numbers of requests received and pushes sent. See [`Counters`] for an example.
     pub fn counters(&self) -> Counters {
         self.shared.with(|state| state.counters.clone())
     }

@@ -1,4 +1,8 @@
 //! The state of the server, and the events that become due.
+//!
+//! One mutex protects the whole state ([`Shared`](super::shared::Shared)). A request changes the state and enters
+//! events for later into the agenda. The timer of the server's thread, or
+//! [`EmbeddedServer::advance`](super::EmbeddedServer::advance), handles the events when they are due.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -11,7 +11,7 @@ use std::{
 /// Waits in a plain thread for a future, such as the Registry's answer to a message or a view's first list. The thread
 /// sleeps until the future is ready, and needs no runtime.
 ///
-/// There is no timeout. Operations of the Registry end within
+/// This function has no timeout. Operations of the Registry end within
 /// [`Config::operation_timeout`](crate::Config::operation_timeout). For a view use
 /// [`ServiceView::ready_within`](crate::ServiceView::ready_within), whose time is kept by the Registry's thread. Do not
 /// use the `timeout` of actix's own `Request` here, because it needs a runtime.

@@ -27,7 +27,7 @@ use actix_rt::time::{sleep, Instant, Sleep};
 use futures_util::future::FutureExt as _;
 use slog::{error, Logger};
 
-/// So many restarts within [`RESTART_WINDOW`] happen at once. Each further restart waits for [`RESTART_PAUSE`], so that
+/// This many restarts within [`RESTART_WINDOW`] happen at once. Each further restart waits for [`RESTART_PAUSE`], so that
 /// an actor that panics again and again does not occupy the thread.
 const QUICK_RESTARTS: u32 = 20;
 const RESTART_WINDOW: Duration = Duration::from_secs(1);

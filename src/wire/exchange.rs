@@ -90,7 +90,7 @@ impl Request {
 /// Encoding cannot fail for flat structs of strings and numbers. If it did, the server would complain about missing
 /// parameters.
 fn encode(parameters: &impl Serialize) -> String {
-    // A beat needs 256 bytes. Growing from an empty string would reallocate six times.
+    // A beat needs about 256 bytes. Growing from an empty string would reallocate six times.
     let mut encoded = form_urlencoded::Serializer::new(String::with_capacity(256));
     match parameters.serialize(serde_urlencoded::Serializer::new(&mut encoded)) {
         Ok(encoded) => encoded.finish(),
@@ -161,7 +161,7 @@ pub(crate) enum Rejection {
     LoginRejected(String),
     /// The server rejected the request for another reason.
     Refused { status: u16, body: String },
-    /// The answer is not one of this operation.
+    /// The answer is not valid for this operation.
     Unreadable(String),
 }
 

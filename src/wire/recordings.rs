@@ -273,7 +273,7 @@ fn assert_list(what: &str, request: &RecordedRequest, response: &RecordedRespons
     assert_eq!(json["lastRefTime"].as_i64().unwrap_or(0), info.last_ref_time, "{what}");
     assert_eq!(json["checksum"].as_str().unwrap_or(""), info.checksum, "{what}");
     assert_eq!(json["reachProtectionThreshold"].as_bool().unwrap_or(false), info.reach_protection_threshold, "{what}");
-    // Instances with a port that is none are left out: 1.4 and r-nacos accept 70000.
+    // Instances with an invalid port are left out: 1.4 and r-nacos accept 70000.
     let hosts = json["hosts"].as_array().unwrap().iter().filter(|host| host["port"].as_u64() <= Some(65535));
     assert_eq!(hosts.clone().count(), info.hosts.len(), "{what}");
     for (host, ours) in hosts.zip(&info.hosts) {

@@ -307,7 +307,7 @@ impl Host {
 }
 
 /// The hosts of a list. An entry that is not an object becomes a host without an address. If no entry is an object, the
-/// list is of something else and an error: it must not look like a service without instances.
+/// list contains something else and is an error: it must not look like a service without instances.
 #[derive(Debug, Clone)]
 pub(crate) struct Hosts(pub(crate) Vec<Host>);
 
@@ -558,7 +558,6 @@ pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Rejection> {
     }
 }
 
-/// Does not quote the answer, which may contain the token.
 fn unreadable_login(error: &serde_json::Error) -> Rejection {
     Rejection::Unreadable(format!("it contains no token ({:?} error at column {})", error.classify(), error.column()))
 }

@@ -34,8 +34,8 @@ pub(crate) const RESOURCE_NOT_FOUND: i64 = 20004;
 /// The answer to a beat of an instance that is not registered, with HTTP 200.
 pub(crate) const INSTANCE_NOT_FOUND: i64 = 21003;
 
-/// The frame of every answer and error. Only a filter in front of the API rejects requests with plain text or Spring's
-/// page.
+/// The frame of every answer and error. The exception is a filter in front of the API, which rejects requests with
+/// plain text or Spring's error page.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Frame<T> {
     pub(crate) code: i64,
