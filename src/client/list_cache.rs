@@ -1,8 +1,9 @@
 //! Caches parsed lists in memory, so that a list that has not changed is not parsed again.
 //!
 //! Nearly every poll returns the same hosts as the poll before. Comparing their text costs a hundredth of parsing it.
-//! The instances also keep their addresses in memory, which makes comparing two lists cheap, and dropping a list in
-//! another thread. Only the fields beside the hosts differ each time: the server's clock, and the checksum of r-nacos.
+//! The instances also stay the same objects in memory, which makes it cheap to compare two lists, and to drop an old
+//! list in another thread. Only the fields beside the hosts differ each time: the server's clock, and the checksum of
+//! r-nacos.
 
 use std::{
     cell::{Cell, RefCell},

@@ -11,7 +11,7 @@ use awc::{http::Method, Client};
 use super::{dialer::Dialer, health::Health, resolve::Resolved};
 use crate::{config::ServerAddress, error::Error, wire::exchange::WireProtocol};
 
-/// One server.
+/// A server to which requests may be sent. It keeps its state when the server list is replaced.
 pub(crate) struct Server {
     pub(crate) address: ServerAddress,
     /// `host:port`, for errors and logs.

@@ -444,7 +444,7 @@ impl Token {
     }
 }
 
-/// `pause`, doubled so many times.
+/// `pause`, doubled `times` times, up to [`MAX_PAUSE`].
 fn doubled(pause: Duration, times: u32) -> Duration {
     pause.saturating_mul(1 << times.min(10)).min(MAX_PAUSE)
 }

@@ -129,7 +129,7 @@ impl Transport {
     }
 
     /// Waits until another request may be sent. Requests wait here and not in awc's pool, where the wait would count
-    /// against the request's timeout. Never `None` in fact, because the semaphores are never closed.
+    /// against the request's timeout. Never returns `None`, because the semaphores are never closed.
     pub(crate) async fn permit(&self, operation: Operation) -> Option<SemaphorePermit<'_>> {
         let is_last = self.is_closing.get() && operation == Operation::Deregister;
         if !operation.keeps_registered() && !is_last {

@@ -114,7 +114,7 @@ fn reason(error: Error) -> String {
     }
 }
 
-/// Reads environment variables, with the prefix that their names have.
+/// A source of environment variables whose names begin with `prefix`.
 struct Environment<'a, R> {
     prefix: &'a str,
     read: R,

@@ -1,6 +1,6 @@
 //! The values that applications and servers exchange: instances, services, changes.
 //!
-//! These types do no I/O and know neither servers nor actors. Their serialised form uses the field names of Nacos.
+//! These types do no I/O and know neither servers nor actors.
 
 pub(crate) mod change;
 pub(crate) mod connection;
