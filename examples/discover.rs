@@ -79,13 +79,18 @@ async fn run(config: Option<Config>, threads: usize, time: Duration) -> Result<(
     expected.push(("one instance removed, one weight raised", count(&view, &phase, 2, time).await));
     phase.store(END, Ordering::Release);
 
+    let tally = add_up(choosers)?;
+    registry.send(Shutdown::default()).await??;
+    compare(&tally, &expected)
+}
+
+fn add_up(choosers: Vec<thread::JoinHandle<Tally>>) -> Result<Tally, &'static str> {
     let mut tally = Tally::new();
     for chooser in choosers {
         let chosen = chooser.join().map_err(|_| "a thread panicked")?;
-        chosen.into_iter().for_each(|(place, times)| *tally.entry(place).or_default() += times);
+        chosen.into_iter().for_each(|(instance, times)| *tally.entry(instance).or_default() += times);
     }
-    registry.send(Shutdown::default()).await??;
-    compare(&tally, &expected)
+    Ok(tally)
 }
 
 async fn change_and_remove(registry: &Addr<Registry>, service: &str) -> Result<(), Error> {

@@ -53,13 +53,9 @@ async fn main() -> ExitCode {
 async fn run(config: Option<Config>) -> Result<(), Box<dyn std::error::Error>> {
     let began = Instant::now();
     let embedded = if config.is_none() { Some(EmbeddedServer::start()?) } else { None };
-    let config = match (config, &embedded) {
-        (Some(config), _) => config,
-        (None, Some(server)) => Config::new(server.server_address()),
-        (None, None) => return Err("no server".into()),
-    };
+    let address = embedded.as_ref().map(EmbeddedServer::server_address).unwrap_or_default();
     let second = Duration::from_secs(1);
-    let registry = Registry::start(config.poll_interval(second, second))?;
+    let registry = Registry::start(config.unwrap_or_else(|| Config::new(address)).poll_interval(second, second))?;
     let servers = registry.send(GetStatus).await??.servers;
     let servers: Vec<_> = servers.iter().map(|server| server.address.as_str()).collect();
     let inside = if embedded.is_some() { ", inside this process" } else { "" };
@@ -67,41 +63,51 @@ async fn run(config: Option<Config>) -> Result<(), Box<dyn std::error::Error>> {
     // A service name of this process, so that the lists have no other instances.
     let service = format!("quickstart-{}", id());
 
-    let first = RegisterInstance::new(&service, "127.0.0.1", 8080).weight(2.0).metadata("zone", "a");
+    register_and_list(&registry, &service).await?;
+    follow_changes(&registry, &service).await?;
+
+    let report = registry.send(Shutdown::default()).await??;
+    println!("shutdown    {} deregistered, {} failed", report.deregistered, report.failed.len());
+    println!("done        in {:.1} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+async fn register_and_list(registry: &Addr<Registry>, service: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let first = RegisterInstance::new(service, "127.0.0.1", 8080).weight(2.0).metadata("zone", "a");
     registry.send(first).await??;
-    registry.send(RegisterInstance::new(&service, "127.0.0.2", 8080)).await??;
+    registry.send(RegisterInstance::new(service, "127.0.0.2", 8080)).await??;
     println!("register    two instances of {service}; each sends heartbeats now");
 
-    let list = list_of(&registry, &service, 2).await?;
+    let list = list_of(registry, service, 2).await?;
     println!("list        {}", instances(&list));
+    Ok(())
+}
 
+/// Subscribes, then changes the instances and prints the change that the listener receives.
+async fn follow_changes(registry: &Addr<Registry>, service: &str) -> Result<(), Box<dyn std::error::Error>> {
     let (changes_tx, mut changes) = mpsc::unbounded_channel();
     let listener = Listener { changes_tx }.start();
-    registry.send(Subscribe::new(&service, listener.recipient())).await??;
+    registry.send(Subscribe::new(service, listener.recipient())).await??;
     let change = next_change(&mut changes, |change| change.first && change.info.hosts.len() == 2).await?;
     println!("subscribe   the present list: {} instances", change.added.len());
 
-    registry.send(ModifyInstance::new(&service, "127.0.0.1", 8080).weight(5.0)).await??;
+    registry.send(ModifyInstance::new(service, "127.0.0.1", 8080).weight(5.0)).await??;
     let change = next_change(&mut changes, |change| !change.changed.is_empty()).await?;
     for (before, now) in &change.changed {
         println!("modify      {}: weight {} -> {} ({:?})", now.authority(), before.weight, now.weight, change.source);
     }
 
-    let instance = registry.send(GetInstance::new(&service, "127.0.0.1", 8080)).await??;
+    let instance = registry.send(GetInstance::new(service, "127.0.0.1", 8080)).await??;
     println!("get         {} has weight {} and {:?}", instance.authority(), instance.weight, instance.metadata);
 
-    let reply = registry.send(SendHeartbeat::new(&service, "127.0.0.2", 8080)).await??;
+    let reply = registry.send(SendHeartbeat::new(service, "127.0.0.2", 8080)).await??;
     println!("heartbeat   sent once; the server asks for one every {} ms", reply.client_beat_interval);
 
-    registry.send(DeregisterInstance::new(&service, "127.0.0.2", 8080)).await??;
+    registry.send(DeregisterInstance::new(service, "127.0.0.2", 8080)).await??;
     let change = next_change(&mut changes, |change| !change.removed.is_empty()).await?;
     for gone in &change.removed {
         println!("deregister  {} is gone, {} left ({:?})", gone.authority(), change.info.hosts.len(), change.source);
     }
-
-    let report = registry.send(Shutdown::default()).await??;
-    println!("shutdown    {} deregistered, {} failed", report.deregistered, report.failed.len());
-    println!("done        in {:.1} s", began.elapsed().as_secs_f64());
     Ok(())
 }
 

@@ -97,7 +97,7 @@ async fn run(config: Option<Config>) -> Result<(), Box<dyn std::error::Error>> {
     let registry = Registry::start(config)?;
     let service = format!("supervised-{}", std::process::id());
     let worker = Worker { registry: registry.clone(), service: service.clone(), starts: 0 };
-    // The address stays valid through restarts. A panic would close it: actix's Supervisor restarts only actors that stop.
+    // The address survives restarts. A panic would close it: actix's Supervisor restarts only actors that stop.
     let worker = Supervisor::start(move |_| worker);
 
     sleep(2 * second).await;
