@@ -64,6 +64,10 @@ const YIELDS_FOR_LAST_ANSWERS: usize = 64;
 /// after a change to another server, and after an actor has been restarted.
 ///
 /// # Errors
+/// Every message may be answered with [`Error::Stopped`] or [`Error::Panicked`]. A message that asks a server may also
+/// be answered with an error that names the server. Where another attempt can help, the Registry has made further
+/// attempts until [`Config::operation_timeout`](crate::Config::operation_timeout) had passed.
+///
 /// `addr.send(message).await` gives a `Result` in a `Result`: the outer error is actix's `MailboxError`, the inner one
 /// is [`Error`]. `MailboxError` converts into `Error`, so `addr.send(message).await??` works in a function that returns
 /// `Result<_, Error>`.

@@ -140,8 +140,8 @@ impl Handler<Beat> for Registry {
 
     fn handle(&mut self, beat: Beat, _: &mut Context<Self>) -> Self::Result {
         let shared = self.shared.clone();
-        // Thousands of beats fall due together. What a beat needs is allocated only when it has a permit, so that waiting
-        // beats are small and memory is reused.
+        // Thousands of beats fall due together. What a beat needs is allocated only when it has a permit, so that
+        // waiting beats are small and memory is reused.
         Box::pin(async move {
             let permit = shared.beat_permit().await;
             if shared.is_in(Phase::Closing) {
@@ -199,8 +199,8 @@ impl Shared {
         self.desired.get(key, is_known).unwrap_or(false)
     }
 
-    /// Sends a beat while the instance is being changed, because a change may last as long as an operation may. The beat
-    /// of an instance that the server knows changes nothing.
+    /// Sends a beat while the instance is being changed, because a change may last as long as an operation may. The
+    /// beat of an instance that the server knows changes nothing.
     async fn beat_past_changes(&self, beat: &Beat) -> Result<BeatOutcome, Error> {
         let Some(values) = self.desired.get(&beat.key, |desired| desired.instance.clone()) else {
             return Ok(BeatOutcome::NotWanted);
@@ -215,7 +215,8 @@ impl Shared {
         Ok(BeatOutcome::Accepted(reply))
     }
 
-    /// Sends what the instance needs now: a registration if the server may not have the desired values, otherwise a beat.
+    /// Sends what the instance needs now: a registration if the server may not have the desired values, otherwise a
+    /// beat.
     async fn beat(&self, beat: &Beat) -> Result<BeatOutcome, Error> {
         let deregistered = self.deregister_leftover(&beat.key).await;
         let epoch = self.nacos.epoch();
@@ -236,8 +237,8 @@ impl Shared {
             return self.register_forgotten(beat, &instance, epoch, was_late).await;
         }
         self.note(&beat.key, DesiredInstance::beat_accepted);
-        // The beat itself may have shown that the server restarted. On r-nacos a light beat brings an instance back without
-        // its weight and metadata.
+        // The beat itself may have shown that the server restarted. On r-nacos a light beat brings an instance back
+        // without its weight and metadata.
         if self.nacos.epoch() != epoch {
             self.register_again(&beat.key, &instance).await?;
         }

@@ -28,15 +28,15 @@ use crate::{
 /// One instance that this application wants registered.
 pub(crate) struct DesiredInstance {
     pub(crate) key: Arc<InstanceKey>,
-    /// The values that the application gave. `healthy` becomes true with the first registration, because a later one must
-    /// not make an instance unhealthy that sends heartbeats.
+    /// The values that the application gave. `healthy` becomes true with the first registration, because a later one
+    /// must not make an instance unhealthy that sends heartbeats.
     pub(crate) instance: Rc<Instance>,
     /// `None` for a persistent instance, unless it waits to be registered.
     pub(crate) heartbeat: Option<Addr<Heartbeat>>,
     /// The epoch in which a server accepted these values; `None` while no server has.
     pub(crate) known_to: Option<u64>,
-    /// The values before a change that failed and that a server may have applied all the same. They are registered instead
-    /// of the next beat.
+    /// The values before a change that failed and that a server may have applied all the same. They are registered
+    /// instead of the next beat.
     pub(crate) restore: Option<Rc<Instance>>,
     pub(crate) state: InstanceState,
     pub(crate) since: Instant,
@@ -213,8 +213,8 @@ impl DesiredInstances {
         }
     }
 
-    /// Adds the instance, or replaces it. A replaced instance's Heartbeat ends, and each existing `Registration` reports
-    /// the new one from now on.
+    /// Adds the instance, or replaces it. A replaced instance's Heartbeat ends, and each existing `Registration`
+    /// reports the new one from now on.
     pub(crate) fn insert(&self, mut desired: DesiredInstance) {
         if let Some(mut former) = self.remove(&desired.key) {
             std::mem::swap(&mut former.publisher, &mut desired.publisher);
@@ -328,7 +328,8 @@ impl Turn {
         self.is_behind_others() && !self.is_behind_exclusive
     }
 
-    /// Ends the turn of a beat that has overtaken the turns before it. Later turns still wait for those, but beats do not.
+    /// Ends the turn of a beat that has overtaken the turns before it. Later turns still wait for those, but beats do
+    /// not.
     pub(crate) fn end_after_others(mut self) {
         self.give_up_exclusion();
         actix_rt::spawn(async move { self.come().await });

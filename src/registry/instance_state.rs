@@ -57,7 +57,7 @@ pub struct InstanceStateChanged {
 }
 
 /// Sends `listener` an [`InstanceStateChanged`] with the present state of each instance that this Registry registered,
-/// then one for every change. Deregistering an instance sends none.
+/// then one for every change. No message is sent when an instance is deregistered.
 ///
 /// ```
 /// use actix::prelude::*;

@@ -28,11 +28,11 @@ use crate::{
 
 /// Registers an instance of a service. Heartbeats then keep an ephemeral instance alive.
 ///
-/// The answer is a [`Registration`], which any thread can ask whether the instance is registered. It may be dropped:
-/// the instance stays registered until [`DeregisterInstance`], [`Shutdown`](crate::Shutdown) or the end of the
-/// Registry. Registering an instance again replaces its values.
+/// The answer is a [`Registration`], which tells any thread whether the instance is registered. It may be dropped: the
+/// instance stays registered until [`DeregisterInstance`], [`Shutdown`](crate::Shutdown) or the end of the Registry.
+/// Registering an instance again replaces its values.
 ///
-/// When a server has restarted, or another server is used, the Registry registers the instance again by itself.
+/// After a server has restarted, or when another server is used, the Registry registers the instance again by itself.
 ///
 /// ```
 /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
@@ -49,14 +49,14 @@ use crate::{
 ///
 /// # Errors
 /// - [`Error::InvalidInput`] if a value is invalid. Nothing was sent; correct the field that the error names.
-/// - The error of the last attempt, when [`Config::operation_timeout`](crate::Config::operation_timeout) (10 s) has
-///   passed and no server has answered. Send the message again, or use
+/// - The error of the last attempt, if no server has accepted the registration within
+///   [`Config::operation_timeout`](crate::Config::operation_timeout) (10 s). Send the message again, or use
 ///   [`when_reachable`](RegisterInstance::when_reachable).
-/// - The error that the server answered: see [`Error`].
+/// - Any other error that the server answered: see [`Error`].
 ///
-/// After an error nothing has changed. An instance that was not registered before sends no heartbeats, and one that was
-/// registered keeps its former values. A server may have applied the registration all the same. Then the Registry takes
-/// it back in the background, until a server confirms that, or until another message about this instance replaces it.
+/// After an error nothing has changed. An instance that was not registered before sends no heartbeats, and an instance
+/// that was registered keeps its former values. If the request was applied all the same, for example because only its
+/// answer was lost, the Registry undoes it in the background.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<Registration, Error>")]
 pub struct RegisterInstance {
@@ -120,7 +120,7 @@ impl RegisterInstance {
 
     /// Sets the interval between heartbeats, as the metadata entry `preserved.heart.beat.interval`. Default: 5 s.
     ///
-    /// A server may ask for a shorter interval in its answers, and gets it; a longer one is ignored. Servers call an
+    /// If a server asks for a shorter interval, the Registry uses that one; a longer one is ignored. Servers call an
     /// instance unhealthy after 15 s without a heartbeat. If the interval comes near that, raise
     /// [`HEART_BEAT_TIMEOUT`](crate::HEART_BEAT_TIMEOUT) and [`IP_DELETE_TIMEOUT`](crate::IP_DELETE_TIMEOUT) in the
     /// metadata, too.
@@ -202,8 +202,8 @@ impl Shared {
         }
     }
 
-    /// Undoes a registration that failed, since a server may have applied it: deregisters the instance in the background,
-    /// or registers it with its former values.
+    /// Undoes a registration that failed, since a server may have applied it: deregisters the instance in the
+    /// background, or registers it with its former values.
     fn take_back(&self, key: &Arc<InstanceKey>, former: Option<Rc<Instance>>) {
         self.deregister_in_background(key);
         if former.is_some() {

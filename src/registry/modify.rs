@@ -142,17 +142,21 @@ impl Shared {
             return Err(error);
         }
         self.recent_writes.changed(key, as_sent(&before), as_sent(&after));
+        self.note_modified(key, wanted, now_wanted, epoch);
+        Ok(())
+    }
+
+    fn note_modified(&self, key: &Arc<InstanceKey>, wanted: &Instance, now_wanted: Instance, epoch: u64) {
+        let has_new_interval = now_wanted.preserved_interval() != wanted.preserved_interval();
         self.note(key, |desired| {
             desired.instance = Rc::new(now_wanted);
             desired.registered(epoch);
-            let interval = desired.instance.preserved_interval();
-            if desired.instance.ephemeral && interval != wanted.preserved_interval() {
+            if desired.instance.ephemeral && has_new_interval {
                 // With the former interval, the next beat may be due after the server has removed the instance.
                 let heartbeat = self.new_heartbeat(key, &desired.instance);
                 desired.replace_heartbeat(|| self.start_heartbeat(heartbeat));
             }
         });
-        Ok(())
     }
 
     /// The values into which a change is merged.

@@ -145,7 +145,8 @@ impl Shared {
         }
     }
 
-    /// Whether a datagram from `ip` may set a list. The sender's address is all that distinguishes a push from a forgery.
+    /// Whether a datagram from `ip` may set a list. The sender's address is all that distinguishes a push from a
+    /// forgery.
     fn trusts(&self, ip: IpAddr) -> bool {
         self.config.push.any_source || self.nacos.servers().trusts(ip)
     }

@@ -53,8 +53,8 @@ impl ServerKind {
 }
 
 impl Shared {
-    /// Starts to read the instance, if that is due after an accepted beat. The read takes no turn of the instance, because
-    /// it may wait behind an application's own requests, and beats must not wait for it.
+    /// Starts to read the instance, if that is due after an accepted beat. The read takes no turn of the instance,
+    /// because it may wait behind an application's own requests, and beats must not wait for it.
     pub(super) fn check_on_r_nacos(self: &Rc<Self>, key: &Arc<InstanceKey>) {
         let epoch = self.nacos.epoch();
         if !self.is_read_due(key, epoch) {
@@ -96,8 +96,9 @@ impl Shared {
         restored.inspect_err(|error| self.note(key, |desired| desired.failed(error))).map(drop)
     }
 
-    /// Whether the server in use pushes changes to its clients. Nacos does with protocol v1; Nacos with v3 and r-nacos do
-    /// not. If the kind of the server is not known yet, reads the registered instance `key`; false if that does not show it.
+    /// Whether the server in use pushes changes to its clients. Nacos does with protocol v1; Nacos with v3 and r-nacos
+    /// do not. If the kind of the server is not known yet, reads the registered instance `key`; false if that does not
+    /// show it.
     pub(super) async fn pushes_changes(&self, key: Option<Arc<InstanceKey>>) -> bool {
         if self.speaks_v3() {
             return false;
@@ -164,7 +165,8 @@ fn kind_of_instance(instance: &Instance) -> Kind {
     }
 }
 
-/// Whether a beat has brought the instance back with the defaults of r-nacos, although it was registered with other values.
+/// Whether a beat has brought the instance back with the defaults of r-nacos, although it was registered with other
+/// values.
 fn has_lost_values(shown: &Instance, wanted: &Instance) -> bool {
     let shows_defaults = shown.weight == 1.0 && shown.metadata.is_empty();
     shows_defaults && (wanted.weight != 1.0 || !wanted.metadata_to_register().is_empty())

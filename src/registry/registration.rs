@@ -21,8 +21,8 @@ use crate::{
 ///
 /// It is cheap to clone, and can be used in any thread and under any runtime. Dropping it changes nothing: the instance
 /// stays registered until [`DeregisterInstance`](super::DeregisterInstance) or the end of the Registry, which a
-/// `Registration` does not keep alive. If the instance is registered again with other values, the same `Registration`
-/// reports that.
+/// `Registration` does not keep alive. When the instance is registered again with other values,
+/// the `Registration` goes on reporting its state.
 ///
 /// ```
 /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
@@ -189,7 +189,8 @@ impl PublishedState {
     }
 }
 
-/// Publishes the state of one desired instance. When the Registry ends, this is dropped, and the state becomes `Stopped`.
+/// Publishes the state of one desired instance. When the Registry ends, this is dropped, and the state becomes
+/// `Stopped`.
 pub(super) struct StatePublisher(Arc<PublishedState>);
 
 impl StatePublisher {
