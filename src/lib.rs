@@ -325,7 +325,10 @@ pub use registry::{
     SetCredentials, Shutdown, ShutdownGuard, ShutdownReport, StopSubscribe, Subscribe, Unsubscribe, UnwatchConnection,
     UnwatchInstances, WatchConnection, WatchInstances,
 };
-pub use runtime::blocking::block_on;
+pub use runtime::{
+    blocking::block_on,
+    history::{ChangedInstances, ListChange, RegistryEvent, RegistryEventKind},
+};
 #[cfg(feature = "actix-web")]
 #[cfg_attr(docsrs, doc(cfg(feature = "actix-web")))]
 pub use serve::{serve, Serve, StatusRoutes};

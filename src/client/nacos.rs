@@ -1,6 +1,6 @@
 //! The client of a Registry, with one method per operation.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use actix_rt::time::{sleep_until, Instant};
 use slog::Logger;
@@ -24,6 +24,7 @@ use crate::{
         instance::{Instance, InstanceKey},
         service::{ServiceInfo, ServiceName},
     },
+    runtime::history::History,
     wire::{exchange::WireProtocol, v1},
 };
 
@@ -84,10 +85,11 @@ pub(crate) struct Listed {
 
 impl Nacos {
     /// Must be called in the arbiter that uses the client: see [`transport::client_factory`].
-    pub(crate) fn new(config: &Config) -> Result<Self, Error> {
+    pub(crate) fn new(config: &Config, history: Arc<History>) -> Result<Self, Error> {
         let transport = Transport::new(config);
         let new_client = transport::client_factory(config)?;
-        let servers = Servers::new(config.addresses()?, config.request_timeout, new_client, config.logger.clone());
+        let servers =
+            Servers::new(config.addresses()?, config.request_timeout, new_client, history, config.logger.clone());
         Ok(Nacos {
             namespace: config.namespace_id().into(),
             protocol: WireProtocol::fixed_by(config.protocol),

@@ -87,14 +87,14 @@ mod tests {
     use slog::Logger;
 
     use super::*;
-    use crate::{config::ServerAddress, error::Operation};
+    use crate::{config::ServerAddress, error::Operation, runtime::history::History};
 
     #[actix::test]
     async fn connections_that_repeatedly_end_within_a_second_are_one_outage() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = ServerAddress::parse(&listener.local_addr().unwrap().to_string(), "/nacos").unwrap();
         let log = Logger::root(slog::Discard, slog::o!());
-        let servers = Rc::new(Servers::new(vec![address], RETRY, |_| Client::default(), log));
+        let servers = Rc::new(Servers::new(vec![address], RETRY, |_| Client::default(), History::new(), log));
         actix_rt::spawn(detect_restarts(servers.clone()));
         let server = servers.current().unwrap();
         for (age, epochs) in [(300, 1), (1300, 1), (300, 1), (300, 1)] {

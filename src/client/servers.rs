@@ -8,6 +8,7 @@ use std::{
     cell::{Cell, RefCell},
     net::IpAddr,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,6 +25,7 @@ use super::{
 use crate::{
     config::ServerAddress,
     error::{Error, Operation},
+    runtime::history::{History, RegistryEventKind},
     wire::exchange::WireProtocol,
 };
 
@@ -40,6 +42,7 @@ pub(crate) struct Servers {
     unknown_at: Cell<Option<Instant>>,
     /// Wakes all requests that wait for a breaker.
     trial_ended: Notify,
+    history: Arc<History>,
     log: Logger,
 }
 
@@ -58,6 +61,7 @@ impl Servers {
         addresses: Vec<ServerAddress>,
         longest_trial: Duration,
         new_client: impl Fn(&Dialer) -> Client + 'static,
+        history: Arc<History>,
         log: Logger,
     ) -> Self {
         let list: Vec<_> = addresses.into_iter().map(|address| Rc::new(Server::new(address, &new_client))).collect();
@@ -69,6 +73,7 @@ impl Servers {
             epoch: watch::channel(0).0,
             unknown_at: Cell::new(None),
             trial_ended: Notify::new(),
+            history,
             log,
         }
     }
@@ -126,7 +131,11 @@ impl Servers {
     fn begin_epoch(&self, reason: &str) {
         let server = self.current().map_or_else(String::new, |server| server.name.clone());
         debug!(self.log, "server may have forgotten instances, registering them again";
-            "server" => server, "reason" => reason);
+            "server" => &server, "reason" => reason);
+        self.history.record(RegistryEventKind::EpochBegan, |event| {
+            event.server = Some(server);
+            event.reason = Some(reason.into());
+        });
         self.epoch.send_modify(|epoch| *epoch += 1);
     }
 
@@ -253,7 +262,21 @@ impl Servers {
         if health.is_open_for(operation) {
             self.trial_ended.notify_waiters();
         }
-        change(&mut health)
+        let was_lost = health.is_lost();
+        let changed = change(&mut health);
+        if health.is_lost() != was_lost {
+            self.record_loss_or_return(server, &health);
+        }
+        changed
+    }
+
+    fn record_loss_or_return(&self, server: &Server, health: &Health) {
+        let kind = if health.is_lost() { RegistryEventKind::ServerLost } else { RegistryEventKind::ServerBack };
+        self.history.record(kind, |event| {
+            event.server = Some(server.name.clone());
+            let error = health.last_error.as_ref().filter(|_| health.is_lost());
+            event.reason = error.map(ToString::to_string);
+        });
     }
 
     /// Whether the breaker of the server in use is open or half-open for this operation.
@@ -283,7 +306,7 @@ pub(super) mod tests {
     pub(crate) fn servers(names: &[&str]) -> Servers {
         let addresses = names.iter().map(|name| ServerAddress::parse(name, "/nacos").unwrap()).collect();
         let log = Logger::root(slog::Discard, slog::o!());
-        let servers = Servers::new(addresses, Duration::from_secs(3), |_| Client::default(), log);
+        let servers = Servers::new(addresses, Duration::from_secs(3), |_| Client::default(), History::new(), log);
         servers.current.set(0);
         servers
     }

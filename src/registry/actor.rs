@@ -174,6 +174,7 @@ impl Registry {
         }
         shared.pushes.stop();
         shared.phase.send_replace(Phase::Ended);
+        shared.history.end();
         for _ in 0..YIELDS_FOR_LAST_ANSWERS {
             yield_now().await;
         }

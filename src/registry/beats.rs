@@ -11,6 +11,7 @@ use super::{
     actor::Registry,
     desired::DesiredInstance,
     heartbeat::{Beat, BeatOutcome, Heartbeat},
+    instance_state::InstanceState,
     instances::as_sent,
     shared::{Phase, Shared},
     target::{target_conversions, target_setters, Target},
@@ -24,7 +25,7 @@ use crate::{
         instance::{Instance, InstanceKey},
         service::ServiceRef,
     },
-    runtime::supervision,
+    runtime::{history::RegistryEventKind, supervision},
 };
 
 /// Sends one heartbeat. A server that does not know the instance registers it.
@@ -289,6 +290,11 @@ impl Shared {
         let epoch = self.nacos.epoch();
         self.nacos.register(&key.service, values, Patience::Round).await?;
         debug!(self.log, "registered instance instead of heartbeat"; "instance" => %key);
+        if self.desired.get(key, |desired| desired.state != InstanceState::Pending).unwrap_or(false) {
+            self.history.record(RegistryEventKind::InstanceRegisteredAgain, |event| {
+                event.instance = Some((**key).clone());
+            });
+        }
         self.note(key, |desired| {
             desired.registered(epoch);
             desired.beats += u64::from(values.ephemeral);

@@ -18,6 +18,7 @@ use crate::{
     discovery::listeners::{Listener, ListenerId},
     error::{Error, Operation},
     model::instance::InstanceKey,
+    runtime::history::RegistryEventKind,
 };
 
 /// How many changes may wait for one listener.
@@ -279,6 +280,7 @@ impl Shared {
 
     pub(super) fn notify_of_state(&self, before: InstanceState, change: &InstanceStateChanged) {
         self.instance_listeners.notify(change);
+        self.record_state(change);
         let InstanceStateChanged { instance, state, error } = change;
         let error = error.as_ref().map_or_else(String::new, ToString::to_string);
         match (before, state) {
@@ -291,5 +293,17 @@ impl Shared {
             (InstanceState::Lost, _) => debug!(self.log, "registered instance again"; "instance" => %instance),
             (before, _) => info!(self.log, "registered instance"; "instance" => %instance, "before" => ?before),
         }
+    }
+
+    fn record_state(&self, change: &InstanceStateChanged) {
+        let kind = match change.state {
+            InstanceState::Rejected => RegistryEventKind::InstanceRejected,
+            InstanceState::Lost => RegistryEventKind::InstanceLost,
+            InstanceState::Pending | InstanceState::Registered => return self.history.note_change(),
+        };
+        self.history.record(kind, |event| {
+            event.instance = Some(change.instance.clone());
+            event.reason = change.error.as_ref().map(ToString::to_string);
+        });
     }
 }

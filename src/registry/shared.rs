@@ -5,6 +5,7 @@ use std::{
     panic::AssertUnwindSafe,
     pin::Pin,
     rc::{Rc, Weak},
+    sync::Arc,
 };
 
 use actix::WeakRecipient;
@@ -26,6 +27,7 @@ use crate::{
     error::{Error, Operation},
     model::histogram::Durations,
     runtime::{
+        history::History,
         supervision::{log_panic, supervise_task},
         timer_grid::Grid,
     },
@@ -35,6 +37,7 @@ use crate::{
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) nacos: Rc<Nacos>,
+    pub(crate) history: Arc<History>,
     pub(crate) desired: DesiredInstances,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) pushes: Pushes,
@@ -79,9 +82,10 @@ impl Shared {
         beat_recipient: WeakRecipient<Beat>,
         has_own_thread: bool,
     ) -> Result<Self, Error> {
-        let log = config.logger.clone();
+        let (log, history) = (config.logger.clone(), History::new());
         Ok(Shared {
-            nacos: Rc::new(Nacos::new(&config)?),
+            nacos: Rc::new(Nacos::new(&config, history.clone())?),
+            history,
             desired: DesiredInstances::default(),
             subscriptions: Subscriptions::default(),
             pushes: Pushes::default(),

@@ -14,6 +14,7 @@ use crate::{
     discovery::subscription::SubscriptionStatus,
     error::{Error, Operation},
     model::{connection::ConnectionState, histogram::Histogram, instance::InstanceKey},
+    runtime::history::{ListChange, RegistryEvent},
 };
 
 /// Reads the state of the servers, the login, the instances and the subscriptions. The answer comes from memory; no
@@ -69,6 +70,10 @@ pub struct RegistryStatus {
     pub heartbeat_lateness: Histogram,
     /// The number of epochs so far: how often the server in use may have forgotten what it was told.
     pub epochs: u64,
+    /// The last 100 events, the oldest first.
+    pub events: Vec<RegistryEvent>,
+    /// The last 100 changes of watched lists, the oldest first.
+    pub changes: Vec<ListChange>,
     /// The login. `None` without credentials.
     pub session: Option<SessionStatus>,
     /// The instances that this Registry keeps registered.
@@ -153,6 +158,8 @@ impl Handler<GetStatus> for Registry {
                 requests: shared.nacos.requests().status(),
                 heartbeat_lateness: shared.heartbeat_lateness.histogram(),
                 epochs: shared.nacos.epoch(),
+                events: shared.history.events(),
+                changes: shared.history.changes(),
                 session: shared.session_status(),
                 instances,
                 subscriptions: shared.subscriptions.describe().await,

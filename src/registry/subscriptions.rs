@@ -68,7 +68,7 @@ impl Shared {
         if let Some(living) = subscribers.get(watched).filter(|subscriber| subscriber.connected()) {
             return living.clone();
         }
-        let settings = Settings::new(&self.config, watched, self.grid);
+        let settings = Settings::new(&self.config, watched, self.grid, self.history.clone());
         let subscriber = Subscriber::new(watched.clone(), registry.clone().recipient(), settings);
         actix_rt::spawn(subscriber.clock());
         let address = supervision::start(subscriber, SUBSCRIBER_MAILBOX, self.log.clone());

@@ -1,5 +1,6 @@
-//! What actors and threads need besides actix: supervision, timers, and waiting.
+//! What actors and threads need besides actix: supervision, timers, waiting, and the history of recent events.
 
 pub(crate) mod blocking;
+pub(crate) mod history;
 pub(crate) mod supervision;
 pub(crate) mod timer_grid;

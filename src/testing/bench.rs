@@ -20,7 +20,7 @@ use crate::{
         instance::{Instance, InstanceKey},
         service::{Difference, ServiceInfo, ServiceName},
     },
-    runtime::{supervision, timer_grid::Grid},
+    runtime::{history::History, supervision, timer_grid::Grid},
     wire::{
         datagram::{PushContent, PushMessage},
         exchange::{Answer, Request, WireProtocol},
@@ -97,7 +97,7 @@ impl Watch {
     fn with(first: ServiceInfo, listeners: impl Iterator<Item = Listener<ServiceChanged>>) -> Self {
         let config = Config::disabled();
         let subscription = SubscriptionKey { service: first.service(), clusters: String::new() };
-        let settings = Settings::new(&config, &subscription, Grid::new());
+        let settings = Settings::new(&config, &subscription, Grid::new(), History::new());
         let server = FirstList(Some(first)).start();
         let subscriber = Subscriber::new(subscription, server.downgrade().recipient(), settings);
         let subscriber = supervision::start(subscriber, 16, config.logger);

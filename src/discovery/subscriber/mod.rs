@@ -1,6 +1,6 @@
 //! The Subscriber actor: keeps one service's list current, and notifies its listeners and views of changes.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use actix::{
     fut::{self, ActorFutureExt},
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     disk_cache::CacheFile,
-    list_merge::{Arrival, ListMerge, Merged, Step},
+    list_merge::{Arrival, CurrentList, ListMerge, Merged, Step},
     listeners::{Delivery, Listener, ListenerId, Listeners},
     subscription::{SubscriptionKey, SubscriptionStatus},
     view::{ServiceView, ViewWriter},
@@ -23,8 +23,14 @@ use crate::{
     client::Listed,
     config::Config,
     error::Error,
-    model::change::{ServiceChanged, Source},
-    runtime::timer_grid::Grid,
+    model::{
+        change::{ServiceChanged, Source},
+        service::Difference,
+    },
+    runtime::{
+        history::{History, RegistryEventKind},
+        timer_grid::Grid,
+    },
     wire::exchange::WireProtocol,
 };
 
@@ -95,6 +101,7 @@ pub(crate) struct DescribeSubscription;
 /// The settings of one Subscriber.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
+    pub(crate) history: Arc<History>,
     pub(crate) min_interval: Duration,
     pub(crate) max_interval: Duration,
     pub(crate) protect_from_empty: bool,
@@ -105,9 +112,10 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    pub(crate) fn new(config: &Config, subscription: &SubscriptionKey, grid: Grid) -> Self {
+    pub(crate) fn new(config: &Config, subscription: &SubscriptionKey, grid: Grid, history: Arc<History>) -> Self {
         let file = |folder: &PathBuf| CacheFile::new(folder, config.namespace_id(), subscription);
         Settings {
+            history,
             min_interval: config.min_poll_interval,
             max_interval: config.max_poll_interval,
             protect_from_empty: config.protect_from_empty,
@@ -389,6 +397,11 @@ impl Subscriber {
         if self.merge.withheld() > 0 {
             debug!(self.settings.log, "withholding instances from removal";
                 "service" => %self.subscription.service, "instances" => self.merge.withheld());
+            if !had_withheld {
+                self.settings.history.record(RegistryEventKind::InstancesWithheld, |event| {
+                    event.service = Some(self.subscription.service.clone());
+                });
+            }
         }
     }
 
@@ -415,9 +428,21 @@ impl Subscriber {
         self.status.changes += u64::from(step.from.is_none() || !step.difference.is_empty());
         self.update_views();
         let Some(current) = self.merge.current() else { return };
+        self.record(current, step);
         let deliveries = self.listeners.notify_all(current, step);
         self.follow(deliveries, ctx);
         self.save_cached(ctx);
+    }
+
+    /// Records the change for the status. All instances of a first list are new.
+    fn record(&self, current: &CurrentList, step: &Step) {
+        let history = &self.settings.history;
+        if step.from.is_some() {
+            history.record_change(&self.subscription.service, current.source, &step.difference);
+        } else {
+            let first = Difference { added: current.info.hosts.clone(), ..Difference::default() };
+            history.record_change(&self.subscription.service, current.source, &first);
+        }
     }
 
     fn notify(&mut self, listener: ListenerId, ctx: &mut Context<Self>) {

@@ -149,6 +149,7 @@ fn settings() -> Settings {
         outage_hold: Duration::from_secs(15),
         cache: None,
         grid: Grid::new(),
+        history: History::new(),
         log: Logger::root(slog::Discard, slog::o!()),
     }
 }

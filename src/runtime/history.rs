@@ -1,0 +1,317 @@
+//! What happened lately: what one looks at after a bad night, and the time line of the status page.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use actix_rt::time::Instant;
+use serde::{Serialize, Serializer};
+use tokio::sync::watch;
+
+use crate::model::{
+    change::Source,
+    instance::{Instance, InstanceKey},
+    service::{Difference, ServiceName},
+};
+
+/// How many events are kept, and how many changes of lists.
+const CAPACITY: usize = 100;
+
+/// Events that come by the thousand, one for each instance, are counted instead of kept one by one if they follow each
+/// other within this time.
+const COUNTED_WITHIN: Duration = Duration::from_secs(10);
+
+/// How many instances of one kind a change of a list names.
+const NAMED_INSTANCES: usize = 5;
+
+/// Something that an operator may want to know afterwards. [`RegistryStatus::events`](crate::RegistryStatus::events) has the
+/// last 100.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct RegistryEvent {
+    /// Counts the events of this Registry from 1.
+    pub number: u64,
+    /// When it happened; the first of them, if several are counted. Serialised as milliseconds since 1970.
+    #[serde(rename = "at_unix_ms", serialize_with = "unix_millis")]
+    pub at: SystemTime,
+    /// What happened.
+    pub kind: RegistryEventKind,
+    /// How often. Events of instances and services that follow each other within 10 s are one event, which names the first
+    /// instance or service.
+    pub count: u64,
+    /// The server, as `host:port`.
+    pub server: Option<String>,
+    /// The service.
+    pub service: Option<ServiceName>,
+    /// The instance.
+    pub instance: Option<InstanceKey>,
+    /// Why: the error, or what was noticed.
+    pub reason: Option<String>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RegistryEventKind {
+    /// The server in use may have forgotten what it was told: all is registered again, and all lists are asked for.
+    EpochBegan,
+    /// A server answers no more.
+    ServerLost,
+    /// A server that was lost answers again.
+    ServerBack,
+    /// The servers reject a registration or a heartbeat.
+    InstanceRejected,
+    /// A server has forgotten an instance, or its heartbeats have failed for too long.
+    InstanceLost,
+    /// An instance was registered again instead of its next heartbeat.
+    InstanceRegisteredAgain,
+    /// A list lacks instances after a change or restart of the server. They are withheld from removal.
+    InstancesWithheld,
+    /// Calls to an instance failed: it is not chosen for a while.
+    InstanceEjected,
+    /// An instance that was ejected is chosen again.
+    InstanceReadmitted,
+}
+
+impl RegistryEventKind {
+    /// Whether thousands may come at once.
+    fn is_counted(self) -> bool {
+        !matches!(self, RegistryEventKind::EpochBegan | RegistryEventKind::ServerLost | RegistryEventKind::ServerBack)
+    }
+}
+
+/// One change of a watched service's list. [`RegistryStatus::changes`](crate::RegistryStatus::changes) has the last 100.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct ListChange {
+    /// Counts the changes of all lists of this Registry from 1.
+    pub number: u64,
+    /// When the list came. Serialised as milliseconds since 1970.
+    #[serde(rename = "at_unix_ms", serialize_with = "unix_millis")]
+    pub at: SystemTime,
+    /// The service.
+    pub service: ServiceName,
+    /// How the list was learned.
+    pub source: Source,
+    /// Instances that were not in the list before.
+    pub added: ChangedInstances,
+    /// Instances whose values changed.
+    pub changed: ChangedInstances,
+    /// Instances that are not in the list any more.
+    pub removed: ChangedInstances,
+}
+
+/// Instances of one list that changed in the same way.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ChangedInstances {
+    /// How many.
+    pub count: usize,
+    /// The first five, as `ip:port`.
+    pub first: Vec<String>,
+}
+
+impl ChangedInstances {
+    fn of<'a>(instances: impl ExactSizeIterator<Item = &'a Arc<Instance>>) -> Self {
+        let count = instances.len();
+        ChangedInstances {
+            count,
+            first: instances.take(NAMED_INSTANCES).map(|instance| instance.authority()).collect(),
+        }
+    }
+}
+
+fn unix_millis<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    serializer.serialize_u64(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// How far a history has come: whoever shows it waits for another value.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Counts what has happened.
+    pub(crate) version: u64,
+    /// The Registry has ended: nothing more will happen.
+    pub(crate) has_ended: bool,
+}
+
+/// Keeps the last events and changes of lists of one Registry. Any thread may record.
+#[derive(Debug)]
+pub(crate) struct History {
+    rings: Mutex<Rings>,
+    progress: watch::Sender<Progress>,
+}
+
+#[derive(Debug, Default)]
+struct Rings {
+    /// Each with the moment of its last occurrence.
+    events: VecDeque<(Instant, RegistryEvent)>,
+    changes: VecDeque<ListChange>,
+    events_so_far: u64,
+    changes_so_far: u64,
+}
+
+impl History {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(History { rings: Mutex::default(), progress: watch::channel(Progress::default()).0 })
+    }
+
+    /// Records an event, which `describe` completes. It is not asked where the event is only counted.
+    pub(crate) fn record(&self, kind: RegistryEventKind, describe: impl FnOnce(&mut RegistryEvent)) {
+        let now = Instant::now();
+        let mut rings = self.rings();
+        let recent = rings.events.iter_mut().rev().take_while(|(last, _)| now - *last < COUNTED_WITHIN);
+        let mut of_kind = recent.filter(|(_, event)| event.kind == kind && kind.is_counted());
+        if let Some((last, event)) = of_kind.next() {
+            *last = now;
+            event.count += 1;
+        } else {
+            let number = rings.events_so_far + 1;
+            let (at, count) = (SystemTime::now(), 1);
+            let mut event =
+                RegistryEvent { number, at, kind, count, server: None, service: None, instance: None, reason: None };
+            describe(&mut event);
+            rings.events_so_far = number;
+            push(&mut rings.events, (now, event));
+        }
+        drop(rings);
+        self.note_change();
+    }
+
+    /// Records a change of a list, if any instance changed.
+    pub(crate) fn record_change(&self, service: &ServiceName, source: Source, difference: &Difference) {
+        if difference.is_empty() {
+            return self.note_change();
+        }
+        let mut rings = self.rings();
+        rings.changes_so_far += 1;
+        let change = ListChange {
+            number: rings.changes_so_far,
+            at: SystemTime::now(),
+            service: service.clone(),
+            source,
+            added: ChangedInstances::of(difference.added.iter()),
+            changed: ChangedInstances::of(difference.changed.iter().map(|(_, now)| now)),
+            removed: ChangedInstances::of(difference.removed.iter()),
+        };
+        push(&mut rings.changes, change);
+        drop(rings);
+        self.note_change();
+    }
+
+    /// Something changed that is no event.
+    pub(crate) fn note_change(&self) {
+        self.progress.send_modify(|progress| progress.version += 1);
+    }
+
+    /// The Registry has ended.
+    pub(crate) fn end(&self) {
+        self.progress.send_modify(|progress| progress.has_ended = true);
+    }
+
+    /// The oldest first.
+    pub(crate) fn events(&self) -> Vec<RegistryEvent> {
+        self.rings().events.iter().map(|(_, event)| event.clone()).collect()
+    }
+
+    /// The oldest first.
+    pub(crate) fn changes(&self) -> Vec<ListChange> {
+        self.rings().changes.iter().cloned().collect()
+    }
+
+    fn rings(&self) -> MutexGuard<'_, Rings> {
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn push<T>(ring: &mut VecDeque<T>, entry: T) {
+    if ring.len() == CAPACITY {
+        ring.pop_front();
+    }
+    ring.push_back(entry);
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_rt::time::sleep;
+
+    use super::*;
+
+    fn list(ports: std::ops::Range<u16>) -> Vec<Arc<Instance>> {
+        ports.map(|port| Arc::new(Instance::new("127.0.0.7", port))).collect()
+    }
+
+    fn record(history: &History, kind: RegistryEventKind, reason: &str) {
+        history.record(kind, |event| event.reason = Some(reason.into()));
+    }
+
+    #[test]
+    fn the_last_hundred_events_are_kept_in_order() {
+        let history = History::new();
+        for number in 1..=250 {
+            record(&history, RegistryEventKind::EpochBegan, &number.to_string());
+        }
+        let events = history.events();
+        let numbers: Vec<u64> = events.iter().map(|event| event.number).collect();
+        assert_eq!(numbers, (151..=250).collect::<Vec<_>>());
+        assert_eq!(events[0].reason.as_deref(), Some("151"));
+    }
+
+    #[actix::test]
+    async fn a_thousand_lost_instances_are_one_event_and_push_no_other_out() {
+        tokio::time::pause();
+        let history = History::new();
+        record(&history, RegistryEventKind::ServerLost, "refused");
+        for number in 0..1000 {
+            record(&history, RegistryEventKind::InstanceLost, &number.to_string());
+            record(&history, RegistryEventKind::InstanceRegisteredAgain, "");
+        }
+        sleep(COUNTED_WITHIN).await;
+        record(&history, RegistryEventKind::InstanceLost, "later");
+        let told: Vec<_> = history.events().into_iter().map(|event| (event.count, event.reason.unwrap())).collect();
+        let told: Vec<_> = told.iter().map(|(count, reason)| (*count, reason.as_str())).collect();
+        assert_eq!(told, [(1, "refused"), (1000, "0"), (1000, ""), (1, "later")]);
+    }
+
+    #[test]
+    fn a_change_of_ten_thousand_instances_names_the_first_five() {
+        let history = History::new();
+        let service = ServiceName::parse("orders").unwrap();
+        let difference = Difference { added: list(1..10_001), ..Difference::default() };
+        history.record_change(&service, Source::Push, &difference);
+        history.record_change(&service, Source::Poll, &Difference::default());
+        let changes = history.changes();
+        assert_eq!(changes.len(), 1, "what is no change of an instance is none");
+        assert_eq!((changes[0].added.count, changes[0].added.first.len()), (10_000, 5));
+        assert_eq!(changes[0].added.first[0], "127.0.0.7:1");
+    }
+
+    #[test]
+    fn times_are_serialised_as_milliseconds_since_1970() {
+        let history = History::new();
+        history.record(RegistryEventKind::ServerBack, |event| {
+            event.at = UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        });
+        let json = serde_json::to_value(history.events()).unwrap();
+        assert_eq!(json[0]["at_unix_ms"], 1_700_000_000_123_u64);
+        assert_eq!(json[0]["kind"], "server_back");
+    }
+
+    #[test]
+    fn whoever_waits_hears_of_every_kind_of_progress() {
+        let history = History::new();
+        let mut progress = history.progress.subscribe();
+        let mut has_changed =
+            || std::mem::take(&mut progress.has_changed().unwrap()) && progress.borrow_and_update().version > 0;
+        assert!(!has_changed());
+        record(&history, RegistryEventKind::EpochBegan, "");
+        assert!(has_changed());
+        history.note_change();
+        assert!(has_changed());
+        history.end();
+        assert!(history.progress.borrow().has_ended);
+    }
+}
