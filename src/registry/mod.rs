@@ -22,6 +22,8 @@ mod registration;
 mod serving;
 mod shared;
 mod shutdown;
+#[cfg(feature = "actix-web")]
+pub(crate) mod snapshot;
 mod status;
 mod subscriptions;
 mod target;

@@ -149,27 +149,32 @@ impl Handler<GetStatus> for Registry {
 
     fn handle(&mut self, _: GetStatus, _: &mut Context<Self>) -> Self::Result {
         self.dispatch(Operation::Status, |shared| async move {
-            let mut instances = Vec::new();
-            shared.desired.for_each(|desired| instances.push(InstanceStatus::of(desired)));
-            Ok(RegistryStatus {
-                uptime_ms: shared.started_at.elapsed().as_millis() as u64,
-                connection: shared.nacos.connection(),
-                servers: shared.server_status(),
-                requests: shared.nacos.requests().status(),
-                heartbeat_lateness: shared.heartbeat_lateness.histogram(),
-                epochs: shared.nacos.epoch(),
-                events: shared.history.events(),
-                changes: shared.history.changes(),
-                session: shared.session_status(),
-                instances,
-                subscriptions: shared.subscriptions.describe().await,
-                push: shared.pushes.status(),
-            })
+            let subscriptions = shared.subscriptions.describe().await;
+            Ok(shared.status(subscriptions))
         })
     }
 }
 
 impl Shared {
+    pub(super) fn status(&self, subscriptions: Vec<SubscriptionStatus>) -> RegistryStatus {
+        let mut instances = Vec::new();
+        self.desired.for_each(|desired| instances.push(InstanceStatus::of(desired)));
+        RegistryStatus {
+            uptime_ms: self.started_at.elapsed().as_millis() as u64,
+            connection: self.nacos.connection(),
+            servers: self.server_status(),
+            requests: self.nacos.requests().status(),
+            heartbeat_lateness: self.heartbeat_lateness.histogram(),
+            epochs: self.nacos.epoch(),
+            session: self.session_status(),
+            instances,
+            subscriptions,
+            push: self.pushes.status(),
+            events: self.history.events(),
+            changes: self.history.changes(),
+        }
+    }
+
     fn server_status(&self) -> Vec<ServerStatus> {
         let current = self.nacos.servers().current().map(|server| server.name.clone());
         let describe = |server: &Server| ServerStatus::of(server, current.as_ref() == Some(&server.name));

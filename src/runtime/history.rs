@@ -212,6 +212,12 @@ impl History {
         self.progress.send_modify(|progress| progress.has_ended = true);
     }
 
+    /// Wakes whoever shows the history.
+    #[cfg(feature = "actix-web")]
+    pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
     /// The oldest first.
     pub(crate) fn events(&self) -> Vec<RegistryEvent> {
         self.rings().events.iter().map(|(_, event)| event.clone()).collect()

@@ -3,8 +3,10 @@
 mod access;
 mod health;
 mod lifecycle;
+mod live;
 mod metrics;
 mod page;
+mod problems;
 mod routes;
 mod signals;
 

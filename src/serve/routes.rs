@@ -1,11 +1,11 @@
 //! Which routes there are, and where.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use actix::{Addr, WeakAddr};
 use actix_web::web::{self, ServiceConfig};
 
-use super::{access::Access, health, metrics, page};
+use super::{access::Access, health, live::Live, metrics, page};
 use crate::{
     error::Error,
     registry::{GetStatus, Registry, RegistryStatus, Shutdown},
@@ -47,6 +47,8 @@ pub struct StatusRoutes {
     offline: Option<String>,
     metrics: Option<String>,
     prefix: Option<String>,
+    /// Shared by all workers of the server.
+    live: Arc<Live>,
 }
 
 impl StatusRoutes {
@@ -62,6 +64,7 @@ impl StatusRoutes {
             offline: Some("/offline".into()),
             metrics: Some("/metrics".into()),
             prefix: Some("/registry".into()),
+            live: Arc::default(),
         }
     }
 
@@ -168,6 +171,10 @@ impl StatusRoutes {
 
     pub(super) fn shutdown(&self) -> Shutdown {
         self.shutdown.clone()
+    }
+
+    pub(super) fn live(&self) -> &Arc<Live> {
+        &self.live
     }
 
     /// The Registry, unless it has ended.

@@ -1,5 +1,8 @@
 //! The Subscriber actor: keeps one service's list current, and notifies its listeners and views of changes.
 
+#[cfg(feature = "actix-web")]
+pub(crate) mod snapshot;
+
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use actix::{
@@ -602,12 +605,10 @@ impl Handler<StopWatching> for Subscriber {
     }
 }
 
-impl Handler<DescribeSubscription> for Subscriber {
-    type Result = MessageResult<DescribeSubscription>;
-
-    fn handle(&mut self, _: DescribeSubscription, _: &mut Context<Self>) -> Self::Result {
+impl Subscriber {
+    fn describe(&self) -> SubscriptionStatus {
         let (healthy, unhealthy) = self.count_by_health();
-        MessageResult(SubscriptionStatus {
+        SubscriptionStatus {
             service: self.subscription.service.clone(),
             clusters: self.subscription.clusters.clone(),
             listeners: self.listeners.len(),
@@ -623,7 +624,15 @@ impl Handler<DescribeSubscription> for Subscriber {
             pushes: self.status.pushes,
             ignored_pushes: self.status.ignored_pushes,
             changes: self.status.changes,
-        })
+        }
+    }
+}
+
+impl Handler<DescribeSubscription> for Subscriber {
+    type Result = MessageResult<DescribeSubscription>;
+
+    fn handle(&mut self, _: DescribeSubscription, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.describe())
     }
 }
 

@@ -1,0 +1,37 @@
+//! A subscription with its whole list, for the status page.
+
+use std::sync::Arc;
+
+use actix::{Context, Handler, Message, MessageResult};
+
+use super::{Subscriber, SubscriptionStatus};
+use crate::model::{change::Source, instance::Instance, service::ServiceInfo};
+
+#[derive(Message)]
+#[rtype(result = "ListSnapshot")]
+pub(crate) struct TakeSnapshot;
+
+/// The list of one subscription at one moment.
+pub(crate) struct ListSnapshot {
+    pub(crate) status: SubscriptionStatus,
+    /// None before the first list.
+    pub(crate) list: Option<Arc<ServiceInfo>>,
+    /// Of `list`.
+    pub(crate) withheld: Vec<Arc<Instance>>,
+    pub(crate) source: Option<Source>,
+}
+
+impl Handler<TakeSnapshot> for Subscriber {
+    type Result = MessageResult<TakeSnapshot>;
+
+    fn handle(&mut self, _: TakeSnapshot, _: &mut Context<Self>) -> Self::Result {
+        let current = self.merge.current();
+        let hosts = current.map(|current| current.info.hosts.as_slice()).unwrap_or_default();
+        MessageResult(ListSnapshot {
+            status: self.describe(),
+            list: current.map(|current| current.info.clone()),
+            withheld: hosts.iter().filter(|host| self.merge.is_withheld(host)).cloned().collect(),
+            source: current.map(|current| current.source),
+        })
+    }
+}

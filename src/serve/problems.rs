@@ -1,0 +1,250 @@
+//! What is wrong, in words.
+
+use serde::Serialize;
+
+use crate::{
+    discovery::subscriber::snapshot::ListSnapshot,
+    model::connection::ConnectionState,
+    registry::{snapshot::Snapshot, InstanceState, InstanceStatus, RegistryStatus},
+};
+
+/// So many problems of one kind are told one by one; more are counted.
+const NAMED: usize = 3;
+
+/// One thing that an operator may have to do something about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Problem {
+    severity: Severity,
+    text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Severity {
+    /// Calls fail, or others do not find this process.
+    Error,
+    /// It still works.
+    Warning,
+}
+
+/// The worst first.
+pub(super) fn problems(snapshot: &Snapshot) -> Vec<Problem> {
+    let mut found = Found::default();
+    found.add_closing(snapshot);
+    found.add_servers(&snapshot.status);
+    found.add_session(&snapshot.status);
+    found.add_instances(&snapshot.status);
+    found.add_lists(&snapshot.lists);
+    found.0.sort_by_key(|problem| problem.severity);
+    found.0
+}
+
+#[derive(Default)]
+struct Found(Vec<Problem>);
+
+impl Found {
+    fn error(&mut self, text: impl Into<String>) {
+        self.0.push(Problem { severity: Severity::Error, text: text.into() });
+    }
+
+    fn warning(&mut self, text: impl Into<String>) {
+        self.0.push(Problem { severity: Severity::Warning, text: text.into() });
+    }
+
+    /// The first few, then how many more there are.
+    fn add_each(&mut self, severity: Severity, texts: impl Iterator<Item = String>, more: &str) {
+        let mut texts = texts.peekable();
+        for text in texts.by_ref().take(NAMED) {
+            self.0.push(Problem { severity, text });
+        }
+        let count = texts.count();
+        if count > 0 {
+            self.0.push(Problem { severity, text: format!("{count} more {more}") });
+        }
+    }
+
+    fn add_closing(&mut self, snapshot: &Snapshot) {
+        if snapshot.is_closing {
+            self.warning("This process is going offline: its instances are being deregistered.");
+        }
+    }
+
+    fn add_servers(&mut self, status: &RegistryStatus) {
+        let failing = status.servers.iter().filter(|server| server.failures > 0);
+        let last_error = failing.clone().filter_map(|server| server.last_error.as_deref()).next_back();
+        let because = last_error.map(|error| format!(" The last error: {error}.")).unwrap_or_default();
+        match status.connection {
+            ConnectionState::Lost => {
+                self.error(format!(
+                    "No registry server answers.{because} Lists stay as they were, and may be out of date."
+                ));
+            }
+            ConnectionState::Degraded => {
+                let failing: Vec<_> = failing.map(|server| server.address.as_str()).collect();
+                if failing.is_empty() {
+                    self.warning("A registry server failed lately; another one serves.");
+                } else {
+                    self.warning(format!("{} does not answer; another server serves.{because}", failing.join(", ")));
+                }
+            }
+            ConnectionState::Unknown if last_error.is_some() => {
+                self.error(format!("No registry server has answered yet.{because}"));
+            }
+            ConnectionState::Unknown | ConnectionState::Connected => {}
+        }
+    }
+
+    fn add_session(&mut self, status: &RegistryStatus) {
+        let Some(error) = status.session.as_ref().and_then(|session| session.last_error.as_ref()) else { return };
+        self.error(format!("The server refuses the login: {error}."));
+    }
+
+    fn add_instances(&mut self, status: &RegistryStatus) {
+        let in_state = |state| status.instances.iter().filter(move |instance| instance.state == state);
+        let because = |instance: &InstanceStatus| {
+            instance.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default()
+        };
+        let rejected = in_state(InstanceState::Rejected).map(|instance| {
+            format!("{} is not registered: the server rejects it{}.", instance.instance, because(instance))
+        });
+        self.add_each(Severity::Error, rejected, "instances are rejected.");
+        let lost = in_state(InstanceState::Lost).map(|instance| {
+            format!(
+                "{} may have been removed from the lists, and is being registered again{}.",
+                instance.instance,
+                because(instance)
+            )
+        });
+        self.add_each(Severity::Error, lost, "instances are lost.");
+        let pending = in_state(InstanceState::Pending)
+            .map(|instance| format!("{} is not registered yet{}.", instance.instance, because(instance)));
+        self.add_each(Severity::Warning, pending, "instances are not registered yet.");
+    }
+
+    fn add_lists(&mut self, lists: &[ListSnapshot]) {
+        let empty = lists.iter().filter_map(nobody_to_call);
+        self.add_each(Severity::Error, empty, "services have no instance to call.");
+        let stale = lists.iter().filter(|list| list.status.stale).map(|list| {
+            let because = list.status.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+            format!("The list of {} may be out of date{because}.", list.status.service)
+        });
+        self.add_each(Severity::Warning, stale, "lists may be out of date.");
+        let withheld = lists.iter().filter(|list| !list.withheld.is_empty()).map(|list| {
+            let (count, service) = (list.withheld.len(), &list.status.service);
+            format!("{count} of {service} are kept although the server does not list them: it may have forgotten them.")
+        });
+        self.add_each(Severity::Warning, withheld, "services have instances that are kept so.");
+        let protected =
+            lists.iter().filter(|list| list.list.as_ref().is_some_and(|info| info.reach_protection_threshold));
+        let protected = protected.map(|list| {
+            format!("Few instances of {} are healthy: the server calls all of them healthy.", list.status.service)
+        });
+        self.add_each(Severity::Warning, protected, "services are so protected.");
+    }
+}
+
+/// A list that has come, and has nobody in it who can be called.
+fn nobody_to_call(list: &ListSnapshot) -> Option<String> {
+    let (info, service) = (list.list.as_ref()?, &list.status.service);
+    if info.hosts.is_empty() {
+        return Some(format!("{service} has no instance."));
+    }
+    let is_callable = info.hosts.iter().any(|host| host.healthy && host.enabled && host.weight > 0.0);
+    (!is_callable).then(|| format!("{service} has no healthy instance with a weight."))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        discovery::subscriber::SubscriptionStatus,
+        model::{
+            instance::{Instance, InstanceKey},
+            service::{ServiceInfo, ServiceName},
+        },
+        registry::{ServerStatus, SessionStatus},
+    };
+
+    fn snapshot() -> Snapshot {
+        let status = RegistryStatus { connection: ConnectionState::Connected, ..RegistryStatus::default() };
+        Snapshot { status, namespace: "public".into(), is_closing: false, lists: Vec::new() }
+    }
+
+    fn list(instances: impl IntoIterator<Item = Instance>) -> ListSnapshot {
+        let service = ServiceName::parse("orders").unwrap();
+        let info = Arc::new(ServiceInfo::new(service.clone(), instances));
+        ListSnapshot { status: SubscriptionStatus::new(service), list: Some(info), withheld: Vec::new(), source: None }
+    }
+
+    fn own(state: InstanceState, port: u16) -> InstanceStatus {
+        let service = ServiceName::parse("orders").unwrap();
+        let mut status = InstanceStatus::new(InstanceKey::of(&service, &Instance::new("127.0.0.7", port)));
+        status.state = state;
+        status.last_error = Some("unknown user".into());
+        status
+    }
+
+    fn texts(snapshot: &Snapshot) -> Vec<String> {
+        problems(snapshot).into_iter().map(|problem| problem.text).collect()
+    }
+
+    #[test]
+    fn a_good_day_has_no_problems() {
+        let mut snapshot = snapshot();
+        snapshot.lists.push(list([Instance::new("127.0.0.7", 80)]));
+        snapshot.status.instances.push(InstanceStatus { last_error: None, ..own(InstanceState::Registered, 80) });
+        assert_eq!(problems(&snapshot), []);
+    }
+
+    #[test]
+    fn a_refused_login_and_a_rejected_instance_are_told_with_the_reason() {
+        let mut snapshot = snapshot();
+        snapshot.status.session =
+            Some(SessionStatus { last_error: Some("wrong password".into()), ..SessionStatus::default() });
+        snapshot.status.instances.push(own(InstanceState::Rejected, 80));
+        assert_eq!(
+            texts(&snapshot),
+            [
+                "The server refuses the login: wrong password.".to_owned(),
+                format!(
+                    "{} is not registered: the server rejects it: unknown user.",
+                    snapshot.status.instances[0].instance
+                ),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_thousand_rejected_instances_are_four_problems() {
+        let mut snapshot = snapshot();
+        snapshot.status.instances = (1..=1000).map(|port| own(InstanceState::Rejected, port)).collect();
+        let texts = texts(&snapshot);
+        assert_eq!((texts.len(), texts[NAMED].as_str()), (NAMED + 1, "997 more instances are rejected."));
+    }
+
+    #[test]
+    fn errors_come_before_warnings() {
+        let mut snapshot = snapshot();
+        snapshot.is_closing = true;
+        let mut server = ServerStatus::new("192.0.2.1:8848");
+        (server.failures, server.last_error) = (3, Some("refused".into()));
+        snapshot.status.servers.push(server);
+        snapshot.status.connection = ConnectionState::Lost;
+        let problems = problems(&snapshot);
+        assert!(problems[0].severity == Severity::Error && problems[0].text.contains("refused"), "{problems:?}");
+        assert_eq!(problems[1].severity, Severity::Warning);
+    }
+
+    #[test]
+    fn a_service_with_nobody_to_call_is_told() {
+        let mut snapshot = snapshot();
+        snapshot.lists.push(list([]));
+        snapshot.lists.push(list([Instance { healthy: false, ..Instance::new("127.0.0.7", 80) }]));
+        assert_eq!(
+            texts(&snapshot),
+            ["DEFAULT_GROUP@@orders has no instance.", "DEFAULT_GROUP@@orders has no healthy instance with a weight."]
+        );
+    }
+}

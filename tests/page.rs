@@ -1,0 +1,196 @@
+//! The live page, as HTTP shows it. `browser.rs` looks at it in a browser.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod site;
+mod support;
+
+use std::{
+    io::Write as _,
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use actix_nacos::{DeregisterInstance, Discover, RegisterInstance, StatusRoutes};
+use serde_json::json;
+use site::{get, Events, Site};
+use support::{ask, eventually, ms, registry, server, shut_down, IP};
+
+const HTML: &str = "<script>alert(\"1\")</script> & 'quoted'\n😀";
+
+#[actix::test]
+async fn the_page_comes_with_a_policy_that_allows_its_own_script_and_style_alone() {
+    let server = server();
+    let registry = registry(&server);
+    let site = Site::start(StatusRoutes::new(&registry));
+    let page = get(&site.url("/registry/"), &[]).await;
+    assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
+    let policy = page.header("content-security-policy");
+    assert!(policy.starts_with("default-src 'none'; script-src 'sha256-"), "{policy}");
+    assert!(!policy.contains("unsafe") && policy.contains("frame-ancestors 'none'"), "{policy}");
+    assert_eq!(page.header("x-content-type-options"), "nosniff");
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn without_its_slash_the_page_is_found_also_behind_a_proxy() {
+    let server = server();
+    let registry = registry(&server);
+    let site = Site::start_below("/behind/proxy", StatusRoutes::new(&registry).prefix("/admin/registry"));
+    let moved = get(&site.url("/admin/registry"), &[]).await;
+    assert_eq!((moved.status, moved.header("location")), (308, "registry/"));
+    assert_eq!(get(&site.url("/admin/registry/"), &[]).await.status, 200);
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn neither_page_nor_events_are_there_unless_mounted_and_shown_to_all_unless_public() {
+    let server = server();
+    let registry = registry(&server);
+    let site = Site::start(StatusRoutes::new(&registry).prefix(None));
+    assert_eq!(get(&site.url("/registry/"), &[]).await.status, 404);
+    let site = Site::start(StatusRoutes::new(&registry));
+    for path in ["/registry/", "/registry/events"] {
+        assert_eq!(get(&site.url(path), &[("x-forwarded-for", "192.0.2.1")]).await.status, 403, "{path}");
+        assert_eq!(get(&site.url(path), &[("origin", "http://example.com")]).await.status, 403, "{path}");
+    }
+    let site = Site::start(StatusRoutes::new(&registry).token("s3cret"));
+    let forwarded = ("x-forwarded-for", "192.0.2.1");
+    assert_eq!(get(&site.url("/registry/"), &[forwarded]).await.status, 401);
+    assert_eq!(get(&site.url("/registry/"), &[forwarded, ("authorization", "Bearer s3cret")]).await.status, 200);
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn events_tell_what_comes_changes_and_goes() {
+    let server = server();
+    let (registry, others) = (registry(&server), registry(&server));
+    let _view = ask(&registry, Discover::new("orders")).await.unwrap();
+    let site = Site::start(StatusRoutes::new(&registry));
+    let mut events = Events::open(&site.url("/registry/events")).await;
+    assert_eq!(events.header("content-type"), "text/event-stream");
+    assert_eq!(events.header("content-encoding"), "identity");
+    let first = events.next().await.unwrap();
+    assert_eq!(first.name, "all");
+    assert_eq!(first.data["parts"]["registry"]["namespace"], "public");
+
+    let key = "service:DEFAULT_GROUP@@orders:";
+    let coming = RegisterInstance::new("orders", IP, 80).weight(3.0).metadata("note", HTML);
+    ask(&others, coming).await.unwrap();
+    let began = Instant::now();
+    let came = events.until("it comes", |data| data["parts"][key]["count"] == 1).await;
+    // The list is polled every 100 ms, and a page gets ten snapshots a second.
+    assert!(began.elapsed() < Duration::from_secs(5));
+    let instance = &came["parts"][key]["instances"][0];
+    assert_eq!((&instance["weight"], &instance["metadata"]), (&json!(3.0), &json!([["note", HTML]])));
+
+    ask(&others, RegisterInstance::new("orders", IP, 80).weight(5.0)).await.unwrap();
+    events.until("it changes", |data| data["parts"][key]["instances"][0]["weight"] == 5.0).await;
+    ask(&others, DeregisterInstance::new("orders", IP, 80)).await.unwrap();
+    let is_gone = |data: &serde_json::Value| data["parts"][key]["count"] == 0;
+    let gone = events.until("it goes", is_gone).await;
+    let changes = gone["parts"].as_object().unwrap();
+    let change = changes.iter().find(|(key, _)| key.starts_with("listchange:")).map(|(_, change)| change);
+    assert_eq!(change.unwrap()["removed"], json!({ "count": 1, "first": [format!("{IP}:80")] }));
+
+    let page = get(&site.url("/registry/"), &[]).await;
+    assert!(!page.body.contains("orders"), "the document has no data in it");
+    shut_down(&others).await;
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn own_instances_are_told_with_their_beats_and_what_is_wrong_in_words() {
+    let server = server();
+    let registry = registry(&server);
+    let site = Site::start(StatusRoutes::new(&registry));
+    let own = RegisterInstance::new("orders", IP, 80).heartbeat_interval(ms(100));
+    ask(&registry, own).await.unwrap();
+    let mut events = Events::open(&site.url("/registry/events")).await;
+    let find = |data: &serde_json::Value| {
+        let parts = data["parts"].as_object().unwrap();
+        parts.iter().find(|(key, _)| key.starts_with("own:")).map(|(_, own)| own.clone())
+    };
+    events.until("it beats", |data| find(data).is_some_and(|own| own["beats"].as_u64() > Some(1))).await;
+    server.faults().fail_share(1.0, 403);
+    let text = |data: &serde_json::Value| data["parts"]["problems"][0]["text"].as_str().unwrap_or_default().to_owned();
+    let wrong = events.until("it is rejected", |data| text(data).contains("is not registered")).await;
+    assert!(text(&wrong).contains("the server rejects it"), "{wrong}");
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn sixty_four_pages_may_be_open_and_the_next_when_one_is_closed() {
+    let server = server();
+    let registry = registry(&server);
+    let site = Site::start(StatusRoutes::new(&registry));
+    let url = site.url("/registry/events");
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        open.push(Events::open(&url).await);
+    }
+    assert_eq!(Events::try_open(&url).await.err(), Some(503));
+    open.pop();
+    eventually("there is room for one more", async || Events::try_open(&url).await.ok()).await;
+    drop(open);
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn pages_that_do_not_read_delay_nobody() {
+    let server = server();
+    let (registry, others) = (registry(&server), registry(&server));
+    let _view = ask(&registry, Discover::new("orders")).await.unwrap();
+    let site = Site::start(StatusRoutes::new(&registry));
+    let slow: Vec<TcpStream> = (0..8)
+        .map(|_| {
+            let mut connection = TcpStream::connect(site.address).unwrap();
+            connection.write_all(b"GET /registry/events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+            connection
+        })
+        .collect();
+    let mut events = Events::open(&site.url("/registry/events")).await;
+    // Together far more than what the sockets of the others hold.
+    for round in 1..=4_u16 {
+        let registering = (0..200).map(|port| {
+            let mut message = RegisterInstance::new("orders", IP, 1000 + port).weight(f64::from(round));
+            for key in 0..7 {
+                message = message.metadata(key.to_string(), format!("{round} {}", "x".repeat(90)));
+            }
+            others.send(message)
+        });
+        for registered in futures_util::future::join_all(registering).await {
+            registered.unwrap().unwrap();
+        }
+        let key = "service:DEFAULT_GROUP@@orders:";
+        let is_shown = |data: &serde_json::Value| {
+            let shown = data["parts"][key]["instances"].as_array();
+            shown.is_some_and(|shown| shown.len() == 200 && shown.iter().all(|one| one["weight"] == f64::from(round)))
+        };
+        events.until("the round is shown", is_shown).await;
+    }
+    drop(slow);
+    shut_down(&others).await;
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn a_registry_that_has_ended_is_told_and_holds_no_graceful_stop_up() {
+    let server = server();
+    let registry = registry(&server);
+    let site = Site::start(StatusRoutes::new(&registry));
+    let url = site.url("/registry/events");
+    let mut events = Events::open(&url).await;
+    assert_eq!(events.next().await.unwrap().name, "all");
+    shut_down(&registry).await;
+    let mut last = None;
+    while let Some(event) = events.next().await {
+        last = Some(event.name);
+    }
+    assert_eq!(last.as_deref(), Some("ended"));
+    let mut later = Events::open(&url).await;
+    assert_eq!(later.next().await.unwrap().name, "ended");
+    assert!(later.next().await.is_none());
+    assert_eq!(get(&site.url("/registry/"), &[]).await.status, 200);
+    drop((events, later));
+    support::soon("the server stops", site.stop()).await;
+}
