@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use actix_nacos::embedded::{EmbeddedServer, EmbeddedServerBuilder};
 
 const HELP: &str = "\
-Runs a Nacos server for local development. It keeps everything in memory and stops on Ctrl-C.
+Runs a Nacos server for local development, with a console for the browser at `/`. It keeps everything in memory and
+stops on Ctrl-C.
 
 Usage: embedded_server [OPTIONS]
 
@@ -16,7 +17,7 @@ Usage: embedded_server [OPTIONS]
 
 /// The server that the command line describes; `None` for `--help`.
 fn read(mut arguments: impl Iterator<Item = String>) -> Result<Option<EmbeddedServerBuilder>, String> {
-    let mut builder = EmbeddedServer::builder().port(8848);
+    let mut builder = EmbeddedServer::builder().port(8848).console();
     while let Some(option) = arguments.next() {
         if option == "--help" || option == "-h" {
             return Ok(None);
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
 /// Waits for Ctrl-C. The server needs no runtime, but waiting for the signal does.
 fn serve(server: EmbeddedServer) -> ExitCode {
     println!("Nacos {} on {}", server.dialect(), server.url());
+    println!("a console for the browser on http://{}/", server.address());
     let waited = actix_rt::System::new().block_on(actix_rt::signal::ctrl_c());
     server.stop();
     match waited {

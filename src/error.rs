@@ -3,7 +3,7 @@
 use std::{fmt, time::Duration};
 
 use actix::MailboxError;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The error of all operations. The variant says how the operation failed.
 ///
@@ -221,7 +221,7 @@ impl From<MailboxError> for Error {
 }
 
 /// The operation that an [`Error`] belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Operation {

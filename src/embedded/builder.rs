@@ -192,6 +192,14 @@ impl EmbeddedServerBuilder {
         self
     }
 
+    /// Serves a console for the browser at `/`, outside of the context path. It shows services and instances live,
+    /// disables, reweights and removes instances, and injects faults. Only a browser on this machine can use it; requests
+    /// from the pages of other sites are rejected. Default: no console, as on the originals.
+    pub fn console(mut self) -> Self {
+        self.settings.console = true;
+        self
+    }
+
     /// Stops the server's clock, so that only [`EmbeddedServer::advance`] moves it: no instance expires and nothing is
     /// pushed in between. Delays of requests and answers that are injected by [`Faults`](super::Faults) still take real
     /// time. Default: the clock runs.

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{config::LONGEST_DURATION, error::Operation};
 
 use super::{shared::Shared, state::State};
@@ -36,7 +38,8 @@ pub struct Faults {
 }
 
 /// A fault in an answer. The request itself has been served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Spoilt {
     /// Half of the body; then the connection is closed.
@@ -75,6 +78,66 @@ pub(crate) struct ActiveFaults {
 pub(crate) struct IdleTimeouts {
     shortest: Duration,
     longest: Duration,
+}
+
+/// The faults that the console shows and sets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct FaultSettings {
+    hang: bool,
+    delay_requests_ms: u64,
+    delay_answers_ms: u64,
+    fail_share: f64,
+    fail_status: u16,
+    spoil_share: f64,
+    spoilt: Spoilt,
+    /// None for all.
+    only: Option<Operation>,
+    drop_pushes: f64,
+    delay_pushes: f64,
+    delay_pushes_ms: u64,
+    double_pushes: f64,
+    reorder_pushes: f64,
+}
+
+impl Default for FaultSettings {
+    fn default() -> Self {
+        FaultSettings {
+            hang: false,
+            delay_requests_ms: 0,
+            delay_answers_ms: 0,
+            fail_share: 0.0,
+            fail_status: 503,
+            spoil_share: 0.0,
+            spoilt: Spoilt::CutOff,
+            only: None,
+            drop_pushes: 0.0,
+            delay_pushes: 0.0,
+            delay_pushes_ms: 1000,
+            double_pushes: 0.0,
+            reorder_pushes: 0.0,
+        }
+    }
+}
+
+impl FaultSettings {
+    fn check(&self) -> Result<(), String> {
+        let shares = [
+            self.fail_share,
+            self.spoil_share,
+            self.drop_pushes,
+            self.delay_pushes,
+            self.double_pushes,
+            self.reorder_pushes,
+        ];
+        if !shares.iter().all(|share| (0.0..=1.0).contains(share)) {
+            return Err("a share is 0 to 1".into());
+        }
+        if !(400..600).contains(&self.fail_status) {
+            return Err("a failure has a status of 400 to 599".into());
+        }
+        Ok(())
+    }
 }
 
 /// The faults that one request meets.
@@ -156,6 +219,43 @@ impl ActiveFaults {
         PushFate::Sent
     }
 
+    pub(crate) fn settings(&self) -> FaultSettings {
+        let millis = |time: Duration| time.as_millis() as u64;
+        let defaults = FaultSettings::default();
+        let (fail_share, fail_status) = self.fail.unwrap_or((0.0, defaults.fail_status));
+        let (spoil_share, spoilt) = self.spoil.unwrap_or((0.0, defaults.spoilt));
+        let (delay_pushes, delay) = self.delay_pushes.unwrap_or((0.0, Duration::from_millis(defaults.delay_pushes_ms)));
+        FaultSettings {
+            hang: self.hang,
+            delay_requests_ms: millis(self.before),
+            delay_answers_ms: millis(self.after),
+            fail_share,
+            fail_status,
+            spoil_share,
+            spoilt,
+            only: self.only.first().copied(),
+            drop_pushes: self.drop_pushes,
+            delay_pushes,
+            delay_pushes_ms: millis(delay),
+            double_pushes: self.double_pushes,
+            reorder_pushes: self.reorder_pushes,
+        }
+    }
+
+    fn apply(&mut self, wanted: FaultSettings) {
+        let time = |millis| Duration::from_millis(millis).min(LONGEST_DURATION);
+        self.hang = wanted.hang;
+        self.before = time(wanted.delay_requests_ms);
+        self.after = time(wanted.delay_answers_ms);
+        self.fail = (wanted.fail_share > 0.0).then_some((wanted.fail_share, wanted.fail_status));
+        self.spoil = (wanted.spoil_share > 0.0).then_some((wanted.spoil_share, wanted.spoilt));
+        self.only = wanted.only.into_iter().collect();
+        self.drop_pushes = wanted.drop_pushes;
+        self.delay_pushes = (wanted.delay_pushes > 0.0).then_some((wanted.delay_pushes, time(wanted.delay_pushes_ms)));
+        self.double_pushes = wanted.double_pushes;
+        self.reorder_pushes = wanted.reorder_pushes;
+    }
+
     pub(crate) fn draw(&mut self, timeouts: IdleTimeouts) -> Duration {
         let IdleTimeouts { shortest, longest } = timeouts;
         shortest + (longest - shortest).mul_f64(self.idle_dice.f64())
@@ -193,6 +293,13 @@ impl Faults {
         change(&mut self.faults());
         self.shared.faults_changed.notify_waiters();
         self.shared.with(State::send_postponed);
+    }
+
+    /// Sets the faults that the console shows, and leaves the other faults as they are.
+    pub(crate) fn apply(&self, wanted: FaultSettings) -> Result<(), String> {
+        wanted.check()?;
+        self.set(|faults| faults.apply(wanted));
+        Ok(())
     }
 
     /// Takes all faults back: the server accepts connections, requests that hang continue, and the clock is right

@@ -28,6 +28,7 @@ use super::{
     agent::Agent,
     call::Call,
     connection::OpenConnection,
+    console,
     dialect::Dialect,
     faults::Spoilt,
     parameters::Parameters,
@@ -46,12 +47,19 @@ struct Era {
     number: u64,
     dialect: Dialect,
     context_path: String,
+    has_console: bool,
 }
 
 impl Era {
     fn now(shared: Arc<Shared>) -> Self {
-        let (dialect, context_path) = shared.with(|s| (s.settings.dialect, s.settings.context_path.clone()));
-        Era { number: shared.era.load(Ordering::Acquire), dialect, context_path, shared }
+        let settings = shared.with(|state| state.settings.clone());
+        Era {
+            number: shared.era.load(Ordering::Acquire),
+            dialect: settings.dialect,
+            context_path: settings.context_path,
+            has_console: settings.console,
+            shared,
+        }
     }
 }
 
@@ -80,7 +88,10 @@ async fn answer(request: HttpRequest, body: Bytes, era: Data<Era>) -> HttpRespon
     if shared.is_over(era.number) {
         return std::future::pending().await;
     }
-    let _busy = request.conn_data::<OpenConnection>().map(OpenConnection::busy);
+    let busy = request.conn_data::<OpenConnection>().map(OpenConnection::busy);
+    if era.has_console && console::has(request.path()) {
+        return console::answer(&request, &body, shared, era.number, busy);
+    }
     let (call, route) = read(&request, &body, &era);
     let operation = route.operation;
     shared.with(|state| state.counters.count_request(operation));

@@ -28,6 +28,7 @@
 //! - [`EmbeddedServer::instances`] and [`EmbeddedServer::counters`] show what the server has received.
 //! - [`EmbeddedServer::restart_empty`] loses all registrations. [`EmbeddedServer::faults`] injects many other faults.
 //! - [`EmbeddedServer::advance`] moves the server's clock: 30 seconds without a beat pass at once.
+//! - [`EmbeddedServerBuilder::console`] shows all that in a browser, and injects faults from there.
 
 use std::{
     fmt, io,
@@ -45,6 +46,7 @@ mod call;
 mod catalogue;
 mod clock;
 mod connection;
+mod console;
 mod counters;
 mod dialect;
 mod faults;

@@ -24,6 +24,7 @@ pub(crate) struct Settings {
     pub(crate) subscriber_timeout: Option<Duration>,
     pub(crate) context_path: String,
     pub(crate) clock_stands_still: bool,
+    pub(crate) console: bool,
     pub(crate) idle_timeout: Duration,
     pub(crate) restart_downtime: Duration,
 }
@@ -46,6 +47,7 @@ impl Default for Settings {
             subscriber_timeout: None,
             context_path: "/nacos".into(),
             clock_stands_still: false,
+            console: false,
             // The default of Tomcat in Spring Boot, which Nacos uses.
             idle_timeout: Duration::from_secs(60),
             restart_downtime: Duration::from_millis(300),

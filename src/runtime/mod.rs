@@ -4,3 +4,5 @@ pub(crate) mod blocking;
 pub(crate) mod history;
 pub(crate) mod supervision;
 pub(crate) mod timer_grid;
+#[cfg(any(feature = "actix-web", feature = "embedded"))]
+pub(crate) mod web_page;

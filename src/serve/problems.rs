@@ -4,7 +4,11 @@ use serde::Serialize;
 
 use crate::{
     discovery::subscriber::snapshot::ListSnapshot,
-    model::connection::ConnectionState,
+    model::{
+        connection::ConnectionState,
+        instance::{Instance, InstanceKey},
+        service::{ServiceName, DEFAULT_GROUP},
+    },
     registry::{snapshot::Snapshot, InstanceState, InstanceStatus, RegistryStatus},
 };
 
@@ -105,19 +109,19 @@ impl Found {
             instance.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default()
         };
         let rejected = in_state(InstanceState::Rejected).map(|instance| {
-            format!("{} is not registered: the server rejects it{}.", instance.instance, because(instance))
+            format!("{} is not registered: the server rejects it{}.", own_label(&instance.instance), because(instance))
         });
         self.add_each(Severity::Error, rejected, "instances are rejected.");
         let lost = in_state(InstanceState::Lost).map(|instance| {
             format!(
                 "{} may have been removed from the lists, and is being registered again{}.",
-                instance.instance,
+                own_label(&instance.instance),
                 because(instance)
             )
         });
         self.add_each(Severity::Error, lost, "instances are lost.");
         let pending = in_state(InstanceState::Pending)
-            .map(|instance| format!("{} is not registered yet{}.", instance.instance, because(instance)));
+            .map(|instance| format!("{} is not registered yet{}.", own_label(&instance.instance), because(instance)));
         self.add_each(Severity::Warning, pending, "instances are not registered yet.");
     }
 
@@ -126,26 +130,43 @@ impl Found {
         self.add_each(Severity::Error, empty, "services have no instance to call.");
         let stale = lists.iter().filter(|list| list.status.stale).map(|list| {
             let because = list.status.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-            format!("The list of {} may be out of date{because}.", list.status.service)
+            format!("The list of {} may be out of date{because}.", label(&list.status.service))
         });
         self.add_each(Severity::Warning, stale, "lists may be out of date.");
         let withheld = lists.iter().filter(|list| !list.withheld.is_empty()).map(|list| {
-            let (count, service) = (list.withheld.len(), &list.status.service);
-            format!("{count} of {service} are kept although the server does not list them: it may have forgotten them.")
+            let (count, service) = (list.withheld.len(), label(&list.status.service));
+            format!("{count} instances of {service} are kept although the server does not list them: it may have forgotten them.")
         });
         self.add_each(Severity::Warning, withheld, "services have instances that are kept so.");
         let protected =
             lists.iter().filter(|list| list.list.as_ref().is_some_and(|info| info.reach_protection_threshold));
         let protected = protected.map(|list| {
-            format!("Few instances of {} are healthy: the server calls all of them healthy.", list.status.service)
+            format!(
+                "Few instances of {} are healthy: the server calls all of them healthy.",
+                label(&list.status.service)
+            )
         });
         self.add_each(Severity::Warning, protected, "services are so protected.");
     }
 }
 
+/// The group is told where it is not the usual one.
+fn label(service: &ServiceName) -> String {
+    if service.group == DEFAULT_GROUP {
+        service.name.clone()
+    } else {
+        service.to_string()
+    }
+}
+
+/// An instance with its service.
+fn own_label(instance: &InstanceKey) -> String {
+    format!("{} {}", label(&instance.service), Instance::new(&*instance.ip, instance.port).authority())
+}
+
 /// A list that has come, and has nobody in it who can be called.
 fn nobody_to_call(list: &ListSnapshot) -> Option<String> {
-    let (info, service) = (list.list.as_ref()?, &list.status.service);
+    let (info, service) = (list.list.as_ref()?, label(&list.status.service));
     if info.hosts.is_empty() {
         return Some(format!("{service} has no instance."));
     }
@@ -160,10 +181,7 @@ mod tests {
     use super::*;
     use crate::{
         discovery::subscriber::SubscriptionStatus,
-        model::{
-            instance::{Instance, InstanceKey},
-            service::{ServiceInfo, ServiceName},
-        },
+        model::service::ServiceInfo,
         registry::{ServerStatus, SessionStatus},
     };
 
@@ -242,9 +260,6 @@ mod tests {
         let mut snapshot = snapshot();
         snapshot.lists.push(list([]));
         snapshot.lists.push(list([Instance { healthy: false, ..Instance::new("127.0.0.7", 80) }]));
-        assert_eq!(
-            texts(&snapshot),
-            ["DEFAULT_GROUP@@orders has no instance.", "DEFAULT_GROUP@@orders has no healthy instance with a weight."]
-        );
+        assert_eq!(texts(&snapshot), ["orders has no instance.", "orders has no healthy instance with a weight."]);
     }
 }

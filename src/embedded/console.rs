@@ -1,0 +1,348 @@
+//! A console in the browser: who is registered, and bad days to order. On the laptop alone.
+//!
+//! A page of another site must neither read it nor order anything. So `Host` must name this machine, by which a site whose name
+//! was made to resolve to 127.0.0.1 shows, and `Origin` must be the console's own.
+
+use std::{
+    net::IpAddr,
+    rc::Rc,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        Arc, LazyLock,
+    },
+    time::{Duration, Instant},
+};
+
+use actix_web::{
+    http::{
+        header::{HeaderMap, HOST, ORIGIN},
+        uri::Authority,
+        Method, StatusCode,
+    },
+    rt,
+    web::Bytes,
+    HttpMessage as _, HttpRequest, HttpResponse,
+};
+use futures_util::{stream, Stream};
+use serde::Deserialize;
+use serde_json::{json, Value};
+
+use super::{
+    catalogue::{Instance, Service, ServiceKey},
+    connection::Busy,
+    faults::{FaultSettings, Faults},
+    shared::Shared,
+    state::State,
+};
+use crate::{model::service::ServiceName, runtime::web_page};
+
+const PAGE: &str = include_str!("console.html");
+static POLICY: LazyLock<String> = LazyLock::new(|| web_page::policy(PAGE));
+
+/// How many consoles may be open at once.
+const MAX_STREAMS: usize = 16;
+/// So often the server is looked at; more seldom if that takes long.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+const PAUSE_PER_COST: u32 = 10;
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// A console shows so many; the rest is counted.
+const SHOWN_SERVICES: usize = 200;
+const SHOWN_INSTANCES: usize = 100;
+const SHOWN_METADATA: usize = 12;
+
+/// An order is answered before it breaks off all connections, as some do.
+const ANSWER_FIRST: Duration = Duration::from_millis(50);
+const LONGEST_REFUSAL: u64 = 60;
+
+static OPEN_STREAMS: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether the console answers this path, and not the Nacos.
+pub(crate) fn has(path: &str) -> bool {
+    matches!(path, "/" | "/console/events" | "/console/order")
+}
+
+/// The connection is `busy` as long as a console is open.
+pub(crate) fn answer(
+    request: &HttpRequest,
+    body: &Bytes,
+    shared: &Arc<Shared>,
+    era: u64,
+    busy: Option<Busy>,
+) -> HttpResponse {
+    let headers = request.headers();
+    if !names_this_machine(headers) {
+        return text(StatusCode::FORBIDDEN, "open the console as http://127.0.0.1 or http://localhost\n");
+    }
+    match (request.method(), request.path()) {
+        (&Method::GET, "/") => web_page::document(PAGE, &POLICY),
+        (&Method::GET, _) | (&Method::POST, _) if is_of_another_site(headers) => {
+            text(StatusCode::FORBIDDEN, "answers its own page alone\n")
+        }
+        (&Method::GET, "/console/events") => match events(shared.clone(), era, busy) {
+            Some(events) => web_page::event_stream(events),
+            None => text(StatusCode::SERVICE_UNAVAILABLE, "too many consoles are open\n"),
+        },
+        (&Method::POST, "/console/order") => obey(request, body, shared),
+        _ => text(StatusCode::METHOD_NOT_ALLOWED, "no such order\n"),
+    }
+}
+
+fn text(status: StatusCode, text: impl Into<String>) -> HttpResponse {
+    HttpResponse::build(status).content_type("text/plain; charset=utf-8").body(text.into())
+}
+
+fn names_this_machine(headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).and_then(|host| host.parse::<Authority>().ok());
+    host.is_some_and(|host| {
+        let name = host.host().trim_start_matches('[').trim_end_matches(']');
+        name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    })
+}
+
+/// Browsers send `Sec-Fetch-Site` with all requests, and `Origin` with those that may change something.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    let own = headers.get(HOST).map(|host| [b"http://", host.as_bytes()].concat());
+    let origin = headers.get(ORIGIN).map(|origin| origin.as_bytes());
+    let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
+    origin.is_some_and(|origin| own.as_deref() != Some(origin)) || site.is_some_and(|site| site != b"same-origin")
+}
+
+// What it shows.
+
+struct OpenStream;
+
+impl OpenStream {
+    fn new() -> Option<Self> {
+        let one_more = |streams| (streams < MAX_STREAMS).then_some(streams + 1);
+        OPEN_STREAMS.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
+        Some(OpenStream)
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        OPEN_STREAMS.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+struct Reader {
+    _open: OpenStream,
+    _busy: Option<Busy>,
+    shared: Arc<Shared>,
+    era: u64,
+    sent: Rc<str>,
+    last_sent: Instant,
+    pause: Duration,
+}
+
+/// The whole state whenever it has changed. None where too many consoles are open.
+fn events(
+    shared: Arc<Shared>,
+    era: u64,
+    busy: Option<Busy>,
+) -> Option<impl Stream<Item = Result<Bytes, std::convert::Infallible>>> {
+    let _open = OpenStream::new()?;
+    let (last_sent, pause) = (Instant::now(), Duration::ZERO);
+    let reader = Reader { _open, _busy: busy, shared, era, sent: "".into(), last_sent, pause };
+    Some(stream::unfold(reader, |mut reader| async {
+        let event = reader.next().await?;
+        reader.last_sent = Instant::now();
+        Some((Ok(Bytes::from(event)), reader))
+    }))
+}
+
+impl Reader {
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            rt::time::sleep(self.pause).await;
+            if self.shared.is_over(self.era) {
+                return None;
+            }
+            let began = Instant::now();
+            let faults = self.shared.faults().settings();
+            let state = self.shared.with(|state| shown(state, &faults)).to_string();
+            self.pause = LOOK_INTERVAL.max(began.elapsed() * PAUSE_PER_COST);
+            if *self.sent != *state {
+                self.sent = state.into();
+                return Some(format!("event: state\ndata: {}\n\n", self.sent));
+            }
+            if self.last_sent.elapsed() >= KEEP_ALIVE {
+                return Some(": nothing new\n\n".into());
+            }
+        }
+    }
+}
+
+fn shown(state: &State, faults: &FaultSettings) -> Value {
+    let counters = &state.counters;
+    let services: Vec<Value> = state.catalogue.services().take(SHOWN_SERVICES).map(|one| service(state, one)).collect();
+    json!({
+        "nacos": state.dialect().version(),
+        "now": state.now().as_secs(),
+        "count": state.catalogue.services().count(),
+        "services": services,
+        "requests": counters.requests,
+        "pushes": counters.pushes_sent,
+        "faults": faults,
+    })
+}
+
+fn service(state: &State, service: &Service) -> Value {
+    let instances = service.instances.values().take(SHOWN_INSTANCES);
+    let instances: Vec<Value> = instances.map(|one| instance(&service.effective(one))).collect();
+    json!({
+        "namespace": service.key.namespace,
+        "group": service.key.service.group,
+        "name": service.key.service.name,
+        "subscribers": state.pushes.subscribers(&service.key),
+        "count": service.instances.len(),
+        "instances": instances,
+    })
+}
+
+fn instance(instance: &Instance) -> Value {
+    let metadata = instance.metadata.iter().take(SHOWN_METADATA).map(|(key, value)| [key, value]);
+    json!({
+        "ip": instance.ip,
+        "port": instance.port,
+        "cluster": instance.cluster,
+        "weight": instance.weight,
+        "enabled": instance.enabled,
+        "healthy": instance.healthy,
+        "ephemeral": instance.ephemeral,
+        "metadata": metadata.collect::<Vec<_>>(),
+        "last_beat": instance.last_beat.as_secs(),
+    })
+}
+
+// What it orders.
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+enum Order {
+    /// Lists leave a disabled instance out.
+    Enable {
+        instance: Target,
+        enabled: bool,
+    },
+    Weigh {
+        instance: Target,
+        weight: f64,
+    },
+    /// Its owner registers it again, at its next heartbeat as a rule.
+    Remove {
+        instance: Target,
+    },
+    Faults {
+        faults: FaultSettings,
+    },
+    /// Takes all faults back.
+    Clear,
+    ForgetEverything,
+    ExpireTokens,
+    Restart,
+    Refuse {
+        seconds: u64,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+struct Target {
+    namespace: String,
+    group: String,
+    name: String,
+    cluster: String,
+    ip: String,
+    port: i64,
+}
+
+impl Target {
+    fn service(&self) -> ServiceKey {
+        let service = ServiceName { group: self.group.clone(), name: self.name.clone() };
+        ServiceKey { namespace: self.namespace.clone(), service }
+    }
+
+    /// The instance, as lists show it.
+    fn find(&self, state: &State) -> Option<Instance> {
+        let service = state.catalogue.service(&self.service())?;
+        let found = service.instances.values().find(|one| one.is_at((&self.cluster, &self.ip, self.port)))?;
+        Some(service.effective(found))
+    }
+}
+
+fn obey(request: &HttpRequest, body: &Bytes, shared: &Arc<Shared>) -> HttpResponse {
+    // Forms of other sites need no permission for their content types, but for this one.
+    if request.content_type() != "application/json" || !request.headers().contains_key(ORIGIN) {
+        return text(StatusCode::FORBIDDEN, "wants JSON, and the console's own Origin\n");
+    }
+    let done =
+        serde_json::from_slice(body).map_err(|error| error.to_string()).and_then(|order| carry_out(order, shared));
+    match done {
+        Ok(()) => HttpResponse::NoContent().finish(),
+        Err(mistake) => text(StatusCode::BAD_REQUEST, format!("{mistake}\n")),
+    }
+}
+
+fn carry_out(order: Order, shared: &Arc<Shared>) -> Result<(), String> {
+    let faults = Faults { shared: shared.clone() };
+    match order {
+        Order::Enable { instance, enabled } => change(shared, &instance, |known| known.enabled = enabled)?,
+        Order::Weigh { instance, weight } => {
+            if !(0.0..=10_000.0).contains(&weight) {
+                return Err("a weight is 0 to 10,000".into());
+            }
+            change(shared, &instance, |known| known.weight = weight)?;
+        }
+        Order::Remove { instance } => shared.with(|state| {
+            let known = instance.find(state).ok_or("there is no such instance")?;
+            state.deregister(&instance.service(), &known.ip, known.port, &known.cluster, known.ephemeral);
+            Ok::<(), String>(())
+        })?,
+        Order::Faults { faults: wanted } => faults.apply(wanted)?,
+        Order::Clear => in_background(move || faults.clear()),
+        Order::ForgetEverything => faults.forget_everything(),
+        Order::ExpireTokens => faults.expire_tokens(),
+        Order::Restart => {
+            let shared = shared.clone();
+            // Where another program has taken the port, there is no console to say so.
+            in_background(move || drop(shared.restart(None)));
+        }
+        Order::Refuse { seconds } => in_background(move || {
+            faults.refuse_connections();
+            std::thread::sleep(Duration::from_secs(seconds.min(LONGEST_REFUSAL)));
+            faults.accept_connections();
+        }),
+    }
+    Ok(())
+}
+
+/// As an operator changes an instance: what they set on 2.x outlives it.
+fn change(shared: &Shared, target: &Target, change: impl FnOnce(&mut Instance)) -> Result<(), String> {
+    shared.with(|state| {
+        let mut known = target.find(state).ok_or("there is no such instance")?;
+        change(&mut known);
+        state.overwrite(&target.service(), known);
+        Ok(())
+    })
+}
+
+/// For what waits for the server's thread, or breaks off the connection that ordered it.
+fn in_background(work: impl FnOnce() + Send + 'static) {
+    let waits = move || {
+        std::thread::sleep(ANSWER_FIRST);
+        work();
+    };
+    // Without a thread the order is lost, as the console then shows.
+    let _ = std::thread::Builder::new().name("embedded-nacos-order".into()).spawn(waits);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_console_needs_nothing_that_its_policy_forbids() {
+        web_page::assert_within_policy(PAGE);
+    }
+}

@@ -1,0 +1,66 @@
+//! Answers for pages that need nothing from elsewhere, and for the events that they show.
+
+use std::convert::Infallible;
+
+use actix_web::{
+    http::header::{
+        CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
+        X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    },
+    web::Bytes,
+    HttpResponse,
+};
+use base64::{engine::general_purpose::STANDARD as BASE64, Engine as _};
+use futures_util::Stream;
+use sha2::{Digest as _, Sha256};
+
+/// The Content-Security-Policy that allows the page's own script and style, known by their hashes, and nothing else.
+pub(crate) fn policy(page: &str) -> String {
+    format!(
+        "default-src 'none'; script-src '{}'; style-src '{}'; connect-src 'self'; img-src data:; base-uri 'none'; \
+         form-action 'none'; frame-ancestors 'none'",
+        hash_of(page, "script"),
+        hash_of(page, "style")
+    )
+}
+
+/// Of the one such element in the page.
+fn hash_of(page: &str, element: &str) -> String {
+    let (open, close) = (format!("<{element}>"), format!("</{element}>"));
+    let content =
+        page.split_once(&open).and_then(|(_, rest)| rest.split_once(&close)).map_or("", |(content, _)| content);
+    format!("sha256-{}", BASE64.encode(Sha256::digest(content)))
+}
+
+pub(crate) fn document(page: &'static str, policy: &str) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "text/html; charset=utf-8"))
+        .insert_header((CONTENT_SECURITY_POLICY, policy))
+        .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .insert_header((X_FRAME_OPTIONS, "DENY"))
+        .insert_header((REFERRER_POLICY, "no-referrer"))
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .body(page)
+}
+
+pub(crate) fn event_stream(events: impl Stream<Item = Result<Bytes, Infallible>> + 'static) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "text/event-stream"))
+        .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .insert_header((CACHE_CONTROL, "no-store, no-transform"))
+        // Neither the application's compression nor a proxy may hold events back.
+        .insert_header((CONTENT_ENCODING, "identity"))
+        .insert_header(("X-Accel-Buffering", "no"))
+        .streaming(events)
+}
+
+/// What keeps a page within its policy, for the tests of each page.
+#[cfg(test)]
+pub(crate) fn assert_within_policy(page: &str) {
+    assert_eq!((page.matches("<script").count(), page.matches("<style").count()), (1, 1));
+    for forbidden in [" src=", "@import", "url(", " style=", " onclick", "innerHTML", "insertAdjacent", "eval("] {
+        assert!(!page.contains(forbidden), "{forbidden}");
+    }
+    assert!(!page.contains("href=\"/") && !page.contains("fetch(\"/"), "a proxy may put the page under another path");
+    assert_ne!(hash_of(page, "script"), hash_of(page, "missing"));
+}

@@ -1,0 +1,387 @@
+//! The live page and the embedded server's console in a real browser. Run by `.ci/run`:
+//! `cargo test --test browser -- --ignored`. Without a Chromium it says so and passes.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod site;
+mod support;
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    pin::Pin,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use actix::Addr;
+use actix_nacos::{
+    embedded::EmbeddedServer, Config, DeregisterInstance, Discover, ModifyInstance, RegisterInstance, Registry,
+    ServiceView, StatusRoutes,
+};
+use awc::{
+    error::WsProtocolError,
+    ws::{Frame, Message},
+};
+use base64::{engine::general_purpose::STANDARD as BASE64, Engine as _};
+use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
+use serde_json::{json, Value};
+use site::Site;
+use support::{ask, ms, server, shut_down, IP};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const HTML: &str = "<img src=x onerror=alert(1)><script>window.hacked = 1</script>\"'& 😀";
+
+/// One page in a headless Chromium, driven by the DevTools protocol. The browser ends when this is dropped.
+struct Browser {
+    child: Child,
+    profile: PathBuf,
+    sink: Pin<Box<dyn Sink<Message, Error = WsProtocolError>>>,
+    frames: Pin<Box<dyn Stream<Item = Result<Frame, WsProtocolError>>>>,
+    session: String,
+    requests: u64,
+    /// What the page complained of.
+    complaints: Vec<Value>,
+}
+
+fn chromium() -> Option<PathBuf> {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let paths: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH")?).collect();
+    names.iter().flat_map(|name| paths.iter().map(move |path| path.join(name))).find(|file| file.is_file())
+}
+
+impl Browser {
+    /// None, and a line that says so, where there is no Chromium.
+    async fn start() -> Option<Self> {
+        let Some(program) = chromium() else {
+            println!("SKIPPED: there is no chromium here");
+            return None;
+        };
+        let profile = Path::new(env!("CARGO_TARGET_TMPDIR")).join(support::unique("chromium"));
+        let mut child = Command::new(program)
+            .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
+            .args(["--disable-background-networking", "--disable-component-update", "--hide-scrollbars"])
+            .args(["--remote-debugging-port=0", "--remote-allow-origins=*"])
+            .arg(format!("--user-data-dir={}", profile.display()))
+            .arg("about:blank")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("chromium starts");
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let url = lines.find_map(|line| line.unwrap().strip_prefix("DevTools listening on ").map(str::to_owned));
+        let url = url.expect("chromium listens");
+        // Else it would block as soon as the pipe is full.
+        std::thread::spawn(move || lines.for_each(drop));
+        let connected = awc::Client::new().ws(url).max_frame_size(64 << 20).connect().await;
+        let (sink, frames) = connected.expect("a DevTools connection").1.split();
+        let mut browser = Browser {
+            child,
+            profile,
+            sink: Box::pin(sink),
+            frames: Box::pin(frames),
+            session: String::new(),
+            requests: 0,
+            complaints: Vec::new(),
+        };
+        let target = browser.order("Target.createTarget", json!({ "url": "about:blank" })).await;
+        let attach = json!({ "targetId": target["targetId"], "flatten": true });
+        browser.session = browser.order("Target.attachToTarget", attach).await["sessionId"].as_str().unwrap().into();
+        for domain in ["Page", "Runtime", "Log"] {
+            browser.order(&format!("{domain}.enable"), json!({})).await;
+        }
+        Some(browser)
+    }
+
+    async fn order(&mut self, method: &str, parameters: Value) -> Value {
+        self.requests += 1;
+        let id = self.requests;
+        let mut message = json!({ "id": id, "method": method, "params": parameters });
+        if !self.session.is_empty() {
+            message["sessionId"] = json!(self.session);
+        }
+        self.sink.send(Message::Text(message.to_string().into())).await.unwrap();
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            let frame = actix_rt::time::timeout(PATIENCE, self.frames.next()).await.expect("an answer in time");
+            let answer: Value = match frame.expect("the browser lives").unwrap() {
+                Frame::Text(text) => serde_json::from_slice(&text).unwrap(),
+                Frame::Ping(payload) => {
+                    self.sink.send(Message::Pong(payload)).await.unwrap();
+                    continue;
+                }
+                _ => continue,
+            };
+            if answer["id"] == id {
+                assert!(answer["error"].is_null(), "{method}: {answer}");
+                return answer["result"].clone();
+            }
+            self.note(answer);
+        }
+        panic!("no answer to {method}");
+    }
+
+    fn note(&mut self, event: Value) {
+        let is_error = match event["method"].as_str().unwrap_or_default() {
+            "Runtime.exceptionThrown" => true,
+            "Runtime.consoleAPICalled" => {
+                matches!(event["params"]["type"].as_str(), Some("error" | "warning" | "assert"))
+            }
+            "Log.entryAdded" => matches!(event["params"]["entry"]["level"].as_str(), Some("error" | "warning")),
+            _ => false,
+        };
+        if is_error {
+            self.complaints.push(event);
+        }
+    }
+
+    async fn open(&mut self, url: &str) {
+        self.order("Page.navigate", json!({ "url": url })).await;
+    }
+
+    async fn evaluate(&mut self, expression: &str) -> Value {
+        let parameters = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
+        let answer = self.order("Runtime.evaluate", parameters).await;
+        assert!(answer["exceptionDetails"].is_null(), "{expression}: {answer}");
+        answer["result"]["value"].clone()
+    }
+
+    async fn text(&mut self) -> String {
+        self.evaluate("document.body?.innerText").await.as_str().unwrap_or_default().into()
+    }
+
+    /// Waits until the page shows it, and tells how long that took.
+    async fn shows(&mut self, what: &str, expression: &str) -> Duration {
+        let began = Instant::now();
+        loop {
+            if self.evaluate(expression).await == true {
+                return began.elapsed();
+            }
+            assert!(began.elapsed() < PATIENCE, "waited for {what}; the page shows\n{}", self.text().await);
+            actix_rt::time::sleep(ms(20)).await;
+        }
+    }
+
+    async fn has_text(&mut self, text: &str) -> Duration {
+        self.shows(text, &format!("document.body?.innerText.includes({})", json!(text))).await
+    }
+
+    async fn click(&mut self, selector: &str) {
+        self.evaluate(&format!("document.querySelector({}).click()", json!(selector))).await;
+    }
+
+    async fn look(&mut self, width: u32, height: u32, scheme: &str) {
+        let phone = width < 600;
+        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone });
+        self.order("Emulation.setDeviceMetricsOverride", size).await;
+        let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.order("Emulation.setEmulatedMedia", features).await;
+    }
+
+    async fn picture(&mut self, name: &str) {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pictures");
+        std::fs::create_dir_all(&folder).unwrap();
+        let picture = self.order("Page.captureScreenshot", json!({ "format": "png" })).await;
+        let bytes = BASE64.decode(picture["data"].as_str().unwrap()).unwrap();
+        std::fs::write(folder.join(name), bytes).unwrap();
+    }
+
+    async fn end(mut self) {
+        self.session.clear();
+        let _ = self.order("Browser.close", json!({})).await;
+        let began = Instant::now();
+        while self.child.try_wait().unwrap().is_none() && began.elapsed() < Duration::from_secs(5) {
+            actix_rt::time::sleep(ms(20)).await;
+        }
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        // Both fail where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.profile);
+    }
+}
+
+/// Of an application that watches; pushes come within half a second.
+fn watching(server: &EmbeddedServer) -> Addr<Registry> {
+    Registry::start(Config::new(server.server_address())).unwrap()
+}
+
+async fn discover(registry: &Addr<Registry>, services: impl IntoIterator<Item = String>) -> Vec<ServiceView> {
+    let mut views = Vec::new();
+    for service in services {
+        views.push(ask(registry, Discover::new(service)).await.unwrap());
+    }
+    for view in &views {
+        view.ready_within(PATIENCE).await.unwrap();
+    }
+    views
+}
+
+#[actix::test]
+#[ignore = "needs chromium"]
+async fn a_browser_sees_an_instance_come_change_and_go_within_a_second() {
+    let Some(mut browser) = Browser::start().await else { return };
+    let server = EmbeddedServer::builder().push_delay(ms(100)).start().unwrap();
+    let (registry, others) = (watching(&server), watching(&server));
+    let _views = discover(&registry, ["orders".to_owned()]).await;
+    let site = Site::start_below("/behind/proxy", StatusRoutes::new(&registry));
+    browser.open(&site.url("/registry")).await;
+    browser.has_text("● Live").await;
+    browser.has_text("orders has no instance.").await;
+    browser.evaluate("window.isTheSamePage = true").await;
+
+    ask(&others, RegisterInstance::new("orders", IP, 80).metadata("note", HTML)).await.unwrap();
+    let came = browser.has_text(&format!("{IP}:80")).await;
+    browser.has_text(HTML).await;
+    ask(&others, ModifyInstance::new("orders", IP, 80).weight(7.5)).await.unwrap();
+    let changed = browser.has_text("7.5").await;
+    ask(&others, DeregisterInstance::new("orders", IP, 80)).await.unwrap();
+    let went = browser.has_text("orders has no instance").await;
+    browser.has_text("by push").await;
+    println!("seen after {came:?}, {changed:?}, {went:?}");
+    assert!([came, changed, went].iter().all(|time| *time < Duration::from_secs(1)), "{came:?}, {changed:?}, {went:?}");
+
+    assert_eq!(browser.evaluate("window.isTheSamePage === true && !window.hacked").await, true);
+    assert_eq!(browser.evaluate("document.images.length + document.scripts.length").await, 1);
+    assert_eq!(browser.complaints, Vec::<Value>::new());
+
+    shut_down(&registry).await;
+    browser.has_text("has ended").await;
+    shut_down(&others).await;
+    browser.end().await;
+}
+
+#[actix::test]
+#[ignore = "needs chromium"]
+async fn the_page_can_be_used_by_keyboard_and_read_by_a_screen_reader() {
+    let Some(mut browser) = Browser::start().await else { return };
+    let server = server();
+    let registry = watching(&server);
+    ask(&registry, RegisterInstance::new("orders", IP, 80)).await.unwrap();
+    let _views = discover(&registry, (0..8).map(|number| format!("service-{number}"))).await;
+    let site = Site::start(StatusRoutes::new(&registry));
+    browser.open(&site.url("/registry/")).await;
+    browser.has_text("service-7").await;
+    assert_eq!(browser.evaluate("[...document.querySelectorAll('details')].some(one => one.open)").await, false);
+    let summary = "document.querySelector('summary')";
+    browser.evaluate(&format!("{summary}.focus()")).await;
+    for kind in ["keyDown", "keyUp"] {
+        let key = json!({ "type": kind, "key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r" });
+        browser.order("Input.dispatchKeyEvent", key).await;
+    }
+    browser.shows("it opens", "document.querySelector('details').open").await;
+    // A change must neither close it nor take the focus away.
+    ask(&registry, RegisterInstance::new("service-0", IP, 81)).await.unwrap();
+    browser.has_text(&format!("{IP}:81")).await;
+    assert_eq!(
+        browser
+            .evaluate(&format!("document.querySelector('details').open && document.activeElement === {summary}"))
+            .await,
+        true
+    );
+
+    let named = "[...document.querySelectorAll('input, table, section, [role=region]')].filter(one => one.matches('section [role] table') ? false : \
+                 !(one.labels?.length || one.ariaLabel || one.getAttribute('aria-labelledby') || one.caption)).map(one => one.outerHTML.slice(0, 80))";
+    assert_eq!(browser.evaluate(named).await, json!([]));
+    let unscoped = "document.querySelectorAll('th:not([scope])').length";
+    assert_eq!(browser.evaluate(unscoped).await, 0);
+    shut_down(&registry).await;
+    browser.end().await;
+}
+
+#[actix::test]
+#[ignore = "needs chromium"]
+async fn the_console_disables_reweights_and_removes_and_orders_faults() {
+    let Some(mut browser) = Browser::start().await else { return };
+    let server = support::builder().console().start().unwrap();
+    let registry = support::registry(&server);
+    browser.open(&format!("http://{}/", server.address())).await;
+    browser.has_text("● Live").await;
+    let mut came = RegisterInstance::new("orders", IP, 80).metadata("note", HTML);
+    came = came.metadata("zone", "a");
+    ask(&registry, came).await.unwrap();
+    let seen = browser.has_text(&format!("{IP}:80")).await;
+    assert!(seen < Duration::from_secs(1), "{seen:?}");
+    browser.has_text(HTML).await;
+    browser.evaluate("document.querySelector('form.weight input').value = 2.5").await;
+    browser.click("form.weight button").await;
+    support::until("it has the weight", || support::only_instance(&server, "orders").weight == 2.5).await;
+    browser.click("td:last-child button").await;
+    support::until("it is disabled", || !support::only_instance(&server, "orders").enabled).await;
+    browser.has_text("Enable").await;
+    browser.evaluate("document.querySelector('[name=fail_share]').value = 0.25").await;
+    browser.click("#faults button.main").await;
+    browser.has_text("faults are ordered").await;
+    browser.look(1280, 900, "light").await;
+    browser.picture("console-desktop-light.png").await;
+    browser.look(390, 1500, "dark").await;
+    browser.picture("console-phone-dark.png").await;
+    browser.click("#clear").await;
+    browser.has_text("all is well").await;
+    browser.click("td:last-child button.danger").await;
+    browser.has_text("Nobody is registered.").await;
+    assert_eq!(browser.evaluate("window.hacked === undefined && document.images.length === 0").await, true);
+    assert_eq!(browser.complaints, Vec::<Value>::new());
+    shut_down(&registry).await;
+    browser.end().await;
+}
+
+/// Pictures for people to look at, in `target/tmp/pictures`.
+#[actix::test]
+#[ignore = "needs chromium"]
+async fn pictures_of_the_page() {
+    let Some(mut browser) = Browser::start().await else { return };
+    for count in [3, 100] {
+        let (servers, addresses) = support::servers(2);
+        let registry = Registry::start(Config::new(addresses)).unwrap();
+        let in_use = support::in_use(&registry, &servers).await;
+        let others = watching(in_use);
+        let names = ["orders", "payments", "SHOP@@ledger"];
+        let name = |number: usize| names.get(number).map_or(format!("service-{number:03}"), |name| (*name).to_owned());
+        let _views = discover(&registry, (0..count).map(name)).await;
+        for number in 0..count {
+            for port in 0..=(number * 7 + 2) % 5 {
+                let zone = ["a", "b", "c"][port % 3];
+                let message = RegisterInstance::new(name(number), format!("127.0.{number}.{}", port + 1), 8080)
+                    .weight([1.0, 2.0, 0.5][port % 3])
+                    .healthy(port != 3)
+                    .metadata("zone", zone)
+                    .metadata("version", format!("1.{port}.0"));
+                ask(&others, message).await.unwrap();
+            }
+        }
+        for port in [8080, 8081] {
+            ask(&registry, RegisterInstance::new("greeter", IP, port).heartbeat_interval(ms(1000))).await.unwrap();
+        }
+        let site = Site::start(StatusRoutes::new(&registry));
+        browser.open(&site.url("/registry/")).await;
+        browser.has_text("● Live").await;
+        browser.has_text("3 healthy").await;
+        actix_rt::time::sleep(ms(2000)).await;
+        ask(&others, ModifyInstance::new("orders", "127.0.0.1", 8080).weight(4.0)).await.unwrap();
+        ask(&others, DeregisterInstance::new("payments", "127.0.1.1", 8080)).await.unwrap();
+        actix_rt::time::sleep(ms(2000)).await;
+        for (device, width, height) in [("desktop", 1280, 1000), ("phone", 390, 844)] {
+            for scheme in ["light", "dark"] {
+                browser.look(width, height, scheme).await;
+                actix_rt::time::sleep(ms(300)).await;
+                browser.picture(&format!("{count}-{device}-{scheme}.png")).await;
+            }
+        }
+        browser.look(390, 4000, "light").await;
+        actix_rt::time::sleep(ms(300)).await;
+        browser.picture(&format!("{count}-phone-whole.png")).await;
+        browser.look(1280, 2400, "light").await;
+        in_use.faults().refuse_connections();
+        browser.has_text("does not answer; another server serves").await;
+        actix_rt::time::sleep(ms(1000)).await;
+        browser.picture(&format!("{count}-desktop-whole-bad.png")).await;
+        drop(site);
+        shut_down(&others).await;
+        shut_down(&registry).await;
+    }
+    browser.end().await;
+}
