@@ -137,7 +137,7 @@ impl Found {
             let (count, service) = (list.withheld.len(), label(&list.status.service));
             format!("{count} instances of {service} are kept although the server does not list them: it may have forgotten them.")
         });
-        self.add_each(Severity::Warning, withheld, "services have instances that are kept so.");
+        self.add_each(Severity::Warning, withheld, "services have instances that are kept.");
         let protected =
             lists.iter().filter(|list| list.list.as_ref().is_some_and(|info| info.reach_protection_threshold));
         let protected = protected.map(|list| {
@@ -146,7 +146,7 @@ impl Found {
                 label(&list.status.service)
             )
         });
-        self.add_each(Severity::Warning, protected, "services are so protected.");
+        self.add_each(Severity::Warning, protected, "services have few healthy instances.");
     }
 }
 
