@@ -225,11 +225,8 @@ mod tests {
         assert_eq!(
             texts(&snapshot),
             [
-                "The server refuses the login: wrong password.".to_owned(),
-                format!(
-                    "{} is not registered: the server rejects it: unknown user.",
-                    snapshot.status.instances[0].instance
-                ),
+                "The server refuses the login: wrong password.",
+                "orders 127.0.0.7:80 is not registered: the server rejects it: unknown user.",
             ]
         );
     }
