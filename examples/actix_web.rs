@@ -7,7 +7,7 @@ mod cli;
 
 use std::{net::TcpListener, process::ExitCode, time::Duration};
 
-use actix_nacos::{embedded::EmbeddedServer, prelude::*, StatusRoutes};
+use actix_nacos::{embedded::EmbeddedServer, prelude::*};
 use actix_web::{get, rt, web, App, HttpResponse, HttpServer, Responder};
 
 const HELP: &str = "\

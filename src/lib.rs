@@ -200,26 +200,16 @@
 //! # Shutting down
 //! An awaited [`Shutdown`] deregisters the instances, then ends the Registry. With
 //! [`drain_until_noticed`](Shutdown::drain_until_noticed) it then waits until callers have noticed, so that no request
-//! is lost. [`ShutdownGuard`] does the same when it is dropped. In an actix-web application, shut the Registry down
-//! before the server stops:
+//! is lost. [`ShutdownGuard`] does the same when it is dropped. In an actix-web application, `serve` (feature
+//! `actix-web`) registers first, and does all of this on SIGTERM and Ctrl-C:
 //!
-//! ```
-//! # use actix::prelude::*;
-//! # use actix_nacos::prelude::*;
-//! # use actix_web::{rt, rt::signal::unix::{signal, SignalKind}, App, HttpServer};
-//! # async fn run(registry: Addr<Registry>) -> std::io::Result<()> {
-//! // actix-web's own signal handling would stop the server before callers have noticed.
-//! let server = HttpServer::new(App::new).bind(("127.0.0.1", 8080))?.disable_signals().run();
-//! for kind in [SignalKind::interrupt(), SignalKind::terminate()] {
-//!     let (mut signals, registry, server) = (signal(kind)?, registry.clone(), server.handle());
-//!     rt::spawn(async move {
-//!         signals.recv().await;
-//!         // Deregisters, and waits until callers have noticed. The server still answers meanwhile.
-//!         let _ = registry.send(Shutdown::default().drain_until_noticed()).await;
-//!         server.stop(true).await;
-//!     });
-//! }
-//! server.await
+//! ```no_run
+//! use actix_nacos::prelude::*;
+//! use actix_web::{App, HttpServer};
+//!
+//! # async fn run(registry: actix::Addr<Registry>) -> Result<(), Error> {
+//! let server = HttpServer::new(App::new).bind(("0.0.0.0", 8080))?;
+//! actix_nacos::serve(server, registry).register("orders").await
 //! # }
 //! ```
 //!
@@ -277,6 +267,7 @@
 //! | `embedded` | off | the module `embedded`: a Nacos server inside the process, for local development, examples and tests |
 //! | `rustls` | off | `https` to servers with rustls and the root certificates of the platform |
 //! | `openssl` | off | `https` to servers with the OpenSSL of the system |
+//! | `tracing` | off | log records as events of `tracing`, with fields, where the application has set up a subscriber |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

@@ -9,6 +9,8 @@
 //! # }
 //! ```
 
+#[cfg(feature = "actix-web")]
+pub use crate::StatusRoutes;
 pub use crate::{
     Config, ConnectionChanged, ConnectionState, DeregisterInstance, Discover, Error, GetInstance, GetStatus,
     HeartbeatReply, Instance, InstanceState, InstanceStateChanged, ListInstances, ListServices, Metadata,

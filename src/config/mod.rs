@@ -10,6 +10,8 @@ mod environment;
 mod push;
 mod settings;
 mod tls;
+#[cfg(feature = "tracing")]
+mod tracing_drain;
 
 use std::{
     fmt,
@@ -431,9 +433,12 @@ impl fmt::Debug for Config {
     }
 }
 
-/// Sends records to the `log` crate.
+/// Sends records to the application's `tracing` subscriber if there is one, otherwise to the `log` crate.
 fn standard_logger() -> Logger {
-    Logger::root(slog_stdlog::StdLog.fuse(), o!())
+    let log = slog_stdlog::StdLog.fuse();
+    #[cfg(feature = "tracing")]
+    let log = tracing_drain::TracingOr(log);
+    Logger::root(log, o!())
 }
 
 #[cfg(test)]

@@ -3,13 +3,16 @@
 use std::net::IpAddr;
 
 use actix_web::{
-    http::header::{HeaderMap, AUTHORIZATION, FORWARDED, HOST, ORIGIN, WWW_AUTHENTICATE},
+    http::{
+        header::{HeaderMap, AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE},
+        Version,
+    },
     HttpRequest, HttpResponse,
 };
 use base64::{engine::general_purpose::STANDARD as BASE64, Engine as _};
 
-/// What proxies add to a request that they forward.
-const FORWARDING: [&str; 5] = ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via"];
+/// What proxies add to a request that they forward, beside all that begin with `x-forwarded-`.
+const FORWARDING: [&str; 6] = ["forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"];
 
 /// The rules of one [`StatusRoutes`](super::StatusRoutes).
 #[derive(Clone, Default)]
@@ -73,12 +76,17 @@ fn equals(given: &[u8], token: &[u8]) -> bool {
 /// Whether a program on this machine asks, and neither a proxy nor a page of another site that a browser here shows.
 fn is_from_this_machine(request: &HttpRequest) -> bool {
     let headers = request.headers();
-    let is_forwarded = headers.contains_key(FORWARDED) || FORWARDING.iter().any(|name| headers.contains_key(*name));
     let peer = request.peer_addr().map(|peer| peer.ip().to_canonical());
     peer.is_some_and(|peer| peer.is_loopback())
-        && !is_forwarded
+        && !is_forwarded(request)
         && names_this_machine(headers)
         && !is_cross_site(headers)
+}
+
+/// A proxy may add nothing. nginx then asks in HTTP 1.0 by default, as nobody else does.
+fn is_forwarded(request: &HttpRequest) -> bool {
+    let is_added = |name: &str| name.starts_with("x-forwarded-") || FORWARDING.contains(&name);
+    request.version() < Version::HTTP_11 || request.headers().keys().any(|name| is_added(name.as_str()))
 }
 
 /// A site whose name was made to resolve to 127.0.0.1 shows in `Host`.

@@ -39,20 +39,16 @@ const SHUTDOWN_CHECK: Duration = Duration::from_millis(20);
 /// Serves, registers and, on SIGTERM or Ctrl-C, goes offline without losing a request: the whole life of a service.
 ///
 /// ```no_run
-/// use actix_nacos::{prelude::*, StatusRoutes};
-/// use actix_web::{get, App, HttpServer};
-///
-/// #[get("/")]
-/// async fn hello() -> &'static str {
-///     "hello"
-/// }
+/// use actix_nacos::prelude::*;
+/// use actix_web::{web, App, HttpServer};
 ///
 /// #[actix_web::main]
 /// async fn main() -> Result<(), Error> {
 ///     let registry = Registry::start(Config::from_env()?)?; // NACOS_SERVER_ADDR=127.0.0.1:8848
-///     let status = StatusRoutes::new(&registry);
-///     let server = HttpServer::new(move || App::new().configure(|app| status.configure(app)).service(hello));
-///     actix_nacos::serve(server.bind(("0.0.0.0", 8080))?, registry).register("hello").await
+///     let status = StatusRoutes::new(&registry); // /livez, /readyz, /metrics, /registry/
+///     let hello = || web::get().to(|| async { "hello" });
+///     let app = move || App::new().configure(|app| status.configure(app)).route("/", hello());
+///     actix_nacos::serve(HttpServer::new(app).bind(("0.0.0.0", 8080))?, registry).register("hello").await
 /// }
 /// ```
 ///

@@ -7,6 +7,7 @@ mod live;
 mod metrics;
 mod page;
 mod problems;
+mod response;
 mod routes;
 mod signals;
 

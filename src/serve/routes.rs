@@ -23,7 +23,8 @@ use crate::{
 ///
 /// Each route can be renamed, and left out by `None`. Metrics and the page name servers and services, so they answer requests
 /// from loopback alone until [`public`](StatusRoutes::public) or [`token`](StatusRoutes::token) is set. A request that a proxy
-/// has forwarded does not count as one from loopback.
+/// has forwarded does not count as one from loopback; a proxy on this machine that adds no header cannot be told from a program
+/// here, so let it not forward these routes.
 ///
 /// It holds the Registry weakly: the routes do not keep it alive, and tell when it has ended.
 ///

@@ -1,0 +1,51 @@
+//! What a caller of the application is answered when a handler gives one of our errors.
+
+use actix_web::{http::StatusCode, HttpResponse, ResponseError};
+
+use crate::error::Error;
+
+/// So that a handler can write `registry.send(…).await??` and return a `Result<_, actix_nacos::Error>`.
+///
+/// 503 for what may succeed later, and for a Registry that has ended; 502 where a registry server refuses; 500 for everything
+/// else. The answer's body is the name of the status: errors name servers, which callers need not know.
+impl ResponseError for Error {
+    fn status_code(&self) -> StatusCode {
+        match self {
+            error if error.is_retryable() => StatusCode::SERVICE_UNAVAILABLE,
+            Error::Stopped => StatusCode::SERVICE_UNAVAILABLE,
+            Error::NotFound { .. } | Error::Refused { .. } | Error::Unauthorized { .. } | Error::Unsupported { .. } => {
+                StatusCode::BAD_GATEWAY
+            }
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let status = self.status_code();
+        let body = status.canonical_reason().unwrap_or_default().to_ascii_lowercase();
+        HttpResponse::build(status).content_type("text/plain; charset=utf-8").body(body + "\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Operation;
+
+    #[test]
+    fn errors_are_answered_by_what_the_caller_can_do() {
+        let refused = |status| Error::Refused {
+            operation: Operation::List,
+            server: "192.0.2.1:8848".into(),
+            status,
+            body: "secret place".into(),
+        };
+        let status = |error: Error| ResponseError::status_code(&error).as_u16();
+        assert_eq!((status(refused(503)), status(Error::Stopped)), (503, 503));
+        assert_eq!(status(refused(403)), 502);
+        assert_eq!(status(Error::invalid("port", "must not be 0")), 500);
+        assert_eq!(status(Error::from(std::io::Error::other("no port"))), 500);
+        let body = actix_web::body::MessageBody::try_into_bytes(refused(403).error_response().into_body());
+        assert_eq!(body.unwrap(), "bad gateway\n");
+    }
+}
