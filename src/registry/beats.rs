@@ -173,7 +173,7 @@ impl Shared {
         mut permit: Option<SemaphorePermit<'a>>,
     ) -> Result<BeatOutcome, Error> {
         let mut turn = self.desired.queue(&beat.key);
-        let outcome = if turn.is_behind_changes_only() && self.wants_a_beat(&beat.key) {
+        let outcome = if turn.is_behind_changes_only() && self.needs_a_beat(&beat.key) {
             let outcome = self.beat_past_changes(beat).await;
             turn.end_after_others();
             outcome
@@ -194,7 +194,7 @@ impl Shared {
     }
 
     /// Whether the instance needs a beat, and not a registration.
-    fn wants_a_beat(&self, key: &Arc<InstanceKey>) -> bool {
+    fn needs_a_beat(&self, key: &Arc<InstanceKey>) -> bool {
         let epoch = self.nacos.epoch();
         let is_known = |desired: &DesiredInstance| desired.instance.ephemeral && desired.to_register(epoch).is_none();
         self.desired.get(key, is_known).unwrap_or(false)
@@ -204,7 +204,7 @@ impl Shared {
     /// beat of an instance that the server knows changes nothing.
     async fn beat_past_changes(&self, beat: &Beat) -> Result<BeatOutcome, Error> {
         let Some(values) = self.desired.get(&beat.key, |desired| desired.instance.clone()) else {
-            return Ok(BeatOutcome::NotWanted);
+            return Ok(BeatOutcome::NotDesired);
         };
         let reply = self.nacos.beat(&beat.key, &values, beat.light, Patience::Round).await?;
         if reply.is_unknown() {
@@ -224,14 +224,14 @@ impl Shared {
         let state =
             |desired: &DesiredInstance| (desired.instance.clone(), desired.to_register(epoch), desired.is_late());
         let Some((instance, to_register, was_late)) = self.desired.get(&beat.key, state) else {
-            return deregistered.map(|()| BeatOutcome::NotWanted);
+            return deregistered.map(|()| BeatOutcome::NotDesired);
         };
         if let Some(values) = to_register {
             return self.register_again(&beat.key, &values).await;
         }
         if !instance.ephemeral {
             // The instance was registered as persistent while this beat waited.
-            return Ok(self.needs_no_beat(&beat.key));
+            return Ok(self.end_heartbeat(&beat.key));
         }
         let reply = self.nacos.beat(&beat.key, &instance, beat.light, Patience::Round).await?;
         if reply.is_unknown() {
@@ -301,7 +301,7 @@ impl Shared {
         });
         // If a new epoch began meanwhile, a persistent instance must be registered once more: keep its Heartbeat.
         let is_done = !values.ephemeral && self.nacos.epoch() == epoch;
-        Ok(if is_done { self.needs_no_beat(key) } else { BeatOutcome::Registered })
+        Ok(if is_done { self.end_heartbeat(key) } else { BeatOutcome::Registered })
     }
 
     /// Registers again the persistent instances that are not registered in the present epoch, spread over the beat
@@ -346,9 +346,9 @@ impl Shared {
     }
 
     /// Ends the Heartbeat of a persistent instance once the instance is registered.
-    fn needs_no_beat(&self, key: &Arc<InstanceKey>) -> BeatOutcome {
+    fn end_heartbeat(&self, key: &Arc<InstanceKey>) -> BeatOutcome {
         self.desired.update(key, |desired| desired.heartbeat = None);
-        BeatOutcome::NotWanted
+        BeatOutcome::NotDesired
     }
 }
 
@@ -387,7 +387,7 @@ mod tests {
         desired.registered(shared.nacos.epoch());
         shared.desired.insert(desired);
         let beat = beat(1);
-        assert_eq!(registry.send(beat).await, Ok(Ok(BeatOutcome::NotWanted)));
+        assert_eq!(registry.send(beat).await, Ok(Ok(BeatOutcome::NotDesired)));
         assert_eq!(shared.desired.get(&key(1), |desired| desired.last_error.clone()), Some(None));
     }
 
@@ -400,9 +400,9 @@ mod tests {
         pin_mut!(waiting);
         assert!(waiting.as_mut().now_or_never().is_none());
         let other = timeout(Duration::from_secs(1), beat(2)).await;
-        assert_eq!(other.expect("does not wait for the first instance"), Ok(Ok(BeatOutcome::NotWanted)));
+        assert_eq!(other.expect("does not wait for the first instance"), Ok(Ok(BeatOutcome::NotDesired)));
         assert!(waiting.as_mut().now_or_never().is_none());
         drop(turn);
-        assert_eq!(waiting.await, Ok(Ok(BeatOutcome::NotWanted)));
+        assert_eq!(waiting.await, Ok(Ok(BeatOutcome::NotDesired)));
     }
 }

@@ -293,10 +293,10 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_listener_that_watches_twice_is_told_once_and_kept_alive_if_this_was_asked_for_once() {
+    async fn a_listener_that_watches_twice_is_notified_once_and_kept_alive_if_this_was_asked_for_once() {
         let shared = shared();
-        let told = Rc::new(RefCell::new(Vec::new()));
-        let watcher = Watcher(told.clone()).start();
+        let received = Rc::new(RefCell::new(Vec::new()));
+        let watcher = Watcher(received.clone()).start();
         let address = watcher.downgrade();
         for listener in [weak(&watcher), strong(&watcher), weak(&watcher)] {
             shared.watch_connection(listener);
@@ -304,7 +304,7 @@ mod tests {
         }
         drop(watcher);
         sleep(3 * CHECK_INTERVAL).await;
-        assert_eq!(*told.borrow(), [ConnectionState::Unknown]);
+        assert_eq!(*received.borrow(), [ConnectionState::Unknown]);
         assert!(address.upgrade().is_some());
         shared.connection_listeners.remove_all();
         sleep(CHECK_INTERVAL).await;

@@ -16,8 +16,8 @@ use crate::{
 /// it when a password is rotated.
 ///
 /// All tokens are dropped. The next request to each server logs in with the new password, even if the server has just
-/// refused the former one. A request under way keeps its token; if the server refuses it, the request is repeated with
-/// a new token.
+/// refused the previous one. A request under way keeps its token; if the server refuses it, the request is repeated
+/// with a new token.
 ///
 /// ```
 /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
@@ -86,7 +86,7 @@ impl Handler<SetCredentials> for Registry {
 ///
 /// # Errors
 /// - [`Error::InvalidInput`] if the id or the secret is empty, or if the token cannot be sent in an HTTP header. The
-///   former key stays in use.
+///   previous key stays in use.
 /// - [`Error::Stopped`] if the Registry has ended.
 #[derive(Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
@@ -102,7 +102,7 @@ impl SetAccessKey {
         SetAccessKey { id: id.into(), secret: secret.into(), security_token: None }
     }
 
-    /// Sets the token that belongs to a temporary key. Default: none, even if the former key had one.
+    /// Sets the token that belongs to a temporary key. Default: none, even if the previous key had one.
     #[must_use]
     pub fn security_token(mut self, token: impl Into<String>) -> Self {
         self.security_token = Some(token.into());

@@ -82,8 +82,8 @@ impl DesiredInstance {
         is_due
     }
 
-    /// The values to register instead of the next beat in `epoch`, if any. Former values are restored only in the epoch
-    /// that knows the instance: in another epoch the server has not seen the change that failed.
+    /// The values to register instead of the next beat in `epoch`, if any. Previous values are restored only in the
+    /// epoch that knows the instance: in another epoch the server has not seen the change that failed.
     pub(crate) fn to_register(&self, epoch: u64) -> Option<Rc<Instance>> {
         if self.known_to == Some(epoch) && !self.is_expired() {
             self.restore.clone()
@@ -94,10 +94,10 @@ impl DesiredInstance {
 
     /// Whether servers have removed the instance because its beats are missing.
     fn is_expired(&self) -> bool {
-        self.instance.ephemeral && self.has_been_silent_for(self.instance.delete_timeout())
+        self.instance.ephemeral && self.is_silent_for(self.instance.delete_timeout())
     }
 
-    fn has_been_silent_for(&self, time: Duration) -> bool {
+    fn is_silent_for(&self, time: Duration) -> bool {
         self.last_success.is_some_and(|last| last.elapsed() >= time)
     }
 
@@ -149,7 +149,7 @@ impl DesiredInstance {
 
     /// Whether servers consider the instance unhealthy, or have removed it, because its beats are missing.
     pub(crate) fn is_late(&self) -> bool {
-        self.has_been_silent_for(self.instance.heartbeat_timeout())
+        self.is_silent_for(self.instance.heartbeat_timeout())
     }
 }
 
@@ -186,7 +186,7 @@ fn stop(heartbeat: Option<&Addr<Heartbeat>>) {
 #[derive(Default)]
 pub(crate) struct DesiredInstances {
     /// Boxed to save memory: a hash map may allocate twice as many slots as it has entries.
-    wanted: RefCell<HashMap<Arc<InstanceKey>, Box<DesiredInstance>, FastHash>>,
+    desired: RefCell<HashMap<Arc<InstanceKey>, Box<DesiredInstance>, FastHash>>,
     leftovers: RefCell<HashMap<Arc<InstanceKey>, Leftover, FastHash>>,
     turns: Rc<Turns>,
 }
@@ -204,11 +204,11 @@ impl DesiredInstances {
     }
 
     pub(crate) fn get<T>(&self, key: &Arc<InstanceKey>, read: impl FnOnce(&DesiredInstance) -> T) -> Option<T> {
-        self.wanted.borrow().get(key).map(|desired| read(desired))
+        self.desired.borrow().get(key).map(|desired| read(desired))
     }
 
     pub(crate) fn update(&self, key: &Arc<InstanceKey>, change: impl FnOnce(&mut DesiredInstance)) {
-        if let Some(desired) = self.wanted.borrow_mut().get_mut(key) {
+        if let Some(desired) = self.desired.borrow_mut().get_mut(key) {
             change(desired);
         }
     }
@@ -216,16 +216,16 @@ impl DesiredInstances {
     /// Adds the instance, or replaces it. A replaced instance's Heartbeat ends, and each existing `Registration`
     /// reports the new one from now on.
     pub(crate) fn insert(&self, mut desired: DesiredInstance) {
-        if let Some(mut former) = self.remove(&desired.key) {
-            std::mem::swap(&mut former.publisher, &mut desired.publisher);
+        if let Some(mut previous) = self.remove(&desired.key) {
+            std::mem::swap(&mut previous.publisher, &mut desired.publisher);
         }
         self.forget_leftover(&desired.key);
-        self.wanted.borrow_mut().insert(desired.key.clone(), Box::new(desired));
+        self.desired.borrow_mut().insert(desired.key.clone(), Box::new(desired));
     }
 
     /// Removes the instance and ends its Heartbeat.
     pub(crate) fn remove(&self, key: &Arc<InstanceKey>) -> Option<Box<DesiredInstance>> {
-        let desired = self.wanted.borrow_mut().remove(key)?;
+        let desired = self.desired.borrow_mut().remove(key)?;
         stop(desired.heartbeat.as_ref());
         Some(desired)
     }
@@ -244,16 +244,16 @@ impl DesiredInstances {
 
     /// The keys of all desired instances, of all leftovers, and of all instances with a message under way.
     pub(crate) fn keys(&self) -> Vec<Arc<InstanceKey>> {
-        let mut keys: HashSet<_, FastHash> = self.wanted.borrow().keys().cloned().collect();
+        let mut keys: HashSet<_, FastHash> = self.desired.borrow().keys().cloned().collect();
         keys.extend(self.leftovers.borrow().keys().cloned());
         keys.extend(self.turns.queues.borrow().keys().cloned());
         keys.into_iter().collect()
     }
 
     pub(crate) fn heartbeats(&self) -> Vec<Addr<Heartbeat>> {
-        let (wanted, leftovers) = (self.wanted.borrow(), self.leftovers.borrow());
-        let wanted = wanted.values().filter_map(|desired| desired.heartbeat.clone());
-        wanted.chain(leftovers.values().filter_map(|leftover| leftover.heartbeat.clone())).collect()
+        let (desired, leftovers) = (self.desired.borrow(), self.leftovers.borrow());
+        let desired = desired.values().filter_map(|desired| desired.heartbeat.clone());
+        desired.chain(leftovers.values().filter_map(|leftover| leftover.heartbeat.clone())).collect()
     }
 
     pub(crate) fn for_each_leftover(&self, mut read: impl FnMut(&Arc<InstanceKey>, &Leftover)) {
@@ -261,7 +261,7 @@ impl DesiredInstances {
     }
 
     pub(crate) fn for_each(&self, mut read: impl FnMut(&DesiredInstance)) {
-        self.wanted.borrow().values().for_each(|desired| read(desired));
+        self.desired.borrow().values().for_each(|desired| read(desired));
     }
 }
 
@@ -275,7 +275,7 @@ struct Queue {
     exclusive: usize,
 }
 
-/// The queue of each instance: whoever talks to the server about an instance waits there, first come, first served.
+/// The queue of each instance. Messages about an instance wait there, first come, first served.
 #[derive(Default)]
 struct Turns {
     queues: RefCell<HashMap<Arc<InstanceKey>, Queue, FastHash>>,

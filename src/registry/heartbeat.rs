@@ -45,7 +45,7 @@ pub(crate) enum BeatOutcome {
     /// The instance was registered again instead.
     Registered,
     /// The instance is not desired any more, or it is persistent. The Heartbeat ends.
-    NotWanted,
+    NotDesired,
 }
 
 /// Ends a Heartbeat.
@@ -53,15 +53,16 @@ pub(crate) enum BeatOutcome {
 #[rtype(result = "()")]
 pub(crate) struct StopBeating;
 
-/// Sends a [`Beat`] to the Registry once per interval, and follows the interval in the answers. One for each registered
-/// ephemeral instance, and for each persistent instance that waits to be registered.
+/// Sends a [`Beat`] to the Registry once per interval, and follows the interval in the answers. There is one for each
+/// registered ephemeral instance, for each persistent instance that waits to be registered, and for each leftover that
+/// waits to be deregistered.
 ///
 /// All beats of an instance are due at the same random part of the interval, its phase. So instances that are
 /// registered together, or that come back together after an outage, do not beat together. Only a failed beat is
 /// repeated sooner.
 ///
-/// The Heartbeat ends on [`StopBeating`], when the answer is [`BeatOutcome::NotWanted`], and when the Registry has
-/// ended, to which it holds a weak recipient. It knows nothing of HTTP.
+/// The Heartbeat ends on [`StopBeating`], on the answer [`BeatOutcome::NotDesired`], and when the Registry, to which it
+/// holds a weak recipient, has ended. It knows nothing of HTTP.
 pub(crate) struct Heartbeat {
     key: Arc<InstanceKey>,
     registry: WeakRecipient<Beat>,
@@ -113,7 +114,7 @@ impl Heartbeat {
 
     fn handle_answer(&mut self, answer: Result<Result<BeatOutcome, Error>, MailboxError>, ctx: &mut Context<Self>) {
         match answer.map_err(Error::from).and_then(|answer| answer) {
-            Ok(BeatOutcome::NotWanted) | Err(Error::Stopped) => return ctx.stop(),
+            Ok(BeatOutcome::NotDesired) | Err(Error::Stopped) => return ctx.stop(),
             Ok(BeatOutcome::Accepted(reply)) => {
                 self.light = reply.light_beat_enabled;
                 if reply.client_beat_interval > 0 {
@@ -273,7 +274,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn beats_follow_the_interval_and_are_light_when_told() {
+    async fn beats_follow_the_interval_and_are_light_when_the_server_accepts_that() {
         let (server, _heartbeat) = begin(vec![]);
         let beats = beats_after(&server, Duration::from_secs(21)).await;
         assert!(beats[0].0 <= Duration::from_millis(5500), "{beats:?}");
@@ -292,14 +293,14 @@ mod tests {
     #[actix::test]
     async fn a_server_does_not_lengthen_the_interval_that_the_instance_demands() {
         prepare();
-        for (told, gap) in [(5000, 1000), (600, 600)] {
-            let server = server((0..100).map(|_| taken(told, true)).collect(), 0..0);
+        for (answered, gap) in [(5000, 1000), (600, 600)] {
+            let server = server((0..100).map(|_| taken(answered, true)).collect(), 0..0);
             let recipient = server.clone().downgrade().recipient();
             let heartbeat = Heartbeat::new(key(), recipient, Some(Duration::from_secs(1)), Grid::new());
             let _heartbeat = supervision::start(heartbeat, 1, slog::Logger::root(slog::Discard, slog::o!()));
             let beats = beats_after(&server, Duration::from_secs(10)).await;
             let gaps: Vec<_> = beats[1..].windows(2).map(|pair| (pair[1].0 - pair[0].0).as_millis()).collect();
-            assert!(gaps.len() >= 6 && gaps.iter().all(|found| found.abs_diff(gap) <= 110), "{told}: {gaps:?}");
+            assert!(gaps.len() >= 6 && gaps.iter().all(|found| found.abs_diff(gap) <= 110), "{answered}: {gaps:?}");
         }
     }
 
@@ -333,14 +334,14 @@ mod tests {
     }
 
     #[actix::test]
-    async fn it_ends_when_nobody_wants_the_instance() {
-        let (server, heartbeat) = begin(vec![Ok(BeatOutcome::NotWanted)]);
+    async fn it_ends_when_the_instance_is_not_desired() {
+        let (server, heartbeat) = begin(vec![Ok(BeatOutcome::NotDesired)]);
         assert_eq!(beats_after(&server, Duration::from_secs(60)).await.len(), 1);
         assert!(!heartbeat.connected());
     }
 
     #[actix::test]
-    async fn it_ends_when_told() {
+    async fn it_ends_when_stopped() {
         let (server, heartbeat) = begin(vec![]);
         heartbeat.send(StopBeating).await.unwrap();
         assert!(beats_after(&server, Duration::from_secs(20)).await.is_empty());

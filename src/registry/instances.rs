@@ -55,7 +55,7 @@ use crate::{
 /// - Any other error that the server answered: see [`Error`].
 ///
 /// After an error nothing has changed. An instance that was not registered before sends no heartbeats, and an instance
-/// that was registered keeps its former values. If the request was applied all the same, for example because only its
+/// that was registered keeps its previous values. If the request was applied all the same, for example because only its
 /// answer was lost, the Registry undoes it in the background.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<Registration, Error>")]
@@ -156,7 +156,7 @@ impl Handler<RegisterInstance> for Registry {
                 let (mut turn, key, values) = taken?;
                 turn.come().await;
                 if when_reachable {
-                    shared.want(key.clone(), values, None);
+                    shared.set_desired(key.clone(), values, None);
                 } else {
                     shared.register(key.clone(), values).await?;
                 }
@@ -176,8 +176,8 @@ impl Shared {
     }
 
     async fn register(&self, key: Arc<InstanceKey>, values: Instance) -> Result<(), Error> {
-        let former = self.desired.get(&key, |desired| desired.instance.clone());
-        if former.as_ref().is_none_or(|former| former.ephemeral != values.ephemeral) {
+        let previous = self.desired.get(&key, |desired| desired.instance.clone());
+        if previous.as_ref().is_none_or(|previous| previous.ephemeral != values.ephemeral) {
             self.desired.add_leftover(&key, values.ephemeral);
         }
         // Read before sending: the epoch may change while the request is under way.
@@ -185,35 +185,35 @@ impl Shared {
         let outcome = self.nacos.register(&key.service, &values, Patience::Operation).await;
         match &outcome {
             Ok(()) => {
-                self.note_registration(&key, former.as_deref(), &values);
-                self.want(key, values, Some(epoch));
+                self.note_registration(&key, previous.as_deref(), &values);
+                self.set_desired(key, values, Some(epoch));
             }
-            Err(error) if error.is_retryable() => self.take_back(&key, former),
+            Err(error) if error.is_retryable() => self.take_back(&key, previous),
             // The server rejected the registration, so there is nothing to take back.
             Err(_) => self.desired.forget_leftover(&key),
         }
         outcome
     }
 
-    fn note_registration(&self, key: &Arc<InstanceKey>, former: Option<&Instance>, values: &Instance) {
-        match former {
-            Some(former) => self.recent_writes.changed(key, as_sent(former), as_sent(values)),
+    fn note_registration(&self, key: &Arc<InstanceKey>, previous: Option<&Instance>, values: &Instance) {
+        match previous {
+            Some(previous) => self.recent_writes.changed(key, as_sent(previous), as_sent(values)),
             None => self.recent_writes.registered(key, || as_sent(values)),
         }
     }
 
     /// Undoes a registration that failed, since a server may have applied it: deregisters the instance in the
-    /// background, or registers it with its former values.
-    fn take_back(&self, key: &Arc<InstanceKey>, former: Option<Rc<Instance>>) {
+    /// background, or registers it with its previous values.
+    fn take_back(&self, key: &Arc<InstanceKey>, previous: Option<Rc<Instance>>) {
         self.deregister_in_background(key);
-        if former.is_some() {
-            self.restore(key, former);
+        if previous.is_some() {
+            self.restore(key, previous);
         }
     }
 
     /// Makes the instance part of the desired state. `known_to` is the epoch in which a server accepted these values;
     /// `None` if no server has, then the first beat is due at once and registers the instance.
-    fn want(&self, key: Arc<InstanceKey>, values: Instance, known_to: Option<u64>) {
+    fn set_desired(&self, key: Arc<InstanceKey>, values: Instance, known_to: Option<u64>) {
         let is_pending = known_to.is_none();
         let needs_heartbeat = (values.ephemeral || is_pending) && !self.nacos.is_disabled();
         let heartbeat = needs_heartbeat.then(|| {

@@ -152,7 +152,7 @@ impl Shared {
             desired.instance = Rc::new(now_wanted);
             desired.registered(epoch);
             if desired.instance.ephemeral && has_new_interval {
-                // With the former interval, the next beat may be due after the server has removed the instance.
+                // With the previous interval, the next beat may be due after the server has removed the instance.
                 let heartbeat = self.new_heartbeat(key, &desired.instance);
                 desired.replace_heartbeat(|| self.start_heartbeat(heartbeat));
             }

@@ -116,7 +116,7 @@ impl Shared {
         self.config.push.bind.is_some_and(|address| address.port() != 0)
     }
 
-    /// Opens a socket in place of the former one, and returns its port.
+    /// Opens a socket in place of the previous one, and returns its port.
     fn open_receiver(self: &Rc<Self>, reached_by: IpAddr, registry: &WeakAddr<Registry>) -> io::Result<u16> {
         let any = |ip: IpAddr| if ip.is_ipv4() { [0; 4].into() } else { IpAddr::from([0u16; 8]) };
         let bind = self.config.push.bind.unwrap_or_else(|| (any(reached_by), 0).into());
