@@ -100,7 +100,7 @@ pub(crate) enum Merged {
     Unchanged,
     /// The list is older than the current one, and was dropped.
     Outdated,
-    /// The list was dropped because nothing tells whether it is newer. A poll will tell.
+    /// The list was dropped, because only a poll can show whether it is newer.
     NeedsPoll,
 }
 
@@ -265,7 +265,7 @@ impl ListMerge {
         }
         let is_doubtful = self.protect_from_empty && listed.info.hosts.is_empty() && !removed.is_empty();
         self.unconfirmed_empty = if is_doubtful { self.count_empty(arrival) } else { None };
-        // Another server than the one in use may not know what the one in use was told.
+        // A server that is not in use may not know instances that the server in use has registered.
         let withholds_all = self.awaits_second_poll() || listed.epoch.is_none();
         let is_held = |instance: &Arc<Instance>| {
             self.withheld.get(&Arc::as_ptr(instance)).is_some_and(|since| now < self.hold_end(*since))
@@ -450,7 +450,7 @@ mod tests {
         assert_eq!(world.merge.merge(slow, Arrival::Polled { sent }), Merged::Outdated);
         world.clock = -100_000;
         world.poll(&[3], 0);
-        assert_eq!(world.ports(), [3], "a poll that is sent now wins, whatever the clock says");
+        assert_eq!(world.ports(), [3], "a poll that is sent after the current list wins at any server time");
     }
 
     #[actix::test]

@@ -64,7 +64,7 @@ pub struct SubscriptionStatus {
     pub polls: u64,
     /// How many pushed lists have arrived.
     pub pushes: u64,
-    /// How many of them were ignored: they were older than the current list, or only a poll could tell.
+    /// How many of them were ignored: they were older than the current list, or only a poll could show whether they were.
     pub ignored_pushes: u64,
     /// How many lists changed the instances. The first list counts.
     pub changes: u64,

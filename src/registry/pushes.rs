@@ -164,8 +164,8 @@ impl Shared {
             return;
         }
         let info = pushed.list.into_info(&service);
-        for (watched, subscriber) in subscribers {
-            if covers(&info.clusters, &watched) {
+        for (key, subscriber) in subscribers {
+            if covers(&info.clusters, &key) {
                 let listed = Listed { info: info.clone(), epoch: Some(epoch), protocol: WireProtocol::V1 };
                 subscriber.do_send(PushedList(listed));
             } else {
@@ -177,9 +177,9 @@ impl Shared {
 }
 
 /// Whether a list of these clusters has every cluster of the subscription. Empty means all clusters.
-fn covers(clusters: &str, watched: &SubscriptionKey) -> bool {
+fn covers(clusters: &str, key: &SubscriptionKey) -> bool {
     let listed = |cluster| clusters.split(',').any(|listed| listed == cluster);
-    clusters.is_empty() || (!watched.clusters.is_empty() && watched.clusters.split(',').all(listed))
+    clusters.is_empty() || (!key.clusters.is_empty() && key.clusters.split(',').all(listed))
 }
 
 impl Handler<Pushed> for Registry {
@@ -205,12 +205,12 @@ mod tests {
 
     #[test]
     fn a_list_of_one_cluster_is_no_list_of_all() {
-        let watched = |clusters: &str| SubscriptionKey {
+        let key = |clusters: &str| SubscriptionKey {
             service: ServiceName::parse("orders").unwrap(),
             clusters: clusters.into(),
         };
-        assert!(covers("", &watched("")) && covers("", &watched("a")));
-        assert!(covers("b,a", &watched("a,b")) && covers("a,b", &watched("a")));
-        assert!(!covers("a", &watched("")) && !covers("a", &watched("a,b")));
+        assert!(covers("", &key("")) && covers("", &key("a")));
+        assert!(covers("b,a", &key("a,b")) && covers("a,b", &key("a")));
+        assert!(!covers("a", &key("")) && !covers("a", &key("a,b")));
     }
 }

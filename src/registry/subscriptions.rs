@@ -39,14 +39,13 @@ impl Subscriptions {
     pub(crate) fn all(&self) -> Vec<(SubscriptionKey, Addr<Subscriber>)> {
         let mut subscribers = self.subscribers.borrow_mut();
         subscribers.retain(|_, subscriber| subscriber.connected());
-        subscribers.iter().map(|(watched, subscriber)| (watched.clone(), subscriber.clone())).collect()
+        subscribers.iter().map(|(key, subscriber)| (key.clone(), subscriber.clone())).collect()
     }
 
     pub(crate) fn of_service(&self, service: &ServiceName) -> Vec<(SubscriptionKey, Addr<Subscriber>)> {
         let subscribers = self.subscribers.borrow();
-        let found =
-            subscribers.iter().filter(|(watched, subscriber)| watched.service == *service && subscriber.connected());
-        found.map(|(watched, subscriber)| (watched.clone(), subscriber.clone())).collect()
+        let found = subscribers.iter().filter(|(key, subscriber)| key.service == *service && subscriber.connected());
+        found.map(|(key, subscriber)| (key.clone(), subscriber.clone())).collect()
     }
 
     pub(crate) fn stop_all(&self) {
@@ -62,21 +61,21 @@ impl Subscriptions {
 }
 
 impl Shared {
-    /// The Subscriber of `watched`. Starts one if there is none.
-    fn subscriber(&self, watched: &SubscriptionKey, registry: &WeakAddr<Registry>) -> Addr<Subscriber> {
+    /// The Subscriber of `key`. Starts one if there is none.
+    fn subscriber(&self, key: &SubscriptionKey, registry: &WeakAddr<Registry>) -> Addr<Subscriber> {
         let mut subscribers = self.subscriptions.subscribers.borrow_mut();
-        if let Some(living) = subscribers.get(watched).filter(|subscriber| subscriber.connected()) {
+        if let Some(living) = subscribers.get(key).filter(|subscriber| subscriber.connected()) {
             return living.clone();
         }
-        let settings = Settings::new(&self.config, watched, self.grid, self.history.clone());
-        let subscriber = Subscriber::new(watched.clone(), registry.clone().recipient(), settings);
+        let settings = Settings::new(&self.config, key, self.grid, self.history.clone());
+        let subscriber = Subscriber::new(key.clone(), registry.clone().recipient(), settings);
         actix_rt::spawn(subscriber.clock());
         let address = supervision::start(subscriber, SUBSCRIBER_MAILBOX, self.log.clone());
         if subscribers.len() == subscribers.capacity() {
             // Remove Subscribers that have ended, so that the map does not grow for them.
             subscribers.retain(|_, subscriber| subscriber.connected());
         }
-        subscribers.insert(watched.clone(), address.clone());
+        subscribers.insert(key.clone(), address.clone());
         address
     }
 }
@@ -151,8 +150,8 @@ impl Handler<Subscribe> for Registry {
 
     fn handle(&mut self, message: Subscribe, _: &mut Context<Self>) -> Self::Result {
         self.dispatch(Operation::Subscribe, |shared| {
-            let done = message.filter.resolve().map(|watched| {
-                shared.subscriber(&watched, &self.myself).do_send(Listen(message.listener));
+            let done = message.filter.resolve().map(|key| {
+                shared.subscriber(&key, &self.myself).do_send(Listen(message.listener));
             });
             std::future::ready(done)
         })
@@ -210,10 +209,10 @@ impl Handler<Unsubscribe> for Registry {
 
 impl Shared {
     fn unsubscribe(&self, message: &Unsubscribe) -> Result<(), Error> {
-        let watched = message.filter.resolve()?;
-        let any_clusters = watched.clusters.is_empty();
-        for (found, subscriber) in self.subscriptions.of_service(&watched.service) {
-            if any_clusters || found == watched {
+        let key = message.filter.resolve()?;
+        let any_clusters = key.clusters.is_empty();
+        for (found, subscriber) in self.subscriptions.of_service(&key.service) {
+            if any_clusters || found == key {
                 subscriber.do_send(StopListening(message.listener.clone()));
             }
         }
@@ -308,9 +307,9 @@ impl Handler<Discover> for Registry {
     fn handle(&mut self, message: Discover, _: &mut Context<Self>) -> Self::Result {
         let registry = self.myself.clone();
         self.dispatch(Operation::Subscribe, |shared: Rc<Shared>| async move {
-            let watched = message.filter.resolve()?;
+            let key = message.filter.resolve()?;
             loop {
-                let subscriber = shared.subscriber(&watched, &registry);
+                let subscriber = shared.subscriber(&key, &registry);
                 // If the Subscriber ends meanwhile, because its last view was dropped, start a new one.
                 if let Ok(view) = subscriber.send(AddView { healthy_only: message.healthy_only }).await {
                     return Ok(view);

@@ -220,7 +220,7 @@ impl Subscriber {
 
     // Polling.
 
-    /// Called by the timer alone, so no other poll is under way.
+    /// Sends a poll. Only the timer calls this, so no other poll is under way.
     fn poll(&mut self, ctx: &mut Context<Self>) {
         self.listeners.remove_ended();
         if self.is_unused() {

@@ -289,7 +289,7 @@ async fn a_poll_loses_only_to_a_newer_push_that_arrived_meanwhile() {
     world.push(&[("2", 1.0)], 2500);
     let received = world.received_after(0.6).await;
     assert_eq!(ips(&received.last().unwrap().info.hosts), ["2"], "the poll's list is older");
-    // A poll that is sent now wins, whatever the clock says.
+    // A poll that is sent after the current list wins at any server time.
     world.server.0.borrow_mut().clock = -100_000;
     let received = world.received_after(2.0).await;
     assert_eq!(ips(&received.last().unwrap().info.hosts), ["1"]);
