@@ -50,6 +50,19 @@ pub enum Error {
         may_be_disabled: bool,
     },
 
+    /// No instance of the service can be called. Retryable: an instance may be registered meanwhile.
+    #[error("no instance of {service} can be called: {listed} listed, {reasons}{}", if *.stale { "; the list is stale" } else { "" })]
+    NoInstance {
+        /// The service, as `GROUP@@service`.
+        service: String,
+        /// How many instances the service's list has.
+        listed: usize,
+        /// Why none of them can be called.
+        reasons: NoInstanceReasons,
+        /// Whether the list may be out of date: no server can be asked at the moment, or the Registry has ended.
+        stale: bool,
+    },
+
     /// No connection to the server could be made, or the connection broke before the whole answer was received.
     /// Retryable.
     #[error("{operation}: cannot reach {server}: {reason}")]
@@ -172,7 +185,9 @@ impl Error {
     /// ```
     pub fn is_retryable(&self) -> bool {
         match self {
-            Error::Unreachable { .. } | Error::Timeout { .. } | Error::Unreadable { .. } => true,
+            Error::NoInstance { .. } | Error::Unreachable { .. } | Error::Timeout { .. } | Error::Unreadable { .. } => {
+                true
+            }
             // v3 reports an error inside the server as 30000. Repeating the request does not help with its other codes.
             Error::Refused { status, .. } => matches!(status, 429 | 500..=599 | 30_000),
             _ => false,
@@ -206,6 +221,46 @@ fn within(after: Duration) -> String {
         return " in time".into();
     }
     format!(" within {after:?}")
+}
+
+/// Why the instances of a list cannot be called: how many for which reason. Each is counted once, for the first reason in the
+/// order of the fields.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct NoInstanceReasons {
+    /// Left out by the view's filters.
+    pub filtered: usize,
+    /// Disabled, by an operator or by the instance itself.
+    pub disabled: usize,
+    /// Unhealthy, as the server says.
+    pub unhealthy: usize,
+    /// Of port 0, where nobody listens.
+    pub no_port: usize,
+    /// Of weight 0, or of one that is no number.
+    pub no_weight: usize,
+    /// Ejected after failed calls. While others cannot be called either, an ejected one is chosen, so this is 0 here.
+    pub ejected: usize,
+}
+
+impl fmt::Display for NoInstanceReasons {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            (self.filtered, "filtered"),
+            (self.disabled, "disabled"),
+            (self.unhealthy, "unhealthy"),
+            (self.no_port, "without a port"),
+            (self.no_weight, "of weight 0"),
+            (self.ejected, "ejected"),
+        ];
+        let mut counted = counts.iter().filter(|(count, _)| *count > 0).peekable();
+        if counted.peek().is_none() {
+            return f.write_str("none of them filtered or unfit");
+        }
+        for (place, (count, reason)) in counted.enumerate() {
+            write!(f, "{}{count} {reason}", if place > 0 { ", " } else { "" })?;
+        }
+        Ok(())
+    }
 }
 
 /// A closed mailbox becomes [`Error::Stopped`]. An expired `addr.send(…).timeout(…)` becomes [`Error::Timeout`].

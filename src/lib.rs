@@ -296,9 +296,9 @@ pub use client::request_counters::RequestStatus;
 pub use config::{Config, Protocol, PushConfig, ServerList, TlsConfig};
 pub use discovery::{
     subscription::SubscriptionStatus,
-    view::{Instances, Selected, ServiceView, ViewControl},
+    view::{Call, Eject, Instances, Policy, Selected, Selection, ServiceView, ViewControl},
 };
-pub use error::{Error, Operation};
+pub use error::{Error, NoInstanceReasons, Operation};
 pub use model::{
     change::{Change, ServiceChanged, Source},
     connection::ConnectionState,

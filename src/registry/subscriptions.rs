@@ -15,7 +15,7 @@ use crate::{
         listeners::Listener,
         subscriber::{AddView, DescribeSubscription, Listen, Settings, StopListening, StopWatching, Subscriber},
         subscription::{SubscriptionKey, SubscriptionStatus},
-        view::ServiceView,
+        view::{selection_setters, Selection, ServiceView},
     },
     error::{Error, Operation},
     model::{
@@ -282,12 +282,13 @@ impl Handler<StopSubscribe> for Registry {
 pub struct Discover {
     filter: Filter,
     healthy_only: bool,
+    selection: Selection,
 }
 
 impl Discover {
     /// Discovers `service`, which may be written `GROUP@@service`.
     pub fn new(service: impl Into<ServiceRef>) -> Self {
-        Discover { filter: Filter::new(service), healthy_only: false }
+        Discover { filter: Filter::new(service), healthy_only: false, selection: Selection::default() }
     }
 
     filter_setters!();
@@ -299,6 +300,8 @@ impl Discover {
         self.healthy_only = true;
         self
     }
+
+    selection_setters!();
 }
 
 impl Handler<Discover> for Registry {
@@ -312,7 +315,7 @@ impl Handler<Discover> for Registry {
                 let subscriber = shared.subscriber(&key, &registry);
                 // If the Subscriber ends meanwhile, because its last view was dropped, start a new one.
                 if let Ok(view) = subscriber.send(AddView { healthy_only: message.healthy_only }).await {
-                    return Ok(view);
+                    return Ok(view.with(|_| message.selection));
                 }
             }
         })

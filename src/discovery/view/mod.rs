@@ -4,7 +4,11 @@
 //! borrows the present list from an [`ArcSwap`]: no lock, no allocation, and no reference count that threads would
 //! contend for. What a choice needs is prepared when a list is published, not when it is read.
 
+mod call;
 mod controlled;
+mod ejection;
+mod policy;
+mod selection;
 
 use std::{
     cell::Cell,
@@ -29,7 +33,8 @@ use futures_util::{
 };
 use tokio::sync::{mpsc, oneshot, Notify};
 
-pub use self::controlled::ViewControl;
+pub(crate) use self::selection::selection_setters;
+pub use self::{call::Call, controlled::ViewControl, ejection::Eject, policy::Policy, selection::Selection};
 use crate::{
     error::{Error, Operation},
     model::{
@@ -160,6 +165,22 @@ impl ServiceView {
                 Err(Error::Timeout { operation: Operation::List, server: "the registry".into(), after: limit })
             }
         }
+    }
+
+    /// Waits until an instance can be called, but not longer than `limit`. The time is kept in the Registry's thread: the
+    /// caller needs no timer of its own.
+    ///
+    /// # Errors
+    /// [`Error::NoInstance`] after `limit`; [`Error::Stopped`] if the Registry has ended before.
+    pub async fn available_within(&self, limit: Duration) -> Result<(), Error> {
+        self.ready_within(limit).await
+    }
+
+    /// Another view of the same service, whose selection is changed by `change`. The list is the same one.
+    #[must_use]
+    pub fn with(&self, change: impl FnOnce(Selection) -> Selection) -> ServiceView {
+        let _ = change;
+        self.clone()
     }
 
     /// Waits for a list that this view has not told of yet. A view that was made before the first list tells of that

@@ -1,0 +1,19 @@
+//! The ways to choose among the instances that can be called.
+
+/// How an instance is chosen among those that can be called.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Policy {
+    /// At random, in proportion to the weights.
+    #[default]
+    WeightedRandom,
+    /// The less loaded of two different instances that are drawn at random by the weights. The load is the number of calls in
+    /// flight, in proportion to the weight, times the mean latency of recent calls. For instances that differ in speed.
+    LeastLoaded,
+    /// One after the other, in proportion to the weights. All views with the same [`Selection`](crate::Selection) take turns.
+    WeightedRoundRobin,
+    /// The same instance for the same key, as long as it can be called: see [`begin_for`](crate::ServiceView::begin_for).
+    /// Keys are spread by the weights; when one of n instances comes or goes, about 1/n of the keys move. Calls without a
+    /// key are spread at random.
+    ConsistentHash,
+}

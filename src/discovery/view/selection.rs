@@ -1,0 +1,270 @@
+//! What a view chooses from and how: filters, preferences, policy, warm-up, ejection.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    panic::{catch_unwind, AssertUnwindSafe},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{ejection::Eject, policy::Policy};
+use crate::model::instance::{Instance, Metadata};
+
+/// A condition of the application.
+type Predicate = Arc<dyn Fn(&Instance) -> bool + Send + Sync>;
+
+/// Which instances a view shows and prefers, and how it chooses among them.
+///
+/// [`Discover`](crate::Discover) has the same setters; [`ServiceView::with`](crate::ServiceView::with)
+/// adds to the selection of a view that exists. Views of one service with equal selections share their lists and tables.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use actix_nacos::{Eject, Policy, Selection};
+///
+/// let selection = Selection::default()
+///     .policy(Policy::LeastLoaded)
+///     .prefer_cluster("EAST")
+///     .only_metadata("version", "2")
+///     .eject(Eject::consecutive(3).base(Duration::from_secs(10)));
+/// ```
+#[derive(Clone)]
+pub struct Selection {
+    pub(super) policy: Policy,
+    pub(super) only: Conditions,
+    predicates: Vec<Predicate>,
+    pub(super) prefer: Conditions,
+    pub(super) warm_up: Duration,
+    pub(super) eject: Eject,
+    pub(super) slow_after: Duration,
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        Selection {
+            policy: Policy::default(),
+            only: Conditions::default(),
+            predicates: Vec::new(),
+            prefer: Conditions::default(),
+            warm_up: Duration::ZERO,
+            eject: Eject::default(),
+            slow_after: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Selection {
+    /// How an instance is chosen. Default: [`Policy::WeightedRandom`].
+    #[must_use]
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Shows and chooses only instances of this cluster; called again: of any of these clusters. Default: all.
+    ///
+    /// All such views share one list from the server. [`Discover::clusters`](crate::Discover::clusters) asks the server for
+    /// a smaller list instead.
+    #[must_use]
+    pub fn only_cluster(mut self, cluster: impl Into<String>) -> Self {
+        self.only.clusters.insert(cluster.into());
+        self
+    }
+
+    /// Shows and chooses only instances with this metadata; called again: with all of these pairs. Default: all instances.
+    #[must_use]
+    pub fn only_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.only.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// Shows and chooses only instances that `predicate` accepts; called again: that all predicates accept. Default: all.
+    ///
+    /// It is called once for each instance of a new list, in the Registry's thread, so it must not block. One that panics
+    /// matches nothing.
+    #[must_use]
+    pub fn only(mut self, predicate: impl Fn(&Instance) -> bool + Send + Sync + 'static) -> Self {
+        self.predicates.push(Arc::new(predicate));
+        self
+    }
+
+    /// Chooses instances of this cluster while one of them can be called, otherwise any. Called again: of any of these
+    /// clusters. Default: no preference.
+    #[must_use]
+    pub fn prefer_cluster(mut self, cluster: impl Into<String>) -> Self {
+        self.prefer.clusters.insert(cluster.into());
+        self
+    }
+
+    /// Chooses instances with this metadata while one of them can be called, otherwise any. Called again, or beside
+    /// [`prefer_cluster`](Selection::prefer_cluster): instances that match everything. Default: no preference.
+    #[must_use]
+    pub fn prefer_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.prefer.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// Gives an instance that appears in the list later than the view's first list a share that grows during this time
+    /// from a tenth of its weight to its weight. Default: zero, which is no warm-up. [`Policy::ConsistentHash`] has none.
+    #[must_use]
+    pub fn warm_up(mut self, time: Duration) -> Self {
+        self.warm_up = time;
+        self
+    }
+
+    /// When this view's failed calls eject an instance. Default: [`Eject::consecutive`]`(5)`.
+    #[must_use]
+    pub fn eject(mut self, eject: Eject) -> Self {
+        self.eject = eject;
+        self
+    }
+
+    /// A [`Call`](crate::Call) that is dropped without an outcome counts as failed when it lasted longer than this, otherwise
+    /// as cancelled. Default: 1 s.
+    #[must_use]
+    pub fn slow_after(mut self, limit: Duration) -> Self {
+        self.slow_after = limit;
+        self
+    }
+
+    /// Whether the view shows every instance of the service.
+    pub(super) fn shows_all(&self) -> bool {
+        self.only.is_empty() && self.predicates.is_empty()
+    }
+
+    pub(super) fn shows(&self, instance: &Instance) -> bool {
+        let accepts = |predicate: &Predicate| catch_unwind(AssertUnwindSafe(|| predicate(instance))).unwrap_or(false);
+        self.only.matches(instance) && self.predicates.iter().all(accepts)
+    }
+}
+
+/// Predicates are equal when they are the same one.
+impl PartialEq for Selection {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(one, other): (&Predicate, &Predicate)| Arc::ptr_eq(one, other);
+        self.policy == other.policy
+            && self.only == other.only
+            && self.prefer == other.prefer
+            && self.warm_up == other.warm_up
+            && self.eject == other.eject
+            && self.slow_after == other.slow_after
+            && self.predicates.len() == other.predicates.len()
+            && self.predicates.iter().zip(&other.predicates).all(same)
+    }
+}
+
+impl fmt::Debug for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Selection")
+            .field("policy", &self.policy)
+            .field("only", &self.only)
+            .field("predicates", &self.predicates.len())
+            .field("prefer", &self.prefer)
+            .field("warm_up", &self.warm_up)
+            .field("eject", &self.eject)
+            .field("slow_after", &self.slow_after)
+            .finish()
+    }
+}
+
+/// What an instance must be like. Empty for any instance.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Conditions {
+    /// Any of these, or any at all if there are none.
+    clusters: BTreeSet<String>,
+    /// All of these.
+    metadata: Metadata,
+}
+
+impl Conditions {
+    pub(super) fn is_empty(&self) -> bool {
+        self.clusters.is_empty() && self.metadata.is_empty()
+    }
+
+    pub(super) fn matches(&self, instance: &Instance) -> bool {
+        (self.clusters.is_empty() || self.clusters.contains(&instance.cluster_name))
+            && self.metadata.iter().all(|(key, value)| instance.metadata.get(key) == Some(value))
+    }
+}
+
+/// The setters of [`Selection`] for a message with a field `selection`.
+macro_rules! selection_setters {
+    () => {
+        /// Replaces all that the setters below decide. Default: [`Selection::default`](crate::Selection).
+        #[must_use]
+        pub fn selection(mut self, selection: $crate::Selection) -> Self {
+            self.selection = selection;
+            self
+        }
+
+        /// How an instance is chosen: see [`Selection::policy`](crate::Selection::policy).
+        #[must_use]
+        pub fn policy(mut self, policy: $crate::Policy) -> Self {
+            self.selection = self.selection.policy(policy);
+            self
+        }
+
+        /// Only instances of this cluster: see [`Selection::only_cluster`](crate::Selection::only_cluster).
+        #[must_use]
+        pub fn only_cluster(mut self, cluster: impl Into<String>) -> Self {
+            self.selection = self.selection.only_cluster(cluster);
+            self
+        }
+
+        /// Only instances with this metadata: see [`Selection::only_metadata`](crate::Selection::only_metadata).
+        #[must_use]
+        pub fn only_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+            self.selection = self.selection.only_metadata(key, value);
+            self
+        }
+
+        /// Only instances that `predicate` accepts: see [`Selection::only`](crate::Selection::only).
+        #[must_use]
+        pub fn only(mut self, predicate: impl Fn(&$crate::Instance) -> bool + Send + Sync + 'static) -> Self {
+            self.selection = self.selection.only(predicate);
+            self
+        }
+
+        /// This cluster while one of its instances can be called: see
+        /// [`Selection::prefer_cluster`](crate::Selection::prefer_cluster).
+        #[must_use]
+        pub fn prefer_cluster(mut self, cluster: impl Into<String>) -> Self {
+            self.selection = self.selection.prefer_cluster(cluster);
+            self
+        }
+
+        /// Instances with this metadata while one can be called: see
+        /// [`Selection::prefer_metadata`](crate::Selection::prefer_metadata).
+        #[must_use]
+        pub fn prefer_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+            self.selection = self.selection.prefer_metadata(key, value);
+            self
+        }
+
+        /// A share that grows for new instances: see [`Selection::warm_up`](crate::Selection::warm_up).
+        #[must_use]
+        pub fn warm_up(mut self, time: std::time::Duration) -> Self {
+            self.selection = self.selection.warm_up(time);
+            self
+        }
+
+        /// When failed calls eject an instance: see [`Selection::eject`](crate::Selection::eject).
+        #[must_use]
+        pub fn eject(mut self, eject: $crate::Eject) -> Self {
+            self.selection = self.selection.eject(eject);
+            self
+        }
+
+        /// When a call that is dropped without an outcome counts as failed: see
+        /// [`Selection::slow_after`](crate::Selection::slow_after).
+        #[must_use]
+        pub fn slow_after(mut self, limit: std::time::Duration) -> Self {
+            self.selection = self.selection.slow_after(limit);
+            self
+        }
+    };
+}
+
+pub(crate) use selection_setters;
