@@ -1,4 +1,4 @@
-//! What a lookup costs, beside what a user would do without `ServiceView`.
+//! What a lookup and a call cost, beside what a user would do without `ServiceView`.
 //!
 //! `cargo bench --bench view`. Every figure is per lookup, the chosen instance read included. That lookups allocate
 //! nothing is shown by `tests/allocations.rs`.
@@ -14,7 +14,7 @@ use std::{
 };
 
 use actix::prelude::*;
-use actix_nacos::{Instance, ServiceName, ServiceView};
+use actix_nacos::{Instance, Policy, ServiceName, ServiceView};
 use criterion::{criterion_group, criterion_main, BenchmarkId, Criterion};
 
 const LENGTHS: [usize; 3] = [100, 10_000, 100_000];
@@ -58,6 +58,38 @@ fn lookups(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("each_of_two_threads", length), |bench| {
             bench.iter_custom(|lookups| together(2, lookups, select));
         });
+    }
+    group.finish();
+}
+
+/// A call is chosen, begun, and told that it succeeded.
+fn calls(criterion: &mut Criterion) {
+    let policies = [
+        ("weighted_random", Policy::WeightedRandom),
+        ("least_loaded", Policy::LeastLoaded),
+        ("round_robin", Policy::WeightedRoundRobin),
+        ("consistent_hash", Policy::ConsistentHash),
+    ];
+    let mut group = criterion.benchmark_group("begin");
+    for length in [100, 10_000] {
+        let all = view(length);
+        for (name, policy) in policies {
+            let view = all.with(|selection| selection.policy(policy));
+            let call = || {
+                let begun = if policy == Policy::ConsistentHash { view.begin_for(b"user-17") } else { view.begin() };
+                if let Ok(call) = begun {
+                    black_box(call.port);
+                    call.succeeded();
+                }
+            };
+            group.bench_function(BenchmarkId::new(name, length), |bench| bench.iter(call));
+            // All calls of one key are calls of one instance: the threads would meet there.
+            if policy != Policy::ConsistentHash {
+                group.bench_function(BenchmarkId::new(format!("{name}/each_of_two_threads"), length), |bench| {
+                    bench.iter_custom(|calls| together(2, calls, call));
+                });
+            }
+        }
     }
     group.finish();
 }
@@ -154,5 +186,5 @@ fn briefly() -> Criterion {
         .sample_size(20)
 }
 
-criterion_group! { name = benches; config = briefly(); targets = lookups, beside_clones, cloned_list, mailbox }
+criterion_group! { name = benches; config = briefly(); targets = lookups, calls, beside_clones, cloned_list, mailbox }
 criterion_main!(benches);

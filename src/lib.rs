@@ -296,7 +296,10 @@ pub use client::request_counters::RequestStatus;
 pub use config::{Config, Protocol, PushConfig, ServerList, TlsConfig};
 pub use discovery::{
     subscription::SubscriptionStatus,
-    view::{Call, Eject, Instances, Policy, Selected, Selection, ServiceView, ViewControl},
+    view::{
+        Call, Eject, EjectionChanged, EjectionStatus, InstanceChange, InstanceChanges, Instances, Lists, Policy,
+        Selected, Selection, ServiceView, ViewControl,
+    },
 };
 pub use error::{Error, NoInstanceReasons, Operation};
 pub use model::{
@@ -310,11 +313,11 @@ pub use model::{
     service::{ServiceInfo, ServiceName, ServiceRef, DEFAULT_GROUP},
 };
 pub use registry::{
-    ConnectionChanged, DeregisterInstance, Discover, GetInstance, GetStatus, InstanceState, InstanceStateChanged,
-    InstanceStatus, ListInstances, ListServices, ModifyInstance, NotDeregistered, PushStatus, RegisterInstance,
-    Registration, Registry, RegistryStatus, SendHeartbeat, ServerStatus, ServiceList, SessionStatus, SetAccessKey,
-    SetCredentials, Shutdown, ShutdownGuard, ShutdownReport, StopSubscribe, Subscribe, Unsubscribe, UnwatchConnection,
-    UnwatchInstances, WatchConnection, WatchInstances,
+    Choose, ConnectionChanged, DeregisterInstance, Discover, GetInstance, GetStatus, InstanceState,
+    InstanceStateChanged, InstanceStatus, ListInstances, ListServices, ModifyInstance, NotDeregistered, PushStatus,
+    RegisterInstance, Registration, Registry, RegistryStatus, SendHeartbeat, ServerStatus, ServiceList, SessionStatus,
+    SetAccessKey, SetCredentials, Shutdown, ShutdownGuard, ShutdownReport, StopSubscribe, Subscribe, Unsubscribe,
+    UnwatchConnection, UnwatchEjections, UnwatchInstances, WatchConnection, WatchEjections, WatchInstances,
 };
 pub use runtime::{
     blocking::block_on,
@@ -339,6 +342,8 @@ mod documents {
     mod guide {
         #[doc = include_str!("../docs/guide/call-others.md")]
         mod call_others {}
+        #[doc = include_str!("../docs/guide/choose-instances.md")]
+        mod choose_instances {}
         #[doc = include_str!("../docs/guide/go-offline.md")]
         mod go_offline {}
         #[doc = include_str!("../docs/guide/react-to-changes.md")]

@@ -12,10 +12,10 @@
 #[cfg(feature = "actix-web")]
 pub use crate::StatusRoutes;
 pub use crate::{
-    Call, Config, ConnectionChanged, ConnectionState, DeregisterInstance, Discover, Eject, Error, GetInstance,
-    GetStatus, HeartbeatReply, Instance, InstanceState, InstanceStateChanged, ListInstances, ListServices, Metadata,
-    ModifyInstance, Policy, RegisterInstance, Registration, Registry, RegistryStatus, Selection, SendHeartbeat,
-    ServiceChanged, ServiceInfo, ServiceList, ServiceName, ServiceView, SetAccessKey, SetCredentials, Shutdown,
-    ShutdownGuard, ShutdownReport, Source, StopSubscribe, Subscribe, Unsubscribe, UnwatchConnection, UnwatchInstances,
-    WatchConnection, WatchInstances,
+    Call, Choose, Config, ConnectionChanged, ConnectionState, DeregisterInstance, Discover, Eject, EjectionChanged,
+    Error, GetInstance, GetStatus, HeartbeatReply, Instance, InstanceState, InstanceStateChanged, ListInstances,
+    ListServices, Metadata, ModifyInstance, Policy, RegisterInstance, Registration, Registry, RegistryStatus,
+    Selection, SendHeartbeat, ServiceChanged, ServiceInfo, ServiceList, ServiceName, ServiceView, SetAccessKey,
+    SetCredentials, Shutdown, ShutdownGuard, ShutdownReport, Source, StopSubscribe, Subscribe, Unsubscribe,
+    UnwatchConnection, UnwatchEjections, UnwatchInstances, WatchConnection, WatchEjections, WatchInstances,
 };

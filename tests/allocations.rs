@@ -4,7 +4,7 @@
 use std::{cell::Cell, rc::Rc};
 
 use actix::prelude::*;
-use actix_nacos::{testing::bench::Watch, Instance, ServiceChanged, ServiceInfo, ServiceName, ServiceView};
+use actix_nacos::{testing::bench::Watch, Instance, Policy, ServiceChanged, ServiceInfo, ServiceName, ServiceView};
 use allocation_counter::measure;
 use tokio::sync::Notify;
 
@@ -27,6 +27,24 @@ fn lookups_allocate_nothing() {
     });
     assert_eq!(counted.count_total, 0, "{counted:?}");
     assert!(measure(|| drop(view.instances().to_vec())).count_total > 0, "the counter counts");
+}
+
+#[test]
+fn calls_allocate_nothing_whatever_the_policy() {
+    let all = ServiceView::fixed(service(), (1..=10_000).map(|port| Instance::new("127.0.0.7", port)));
+    for policy in [Policy::WeightedRandom, Policy::LeastLoaded, Policy::WeightedRoundRobin, Policy::ConsistentHash] {
+        let view = all.with(|selection| selection.policy(policy).prefer_cluster("DEFAULT"));
+        // A view's first call prepares what calls need.
+        let tried = [view.begin().unwrap().instance().clone()];
+        let counted = measure(|| {
+            for _ in 0..1_000 {
+                view.begin().unwrap().succeeded();
+                drop(view.begin_for("key").unwrap());
+                view.begin_excluding(&tried).unwrap().failed();
+            }
+        });
+        assert_eq!(counted.count_total, 0, "{policy:?}: {counted:?}");
+    }
 }
 
 /// Counts the messages that all listeners of one service have received.

@@ -3,10 +3,12 @@
 
 mod actor;
 mod beats;
+mod choose;
 mod connection;
 mod credentials;
 mod desired;
 mod doubles;
+mod ejections;
 mod filter;
 mod get;
 pub(crate) mod heartbeat;
@@ -34,8 +36,10 @@ pub(crate) use self::serving::{BeginServing, GetReadiness, Readiness, Registrati
 pub use self::{
     actor::Registry,
     beats::SendHeartbeat,
+    choose::Choose,
     connection::{ConnectionChanged, UnwatchConnection, WatchConnection},
     credentials::{SetAccessKey, SetCredentials},
+    ejections::{UnwatchEjections, WatchEjections},
     get::GetInstance,
     instance_state::{InstanceState, InstanceStateChanged, UnwatchInstances, WatchInstances},
     instances::{DeregisterInstance, RegisterInstance},

@@ -17,8 +17,16 @@ use slog::{info, Logger};
 use tokio::sync::{watch, Semaphore};
 
 use super::{
-    connection::ConnectionListeners, desired::DesiredInstances, heartbeat::Beat, instance_state::InstanceListeners,
-    pushes::Pushes, r_nacos::ServerKind, recent_writes::RecentWrites, subscriptions::Subscriptions,
+    choose::{forget_idle_choosers, Choosers},
+    connection::ConnectionListeners,
+    desired::DesiredInstances,
+    ejections::{report_ejections, Ejections},
+    heartbeat::Beat,
+    instance_state::InstanceListeners,
+    pushes::Pushes,
+    r_nacos::ServerKind,
+    recent_writes::RecentWrites,
+    subscriptions::Subscriptions,
 };
 use crate::{
     client::{refresh_server_list, restart_detector::detect_restarts, Nacos},
@@ -41,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) desired: DesiredInstances,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) pushes: Pushes,
+    pub(super) ejections: Ejections,
+    pub(super) choosers: Choosers,
     pub(crate) connection_listeners: ConnectionListeners,
     pub(super) instance_listeners: InstanceListeners,
     pub(super) server_kind: ServerKind,
@@ -89,6 +99,8 @@ impl Shared {
             desired: DesiredInstances::default(),
             subscriptions: Subscriptions::default(),
             pushes: Pushes::default(),
+            ejections: Ejections::default(),
+            choosers: Choosers::default(),
             connection_listeners: ConnectionListeners::default(),
             instance_listeners: InstanceListeners::default(),
             server_kind: ServerKind::default(),
@@ -136,6 +148,10 @@ impl Shared {
     pub(super) fn spawn_background_tasks(self: &Rc<Self>) {
         let recent_writes = self.recent_writes.clone();
         self.spawn_background_task(move || recent_writes.clone().forget_in_time());
+        let shared = Rc::downgrade(self);
+        self.spawn_background_task(move || report_ejections(shared.clone()));
+        let shared = Rc::downgrade(self);
+        self.spawn_background_task(move || forget_idle_choosers(shared.clone()));
         if self.nacos.is_disabled() {
             info!(self.log, "registry is disabled, nothing is registered and all lists are empty");
             return;

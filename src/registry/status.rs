@@ -11,7 +11,7 @@ use super::{
 use crate::{
     client::{request_counters::RequestStatus, server::Server},
     config::Protocol,
-    discovery::subscription::SubscriptionStatus,
+    discovery::{subscription::SubscriptionStatus, view::EjectionStatus},
     error::{Error, Operation},
     model::{connection::ConnectionState, histogram::Histogram, instance::InstanceKey},
     runtime::history::{ListChange, RegistryEvent},
@@ -80,6 +80,8 @@ pub struct RegistryStatus {
     pub instances: Vec<InstanceStatus>,
     /// The services that are subscribed to or discovered.
     pub subscriptions: Vec<SubscriptionStatus>,
+    /// The instances that are left out because calls of them failed.
+    pub ejections: Vec<EjectionStatus>,
     /// The socket that servers push changes to. `None` before the first subscription, if pushes are off, and while no
     /// socket could be opened.
     pub push: Option<PushStatus>,
@@ -170,6 +172,7 @@ impl Shared {
             instances,
             subscriptions,
             push: self.pushes.status(),
+            ejections: self.ejections.status(),
             events: self.history.events(),
             changes: self.history.changes(),
         }

@@ -67,7 +67,8 @@ impl Shared {
         if let Some(living) = subscribers.get(key).filter(|subscriber| subscriber.connected()) {
             return living.clone();
         }
-        let settings = Settings::new(&self.config, key, self.grid, self.history.clone());
+        let records = self.ejections.records(&key.service);
+        let settings = Settings { records, ..Settings::new(&self.config, key, self.grid, self.history.clone()) };
         let subscriber = Subscriber::new(key.clone(), registry.clone().recipient(), settings);
         actix_rt::spawn(subscriber.clock());
         let address = supervision::start(subscriber, SUBSCRIBER_MAILBOX, self.log.clone());
@@ -311,13 +312,26 @@ impl Handler<Discover> for Registry {
         let registry = self.myself.clone();
         self.dispatch(Operation::Subscribe, |shared: Rc<Shared>| async move {
             let key = message.filter.resolve()?;
-            loop {
-                let subscriber = shared.subscriber(&key, &registry);
-                // If the Subscriber ends meanwhile, because its last view was dropped, start a new one.
-                if let Ok(view) = subscriber.send(AddView { healthy_only: message.healthy_only }).await {
-                    return Ok(view.with(|_| message.selection));
-                }
-            }
+            let view = shared.discover(&key, message.healthy_only, &registry).await;
+            Ok(view.with(|_| message.selection))
         })
+    }
+}
+
+impl Shared {
+    /// Makes a new view of `key`.
+    pub(super) async fn discover(
+        &self,
+        key: &SubscriptionKey,
+        healthy_only: bool,
+        registry: &WeakAddr<Registry>,
+    ) -> ServiceView {
+        loop {
+            let subscriber = self.subscriber(key, registry);
+            // One that ended meanwhile, because its last view was dropped, is followed by a new one.
+            if let Ok(view) = subscriber.send(AddView { healthy_only }).await {
+                return view;
+            }
+        }
     }
 }

@@ -20,7 +20,7 @@ use super::{
     list_merge::{Arrival, CurrentList, ListMerge, Merged, Step},
     listeners::{Delivery, Listener, ListenerId, Listeners},
     subscription::{SubscriptionKey, SubscriptionStatus},
-    view::{ServiceView, ViewWriter},
+    view::{ServiceRecords, ServiceView, ViewWriter},
 };
 use crate::{
     client::Listed,
@@ -110,6 +110,8 @@ pub(crate) struct Settings {
     pub(crate) protect_from_empty: bool,
     pub(crate) outage_hold: Duration,
     pub(crate) cache: Option<CacheFile>,
+    /// What all subscriptions of the service know of its instances.
+    pub(crate) records: Arc<ServiceRecords>,
     pub(crate) grid: Grid,
     pub(crate) log: Logger,
 }
@@ -124,6 +126,7 @@ impl Settings {
             protect_from_empty: config.protect_from_empty,
             outage_hold: config.outage_hold,
             cache: config.cache_dir.as_ref().map(file),
+            records: ServiceRecords::new(subscription.service.clone(), None),
             grid,
             log: config.logger.clone(),
         }
@@ -200,7 +203,11 @@ struct Status {
 impl Subscriber {
     pub(crate) fn new(subscription: SubscriptionKey, registry: WeakRecipient<PollList>, settings: Settings) -> Self {
         Subscriber {
-            view: ViewWriter::new(subscription.service.clone(), subscription.clusters.clone()),
+            view: ViewWriter::new(
+                subscription.service.clone(),
+                subscription.clusters.clone(),
+                settings.records.clone(),
+            ),
             merge: ListMerge::new(settings.outage_hold, settings.protect_from_empty),
             subscription,
             registry,

@@ -148,6 +148,7 @@ fn settings() -> Settings {
         protect_from_empty: false,
         outage_hold: Duration::from_secs(15),
         cache: None,
+        records: ServiceRecords::new(service(), None),
         grid: Grid::new(),
         history: History::new(),
         log: Logger::root(slog::Discard, slog::o!()),

@@ -2,7 +2,16 @@
 
 use std::{fmt, ops::Deref, sync::Arc};
 
-use super::ServiceView;
+use actix_rt::time::Instant;
+
+use super::{
+    choice::{Choice, Chosen},
+    hash_table::hash_of,
+    list::{List, Target},
+    policy::Policy,
+    record::Admission,
+    ServiceView,
+};
 use crate::{
     error::{Error, NoInstanceReasons},
     model::instance::Instance,
@@ -17,24 +26,76 @@ use crate::{
 /// It keeps the instance and not the list, so it may last as long as the call does.
 #[must_use = "a call that is dropped at once is cancelled"]
 pub struct Call {
-    instance: Arc<Instance>,
+    target: Arc<Target>,
+    began: Instant,
+    admission: Admission,
+    measures_latency: bool,
+    /// None for a call that is dropped without a word.
+    succeeded: Option<bool>,
 }
 
 impl Call {
     /// The instance to call.
     pub fn instance(&self) -> &Arc<Instance> {
-        &self.instance
+        &self.target.instance
     }
 
     /// The instance answered as it should.
-    pub fn succeeded(self) {}
+    pub fn succeeded(mut self) {
+        self.succeeded = Some(true);
+    }
 
-    /// The instance did not answer, or answered that it cannot serve.
-    pub fn failed(self) {}
+    /// The instance did not answer, or answered that it cannot serve. A request that was wrong by itself is no failure of the
+    /// instance: that is [`succeeded`](Call::succeeded).
+    pub fn failed(mut self) {
+        self.succeeded = Some(false);
+    }
 
-    /// Whether the instance is ejected: no other could be chosen, or the call is the probe that decides whether it is back.
+    /// Whether the instance is ejected: no other could be called, or this call is the probe that decides whether it is back.
     pub fn is_ejected(&self) -> bool {
-        false
+        self.admission != Admission::Granted
+    }
+
+    #[cold]
+    fn failed_at(&self, now: Instant) {
+        match self.admission {
+            Admission::Probe(probe) => self.target.records.probe_failed(&self.target, probe, now),
+            _ => self.target.records.call_failed(&self.target, now),
+        }
+    }
+
+    /// Says nothing, or that it was slow.
+    #[cold]
+    fn dropped_at(&self, now: Instant) {
+        let slow_after = self.target.list.upgrade().map(|list| list.selection.slow_after);
+        if slow_after.is_some_and(|limit| now.saturating_duration_since(self.began) > limit) {
+            self.failed_at(now);
+        } else if let Admission::Probe(probe) = self.admission {
+            self.target.record.end_probe(probe);
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let record = &self.target.record;
+        record.call_ended();
+        if self.succeeded == Some(true) && !self.measures_latency {
+            return match self.admission {
+                Admission::Probe(probe) => self.target.records.probe_succeeded(&self.target, probe),
+                _ => record.forget_failures(),
+            };
+        }
+        let now = Instant::now();
+        if self.measures_latency {
+            record.observe(now.saturating_duration_since(self.began), now, self.succeeded == Some(true));
+        }
+        match (self.succeeded, self.admission) {
+            (Some(true), Admission::Probe(probe)) => self.target.records.probe_succeeded(&self.target, probe),
+            (Some(true), _) => record.forget_failures(),
+            (Some(false), _) => self.failed_at(now),
+            (None, _) => self.dropped_at(now),
+        }
     }
 }
 
@@ -42,25 +103,41 @@ impl Deref for Call {
     type Target = Instance;
 
     fn deref(&self) -> &Instance {
-        &self.instance
+        &self.target.instance
     }
 }
 
 impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Call").field("instance", &self.instance).finish_non_exhaustive()
+        f.debug_struct("Call").field("instance", self.instance()).field("admission", &self.admission).finish()
     }
 }
 
 impl ServiceView {
     /// Begins a call: chooses an instance by the view's [`Policy`](crate::Policy), among those that are healthy, enabled, of
-    /// a weight above 0, of a port other than 0 and not ejected.
+    /// a weight above 0, of a port other than 0 and not ejected. When all of those are ejected, one of them is chosen, and
+    /// [`Call::is_ejected`] says so. No lock, no allocation, except for the first call of a view.
+    ///
+    /// ```
+    /// use actix_nacos::{Error, ServiceView};
+    ///
+    /// fn call(orders: &ServiceView, send: impl Fn(String) -> bool) -> Result<bool, Error> {
+    ///     let call = orders.begin()?;
+    ///     let done = send(call.authority());
+    ///     if done {
+    ///         call.succeeded();
+    ///     } else {
+    ///         call.failed();
+    ///     }
+    ///     Ok(done)
+    /// }
+    /// ```
     ///
     /// # Errors
     /// [`Error::NoInstance`], which counts why none can be called. It does not wait: see
     /// [`available_within`](ServiceView::available_within).
     pub fn begin(&self) -> Result<Call, Error> {
-        self.begin_excluding(&[])
+        self.begin_call(None, &[])
     }
 
     /// As [`begin`](ServiceView::begin), with another instance than those that were tried, while there is another.
@@ -68,23 +145,11 @@ impl ServiceView {
     /// # Errors
     /// As [`begin`](ServiceView::begin).
     pub fn begin_excluding(&self, tried: &[Arc<Instance>]) -> Result<Call, Error> {
-        let is_new = |host: &&Arc<Instance>| !tried.iter().any(|tried| tried.place() == host.place());
-        let list = self.watched.list.load();
-        let (callable, random) = (|host: &&Arc<Instance>| host.takes_calls(), self.select_one());
-        let instance = random.filter(|chosen| is_new(&&list.all.hosts[chosen.index])).map(|chosen| chosen.into_owned());
-        let instance = instance
-            .or_else(|| list.all.hosts.iter().filter(callable).find(is_new).cloned())
-            .or_else(|| list.all.hosts.iter().find(callable).cloned());
-        instance.map(|instance| Call { instance }).ok_or_else(|| Error::NoInstance {
-            service: self.service().to_string(),
-            listed: list.all.hosts.len(),
-            reasons: NoInstanceReasons::default(),
-            stale: self.is_stale(),
-        })
+        self.begin_call(None, tried)
     }
 
-    /// As [`begin`](ServiceView::begin), for a key: with [`Policy::ConsistentHash`](crate::Policy::ConsistentHash) the same key gets the same
-    /// instance, in every process. Other policies ignore the key.
+    /// As [`begin`](ServiceView::begin), for a key: with [`Policy::ConsistentHash`] the same key gets the same instance, in
+    /// every process that has the same list. Other policies ignore the key.
     ///
     /// # Errors
     /// As [`begin`](ServiceView::begin).
@@ -97,7 +162,41 @@ impl ServiceView {
     /// # Errors
     /// As [`begin`](ServiceView::begin).
     pub fn begin_for_excluding(&self, key: impl AsRef<[u8]>, tried: &[Arc<Instance>]) -> Result<Call, Error> {
-        let _ = key;
-        self.begin_excluding(tried)
+        self.begin_call(Some(hash_of(&[key.as_ref()])), tried)
+    }
+
+    fn begin_call(&self, key: Option<u64>, tried: &[Arc<Instance>]) -> Result<Call, Error> {
+        // Drawn and read first: loading the guard is a fence, behind which both would add to the wait.
+        let random = fastrand::u64(..);
+        let now = Instant::now();
+        let shared = &*self.shared;
+        let list = shared.list.load();
+        let targets = list.targets(&self.shared);
+        let choice = Choice { shared, list: &list, targets, key, tried, now, may_probe: true };
+        let chosen =
+            choice.choose(random).and_then(|Chosen { place, admission }| Some((targets[place].clone()?, admission)));
+        let Some((target, admission)) = chosen else { return Err(self.no_instance_in(&list)) };
+        target.record.call_began();
+        let measures_latency = shared.selection.policy == Policy::LeastLoaded;
+        Ok(Call { target, began: now, admission, measures_latency, succeeded: None })
+    }
+
+    pub(super) fn no_instance(&self) -> Error {
+        self.no_instance_in(&self.shared.list.load())
+    }
+
+    #[cold]
+    fn no_instance_in(&self, list: &List) -> Error {
+        let mut reasons = NoInstanceReasons { filtered: list.listed - list.all.hosts.len(), ..Default::default() };
+        for host in &list.all.hosts {
+            match host {
+                host if !host.enabled => reasons.disabled += 1,
+                host if !host.healthy => reasons.unhealthy += 1,
+                host if host.port == 0 => reasons.no_port += 1,
+                host if !host.takes_calls() || !host.weight.is_finite() => reasons.no_weight += 1,
+                _ => reasons.ejected += 1,
+            }
+        }
+        Error::NoInstance { service: self.service().to_string(), listed: list.listed, reasons, stale: self.is_stale() }
     }
 }

@@ -1,8 +1,8 @@
 //! Views whose list a test decides.
 
-use std::{sync::Arc, thread};
+use std::{sync::Arc, thread, time::Duration};
 
-use super::{ServiceView, ViewWriter};
+use super::{ServiceRecords, ServiceView, ViewWriter};
 use crate::model::{
     instance::Instance,
     service::{ServiceInfo, ServiceName},
@@ -13,7 +13,9 @@ impl ServiceView {
     /// Registry and no server is there. See [`fixed`](ServiceView::fixed) for a list that stays as it is.
     ///
     /// The view has no list until the first is [published](ViewControl::publish). It behaves as one of a Registry; only
-    /// [`ready_within`](ServiceView::ready_within) keeps the time in a thread of the control.
+    /// [`ready_within`](ServiceView::ready_within) and [`available_within`](ServiceView::available_within) keep the time in a
+    /// thread of the control. [`with`](ServiceView::with) gives views with another selection, and
+    /// [`eject`](ViewControl::eject) ejects an instance.
     ///
     /// ```
     /// use actix_nacos::{Instance, ServiceName, ServiceView};
@@ -27,7 +29,8 @@ impl ServiceView {
     /// # Ok::<(), actix_nacos::Error>(())
     /// ```
     pub fn controlled(service: ServiceName) -> (ServiceView, ViewControl) {
-        let writer = ViewWriter::new(service.clone(), String::new());
+        let records = ServiceRecords::new(service.clone(), None);
+        let writer = ViewWriter::new(service.clone(), String::new(), records);
         let time = writer.keep_time();
         let keep_time = move || {
             if let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() {
@@ -59,6 +62,28 @@ impl ViewControl {
         self.writer.set_stale(stale);
     }
 
+    /// Ejects the instance at this address for so long, as failed calls would. False if the list has none there. A list
+    /// without the instance, or a call of it that succeeds, ends that.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use actix_nacos::{Instance, ServiceName, ServiceView};
+    ///
+    /// let (view, control) = ServiceView::controlled(ServiceName::parse("orders")?);
+    /// control.publish([Instance::new("127.0.0.7", 80), Instance::new("127.0.0.8", 80)]);
+    /// assert!(control.eject("127.0.0.7", 80, Duration::from_secs(60)));
+    /// assert_eq!(view.begin()?.ip, "127.0.0.8");
+    /// # Ok::<(), actix_nacos::Error>(())
+    /// ```
+    pub fn eject(&self, ip: &str, port: u16, time: Duration) -> bool {
+        let instances = self.writer.view(false).info();
+        let found = instances.hosts.iter().find(|instance| instance.ip == ip && instance.port == port);
+        found.is_some_and(|instance| {
+            self.writer.records().eject_now(instance, time);
+            true
+        })
+    }
+
     /// Another view of the same list, which shows only healthy instances.
     pub fn healthy_view(&self) -> ServiceView {
         self.writer.view(true)
@@ -73,8 +98,6 @@ impl std::fmt::Debug for ViewControl {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{error::Error, runtime::blocking::block_on};
 

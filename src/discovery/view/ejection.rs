@@ -1,6 +1,38 @@
 //! Ejection: an instance whose calls fail is left out for a time.
+//!
+//! What is known of a service's instances is shared by all its views, and outlives lists. Calls read and write it through
+//! their [`Record`] without a lock; the lock is for lists that change and for ejections, which are rare.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+    },
+    time::Duration,
+};
+
+use actix::Message;
+use actix_rt::time::Instant;
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use super::{
+    list::{walk, Target},
+    record::Record,
+    source::ViewSource,
+};
+use crate::model::{
+    instance::{Instance, InstanceKey},
+    service::ServiceName,
+};
+
+/// What is known of an instance is forgotten so long after it left the list.
+const MEMORY_AFTER_LEAVING: Duration = Duration::from_secs(10);
+/// Upper bound for every ejection; a longer one would overflow `Instant`.
+const LONGEST_EJECTION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// When failed calls eject an instance, and for how long.
 ///
@@ -60,5 +92,588 @@ impl Eject {
     pub fn max_share(mut self, share: f64) -> Self {
         self.max_share = share;
         self
+    }
+
+    fn is_due(&self, failures: u32) -> bool {
+        // Whoever cannot be ejected now is looked at again after as many failures.
+        self.failures > 0 && failures >= self.failures && failures.is_multiple_of(self.failures)
+    }
+
+    /// How many of so many instances may be ejected.
+    fn limit(&self, instances: usize) -> usize {
+        let share = (instances as f64 * self.max_share.clamp(0.0, 1.0)) as usize;
+        share.max(1).min(instances.saturating_sub(1))
+    }
+}
+
+/// An instance that is left out because its calls failed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct EjectionStatus {
+    /// Which instance.
+    pub instance: InstanceKey,
+    /// Milliseconds until a probe decides whether it is back; 0 while that is awaited or under way.
+    pub ends_in_ms: u64,
+    /// How often it was ejected since it came.
+    pub times: u32,
+}
+
+/// Notifies a listener that an instance was ejected, or is back.
+#[derive(Debug, Clone, PartialEq, Message)]
+#[rtype(result = "()")]
+#[non_exhaustive]
+pub struct EjectionChanged {
+    /// Which instance.
+    pub instance: InstanceKey,
+    /// How long it is ejected; none when it is back, or has left the list.
+    pub ejected_for: Option<Duration>,
+    /// How often it was ejected since it came.
+    pub times: u32,
+}
+
+impl EjectionChanged {
+    /// The message of a listener, for tests of listeners.
+    pub fn new(instance: InstanceKey, ejected_for: Option<Duration>) -> Self {
+        EjectionChanged { instance, ejected_for, times: 1 }
+    }
+}
+
+/// Where ejections are reported.
+pub(crate) type EjectionReports = mpsc::UnboundedSender<EjectionChanged>;
+
+/// What all views of one service share: the records of its instances.
+pub(crate) struct ServiceRecords {
+    service: ServiceName,
+    origin: Instant,
+    /// How many instances are ejected: a choice by `select_one` looks at records only if there are any.
+    ejected: AtomicUsize,
+    known: Mutex<Known>,
+    reports: Option<EjectionReports>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Of the instances that views have called.
+    histories: HashMap<Place, History>,
+    /// Of instances that left the list a short time ago.
+    departed: HashMap<Place, Departed>,
+    sources: Vec<Weak<ViewSource>>,
+}
+
+/// An instance by what tells it from others of its service.
+struct Place(Arc<Instance>);
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key_in_service() == other.0.key_in_service()
+    }
+}
+
+impl Eq for Place {}
+
+impl Hash for Place {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key_in_service().hash(state);
+    }
+}
+
+struct History {
+    record: Arc<Record>,
+    growth: Growth,
+}
+
+struct Departed {
+    history: History,
+    left: Instant,
+}
+
+/// How much longer the next ejection is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Growth {
+    times: u32,
+    doublings: u32,
+    /// The end of the last ejection.
+    ended: Option<Instant>,
+}
+
+impl Growth {
+    /// How long the ejection that begins now lasts.
+    fn next(&mut self, settings: &Eject, now: Instant) -> Duration {
+        let (base, longest) = (settings.base, settings.longest.min(LONGEST_EJECTION));
+        let quiet = self.ended.map_or(Duration::ZERO, |ended| now.saturating_duration_since(ended));
+        let decay = quiet.as_nanos() / base.as_nanos().max(1);
+        self.doublings = self.doublings.saturating_sub(u32::try_from(decay).unwrap_or(u32::MAX));
+        let time = base.saturating_mul(2u32.saturating_pow(self.doublings)).min(longest);
+        self.times = self.times.saturating_add(1);
+        self.doublings = self.doublings.saturating_add(1);
+        self.ended = Some(now + time);
+        time
+    }
+}
+
+impl ServiceRecords {
+    pub(crate) fn new(service: ServiceName, reports: Option<EjectionReports>) -> Arc<Self> {
+        let (ejected, known) = (AtomicUsize::new(0), Mutex::default());
+        Arc::new(ServiceRecords { service, origin: Instant::now(), ejected, known, reports })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Nothing that can panic happens under the lock.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add_source(&self, source: &Arc<ViewSource>) {
+        let mut known = self.known();
+        known.sources.retain(|source| source.strong_count() > 0);
+        known.sources.push(Arc::downgrade(source));
+    }
+
+    pub(super) fn any_ejected(&self) -> bool {
+        self.ejected.load(Ordering::Relaxed) > 0
+    }
+
+    /// The records of these instances, new ones where there are none.
+    pub(super) fn records<'a>(&self, instances: impl Iterator<Item = &'a Arc<Instance>>) -> Vec<Arc<Record>> {
+        let mut known = self.known();
+        known.forget_departed();
+        instances.map(|instance| self.record(&mut known, instance)).collect()
+    }
+
+    fn record(&self, known: &mut Known, instance: &Arc<Instance>) -> Arc<Record> {
+        let place = Place(instance.clone());
+        if let Some(history) = known.histories.get(&place) {
+            return history.record.clone();
+        }
+        // One that comes back starts without an ejection. Calls of before have the record of before.
+        let before = known.departed.remove(&place).map(|departed| departed.history);
+        let record = Arc::new(Record::new(self.origin, before.as_ref().map(|before| &*before.record)));
+        let growth = before.map(|before| before.growth).unwrap_or_default();
+        known.histories.insert(place, History { record: record.clone(), growth });
+        record
+    }
+
+    /// A confirmed list lacks instances that were in the one before. Those that no other subscription of the service lists
+    /// are forgotten soon.
+    pub(super) fn left(&self, before: &[Arc<Instance>], after: &[Arc<Instance>]) {
+        if self.known().histories.is_empty() {
+            return;
+        }
+        let mut gone = Vec::new();
+        walk(before, after, |old, new| {
+            if let (Some(old), None) = (old, new) {
+                gone.push(Place(before[old].clone()));
+            }
+        });
+        let sources: Vec<_> = self.known().sources.iter().filter_map(Weak::upgrade).collect();
+        gone.retain(|place| !sources.iter().any(|source| source.lists_instance(&place.0)));
+        let mut known = self.known();
+        let listed: usize = sources.iter().map(|source| source.listed()).sum();
+        if known.histories.len() > 2 * listed + gone.len() {
+            // Records may have been made for a list that was replaced meanwhile, or for a subscription that has ended.
+            let unlisted =
+                known.histories.keys().filter(|place| !sources.iter().any(|source| source.lists_instance(&place.0)));
+            gone.extend(unlisted.map(|place| Place(place.0.clone())).collect::<Vec<_>>());
+        }
+        known.forget_departed();
+        for place in gone {
+            let Some(history) = known.histories.remove(&place) else { continue };
+            if history.record.is_ejected() {
+                history.record.readmit();
+                self.ejected.fetch_sub(1, Ordering::Relaxed);
+                self.report(&place.0, None, history.growth.times);
+            }
+            known.departed.insert(place, Departed { history, left: Instant::now() });
+        }
+    }
+
+    // Outcomes.
+
+    #[cold]
+    pub(super) fn call_failed(&self, target: &Target, now: Instant) {
+        let failures = target.record.count_failure();
+        let Some(list) = target.list.upgrade() else { return };
+        let settings = list.selection.eject;
+        if target.record.is_ejected() || !settings.is_due(failures) {
+            return;
+        }
+        let list = list.list.load();
+        let Some(targets) = list.prepared_targets() else { return };
+        let mut known = self.known();
+        // Under the lock, so that the last two are not ejected at the same moment.
+        let callable = list.callable().filter_map(|place| targets[place].as_ref());
+        let (all, ejected) = callable
+            .fold((0, 0), |(all, ejected), target| (all + 1, ejected + usize::from(target.record.is_ejected())));
+        if ejected < settings.limit(all) && !target.record.is_ejected() {
+            self.eject(&mut known, target, &settings, now);
+        }
+    }
+
+    /// Begins an ejection, or another one after a probe that failed.
+    fn eject(&self, known: &mut Known, target: &Target, settings: &Eject, now: Instant) {
+        // A record may have been made for a list that was replaced meanwhile: nobody would end its ejection.
+        let is_listed =
+            known.sources.iter().filter_map(Weak::upgrade).any(|source| source.lists_instance(&target.instance));
+        let Some(history) = known.current(target).filter(|_| is_listed) else { return };
+        let time = history.growth.next(settings, now);
+        if !target.record.is_ejected() {
+            self.ejected.fetch_add(1, Ordering::Relaxed);
+        }
+        target.record.eject_until(now + time);
+        self.report(&target.instance, Some(time), history.growth.times);
+    }
+
+    #[cold]
+    pub(super) fn probe_failed(&self, target: &Target, probe: u64, now: Instant) {
+        let settings = target.list.upgrade().map(|list| list.selection.eject).unwrap_or_default();
+        let mut known = self.known();
+        // One that was tried before its time, because there was no other, stays ejected as long as it was.
+        if target.record.end_probe(probe) && target.record.ejected_for(now).is_some_and(|left| left.is_zero()) {
+            self.eject(&mut known, target, &settings, now);
+        }
+    }
+
+    #[cold]
+    pub(super) fn probe_succeeded(&self, target: &Target, probe: u64) {
+        let mut known = self.known();
+        if !target.record.end_probe(probe) || !target.record.is_ejected() {
+            return;
+        }
+        let Some(history) = known.current(target) else { return };
+        history.growth.ended = Some(Instant::now());
+        target.record.readmit();
+        self.ejected.fetch_sub(1, Ordering::Relaxed);
+        self.report(&target.instance, None, history.growth.times);
+    }
+
+    /// Ejects an instance whatever its calls do, and whatever share is ejected already.
+    pub(super) fn eject_now(&self, instance: &Arc<Instance>, time: Duration) {
+        let mut known = self.known();
+        let record = self.record(&mut known, instance);
+        if !record.is_ejected() {
+            self.ejected.fetch_add(1, Ordering::Relaxed);
+        }
+        record.eject_until(Instant::now() + time.min(LONGEST_EJECTION));
+        self.report(instance, Some(time), 1);
+    }
+
+    fn report(&self, instance: &Instance, ejected_for: Option<Duration>, times: u32) {
+        if let Some(reports) = &self.reports {
+            let instance = InstanceKey::of(&self.service, instance);
+            // Nobody is there any more when the Registry ends.
+            let _ = reports.send(EjectionChanged { instance, ejected_for, times });
+        }
+    }
+
+    /// Whether this instance is ejected.
+    pub(super) fn is_ejected(&self, instance: &Arc<Instance>) -> bool {
+        let known = self.known();
+        known.histories.get(&Place(instance.clone())).is_some_and(|history| history.record.is_ejected())
+    }
+
+    pub(crate) fn ejections(&self) -> Vec<EjectionStatus> {
+        if !self.any_ejected() {
+            return Vec::new();
+        }
+        let now = Instant::now();
+        let known = self.known();
+        let ejected = known.histories.iter().filter_map(|(place, history)| {
+            let left = history.record.ejected_for(now)?;
+            let instance = InstanceKey::of(&self.service, &place.0);
+            Some(EjectionStatus { instance, ends_in_ms: left.as_millis() as u64, times: history.growth.times })
+        });
+        ejected.collect()
+    }
+}
+
+impl Known {
+    fn forget_departed(&mut self) {
+        self.departed.retain(|_, departed| departed.left.elapsed() < MEMORY_AFTER_LEAVING);
+    }
+
+    /// What is known of a call's instance, unless that has left and may have come back since.
+    fn current(&mut self, target: &Target) -> Option<&mut History> {
+        let history = self.histories.get_mut(&Place(target.instance.clone()));
+        history.filter(|history| Arc::ptr_eq(&history.record, &target.record))
+    }
+}
+
+impl fmt::Debug for ServiceRecords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceRecords").field("service", &self.service).field("ejected", &self.ejected).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Call, Policy, Selection, ServiceView, ViewControl, ViewWriter};
+    use super::*;
+    use crate::model::service::ServiceInfo;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn service() -> ServiceName {
+        ServiceName::parse("orders").unwrap()
+    }
+
+    fn instances(ports: std::ops::RangeInclusive<u16>) -> impl Iterator<Item = Instance> {
+        ports.map(|port| Instance::new("127.0.0.1", port))
+    }
+
+    /// With a paused clock and instances at the ports 1, 2, and so on.
+    fn paused(count: u16, change: impl FnOnce(Selection) -> Selection) -> (ServiceView, ViewControl) {
+        tokio::time::pause();
+        let (view, control) = ServiceView::controlled(service());
+        control.publish(instances(1..=count));
+        (view.with(change), control)
+    }
+
+    /// A call of the instance at this port. None if it gets no calls.
+    fn call(view: &ServiceView, port: u16) -> Option<Call> {
+        (0..200).map(|_| view.begin().unwrap()).find(|call| call.port == port)
+    }
+
+    fn fail(view: &ServiceView, port: u16, times: usize) {
+        (0..times).for_each(|_| call(view, port).unwrap().failed());
+    }
+
+    fn ejected(view: &ServiceView) -> Vec<u16> {
+        view.ejected().iter().map(|instance| instance.port).collect()
+    }
+
+    #[actix::test]
+    async fn failures_in_a_row_eject_an_instance_and_others_do_not() {
+        let (view, _control) = paused(3, |selection| selection);
+        fail(&view, 1, 4);
+        call(&view, 1).unwrap().succeeded();
+        fail(&view, 1, 4);
+        assert!(ejected(&view).is_empty());
+        // Those of others do not count for this one.
+        fail(&view, 2, 1);
+        fail(&view, 1, 1);
+        assert_eq!(ejected(&view), [1]);
+        assert!(call(&view, 1).is_none());
+        assert!((0..1000).all(|_| view.select_one().unwrap().port != 1), "nor does `select_one` choose it");
+    }
+
+    #[actix::test]
+    async fn of_a_thousand_calls_that_overlap_no_more_than_ten_reach_a_failing_instance() {
+        let (view, _control) = paused(3, |selection| selection.policy(Policy::WeightedRoundRobin));
+        let mut under_way = std::collections::VecDeque::new();
+        let mut reached = 0;
+        for _ in 0..1000 {
+            let call = view.begin().unwrap();
+            reached += u32::from(call.port == 1);
+            under_way.push_back(call);
+            if under_way.len() > 10 {
+                let call = under_way.pop_front().unwrap();
+                if call.port == 1 {
+                    call.failed()
+                } else {
+                    call.succeeded()
+                }
+            }
+        }
+        assert!((5..=10).contains(&reached), "{reached} calls reached it");
+    }
+
+    #[actix::test]
+    async fn one_probe_decides_whether_an_instance_is_back() {
+        let (view, _control) = paused(3, |selection| selection);
+        fail(&view, 1, 5);
+        tokio::time::advance(29 * SECOND).await;
+        assert!(call(&view, 1).is_none());
+        tokio::time::advance(SECOND).await;
+        let probe = call(&view, 1).unwrap();
+        assert!(probe.is_ejected());
+        assert!(call(&view, 1).is_none(), "one probe at a time");
+        drop(probe);
+        let probe = call(&view, 1).expect("a cancelled probe frees its place");
+        probe.succeeded();
+        assert!(ejected(&view).is_empty());
+        assert!(!call(&view, 1).unwrap().is_ejected());
+        fail(&view, 1, 4);
+        assert!(ejected(&view).is_empty(), "it starts anew");
+    }
+
+    #[actix::test]
+    async fn ejections_grow_with_repetition_up_to_a_limit_and_decay() {
+        let (view, _control) = paused(3, |selection| selection);
+        let ends_in = || view.shared.records.ejections()[0].ends_in_ms / 1000;
+        fail(&view, 1, 5);
+        for seconds in [30, 60, 120, 240, 300, 300] {
+            assert_eq!(ends_in(), seconds);
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            call(&view, 1).expect("the probe").failed();
+        }
+        assert_eq!(view.shared.records.ejections()[0].times, 7);
+        tokio::time::advance(300 * SECOND).await;
+        call(&view, 1).unwrap().succeeded();
+        tokio::time::advance(60 * SECOND).await;
+        fail(&view, 1, 5);
+        assert_eq!(ends_in(), 300, "60 s have taken two of seven doublings");
+        tokio::time::advance(300 * SECOND).await;
+        call(&view, 1).unwrap().succeeded();
+        tokio::time::advance(600 * SECOND).await;
+        fail(&view, 1, 5);
+        assert_eq!(ends_in(), 30, "all is forgiven");
+    }
+
+    #[actix::test]
+    async fn the_last_one_is_never_ejected_one_always_may_and_the_share_bounds_the_rest() {
+        let (single, _control) = paused(1, |selection| selection);
+        fail(&single, 1, 20);
+        assert!(ejected(&single).is_empty());
+        let none_may = |selection: Selection| selection.eject(Eject::consecutive(2).max_share(0.0));
+        let (pair, _control) = paused(2, none_may);
+        fail(&pair, 1, 2);
+        fail(&pair, 2, 20);
+        assert_eq!(ejected(&pair), [1], "one may always be, the other is the last one");
+        let (five, _control) = paused(5, |selection| selection.eject(Eject::consecutive(2).max_share(0.5)));
+        (1..=5).for_each(|port| fail(&five, port, 2));
+        assert_eq!(ejected(&five), [1, 2], "half of five");
+        let (all, _control) = paused(5, |selection| selection.eject(Eject::consecutive(2).max_share(f64::NAN)));
+        (1..=5).for_each(|port| fail(&all, port, 2));
+        assert_eq!(ejected(&all), [1], "no number is no share");
+        let (never, _control) = paused(5, |selection| selection.eject(Eject::never()));
+        (1..=5).for_each(|port| fail(&never, port, 20));
+        assert!(ejected(&never).is_empty());
+    }
+
+    #[actix::test]
+    async fn an_ejected_instance_is_called_when_nothing_else_is_left_and_may_be_back_before_its_time() {
+        let (view, control) = paused(2, |selection| selection);
+        fail(&view, 1, 5);
+        control.publish(instances(1..=1));
+        let desperate = view.begin().unwrap();
+        assert!(desperate.port == 1 && desperate.is_ejected());
+        desperate.failed();
+        assert_eq!(view.shared.records.ejections()[0].times, 1, "it stays ejected as long as it was");
+        view.begin().unwrap().succeeded();
+        assert!(ejected(&view).is_empty());
+    }
+
+    #[actix::test]
+    async fn a_call_dropped_without_a_word_is_cancelled_unless_it_was_slow() {
+        let (view, _control) = paused(3, |selection| selection.eject(Eject::consecutive(1)).slow_after(2 * SECOND));
+        drop(call(&view, 1).unwrap());
+        assert!(ejected(&view).is_empty());
+        let slow = call(&view, 1).unwrap();
+        tokio::time::advance(3 * SECOND).await;
+        drop(slow);
+        assert_eq!(ejected(&view), [1]);
+    }
+
+    #[actix::test]
+    async fn ejections_are_shared_by_all_views_of_a_service() {
+        tokio::time::pause();
+        let records = ServiceRecords::new(service(), None);
+        let (one, other) = (
+            ViewWriter::new(service(), String::new(), records.clone()),
+            ViewWriter::new(service(), "DEFAULT".into(), records),
+        );
+        let info = Arc::new(ServiceInfo::new(service(), instances(1..=3)));
+        one.publish(info.clone(), false, |_| false);
+        other.publish(Arc::new(ServiceInfo::new(service(), instances(1..=2))), false, |_| false);
+        let (view, of_other) = (one.view(false), other.view(false));
+        let filtered = view.with(|selection| selection.only(|instance| instance.port != 3));
+        fail(&view, 1, 3);
+        fail(&filtered, 1, 2);
+        assert_eq!((ejected(&view), ejected(&filtered), ejected(&of_other)), (vec![1], vec![1], vec![1]));
+        assert!(call(&of_other, 1).is_none());
+        // It has left one list and not the other.
+        one.publish(Arc::new(ServiceInfo::new(service(), instances(2..=3))), false, |_| false);
+        assert_eq!(ejected(&of_other), [1]);
+        other.publish(Arc::new(ServiceInfo::new(service(), instances(2..=2))), false, |_| false);
+        one.publish(info, false, |_| false);
+        assert!(ejected(&view).is_empty());
+    }
+
+    #[actix::test]
+    async fn an_instance_that_left_and_came_back_starts_without_an_ejection_and_its_history_lasts_ten_seconds() {
+        let (view, control) = paused(3, |selection| selection);
+        let times = || view.shared.records.ejections().first().map(|ejection| ejection.times);
+        let leave_for = async |time: Duration| {
+            control.publish(instances(2..=3));
+            tokio::time::advance(time).await;
+            control.publish(instances(1..=3));
+        };
+        fail(&view, 1, 5);
+        leave_for(9 * SECOND).await;
+        assert_eq!(times(), None);
+        assert!(!call(&view, 1).unwrap().is_ejected());
+        fail(&view, 1, 5);
+        assert_eq!(times(), Some(2));
+        leave_for(11 * SECOND).await;
+        fail(&view, 1, 5);
+        assert_eq!(times(), Some(1));
+        assert!(view.shared.records.known().departed.len() <= 1);
+    }
+
+    #[actix::test]
+    async fn an_old_outcome_says_nothing_about_an_instance_that_came_back() {
+        let (view, control) = paused(3, |selection| selection.eject(Eject::consecutive(1)));
+        fail(&view, 1, 1);
+        tokio::time::advance(30 * SECOND).await;
+        let (probe, old) = (call(&view, 1).unwrap(), call(&view, 2).unwrap());
+        control.publish(instances(3..=3));
+        control.publish(instances(1..=3));
+        probe.failed();
+        old.failed();
+        assert!(ejected(&view).is_empty());
+        assert!(call(&view, 1).is_some_and(|call| !call.is_ejected()));
+    }
+
+    #[actix::test]
+    async fn a_list_that_is_not_confirmed_ends_no_ejection() {
+        tokio::time::pause();
+        let writer = ViewWriter::new(service(), String::new(), ServiceRecords::new(service(), None));
+        let all = Arc::new(ServiceInfo::new(service(), instances(1..=3)));
+        writer.publish(all.clone(), false, |_| false);
+        let view = writer.view(false);
+        fail(&view, 1, 5);
+        writer.publish(Arc::new(ServiceInfo::new(service(), instances(2..=3))), true, |_| false);
+        writer.publish(all, false, |_| false);
+        assert_eq!(ejected(&view), [1]);
+    }
+
+    #[actix::test]
+    async fn records_do_not_pile_up_for_instances_that_come_and_go() {
+        let (view, control) = paused(3, |selection| selection);
+        for first in 1..500 {
+            control.publish(instances(first..=first + 2));
+            view.begin().unwrap().failed();
+            tokio::time::advance(SECOND).await;
+        }
+        let known = view.shared.records.known();
+        assert!(known.histories.len() <= 6 && known.departed.len() <= 12, "{}", known.departed.len());
+    }
+
+    #[test]
+    fn threads_that_fail_at_the_same_moment_leave_one() {
+        for _ in 0..50 {
+            let view = ServiceView::fixed(service(), instances(1..=2));
+            let view = view.with(|selection| selection.eject(Eject::consecutive(1).max_share(1.0)));
+            let calls = [call(&view, 1).unwrap(), call(&view, 2).unwrap()];
+            std::thread::scope(|scope| calls.into_iter().for_each(|call| drop(scope.spawn(move || call.failed()))));
+            assert_eq!(ejected(&view).len(), 1);
+        }
+    }
+
+    #[actix::test]
+    async fn ejections_and_returns_are_reported() {
+        tokio::time::pause();
+        let (reports, mut reported) = mpsc::unbounded_channel();
+        let writer = ViewWriter::new(service(), String::new(), ServiceRecords::new(service(), Some(reports)));
+        writer.publish(Arc::new(ServiceInfo::new(service(), instances(1..=3))), false, |_| false);
+        let view = writer.view(false);
+        let mut next = move || reported.try_recv().map(|change| (change.instance.port, change.ejected_for)).ok();
+        fail(&view, 1, 5);
+        assert_eq!(next(), Some((1, Some(30 * SECOND))));
+        tokio::time::advance(30 * SECOND).await;
+        call(&view, 1).unwrap().succeeded();
+        assert_eq!(next(), Some((1, None)));
+        fail(&view, 2, 5);
+        writer.publish(Arc::new(ServiceInfo::new(service(), instances(3..=3))), false, |_| false);
+        assert_eq!((next(), next(), next()), (Some((2, Some(30 * SECOND))), Some((2, None)), None));
     }
 }

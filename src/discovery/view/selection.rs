@@ -16,7 +16,7 @@ type Predicate = Arc<dyn Fn(&Instance) -> bool + Send + Sync>;
 
 /// Which instances a view shows and prefers, and how it chooses among them.
 ///
-/// [`Discover`](crate::Discover) has the same setters; [`ServiceView::with`](crate::ServiceView::with)
+/// [`Discover`](crate::Discover) and [`Choose`](crate::Choose) have the same setters; [`ServiceView::with`](crate::ServiceView::with)
 /// adds to the selection of a view that exists. Views of one service with equal selections share their lists and tables.
 ///
 /// ```

@@ -1,0 +1,490 @@
+//! Choosing one instance of a view's list.
+//!
+//! A choice draws by the policy and draws again while it meets an instance that must not be called: one that is ejected or
+//! was tried. After several draws it looks at all of them. Nothing here allocates or locks.
+
+use std::sync::{atomic::Ordering, Arc};
+
+use actix_rt::time::Instant;
+
+use super::{
+    hash_table::mix,
+    list::{Group, List, Target},
+    policy::Policy,
+    record::{is_less_loaded, Admission},
+    source::SharedList,
+};
+use crate::model::instance::Instance;
+
+/// So often is drawn before all instances are looked at. When half of them must not be called, 1 choice in 256 looks.
+const DRAWS: u32 = 8;
+
+/// One choice that is to be made.
+pub(super) struct Choice<'a> {
+    pub(super) shared: &'a SharedList,
+    pub(super) list: &'a List,
+    pub(super) targets: &'a [Option<Arc<Target>>],
+    /// The hash of the caller's key, if there is one.
+    pub(super) key: Option<u64>,
+    pub(super) tried: &'a [Arc<Instance>],
+    pub(super) now: Instant,
+    /// Whether the choice may be the probe of an ejected instance.
+    pub(super) may_probe: bool,
+}
+
+/// An instance that was chosen, by its place.
+pub(super) struct Chosen {
+    pub(super) place: usize,
+    pub(super) admission: Admission,
+}
+
+impl Choice<'_> {
+    /// `random` is uniformly distributed. None if no instance can be called.
+    #[inline]
+    pub(super) fn choose(&self, random: u64) -> Option<Chosen> {
+        self.choose_from(&self.list.first, random)
+            .or_else(|| self.choose_from(&self.list.others, random))
+            .or_else(|| self.last_resort())
+    }
+
+    #[inline]
+    fn choose_from(&self, group: &Group, random: u64) -> Option<Chosen> {
+        if group.table.len() == 0 {
+            return None;
+        }
+        let first = self.draw(group, random)?;
+        if self.shared.selection.policy == Policy::LeastLoaded && first.admission == Admission::Granted {
+            return Some(self.less_loaded(group, first));
+        }
+        Some(first)
+    }
+
+    /// Draws until an instance may be called. None if none of the group may.
+    #[inline]
+    fn draw(&self, group: &Group, random: u64) -> Option<Chosen> {
+        let mut cold = None;
+        for attempt in 0..DRAWS {
+            let place = self.drawn(group, random, attempt)?;
+            let Some(chosen) = self.admitted(place) else { continue };
+            if chosen.admission == Admission::Granted && self.is_too_cold(place) {
+                cold.get_or_insert(place);
+                continue;
+            }
+            return Some(chosen);
+        }
+        cold.map(|place| Chosen { place, admission: Admission::Granted }).or_else(|| self.look(group))
+    }
+
+    #[inline]
+    fn drawn(&self, group: &Group, random: u64, attempt: u32) -> Option<usize> {
+        let random = if attempt == 0 { random } else { fastrand::u64(..) };
+        match (self.shared.selection.policy, self.key, &group.keys) {
+            (Policy::WeightedRoundRobin, ..) => {
+                group.table.pick_in_turn(self.shared.turns.fetch_add(1, Ordering::Relaxed))
+            }
+            (Policy::ConsistentHash, Some(key), Some(keys)) => {
+                // The keys of an instance that cannot be called are spread over all others.
+                Some(keys.pick(if attempt == 0 { key } else { mix(key.wrapping_add(u64::from(attempt))) }))
+            }
+            _ => group.table.pick(random),
+        }
+    }
+
+    #[inline]
+    fn admitted(&self, place: usize) -> Option<Chosen> {
+        let target = self.targets[place].as_ref()?;
+        if self.was_tried(target) {
+            return None;
+        }
+        if !self.may_probe {
+            return (!target.record.is_ejected()).then_some(Chosen { place, admission: Admission::Granted });
+        }
+        match target.record.admit(self.now) {
+            Admission::Ejected => None,
+            admission => Some(Chosen { place, admission }),
+        }
+    }
+
+    fn was_tried(&self, target: &Target) -> bool {
+        let same = |tried: &Arc<Instance>| {
+            Arc::ptr_eq(tried, &target.instance) || tried.key_in_service() == target.instance.key_in_service()
+        };
+        self.tried.iter().any(same)
+    }
+
+    /// New instances are passed over by chance, the newer the more often. A key stays where it is.
+    #[inline]
+    fn is_too_cold(&self, place: usize) -> bool {
+        let selection = &self.shared.selection;
+        if selection.warm_up.is_zero() || selection.policy == Policy::ConsistentHash {
+            return false;
+        }
+        self.list.warmth(place, selection, self.now).is_some_and(|warmth| fastrand::f64() > warmth)
+    }
+
+    /// The less loaded of `first` and another one that is drawn by the weights.
+    fn less_loaded(&self, group: &Group, first: Chosen) -> Chosen {
+        let Some(second) = self.draw_other(group, first.place) else { return first };
+        let load = |place: usize| self.targets[place].as_ref().map(|target| (&*target.record, target.share));
+        let (Some(load_of_first), Some(load_of_second)) = (load(first.place), load(second.place)) else { return first };
+        // A probe has no load to speak of, and would not come to pass if it had to be the faster one.
+        if second.admission != Admission::Granted || is_less_loaded(load_of_second, load_of_first, self.now) {
+            second
+        } else {
+            first
+        }
+    }
+
+    fn draw_other(&self, group: &Group, first: usize) -> Option<Chosen> {
+        for _ in 0..DRAWS / 2 {
+            let place = group.table.pick(fastrand::u64(..)).filter(|place| *place != first);
+            if let Some(chosen) = place.filter(|place| !self.is_too_cold(*place)).and_then(|place| self.admitted(place))
+            {
+                return Some(chosen);
+            }
+        }
+        // One has nearly all the weight, or most must not be called.
+        let length = group.table.len();
+        let start = fastrand::usize(..length);
+        let neighbours = (0..2).filter_map(|step| group.table.place((start + step) % length));
+        neighbours.filter(|place| *place != first).find_map(|place| self.admitted(place))
+    }
+
+    /// Looks at all instances of a group, and chooses by the weights among those that may be called.
+    #[cold]
+    fn look(&self, group: &Group) -> Option<Chosen> {
+        let may_be_called = |target: &Target| {
+            let is_admitted =
+                if self.may_probe { target.record.would_admit(self.now) } else { !target.record.is_ejected() };
+            is_admitted && !self.was_tried(target)
+        };
+        let place = self.by_weight(group.table.places(), &may_be_called)?;
+        // The place of a probe may just have been taken.
+        self.admitted(place)
+            .or_else(|| self.by_weight(group.table.places(), &may_be_called).and_then(|p| self.admitted(p)))
+    }
+
+    /// Nobody may be called: takes an ejected instance rather than one that was tried, and one that was tried rather than none.
+    #[cold]
+    fn last_resort(&self) -> Option<Chosen> {
+        let all = || self.list.callable();
+        let place = self
+            .by_weight(all(), &|target| !self.was_tried(target))
+            .or_else(|| self.by_weight(all(), &|target| !target.record.is_ejected()))
+            .or_else(|| self.by_weight(all(), &|_| true))?;
+        let record = &self.targets[place].as_ref()?.record;
+        // When all else fails, it may be back before its time.
+        let admission = match (record.is_ejected(), self.may_probe) {
+            (false, _) => Admission::Granted,
+            (true, true) => record.claim_probe(self.now),
+            (true, false) => Admission::Ejected,
+        };
+        Some(Chosen { place, admission })
+    }
+
+    fn by_weight(
+        &self,
+        places: impl Iterator<Item = usize> + Clone,
+        may_be_called: &dyn Fn(&Target) -> bool,
+    ) -> Option<usize> {
+        let candidates = places.filter_map(|place| {
+            let target = self.targets[place].as_ref()?;
+            may_be_called(target).then_some((place, f64::from(target.share)))
+        });
+        let total: f64 = candidates.clone().map(|(_, share)| share).sum();
+        let mut at = fastrand::f64() * total;
+        let mut last = None;
+        for (place, share) in candidates {
+            last = Some(place);
+            at -= share;
+            if at < 0.0 {
+                break;
+            }
+        }
+        last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::{HashMap, HashSet},
+        time::Duration,
+    };
+
+    use super::super::{Eject, Selection, ServiceView};
+    use super::*;
+    use crate::{
+        error::{Error, NoInstanceReasons},
+        model::service::ServiceName,
+    };
+
+    const POLICIES: [Policy; 4] =
+        [Policy::WeightedRandom, Policy::LeastLoaded, Policy::WeightedRoundRobin, Policy::ConsistentHash];
+
+    fn service() -> ServiceName {
+        ServiceName::parse("orders").unwrap()
+    }
+
+    fn instance(port: u16, weight: f64) -> Instance {
+        Instance { weight, ..Instance::new("127.0.0.1", port) }
+    }
+
+    /// At ports 1, 2, and so on.
+    fn instances(weights: &[f64]) -> Vec<Instance> {
+        (1..).zip(weights).map(|(port, weight)| instance(port, *weight)).collect()
+    }
+
+    fn in_cluster(cluster: &str, instance: Instance) -> Instance {
+        Instance { cluster_name: cluster.into(), ..instance }
+    }
+
+    fn view(instances: Vec<Instance>, policy: Policy) -> ServiceView {
+        ServiceView::fixed(service(), instances).with(|selection| selection.policy(policy))
+    }
+
+    /// The share of each port among so many calls, each with a key of its own.
+    fn shares(view: &ServiceView, calls: u32) -> HashMap<u16, f64> {
+        let mut shares = HashMap::new();
+        for key in 0..calls {
+            let call = view.begin_for(key.to_be_bytes()).unwrap();
+            *shares.entry(call.port).or_insert(0.0) += 1.0 / f64::from(calls);
+            call.succeeded();
+        }
+        shares
+    }
+
+    #[test]
+    fn calls_are_shared_by_the_weights_within_one_percentage_point_whatever_the_policy() {
+        for policy in POLICIES {
+            let shares = shares(&view(instances(&[1.0, 2.0, 7.0]), policy), 100_000);
+            for (port, expected) in [(1, 0.1), (2, 0.2), (3, 0.7)] {
+                assert!((shares[&port] - expected).abs() < 0.01, "{policy:?}: {shares:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_tried_instance_is_not_given_again_while_there_is_another() {
+        for policy in POLICIES {
+            // One with nearly all the weight, and more of them than a choice draws.
+            let mut weights = vec![1.0; 20];
+            weights[7] = 10_000.0;
+            let view = view(instances(&weights), policy);
+            for _ in 0..50 {
+                let mut tried = Vec::new();
+                for _ in 0..20 {
+                    let call = view.begin_for_excluding("key", &tried).unwrap();
+                    assert!(!tried.contains(call.instance()), "{policy:?}");
+                    tried.push(call.instance().clone());
+                }
+                assert!(view.begin_excluding(&tried).is_ok(), "rather one that was tried than none");
+            }
+        }
+    }
+
+    #[test]
+    fn an_ejected_instance_is_given_rather_than_one_that_was_tried() {
+        let view = view(instances(&[1.0, 1.0]), Policy::WeightedRandom);
+        let [ejected, well] = [0, 1].map(|place| view.instances()[place].clone());
+        view.shared.records.eject_now(&ejected, Duration::from_secs(60));
+        for _ in 0..100 {
+            assert_eq!(view.begin().unwrap().port, 2);
+        }
+        let call = view.begin_excluding(&[well.clone()]).unwrap();
+        assert!(call.port == 1 && call.is_ejected());
+        call.failed();
+        let call = view.begin_excluding(&[well, ejected]).unwrap();
+        assert!(call.port == 2 && !call.is_ejected(), "of those that were tried, one that is not ejected");
+    }
+
+    #[test]
+    fn all_calls_go_to_the_preferred_zone_while_one_there_can_be_called_then_to_all_by_weight() {
+        for policy in POLICIES {
+            let east = |port, weight| in_cluster("EAST", instance(port, weight));
+            let hosts = vec![instance(1, 1.0), instance(2, 3.0), east(3, 1.0), east(4, 1.0)];
+            let view = view(hosts, policy).with(|selection| selection.prefer_cluster("EAST"));
+            assert!(shares(&view, 2_000).keys().all(|port| *port > 2), "{policy:?}");
+            let local = [0, 1].map(|place| view.instances()[place + 2].clone());
+            view.shared.records.eject_now(local.iter().find(|host| host.port == 3).unwrap(), Duration::from_secs(60));
+            assert!(shares(&view, 2_000).keys().all(|port| *port == 4), "{policy:?}");
+            view.shared.records.eject_now(local.iter().find(|host| host.port == 4).unwrap(), Duration::from_secs(60));
+            let shares = shares(&view, 20_000);
+            assert!((shares[&1] - 0.25).abs() < 0.02 && (shares[&2] - 0.75).abs() < 0.02, "{policy:?}: {shares:?}");
+        }
+    }
+
+    #[test]
+    fn preferences_fall_back_and_filters_do_not() {
+        let mut hosts = instances(&[1.0, 1.0]);
+        hosts[0].metadata.insert("version".into(), "2".into());
+        let all = ServiceView::fixed(service(), hosts);
+        let chosen = |change: fn(Selection) -> Selection| {
+            let view = all.with(change);
+            (0..100).filter_map(|_| view.begin().ok().map(|call| call.port)).collect::<HashSet<_>>()
+        };
+        assert_eq!(chosen(|selection| selection.prefer_metadata("version", "2")), [1].into());
+        assert_eq!(chosen(|selection| selection.prefer_metadata("version", "3")), [1, 2].into());
+        assert_eq!(chosen(|selection| selection.prefer_metadata("version", "2").prefer_cluster("EAST")), [1, 2].into());
+        assert_eq!(chosen(|selection| selection.only_metadata("version", "2")), [1].into());
+        assert_eq!(chosen(|selection| selection.only_metadata("version", "3")), [].into());
+        assert_eq!(chosen(|selection| selection.only_cluster("EAST").only_cluster("DEFAULT")), [1, 2].into());
+        assert_eq!(chosen(|selection| selection.only(|instance| instance.port == 2)), [2].into());
+        assert_eq!(all.with(|selection| selection.only_metadata("version", "2")).instances().len(), 1);
+        assert_eq!(all.with(|selection| selection.prefer_metadata("version", "2")).instances().len(), 2);
+    }
+
+    #[test]
+    fn a_predicate_that_panics_matches_nothing() {
+        let view = ServiceView::fixed(service(), instances(&[1.0, 1.0, 1.0]));
+        let view = view.with(|selection| selection.only(|instance| instance.port > 1 || panic!("staged")));
+        assert_eq!(view.instances().iter().map(|instance| instance.port).collect::<Vec<_>>(), [2, 3]);
+    }
+
+    #[test]
+    fn views_with_equal_selections_share_one_list() {
+        let all = ServiceView::fixed(service(), instances(&[1.0]));
+        let with = |cluster: &str| all.with(|selection| selection.only_cluster(cluster));
+        assert!(
+            Arc::ptr_eq(&with("EAST").shared, &with("EAST").shared) || !Arc::ptr_eq(&with("EAST").shared, &all.shared)
+        );
+        let east = with("EAST");
+        assert!(Arc::ptr_eq(&east.shared, &with("EAST").shared) && !Arc::ptr_eq(&east.shared, &with("WEST").shared));
+        assert!(Arc::ptr_eq(&all.shared, &east.with(|_| Selection::default()).shared));
+        let by_predicate = || all.with(|selection| selection.only(|_| true));
+        assert!(!Arc::ptr_eq(&by_predicate().shared, &by_predicate().shared));
+    }
+
+    #[test]
+    fn the_error_counts_why_none_can_be_called() {
+        let mut hosts = instances(&[1.0, 1.0, 0.0, 1.0, f64::NAN, 1.0]);
+        hosts[0].healthy = false;
+        hosts[1].enabled = false;
+        hosts[5].port = 0;
+        hosts[3].metadata.insert("version".into(), "1".into());
+        let view = ServiceView::fixed(service(), hosts);
+        assert_eq!(view.begin().unwrap().port, 4);
+        let view = view.with(|selection| selection.only(|instance| instance.metadata.is_empty()));
+        let Err(Error::NoInstance { service, listed, reasons, stale }) = view.begin() else { panic!("a call began") };
+        assert_eq!((service.as_str(), listed, stale), ("DEFAULT_GROUP@@orders", 6, false));
+        let expected =
+            NoInstanceReasons { filtered: 1, disabled: 1, unhealthy: 1, no_port: 1, no_weight: 2, ejected: 0 };
+        assert_eq!(reasons, expected);
+        let (view, control) = ServiceView::controlled(self::service());
+        assert!(matches!(view.begin(), Err(Error::NoInstance { listed: 0, stale: false, .. })));
+        drop(control);
+        assert!(matches!(view.begin(), Err(Error::NoInstance { listed: 0, stale: true, .. })));
+    }
+
+    #[test]
+    fn a_key_keeps_its_instance_while_that_can_be_called_and_gets_it_back() {
+        let view = view(instances(&[1.0; 10]), Policy::ConsistentHash);
+        let owner = |key: u32| view.begin_for(key.to_be_bytes()).unwrap().instance().clone();
+        let before: Vec<_> = (0..1000).map(owner).collect();
+        assert_eq!(before, (0..1000).map(owner).collect::<Vec<_>>());
+        let gone = before[0].clone();
+        view.shared.records.eject_now(&gone, Duration::from_secs(60));
+        let during: Vec<_> = (0..1000).map(owner).collect();
+        assert_eq!(during, (0..1000).map(owner).collect::<Vec<_>>());
+        let mut taken_over = HashSet::new();
+        for (before, during) in before.iter().zip(&during) {
+            if *before == gone {
+                taken_over.insert(during.port);
+            } else {
+                assert_eq!(before, during, "only the keys of the one that is gone move");
+            }
+        }
+        assert!(taken_over.len() > 5, "they are spread over the others: {taken_over:?}");
+        view.begin_excluding(&view.instances().iter().filter(|host| **host != gone).cloned().collect::<Vec<_>>())
+            .unwrap()
+            .succeeded();
+        assert_eq!(before, (0..1000).map(owner).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_less_loaded_of_two_is_called() {
+        let view = view(instances(&[1.0, 1.0, 1.0]), Policy::LeastLoaded);
+        let mut held: Vec<_> = (0..30).map(|_| view.begin().unwrap()).collect();
+        let count = |port| held.iter().filter(|call| call.port == port).count();
+        assert!((1..=3).all(|port| (9..=11).contains(&count(port))), "{:?}", (1..=3).map(count).collect::<Vec<_>>());
+        held.retain(|call| call.port != 2);
+        for _ in 0..8 {
+            let call = view.begin().unwrap();
+            held.push(call);
+        }
+        assert!(held.iter().filter(|call| call.port == 2).count() >= 4);
+    }
+
+    #[actix::test]
+    async fn a_new_instance_gets_a_share_that_grows_to_its_weight() {
+        tokio::time::pause();
+        let (view, control) = ServiceView::controlled(service());
+        for policy in [Policy::WeightedRandom, Policy::LeastLoaded, Policy::WeightedRoundRobin] {
+            control.publish([]);
+            let warmed_up = |selection: Selection| selection.policy(policy).warm_up(Duration::from_secs(100));
+            control.publish(instances(&[1.0, 1.0, 1.0]));
+            let view = view.with(warmed_up);
+            let share = |port| shares(&view, 20_000)[&port];
+            assert!((share(3) - 1.0 / 3.0).abs() < 0.02, "those of the first list are not new");
+            control.publish(instances(&[1.0, 1.0, 1.0, 1.0]));
+            let share_at_first = share(4);
+            assert!(share_at_first < 0.06 && share_at_first > 0.01, "{policy:?}: {share_at_first}");
+            tokio::time::advance(Duration::from_secs(50)).await;
+            control.publish(instances(&[1.0, 1.0, 2.0, 1.0]));
+            control.publish(instances(&[1.0, 1.0, 1.0, 1.0]));
+            assert!((share(4) - 0.5 / 3.5).abs() < 0.04, "{policy:?}: {} at half time", share(4));
+            tokio::time::advance(Duration::from_secs(51)).await;
+            assert!((share(4) - 0.25).abs() < 0.02, "{policy:?}: {}", share(4));
+        }
+    }
+
+    #[test]
+    fn a_hundred_thousand_instances_can_be_chosen_from_while_half_of_them_are_ejected_or_tried() {
+        let host =
+            |number: u32| Instance::new(format!("127.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255), 80);
+        let all = ServiceView::fixed(service(), (1..=100_000).map(host));
+        for policy in POLICIES {
+            let view = all.with(|selection| selection.policy(policy).prefer_cluster("DEFAULT"));
+            let mut tried = Vec::new();
+            for _ in 0..100 {
+                let call = view.begin_excluding(&tried).unwrap();
+                assert!(!tried.contains(call.instance()));
+                tried.push(call.instance().clone());
+            }
+        }
+    }
+
+    #[test]
+    fn lists_that_change_while_calls_are_under_way_do_no_harm() {
+        let (view, control) = ServiceView::controlled(service());
+        let view = view.with(|selection| selection.policy(Policy::LeastLoaded).eject(Eject::consecutive(1)));
+        control.publish(instances(&[1.0; 10]));
+        std::thread::scope(|scope| {
+            let callers: Vec<_> = (0..2)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut calls = 0u32;
+                        while !view.is_stale() {
+                            let Ok(call) = view.begin() else { continue };
+                            calls += 1;
+                            match calls % 3 {
+                                0 => call.failed(),
+                                1 => call.succeeded(),
+                                _ => drop(call),
+                            }
+                        }
+                        calls
+                    })
+                })
+                .collect();
+            for length in 0..300 {
+                control.publish(instances(&vec![1.0; length % 13]));
+            }
+            control.publish(instances(&[1.0; 10]));
+            control.set_stale(true);
+            assert!(callers.into_iter().all(|caller| caller.join().unwrap() > 0));
+        });
+        control.publish([]);
+        assert!(!view.shared.records.any_ejected(), "those that left are no longer counted");
+    }
+}

@@ -1,0 +1,293 @@
+//! What is known of the calls of one instance: how many are in flight, how they end, how long they take.
+
+use std::{
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use actix_rt::time::Instant;
+
+/// A sample of the latency counts in proportion to the time since the one before, measured in this.
+const LATENCY_WINDOW: f32 = 1_000.0;
+/// A latency that is not measured again fades: after this time it counts a quarter, so that a slow instance is tried again.
+const LATENCY_FADES: f32 = 10_000.0;
+/// A probe that takes longer leaves its place to another one.
+const LONGEST_PROBE: Duration = Duration::from_secs(30);
+
+/// Shared by all views of a service, in the whole process. On a cache line of its own: calls of other instances must not slow
+/// down those of this one.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(super) struct Record {
+    /// What the moments below are counted from.
+    origin: Instant,
+    /// In nanoseconds; 0 while the instance is not ejected.
+    ejected_until: AtomicU64,
+    /// When the probe under way began, in nanoseconds; 0 for none.
+    probe: AtomicU64,
+    /// Milliseconds (modulo 2^32) of the last sample above, mean in microseconds as the bits of an `f32` below; 0 for none.
+    latency: AtomicU64,
+    in_flight: AtomicU32,
+    /// In a row.
+    failures: AtomicU32,
+}
+
+/// Whether a call may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    Granted,
+    /// The ejection is over if this call succeeds. The number tells the probe from others.
+    Probe(u64),
+    Ejected,
+}
+
+impl Record {
+    /// With the latency of the record before, if there was one.
+    pub(super) fn new(origin: Instant, before: Option<&Record>) -> Self {
+        let latency = before.map_or(0, |before| before.latency.load(Ordering::Relaxed));
+        Record {
+            origin,
+            ejected_until: AtomicU64::new(0),
+            probe: AtomicU64::new(0),
+            latency: AtomicU64::new(latency),
+            in_flight: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
+        }
+    }
+
+    // Calls.
+
+    pub(super) fn call_began(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn call_ended(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Written only when it changes something: the usual success costs the cache line of other threads nothing.
+    pub(super) fn forget_failures(&self) {
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// How many there are now in a row.
+    pub(super) fn count_failure(&self) -> u32 {
+        self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1)
+    }
+
+    // Ejection.
+
+    /// Whether a call may begin; it is the probe if the time of the ejection is over and no other probe is under way.
+    #[inline]
+    pub(super) fn admit(&self, now: Instant) -> Admission {
+        match self.ejected_until.load(Ordering::Acquire) {
+            0 => Admission::Granted,
+            until if self.nanos(now) < until => Admission::Ejected,
+            _ => self.claim_probe(now),
+        }
+    }
+
+    /// Whether [`admit`](Record::admit) would let a call begin.
+    pub(super) fn would_admit(&self, now: Instant) -> bool {
+        let until = self.ejected_until.load(Ordering::Acquire);
+        until == 0 || (self.nanos(now) >= until && !self.is_probed(now))
+    }
+
+    /// Makes a call the probe, if none is under way.
+    pub(super) fn claim_probe(&self, now: Instant) -> Admission {
+        let before = self.probe.load(Ordering::Relaxed);
+        if self.is_probed(now) {
+            return Admission::Ejected;
+        }
+        let probe = self.nanos(now).max(1);
+        // Two probes of the same nanosecond are one too many, and harmless.
+        match self.probe.compare_exchange(before, probe, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => Admission::Probe(probe),
+            Err(_) => Admission::Ejected,
+        }
+    }
+
+    fn is_probed(&self, now: Instant) -> bool {
+        match self.probe.load(Ordering::Relaxed) {
+            0 => false,
+            began => self.nanos(now).saturating_sub(began) < LONGEST_PROBE.as_nanos() as u64,
+        }
+    }
+
+    /// Frees the place of this probe. False if another one has taken it.
+    pub(super) fn end_probe(&self, probe: u64) -> bool {
+        self.probe.compare_exchange(probe, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    pub(super) fn is_ejected(&self) -> bool {
+        self.ejected_until.load(Ordering::Acquire) != 0
+    }
+
+    /// How long it is still ejected; zero while it waits for its probe. None if it is not ejected.
+    pub(super) fn ejected_for(&self, now: Instant) -> Option<Duration> {
+        match self.ejected_until.load(Ordering::Acquire) {
+            0 => None,
+            until => Some(Duration::from_nanos(until.saturating_sub(self.nanos(now)))),
+        }
+    }
+
+    pub(super) fn eject_until(&self, end: Instant) {
+        self.ejected_until.store(self.nanos(end).max(1), Ordering::Release);
+    }
+
+    pub(super) fn readmit(&self) {
+        self.failures.store(0, Ordering::Relaxed);
+        self.ejected_until.store(0, Ordering::Release);
+    }
+
+    /// Saturating both ways: a clock that jumps makes no number that wraps.
+    fn nanos(&self, moment: Instant) -> u64 {
+        u64::try_from(moment.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    // Load.
+
+    /// A call took this long. One that did not succeed says only that the latency is no shorter.
+    pub(super) fn observe(&self, took: Duration, now: Instant, succeeded: bool) {
+        let sample = took.as_secs_f32() * 1e6;
+        let now = self.millis(now);
+        let latency = match self.latency(now) {
+            None => sample,
+            Some((mean, _)) if !succeeded && sample <= mean => return,
+            Some((mean, age)) => mean + (sample - mean) * (age / (age + LATENCY_WINDOW)),
+        };
+        // Samples of the same moment may be lost to each other: each is as good as the other.
+        self.latency.store(u64::from(now) << 32 | u64::from(latency.to_bits()), Ordering::Relaxed);
+    }
+
+    /// Mean latency in microseconds, and the age of its last sample in milliseconds.
+    fn latency(&self, now: u32) -> Option<(f32, f32)> {
+        let packed = self.latency.load(Ordering::Relaxed);
+        let mean = f32::from_bits(packed as u32);
+        let age = now.wrapping_sub((packed >> 32) as u32) as i32;
+        // What is no number is as if nothing had been measured.
+        (mean.is_finite() && mean > 0.0).then_some((mean, age.max(0) as f32))
+    }
+
+    fn millis(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.origin).as_millis() as u32
+    }
+
+    /// Calls in flight in units of `share`.
+    fn queue(&self, share: f32) -> f32 {
+        self.in_flight.load(Ordering::Relaxed) as f32 / share
+    }
+}
+
+/// Whether the load of `second` is clearly lower than that of `first`: each beside its share of the calls. Without a clear
+/// difference the first draw stands, so that equals are called by their weights.
+pub(super) fn is_less_loaded(second: (&Record, f32), first: (&Record, f32), now: Instant) -> bool {
+    let millis = first.0.millis(now);
+    let (queue, other_queue) = (first.0.queue(first.1), second.0.queue(second.1));
+    match (first.0.latency(millis), second.0.latency(millis)) {
+        (Some(latency), Some(other)) => (1.0 + other_queue) * faded(other) < 0.8 * (1.0 + queue) * faded(latency),
+        // One that has not answered yet is no faster than others for that.
+        _ => other_queue < queue,
+    }
+}
+
+fn faded((mean, age): (f32, f32)) -> f32 {
+    let fades = 1.0 + age / LATENCY_FADES;
+    mean / (fades * fades)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn record() -> (Record, Instant) {
+        let origin = Instant::now();
+        (Record::new(origin, None), origin)
+    }
+
+    fn with_latency(latency: Duration) -> (Record, Instant) {
+        let (record, origin) = record();
+        record.observe(latency, origin, true);
+        (record, origin)
+    }
+
+    #[test]
+    fn the_slower_and_the_busier_one_is_more_loaded() {
+        let (quick, now) = with_latency(2 * MS);
+        let slow = Record::new(quick.origin, None);
+        slow.observe(20 * MS, now, true);
+        assert!(is_less_loaded((&quick, 1.0), (&slow, 1.0), now) && !is_less_loaded((&slow, 1.0), (&quick, 1.0), now));
+        (0..12).for_each(|_| quick.call_began());
+        assert!(is_less_loaded((&slow, 1.0), (&quick, 1.0), now), "13 times 2 ms is more than 20 ms");
+        assert!(!is_less_loaded((&slow, 1.0), (&quick, 10.0), now), "but not for one of ten times the weight");
+    }
+
+    #[test]
+    fn equals_are_called_as_they_are_drawn() {
+        let (one, now) = with_latency(20 * MS);
+        let other = Record::new(one.origin, None);
+        other.observe(19 * MS, now, true);
+        assert!(!is_less_loaded((&one, 1.0), (&other, 1.0), now) && !is_less_loaded((&other, 1.0), (&one, 1.0), now));
+        let unknown = Record::new(one.origin, None);
+        assert!(!is_less_loaded((&unknown, 1.0), (&one, 1.0), now), "an unknown latency is no short one");
+    }
+
+    #[test]
+    fn the_latency_follows_its_samples_over_time_and_fades_when_there_are_none() {
+        let (record, origin) = with_latency(20 * MS);
+        let mean = |after: Duration| record.latency(record.millis(origin + after)).map(|(mean, _)| mean).unwrap();
+        record.observe(2 * MS, origin + MS, true);
+        assert!(mean(MS) > 19_000.0, "one sample a millisecond later says little");
+        for second in 1..10 {
+            record.observe(2 * MS, origin + second * 1000 * MS, true);
+        }
+        assert!((2_000.0..2_200.0).contains(&mean(10_000 * MS)), "{}", mean(10_000 * MS));
+        assert!(faded((20_000.0, 30_000.0)) < 2_000.0);
+    }
+
+    #[test]
+    fn a_call_that_failed_makes_no_instance_look_faster() {
+        let (record, origin) = with_latency(20 * MS);
+        record.observe(MS, origin + 1000 * MS, false);
+        assert_eq!(record.latency(0).map(|(mean, _)| mean), Some(20_000.0));
+        record.observe(400 * MS, origin + 1000 * MS, false);
+        assert!(record.latency(0).unwrap().0 > 100_000.0);
+    }
+
+    #[test]
+    fn a_latency_that_is_no_number_and_a_clock_that_jumps_do_no_harm() {
+        for bits in [f32::NAN.to_bits(), f32::INFINITY.to_bits(), (-1.0f32).to_bits()] {
+            let (record, origin) = record();
+            record.latency.store(u64::from(bits), Ordering::Relaxed);
+            let (other, _) = with_latency(MS);
+            assert!(!is_less_loaded((&record, 1.0), (&other, 1.0), origin));
+            record.observe(5 * MS, origin, true);
+            assert_eq!(record.latency(0), Some((5_000.0, 0.0)));
+        }
+        let (record, origin) = record();
+        record.observe(MS, origin + 60_000 * MS, true);
+        record.observe(3 * MS, origin, true);
+        assert_eq!(record.latency(0).map(|(mean, _)| mean), Some(1_000.0), "a sample from the past counts nothing");
+        record.eject_until(origin + Duration::from_secs(60));
+        assert_eq!(record.admit(origin), Admission::Ejected);
+        assert!(record.ejected_for(origin + Duration::from_secs(600)).is_some_and(|left| left.is_zero()));
+    }
+
+    #[test]
+    fn there_is_one_probe_at_a_time_and_a_lost_one_is_followed_by_another() {
+        let (record, origin) = record();
+        record.eject_until(origin + MS);
+        let now = origin + 2 * MS;
+        let Admission::Probe(probe) = record.admit(now) else { panic!("no probe") };
+        assert!(!record.would_admit(now));
+        assert_eq!(record.admit(now), Admission::Ejected);
+        let later = now + LONGEST_PROBE;
+        let Admission::Probe(next) = record.admit(later) else { panic!("no other probe") };
+        assert!(!record.end_probe(probe) && record.end_probe(next));
+        assert!(record.would_admit(later));
+    }
+}

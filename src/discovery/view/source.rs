@@ -1,0 +1,288 @@
+//! What the writer and all views of one subscription share, and the lists that the writer publishes.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    future::Future,
+    ops::Deref,
+    sync::{
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+    },
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use super::{
+    ejection::ServiceRecords,
+    list::{List, Published},
+    selection::Selection,
+    waiting::{wait, Timekeeper},
+    ServiceView,
+};
+use crate::{
+    error::Error,
+    model::{
+        instance::Instance,
+        service::{Difference, ServiceInfo, ServiceName},
+    },
+};
+
+/// One subscription, as its views see it.
+pub(super) struct ViewSource {
+    pub(super) service: ServiceName,
+    pub(super) clusters: String,
+    pub(super) records: Arc<ServiceRecords>,
+    lists: Mutex<Lists>,
+    pub(super) stale: AtomicBool,
+    /// The writer is gone.
+    pub(super) ended: AtomicBool,
+    /// Views alive, clones counted.
+    pub(super) readers: AtomicUsize,
+    pub(super) last_reader_left: Notify,
+}
+
+#[derive(Default)]
+struct Lists {
+    /// None before the first list.
+    current: Option<Published>,
+    /// Counts the lists that were published.
+    published: u64,
+    /// One for each selection that views have.
+    shared: Vec<Weak<SharedList>>,
+}
+
+impl ViewSource {
+    pub(super) fn new(service: ServiceName, clusters: String, records: Arc<ServiceRecords>) -> Arc<Self> {
+        let source = Arc::new(ViewSource {
+            service,
+            clusters,
+            records: records.clone(),
+            lists: Mutex::default(),
+            stale: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            readers: AtomicUsize::new(0),
+            last_reader_left: Notify::new(),
+        });
+        records.add_source(&source);
+        source
+    }
+
+    fn lists(&self) -> MutexGuard<'_, Lists> {
+        // Nothing that can panic happens under the lock.
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The list for this selection: the one that other views with the same selection have, or a new one.
+    pub(super) fn list_for(self: &Arc<Self>, selection: &Selection) -> Arc<SharedList> {
+        loop {
+            let (current, published) = {
+                let mut lists = self.lists();
+                lists.shared.retain(|shared| shared.strong_count() > 0);
+                let mut living = lists.shared.iter().filter_map(Weak::upgrade);
+                if let Some(same) = living.find(|shared| shared.selection == *selection) {
+                    return same;
+                }
+                (lists.current.clone(), lists.published)
+            };
+            // Without the lock: filters of the application may take their time, and may ask for views.
+            let new = Arc::new(SharedList::new(self.clone(), selection.clone(), current.as_ref()));
+            let mut lists = self.lists();
+            if lists.published == published {
+                lists.shared.push(Arc::downgrade(&new));
+                return new;
+            }
+        }
+    }
+
+    /// First the list, then its staleness, then the wake-up: a reader that is woken finds both as they are now.
+    pub(super) fn publish(&self, info: Arc<ServiceInfo>, stale: bool, is_withheld: impl Fn(&Arc<Instance>) -> bool) {
+        let withheld = info.hosts.iter().filter(|host| is_withheld(host)).map(|host| Arc::as_ptr(host) as usize);
+        let published = Published { withheld: Arc::new(withheld.collect::<HashSet<_>>()), info };
+        let (before, shared) = {
+            let mut lists = self.lists();
+            lists.published += 1;
+            let before = lists.current.replace(published.clone());
+            lists.shared.retain(|shared| shared.strong_count() > 0);
+            (before, lists.shared.iter().filter_map(Weak::upgrade).collect::<Vec<_>>())
+        };
+        if let Some(before) = before.filter(|_| !stale) {
+            self.records.left(&before.info.hosts, &published.info.hosts);
+        }
+        let changed: Vec<_> = shared.into_iter().map(|shared| (shared.replace(&published), shared)).collect();
+        self.stale.store(stale, Ordering::Release);
+        for (is_change, shared) in changed {
+            shared.version.fetch_add(u64::from(is_change), Ordering::Release);
+            shared.changed.notify_waiters();
+        }
+    }
+
+    fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        let shared: Vec<_> = self.lists().shared.iter().filter_map(Weak::upgrade).collect();
+        shared.iter().for_each(|shared| shared.changed.notify_waiters());
+    }
+
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Acquire) || self.ended.load(Ordering::Acquire)
+    }
+
+    /// Whether the present list has this instance.
+    pub(super) fn lists_instance(&self, instance: &Instance) -> bool {
+        let current = self.lists().current.clone();
+        current.is_some_and(|list| {
+            list.info.hosts.binary_search_by(|host| host.key_in_service().cmp(&instance.key_in_service())).is_ok()
+        })
+    }
+
+    /// How many instances the present list has.
+    pub(super) fn listed(&self) -> usize {
+        self.lists().current.as_ref().map_or(0, |list| list.info.hosts.len())
+    }
+}
+
+impl fmt::Debug for ViewSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ViewSource").field("service", &self.service).finish_non_exhaustive()
+    }
+}
+
+/// The list of all views with one selection.
+#[derive(Debug)]
+pub(super) struct SharedList {
+    pub(super) list: Apart<ArcSwap<List>>,
+    /// Of the policy that deals them out.
+    pub(super) turns: Apart<AtomicU64>,
+    pub(super) records: Arc<ServiceRecords>,
+    pub(super) selection: Selection,
+    pub(super) source: Arc<ViewSource>,
+    /// How many lists were published. Counted once a list and its staleness can be read: whoever sees the count sees both.
+    version: AtomicU64,
+    /// Notified of every list and of the writer's end.
+    changed: Notify,
+}
+
+/// On cache lines of its own: readers that come and go elsewhere must not slow down those who read here.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct Apart<T>(T);
+
+impl<T> Deref for Apart<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl SharedList {
+    fn new(source: Arc<ViewSource>, selection: Selection, current: Option<&Published>) -> Self {
+        let list = match current {
+            Some(current) => List::prepare(current, &selection, None),
+            None => {
+                let info = Arc::new(ServiceInfo::empty(&source.service, &source.clusters));
+                List::prepare(&Published { info, withheld: Arc::default() }, &selection, None)
+            }
+        };
+        SharedList {
+            list: Apart(ArcSwap::from_pointee(list)),
+            turns: Apart(AtomicU64::new(fastrand::u64(..1 << 32))),
+            records: source.records.clone(),
+            selection,
+            source,
+            version: AtomicU64::new(u64::from(current.is_some())),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Whether the list is another one for these views.
+    fn replace(self: &Arc<Self>, published: &Published) -> bool {
+        let before = self.list.load_full();
+        let is_first = self.version() == 0;
+        let list = List::prepare(published, &self.selection, Some(&*before).filter(|_| !is_first));
+        let is_same = Arc::ptr_eq(&before.all, &list.all)
+            || (!self.selection.shows_all() && Difference::between(&before.all.hosts, &list.all.hosts).is_empty());
+        if before.prepared_targets().is_some() {
+            list.targets(self);
+        }
+        self.list.store(Arc::new(list));
+        is_first || !is_same
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.version() > 0
+    }
+
+    /// Waits for what `look` finds, or for the writer's end.
+    pub(super) async fn until<T>(&self, look: impl Fn(&Self) -> Option<T>) -> Result<T, Error> {
+        wait(&self.changed, || {
+            // Read before the look, so that a list that came right before the end is seen.
+            let ended = self.source.ended.load(Ordering::Acquire);
+            look(self).map(Ok).or(ended.then_some(Err(Error::Stopped)))
+        })
+        .await
+    }
+}
+
+/// The only writer of one subscription's lists, owned by its Subscriber. Dropped when the Registry ends: the views stay
+/// readable, and are stale.
+pub(crate) struct ViewWriter {
+    source: Arc<ViewSource>,
+    time: Timekeeper,
+}
+
+impl ViewWriter {
+    pub(crate) fn new(service: ServiceName, clusters: String, records: Arc<ServiceRecords>) -> Self {
+        ViewWriter { source: ViewSource::new(service, clusters, records), time: Timekeeper::new() }
+    }
+
+    /// Shows `info` to all views, which are stale or not from then on, and wakes their readers. The same list may be shown
+    /// again when other instances of it are withheld from removal: that is no change.
+    pub(crate) fn publish(&self, info: Arc<ServiceInfo>, stale: bool, is_withheld: impl Fn(&Arc<Instance>) -> bool) {
+        self.source.publish(info, stale, is_withheld);
+    }
+
+    pub(crate) fn set_stale(&self, stale: bool) {
+        self.source.stale.store(stale, Ordering::Release);
+    }
+
+    /// A new reader.
+    pub(crate) fn view(&self, healthy_only: bool) -> ServiceView {
+        ServiceView::new(self.source.list_for(&Selection::default()), healthy_only, Some(self.time.clock()))
+    }
+
+    /// How many views are alive, clones counted.
+    pub(crate) fn readers(&self) -> usize {
+        self.source.readers.load(Ordering::Acquire)
+    }
+
+    /// Resolves when there is no reader; at once if there is none yet. A new reader may come afterwards: look again at
+    /// [`readers`](ViewWriter::readers) before ending anything.
+    pub(crate) fn abandoned(&self) -> impl Future<Output = ()> + 'static {
+        let source = self.source.clone();
+        async move {
+            let no_reader = || source.readers.load(Ordering::Acquire) == 0;
+            wait(&source.last_reader_left, || no_reader().then_some(())).await;
+        }
+    }
+
+    /// Keeps the time for the waiting of all views. To be run once, in the Registry's thread; ends with the writer.
+    pub(crate) fn keep_time(&self) -> impl Future<Output = ()> + 'static {
+        self.time.run()
+    }
+
+    pub(super) fn records(&self) -> &Arc<ServiceRecords> {
+        &self.source.records
+    }
+}
+
+impl Drop for ViewWriter {
+    fn drop(&mut self) {
+        self.source.end();
+    }
+}

@@ -1,0 +1,185 @@
+//! A view's lists, and what changes in them, as streams.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{ready, Context, Poll},
+};
+
+use futures_core::Stream;
+
+use super::ServiceView;
+use crate::{
+    error::Error,
+    model::{
+        instance::Instance,
+        service::{Difference, ServiceInfo},
+    },
+};
+
+/// A view, once there is a list that was not told; or the end.
+type Changed = Pin<Box<dyn Future<Output = (ServiceView, Result<(), Error>)> + Send>>;
+
+impl ServiceView {
+    /// The present list, if there is one, and then every newer one: see [`changed`](ServiceView::changed). Lists that come
+    /// faster than they are taken are skipped. Ends with the Registry.
+    pub fn lists(&self) -> Lists {
+        let mut view = self.clone();
+        // Every view has seen more lists than none: the first one is always told.
+        view.seen = 0;
+        Lists { next: changed(view) }
+    }
+
+    /// What changes in the list, one instance at a time, beginning with all instances of the present list as
+    /// [added](InstanceChange::Added). When lists come faster than changes are taken, only the difference remains. Ends with
+    /// the Registry.
+    ///
+    /// This is what balancers like tower's take: see `docs/guide/choose-instances.md`.
+    pub fn changes(&self) -> InstanceChanges {
+        InstanceChanges { lists: self.lists(), last: Vec::new(), changes: VecDeque::new() }
+    }
+}
+
+fn changed(mut view: ServiceView) -> Changed {
+    Box::pin(async move {
+        let told = view.changed().await;
+        (view, told)
+    })
+}
+
+/// The stream that [`ServiceView::lists`] gives. It keeps the service watched as a view does.
+#[must_use = "streams do nothing unless polled"]
+pub struct Lists {
+    next: Changed,
+}
+
+impl Stream for Lists {
+    type Item = Arc<ServiceInfo>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let (view, told) = ready!(self.next.as_mut().poll(context));
+        let list = told.ok().map(|()| view.info());
+        // Polled again after the end, it finds the end again.
+        self.next = changed(view);
+        Poll::Ready(list)
+    }
+}
+
+/// What changed in a list.
+#[derive(Debug, Clone, PartialEq)]
+pub enum InstanceChange {
+    /// An instance that was not in the list before.
+    Added(Arc<Instance>),
+    /// An instance with other values than before.
+    Changed {
+        /// As it was.
+        before: Arc<Instance>,
+        /// As it is.
+        now: Arc<Instance>,
+    },
+    /// An instance that is not in the list any more.
+    Removed(Arc<Instance>),
+}
+
+/// The stream that [`ServiceView::changes`] gives. It keeps the service watched as a view does.
+#[must_use = "streams do nothing unless polled"]
+pub struct InstanceChanges {
+    lists: Lists,
+    /// The hosts of the list that was told last.
+    last: Vec<Arc<Instance>>,
+    /// What is to be told.
+    changes: VecDeque<InstanceChange>,
+}
+
+impl Stream for InstanceChanges {
+    type Item = InstanceChange;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(change) = self.changes.pop_front() {
+                return Poll::Ready(Some(change));
+            }
+            let Some(list) = ready!(Pin::new(&mut self.lists).poll_next(context)) else { return Poll::Ready(None) };
+            let Difference { added, changed, removed } = Difference::between(&self.last, &list.hosts);
+            self.last.clone_from(&list.hosts);
+            // New ones first: at no moment has the reader fewer than both lists have in common.
+            let changed = changed.into_iter().map(|(before, now)| InstanceChange::Changed { before, now });
+            self.changes.extend(added.into_iter().map(InstanceChange::Added));
+            self.changes.extend(changed.chain(removed.into_iter().map(InstanceChange::Removed)));
+        }
+    }
+}
+
+impl std::fmt::Debug for Lists {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lists").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for InstanceChanges {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InstanceChanges").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream::StreamExt;
+
+    use super::*;
+    use crate::model::service::ServiceName;
+
+    fn instances(ports: &[u16], weight: f64) -> Vec<Instance> {
+        ports.iter().map(|port| Instance { weight, ..Instance::new("127.0.0.1", *port) }).collect()
+    }
+
+    #[actix::test]
+    async fn lists_begin_with_the_present_one_and_end_with_the_registry() {
+        let (view, control) = ServiceView::controlled(ServiceName::parse("orders").unwrap());
+        let mut lists = view.lists();
+        control.publish(instances(&[1], 1.0));
+        assert_eq!(lists.next().await.map(|list| list.hosts.len()), Some(1));
+        assert_eq!(view.lists().next().await.map(|list| list.hosts.len()), Some(1));
+        control.publish(instances(&[1, 2], 1.0));
+        control.publish(instances(&[1, 2, 3], 1.0));
+        assert_eq!(lists.next().await.map(|list| list.hosts.len()), Some(3));
+        let waiting = actix_rt::spawn(async move { (lists.next().await, lists.next().await) });
+        actix_rt::task::yield_now().await;
+        drop(control);
+        assert_eq!(waiting.await.unwrap(), (None, None));
+    }
+
+    #[actix::test]
+    async fn changes_lead_from_nothing_to_the_present_list_and_on() {
+        let (view, control) = ServiceView::controlled(ServiceName::parse("orders").unwrap());
+        let mut changes = view.changes().map(|change| match change {
+            InstanceChange::Added(instance) => ('+', instance.port),
+            InstanceChange::Changed { now, .. } => ('~', now.port),
+            InstanceChange::Removed(instance) => ('-', instance.port),
+        });
+        control.publish(instances(&[1, 2], 1.0));
+        assert_eq!((changes.next().await, changes.next().await), (Some(('+', 1)), Some(('+', 2))));
+        control.publish(instances(&[2, 3], 2.0));
+        let told = (changes.next().await, changes.next().await, changes.next().await);
+        assert_eq!(told, (Some(('+', 3)), Some(('~', 2)), Some(('-', 1))));
+        control.publish(instances(&[2, 4], 2.0));
+        control.publish(instances(&[2, 3, 4], 2.0));
+        assert_eq!(changes.next().await, Some(('+', 4)), "what came and went meanwhile is not told");
+        drop(control);
+        assert_eq!(changes.next().await, None);
+    }
+
+    #[actix::test]
+    async fn a_filtered_view_is_told_only_of_what_it_shows() {
+        let (view, control) = ServiceView::controlled(ServiceName::parse("orders").unwrap());
+        let mut even = view.with(|selection| selection.only(|instance| instance.port % 2 == 0));
+        control.publish(instances(&[1, 2], 1.0));
+        assert_eq!(even.changed().await, Ok(()));
+        control.publish(instances(&[1, 2, 3], 1.0));
+        assert!(actix_rt::time::timeout(std::time::Duration::from_millis(1), even.changed()).await.is_err());
+        control.publish(instances(&[1, 2, 3, 4], 1.0));
+        assert_eq!((even.changed().await, even.instances().len()), (Ok(()), 2));
+    }
+}

@@ -1,0 +1,218 @@
+//! Ejected instances of all services: what views share, the status, and who is notified.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    rc::{Rc, Weak},
+    sync::{Arc, Weak as WeakArc},
+};
+
+use actix::{Context, Handler, Message, Recipient, ResponseFuture, WeakRecipient};
+use actix_rt::{task::JoinHandle, time::timeout};
+use slog::{info, warn};
+use tokio::sync::mpsc;
+
+use super::{actor::Registry, connection::CHECK_INTERVAL, shared::Shared};
+use crate::{
+    discovery::{
+        listeners::{Listener, ListenerId},
+        view::{EjectionChanged, EjectionReports, EjectionStatus, ServiceRecords},
+    },
+    error::{Error, Operation},
+    model::service::ServiceName,
+};
+
+/// How many changes wait for one listener.
+const QUEUE: usize = 1024;
+
+/// Notifies `listener` whenever an instance of any service is ejected or back ([`EjectionChanged`]).
+///
+/// The same listener watching twice is notified once, and kept alive if one of the two is not
+/// [`weak`](WatchEjections::weak). One that falls more than 1,024 changes behind misses some:
+/// [`GetStatus`](super::GetStatus) has all instances that are ejected. One that has stopped is forgotten;
+/// [`UnwatchEjections`] ends the watching of one that has not.
+///
+/// # Errors
+/// [`Error::Stopped`] alone.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct WatchEjections {
+    listener: Listener<EjectionChanged>,
+}
+
+impl WatchEjections {
+    /// Watches, and keeps the listener alive, until [`UnwatchEjections`], or the listener stops itself, or the Registry ends.
+    pub fn new(listener: Recipient<EjectionChanged>) -> Self {
+        WatchEjections { listener: Listener::Strong(listener) }
+    }
+
+    /// As [`new`](WatchEjections::new), but does not keep the listener alive, unless it watches by `new`, too.
+    pub fn weak(listener: WeakRecipient<EjectionChanged>) -> Self {
+        WatchEjections { listener: Listener::Weak(listener) }
+    }
+}
+
+impl Handler<WatchEjections> for Registry {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, WatchEjections { listener }: WatchEjections, _: &mut Context<Self>) -> Self::Result {
+        self.dispatch(Operation::Status, |shared| {
+            shared.watch_ejections(listener);
+            std::future::ready(Ok(()))
+        })
+    }
+}
+
+/// Ends what [`WatchEjections`] began, for one listener or for all. An unknown listener is ok.
+///
+/// # Errors
+/// [`Error::Stopped`] alone.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct UnwatchEjections {
+    listener: Option<Recipient<EjectionChanged>>,
+}
+
+impl UnwatchEjections {
+    /// Ends the watching of this listener, whether it is kept alive or not.
+    pub fn new(listener: Recipient<EjectionChanged>) -> Self {
+        UnwatchEjections { listener: Some(listener) }
+    }
+
+    /// Ends the watching of all listeners.
+    pub fn all() -> Self {
+        UnwatchEjections { listener: None }
+    }
+}
+
+impl Handler<UnwatchEjections> for Registry {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, UnwatchEjections { listener }: UnwatchEjections, _: &mut Context<Self>) -> Self::Result {
+        self.dispatch(Operation::Status, |shared| {
+            let mut watching = shared.ejections.watching.borrow_mut();
+            match listener {
+                Some(listener) => drop(watching.remove(&ListenerId::of(&listener))),
+                None => watching.clear(),
+            }
+            std::future::ready(Ok(()))
+        })
+    }
+}
+
+/// The ejections of all services that have views.
+pub(crate) struct Ejections {
+    records: RefCell<HashMap<ServiceName, WeakArc<ServiceRecords>>>,
+    /// Where records report from any thread.
+    reports: EjectionReports,
+    reported: Rc<tokio::sync::Mutex<mpsc::UnboundedReceiver<EjectionChanged>>>,
+    watching: RefCell<HashMap<ListenerId, Watching>>,
+}
+
+impl Default for Ejections {
+    fn default() -> Self {
+        let (reports, reported) = mpsc::unbounded_channel();
+        let reported = Rc::new(tokio::sync::Mutex::new(reported));
+        Ejections { records: RefCell::default(), reports, reported, watching: RefCell::default() }
+    }
+}
+
+impl Ejections {
+    /// What all subscriptions of this service share.
+    pub(super) fn records(&self, service: &ServiceName) -> Arc<ServiceRecords> {
+        let mut records = self.records.borrow_mut();
+        if let Some(living) = records.get(service).and_then(WeakArc::upgrade) {
+            return living;
+        }
+        if records.len() == records.capacity() {
+            // Rather than to grow for services that nobody views any more.
+            records.retain(|_, records| records.strong_count() > 0);
+        }
+        let new = ServiceRecords::new(service.clone(), Some(self.reports.clone()));
+        records.insert(service.clone(), Arc::downgrade(&new));
+        new
+    }
+
+    pub(super) fn status(&self) -> Vec<EjectionStatus> {
+        self.records.borrow().values().filter_map(WeakArc::upgrade).flat_map(|records| records.ejections()).collect()
+    }
+}
+
+/// One listener, with a queue of its own: a slow one delays nobody. It is notified for as long as this exists.
+struct Watching {
+    /// A listener that is to be kept alive; the task holds it weakly.
+    kept_alive: Option<Recipient<EjectionChanged>>,
+    queue: mpsc::Sender<EjectionChanged>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Logs every ejection and queues it for the listeners, until the Registry ends.
+pub(super) async fn report_ejections(shared: Weak<Shared>) {
+    let Some(reported) = shared.upgrade().map(|shared| shared.ejections.reported.clone()) else { return };
+    let mut reported = reported.lock().await;
+    while let Some(change) = reported.recv().await {
+        let Some(shared) = shared.upgrade() else { return };
+        for listener in shared.ejections.watching.borrow().values() {
+            // A listener whose queue is full misses this change.
+            let _ = listener.queue.try_send(change.clone());
+        }
+        let EjectionChanged { instance, ejected_for, times, .. } = &change;
+        match ejected_for {
+            Some(time) => {
+                let seconds = time.as_secs_f64();
+                warn!(shared.log, "ejected instance"; "instance" => %instance, "seconds" => seconds, "times" => times);
+            }
+            None => info!(shared.log, "instance no longer ejected"; "instance" => %instance),
+        }
+    }
+}
+
+/// Notifies one listener of every change, until the listener or the Registry has ended.
+async fn deliver(
+    shared: Weak<Shared>,
+    id: ListenerId,
+    listener: WeakRecipient<EjectionChanged>,
+    mut changes: mpsc::Receiver<EjectionChanged>,
+) {
+    let mut next = None;
+    while let Some(recipient) = listener.upgrade().filter(Recipient::connected) {
+        let sent = next.take().map(|change| recipient.send(change));
+        // Held any longer, it would keep the listener alive.
+        drop(recipient);
+        if let Some(handled) = sent {
+            // Whether it has ended is seen in the next round.
+            let _ = handled.await;
+        }
+        match timeout(CHECK_INTERVAL, changes.recv()).await {
+            Ok(Some(change)) => next = Some(change),
+            Ok(None) => return,
+            Err(_) => {}
+        }
+    }
+    if let Some(shared) = shared.upgrade() {
+        shared.ejections.watching.borrow_mut().remove(&id);
+    }
+}
+
+impl Shared {
+    fn watch_ejections(self: &Rc<Self>, listener: Listener<EjectionChanged>) {
+        let Some(recipient) = listener.recipient() else { return };
+        let id = ListenerId::of(&recipient);
+        let begin = || {
+            let (queue, changes) = mpsc::channel(QUEUE);
+            let notified = deliver(Rc::downgrade(self), id, recipient.downgrade(), changes);
+            Watching { kept_alive: None, queue, task: actix_rt::spawn(notified) }
+        };
+        let mut watching = self.ejections.watching.borrow_mut();
+        let watching = watching.entry(id).or_insert_with(begin);
+        if let Listener::Strong(recipient) = listener {
+            watching.kept_alive = Some(recipient);
+        }
+    }
+}
