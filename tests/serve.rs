@@ -18,7 +18,10 @@ use std::{
 use actix::Addr;
 use actix_nacos::{embedded::EmbeddedServer, serve, Error, Registry, Serve, Shutdown, StatusRoutes};
 use actix_web::{web, App, HttpServer};
-use tokio::sync::oneshot;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::oneshot,
+};
 
 use base64::{engine::general_purpose::STANDARD as BASE64, Engine as _};
 use support::{
@@ -298,6 +301,8 @@ async fn metrics_and_offline_are_for_this_machine_or_who_has_the_token() {
         }
         assert_eq!(status("/public/metrics", &[header]).await, 200, "{header:?}");
     }
+    assert_eq!(raw_status(port, "GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n").await, 200);
+    assert_eq!(raw_status(port, "GET /metrics HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n").await, 403, "as nginx forwards");
     let key = "s3cret:\u{1F511}";
     let (bearer, basic) = (format!("Bearer {key}"), format!("basic {}", BASE64.encode(format!("operator:{key}"))));
     for wrong in ["Bearer s3cret", "Bearer ", "Basic !!!", "Basic czNjcmV0", key, "Bearer s3cret:\u{1F511}x"] {
@@ -312,6 +317,15 @@ async fn metrics_and_offline_are_for_this_machine_or_who_has_the_token() {
     assert_eq!(status("/readyz", &[]).await, 503);
     handle.stop(true).await;
     server.await.unwrap().unwrap();
+}
+
+/// The status of the answer to these bytes.
+async fn raw_status(port: u16, request: &str) -> u16 {
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut start = [0; 12];
+    soon("an answer", stream.read_exact(&mut start)).await.unwrap();
+    std::str::from_utf8(&start[9..]).unwrap().parse().unwrap()
 }
 
 /// A service under the runtime of tokio alone.
@@ -358,26 +372,29 @@ impl Example {
     }
 }
 
-/// Calls `/` without pause from several tasks until it is over; gives how many were sent, and what failed.
-async fn call(port: u16, is_over: &Cell<bool>) -> (usize, Vec<String>) {
-    let results = RefCell::new((0, Vec::new()));
+/// What became of the requests that were sent.
+#[derive(Default)]
+struct Calls {
+    sent: Cell<usize>,
+    failed: RefCell<Vec<String>>,
+}
+
+/// Calls `/` without pause from several tasks until it is over.
+async fn call(port: u16, calls: &Calls, is_over: &Cell<bool>) {
     let caller = async || {
         let client = awc::Client::default();
         while !is_over.get() {
-            let outcome = match client.get(format!("http://127.0.0.1:{port}/")).send().await {
+            let outcome = match client.get(format!("http://127.0.0.1:{port}/")).timeout(support::PATIENCE).send().await
+            {
                 Ok(answer) if answer.status().is_success() => Ok(()),
                 Ok(answer) => Err(answer.status().to_string()),
                 Err(error) => Err(error.to_string()),
             };
-            let mut results = results.borrow_mut();
-            results.0 += 1;
-            results.1.extend(outcome.err());
-            drop(results);
-            actix_rt::time::sleep(ms(4)).await;
+            calls.sent.set(calls.sent.get() + 1);
+            calls.failed.borrow_mut().extend(outcome.err());
         }
     };
-    futures_util::future::join_all((0..4).map(|_| caller())).await;
-    results.into_inner()
+    futures_util::future::join_all((0..8).map(|_| caller())).await;
 }
 
 /// Kubernetes asks for `/readyz`, sends requests while it says yes, and SIGTERM at the end.
@@ -392,10 +409,12 @@ async fn a_service_is_taken_in_and_out_as_kubernetes_does_it_without_a_failed_re
     nacos.faults().clear();
     until_status(port, "/readyz", 200).await;
     assert_eq!(ports(&nacos, "greeter"), [port]);
+    let metrics = get(port, "/metrics").await.unwrap().body;
+    assert!(metrics.contains("actix_nacos_instances{state=\"registered\"} 1\n"), "{metrics}");
 
-    let is_over = Cell::new(false);
+    let (calls, is_over) = (Calls::default(), Cell::new(false));
     let walk = async {
-        actix_rt::time::sleep(ms(500)).await;
+        support::eventually("many requests are sent", async || (calls.sent.get() > 5000).then_some(())).await;
         process.signal("TERM");
         let told = Instant::now();
         until_status(port, "/readyz", 503).await;
@@ -407,12 +426,11 @@ async fn a_service_is_taken_in_and_out_as_kubernetes_does_it_without_a_failed_re
         is_over.set(true);
         not_ready_after
     };
-    let (not_ready_after, (sent, failed)) = futures_util::future::join(walk, call(port, &is_over)).await;
-    assert_eq!(failed, Vec::<String>::new(), "of {sent}");
-    assert!(sent > 100, "{sent}");
+    let (not_ready_after, ()) = futures_util::future::join(walk, call(port, &calls, &is_over)).await;
+    assert_eq!(calls.failed.take(), Vec::<String>::new(), "of {}", calls.sent.get());
     assert!(not_ready_after < ms(1000), "{not_ready_after:?}");
     assert_eq!(process.wait().code(), Some(0));
-    println!("{sent} requests, none failed; not ready {not_ready_after:?} after SIGTERM");
+    println!("{} requests, none failed; not ready {not_ready_after:?} after SIGTERM", calls.sent.get());
 }
 
 #[actix::test]
