@@ -3,7 +3,7 @@
 use std::hint::select_unpredictable;
 
 /// 2^64 divided by the golden ratio: its multiples fill a circle evenly, however many there are.
-const GOLDEN_STRIDE: u64 = 0x9E37_79B9_7F4A_7C15;
+pub(super) const GOLDEN_STRIDE: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Every slot is drawn equally often and shared by at most two instances, so that each instance's shares add up to its
 /// weight.

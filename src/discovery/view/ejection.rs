@@ -422,6 +422,10 @@ mod tests {
     /// With a paused clock and instances at the ports 1, 2, and so on.
     fn paused(count: u16, change: impl FnOnce(Selection) -> Selection) -> (ServiceView, ViewControl) {
         tokio::time::pause();
+        view_of(count, change)
+    }
+
+    fn view_of(count: u16, change: impl FnOnce(Selection) -> Selection) -> (ServiceView, ViewControl) {
         let (view, control) = ServiceView::controlled(service());
         control.publish(instances(1..=count));
         (view.with(change), control)
@@ -524,17 +528,17 @@ mod tests {
         fail(&single, 1, 20);
         assert!(ejected(&single).is_empty());
         let none_may = |selection: Selection| selection.eject(Eject::consecutive(2).max_share(0.0));
-        let (pair, _control) = paused(2, none_may);
+        let (pair, _control) = view_of(2, none_may);
         fail(&pair, 1, 2);
         fail(&pair, 2, 20);
         assert_eq!(ejected(&pair), [1], "one may always be, the other is the last one");
-        let (five, _control) = paused(5, |selection| selection.eject(Eject::consecutive(2).max_share(0.5)));
+        let (five, _control) = view_of(5, |selection| selection.eject(Eject::consecutive(2).max_share(0.5)));
         (1..=5).for_each(|port| fail(&five, port, 2));
         assert_eq!(ejected(&five), [1, 2], "half of five");
-        let (all, _control) = paused(5, |selection| selection.eject(Eject::consecutive(2).max_share(f64::NAN)));
+        let (all, _control) = view_of(5, |selection| selection.eject(Eject::consecutive(2).max_share(f64::NAN)));
         (1..=5).for_each(|port| fail(&all, port, 2));
         assert_eq!(ejected(&all), [1], "no number is no share");
-        let (never, _control) = paused(5, |selection| selection.eject(Eject::never()));
+        let (never, _control) = view_of(5, |selection| selection.eject(Eject::never()));
         (1..=5).for_each(|port| fail(&never, port, 20));
         assert!(ejected(&never).is_empty());
     }

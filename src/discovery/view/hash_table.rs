@@ -1,13 +1,15 @@
-//! Consistent hashing: Maglev's look-up table.
+//! Consistent hashing: a look-up table by weighted rendezvous.
 //!
-//! Each instance has an order of preference over all slots, and instances take turns, by their weights, at taking the best
-//! slot that is left. So shares are even, and few slots change their owner when an instance comes or goes.
+//! Arrivals of each instance are dealt out over the slots, at random moments that depend on nothing but the instance, as often
+//! as its weight says. A slot belongs to the instance that arrives there first. So an instance that comes takes slots from
+//! others, one that goes leaves its own to others, and no slot passes between two that stay.
 
 use std::sync::Arc;
 
+use super::alias_table::GOLDEN_STRIDE;
 use crate::model::instance::Instance;
 
-/// A prime, so that every step visits every slot. The same for lists of any length: another number would move every key.
+/// The same for lists of any length: another number would move every key.
 const SLOTS: usize = 65_537;
 
 #[derive(Debug)]
@@ -18,27 +20,28 @@ pub(super) struct HashTable {
 
 impl HashTable {
     /// A table of instances with their places in a list. None for no instances.
-    pub(super) fn new(hosts: &[Arc<Instance>], places: impl Iterator<Item = usize>) -> Option<Self> {
-        let mut takers: Vec<_> = places.map(|place| Taker::new(place, &hosts[place])).collect();
-        let heaviest = takers.iter().map(|taker| taker.weight).fold(0.0, f64::max);
-        let mut owners = vec![u32::MAX; SLOTS].into_boxed_slice();
-        let mut left = if takers.is_empty() { return None } else { SLOTS };
-        // Whoever takes before the others in a round has an advantage that must not depend on the place in the list.
-        takers.sort_by_key(|taker| taker.offset);
-        loop {
-            for taker in &mut takers {
-                taker.turns += taker.weight / heaviest;
-                if taker.turns < 1.0 {
-                    continue;
-                }
-                taker.turns -= 1.0;
-                owners[taker.next_free(&owners)] = taker.place;
-                left -= 1;
-                if left == 0 {
-                    return Some(HashTable { owners });
+    pub(super) fn new(hosts: &[Arc<Instance>], places: impl Iterator<Item = usize> + Clone) -> Option<Self> {
+        let heaviest = places.clone().map(|place| hosts[place].weight).fold(0.0, f64::max);
+        let mut arriving: Vec<_> = places.map(|place| Arrivals::new(place, &hosts[place], heaviest)).collect();
+        let all_weights: f64 = arriving.iter().map(|arrivals| arrivals.weight).sum();
+        let mut first = vec![(f64::INFINITY, u32::MAX); SLOTS];
+        let mut free = if arriving.is_empty() { return None } else { SLOTS };
+        let mut until = 0.0;
+        // In rounds of one arrival for each slot on average. About 12 find the last free slot, whatever the number of instances.
+        while free > 0 {
+            until += SLOTS as f64 / all_weights;
+            for arrivals in &mut arriving {
+                while arrivals.time < until {
+                    let earliest = &mut first[arrivals.slot];
+                    free -= usize::from(earliest.0 == f64::INFINITY);
+                    if arrivals.time < earliest.0 {
+                        *earliest = (arrivals.time, arrivals.place);
+                    }
+                    arrivals.next();
                 }
             }
         }
+        Some(HashTable { owners: first.into_iter().map(|(_, place)| place).collect() })
     }
 
     pub(super) fn pick(&self, hash: u64) -> usize {
@@ -48,35 +51,37 @@ impl HashTable {
     }
 }
 
-/// One instance while the table is filled.
-struct Taker {
+/// The arrivals of one instance, one after the other.
+struct Arrivals {
     place: u32,
+    /// In units of the heaviest one's.
     weight: f64,
-    /// Grows by the share of the heaviest one's weight in each round; a whole one is a slot.
-    turns: f64,
-    /// The slot it looks at next, and the step to the one after.
-    offset: usize,
-    step: usize,
+    random: u64,
+    /// Of an instance of weight 1.
+    unweighted_time: f64,
+    /// The next arrival.
+    time: f64,
+    slot: usize,
 }
 
-impl Taker {
-    fn new(place: usize, instance: &Instance) -> Self {
+impl Arrivals {
+    fn new(place: usize, instance: &Instance, heaviest: f64) -> Self {
         let (cluster, ip, port) = instance.key_in_service();
-        let hash = hash_of(&[cluster.as_bytes(), &[0], ip.as_bytes(), &port.to_be_bytes()]);
-        let offset = hash as usize % SLOTS;
-        let step = (hash >> 32) as usize % (SLOTS - 1) + 1;
+        let random = hash_of(&[cluster.as_bytes(), &[0], ip.as_bytes(), &[0], &port.to_be_bytes()]);
+        let weight = instance.weight / heaviest;
         // A list of more than u32::MAX instances fits in no memory.
-        Taker { place: place as u32, weight: instance.weight, turns: 0.0, offset, step }
+        let mut arrivals = Arrivals { place: place as u32, weight, random, unweighted_time: 0.0, time: 0.0, slot: 0 };
+        arrivals.next();
+        arrivals
     }
 
-    fn next_free(&mut self, owners: &[u32]) -> usize {
-        loop {
-            let slot = self.offset;
-            self.offset = (slot + self.step) % SLOTS;
-            if owners[slot] == u32::MAX {
-                return slot;
-            }
-        }
+    fn next(&mut self) {
+        self.random = self.random.wrapping_add(GOLDEN_STRIDE);
+        let random = mix(self.random);
+        self.slot = ((random >> 32) as usize * SLOTS) >> 32;
+        // Exponentially distributed, which makes the first arrivals follow the weights.
+        self.unweighted_time -= ((f64::from(random as u32) + 0.5) / 2f64.powi(32)).ln();
+        self.time = self.unweighted_time / self.weight;
     }
 }
 
@@ -108,19 +113,28 @@ mod tests {
         (0..50_000).map(owner).collect()
     }
 
-    fn moved(before: &[String], after: &[String]) -> f64 {
-        before.iter().zip(after).filter(|(before, after)| before != after).count() as f64 / before.len() as f64
+    #[test]
+    fn one_of_n_instances_that_comes_or_goes_moves_its_own_nth_of_the_keys_and_no_other() {
+        for count in [2, 3, 10, 100] {
+            let all = hosts(count);
+            let (with, without) = (owners(&all), owners(&all[1..]));
+            let moved = with.iter().zip(&without).filter(|(with, without)| with != without);
+            assert!(moved.clone().all(|(with, _)| *with == all[0].ip));
+            let share = moved.count() as f64 / with.len() as f64 * f64::from(count);
+            assert!((0.8..1.2).contains(&share), "{share} times one of {count}");
+        }
     }
 
     #[test]
-    fn one_of_n_instances_that_comes_or_goes_moves_about_one_nth_of_the_keys() {
-        for count in [3, 10, 100] {
-            let all = hosts(count);
-            let (with, without) = (owners(&all), owners(&all[1..]));
-            let share = 1.0 / f64::from(count);
-            let moved = moved(&with, &without);
-            assert!(moved > 0.7 * share && moved < 1.5 * share, "{moved} of the keys moved for one of {count}");
-        }
+    fn another_weight_moves_only_what_the_shares_differ_by() {
+        let mut hosts = hosts(4);
+        let before = owners(&hosts);
+        Arc::make_mut(&mut hosts[2]).weight = 2.0;
+        let after = owners(&hosts);
+        let moved = before.iter().zip(&after).filter(|(before, after)| before != after);
+        assert!(moved.clone().all(|(_, after)| *after == hosts[2].ip));
+        // From 1 of 4 to 2 of 5.
+        assert!((moved.count() as f64 / before.len() as f64 - 0.15).abs() < 0.01);
     }
 
     #[test]

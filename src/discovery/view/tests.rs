@@ -114,7 +114,7 @@ fn views_and_guards_go_into_any_thread() {
     sendable_future(view.ready_within(Duration::ZERO));
     sendable_future(view.changed());
     sendable_future(view.available_within(Duration::ZERO));
-    sendable(view.begin().unwrap());
+    let _ = sendable(view.begin().unwrap());
     sendable(view.clone());
     fn sends<T: Send + 'static>(_: T) {}
     sends(view.lists());
