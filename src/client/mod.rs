@@ -31,7 +31,7 @@ pub(crate) mod servers;
 pub(crate) mod session;
 mod stream;
 #[cfg(any(feature = "rustls", feature = "openssl"))]
-mod tls;
+pub(crate) mod tls;
 #[cfg(not(any(feature = "rustls", feature = "openssl")))]
 #[path = "no_tls.rs"]
 mod tls;

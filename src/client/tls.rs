@@ -9,6 +9,7 @@ use actix_rt::net::TcpStream;
 use actix_service::Service as _;
 use actix_tls::connect::{Connection, Host};
 
+pub(crate) use self::by_library::{client_config, ClientConfig};
 pub(super) use self::by_library::{connector, TlsConnectorService};
 use super::stream::Stream;
 use crate::{config::Config, error::Error};
@@ -54,7 +55,7 @@ mod by_library {
     use rustls::{
         crypto::ring,
         pki_types::{pem::PemObject as _, CertificateDer, PrivateKeyDer},
-        ClientConfig, RootCertStore,
+        RootCertStore,
     };
 
     use super::{is_certain, is_needed, unusable};
@@ -62,6 +63,8 @@ mod by_library {
         config::{Config, TlsConfig},
         error::Error,
     };
+
+    pub(crate) type ClientConfig = Arc<rustls::ClientConfig>;
 
     /// `None` if no server needs https.
     pub(crate) fn connector(config: &Config) -> Result<Option<TlsConnectorService>, Error> {
@@ -74,13 +77,21 @@ mod by_library {
             let reason = "the platform has no root certificates; configure a CA file";
             return if is_certain(config)? { Err(Error::invalid("tls", reason)) } else { Ok(None) };
         }
+        Ok(Some(TlsConnector::service(trusting(roots, &config.tls, &["http/1.1"])?)))
+    }
+
+    /// How to connect to a server that speaks one of `protocols`, best first.
+    pub(crate) fn client_config(tls: &TlsConfig, protocols: &[&str]) -> Result<ClientConfig, Error> {
+        trusting(roots(tls)?, tls, protocols)
+    }
+
+    fn trusting(roots: RootCertStore, tls: &TlsConfig, protocols: &[&str]) -> Result<ClientConfig, Error> {
         // The provider is explicit because a process with several providers has no default.
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let builder = rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| Error::invalid("tls", error.to_string()))?
             .with_root_certificates(roots);
-        let files = config.tls.client_certificate_file.as_deref().zip(config.tls.client_key_file.as_deref());
-        let mut client = match files {
+        let mut client = match tls.get_client_certificate() {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
                 let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable("client key", key, error))?;
@@ -89,8 +100,8 @@ mod by_library {
                     .map_err(|error| unusable("client certificate", certificate, error))?
             }
         };
-        client.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Some(TlsConnector::service(Arc::new(client))))
+        client.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        Ok(Arc::new(client))
     }
 
     fn roots(tls: &TlsConfig) -> Result<RootCertStore, Error> {
@@ -122,26 +133,37 @@ mod by_library {
     use openssl::ssl::{SslConnector, SslFiletype, SslMethod};
 
     use super::{is_needed, unusable};
-    use crate::{config::Config, error::Error};
+    use crate::{
+        config::{Config, TlsConfig},
+        error::Error,
+    };
+
+    pub(crate) type ClientConfig = SslConnector;
 
     /// `None` if no server needs https.
     pub(crate) fn connector(config: &Config) -> Result<Option<TlsConnectorService>, Error> {
         if !is_needed(config)? {
             return Ok(None);
         }
+        Ok(Some(TlsConnector::service(client_config(&config.tls, &["http/1.1"])?)))
+    }
+
+    /// How to connect to a server that speaks one of `protocols`, best first.
+    pub(crate) fn client_config(tls: &TlsConfig, protocols: &[&str]) -> Result<ClientConfig, Error> {
         let no_tls = |error: openssl::error::ErrorStack| Error::invalid("tls", error.to_string());
         let mut client = SslConnector::builder(SslMethod::tls()).map_err(no_tls)?;
-        client.set_alpn_protos(b"\x08http/1.1").map_err(no_tls)?;
-        if let Some(file) = &config.tls.ca_file {
+        // Each name behind its length.
+        let named = protocols.iter().flat_map(|name| [name.len() as u8].into_iter().chain(name.bytes()));
+        client.set_alpn_protos(&named.collect::<Vec<_>>()).map_err(no_tls)?;
+        if let Some(file) = tls.get_ca_file() {
             client.set_ca_file(file).map_err(|error| unusable("CA file", file, error))?;
         }
-        let files = config.tls.client_certificate_file.as_deref().zip(config.tls.client_key_file.as_deref());
-        if let Some((certificate, key)) = files {
+        if let Some((certificate, key)) = tls.get_client_certificate() {
             client
                 .set_certificate_chain_file(certificate)
                 .map_err(|error| unusable("client certificate", certificate, error))?;
             client.set_private_key_file(key, SslFiletype::PEM).map_err(|error| unusable("client key", key, error))?;
         }
-        Ok(Some(TlsConnector::service(client.build())))
+        Ok(client.build())
     }
 }

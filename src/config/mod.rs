@@ -434,7 +434,7 @@ impl fmt::Debug for Config {
 }
 
 /// Sends records to the application's `tracing` subscriber if there is one, otherwise to the `log` crate.
-fn standard_logger() -> Logger {
+pub(crate) fn standard_logger() -> Logger {
     let log = slog_stdlog::StdLog.fuse();
     #[cfg(feature = "tracing")]
     let log = tracing_drain::TracingOr(log);

@@ -8,6 +8,7 @@ pub mod logs;
 pub mod measure;
 pub mod process;
 pub mod proxy;
+pub mod web;
 
 use std::{
     future::Future,

@@ -1,0 +1,186 @@
+//! What an answer says about the instance, and the end of a call when its body ends.
+
+use std::{
+    cell::Cell,
+    io,
+    pin::Pin,
+    task::{ready, Context, Poll, Waker},
+};
+
+use actix_http::{
+    header::{HeaderMap, CONTENT_LENGTH, CONTENT_TYPE},
+    BoxedPayloadStream, Payload, StatusCode,
+};
+use awc::{error::PayloadError, BoxedSocket, ClientResponse, ConnectResponse};
+use bytes::Bytes;
+use futures_util::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::connections::Carried;
+use crate::discovery::view::Call;
+
+/// So many pieces of a body that is dropped are read, if they are there.
+const PIECES_READ_AT_DROP: usize = 8;
+
+/// A call under way: of the instance, and of its connections, which are not idle meanwhile.
+pub(super) struct UnderWay {
+    pub(super) call: Call,
+    pub(super) _carried: Carried,
+}
+
+/// Statuses by which an instance says that it cannot serve.
+pub(super) fn is_failure(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
+pub(super) fn status_of(answer: &ConnectResponse) -> StatusCode {
+    match answer {
+        ConnectResponse::Client(answer) => answer.status(),
+        ConnectResponse::Tunnel(head, _) => head.status,
+    }
+}
+
+pub(super) fn headers_of(answer: &ConnectResponse) -> &HeaderMap {
+    match answer {
+        ConnectResponse::Client(answer) => answer.headers(),
+        ConnectResponse::Tunnel(head, _) => &head.headers,
+    }
+}
+
+/// The answer of a call that ends when its body ends or is dropped, a tunnel's when it is closed.
+pub(super) fn until_its_end(answer: ConnectResponse, under_way: UnderWay) -> ConnectResponse {
+    match answer {
+        ConnectResponse::Client(answer) => ConnectResponse::Client(with_call(answer, under_way)),
+        ConnectResponse::Tunnel(head, framed) => {
+            let is_open = head.status == StatusCode::SWITCHING_PROTOCOLS;
+            let under_way = if is_open {
+                Some(under_way)
+            } else {
+                under_way.call.succeeded();
+                None
+            };
+            let under_way = Cell::new(under_way);
+            let tunnel = |io| Box::new(Tunnel { io, under_way: under_way.take() }) as BoxedSocket;
+            ConnectResponse::Tunnel(head, framed.into_map_io(tunnel))
+        }
+    }
+}
+
+fn with_call(answer: ClientResponse, under_way: UnderWay) -> ClientResponse {
+    answer.map_body(|head, payload| {
+        if let Payload::None = payload {
+            under_way.call.succeeded();
+            return payload;
+        }
+        let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
+        let body = CountedBody {
+            payload,
+            left: text(CONTENT_LENGTH).and_then(|length| length.trim().parse().ok()),
+            is_event_stream: text(CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/event-stream")),
+            under_way: Some(under_way),
+        };
+        Payload::Stream { payload: Box::pin(body) as BoxedPayloadStream }
+    })
+}
+
+/// The body of an answer, with the call that it belongs to.
+struct CountedBody {
+    payload: Payload,
+    /// What the answer's length promises.
+    left: Option<u64>,
+    /// Ends when the caller has enough.
+    is_event_stream: bool,
+    under_way: Option<UnderWay>,
+}
+
+impl CountedBody {
+    fn ended(&mut self, succeeded: bool) {
+        if let Some(UnderWay { call, .. }) = self.under_way.take() {
+            if succeeded {
+                call.succeeded();
+            } else {
+                call.failed();
+            }
+        }
+    }
+}
+
+impl Stream for CountedBody {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut next = ready!(Pin::new(&mut self.payload).poll_next(cx));
+        match &next {
+            Some(Ok(piece)) => {
+                self.left = self.left.map(|left| left.saturating_sub(piece.len() as u64));
+                // The caller may not ask for the end of a body that it has seen all of.
+                if self.left == Some(0) {
+                    self.ended(true);
+                }
+            }
+            Some(Err(_)) => self.ended(false),
+            // awc takes what came before the end of the connection for all of it.
+            None if self.under_way.is_some() && self.left.is_some_and(|left| left > 0) => {
+                self.ended(false);
+                next = Some(Err(PayloadError::Incomplete(Some(io::ErrorKind::UnexpectedEof.into()))));
+            }
+            None => self.ended(true),
+        }
+        Poll::Ready(next)
+    }
+}
+
+impl Drop for CountedBody {
+    /// A caller that asks for the status alone drops a body that has come already. Reading its end tells that the call
+    /// succeeded, and keeps the connection.
+    fn drop(&mut self) {
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..PIECES_READ_AT_DROP {
+            if self.under_way.is_none() {
+                return;
+            }
+            match Pin::new(&mut *self).poll_next(&mut context) {
+                Poll::Ready(Some(_)) => {}
+                Poll::Ready(None) => return,
+                Poll::Pending => break,
+            }
+        }
+        if self.is_event_stream {
+            self.ended(true);
+        }
+    }
+}
+
+/// The connection of a tunnel, such as a WebSocket, with the call that it belongs to.
+struct Tunnel {
+    io: BoxedSocket,
+    under_way: Option<UnderWay>,
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        if let Some(UnderWay { call, .. }) = self.under_way.take() {
+            call.succeeded();
+        }
+    }
+}
+
+impl AsyncRead for Tunnel {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io).poll_shutdown(cx)
+    }
+}

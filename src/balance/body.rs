@@ -1,0 +1,239 @@
+//! Request bodies that can be sent again.
+//!
+//! awc's own type of a body has no public name. Bodies are made by sending them with a client whose connector keeps the
+//! request instead of sending it.
+
+use std::{
+    cell::{Cell, RefCell},
+    error::Error as StdError,
+    future::{ready, Ready},
+    pin::Pin,
+    rc::Rc,
+    task::{ready, Context, Poll},
+};
+
+use actix_http::{
+    body::{self, BodySize, BoxBody, MessageBody},
+    RequestHeadType,
+};
+use actix_service::{always_ready, Service};
+use awc::{
+    error::SendRequestError, middleware::Transform, Client, ConnectRequest, ConnectResponse, FrozenClientRequest,
+};
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+
+/// The body of a request, for each of its attempts.
+pub(super) enum Body {
+    /// Neither a body nor a length.
+    None,
+    /// A body of no bytes.
+    Empty,
+    Source(Rc<Source>),
+}
+
+impl Body {
+    pub(super) fn new(body: impl MessageBody + 'static) -> Self {
+        match body.size() {
+            BodySize::None => Body::None,
+            BodySize::Sized(0) => Body::Empty,
+            size => {
+                let (body, progress) = (RefCell::new(body.boxed()), RefCell::new(Progress::Unread));
+                Body::Source(Rc::new(Source { body, size, progress }))
+            }
+        }
+    }
+
+    /// Whether the body can be sent from its beginning.
+    pub(super) fn can_be_sent(&self) -> bool {
+        match self {
+            Body::None | Body::Empty => true,
+            Body::Source(source) => !matches!(*source.progress.borrow(), Progress::Streamed),
+        }
+    }
+
+    /// The body for one attempt.
+    pub(super) fn for_attempt(&self) -> BoxBody {
+        match self {
+            Body::None => BoxBody::new(body::None::new()),
+            Body::Empty => BoxBody::new(Bytes::new()),
+            Body::Source(source) => BoxBody::new(Replay { source: source.clone(), has_ended: false }),
+        }
+    }
+}
+
+/// What the application gave as the body, shared by the attempts.
+pub(super) struct Source {
+    body: RefCell<BoxBody>,
+    size: BodySize,
+    progress: RefCell<Progress>,
+}
+
+enum Progress {
+    Unread,
+    /// The first piece was all of it.
+    Whole(Bytes),
+    /// A part was read and is gone.
+    Streamed,
+}
+
+impl Source {
+    fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Box<dyn StdError>>>> {
+        let next = Pin::new(&mut *self.body.borrow_mut()).poll_next(cx);
+        let mut progress = self.progress.borrow_mut();
+        match &next {
+            Poll::Ready(Some(Ok(piece))) if self.is_whole(&progress, piece) => {
+                *progress = Progress::Whole(piece.clone())
+            }
+            Poll::Ready(_) => *progress = Progress::Streamed,
+            Poll::Pending => {}
+        }
+        next
+    }
+
+    fn is_whole(&self, progress: &Progress, piece: &Bytes) -> bool {
+        matches!(progress, Progress::Unread) && self.size == BodySize::Sized(piece.len() as u64)
+    }
+}
+
+/// The body of one attempt.
+struct Replay {
+    source: Rc<Source>,
+    has_ended: bool,
+}
+
+impl MessageBody for Replay {
+    type Error = Box<dyn StdError>;
+
+    fn size(&self) -> BodySize {
+        self.source.size
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        let whole = match &*self.source.progress.borrow() {
+            Progress::Whole(bytes) => Some(bytes.clone()),
+            _ => None,
+        };
+        if let Some(bytes) = whole {
+            self.has_ended = true;
+            return Poll::Ready(Some(Ok(bytes)));
+        }
+        let next = ready!(self.source.poll_next(cx));
+        self.has_ended = next.is_none() || matches!(*self.source.progress.borrow(), Progress::Whole(_));
+        Poll::Ready(next)
+    }
+}
+
+/// Makes requests of bodies.
+pub(super) struct RequestFactory {
+    frozen: Result<FrozenClientRequest, String>,
+    caught: Rc<Cell<Option<ConnectRequest>>>,
+}
+
+impl RequestFactory {
+    pub(super) fn new() -> Self {
+        let caught = Rc::default();
+        let client = Client::builder().disable_timeout().disable_redirects().wrap(Catch(Rc::clone(&caught))).finish();
+        // Nobody sees this address.
+        let frozen = client.get("http://localhost/").freeze().map_err(|error| error.to_string());
+        RequestFactory { frozen, caught }
+    }
+
+    pub(super) fn request(&self, head: RequestHeadType, body: BoxBody) -> Result<ConnectRequest, SendRequestError> {
+        if let Ok(frozen) = &self.frozen {
+            let _ = frozen.send_body(body).now_or_never();
+        }
+        match self.caught.take() {
+            Some(ConnectRequest::Client(_, body, address)) => Ok(ConnectRequest::Client(head, body, address)),
+            _ => Err(SendRequestError::Body("this version of awc sends no body through middleware".into())),
+        }
+    }
+}
+
+/// The connector that keeps the request.
+struct Catch(Rc<Cell<Option<ConnectRequest>>>);
+
+impl<S> Transform<S, ConnectRequest> for Catch {
+    type Transform = Self;
+
+    fn new_transform(self, _: S) -> Self {
+        self
+    }
+}
+
+impl Service<ConnectRequest> for Catch {
+    type Response = ConnectResponse;
+    type Error = SendRequestError;
+    type Future = Ready<Result<ConnectResponse, SendRequestError>>;
+
+    always_ready!();
+
+    fn call(&self, request: ConnectRequest) -> Self::Future {
+        self.0.set(Some(request));
+        ready(Err(SendRequestError::Timeout))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_http::body::{to_bytes, BodyStream, SizedStream};
+    use actix_http::RequestHead;
+    use futures_util::stream;
+
+    use super::*;
+
+    fn pieces(pieces: &[&'static [u8]]) -> impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> {
+        stream::iter(pieces.iter().map(|piece| Ok(Bytes::from_static(piece))).collect::<Vec<_>>())
+    }
+
+    async fn sent(body: &Body) -> Bytes {
+        to_bytes(body.for_attempt()).await.map_err(|error| error.to_string()).unwrap()
+    }
+
+    #[actix::test]
+    async fn a_body_in_memory_is_sent_as_often_as_wanted() {
+        for body in [Body::new("hello"), Body::new(SizedStream::new(5, pieces(&[b"hello"])))] {
+            for _ in 0..3 {
+                assert!(body.can_be_sent());
+                assert_eq!(body.for_attempt().size(), BodySize::Sized(5));
+                assert_eq!(sent(&body).await, "hello");
+            }
+        }
+    }
+
+    #[actix::test]
+    async fn a_streamed_body_is_sent_once_and_again_only_if_nothing_was_read() {
+        for body in [
+            Body::new(BodyStream::new(pieces(&[b"he", b"llo"]))),
+            Body::new(SizedStream::new(5, pieces(&[b"he", b"llo"]))),
+        ] {
+            drop(body.for_attempt());
+            assert!(body.can_be_sent());
+            assert_eq!(sent(&body).await, "hello");
+            assert!(!body.can_be_sent());
+        }
+    }
+
+    #[actix::test]
+    async fn no_body_stays_none() {
+        let (none, empty) = (Body::new(body::None::new()), Body::new(()));
+        assert_eq!((none.for_attempt().size(), empty.for_attempt().size()), (BodySize::None, BodySize::Sized(0)));
+        assert!(none.can_be_sent() && empty.can_be_sent());
+        assert_eq!(sent(&empty).await, "");
+    }
+
+    #[actix::test]
+    async fn requests_are_made_of_bodies() {
+        let factory = RequestFactory::new();
+        for text in ["first", "second"] {
+            let head = RequestHeadType::Owned(RequestHead::default());
+            let ConnectRequest::Client(_, body, None) = factory.request(head, BoxBody::new(text)).unwrap() else {
+                panic!("another kind of request");
+            };
+            assert_eq!(to_bytes(body).await.map_err(|error| error.to_string()).unwrap(), text);
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! The ready client, and the settings of calls by name.
+
+use std::{fmt, ops::Deref, rc::Rc, sync::Arc, time::Duration};
+
+use actix::{Addr, WeakAddr};
+use actix_http::{header::HeaderMap, RequestHead, StatusCode};
+use slog::Logger;
+
+use super::{
+    answer::is_failure,
+    body::RequestFactory,
+    connections::{self, Connections},
+    hosts::{hosts_of, is_host_name, key},
+    middleware::{Balancer, Middleware, Settings},
+    outgoing::HostHeader,
+    retry::Retry,
+    services::{Service, Services, UnderSuffix},
+    tls,
+};
+use crate::{
+    config::{standard_logger, TlsConfig},
+    discovery::view::Selection,
+    error::Error,
+    model::service::{ServiceName, ServiceRef},
+    registry::{Discover, Registry},
+};
+
+/// How long one attempt may take until the head of the answer has come.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a call may take, all attempts together.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How long a call waits for an instance that can be called.
+const WAIT: Duration = Duration::from_secs(2);
+/// How many services may be called under a suffix.
+const SERVICES_UNDER_SUFFIX: usize = 1000;
+
+/// An [`awc::Client`] whose requests to `http://orders/…` go to instances of the service `orders`.
+///
+/// It derefs to [`awc::Client`] and is used like it; requests to hosts that are no services go where they always went. Like
+/// awc's, it belongs to one thread: build one per worker. What they learn of instances, and the budget of retries, is shared
+/// by the process.
+///
+/// ```
+/// use actix_nacos::{balance::{Client, Retry}, embedded::EmbeddedServer, prelude::*};
+/// use actix_web::{web, App, HttpServer};
+///
+/// #[actix::main]
+/// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let nacos = EmbeddedServer::start()?;
+///     let registry = Registry::start(Config::new(nacos.server_address()))?;
+///     let orders = HttpServer::new(|| App::new().route("/items", web::get().to(|| async { "three" })));
+///     let orders = orders.workers(1).bind(("127.0.0.1", 0))?;
+///     let port = orders.addrs()[0].port();
+///     actix_rt::spawn(orders.run());
+///     registry.send(RegisterInstance::new("orders", "127.0.0.1", port)).await??;
+///
+///     let http = Client::builder(&registry).service("orders").retry(Retry::once()).finish();
+///     let mut items = http.get("http://orders/items").send().await?;
+///     assert_eq!(items.body().await?, "three");
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone)]
+pub struct Client(awc::Client);
+
+impl Client {
+    /// Settings of a client that finds instances by `registry`. The client does not keep the Registry alive: after its end,
+    /// calls go to the instances of the last lists.
+    pub fn builder(registry: &Addr<Registry>) -> ClientBuilder {
+        ClientBuilder::new(registry.downgrade())
+    }
+}
+
+impl Deref for Client {
+    type Target = awc::Client;
+
+    fn deref(&self) -> &awc::Client {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+/// Settings of calls by name. It can be cloned and sent into every worker, where [`finish`](ClientBuilder::finish) makes
+/// the client.
+///
+/// A setting that cannot be used fails every call of the client with [`Error::InvalidInput`]: see [`cause`](super::cause).
+#[derive(Clone)]
+pub struct ClientBuilder {
+    registry: WeakAddr<Registry>,
+    services: Vec<ServiceRef>,
+    hosts: Vec<(String, Discover)>,
+    suffix: Option<String>,
+    services_under_suffix: usize,
+    selection: Selection,
+    settings: Settings,
+    connect_timeout: Duration,
+    max_connections: usize,
+    tls: TlsConfig,
+    logger: Logger,
+}
+
+impl ClientBuilder {
+    fn new(registry: WeakAddr<Registry>) -> Self {
+        let settings = Settings {
+            retry: Retry::default(),
+            attempt_timeout: ATTEMPT_TIMEOUT,
+            deadline: DEADLINE,
+            wait: WAIT,
+            host: HostHeader::default(),
+            certificate_name: Arc::new(|service| service.name.clone()),
+            is_failure: Arc::new(|status, _| is_failure(status)),
+            key: None,
+        };
+        ClientBuilder {
+            registry,
+            services: Vec::new(),
+            hosts: Vec::new(),
+            suffix: None,
+            services_under_suffix: SERVICES_UNDER_SUFFIX,
+            selection: Selection::default(),
+            settings,
+            connect_timeout: CONNECT_TIMEOUT,
+            max_connections: 0,
+            tls: TlsConfig::default(),
+            logger: standard_logger(),
+        }
+    }
+
+    /// Requests to `http://orders/…` and `http://orders.DEFAULT_GROUP.nacos/…` go to instances of the service `orders`;
+    /// requests to `http://orders/…` and `http://orders.SHOP.nacos/…` to those of `SHOP@@orders`. A port in the URL is
+    /// ignored. Capital and small letters of the host are the same.
+    ///
+    /// A service whose name is no host name needs [`host`](ClientBuilder::host).
+    #[must_use]
+    pub fn service(mut self, service: impl Into<ServiceRef>) -> Self {
+        self.services.push(service.into());
+        self
+    }
+
+    /// Requests to this host go to instances of the service that `discover` names, chosen as it says.
+    ///
+    /// ```
+    /// # use actix_nacos::{balance::Client, prelude::*};
+    /// # fn of(registry: &actix::Addr<Registry>) {
+    /// let greeter = Discover::new("providers:com.example.IGreeter::").prefer_cluster("EAST");
+    /// let http = Client::builder(registry).host("greeter", greeter);
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn host(mut self, host: impl Into<String>, discover: Discover) -> Self {
+        self.hosts.push((host.into(), discover));
+        self
+    }
+
+    /// Every host with this suffix is a service: with `.nacos`, `http://orders.nacos/…` calls `orders`, and
+    /// `http://orders.SHOP.nacos/…` calls `SHOP@@orders`. A service is forgotten when it was not called for 10 minutes.
+    #[must_use]
+    pub fn suffix(mut self, suffix: impl Into<String>) -> Self {
+        self.suffix = Some(suffix.into());
+        self
+    }
+
+    /// How many services may be called under the [suffix](ClientBuilder::suffix). Beyond that, services without instances are
+    /// forgotten, and when there are none, calls of further services fail. Default: 1,000.
+    #[must_use]
+    pub fn services_under_suffix(mut self, limit: usize) -> Self {
+        self.services_under_suffix = limit;
+        self
+    }
+
+    /// How instances are chosen, for all services but those with a [host](ClientBuilder::host) of their own. Default: at random
+    /// by the weights.
+    #[must_use]
+    pub fn selection(mut self, selection: Selection) -> Self {
+        self.selection = selection;
+        self
+    }
+
+    /// The key of a request, for [`Policy::ConsistentHash`](crate::Policy::ConsistentHash): requests with the same key go to
+    /// the same instance. Default: none.
+    #[must_use]
+    pub fn key(mut self, key: impl Fn(&RequestHead) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.settings.key = Some(Arc::new(key));
+        self
+    }
+
+    /// Which requests are sent again to another instance. Default: [`Retry::once`].
+    #[must_use]
+    pub fn retry(mut self, retry: Retry) -> Self {
+        self.settings.retry = retry;
+        self
+    }
+
+    /// How long each attempt may take until the head of the answer has come. An instance that takes longer has failed.
+    /// Default: 5 s.
+    ///
+    /// awc's own time limit is turned off in the ready client. One that a request sets covers all attempts, and cuts the call
+    /// off without a retry.
+    #[must_use]
+    pub fn attempt_timeout(mut self, limit: Duration) -> Self {
+        self.settings.attempt_timeout = limit;
+        self
+    }
+
+    /// How long a call may take until the head of the answer has come, waiting and all attempts together. Default: 10 s.
+    #[must_use]
+    pub fn deadline(mut self, limit: Duration) -> Self {
+        self.settings.deadline = limit;
+        self
+    }
+
+    /// How long a call waits while no instance can be called, before it fails with [`Error::NoInstance`]. Default: 2 s.
+    #[must_use]
+    pub fn wait(mut self, limit: Duration) -> Self {
+        self.settings.wait = limit;
+        self
+    }
+
+    /// How long a connection may take to come about. Default: 2 s. Without effect on a [`middleware`](ClientBuilder::middleware).
+    #[must_use]
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = limit;
+        self
+    }
+
+    /// How many connections with calls under way the client may have, to all instances together; further calls wait, and the
+    /// waiting counts against the [time limit](ClientBuilder::attempt_timeout) of the instance. Default: no limit. Without
+    /// effect on a [`middleware`](ClientBuilder::middleware).
+    #[must_use]
+    pub fn max_connections(mut self, limit: usize) -> Self {
+        self.max_connections = limit;
+        self
+    }
+
+    /// What the `Host` header says, unless the request has set it. Default: the host of the URL. HTTP/2 has no such header, and
+    /// names the address of the instance.
+    #[must_use]
+    pub fn host_header(mut self, host: HostHeader) -> Self {
+        self.settings.host = host;
+        self
+    }
+
+    /// Which answers count as failures of the instance, to be repeated and to eject it. Default: the statuses 502, 503 and 504.
+    #[must_use]
+    pub fn failure_when(mut self, is_failure: impl Fn(StatusCode, &HeaderMap) -> bool + Send + Sync + 'static) -> Self {
+        self.settings.is_failure = Arc::new(is_failure);
+        self
+    }
+
+    /// Certificates for https, which needs the feature `rustls` or `openssl`. Default: the platform's roots, no certificate of
+    /// one's own. Without effect on a [`middleware`](ClientBuilder::middleware).
+    ///
+    /// Instances are called by https when the URL says `https`, and when their metadata says `secure=true`.
+    #[must_use]
+    pub fn tls(mut self, tls: TlsConfig) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// The name that the certificate of a service's instances must have. Default: the name of the service.
+    #[must_use]
+    pub fn certificate_name(mut self, name: impl Fn(&ServiceName) -> String + Send + Sync + 'static) -> Self {
+        self.settings.certificate_name = Arc::new(name);
+        self
+    }
+
+    /// Where log records go. Default: the `log` crate, by `slog-stdlog`. Failed attempts are logged at level debug.
+    #[must_use]
+    pub fn logger(mut self, logger: Logger) -> Self {
+        self.logger = logger;
+        self
+    }
+
+    /// Makes the client of this thread. It takes the place of awc's time limit, and closes connections that have been idle for
+    /// 4 s.
+    pub fn finish(self) -> Client {
+        let (limits, tls) = ((self.connect_timeout, self.max_connections), tls::client_config(&self.tls));
+        let (tls, error) = tls.map_or_else(|error| (None, Some(error)), |tls| (tls, None));
+        let middleware = self.balancer(true, error);
+        let connector = awc::Connector::new()
+            .connector(middleware.sockets())
+            .timeout(limits.0)
+            .handshake_timeout(limits.0)
+            .limit(limits.1)
+            .conn_keep_alive(connections::IDLE_TIME);
+        let connector = tls::with(connector, tls);
+        Client(awc::Client::builder().disable_timeout().connector(connector).wrap(middleware).finish())
+    }
+
+    /// Makes the middleware for an [`awc::Client`] of one's own, in this thread.
+    ///
+    /// awc's time limit of 5 s covers all attempts: turn it off, the [`attempt_timeout`](ClientBuilder::attempt_timeout) takes
+    /// its place. For https, take the [connector](Middleware::connector), too.
+    ///
+    /// ```
+    /// # use actix_nacos::{balance::Client, prelude::*};
+    /// # fn of(registry: &actix::Addr<Registry>) {
+    /// let by_name = Client::builder(registry).service("orders").middleware();
+    /// let http = awc::Client::builder().disable_timeout().wrap(by_name).finish();
+    /// # }
+    /// ```
+    pub fn middleware(self) -> Middleware {
+        self.balancer(false, None)
+    }
+
+    fn balancer(self, limits_others: bool, error: Option<Error>) -> Middleware {
+        Middleware(Rc::new(Balancer {
+            services: error.map_or_else(|| self.make_services(), Err),
+            registry: self.registry,
+            connections: Connections::default(),
+            factory: RequestFactory::new(),
+            settings: self.settings,
+            limits_others,
+            log: self.logger,
+        }))
+    }
+
+    fn make_services(&self) -> Result<Services, Error> {
+        let mut named = Vec::new();
+        for service in &self.services {
+            let name = service.resolve(None)?;
+            let hosts = hosts_of(&name)?;
+            let service = Rc::new(Service::new(Discover::new(name).selection(self.selection.clone())));
+            named.extend(hosts.map(|host| (host, service.clone())));
+        }
+        for (host, discover) in &self.hosts {
+            if !is_host_name(host) {
+                return Err(Error::invalid("host", format!("{host:?} is no host name")));
+            }
+            named.push((key(host), Rc::new(Service::new(discover.clone()))));
+        }
+        let selection = self.selection.clone();
+        let under_suffix = self.suffix.clone().map(|suffix| {
+            let with_selection = Arc::new(move |discover: Discover| discover.selection(selection.clone()));
+            UnderSuffix::new(suffix, self.services_under_suffix, with_selection)
+        });
+        Ok(Services::new(named, under_suffix))
+    }
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder")
+            .field("services", &self.services)
+            .field("hosts", &self.hosts)
+            .field("suffix", &self.suffix)
+            .field("retry", &self.settings.retry)
+            .finish_non_exhaustive()
+    }
+}

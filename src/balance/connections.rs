@@ -1,0 +1,303 @@
+//! The connections of one client to instances: which name their certificates must have, and their end when they are idle.
+//!
+//! awc closes an idle connection only when it is about to use it again. The connections to an instance that is not called
+//! any more would stay open, and their descriptors with them.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    fmt,
+    io::{self, IoSlice},
+    pin::Pin,
+    rc::{Rc, Weak},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use actix_http::{
+    uri::{Authority, Scheme},
+    Uri,
+};
+use actix_rt::{
+    net::{ActixStream, Ready, TcpStream},
+    time::{sleep, Instant},
+};
+use actix_service::{fn_service, Service};
+use actix_tls::connect::{ConnectError, ConnectInfo, Connection, Connector, Resolver};
+use awc::error::SendRequestError;
+use foldhash::fast::RandomState;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::outgoing::not_callable;
+
+/// Connections that carry no call for so long are closed. actix-web closes them after 5 s.
+pub(super) const IDLE_TIME: Duration = Duration::from_secs(4);
+/// How often idle connections are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What a client knows of its connections, by the authority that awc's pool knows them by.
+#[derive(Clone, Default)]
+pub(super) struct Connections(Rc<Table>);
+
+#[derive(Default)]
+struct Table {
+    by_authority: RefCell<HashMap<Authority, Entry, RandomState>>,
+    is_watched: Cell<bool>,
+}
+
+struct Entry {
+    /// What the certificate must be for; none without TLS.
+    server_name: Option<Rc<str>>,
+    calls: usize,
+    last_call: Instant,
+    sockets: Vec<Weak<Stream>>,
+}
+
+impl Connections {
+    /// Begins a call to the instance at `address`: by TLS with the server of that name, or without TLS.
+    pub(super) fn begin(&self, address: &str, server_name: Option<&str>) -> Result<Carried, SendRequestError> {
+        let mut table = self.0.by_authority.borrow_mut();
+        let mut written = address.to_owned();
+        loop {
+            let authority: Authority =
+                written.parse().map_err(|_| not_callable(&format!("{address:?} is no address")))?;
+            let entry = table.entry(authority.clone()).or_insert_with(|| Entry {
+                server_name: server_name.map(Rc::from),
+                calls: 0,
+                last_call: Instant::now(),
+                sockets: Vec::new(),
+            });
+            if entry.server_name.as_deref() == server_name {
+                entry.calls += 1;
+                drop(table);
+                self.watch();
+                return Ok(Carried { authority, connections: self.clone() });
+            }
+            // Two services at one address: a connection whose certificate was checked for the one must not carry calls to
+            // the other. With a zero before the port, awc's pool takes it for another address.
+            let port = written.rfind(':').map_or(written.len(), |colon| colon + 1);
+            written.insert(port, '0');
+        }
+    }
+
+    fn server_name(&self, authority: &Authority) -> Option<Rc<str>> {
+        self.0.by_authority.borrow().get(authority)?.server_name.clone()
+    }
+
+    /// What awc connects by: as its own connector, but TLS checks the certificate for the server's name.
+    pub(super) fn connector(
+        &self,
+    ) -> impl Service<ConnectInfo<Uri>, Response = Connection<Uri, Socket>, Error = ConnectError> + Clone {
+        let (connections, tcp) = (self.clone(), Connector::new(Resolver::default()).service());
+        fn_service::<_, _, _, _, _, ()>(move |asked: ConnectInfo<Uri>| {
+            let (connections, connecting) = (connections.clone(), tcp.call(asked));
+            async move {
+                let (stream, uri) = connecting.await?.into_parts();
+                // Small requests and answers must not wait for each other's acknowledgements.
+                let _ = stream.set_nodelay(true);
+                let socket = connections.keep(&uri, stream);
+                Ok(Connection::new(connections.named(uri)?, socket))
+            }
+        })
+    }
+
+    fn keep(&self, uri: &Uri, stream: TcpStream) -> Socket {
+        let socket = Socket(Rc::new(Stream { open: RefCell::new(Some(stream)), reader: Cell::new(None) }));
+        let mut table = self.0.by_authority.borrow_mut();
+        if let Some(entry) = uri.authority().and_then(|authority| table.get_mut(authority)) {
+            entry.sockets.retain(|socket| socket.strong_count() > 0);
+            entry.sockets.push(Rc::downgrade(&socket.0));
+        }
+        socket
+    }
+
+    /// The URI whose host is the name that the certificate must be for.
+    fn named(&self, uri: Uri) -> Result<Uri, ConnectError> {
+        let Some(name) = uri.authority().and_then(|authority| self.server_name(authority)) else { return Ok(uri) };
+        let named = Uri::builder().scheme(Scheme::HTTPS).authority(&*name).path_and_query("/").build();
+        let reason =
+            |_| io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no name that a certificate has"));
+        named.map_err(reason).map_err(ConnectError::Io)
+    }
+
+    /// Closes idle connections while there are any.
+    fn watch(&self) {
+        if self.0.is_watched.replace(true) {
+            return;
+        }
+        let table = Rc::downgrade(&self.0);
+        actix_rt::spawn(async move {
+            loop {
+                sleep(LOOK_EVERY).await;
+                let Some(table) = table.upgrade() else { return };
+                table.close_idle();
+                if table.by_authority.borrow().is_empty() {
+                    table.is_watched.set(false);
+                    return;
+                }
+            }
+        });
+    }
+}
+
+impl Table {
+    fn close_idle(&self) {
+        self.by_authority.borrow_mut().retain(|_, entry| {
+            if entry.calls > 0 || entry.last_call.elapsed() < IDLE_TIME {
+                return true;
+            }
+            // awc finds the end of a connection when it looks for one to use.
+            entry.sockets.iter().filter_map(Weak::upgrade).for_each(|stream| stream.close());
+            false
+        });
+    }
+}
+
+/// One call that connections to an instance carry, until it is dropped.
+pub(super) struct Carried {
+    authority: Authority,
+    connections: Connections,
+}
+
+impl Carried {
+    pub(super) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        if let Some(entry) = self.connections.0.by_authority.borrow_mut().get_mut(&self.authority) {
+            entry.calls -= 1;
+            entry.last_call = Instant::now();
+        }
+    }
+}
+
+/// A connection that can be closed while awc holds it.
+pub(super) struct Socket(Rc<Stream>);
+
+struct Stream {
+    open: RefCell<Option<TcpStream>>,
+    /// Waits for data: the task of an HTTP/2 connection does so all the time.
+    reader: Cell<Option<Waker>>,
+}
+
+impl Stream {
+    fn close(&self) {
+        self.open.borrow_mut().take();
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    /// Gives `closed` once the stream is closed.
+    fn with<T>(&self, closed: impl FnOnce() -> T, work: impl FnOnce(Pin<&mut TcpStream>) -> T) -> T {
+        match &mut *self.open.borrow_mut() {
+            Some(stream) => work(Pin::new(stream)),
+            None => closed(),
+        }
+    }
+}
+
+fn broken<T>() -> Poll<io::Result<T>> {
+    Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Socket").field(&self.0.open.borrow()).finish()
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = self.0.with(|| Poll::Ready(Ok(())), |stream| stream.poll_read(cx, buffer));
+        if read.is_pending() {
+            self.0.reader.set(Some(cx.waker().clone()));
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.with(broken, |stream| stream.poll_write(cx, bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.with(broken, |stream| stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.with(|| Poll::Ready(Ok(())), |stream| stream.poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0.with(broken, |stream| stream.poll_write_vectored(cx, pieces))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}
+
+/// awc wants it and asks for no readiness: a read or a write tells as much.
+impl ActixStream for Socket {
+    fn poll_read_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        Poll::Ready(Ok(Ready::ALL))
+    }
+
+    fn poll_write_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        Poll::Ready(Ok(Ready::ALL))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[actix::test]
+    async fn two_names_at_one_address_share_no_connection() {
+        let connections = Connections::default();
+        let authority = |name| connections.begin("127.0.0.7:8443", name).unwrap().authority().to_string();
+        let (orders, billing, plain) = (authority(Some("orders")), authority(Some("billing")), authority(None));
+        assert_eq!((orders.as_str(), billing.as_str()), ("127.0.0.7:8443", "127.0.0.7:08443"));
+        assert!(plain != orders && plain != billing);
+        assert_eq!((authority(Some("orders")), authority(Some("billing"))), (orders, billing.clone()));
+        assert_eq!(billing.parse::<Authority>().unwrap().port_u16(), Some(8443));
+        let named = |authority: &str| connections.named(format!("https://{authority}/").parse().unwrap()).unwrap();
+        assert_eq!(named(&billing).host(), Some("billing"));
+        assert_eq!(named("127.0.0.9:1").host(), Some("127.0.0.9"));
+    }
+
+    #[actix::test]
+    async fn what_is_no_address_is_an_error() {
+        let connections = Connections::default();
+        for address in ["a b:80", "", "[::1:80"] {
+            assert!(connections.begin(address, None).is_err(), "{address}");
+        }
+    }
+
+    #[actix::test]
+    async fn connections_without_calls_are_closed_after_four_seconds() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Connections::default();
+        let (busy, idle) = (Connections::begin(&connections, &address.to_string(), None).unwrap(), "127.0.0.1:1");
+        let uri: Uri = format!("http://{address}/").parse().unwrap();
+        let connected = connections.connector().call(ConnectInfo::new(uri)).await.unwrap();
+        drop(connections.begin(idle, None));
+        tokio::time::pause();
+        sleep(2 * IDLE_TIME).await;
+        assert!(connected.io_ref().0.open.borrow().is_some());
+        assert_eq!(connections.0.by_authority.borrow().len(), 1);
+        drop(busy);
+        sleep(IDLE_TIME + 2 * LOOK_EVERY).await;
+        assert!(connected.io_ref().0.open.borrow().is_none() && !connections.0.is_watched.get());
+    }
+}

@@ -1,0 +1,80 @@
+//! Errors of calls by name, within awc's error.
+
+use std::{error::Error as StdError, fmt};
+
+use awc::error::SendRequestError;
+
+use crate::{error::Error, model::service::ServiceName};
+
+/// The error of this crate that a call by name failed with: no instance, an unusable setting, the Registry's end. None for
+/// errors of the call itself.
+///
+/// ```
+/// use actix_nacos::{balance, Error};
+///
+/// async fn status(http: &balance::Client) -> u16 {
+///     match http.get("http://orders/").send().await {
+///         Ok(answer) => answer.status().as_u16(),
+///         Err(error) if matches!(balance::cause(&error), Some(Error::NoInstance { .. })) => 503,
+///         Err(_) => 502,
+///     }
+/// }
+/// ```
+pub fn cause(error: &SendRequestError) -> Option<&Error> {
+    match error {
+        SendRequestError::Custom(error, _) => error.downcast_ref(),
+        _ => None,
+    }
+}
+
+/// An error of this crate as one of awc.
+pub(super) fn into_awc(error: Error) -> SendRequestError {
+    SendRequestError::Custom(Box::new(error), Box::new(Plain("call by name".into())))
+}
+
+/// Adds to the error of a call that the instance may be gone for long.
+pub(super) fn of_stale_list(error: SendRequestError, service: &ServiceName) -> SendRequestError {
+    let context = format!("the list of {service} is stale, no registry server answers");
+    SendRequestError::Custom(Box::new(StaleList(error)), Box::new(Plain(context)))
+}
+
+/// awc writes this beside the error, by its debug format.
+struct Plain(String);
+
+impl fmt::Debug for Plain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[derive(Debug)]
+struct StaleList(SendRequestError);
+
+impl fmt::Display for StaleList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl StdError for StaleList {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_read_as_one_sentence() {
+        assert_eq!(into_awc(Error::Stopped).to_string(), "call by name: the registry has stopped");
+        assert_eq!(cause(&into_awc(Error::Stopped)), Some(&Error::Stopped));
+        let service = ServiceName::parse("orders").unwrap();
+        let stale = of_stale_list(SendRequestError::Timeout, &service);
+        let expected = "the list of DEFAULT_GROUP@@orders is stale, no registry server answers: \
+                        Timeout while waiting for response";
+        assert_eq!(stale.to_string(), expected);
+        assert_eq!(cause(&stale), None);
+    }
+}

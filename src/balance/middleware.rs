@@ -1,0 +1,323 @@
+//! The middleware of an awc client that sends calls by name to instances.
+
+use std::{fmt, rc::Rc, sync::Arc, time::Duration};
+
+use actix::WeakAddr;
+use actix_http::{header::HeaderMap, RequestHead, StatusCode, Uri};
+use actix_rt::time::{timeout, Instant};
+use actix_service::{forward_ready, Service as ActixService};
+use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
+use awc::{error::SendRequestError, middleware::Transform, ConnectRequest, ConnectResponse};
+use futures_util::future::LocalBoxFuture;
+use slog::{debug, Logger};
+
+use super::{
+    answer::{headers_of, status_of, until_its_end, UnderWay},
+    body::RequestFactory,
+    connections::{Connections, Socket},
+    error::{into_awc, of_stale_list},
+    outgoing::{HostHeader, Outgoing},
+    retry::{was_never_sent, Retry},
+    services::{Known, Service, Services},
+};
+use crate::{
+    discovery::view::Call,
+    error::Error,
+    model::{instance::Instance, service::ServiceName},
+    registry::Registry,
+};
+
+/// Metadata by which an instance says that it is called by https.
+const SECURE: &str = "secure";
+
+/// What the application decides about the calls of a client.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) retry: Retry,
+    pub(super) attempt_timeout: Duration,
+    pub(super) deadline: Duration,
+    pub(super) wait: Duration,
+    pub(super) host: HostHeader,
+    pub(super) certificate_name: Arc<dyn Fn(&ServiceName) -> String + Send + Sync>,
+    pub(super) is_failure: Arc<dyn Fn(StatusCode, &HeaderMap) -> bool + Send + Sync>,
+    pub(super) key: Option<Arc<dyn Fn(&RequestHead) -> Option<String> + Send + Sync>>,
+}
+
+/// Sends calls by name to instances, as a middleware of an [`awc::Client`] that the application builds itself. See
+/// [`ClientBuilder::middleware`](super::ClientBuilder::middleware).
+#[derive(Clone)]
+pub struct Middleware(pub(super) Rc<Balancer>);
+
+pub(super) struct Balancer {
+    pub(super) registry: WeakAddr<Registry>,
+    /// An unusable setting fails every call.
+    pub(super) services: Result<Services, Error>,
+    pub(super) connections: Connections,
+    pub(super) factory: RequestFactory,
+    pub(super) settings: Settings,
+    /// Whether calls to hosts that are no services have the time limit of an attempt.
+    pub(super) limits_others: bool,
+    pub(super) log: Logger,
+}
+
+impl Middleware {
+    /// Connects for awc, as its own connector does, but has certificates checked against the name of the service instead of
+    /// the address of the instance. Needed for https by name; it also closes connections that have been idle for 4 s.
+    pub fn connector(
+        &self,
+    ) -> impl ActixService<
+        ConnectInfo<Uri>,
+        Response = Connection<Uri, impl actix_rt::net::ActixStream + fmt::Debug>,
+        Error = ConnectError,
+    > + Clone {
+        self.sockets()
+    }
+
+    pub(super) fn sockets(
+        &self,
+    ) -> impl ActixService<ConnectInfo<Uri>, Response = Connection<Uri, Socket>, Error = ConnectError> + Clone {
+        self.0.connections.connector()
+    }
+}
+
+impl fmt::Debug for Middleware {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Middleware").finish_non_exhaustive()
+    }
+}
+
+impl<S> Transform<S, ConnectRequest> for Middleware
+where
+    S: ActixService<ConnectRequest, Response = ConnectResponse, Error = SendRequestError> + 'static,
+{
+    type Transform = Balanced<S>;
+
+    fn new_transform(self, connector: S) -> Balanced<S> {
+        Balanced { connector: Rc::new(connector), balancer: self.0 }
+    }
+}
+
+/// What [`Middleware`] makes of a connector.
+pub struct Balanced<S> {
+    connector: Rc<S>,
+    balancer: Rc<Balancer>,
+}
+
+impl<S> fmt::Debug for Balanced<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Balanced").finish_non_exhaustive()
+    }
+}
+
+impl<S> ActixService<ConnectRequest> for Balanced<S>
+where
+    S: ActixService<ConnectRequest, Response = ConnectResponse, Error = SendRequestError> + 'static,
+{
+    type Response = ConnectResponse;
+    type Error = SendRequestError;
+    type Future = LocalBoxFuture<'static, Result<ConnectResponse, SendRequestError>>;
+
+    forward_ready!(connector);
+
+    fn call(&self, request: ConnectRequest) -> Self::Future {
+        let (connector, balancer) = (self.connector.clone(), self.balancer.clone());
+        match balancer.find(&request) {
+            Ok(Some(service)) => Box::pin(async move { balancer.send(&*connector, &service, request).await }),
+            Ok(None) => Box::pin(async move { balancer.pass_through(&*connector, request).await }),
+            Err(error) => Box::pin(async move { Err(into_awc(error)) }),
+        }
+    }
+}
+
+/// How an attempt ended that was no success.
+enum Failure {
+    /// The instance answered that it cannot serve.
+    Refused(ConnectResponse),
+    /// The instance did not answer.
+    NoAnswer(SendRequestError),
+    /// The request itself cannot be sent, to whatever instance.
+    Unsendable(SendRequestError),
+}
+
+impl Failure {
+    fn of(error: SendRequestError) -> Self {
+        match error {
+            SendRequestError::Connect(_)
+            | SendRequestError::Send(_)
+            | SendRequestError::Response(_)
+            | SendRequestError::H2(_)
+            | SendRequestError::Timeout => Failure::NoAnswer(error),
+            error => Failure::Unsendable(error),
+        }
+    }
+
+    /// Whether the request may reach a second instance because it has reached none.
+    fn was_never_sent(&self) -> bool {
+        matches!(self, Failure::NoAnswer(error) if was_never_sent(error))
+    }
+
+    /// Whether the same instance may do better: it has closed a connection that it had kept, perhaps at the moment when
+    /// awc used it.
+    fn may_be_the_connections(&self) -> bool {
+        matches!(self, Failure::NoAnswer(SendRequestError::Send(_) | SendRequestError::H2(_)))
+            || matches!(self, Failure::NoAnswer(SendRequestError::Connect(_)) if !self.was_never_sent())
+    }
+
+    fn describe(&self) -> String {
+        match self {
+            Failure::Refused(answer) => status_of(answer).to_string(),
+            Failure::NoAnswer(error) | Failure::Unsendable(error) => error.to_string(),
+        }
+    }
+}
+
+/// One request by name, on its way to an answer.
+struct Sending<'a, S> {
+    balancer: &'a Balancer,
+    connector: &'a S,
+    known: &'a Known,
+    request: Outgoing,
+    tried: Vec<Arc<Instance>>,
+    deadline: Instant,
+}
+
+impl Balancer {
+    fn find(&self, request: &ConnectRequest) -> Result<Option<Rc<Service>>, Error> {
+        let services = self.services.as_ref().map_err(Error::clone)?;
+        let uri = match request {
+            ConnectRequest::Client(head, ..) => &head.as_ref().uri,
+            ConnectRequest::Tunnel(head, _) => &head.uri,
+        };
+        uri.host().map_or(Ok(None), |host| services.find(host))
+    }
+
+    async fn pass_through<S>(&self, connector: &S, request: ConnectRequest) -> Result<ConnectResponse, SendRequestError>
+    where
+        S: ActixService<ConnectRequest, Response = ConnectResponse, Error = SendRequestError>,
+    {
+        if !self.limits_others {
+            return connector.call(request).await;
+        }
+        let limit = self.settings.attempt_timeout;
+        timeout(limit, connector.call(request)).await.unwrap_or(Err(SendRequestError::Timeout))
+    }
+
+    async fn send<S>(
+        &self,
+        connector: &S,
+        service: &Service,
+        request: ConnectRequest,
+    ) -> Result<ConnectResponse, SendRequestError>
+    where
+        S: ActixService<ConnectRequest, Response = ConnectResponse, Error = SendRequestError>,
+    {
+        let deadline = Instant::now() + self.settings.deadline;
+        let discovered = timeout(self.settings.deadline, service.known(&self.registry)).await;
+        let known = discovered.map_err(|_| SendRequestError::Timeout)?.map_err(into_awc)?;
+        known.budget.note_request(std::time::Instant::now());
+        let request = Outgoing::new(request);
+        Sending { balancer: self, connector, known, request, tried: Vec::new(), deadline }.run().await
+    }
+}
+
+impl<S> Sending<'_, S>
+where
+    S: ActixService<ConnectRequest, Response = ConnectResponse, Error = SendRequestError>,
+{
+    async fn run(mut self) -> Result<ConnectResponse, SendRequestError> {
+        let mut call = self.first_call().await.map_err(into_awc)?;
+        loop {
+            let instance = call.instance().clone();
+            let failure = match self.attempt(call).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            self.note(&instance, &failure);
+            self.tried.push(instance);
+            match self.next_call(&failure) {
+                Some(next) => call = next,
+                None => return self.give_up(failure),
+            }
+        }
+    }
+
+    fn choose(&self) -> Result<Call, Error> {
+        let key = self.balancer.settings.key.as_ref().and_then(|key| key(self.request.head()));
+        match key {
+            Some(key) => self.known.view.begin_for_excluding(key, &self.tried),
+            None => self.known.view.begin_excluding(&self.tried),
+        }
+    }
+
+    /// Waits for an instance if there is none.
+    async fn first_call(&self) -> Result<Call, Error> {
+        let begun = self.choose();
+        let Err(Error::NoInstance { .. }) = begun else { return begun };
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        // If there is none then, the choice tells why.
+        let _ = self.known.view.available_within(self.balancer.settings.wait.min(left)).await;
+        self.choose()
+    }
+
+    /// The call of the next attempt, if there may be one.
+    fn next_call(&self, failure: &Failure) -> Option<Call> {
+        let retry = &self.balancer.settings.retry;
+        let is_allowed = self.tried.len() <= retry.times
+            && !matches!(failure, Failure::Unsendable(_))
+            && Instant::now() < self.deadline
+            && self.request.can_be_sent()
+            && (failure.was_never_sent() || retry.may_repeat(self.request.head()));
+        if !is_allowed {
+            return None;
+        }
+        let call = self.choose().ok()?;
+        let is_new = !self.tried.iter().any(|tried| tried.key_in_service() == call.key_in_service());
+        let is_useful = is_new || failure.may_be_the_connections();
+        (is_useful && self.known.budget.take_retry(std::time::Instant::now())).then_some(call)
+    }
+
+    async fn attempt(&mut self, call: Call) -> Result<ConnectResponse, Failure> {
+        let Balancer { connections, factory, settings, .. } = self.balancer;
+        let by_tls = self.request.wants_tls() || call.metadata.get(SECURE).is_some_and(|secure| secure == "true");
+        let name = by_tls.then(|| (settings.certificate_name)(self.known.view.service()));
+        let carried = match connections.begin(&call.authority(), name.as_deref()) {
+            Ok(carried) => carried,
+            Err(error) => {
+                call.failed();
+                return Err(Failure::of(error));
+            }
+        };
+        let request = self.request.to(carried.authority().clone(), by_tls, &settings.host, factory);
+        let request = request.map_err(Failure::of)?;
+        let limit = settings.attempt_timeout.min(self.deadline.saturating_duration_since(Instant::now()));
+        let answered = timeout(limit, self.connector.call(request)).await.unwrap_or(Err(SendRequestError::Timeout));
+        match answered.map_err(Failure::of) {
+            Ok(answer) if (settings.is_failure)(status_of(&answer), headers_of(&answer)) => {
+                call.failed();
+                Err(Failure::Refused(answer))
+            }
+            Ok(answer) => Ok(until_its_end(answer, UnderWay { call, _carried: carried })),
+            Err(failure @ Failure::Unsendable(_)) => Err(failure),
+            Err(failure) => {
+                call.failed();
+                Err(failure)
+            }
+        }
+    }
+
+    fn note(&self, instance: &Instance, failure: &Failure) {
+        debug!(self.balancer.log, "call failed"; "service" => %self.known.view.service(),
+            "instance" => instance.authority(), "reason" => failure.describe());
+    }
+
+    /// A rejection is an answer.
+    fn give_up(&self, failure: Failure) -> Result<ConnectResponse, SendRequestError> {
+        match failure {
+            Failure::Refused(answer) => Ok(answer),
+            Failure::NoAnswer(error) if self.known.view.is_stale() => {
+                Err(of_stale_list(error, self.known.view.service()))
+            }
+            Failure::NoAnswer(error) | Failure::Unsendable(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! A request by service name, and its rewriting for one instance after the other.
+
+use std::{io, rc::Rc};
+
+use actix_http::{
+    body::{BodySize, MessageBody as _},
+    header::{HeaderMap, HeaderValue, HOST},
+    uri::{Authority, Scheme},
+    RequestHead, RequestHeadType, Uri,
+};
+use awc::{
+    error::{ConnectError, SendRequestError},
+    ConnectRequest,
+};
+
+use super::body::{Body, RequestFactory};
+
+/// What the `Host` header of a call by name says, unless the request has set it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HostHeader {
+    /// The host of the URL as the application wrote it, such as `orders`.
+    #[default]
+    AsCalled,
+    /// The address of the instance, as `ip:port`.
+    Instance,
+    /// Always this.
+    Fixed(HeaderValue),
+}
+
+/// A request that can be addressed to one instance after the other.
+pub(super) struct Outgoing {
+    called: Uri,
+    /// `host` or `host:port` of the URL; none if the request has a `Host` header of its own.
+    called_host: Option<String>,
+    head: Rc<RequestHead>,
+    extra_headers: Option<HeaderMap>,
+    kind: Kind,
+}
+
+enum Kind {
+    Tunnel,
+    /// The first attempt may send the request as it came.
+    Whole {
+        first: Option<ConnectRequest>,
+        body: Body,
+    },
+}
+
+impl Outgoing {
+    pub(super) fn new(request: ConnectRequest) -> Self {
+        match request {
+            ConnectRequest::Tunnel(head, _) => Outgoing::of(Rc::new(head), None, Kind::Tunnel),
+            ConnectRequest::Client(head, body, _) => {
+                let (head, extra_headers) = match head {
+                    RequestHeadType::Owned(head) => (Rc::new(head), None),
+                    RequestHeadType::Rc(head, extra_headers) => (head, extra_headers),
+                };
+                let as_it_came = |body| {
+                    let placeholder = RequestHeadType::Rc(head.clone(), None);
+                    Some(ConnectRequest::Client(placeholder, body, None))
+                };
+                let (first, body) = match body.size() {
+                    BodySize::None => (as_it_came(body), Body::None),
+                    BodySize::Sized(0) => (as_it_came(body), Body::Empty),
+                    _ => (None, Body::new(body)),
+                };
+                Outgoing::of(head, extra_headers, Kind::Whole { first, body })
+            }
+        }
+    }
+
+    fn of(head: Rc<RequestHead>, extra_headers: Option<HeaderMap>, kind: Kind) -> Self {
+        let called = head.uri.clone();
+        let host = host_of(&called);
+        let others = |headers: &HeaderMap| headers.get(HOST).is_some_and(|value| value.as_bytes() != host.as_bytes());
+        let has_its_own = others(&head.headers) || extra_headers.as_ref().is_some_and(others);
+        Outgoing { called, called_host: (!has_its_own).then_some(host), head, extra_headers, kind }
+    }
+
+    pub(super) fn head(&self) -> &RequestHead {
+        &self.head
+    }
+
+    /// Whether the application wants TLS, whatever the instance says.
+    pub(super) fn wants_tls(&self) -> bool {
+        matches!(self.called.scheme_str(), Some("https" | "wss"))
+    }
+
+    /// Whether there can be another attempt.
+    pub(super) fn can_be_sent(&self) -> bool {
+        match &self.kind {
+            Kind::Tunnel => true,
+            Kind::Whole { body, .. } => body.can_be_sent(),
+        }
+    }
+
+    /// The request to the instance at `authority`.
+    pub(super) fn to(
+        &mut self,
+        authority: Authority,
+        by_tls: bool,
+        host: &HostHeader,
+        factory: &RequestFactory,
+    ) -> Result<ConnectRequest, SendRequestError> {
+        let host = self.host_header(&authority, host);
+        let uri = self.uri_at(authority, by_tls)?;
+        let body_as_it_came = match &mut self.kind {
+            Kind::Whole { first, .. } => first.take().and_then(|request| match request {
+                ConnectRequest::Client(_, body, _) => Some(body),
+                ConnectRequest::Tunnel(..) => None,
+            }),
+            Kind::Tunnel => None,
+        };
+        // Copies the head only if an earlier attempt or the application still has it.
+        let head = Rc::make_mut(&mut self.head);
+        head.uri = uri;
+        if let Some(host) = host {
+            head.headers.insert(HOST, host);
+        }
+        let head = || RequestHeadType::Rc(self.head.clone(), self.extra_headers.clone());
+        match (&self.kind, body_as_it_came) {
+            (Kind::Tunnel, _) => Ok(ConnectRequest::Tunnel(RequestHead::clone(&self.head), None)),
+            (_, Some(body)) => Ok(ConnectRequest::Client(head(), body, None)),
+            (Kind::Whole { body, .. }, None) => factory.request(head(), body.for_attempt()),
+        }
+    }
+
+    fn uri_at(&self, authority: Authority, by_tls: bool) -> Result<Uri, SendRequestError> {
+        let is_tunnel = matches!(self.kind, Kind::Tunnel);
+        let mut parts = self.called.clone().into_parts();
+        parts.authority = Some(authority);
+        parts.scheme = match (is_tunnel, by_tls) {
+            (false, false) => Some(Scheme::HTTP),
+            (false, true) => Some(Scheme::HTTPS),
+            (true, false) => "ws".parse().ok(),
+            (true, true) => "wss".parse().ok(),
+        };
+        Uri::from_parts(parts).map_err(|error| not_callable(&error.to_string()))
+    }
+
+    fn host_header(&self, authority: &Authority, choice: &HostHeader) -> Option<HeaderValue> {
+        let called = self.called_host.as_deref()?;
+        match choice {
+            HostHeader::AsCalled => HeaderValue::from_str(called).ok(),
+            HostHeader::Instance => HeaderValue::from_str(authority.as_str()).ok(),
+            HostHeader::Fixed(value) => Some(value.clone()),
+        }
+    }
+}
+
+/// As awc writes it.
+fn host_of(uri: &Uri) -> String {
+    let host = uri.host().unwrap_or_default();
+    match uri.port_u16() {
+        None | Some(80 | 443) => host.to_owned(),
+        Some(port) => format!("{host}:{port}"),
+    }
+}
+
+/// An instance whose address is none: no connection to it can come about.
+pub(super) fn not_callable(reason: &str) -> SendRequestError {
+    SendRequestError::Connect(ConnectError::Io(io::Error::new(io::ErrorKind::InvalidInput, reason)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a client of awc gives to its middleware.
+    fn outgoing(url: &str) -> Outgoing {
+        let mut head = RequestHead::default();
+        head.uri = url.parse().unwrap();
+        let request = RequestFactory::new().request(RequestHeadType::Owned(head), Body::Empty.for_attempt());
+        Outgoing::new(request.unwrap())
+    }
+
+    fn sent(outgoing: &mut Outgoing, authority: &str, by_tls: bool, host: &HostHeader) -> (String, String) {
+        let request = outgoing.to(authority.parse().unwrap(), by_tls, host, &RequestFactory::new()).unwrap();
+        let ConnectRequest::Client(head, ..) = request else { panic!("a tunnel") };
+        let head = head.as_ref();
+        (head.uri.to_string(), head.headers.get(HOST).map_or(String::new(), |host| host.to_str().unwrap().into()))
+    }
+
+    #[test]
+    fn each_attempt_goes_to_its_instance_and_names_the_host_that_was_called() {
+        let mut request = outgoing("http://orders/items?page=2");
+        let called = &HostHeader::AsCalled;
+        for authority in ["127.0.0.7:8080", "[::1]:80"] {
+            let (url, host) = sent(&mut request, authority, false, called);
+            assert_eq!((url, host.as_str()), (format!("http://{authority}/items?page=2"), "orders"));
+        }
+        assert_eq!(sent(&mut request, "127.0.0.7:8443", true, called).0, "https://127.0.0.7:8443/items?page=2");
+        assert_eq!(sent(&mut outgoing("http://orders:81"), "127.0.0.7:8080", false, called).1, "orders:81");
+    }
+
+    #[test]
+    fn the_application_chooses_the_host_header() {
+        let fixed = HostHeader::Fixed(HeaderValue::from_static("shop.example"));
+        for (choice, expected) in [(&HostHeader::Instance, "127.0.0.7:80"), (&fixed, "shop.example")] {
+            assert_eq!(sent(&mut outgoing("http://orders/"), "127.0.0.7:80", false, choice).1, expected);
+        }
+    }
+
+    #[test]
+    fn a_host_header_of_the_request_stays_for_every_attempt() {
+        let mut head = RequestHead::default();
+        head.uri = "http://orders/".parse().unwrap();
+        head.headers.insert(HOST, HeaderValue::from_static("mine"));
+        let request = RequestFactory::new().request(RequestHeadType::Owned(head), Body::Empty.for_attempt());
+        let mut request = Outgoing::new(request.unwrap());
+        for _ in 0..2 {
+            assert_eq!(sent(&mut request, "127.0.0.7:80", false, &HostHeader::Instance).1, "mine");
+        }
+    }
+}

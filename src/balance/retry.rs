@@ -1,0 +1,119 @@
+//! Which requests are sent again, and how often.
+
+use std::{fmt, sync::Arc};
+
+use actix_http::{Method, RequestHead};
+use awc::error::{ConnectError, SendRequestError};
+
+/// How often a request is sent again to another instance, and which requests may be.
+///
+/// A request that no instance has received is sent again whatever its method is: the connection was refused, or did not
+/// come about. One that an instance may have received is sent again if it may be repeated: by default GET, HEAD, OPTIONS,
+/// TRACE, PUT and DELETE. The retries of all clients of the process together are at most a fifth of a service's requests
+/// over 10 s, but at least 3 per second. A streamed body is never sent twice: such a request is sent again only if nothing
+/// of the body was read.
+#[derive(Clone)]
+pub struct Retry {
+    pub(super) times: usize,
+    may_repeat: Arc<dyn Fn(&RequestHead) -> bool + Send + Sync>,
+}
+
+impl Retry {
+    /// No request is sent again.
+    pub fn never() -> Self {
+        Retry::times(0)
+    }
+
+    /// A request is sent again at most once.
+    pub fn once() -> Self {
+        Retry::times(1)
+    }
+
+    /// A request is sent again at most `times` times, each time to an instance that was not tried, while there is one.
+    pub fn times(times: usize) -> Self {
+        Retry { times, may_repeat: Arc::new(|head| is_idempotent(&head.method)) }
+    }
+
+    /// Decides which requests may reach two instances, instead of the method. It is asked only about requests that an
+    /// instance may have received.
+    ///
+    /// ```
+    /// use actix_nacos::balance::Retry;
+    ///
+    /// let retry = Retry::once().repeat_when(|head| head.method == "GET" || head.headers.contains_key("idempotency-key"));
+    /// ```
+    #[must_use]
+    pub fn repeat_when(mut self, may_repeat: impl Fn(&RequestHead) -> bool + Send + Sync + 'static) -> Self {
+        self.may_repeat = Arc::new(may_repeat);
+        self
+    }
+
+    pub(super) fn may_repeat(&self, head: &RequestHead) -> bool {
+        (self.may_repeat)(head)
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Retry::once()
+    }
+}
+
+impl fmt::Debug for Retry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Retry").field("times", &self.times).finish_non_exhaustive()
+    }
+}
+
+/// Methods whose effect is the same when they arrive twice (RFC 9110, 9.2.2).
+fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
+}
+
+/// Whether no instance can have received the request: no connection came about. awc gives a connection that ended before
+/// the answer as `Disconnected`.
+pub(super) fn was_never_sent(error: &SendRequestError) -> bool {
+    matches!(error, SendRequestError::Connect(error) if !matches!(error, ConnectError::Disconnected))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn head(method: Method) -> RequestHead {
+        let mut head = RequestHead::default();
+        head.method = method;
+        head
+    }
+
+    #[test]
+    fn methods_without_a_second_effect_may_be_repeated() {
+        let retry = Retry::once();
+        for method in [Method::GET, Method::HEAD, Method::PUT, Method::DELETE, Method::OPTIONS, Method::TRACE] {
+            assert!(retry.may_repeat(&head(method)));
+        }
+        for method in [Method::POST, Method::PATCH, Method::CONNECT] {
+            assert!(!retry.may_repeat(&head(method)));
+        }
+    }
+
+    #[test]
+    fn the_application_may_decide_instead() {
+        let retry = Retry::times(2).repeat_when(|head| head.method == Method::POST);
+        assert!(retry.may_repeat(&head(Method::POST)) && !retry.may_repeat(&head(Method::GET)));
+        assert_eq!((retry.times, Retry::never().times), (2, 0));
+    }
+
+    #[test]
+    fn a_connection_that_ended_may_have_carried_the_request() {
+        let refused = || ConnectError::Io(io::ErrorKind::ConnectionRefused.into());
+        for error in [ConnectError::Timeout, ConnectError::NoRecords, refused()] {
+            assert!(was_never_sent(&SendRequestError::Connect(error)));
+        }
+        assert!(!was_never_sent(&SendRequestError::Connect(ConnectError::Disconnected)));
+        assert!(!was_never_sent(&SendRequestError::Send(io::ErrorKind::BrokenPipe.into())));
+        assert!(!was_never_sent(&SendRequestError::Timeout));
+    }
+}

@@ -1,0 +1,232 @@
+//! The services that one client calls: by which hosts, and by which view.
+
+use std::{
+    cell::{Cell, OnceCell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use actix::WeakAddr;
+use actix_rt::time::{sleep, Instant};
+use foldhash::fast::RandomState;
+
+use super::{
+    budget::Budget,
+    hosts::{key, service_under_suffix},
+};
+use crate::{
+    discovery::view::ServiceView,
+    error::Error,
+    registry::{Discover, Registry},
+};
+
+/// A service under a suffix is forgotten when it was not called for so long.
+const IDLE_TIME: Duration = Duration::from_secs(600);
+/// How often idle services are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+type ByHost<T> = HashMap<String, T, RandomState>;
+
+/// How a client discovers a service it was not told of.
+pub(super) type MakeDiscover = Arc<dyn Fn(Discover) -> Discover + Send + Sync>;
+
+/// A service that can be called.
+pub(super) struct Service {
+    discover: Discover,
+    known: OnceCell<Known>,
+}
+
+/// What is there once the service was discovered.
+pub(super) struct Known {
+    pub(super) view: ServiceView,
+    pub(super) budget: Arc<Budget>,
+}
+
+impl Service {
+    pub(super) fn new(discover: Discover) -> Self {
+        Service { discover, known: OnceCell::new() }
+    }
+
+    /// The view and the budget. Discovers the service on the first call.
+    pub(super) async fn known(&self, registry: &WeakAddr<Registry>) -> Result<&Known, Error> {
+        if let Some(known) = self.known.get() {
+            return Ok(known);
+        }
+        let registry = registry.upgrade().ok_or(Error::Stopped)?;
+        let view = registry.send(self.discover.clone()).await??;
+        let budget = Budget::of(view.service());
+        // Another call may have been faster. Its view shows the same list.
+        Ok(self.known.get_or_init(|| Known { view, budget }))
+    }
+
+    fn lists_nothing(&self) -> bool {
+        self.known.get().is_none_or(|known| known.view.instances().is_empty())
+    }
+}
+
+/// All services of a client.
+pub(super) struct Services {
+    named: ByHost<Rc<Service>>,
+    under_suffix: Option<Rc<UnderSuffix>>,
+}
+
+impl Services {
+    pub(super) fn new(
+        named: impl IntoIterator<Item = (String, Rc<Service>)>,
+        under_suffix: Option<UnderSuffix>,
+    ) -> Self {
+        Services { named: named.into_iter().collect(), under_suffix: under_suffix.map(Rc::new) }
+    }
+
+    /// The service that `host` names. None for a host that is no service.
+    pub(super) fn find(&self, host: &str) -> Result<Option<Rc<Service>>, Error> {
+        // Nearly always a host is written in small letters.
+        let named = self.named.get(host).cloned().or_else(|| self.named.get(&key(host)).cloned());
+        match (named, &self.under_suffix) {
+            (None, Some(under_suffix)) => under_suffix.find(host),
+            (named, _) => Ok(named),
+        }
+    }
+}
+
+/// The services whose hosts end with a suffix. They are remembered while they are called.
+pub(super) struct UnderSuffix {
+    suffix: String,
+    limit: usize,
+    make_discover: MakeDiscover,
+    services: RefCell<ByHost<Recent>>,
+    is_watched: Cell<bool>,
+}
+
+struct Recent {
+    service: Rc<Service>,
+    called: Cell<Instant>,
+}
+
+impl UnderSuffix {
+    pub(super) fn new(suffix: String, limit: usize, make_discover: MakeDiscover) -> Self {
+        UnderSuffix { suffix, limit, make_discover, services: RefCell::default(), is_watched: Cell::new(false) }
+    }
+
+    fn find(self: &Rc<Self>, host: &str) -> Result<Option<Rc<Service>>, Error> {
+        if let Some(recent) = self.services.borrow().get(host) {
+            recent.called.set(Instant::now());
+            return Ok(Some(recent.service.clone()));
+        }
+        let Some(name) = service_under_suffix(host, &self.suffix) else { return Ok(None) };
+        self.make_place(host)?;
+        let service = Rc::new(Service::new((self.make_discover)(Discover::new(name))));
+        let recent = Recent { service: service.clone(), called: Cell::new(Instant::now()) };
+        self.services.borrow_mut().insert(host.to_owned(), recent);
+        self.watch();
+        Ok(Some(service))
+    }
+
+    /// Forgets a service without instances if the limit is reached. One that has instances is not forgotten for a name that
+    /// may be a mistake.
+    fn make_place(&self, host: &str) -> Result<(), Error> {
+        let mut services = self.services.borrow_mut();
+        if services.len() < self.limit {
+            return Ok(());
+        }
+        let useless = services.iter().filter(|(_, recent)| recent.service.lists_nothing());
+        let oldest = useless.min_by_key(|(_, recent)| recent.called.get()).map(|(host, _)| host.clone());
+        match oldest {
+            Some(oldest) => drop(services.remove(&oldest)),
+            None => {
+                let reason = format!("{host} would be one service more than the {} that may be called", self.limit);
+                return Err(Error::invalid("host", reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_idle(&self) {
+        self.services.borrow_mut().retain(|_, recent| recent.called.get().elapsed() < IDLE_TIME);
+    }
+
+    /// Looks for idle services while there is any.
+    fn watch(self: &Rc<Self>) {
+        if self.is_watched.replace(true) {
+            return;
+        }
+        let services = Rc::downgrade(self);
+        actix_rt::spawn(async move {
+            loop {
+                sleep(LOOK_EVERY).await;
+                let Some(services) = services.upgrade() else { return };
+                services.forget_idle();
+                if services.services.borrow().is_empty() {
+                    services.is_watched.set(false);
+                    return;
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{instance::Instance, service::ServiceName};
+
+    fn under_suffix(limit: usize) -> Rc<UnderSuffix> {
+        Rc::new(UnderSuffix::new(".nacos".into(), limit, Arc::new(|discover| discover)))
+    }
+
+    fn with_an_instance(service: &Service) {
+        let view = ServiceView::fixed(ServiceName::parse("any").unwrap(), [Instance::new("127.0.0.7", 80)]);
+        let budget = Budget::of(view.service());
+        assert!(service.known.set(Known { view, budget }).is_ok());
+    }
+
+    fn count(services: &UnderSuffix) -> usize {
+        services.services.borrow().len()
+    }
+
+    #[actix::test]
+    async fn a_service_under_the_suffix_is_forgotten_after_ten_idle_minutes() {
+        tokio::time::pause();
+        let services = under_suffix(10);
+        let first = services.find("orders.nacos").unwrap().unwrap();
+        services.find("idle.nacos").unwrap();
+        assert_eq!(count(&services), 2);
+        for _ in 0..11 {
+            sleep(LOOK_EVERY).await;
+            assert!(Rc::ptr_eq(&first, &services.find("orders.nacos").unwrap().unwrap()));
+        }
+        assert_eq!(count(&services), 1);
+        sleep(IDLE_TIME + 2 * LOOK_EVERY).await;
+        assert_eq!((count(&services), services.is_watched.get()), (0, false));
+        services.find("orders.nacos").unwrap();
+        sleep(IDLE_TIME + 2 * LOOK_EVERY).await;
+        assert_eq!(count(&services), 0);
+    }
+
+    #[actix::test]
+    async fn too_many_names_cost_only_services_without_instances() {
+        let services = under_suffix(3);
+        for host in ["a.nacos", "b.nacos", "c.nacos"] {
+            with_an_instance(&services.find(host).unwrap().unwrap());
+        }
+        let refused = services.find("d.nacos").err().unwrap();
+        assert!(matches!(refused, Error::InvalidInput { field: "host", .. }), "{refused}");
+        services.services.borrow_mut().remove("b.nacos");
+        for host in ["d.nacos", "e.nacos", "f.nacos"] {
+            assert!(services.find(host).unwrap().is_some());
+        }
+        let hosts: Vec<_> = ["a", "c", "f"].map(|name| format!("{name}.nacos")).into();
+        assert!(hosts.iter().all(|host| services.services.borrow().contains_key(host)) && count(&services) == 3);
+    }
+
+    #[actix::test]
+    async fn hosts_are_found_in_any_case_and_others_are_none() {
+        let named = ("orders".to_owned(), Rc::new(Service::new(Discover::new("orders"))));
+        let services = Services::new([named], None);
+        for (host, is_one) in [("orders", true), ("ORDERS", true), ("orders.nacos", false), ("example.com", false)] {
+            assert_eq!(services.find(host).unwrap().is_some(), is_one, "{host}");
+        }
+    }
+}

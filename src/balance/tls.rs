@@ -1,0 +1,59 @@
+//! TLS of the ready client, by HTTP/2 where the instance speaks it.
+
+#[cfg(any(feature = "rustls", feature = "openssl"))]
+pub(super) use self::by_library::{client_config, with};
+#[cfg(not(any(feature = "rustls", feature = "openssl")))]
+pub(super) use self::none::{client_config, with};
+
+#[cfg(any(feature = "rustls", feature = "openssl"))]
+mod by_library {
+    use std::sync::OnceLock;
+
+    use actix_http::Uri;
+    use actix_service::Service;
+    use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
+    use awc::Connector;
+
+    use super::super::connections::Socket;
+    use crate::{
+        client::tls::{self, ClientConfig},
+        config::TlsConfig,
+        error::Error,
+    };
+
+    /// The platform's roots are read once per process, which takes time.
+    pub(in super::super) fn client_config(tls: &TlsConfig) -> Result<Option<ClientConfig>, Error> {
+        static BY_DEFAULT: OnceLock<Result<ClientConfig, Error>> = OnceLock::new();
+        let make = || tls::client_config(tls, &["h2", "http/1.1"]);
+        let config = if *tls == TlsConfig::default() { BY_DEFAULT.get_or_init(make).clone() } else { make() };
+        config.map(Some)
+    }
+
+    pub(in super::super) fn with<S>(connector: Connector<S>, config: Option<ClientConfig>) -> Connector<S>
+    where
+        S: Service<ConnectInfo<Uri>, Response = Connection<Uri, Socket>, Error = ConnectError> + Clone + 'static,
+    {
+        match config {
+            #[cfg(feature = "rustls")]
+            Some(config) => connector.rustls_0_23(config),
+            #[cfg(not(feature = "rustls"))]
+            Some(config) => connector.openssl(config),
+            None => connector,
+        }
+    }
+}
+
+#[cfg(not(any(feature = "rustls", feature = "openssl")))]
+mod none {
+    use std::convert::Infallible;
+
+    use crate::{config::TlsConfig, error::Error};
+
+    pub(in super::super) fn client_config(_: &TlsConfig) -> Result<Option<Infallible>, Error> {
+        Ok(None)
+    }
+
+    pub(in super::super) fn with<C>(connector: C, _: Option<Infallible>) -> C {
+        connector
+    }
+}
