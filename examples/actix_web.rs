@@ -7,7 +7,7 @@ mod cli;
 
 use std::{net::TcpListener, process::ExitCode, time::Duration};
 
-use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+use actix_nacos::{balance::Client, embedded::EmbeddedServer, prelude::*};
 use actix_web::{get, rt, web, App, HttpResponse, HttpServer, Responder};
 
 const HELP: &str = "\
@@ -35,18 +35,10 @@ async fn hello(me: web::Data<Me>) -> impl Responder {
 }
 
 #[get("/friend")]
-async fn friend(view: web::Data<ServiceView>, me: web::Data<Me>, client: web::Data<awc::Client>) -> impl Responder {
-    // With few instances the choice is often this instance. Then choose again.
-    let chosen = (0..16).filter_map(|_| view.select_one()).find(|chosen| chosen.authority() != me.address);
-    let Some(friend) = chosen.map(|chosen| chosen.authority()) else {
-        return HttpResponse::ServiceUnavailable().body("there is no other instance\n");
-    };
-    match client.get(format!("http://{friend}/")).send().await {
-        Ok(mut answer) => match answer.body().await {
-            Ok(body) => HttpResponse::Ok().body(body),
-            Err(error) => HttpResponse::BadGateway().body(format!("{friend}: {error}\n")),
-        },
-        Err(error) => HttpResponse::BadGateway().body(format!("{friend}: {error}\n")),
+async fn friend(http: web::Data<Client>) -> impl Responder {
+    match http.get("http://friend/").send().await {
+        Ok(answer) => HttpResponse::build(answer.status()).streaming(answer),
+        Err(error) => HttpResponse::BadGateway().body(format!("{error}\n")),
     }
 }
 
@@ -78,7 +70,6 @@ async fn run(config: Option<Config>, options: Options) -> Result<(), Error> {
     let (config, _embedded) = or_embedded(config)?;
     let ip = config.local_ip()?.to_string();
     let registry = Registry::start(config)?;
-    let view = registry.send(Discover::new(options.service.as_str())).await??;
     let mut status = StatusRoutes::new(&registry);
     if let Some(token) = options.token {
         status = status.token(token);
@@ -87,9 +78,14 @@ async fn run(config: Option<Config>, options: Options) -> Result<(), Error> {
     let listener = TcpListener::bind(("0.0.0.0", options.port))?;
     let me = web::Data::new(Me { address: Instance::new(&ip, listener.local_addr()?.port()).authority() });
     println!("listening on http://{}/, /friend, /livez, /readyz, /offline, /metrics and /registry/", me.address);
+    let others = Discover::new(options.service.as_str()).only({
+        let me = me.address.clone();
+        move |instance| instance.authority() != me
+    });
+    let by_name = Client::builder(&registry).host("friend", others);
     let app = move || {
-        let (view, client) = (web::Data::new(view.clone()), web::Data::new(awc::Client::default()));
-        let app = App::new().app_data(me.clone()).app_data(view).app_data(client);
+        let http = web::Data::new(by_name.clone().finish());
+        let app = App::new().app_data(me.clone()).app_data(http);
         app.configure(|app| status.configure(app)).service(hello).service(friend)
     };
     let server = HttpServer::new(app).listen(listener)?;

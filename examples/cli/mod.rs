@@ -77,6 +77,14 @@ impl Arguments {
         self.others.remove(0)
     }
 
+    /// Takes the arguments that are left, at least one.
+    pub(crate) fn rest(mut self, what: &str) -> Vec<String> {
+        let mut rest = vec![self.next(what)];
+        rest.append(&mut self.others);
+        self.finish();
+        rest
+    }
+
     /// The settings for the server in `--server` or in `NACOS_SERVER_ADDR`, if there is one.
     pub(crate) fn config(&mut self) -> Option<Config> {
         let variable = |name| env::var(name).ok().filter(|value: &String| !value.is_empty());
