@@ -7,10 +7,18 @@
 
 #[path = "../tests/scenarios/blocked.rs"]
 mod blocked;
+#[path = "../tests/scenarios/by_name.rs"]
+mod by_name;
+#[path = "../tests/scenarios/by_weight.rs"]
+mod by_weight;
 #[path = "../tests/scenarios/datagrams.rs"]
 mod datagrams;
+#[path = "../tests/scenarios/eject.rs"]
+mod eject;
 #[path = "../tests/scenarios/failover.rs"]
 mod failover;
+#[path = "../tests/scenarios/kill9.rs"]
+mod kill9;
 #[path = "../tests/scenarios/listeners.rs"]
 mod listeners;
 #[path = "../tests/scenarios/many_offline.rs"]
@@ -21,12 +29,16 @@ mod outage;
 mod restart;
 #[path = "../tests/scenarios/rnacos.rs"]
 mod rnacos;
+#[path = "../tests/scenarios/rolling.rs"]
+mod rolling;
 #[path = "../tests/scenarios/rolling_restart.rs"]
 mod rolling_restart;
 #[path = "../tests/scenarios/session.rs"]
 mod session;
 #[path = "../tests/scenarios/sigterm.rs"]
 mod sigterm;
+#[path = "../tests/scenarios/slow.rs"]
+mod slow;
 #[path = "../tests/scenarios/soak.rs"]
 mod soak;
 #[path = "../tests/support/mod.rs"]
@@ -37,10 +49,10 @@ mod time_to_remove;
 use std::{future::Future, time::Duration};
 
 use actix::System;
-use actix_nacos::{embedded::EmbeddedServer, Config, PushConfig};
+use actix_nacos::{balance::Retry, embedded::EmbeddedServer, Config, Policy, PushConfig, Selection};
 use support::measure;
 
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 19] = [
     "time_to_remove",
     "rolling_restart",
     "restart",
@@ -53,6 +65,12 @@ const NAMES: [&str; 13] = [
     "datagrams",
     "sigterm",
     "offline",
+    "kill9",
+    "rolling",
+    "eject",
+    "slow",
+    "shares",
+    "calls_in_outage",
     "soak",
 ];
 
@@ -105,6 +123,12 @@ fn stage(name: &str, options: &Options) {
         "datagrams" => datagrams(options),
         "sigterm" => sigterm(),
         "offline" => offline(),
+        "kill9" => kill9(),
+        "rolling" => rolling(),
+        "eject" => eject(),
+        "slow" => slow(),
+        "shares" => shares(),
+        "calls_in_outage" => calls_in_outage(),
         _ => soak(options),
     }
 }
@@ -262,6 +286,85 @@ fn offline() {
     let many_offline::Figures { registered_in, took, deregistered, failed, still_there } = figures;
     println!("offline: 100,000 instances registered in {registered_in:.1?}, {deregistered} deregistered in {took:.1?}");
     assert_eq!((deregistered, failed, still_there), (100_000, 0, 0));
+}
+
+fn kill9() {
+    let sizes = kill9::Sizes { rate: 1000, before: 3 * SECOND, after: 10 * SECOND };
+    let retried = run(kill9::one_of_three_is_killed(Retry::once(), &sizes));
+    let once = run(kill9::one_of_three_is_killed(Retry::never(), &sizes));
+    println!(
+        "kill9: one of three instances killed at 1,000 GET/s: retry once: {} of {} failed; no retry: {} of {} failed, \
+         {} were in flight",
+        retried.failed.len(),
+        retried.requests,
+        once.failed.len(),
+        once.requests,
+        once.in_flight
+    );
+    assert!(retried.failed.is_empty(), "{:?}", retried.failed.first());
+    assert!(once.failed.len() <= 5 + once.in_flight, "{:?}", once.failed);
+}
+
+fn rolling() {
+    let server = EmbeddedServer::start().expect("a free port");
+    let sizes =
+        rolling::Sizes { rate: 1000, before: 3 * SECOND, between: 2 * SECOND, newcomers: Duration::from_millis(50) };
+    let rolling::Figures { calls, first_calls } = run(rolling::rolling(&server, &sizes));
+    println!(
+        "rolling: three instances restarted one by one at 1,000 GET and POST/s: {} of {} failed, and {} of {} first \
+         calls of callers that had just started",
+        calls.failed.len(),
+        calls.requests,
+        first_calls.failed.len(),
+        first_calls.requests
+    );
+    assert!(calls.failed.is_empty() && first_calls.failed.is_empty(), "{:?} {:?}", calls.failed, first_calls.failed);
+}
+
+fn eject() {
+    let (bad_for, back_within) = (60 * SECOND, 35 * SECOND);
+    let sizes = eject::Sizes { rate: 300, selection: Selection::default(), bad_for, back_within };
+    let eject::Figures { until_ejected, share_afterwards, back_after, failed } =
+        run(eject::one_of_three_answers_503(&sizes));
+    println!(
+        "eject: one of three instances answers 503 for 60 s at 300/s: ejected within {until_ejected} of its requests, \
+         {:.3} % of the calls afterwards, back after {back_after:.1?}, {failed} calls failed with one retry",
+        100.0 * share_afterwards
+    );
+    assert!(until_ejected <= 10 && share_afterwards <= 0.01);
+    assert!(back_after.is_some_and(|back_after| back_after <= back_within));
+}
+
+fn slow() {
+    let millis = Duration::from_millis;
+    let sizes = slow::Sizes { rate: 500, slow: millis(20), others: millis(2), last: 20 * SECOND };
+    let (random, share_at_random) = run(slow::one_of_three_is_slow(Policy::WeightedRandom, &sizes));
+    let (least, share_of_least) = run(slow::one_of_three_is_slow(Policy::LeastLoaded, &sizes));
+    println!(
+        "slow: one of three takes 20 ms, the others 2 ms, at 500/s: p99 {:.1?} at random and {:.1?} by least loaded, the \
+         slow one's share {:.1} % and {:.1} %",
+        random.latency(99.0),
+        least.latency(99.0),
+        100.0 * share_at_random,
+        100.0 * share_of_least
+    );
+    assert!(random.failed.is_empty() && least.failed.is_empty());
+    assert!(least.latency(99.0) <= random.latency(99.0) / 2);
+}
+
+fn shares() {
+    let shares = run(by_weight::shares([1.0, 2.0, 7.0], 100_000));
+    let percent = shares.map(|share| 100.0 * share);
+    println!("shares: weights 1 : 2 : 7, 100,000 calls by name: {percent:.2?} %");
+    assert!(percent.iter().zip([10.0, 20.0, 70.0]).all(|(share, expected)| (share - expected).abs() <= 1.0));
+}
+
+fn calls_in_outage() {
+    let [slow, fast] = [100, 1000].map(|rate| run(by_weight::requests_per_call(rate, 20 * SECOND)));
+    println!(
+        "calls_in_outage: all instances answer 503: {slow:.3} requests for each call at 100/s, {fast:.3} at 1,000/s"
+    );
+    assert!(slow <= 1.25 && fast <= 1.25);
 }
 
 fn soak(options: &Options) {

@@ -1,0 +1,119 @@
+//! Three instances are restarted one by one while they are called by name, also by callers that have just started.
+#![allow(dead_code, unreachable_pub, reason = "each binary that shares it takes what it needs")]
+
+use std::{cell::Cell, time::Duration};
+
+use actix::Addr;
+use actix_nacos::{
+    balance::{Client, Retry},
+    embedded::EmbeddedServer,
+    Config, RegisterInstance, Registry, Shutdown,
+};
+use actix_web::{dev::ServerHandle, web, App, HttpServer};
+use futures_util::future::{join3, join_all};
+
+use crate::{
+    by_name::{call, Caller, Calls},
+    support::{ask, shut_down, start, unique},
+};
+
+const INSTANCES: usize = 3;
+/// A caller that has just started makes so many calls.
+const FIRST_CALLS: usize = 10;
+
+pub struct Sizes {
+    /// Requests per second.
+    pub rate: u32,
+    /// From the start of the callers to the first restart.
+    pub before: Duration,
+    /// From the start of a new instance to the end of the next old one, and at last to the end of the requests.
+    pub between: Duration,
+    /// From one caller that has just started to the next one.
+    pub newcomers: Duration,
+}
+
+pub struct Figures {
+    /// Of the caller that was there before.
+    pub calls: Calls,
+    /// Of those that have just started.
+    pub first_calls: Calls,
+}
+
+struct Instance {
+    registry: Addr<Registry>,
+    server: ServerHandle,
+}
+
+impl Instance {
+    async fn start(nacos: &EmbeddedServer, service: &str) -> Self {
+        let app =
+            || App::new().route("/", web::get().to(hello)).route("/", web::post().to(|body: String| async { body }));
+        let server = HttpServer::new(app).workers(1).disable_signals().bind(("127.0.0.1", 0)).expect("a free port");
+        let port = server.addrs()[0].port();
+        let server = server.run();
+        let handle = server.handle();
+        actix_rt::spawn(server);
+        let registry = start(Config::new(nacos.server_address()));
+        ask(&registry, RegisterInstance::new(service, "127.0.0.1", port)).await.expect("registered");
+        Instance { registry, server: handle }
+    }
+
+    async fn stop(self) {
+        let report = ask(&self.registry, Shutdown::default().drain_until_noticed()).await.expect("a report");
+        assert_eq!((report.deregistered, report.failed.len()), (1, 0));
+        self.server.stop(true).await;
+    }
+}
+
+async fn hello() -> &'static str {
+    "hello"
+}
+
+/// The calls of a caller of its own, from its first moment.
+async fn just_started(nacos: &EmbeddedServer, service: &str) -> Calls {
+    let registry = start(Config::new(nacos.server_address()));
+    let http = Client::builder(&registry).service(service).retry(Retry::once()).finish();
+    let mut calls = Calls::default();
+    for number in 0..FIRST_CALLS {
+        let outcome = call(http.clone(), format!("http://{service}/"), number % 2 == 1).await;
+        calls.requests += 1;
+        calls.failed.extend(outcome.err());
+    }
+    shut_down(&registry).await;
+    calls
+}
+
+pub async fn rolling(nacos: &EmbeddedServer, sizes: &Sizes) -> Figures {
+    let service = unique("greeter");
+    let mut old = join_all((0..INSTANCES).map(|_| Instance::start(nacos, &service))).await;
+    let registry = start(Config::new(nacos.server_address()));
+    let http = Client::builder(&registry).service(&service).retry(Retry::once()).finish();
+
+    let (caller, is_over) = (Caller::default(), Cell::new(false));
+    let deploy = async {
+        actix_rt::time::sleep(sizes.before).await;
+        let mut new = Vec::new();
+        while let Some(instance) = old.pop() {
+            instance.stop().await;
+            new.push(Instance::start(nacos, &service).await);
+            actix_rt::time::sleep(sizes.between).await;
+        }
+        is_over.set(true);
+        new
+    };
+    let url = format!("http://{service}/");
+    let load =
+        caller.call_at_rate(sizes.rate, || is_over.get(), |number| call(http.clone(), url.clone(), number % 2 == 1));
+    let newcomers = async {
+        let mut calls = Calls::default();
+        while !is_over.get() {
+            calls.add(just_started(nacos, &service).await);
+            actix_rt::time::sleep(sizes.newcomers).await;
+        }
+        calls
+    };
+    let (new, (), first_calls) = join3(deploy, load, newcomers).await;
+    join_all(new.into_iter().map(|instance| async move { shut_down(&instance.registry).await })).await;
+    shut_down(&registry).await;
+    Figures { calls: caller.take(), first_calls }
+}
