@@ -178,6 +178,19 @@
 //! # }
 //! ```
 //!
+//! # Calling by name
+//! A [`balance::Client`] wraps an awc client. It sends each request to an instance of the service that the URL names,
+//! and to another instance if the first fails.
+//!
+//! ```no_run
+//! # use actix_nacos::{balance::{Client, Retry}, prelude::*};
+//! # async fn run(registry: actix::Addr<Registry>) -> Result<(), awc::error::SendRequestError> {
+//! let http = Client::builder(&registry).service("orders").retry(Retry::once()).finish();
+//! let items = http.get("http://orders/items").send().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Checking the state
 //! [`GetStatus`] reports the state of each server, of the login, of each registered instance and of each subscription.
 //! The answer serialises to JSON, for a status page. [`WatchConnection`] notifies an actor when servers are lost or

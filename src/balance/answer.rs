@@ -24,7 +24,8 @@ const PIECES_READ_AT_DROP: usize = 8;
 
 /// A call under way: of the instance, and of its connections, which are not idle meanwhile.
 pub(super) struct UnderWay {
-    pub(super) call: Call,
+    /// None if the instance has been told already, or if it is none.
+    pub(super) call: Option<Call>,
     pub(super) _carried: Carried,
 }
 
@@ -47,6 +48,16 @@ pub(super) fn headers_of(answer: &ConnectResponse) -> &HeaderMap {
     }
 }
 
+impl UnderWay {
+    fn ended(self, succeeded: bool) {
+        match self.call {
+            Some(call) if succeeded => call.succeeded(),
+            Some(call) => call.failed(),
+            None => {}
+        }
+    }
+}
+
 /// The answer of a call that ends when its body ends or is dropped, a tunnel's when it is closed.
 pub(super) fn until_its_end(answer: ConnectResponse, under_way: UnderWay) -> ConnectResponse {
     match answer {
@@ -56,7 +67,7 @@ pub(super) fn until_its_end(answer: ConnectResponse, under_way: UnderWay) -> Con
             let under_way = if is_open {
                 Some(under_way)
             } else {
-                under_way.call.succeeded();
+                under_way.ended(true);
                 None
             };
             let under_way = Cell::new(under_way);
@@ -69,7 +80,7 @@ pub(super) fn until_its_end(answer: ConnectResponse, under_way: UnderWay) -> Con
 fn with_call(answer: ClientResponse, under_way: UnderWay) -> ClientResponse {
     answer.map_body(|head, payload| {
         if let Payload::None = payload {
-            under_way.call.succeeded();
+            under_way.ended(true);
             return payload;
         }
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
@@ -95,12 +106,8 @@ struct CountedBody {
 
 impl CountedBody {
     fn ended(&mut self, succeeded: bool) {
-        if let Some(UnderWay { call, .. }) = self.under_way.take() {
-            if succeeded {
-                call.succeeded();
-            } else {
-                call.failed();
-            }
+        if let Some(under_way) = self.under_way.take() {
+            under_way.ended(succeeded);
         }
     }
 }
@@ -159,8 +166,8 @@ struct Tunnel {
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        if let Some(UnderWay { call, .. }) = self.under_way.take() {
-            call.succeeded();
+        if let Some(under_way) = self.under_way.take() {
+            under_way.ended(true);
         }
     }
 }

@@ -41,8 +41,22 @@ pub(super) struct Connections(Rc<Table>);
 
 #[derive(Default)]
 struct Table {
-    by_authority: RefCell<HashMap<Authority, Entry, RandomState>>,
+    entries: RefCell<HashMap<Key, Entry, RandomState>>,
     is_watched: Cell<bool>,
+}
+
+/// awc keeps connections with and without TLS apart.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    by_tls: bool,
+    authority: Authority,
+}
+
+impl Key {
+    fn of(uri: &Uri) -> Option<Self> {
+        let by_tls = matches!(uri.scheme_str(), Some("https" | "wss"));
+        Some(Key { by_tls, authority: uri.authority()?.clone() })
+    }
 }
 
 struct Entry {
@@ -54,14 +68,14 @@ struct Entry {
 }
 
 impl Connections {
-    /// Begins a call to the instance at `address`: by TLS with the server of that name, or without TLS.
+    /// Begins a call to `address`: by TLS with the server of that name, or without TLS.
     pub(super) fn begin(&self, address: &str, server_name: Option<&str>) -> Result<Carried, SendRequestError> {
-        let mut table = self.0.by_authority.borrow_mut();
+        let mut entries = self.0.entries.borrow_mut();
         let mut written = address.to_owned();
         loop {
-            let authority: Authority =
-                written.parse().map_err(|_| not_callable(&format!("{address:?} is no address")))?;
-            let entry = table.entry(authority.clone()).or_insert_with(|| Entry {
+            let parsed = written.parse().map_err(|_| not_callable(&format!("{address:?} is no address")));
+            let key = Key { by_tls: server_name.is_some(), authority: parsed? };
+            let entry = entries.entry(key.clone()).or_insert_with(|| Entry {
                 server_name: server_name.map(Rc::from),
                 calls: 0,
                 last_call: Instant::now(),
@@ -69,19 +83,19 @@ impl Connections {
             });
             if entry.server_name.as_deref() == server_name {
                 entry.calls += 1;
-                drop(table);
+                drop(entries);
                 self.watch();
-                return Ok(Carried { authority, connections: self.clone() });
+                return Ok(Carried { key, connections: self.clone() });
             }
-            // Two services at one address: a connection whose certificate was checked for the one must not carry calls to
-            // the other. With a zero before the port, awc's pool takes it for another address.
+            // Two names at one address: a connection whose certificate was checked for the one must not carry calls to the
+            // other. With a zero before the port, awc's pool takes it for another address.
             let port = written.rfind(':').map_or(written.len(), |colon| colon + 1);
             written.insert(port, '0');
         }
     }
 
-    fn server_name(&self, authority: &Authority) -> Option<Rc<str>> {
-        self.0.by_authority.borrow().get(authority)?.server_name.clone()
+    fn server_name(&self, uri: &Uri) -> Option<Rc<str>> {
+        self.0.entries.borrow().get(&Key::of(uri)?)?.server_name.clone()
     }
 
     /// What awc connects by: as its own connector, but TLS checks the certificate for the server's name.
@@ -103,8 +117,8 @@ impl Connections {
 
     fn keep(&self, uri: &Uri, stream: TcpStream) -> Socket {
         let socket = Socket(Rc::new(Stream { open: RefCell::new(Some(stream)), reader: Cell::new(None) }));
-        let mut table = self.0.by_authority.borrow_mut();
-        if let Some(entry) = uri.authority().and_then(|authority| table.get_mut(authority)) {
+        let mut entries = self.0.entries.borrow_mut();
+        if let Some(entry) = Key::of(uri).and_then(|key| entries.get_mut(&key)) {
             entry.sockets.retain(|socket| socket.strong_count() > 0);
             entry.sockets.push(Rc::downgrade(&socket.0));
         }
@@ -113,7 +127,7 @@ impl Connections {
 
     /// The URI whose host is the name that the certificate must be for.
     fn named(&self, uri: Uri) -> Result<Uri, ConnectError> {
-        let Some(name) = uri.authority().and_then(|authority| self.server_name(authority)) else { return Ok(uri) };
+        let Some(name) = self.server_name(&uri) else { return Ok(uri) };
         let named = Uri::builder().scheme(Scheme::HTTPS).authority(&*name).path_and_query("/").build();
         let reason =
             |_| io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is no name that a certificate has"));
@@ -131,7 +145,7 @@ impl Connections {
                 sleep(LOOK_EVERY).await;
                 let Some(table) = table.upgrade() else { return };
                 table.close_idle();
-                if table.by_authority.borrow().is_empty() {
+                if table.entries.borrow().is_empty() {
                     table.is_watched.set(false);
                     return;
                 }
@@ -142,7 +156,7 @@ impl Connections {
 
 impl Table {
     fn close_idle(&self) {
-        self.by_authority.borrow_mut().retain(|_, entry| {
+        self.entries.borrow_mut().retain(|_, entry| {
             if entry.calls > 0 || entry.last_call.elapsed() < IDLE_TIME {
                 return true;
             }
@@ -153,21 +167,21 @@ impl Table {
     }
 }
 
-/// One call that connections to an instance carry, until it is dropped.
+/// One call that connections to an address carry, until it is dropped.
 pub(super) struct Carried {
-    authority: Authority,
+    key: Key,
     connections: Connections,
 }
 
 impl Carried {
     pub(super) fn authority(&self) -> &Authority {
-        &self.authority
+        &self.key.authority
     }
 }
 
 impl Drop for Carried {
     fn drop(&mut self) {
-        if let Some(entry) = self.connections.0.by_authority.borrow_mut().get_mut(&self.authority) {
+        if let Some(entry) = self.connections.0.entries.borrow_mut().get_mut(&self.key) {
             entry.calls -= 1;
             entry.last_call = Instant::now();
         }
@@ -267,7 +281,7 @@ mod tests {
         let authority = |name| connections.begin("127.0.0.7:8443", name).unwrap().authority().to_string();
         let (orders, billing, plain) = (authority(Some("orders")), authority(Some("billing")), authority(None));
         assert_eq!((orders.as_str(), billing.as_str()), ("127.0.0.7:8443", "127.0.0.7:08443"));
-        assert!(plain != orders && plain != billing);
+        assert_eq!(plain, orders, "awc keeps them apart by the scheme");
         assert_eq!((authority(Some("orders")), authority(Some("billing"))), (orders, billing.clone()));
         assert_eq!(billing.parse::<Authority>().unwrap().port_u16(), Some(8443));
         let named = |authority: &str| connections.named(format!("https://{authority}/").parse().unwrap()).unwrap();
@@ -295,7 +309,7 @@ mod tests {
         tokio::time::pause();
         sleep(2 * IDLE_TIME).await;
         assert!(connected.io_ref().0.open.borrow().is_some());
-        assert_eq!(connections.0.by_authority.borrow().len(), 1);
+        assert_eq!(connections.0.entries.borrow().len(), 1);
         drop(busy);
         sleep(IDLE_TIME + 2 * LOOK_EVERY).await;
         assert!(connected.io_ref().0.open.borrow().is_none() && !connections.0.is_watched.get());

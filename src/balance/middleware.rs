@@ -3,7 +3,7 @@
 use std::{fmt, rc::Rc, sync::Arc, time::Duration};
 
 use actix::WeakAddr;
-use actix_http::{header::HeaderMap, RequestHead, StatusCode, Uri};
+use actix_http::{header::HeaderMap, uri::Authority, RequestHead, StatusCode, Uri};
 use actix_rt::time::{timeout, Instant};
 use actix_service::{forward_ready, Service as ActixService};
 use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
@@ -16,11 +16,12 @@ use super::{
     body::RequestFactory,
     connections::{Connections, Socket},
     error::{into_awc, of_stale_list},
-    outgoing::{HostHeader, Outgoing},
+    outgoing::{self, HostHeader, Outgoing},
     retry::{was_never_sent, Retry},
     services::{Known, Service, Services},
 };
 use crate::{
+    config::LONGEST_DURATION,
     discovery::view::Call,
     error::Error,
     model::{instance::Instance, service::ServiceName},
@@ -171,6 +172,13 @@ impl Failure {
     }
 }
 
+fn uri_of(request: &ConnectRequest) -> &Uri {
+    match request {
+        ConnectRequest::Client(head, ..) => &head.as_ref().uri,
+        ConnectRequest::Tunnel(head, _) => &head.uri,
+    }
+}
+
 /// One request by name, on its way to an answer.
 struct Sending<'a, S> {
     balancer: &'a Balancer,
@@ -184,22 +192,26 @@ struct Sending<'a, S> {
 impl Balancer {
     fn find(&self, request: &ConnectRequest) -> Result<Option<Rc<Service>>, Error> {
         let services = self.services.as_ref().map_err(Error::clone)?;
-        let uri = match request {
-            ConnectRequest::Client(head, ..) => &head.as_ref().uri,
-            ConnectRequest::Tunnel(head, _) => &head.uri,
-        };
-        uri.host().map_or(Ok(None), |host| services.find(host))
+        uri_of(request).host().map_or(Ok(None), |host| services.find(host))
     }
 
     async fn pass_through<S>(&self, connector: &S, request: ConnectRequest) -> Result<ConnectResponse, SendRequestError>
     where
         S: ActixService<ConnectRequest, Response = ConnectResponse, Error = SendRequestError>,
     {
-        if !self.limits_others {
-            return connector.call(request).await;
-        }
-        let limit = self.settings.attempt_timeout;
-        timeout(limit, connector.call(request)).await.unwrap_or(Err(SendRequestError::Timeout))
+        let (uri, wants_tls) = (uri_of(&request).clone(), outgoing::wants_tls(uri_of(&request)));
+        let authority = uri.authority().map_or("", Authority::as_str);
+        let carried = self.connections.begin(authority, uri.host().filter(|_| wants_tls))?;
+        let request = if carried.authority() == authority {
+            request
+        } else {
+            // An instance that is called by name listens there, and its certificate is for another name.
+            let address = carried.authority().clone();
+            Outgoing::new(request).to(address, wants_tls, &HostHeader::AsCalled, &self.factory)?
+        };
+        let limit = if self.limits_others { self.settings.attempt_timeout } else { LONGEST_DURATION };
+        let answer = timeout(limit, connector.call(request)).await.unwrap_or(Err(SendRequestError::Timeout))?;
+        Ok(until_its_end(answer, UnderWay { call: None, _carried: carried }))
     }
 
     async fn send<S>(
@@ -278,7 +290,8 @@ where
 
     async fn attempt(&mut self, call: Call) -> Result<ConnectResponse, Failure> {
         let Balancer { connections, factory, settings, .. } = self.balancer;
-        let by_tls = self.request.wants_tls() || call.metadata.get(SECURE).is_some_and(|secure| secure == "true");
+        let by_tls = outgoing::wants_tls(self.request.called())
+            || call.metadata.get(SECURE).is_some_and(|secure| secure == "true");
         let name = by_tls.then(|| (settings.certificate_name)(self.known.view.service()));
         let carried = match connections.begin(&call.authority(), name.as_deref()) {
             Ok(carried) => carried,
@@ -294,9 +307,9 @@ where
         match answered.map_err(Failure::of) {
             Ok(answer) if (settings.is_failure)(status_of(&answer), headers_of(&answer)) => {
                 call.failed();
-                Err(Failure::Refused(answer))
+                Err(Failure::Refused(until_its_end(answer, UnderWay { call: None, _carried: carried })))
             }
-            Ok(answer) => Ok(until_its_end(answer, UnderWay { call, _carried: carried })),
+            Ok(answer) => Ok(until_its_end(answer, UnderWay { call: Some(call), _carried: carried })),
             Err(failure @ Failure::Unsendable(_)) => Err(failure),
             Err(failure) => {
                 call.failed();

@@ -82,9 +82,8 @@ impl Outgoing {
         &self.head
     }
 
-    /// Whether the application wants TLS, whatever the instance says.
-    pub(super) fn wants_tls(&self) -> bool {
-        matches!(self.called.scheme_str(), Some("https" | "wss"))
+    pub(super) fn called(&self) -> &Uri {
+        &self.called
     }
 
     /// Whether there can be another attempt.
@@ -143,10 +142,18 @@ impl Outgoing {
         let called = self.called_host.as_deref()?;
         match choice {
             HostHeader::AsCalled => HeaderValue::from_str(called).ok(),
-            HostHeader::Instance => HeaderValue::from_str(authority.as_str()).ok(),
+            HostHeader::Instance => {
+                let port = authority.port_u16().map_or(String::new(), |port| format!(":{port}"));
+                HeaderValue::from_str(&format!("{}{port}", authority.host())).ok()
+            }
             HostHeader::Fixed(value) => Some(value.clone()),
         }
     }
+}
+
+/// Whether the application wants TLS, whatever the instance says.
+pub(super) fn wants_tls(uri: &Uri) -> bool {
+    matches!(uri.scheme_str(), Some("https" | "wss"))
 }
 
 /// As awc writes it.

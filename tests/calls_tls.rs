@@ -1,0 +1,156 @@
+//! https by service name: whose certificate is accepted, on HTTP/1 and HTTP/2.
+#![cfg(any(feature = "rustls", feature = "openssl"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use actix::Addr;
+use actix_nacos::{
+    balance::{Client, ClientBuilder},
+    RegisterInstance, Registry, TlsConfig,
+};
+use actix_web::{http::Version, web, App, HttpRequest, HttpServer};
+use awc::error::{ConnectError, SendRequestError};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use support::{ask, registry, server, unique};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{
+    rustls::{crypto::ring, pki_types::PrivateKeyDer, ServerConfig},
+    TlsAcceptor,
+};
+
+/// A certificate authority that lives for one test.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    folder: PathBuf,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let folder = std::env::temp_dir().join(unique("calls-tls"));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("ca.pem"), issuer.pem()).unwrap();
+        Authority { issuer, folder }
+    }
+
+    fn trusted(&self) -> TlsConfig {
+        TlsConfig::default().ca_file(self.folder.join("ca.pem"))
+    }
+
+    /// An https server whose certificate is for `name` and that speaks `protocol`. It answers with its HTTP version and the
+    /// host it was called by.
+    async fn serve(&self, name: &str, protocol: &str) -> u16 {
+        let app = || App::new().default_service(web::to(answer));
+        let plain = HttpServer::new(app).workers(1).bind_auto_h2c(("127.0.0.1", 0)).expect("a free port");
+        let behind = plain.addrs()[0];
+        actix_rt::spawn(plain.disable_signals().run());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let acceptor = self.acceptor(name, protocol);
+        actix_rt::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                actix_rt::spawn(pass_on(acceptor.clone(), stream, behind));
+            }
+        });
+        port
+    }
+
+    fn acceptor(&self, name: &str, protocol: &str) -> TlsAcceptor {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        // OpenSSL takes a certificate with its authority's name for one that is signed by itself.
+        params.distinguished_name.push(DnType::CommonName, name);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth();
+        let mut config = builder.with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+impl Drop for Authority {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+async fn answer(request: HttpRequest) -> String {
+    format!("{:?} {}", request.version(), request.connection_info().host())
+}
+
+async fn pass_on(acceptor: TlsAcceptor, stream: TcpStream, server: SocketAddr) -> std::io::Result<()> {
+    let mut outside = acceptor.accept(stream).await?;
+    let mut inside = TcpStream::connect(server).await?;
+    tokio::io::copy_bidirectional(&mut outside, &mut inside).await.map(drop)
+}
+
+async fn register(registry: &Addr<Registry>, service: &str, port: u16, is_secure: bool) {
+    let instance = RegisterInstance::new(service, "127.0.0.1", port);
+    let instance = if is_secure { instance.metadata("secure", "true") } else { instance };
+    ask(registry, instance).await.unwrap();
+}
+
+async fn get(client: ClientBuilder, url: String) -> Result<(Version, String), SendRequestError> {
+    let mut answer = client.finish().get(url).send().await?;
+    let body = answer.body().await.unwrap();
+    Ok((answer.version(), String::from_utf8(body.to_vec()).unwrap()))
+}
+
+#[actix::test]
+async fn the_certificate_of_the_service_is_accepted_and_another_one_refused() {
+    let (nacos, authority) = (server(), Authority::new());
+    let registry = registry(&nacos);
+    for (protocol, version) in [("http/1.1", Version::HTTP_11), ("h2", Version::HTTP_2)] {
+        let service = unique("orders");
+        register(&registry, &service, authority.serve(&service, protocol).await, true).await;
+        let client = || Client::builder(&registry).service(&service).tls(authority.trusted());
+        let (spoken, body) = get(client(), format!("http://{service}/")).await.unwrap();
+        assert_eq!(spoken, version);
+        assert!(body.starts_with(&format!("{version:?}")), "{body}");
+        assert!(version == Version::HTTP_2 || body.ends_with(&service), "{body}");
+
+        let other = unique("billing");
+        register(&registry, &other, authority.serve("orders.example", protocol).await, true).await;
+        let client = || Client::builder(&registry).service(&other).tls(authority.trusted());
+        let error = get(client(), format!("http://{other}/")).await.unwrap_err();
+        assert!(matches!(error, SendRequestError::Connect(ConnectError::Io(_))), "{error:?}");
+        let named = client().certificate_name(|_| "orders.example".into());
+        assert_eq!(get(named, format!("http://{other}/")).await.unwrap().0, version);
+    }
+}
+
+#[actix::test]
+async fn the_application_may_say_https_where_the_instance_does_not() {
+    let (nacos, authority, service) = (server(), Authority::new(), unique("orders"));
+    let registry = registry(&nacos);
+    register(&registry, &service, authority.serve(&service, "http/1.1").await, false).await;
+    let client = || Client::builder(&registry).service(&service);
+    assert!(get(client().tls(authority.trusted()), format!("https://{service}/")).await.is_ok());
+    let error = get(client(), format!("https://{service}/")).await.unwrap_err();
+    assert!(matches!(error, SendRequestError::Connect(ConnectError::Io(_))), "its authority is unknown: {error:?}");
+}
+
+#[actix::test]
+async fn two_services_at_one_address_need_a_certificate_each() {
+    let (nacos, authority) = (server(), Authority::new());
+    let registry = registry(&nacos);
+    let (orders, billing) = (unique("orders"), unique("billing"));
+    let port = authority.serve(&orders, "http/1.1").await;
+    register(&registry, &orders, port, true).await;
+    register(&registry, &billing, port, true).await;
+    let http = Client::builder(&registry).service(&orders).service(&billing).tls(authority.trusted()).finish();
+    let mut answer = http.get(format!("http://{orders}/")).send().await.unwrap();
+    answer.body().await.unwrap();
+    let error = http.get(format!("http://{billing}/")).send().await.unwrap_err();
+    assert!(matches!(error, SendRequestError::Connect(ConnectError::Io(_))), "{error:?}");
+    assert!(http.get(format!("http://{orders}/")).send().await.is_ok());
+}
