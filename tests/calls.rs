@@ -12,12 +12,12 @@ use actix::Addr;
 use actix_nacos::{
     balance::{cause, Client, ClientBuilder, HostHeader, Retry},
     embedded::EmbeddedServer,
-    Discover, Error, RegisterInstance, Registry, Selection,
+    Discover, Eject, Error, RegisterInstance, Registry, Selection,
 };
 use actix_web::{http::StatusCode, web, HttpRequest, HttpResponse};
 use awc::error::SendRequestError;
 use futures_util::{future::join_all, stream, SinkExt as _, StreamExt as _};
-use support::{ask, ms, registry, shut_down, soon, unique, until, web::Web};
+use support::{ask, eventually, ms, registry, shut_down, soon, unique, until, web::Web};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Nobody listens there.
@@ -183,7 +183,7 @@ async fn without_retry_a_refused_connection_is_an_error() {
 async fn refused(builder: impl Fn(ClientBuilder) -> ClientBuilder, send: impl AsyncFn(&Client, String) -> StatusCode) {
     let (refusing, serving) = (Web::with_status(503), echo());
     let world = World::with(&[&refusing, &serving]).await;
-    let http = builder(world.builder().selection(Selection::default().eject(actix_nacos::Eject::never()))).finish();
+    let http = builder(world.builder().selection(Selection::default().eject(Eject::never()))).finish();
     let mut calls = 0;
     // As many retries as a service with few requests may have in a second.
     while refusing.requests() < 3 {
@@ -288,8 +288,8 @@ async fn the_last_list_serves_when_the_registry_is_gone_and_errors_say_so() {
     shut_down(&world.registry).await;
     assert_eq!(http.get(world.url("/")).send().await.unwrap().status(), StatusCode::OK);
     server.kill().await;
-    // A connection that was open fails first.
-    let error = http.get(world.url("/")).send().await.unwrap_err().to_string();
+    // The connection that is open serves a little longer.
+    let error = eventually("calls fail", async || http.get(world.url("/")).send().await.err()).await.to_string();
     assert!(error.contains("is stale"), "{error}");
     let other = Client::builder(&world.registry).service("other").finish();
     let error = other.get("http://other/").send().await.unwrap_err();
@@ -301,8 +301,10 @@ async fn a_client_of_ones_own_takes_the_middleware() {
     let server = echo();
     let world = World::with(&[&server]).await;
     world.register_dead().await;
-    let http = awc::Client::builder().disable_timeout().wrap(world.builder().middleware()).finish();
-    let connecting = world.builder().middleware();
+    // More calls in a second than may be retried.
+    let builder = world.builder().selection(Selection::default().eject(Eject::consecutive(1)));
+    let http = awc::Client::builder().disable_timeout().wrap(builder.clone().middleware()).finish();
+    let connecting = builder.middleware();
     let connector = awc::Connector::new().connector(connecting.connector());
     let with_connector = awc::Client::builder().connector(connector).wrap(connecting).finish();
     for client in [http, with_connector] {
@@ -366,21 +368,73 @@ async fn a_websocket_is_opened_by_name() {
     socket.send(awc::ws::Message::Close(None)).await.unwrap();
 }
 
-#[actix::test]
-async fn an_answer_that_is_cut_off_is_an_error() {
-    let world = World::new();
+/// Promises ten bytes, sends five, and closes the connection.
+fn cut_off() -> u16 {
+    use std::io::{Read as _, Write as _};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
-        use std::io::{Read as _, Write as _};
-        let (mut stream, _) = listener.accept().unwrap();
-        let _ = stream.read(&mut [0; 1024]).unwrap();
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello").unwrap();
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhello");
+        }
     });
-    ask(&world.registry, RegisterInstance::new(&world.service, "127.0.0.1", port)).await.unwrap();
-    let mut answer = world.builder().finish().get(world.url("/")).send().await.unwrap();
-    let error = answer.body().await.unwrap_err();
-    assert!(matches!(error, awc::error::PayloadError::Incomplete(_)), "{error}");
+    port
+}
+
+#[actix::test]
+async fn an_answer_that_is_cut_off_is_an_error_and_a_failure_of_the_instance() {
+    let (world, whole) = (World::new(), Web::with_its_port());
+    ask(&world.registry, RegisterInstance::new(&world.service, "127.0.0.1", cut_off())).await.unwrap();
+    whole.register(&world.registry, &world.service).await;
+    let http = world.builder().selection(Selection::default().eject(Eject::consecutive(1))).finish();
+    let mut errors = 0;
+    for _ in 0..100 {
+        let mut answer = http.get(world.url("/")).send().await.unwrap();
+        match answer.body().await {
+            Ok(body) => assert_eq!(body, whole.port.to_string()),
+            Err(error) => {
+                assert!(matches!(error, awc::error::PayloadError::Incomplete(_)), "{error}");
+                errors += 1;
+            }
+        }
+    }
+    assert_eq!(errors, 1, "the instance is ejected after the first");
+}
+
+#[actix::test]
+async fn a_caller_that_drops_bodies_leaves_its_instances_in() {
+    let server = Web::with_its_port();
+    let world = World::with(&[&server]).await;
+    let http = world.builder().selection(Selection::default().slow_after(ms(1))).finish();
+    let view = ask(&world.registry, Discover::new(&world.service)).await.unwrap();
+    for _ in 0..20 {
+        let answer = http.get(world.url("/")).send().await.unwrap();
+        actix_rt::time::sleep(ms(5)).await;
+        drop(answer);
+    }
+    assert_eq!(view.ejected(), []);
+}
+
+#[actix::test]
+async fn a_preferred_cluster_gets_all_calls_while_one_of_its_instances_can_be_called() {
+    let (near, far) = (Web::with_its_port(), Web::with_its_port());
+    let world = World::new();
+    for (server, cluster) in [(&near, "EAST"), (&far, "WEST")] {
+        let instance = RegisterInstance::new(&world.service, support::web::IP, server.port).cluster(cluster);
+        ask(&world.registry, instance).await.unwrap();
+    }
+    let http = world.builder().selection(Selection::default().prefer_cluster("EAST")).finish();
+    let get = async || text(http.get(world.url("/")).send().await.unwrap()).await;
+    for _ in 0..100 {
+        assert_eq!(get().await, near.port.to_string());
+    }
+    near.kill().await;
+    // The connection that is open serves a little longer.
+    eventually("the far one is called", async || (get().await == far.port.to_string()).then_some(())).await;
+    for _ in 0..20 {
+        assert_eq!(get().await, far.port.to_string());
+    }
 }
 
 #[actix::test]
