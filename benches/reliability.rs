@@ -5,51 +5,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(missing_docs, reason = "a program has no readers of its items")]
 
-#[path = "../tests/scenarios/blocked.rs"]
-mod blocked;
-#[path = "../tests/scenarios/by_name.rs"]
-mod by_name;
-#[path = "../tests/scenarios/by_weight.rs"]
-mod by_weight;
-#[path = "../tests/scenarios/datagrams.rs"]
-mod datagrams;
-#[path = "../tests/scenarios/eject.rs"]
-mod eject;
-#[path = "../tests/scenarios/failover.rs"]
-mod failover;
-#[path = "../tests/scenarios/kill9.rs"]
-mod kill9;
-#[path = "../tests/scenarios/listeners.rs"]
-mod listeners;
-#[path = "../tests/scenarios/many_offline.rs"]
-mod many_offline;
-#[path = "../tests/scenarios/outage.rs"]
-mod outage;
-#[path = "../tests/scenarios/restart.rs"]
-mod restart;
-#[path = "../tests/scenarios/rnacos.rs"]
-mod rnacos;
-#[path = "../tests/scenarios/rolling.rs"]
-mod rolling;
-#[path = "../tests/scenarios/rolling_restart.rs"]
-mod rolling_restart;
-#[path = "../tests/scenarios/session.rs"]
-mod session;
-#[path = "../tests/scenarios/sigterm.rs"]
-mod sigterm;
-#[path = "../tests/scenarios/slow.rs"]
-mod slow;
+#[path = "../tests/scenarios/mod.rs"]
+mod scenarios;
 #[path = "../tests/scenarios/soak.rs"]
 mod soak;
 #[path = "../tests/support/mod.rs"]
 mod support;
-#[path = "../tests/scenarios/time_to_remove.rs"]
-mod time_to_remove;
 
 use std::{future::Future, time::Duration};
 
 use actix::System;
 use actix_nacos::{balance::Retry, embedded::EmbeddedServer, Config, Policy, PushConfig, Selection};
+use scenarios::{
+    blocked, by_name, by_weight, datagrams, eject, failover, kill9, listeners, many_offline, outage, restart, rnacos,
+    rolling, rolling_restart, session, sigterm, slow, time_to_remove,
+};
 use support::measure;
 
 const NAMES: [&str; 19] = [

@@ -10,7 +10,7 @@ use actix_nacos::{
 use futures_util::{stream, StreamExt as _};
 
 use crate::{
-    by_name::{call, Caller},
+    scenarios::by_name::{call, Caller},
     support::{ask, registry, server, shut_down, unique, web, web::Web},
 };
 

@@ -18,7 +18,7 @@ use actix_web::HttpResponse;
 use futures_util::future::join;
 
 use crate::{
-    by_name::{call, Caller},
+    scenarios::by_name::{call, Caller},
     support::{ms, registry, server, shut_down, unique, web::Web},
 };
 

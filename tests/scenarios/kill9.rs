@@ -15,7 +15,7 @@ use actix_nacos::{
 use futures_util::future::join;
 
 use crate::{
-    by_name::{call, Caller},
+    scenarios::by_name::{call, Caller},
     support::{
         ports,
         process::{example, Process},

@@ -13,7 +13,7 @@ use actix_web::{dev::ServerHandle, web, App, HttpServer};
 use futures_util::future::{join3, join_all};
 
 use crate::{
-    by_name::{call, Caller, Calls},
+    scenarios::by_name::{call, Caller, Calls},
     support::{ask, shut_down, start, unique},
 };
 

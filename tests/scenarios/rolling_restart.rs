@@ -8,10 +8,8 @@ use actix_nacos::{embedded::EmbeddedServer, Config, Discover, RegisterInstance, 
 use actix_web::{dev::ServerHandle, web, App, HttpServer};
 use futures_util::future::{join, join_all};
 
-use crate::{
-    sigterm::{call_at_rate, Calls},
-    support::{ask, shut_down, start},
-};
+use super::sigterm::{call_at_rate, Calls};
+use crate::support::{ask, shut_down, start};
 
 const SERVICE: &str = "greeter";
 const INSTANCES: usize = 3;

@@ -7,7 +7,7 @@ use actix_nacos::{balance::Client, Policy, Selection};
 use actix_web::HttpResponse;
 
 use crate::{
-    by_name::{call, Caller, Calls},
+    scenarios::by_name::{call, Caller, Calls},
     support::{registry, server, shut_down, unique, web::Web},
 };
 

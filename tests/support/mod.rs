@@ -27,7 +27,7 @@ use actix_nacos::{
 use tokio::sync::mpsc;
 
 /// So long a helper waits before it says what did not happen.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Of the instances that tests register. Real servers connect to persistent ones.
 pub const IP: &str = "127.0.0.7";

@@ -1,0 +1,136 @@
+//! The last lists on disk: a start during an outage finds them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use actix::Addr;
+use actix_nacos::{
+    embedded::EmbeddedServer, Config, Discover, GetStatus, RegisterInstance, Registry, Source, Subscribe,
+};
+
+use crate::support::{self, ask, config, listed_ports, ms, registry, server, shut_down, soon, start, until, News};
+
+/// A folder of this test's own, gone with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        Folder(std::env::temp_dir().join(support::unique("actix-nacos-lists")))
+    }
+
+    /// The one file in it.
+    fn file(&self) -> Option<PathBuf> {
+        let mut files = fs::read_dir(&self.0).ok()?.flatten().map(|entry| entry.path());
+        files.find(|path| path.extension().is_some_and(|extension| extension == "json"))
+    }
+
+    fn text(&self) -> String {
+        self.file().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // One that was never made is as good.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn caching(server: &EmbeddedServer, folder: &Path) -> Config {
+    config(server).cache_dir(folder)
+}
+
+/// Leaves a list with port 80 in the folder, and the server down.
+async fn after_a_day_at_work(server: &EmbeddedServer, folder: &Folder) -> Addr<Registry> {
+    let other = registry(server);
+    ask(&other, RegisterInstance::new("orders", "127.0.0.7", 80).weight(3.0)).await.unwrap();
+    let registry = start(caching(server, &folder.0));
+    let view = ask(&registry, Discover::new("orders")).await.unwrap();
+    soon("the list", view.ready()).await.unwrap();
+    until("the list is saved", || folder.text().contains("127.0.0.7")).await;
+    shut_down(&registry).await;
+    server.faults().refuse_connections();
+    other
+}
+
+#[actix::test]
+async fn a_start_during_an_outage_finds_the_last_lists_and_says_that_they_are_stale() {
+    let (server, folder) = (server(), Folder::new());
+    let other = after_a_day_at_work(&server, &folder).await;
+
+    let registry = start(caching(&server, &folder.0));
+    let mut news = News::listen();
+    ask(&registry, Subscribe::new("orders", news.recipient())).await.unwrap();
+    let told = news.next().await;
+    assert_eq!((told.source, told.first, listed_ports(&told)), (Source::Cache, true, vec![80]));
+    let mut view = ask(&registry, Discover::new("orders")).await.unwrap();
+    soon("a list", view.ready()).await.unwrap();
+    assert!(view.is_stale());
+    assert_eq!(view.select_one().map(|chosen| chosen.weight), Some(3.0));
+    let status = ask(&registry, GetStatus).await.unwrap();
+    assert!(status.subscriptions[0].stale && status.subscriptions[0].last_error.is_some(), "{status:?}");
+
+    server.faults().accept_connections();
+    ask(&registry, RegisterInstance::new("orders", "127.0.0.7", 81)).await.unwrap();
+    let told = news.until(|news| news.info.hosts.len() == 2).await;
+    assert_eq!((told.first, listed_ports(&told)), (false, vec![80, 81]));
+    while view.instances().len() < 2 {
+        soon("the view's turn", view.changed()).await.unwrap();
+    }
+    until("it is current", || !view.is_stale()).await;
+    shut_down(&registry).await;
+    shut_down(&other).await;
+}
+
+#[actix::test]
+async fn a_list_from_the_disk_is_gone_with_the_first_list_of_a_server() {
+    let (server, folder) = (server(), Folder::new());
+    let other = after_a_day_at_work(&server, &folder).await;
+    let registry = start(caching(&server, &folder.0));
+    let view = ask(&registry, Discover::new("orders")).await.unwrap();
+    soon("a list", view.ready()).await.unwrap();
+    // Nobody keeps port 80 registered any more.
+    ask(&other, actix_nacos::Shutdown::default().deadline(ms(1))).await.unwrap();
+    server.restart_empty().expect("the same port");
+    until("the server is asked", || !view.is_stale()).await;
+    assert!(view.instances().is_empty());
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn bad_files_are_ignored_with_one_warning_and_replaced() {
+    let (server, folder) = (server(), Folder::new());
+    let other = after_a_day_at_work(&server, &folder).await;
+    let good = folder.text();
+    for bad in ["", "{", "[]", &good[..good.len() / 2], &good.replace("orders", "others"), "\0\0\0\0"] {
+        server.faults().refuse_connections();
+        fs::write(folder.file().expect("a file"), bad).unwrap();
+        let (logger, log) = support::logs::logger();
+        let registry = start(caching(&server, &folder.0).logger(logger));
+        let view = ask(&registry, Discover::new("orders")).await.unwrap();
+        until("it is said", || log.count("ignored unusable cache file") > 0).await;
+        assert!(view.ready_within(ms(100)).await.is_err(), "{bad:?} is no list");
+        server.faults().accept_connections();
+        soon("the list", view.ready()).await.unwrap();
+        until("the file is replaced", || folder.text().contains("127.0.0.7")).await;
+        assert_eq!(log.count("ignored unusable cache file"), 1, "{bad:?}: {:?}", log.loud());
+        shut_down(&registry).await;
+    }
+    shut_down(&other).await;
+}
+
+#[actix::test]
+async fn a_folder_that_cannot_be_written_costs_a_warning_and_nothing_else() {
+    let (server, folder) = (server(), Folder::new());
+    fs::write(&folder.0, "a file where the folder should be").unwrap();
+    let (logger, log) = support::logs::logger();
+    let registry = start(caching(&server, &folder.0).logger(logger));
+    ask(&registry, RegisterInstance::new("orders", "127.0.0.7", 80)).await.unwrap();
+    let view = ask(&registry, Discover::new("orders")).await.unwrap();
+    soon("the list", view.ready()).await.unwrap();
+    until("it is said", || log.count("failed to write cache file") == 1).await;
+    shut_down(&registry).await;
+    fs::remove_file(&folder.0).unwrap();
+}

@@ -1,0 +1,52 @@
+//! What can be tested in one process, one file for each theme: `cargo test --test integration health::` runs one of them.
+//!
+//! The tests run beside each other, and most of them wait for timers: `.cargo/config.toml` has cargo run more of them at a
+//! time than there are cores. What loads the machine is in `tests/load`, and what needs a process of its own has a file of
+//! its own in `tests/`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bad_answers;
+mod bad_input;
+mod cache;
+mod conversions;
+mod deadlines;
+mod drain;
+mod embedded_dialects;
+mod embedded_expiry;
+mod embedded_faults;
+mod embedded_lifecycle;
+mod embedded_load;
+mod embedded_push;
+mod embedded_replay;
+mod embedded_v1;
+mod embedded_v3;
+mod endpoint;
+mod health;
+mod heartbeats;
+mod login;
+mod metadata;
+mod modify;
+mod names;
+mod neighbours;
+mod order;
+mod outage;
+mod panics;
+mod plain_threads;
+mod push;
+mod registration;
+mod registrations;
+mod removals;
+mod secrets;
+mod servers;
+mod session;
+mod signing;
+mod status;
+mod subscriptions;
+mod upgrade;
+
+#[path = "../raw_http/mod.rs"]
+mod raw_http;
+#[path = "../scenarios/mod.rs"]
+mod scenarios;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,137 @@
+//! Changes that follow each other closely, on servers that show each of them only after half a second.
+
+use actix::Addr;
+use actix_nacos::{
+    embedded::{Dialect, EmbeddedServer},
+    DeregisterInstance, Error, GetInstance, Instance, Metadata, ModifyInstance, RegisterInstance, Registry,
+    SendHeartbeat,
+};
+
+use crate::support::{ask, config, eventually, shut_down, start, IP};
+
+fn register(port: u16) -> RegisterInstance {
+    RegisterInstance::new("orders", IP, port)
+}
+
+fn modify(port: u16) -> ModifyInstance {
+    ModifyInstance::new("orders", IP, port)
+}
+
+fn metadata(pairs: &[(&str, &str)]) -> Metadata {
+    pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+}
+
+async fn get(registry: &Addr<Registry>, port: u16) -> Result<Instance, Error> {
+    ask(registry, GetInstance::new("orders", IP, port)).await
+}
+
+/// A server that is as late as its original, an instance's owner, and an administrator.
+struct World {
+    server: EmbeddedServer,
+    owner: Addr<Registry>,
+    operator: Addr<Registry>,
+}
+
+impl World {
+    fn new(dialect: Dialect) -> Self {
+        let server = EmbeddedServer::builder().dialect(dialect).user("nacos", "nacos").start().unwrap();
+        let config = config(&server).credentials("nacos", "nacos");
+        World { server, owner: start(config.clone()), operator: start(config) }
+    }
+
+    /// Waits until the server has it, and shows it.
+    async fn registered(&self, instance: RegisterInstance, port: u16) {
+        ask(&self.owner, instance).await.unwrap();
+        eventually("the instance shows", async || get(&self.operator, port).await.ok()).await;
+    }
+
+    /// What the server has, whatever it shows.
+    fn at(&self, port: u16) -> (f64, bool, Metadata) {
+        let found = self.server.instances("orders").into_iter().find(|instance| instance.port == port);
+        let found = found.expect("it is registered");
+        (found.weight, found.enabled, found.metadata)
+    }
+
+    async fn close(self) {
+        shut_down(&self.owner).await;
+        shut_down(&self.operator).await;
+    }
+}
+
+fn values(instance: Instance) -> (f64, bool, Metadata) {
+    (instance.weight, instance.enabled, instance.metadata)
+}
+
+#[actix::test]
+async fn changes_of_somebody_elses_instance_right_after_each_other_all_hold() {
+    for dialect in Dialect::all() {
+        let world = World::new(dialect);
+        world.registered(register(80).weight(2.0).metadata("a", "1"), 80).await;
+        let expected = (3.0, false, metadata(&[("a", "1"), ("b", "2")]));
+        for change in [modify(80).weight(3.0), modify(80).metadata("b", "2"), modify(80).enabled(false)] {
+            ask(&world.operator, change).await.unwrap();
+        }
+        ask(&world.operator, modify(80).metadata("c", "3")).await.unwrap();
+        ask(&world.operator, modify(80).without_metadata("c")).await.unwrap();
+        assert_eq!(world.at(80), expected, "on the server, {dialect}");
+        assert_eq!(get(&world.operator, 80).await.map(values), Ok(expected), "as it is told, {dialect}");
+        world.close().await;
+    }
+}
+
+#[actix::test]
+async fn changes_of_an_own_instance_right_after_each_other_all_hold() {
+    for dialect in Dialect::all() {
+        let world = World::new(dialect);
+        world.registered(register(80).weight(2.0).metadata("a", "1"), 80).await;
+        ask(&world.owner, register(80).weight(5.0).metadata("b", "2")).await.unwrap();
+        assert_eq!(get(&world.owner, 80).await.unwrap().weight, 5.0, "registered again, {dialect}");
+        ask(&world.owner, modify(80).metadata("c", "3")).await.unwrap();
+        ask(&world.owner, modify(80).enabled(false)).await.unwrap();
+        ask(&world.owner, modify(80).without_metadata("b")).await.unwrap();
+        let expected = (5.0, false, metadata(&[("c", "3")]));
+        assert_eq!(world.at(80), expected, "on the server, {dialect}");
+        assert_eq!(get(&world.owner, 80).await.map(values), Ok(expected), "as it is told, {dialect}");
+        world.close().await;
+    }
+}
+
+#[actix::test]
+async fn an_instance_is_read_as_soon_as_it_is_registered_and_not_once_it_is_deregistered() {
+    for dialect in Dialect::all() {
+        let world = World::new(dialect);
+        // The first list of a service is never late.
+        world.registered(register(80), 80).await;
+        ask(&world.owner, register(81).weight(2.0)).await.unwrap();
+        assert_eq!(get(&world.owner, 81).await.unwrap().weight, 2.0, "{dialect}");
+        for (registry, port) in [(&world.owner, 81), (&world.operator, 80)] {
+            ask(registry, DeregisterInstance::new("orders", IP, port)).await.unwrap();
+            let gone = get(registry, port).await;
+            assert!(matches!(gone, Err(Error::NotFound { .. })), "{dialect}: {gone:?}");
+            let change = ask(registry, modify(port).weight(3.0)).await;
+            assert!(matches!(change, Err(Error::NotFound { .. })), "{dialect}: {change:?}");
+        }
+        ask(&world.owner, register(81).weight(4.0)).await.unwrap();
+        assert_eq!(get(&world.owner, 81).await.unwrap().weight, 4.0, "registered once more, {dialect}");
+        ask(&world.operator, SendHeartbeat::new("orders", IP, 80)).await.unwrap();
+        assert_eq!(get(&world.operator, 80).await.map(|found| found.port), Ok(80), "by a beat, {dialect}");
+        world.close().await;
+    }
+}
+
+#[actix::test]
+async fn what_others_have_changed_since_is_told_and_kept() {
+    let world = World::new(Dialect::V2_5);
+    world.registered(register(80).weight(2.0), 80).await;
+    ask(&world.operator, modify(80).metadata("a", "1")).await.unwrap();
+    let other = start(config(&world.server).credentials("nacos", "nacos"));
+    let sees_it = async || get(&other, 80).await.ok().filter(|found| found.metadata.contains_key("a"));
+    eventually("the other operator sees the change", sees_it).await;
+    ask(&other, modify(80).weight(7.0)).await.unwrap();
+    let is_told = async || get(&world.operator, 80).await.ok().filter(|found| found.weight == 7.0);
+    eventually("the other operator's change is told", is_told).await;
+    ask(&world.operator, modify(80).metadata("b", "2")).await.unwrap();
+    assert_eq!(world.at(80), (7.0, true, metadata(&[("a", "1"), ("b", "2")])));
+    shut_down(&other).await;
+    world.close().await;
+}
