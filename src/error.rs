@@ -50,16 +50,16 @@ pub enum Error {
         may_be_disabled: bool,
     },
 
-    /// No instance of the service can be called. Retryable: an instance may be registered meanwhile.
+    /// No instance of the service can be called. Retryable, because an instance may be registered in the meantime.
     #[error("no instance of {service} can be called: {listed} listed, {reasons}{}", if *.stale { "; the list is stale" } else { "" })]
     NoInstance {
         /// The service, as `GROUP@@service`.
         service: String,
-        /// How many instances the service's list has.
+        /// The number of instances in the list of the service.
         listed: usize,
-        /// Why none of them can be called.
+        /// Why no instance can be called.
         reasons: NoInstanceReasons,
-        /// Whether the list may be out of date: no server can be asked at the moment, or the Registry has ended.
+        /// Whether the list may be outdated, because no server can be reached or the Registry has ended.
         stale: bool,
     },
 
@@ -223,22 +223,22 @@ fn within(after: Duration) -> String {
     format!(" within {after:?}")
 }
 
-/// Why the instances of a list cannot be called: how many for which reason. Each is counted once, for the first reason in the
-/// order of the fields.
+/// The numbers of instances that cannot be called, by reason. Each instance is counted once, for the first reason in
+/// the order of the fields.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct NoInstanceReasons {
-    /// Left out by the view's filters.
+    /// Excluded by the filters of the view.
     pub filtered: usize,
     /// Disabled, by an operator or by the instance itself.
     pub disabled: usize,
-    /// Unhealthy, as the server says.
+    /// Unhealthy according to the server.
     pub unhealthy: usize,
-    /// Of port 0, where nobody listens.
+    /// With port 0, on which nothing listens.
     pub no_port: usize,
-    /// Of weight 0, or of one that is no number.
+    /// With weight 0 or NaN.
     pub no_weight: usize,
-    /// Ejected after failed calls. While others cannot be called either, an ejected one is chosen, so this is 0 here.
+    /// Ejected after failed calls. 0 in this error, because an ejected instance is chosen if there is no other.
     pub ejected: usize,
 }
 

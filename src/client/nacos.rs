@@ -281,7 +281,7 @@ impl Nacos {
     ///
     /// # Errors
     /// As [`current`](Nacos::current).
-    pub(crate) async fn told(&self, key: &InstanceKey, patience: Patience) -> Result<Instance, Error> {
+    pub(crate) async fn read_values(&self, key: &InstanceKey, patience: Patience) -> Result<Instance, Error> {
         match self.get(key, patience).await {
             Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => {
                 self.find_in_list(key, None, patience).await.map(|current| current.instance)

@@ -80,7 +80,7 @@ mod by_library {
         Ok(Some(TlsConnector::service(trusting(roots, &config.tls, &["http/1.1"])?)))
     }
 
-    /// How to connect to a server that speaks one of `protocols`, best first.
+    /// The configuration of a client that offers `protocols` by ALPN, the preferred one first.
     pub(crate) fn client_config(tls: &TlsConfig, protocols: &[&str]) -> Result<ClientConfig, Error> {
         trusting(roots(tls)?, tls, protocols)
     }
@@ -148,11 +148,11 @@ mod by_library {
         Ok(Some(TlsConnector::service(client_config(&config.tls, &["http/1.1"])?)))
     }
 
-    /// How to connect to a server that speaks one of `protocols`, best first.
+    /// The configuration of a client that offers `protocols` by ALPN, the preferred one first.
     pub(crate) fn client_config(tls: &TlsConfig, protocols: &[&str]) -> Result<ClientConfig, Error> {
         let no_tls = |error: openssl::error::ErrorStack| Error::invalid("tls", error.to_string());
         let mut client = SslConnector::builder(SslMethod::tls()).map_err(no_tls)?;
-        // Each name behind its length.
+        // Each name is preceded by its length.
         let named = protocols.iter().flat_map(|name| [name.len() as u8].into_iter().chain(name.bytes()));
         client.set_alpn_protos(&named.collect::<Vec<_>>()).map_err(no_tls)?;
         if let Some(file) = tls.get_ca_file() {

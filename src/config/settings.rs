@@ -329,7 +329,8 @@ impl Config {
     }
 
     /// Sets where log records go: a logger of [`slog`] 2. Default: the `log` crate, by `slog-stdlog`. With the feature
-    /// `tracing`: the application's `tracing` subscriber, as events with fields, and the `log` crate while there is none.
+    /// `tracing`: the application's `tracing` subscriber, as events with fields, and the `log` crate while there is
+    /// none.
     ///
     /// ```
     /// use actix_nacos::Config;

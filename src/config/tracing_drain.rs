@@ -1,7 +1,7 @@
-//! Log records as events of `tracing`.
+//! Sends log records to `tracing`, as events with fields.
 //!
-//! `tracing` wants to know the fields of an event from the place that it comes from. A place in the source always logs the same
-//! keys, so it is described to `tracing` when it logs for the first time, and for good: there are a few dozen of them.
+//! `tracing` needs the field names of an event in static metadata of the callsite. A callsite in the source always logs
+//! the same keys. So its metadata is created with its first record, and kept for ever: there are a few dozen callsites.
 
 use std::{
     collections::HashMap,
@@ -20,10 +20,10 @@ use tracing_core::{
     Event, Level, Metadata,
 };
 
-/// As many fields as an event of ours has at most, its message among them. Further ones are dropped.
-const MOST_FIELDS: usize = 16;
+/// Upper bound for the fields of an event, including its message. Further fields are dropped.
+const MAX_FIELDS: usize = 16;
 
-/// Gives records to the application's `tracing` subscriber, or to `fallback` where there is none.
+/// Sends records to the application's `tracing` subscriber, or to the drain `D` if there is no subscriber.
 pub(super) struct TracingOr<D>(pub(super) D);
 
 impl<D: Drain<Ok = (), Err = Never>> Drain for TracingOr<D> {
@@ -54,19 +54,19 @@ fn level(level: slog::Level) -> Level {
 
 fn send(level: Level, record: &Record<'_>, values: &OwnedKVList) {
     let mut fields = Fields::default();
-    // A value that cannot be had is missing in the event.
+    // The event lacks a value that cannot be serialised.
     let _ = record.kv().serialize(record, &mut fields);
     let _ = values.serialize(record, &mut fields);
-    // slog gives the last one first.
+    // slog serialises the last value first.
     fields.0.reverse();
-    let metadata = place(level, record, &fields).metadata();
+    let metadata = site(level, record, &fields).metadata();
     dispatcher::get_default(|dispatch| {
         if !dispatch.enabled(metadata) {
             return;
         }
         let names: Vec<_> = metadata.fields().iter().collect();
         let Some(message) = names.first() else { return };
-        let mut entries = [(message, None); MOST_FIELDS];
+        let mut entries = [(message, None); MAX_FIELDS];
         entries[0].1 = Some(record.msg() as &dyn Value);
         for (entry, name) in entries.iter_mut().zip(&names).skip(1) {
             let value = fields.0.iter().find(|(key, _)| *key == name.name());
@@ -143,70 +143,70 @@ impl slog::Serializer for Fields {
     }
 }
 
-/// A place in the source that logs.
+/// A callsite: a line of the source that logs.
 #[derive(Default)]
-struct Place(OnceLock<Metadata<'static>>);
+struct LogSite(OnceLock<Metadata<'static>>);
 
-impl Place {
+impl LogSite {
     fn metadata(&'static self) -> &'static Metadata<'static> {
         self.0.get_or_init(|| describe(self, Level::ERROR, "", "", 0, &["message"]))
     }
 }
 
-impl Callsite for Place {
-    /// Every event asks whether it is enabled.
+impl Callsite for LogSite {
+    /// Ignored, because every event asks the subscriber whether it is enabled.
     fn set_interest(&self, _: Interest) {}
 
     fn metadata(&self) -> &Metadata<'_> {
-        // It is registered when it has them.
-        static UNKNOWN: Place = Place(OnceLock::new());
+        // The metadata is set before the callsite is registered.
+        static UNKNOWN: LogSite = LogSite(OnceLock::new());
         self.0.get().unwrap_or_else(|| UNKNOWN.metadata())
     }
 }
 
-/// By file, line and column.
-type Places = HashMap<(&'static str, u32, u32), &'static Place>;
+/// Callsites by file, line and column.
+type LogSites = HashMap<(&'static str, u32, u32), &'static LogSite>;
 
-fn places() -> MutexGuard<'static, Places> {
-    static PLACES: OnceLock<Mutex<Places>> = OnceLock::new();
-    PLACES.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+fn sites() -> MutexGuard<'static, LogSites> {
+    static SITES: OnceLock<Mutex<LogSites>> = OnceLock::new();
+    SITES.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn place(level: Level, record: &Record<'_>, fields: &Fields) -> &'static Place {
+fn site(level: Level, record: &Record<'_>, fields: &Fields) -> &'static LogSite {
     let at = (record.file(), record.line(), record.column());
-    if let Some(place) = places().get(&at) {
-        return place;
+    if let Some(site) = sites().get(&at) {
+        return site;
     }
     let mut names = vec!["message"];
     for (key, _) in &fields.0 {
-        if !names.contains(key) && names.len() < MOST_FIELDS {
+        if !names.contains(key) && names.len() < MAX_FIELDS {
             names.push(key);
         }
     }
-    let place: &'static Place = Box::leak(Box::default());
-    let _ = place.0.set(describe(place, level, record.module(), record.file(), record.line(), names.leak()));
-    // Of two threads that describe the same place the first one counts.
+    let site: &'static LogSite = Box::leak(Box::default());
+    let _ = site.0.set(describe(site, level, record.module(), record.file(), record.line(), names.leak()));
+    // If two threads create the same callsite, the first one is used.
     let mut is_new = false;
-    let counts = *places().entry(at).or_insert_with(|| {
+    let counts = *sites().entry(at).or_insert_with(|| {
         is_new = true;
-        place
+        site
     });
     if is_new {
-        // Without the lock: a subscriber may log.
+        // Register without holding the lock, because a subscriber may log.
         callsite::register(counts);
     }
     counts
 }
 
 fn describe(
-    place: &'static Place,
+    site: &'static LogSite,
     level: Level,
     module: &'static str,
     file: &'static str,
     line: u32,
     names: &'static [&'static str],
 ) -> Metadata<'static> {
-    let fields = FieldSet::new(names, identify_callsite!(place));
+    let fields = FieldSet::new(names, identify_callsite!(site));
     Metadata::new("log record", module, level, Some(file), Some(line), Some(module), fields, Kind::EVENT)
 }
 
@@ -289,7 +289,7 @@ mod tests {
                 warn!(log, "failed to fetch {} list", "service";
                     "service" => "orders", "error" => %"no \"route\"", "instances" => number, "stale" => true);
             }
-            info!(log, "another place"; "server" => "192.0.2.1:8848");
+            info!(log, "another site"; "server" => "192.0.2.1:8848");
             trace!(log, "not enabled");
         });
         let kept = kept.0.lock().unwrap();
@@ -309,7 +309,7 @@ mod tests {
             assert_eq!((event.level.as_str(), event.target.as_str()), ("WARN", module_path!()));
             assert_eq!(event.fields, fields(number as u64));
         }
-        assert_eq!(kept[2].fields[0].1, "debug another place");
+        assert_eq!(kept[2].fields[0].1, "debug another site");
     }
 
     #[test]

@@ -193,8 +193,8 @@ impl EmbeddedServerBuilder {
     }
 
     /// Serves a console for the browser at `/`, outside of the context path. It shows services and instances live,
-    /// disables, reweights and removes instances, and injects faults. Only a browser on this machine can use it; requests
-    /// from the pages of other sites are rejected. Default: no console, as on the originals.
+    /// disables, reweights and removes instances, and injects faults. Only a browser on this machine can use it;
+    /// requests from the pages of other sites are rejected. Default: no console.
     pub fn console(mut self) -> Self {
         self.settings.console = true;
         self

@@ -91,7 +91,7 @@ pub(crate) struct FaultSettings {
     fail_status: u16,
     spoil_share: f64,
     spoilt: Spoilt,
-    /// None for all.
+    /// `None` for all operations.
     only: Option<Operation>,
     drop_pushes: f64,
     delay_pushes: f64,
@@ -131,10 +131,10 @@ impl FaultSettings {
             self.reorder_pushes,
         ];
         if !shares.iter().all(|share| (0.0..=1.0).contains(share)) {
-            return Err("a share is 0 to 1".into());
+            return Err("a share must be between 0 and 1".into());
         }
         if !(400..600).contains(&self.fail_status) {
-            return Err("a failure has a status of 400 to 599".into());
+            return Err("the status of a failure must be between 400 and 599".into());
         }
         Ok(())
     }

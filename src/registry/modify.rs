@@ -187,7 +187,7 @@ impl Shared {
     ) -> Result<Instance, Error> {
         // If the change sets `enabled`, the present value does not matter and one request is enough.
         let shown = match change.enabled {
-            Some(_) => self.nacos.told(key, patience).await,
+            Some(_) => self.nacos.read_values(key, patience).await,
             None => self.nacos.current(key, Some(written), patience).await.map(|current| current.instance),
         };
         let mut present = match self.recent_writes.applied_to(key, shown) {

@@ -1,4 +1,4 @@
-//! What happened lately: what one looks at after a bad night, and the time line of the status page.
+//! The recent events and list changes of a Registry, for the status and its page.
 
 use std::{
     collections::VecDeque,
@@ -16,30 +16,32 @@ use crate::model::{
     service::{Difference, ServiceName},
 };
 
-/// How many events are kept, and how many changes of lists.
+/// The number of events that are kept, and the number of list changes.
 const CAPACITY: usize = 100;
 
-/// Events that come by the thousand, one for each instance, are counted instead of kept one by one if they follow each
-/// other within this time.
+/// Events of instances and services may come by the thousand. Events of one kind that follow each other within this
+/// time are counted as one event.
 const COUNTED_WITHIN: Duration = Duration::from_secs(10);
 
-/// How many instances of one kind a change of a list names.
+/// The number of instances that a list change names for each kind of change.
 const NAMED_INSTANCES: usize = 5;
 
-/// Something that an operator may want to know afterwards. [`RegistryStatus::events`](crate::RegistryStatus::events) has the
-/// last 100.
+/// An event that an operator may want to know about afterwards.
+///
+/// [`RegistryStatus::events`](crate::RegistryStatus::events) contains the last 100 events.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct RegistryEvent {
-    /// Counts the events of this Registry from 1.
+    /// The number of the event, counted from 1 per Registry.
     pub number: u64,
-    /// When it happened; the first of them, if several are counted. Serialised as milliseconds since 1970.
+    /// When the event happened. The time of the first event if several are counted as one. Serialises as milliseconds
+    /// since 1970, with the key `at_unix_ms`.
     #[serde(rename = "at_unix_ms", serialize_with = "unix_millis")]
     pub at: SystemTime,
-    /// What happened.
+    /// The kind of the event.
     pub kind: RegistryEventKind,
-    /// How often. Events of instances and services that follow each other within 10 s are one event, which names the first
-    /// instance or service.
+    /// The number of events that are counted as this one. Events of instances and services that follow each other
+    /// within 10 s are counted as one event, which names the first instance or service.
     pub count: u64,
     /// The server, as `host:port`.
     pub server: Option<String>,
@@ -47,70 +49,73 @@ pub struct RegistryEvent {
     pub service: Option<ServiceName>,
     /// The instance.
     pub instance: Option<InstanceKey>,
-    /// Why: the error, or what was noticed.
+    /// The error, or another reason for the event.
     pub reason: Option<String>,
 }
 
-/// What happened.
+/// The kind of a [`RegistryEvent`]. Serialises in snake case (`"epoch_began"`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum RegistryEventKind {
-    /// The server in use may have forgotten what it was told: all is registered again, and all lists are asked for.
+    /// The server in use may have forgotten its instances. All instances are registered again, and all lists are
+    /// polled.
     EpochBegan,
-    /// A server answers no more.
+    /// A server no longer answers.
     ServerLost,
     /// A server that was lost answers again.
     ServerBack,
     /// The servers reject a registration or a heartbeat.
     InstanceRejected,
-    /// A server has forgotten an instance, or its heartbeats have failed for too long.
+    /// A server has forgotten an instance, or the instance's heartbeats have failed for too long.
     InstanceLost,
     /// An instance was registered again instead of its next heartbeat.
     InstanceRegisteredAgain,
-    /// A list lacks instances after a change or restart of the server. They are withheld from removal.
+    /// A list lacks instances after a change or restart of the server. These instances are withheld from removal.
     InstancesWithheld,
-    /// Calls to an instance failed: it is not chosen for a while.
+    /// Calls to an instance failed, so it is not chosen for a while.
     InstanceEjected,
     /// An instance that was ejected is chosen again.
     InstanceReadmitted,
 }
 
 impl RegistryEventKind {
-    /// Whether thousands may come at once.
+    /// Whether thousands of events may come at once.
     fn is_counted(self) -> bool {
         !matches!(self, RegistryEventKind::EpochBegan | RegistryEventKind::ServerLost | RegistryEventKind::ServerBack)
     }
 }
 
-/// One change of a watched service's list. [`RegistryStatus::changes`](crate::RegistryStatus::changes) has the last 100.
+/// A change of a watched service's list.
+///
+/// [`RegistryStatus::changes`](crate::RegistryStatus::changes) contains the last 100 changes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ListChange {
-    /// Counts the changes of all lists of this Registry from 1.
+    /// The number of the change, counted from 1 over all lists of the Registry.
     pub number: u64,
-    /// When the list came. Serialised as milliseconds since 1970.
+    /// When the list was received. Serialises as milliseconds since 1970, with the key `at_unix_ms`.
     #[serde(rename = "at_unix_ms", serialize_with = "unix_millis")]
     pub at: SystemTime,
     /// The service.
     pub service: ServiceName,
-    /// How the list was learned.
+    /// How the list was obtained.
     pub source: Source,
     /// Instances that were not in the list before.
     pub added: ChangedInstances,
     /// Instances whose values changed.
     pub changed: ChangedInstances,
-    /// Instances that are not in the list any more.
+    /// Instances that are in the list no longer.
     pub removed: ChangedInstances,
 }
 
-/// Instances of one list that changed in the same way.
+/// The instances of one list that changed in the same way.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ChangedInstances {
-    /// How many.
+    /// The number of instances.
     pub count: usize,
-    /// The first five, as `ip:port`.
+    /// The first five instances, as `ip:port`.
     pub first: Vec<String>,
 }
 
@@ -129,16 +134,16 @@ fn unix_millis<S: Serializer>(at: &SystemTime, serializer: S) -> Result<S::Ok, S
     serializer.serialize_u64(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// How far a history has come: whoever shows it waits for another value.
+/// The progress of a history. Readers wait for another value.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
-    /// Counts what has happened.
+    /// Increases with every change.
     pub(crate) version: u64,
-    /// The Registry has ended: nothing more will happen.
+    /// Whether the Registry has ended, so that nothing more will happen.
     pub(crate) has_ended: bool,
 }
 
-/// Keeps the last events and changes of lists of one Registry. Any thread may record.
+/// The recent events and list changes of one Registry. Any thread may record.
 #[derive(Debug)]
 pub(crate) struct History {
     rings: Mutex<Rings>,
@@ -147,7 +152,7 @@ pub(crate) struct History {
 
 #[derive(Debug, Default)]
 struct Rings {
-    /// Each with the moment of its last occurrence.
+    /// Each with the time of its last occurrence.
     events: VecDeque<(Instant, RegistryEvent)>,
     changes: VecDeque<ListChange>,
     events_so_far: u64,
@@ -159,7 +164,7 @@ impl History {
         Arc::new(History { rings: Mutex::default(), progress: watch::channel(Progress::default()).0 })
     }
 
-    /// Records an event, which `describe` completes. It is not asked where the event is only counted.
+    /// Records an event. `describe` completes the event, and is not called if the event is only counted.
     pub(crate) fn record(&self, kind: RegistryEventKind, describe: impl FnOnce(&mut RegistryEvent)) {
         let now = Instant::now();
         let mut rings = self.rings();
@@ -181,7 +186,7 @@ impl History {
         self.note_change();
     }
 
-    /// Records a change of a list, if any instance changed.
+    /// Records a list change, if any instance changed.
     pub(crate) fn record_change(&self, service: &ServiceName, source: Source, difference: &Difference) {
         if difference.is_empty() {
             return self.note_change();
@@ -202,28 +207,28 @@ impl History {
         self.note_change();
     }
 
-    /// Something changed that is no event.
+    /// Notes a change that is not an event.
     pub(crate) fn note_change(&self) {
         self.progress.send_modify(|progress| progress.version += 1);
     }
 
-    /// The Registry has ended.
+    /// Notes that the Registry has ended.
     pub(crate) fn end(&self) {
         self.progress.send_modify(|progress| progress.has_ended = true);
     }
 
-    /// Wakes whoever shows the history.
+    /// Receives every change of the progress.
     #[cfg(feature = "actix-web")]
     pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
     }
 
-    /// The oldest first.
+    /// The recent events, the oldest first.
     pub(crate) fn events(&self) -> Vec<RegistryEvent> {
         self.rings().events.iter().map(|(_, event)| event.clone()).collect()
     }
 
-    /// The oldest first.
+    /// The recent list changes, the oldest first.
     pub(crate) fn changes(&self) -> Vec<ListChange> {
         self.rings().changes.iter().cloned().collect()
     }

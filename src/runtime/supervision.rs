@@ -27,8 +27,8 @@ use actix_rt::time::{sleep, Instant, Sleep};
 use futures_util::future::FutureExt as _;
 use slog::{error, Logger};
 
-/// This many restarts within [`RESTART_WINDOW`] happen at once. Each further restart waits for [`RESTART_PAUSE`], so that
-/// an actor that panics again and again does not occupy the thread.
+/// This many restarts within [`RESTART_WINDOW`] happen at once. Each further restart waits for [`RESTART_PAUSE`], so
+/// that an actor that panics again and again does not occupy the thread.
 const QUICK_RESTARTS: u32 = 20;
 const RESTART_WINDOW: Duration = Duration::from_secs(1);
 const RESTART_PAUSE: Duration = Duration::from_millis(100);

@@ -1,4 +1,4 @@
-//! Answers for pages that need nothing from elsewhere, and for the events that they show.
+//! Answers with self-contained web pages, and with the event streams that these pages show.
 
 use std::convert::Infallible;
 
@@ -14,7 +14,7 @@ use base64::{engine::general_purpose::STANDARD as BASE64, Engine as _};
 use futures_util::Stream;
 use sha2::{Digest as _, Sha256};
 
-/// The Content-Security-Policy that allows the page's own script and style, known by their hashes, and nothing else.
+/// The Content-Security-Policy that allows only the page's own script and style, by their hashes.
 pub(crate) fn policy(page: &str) -> String {
     format!(
         "default-src 'none'; script-src '{}'; style-src '{}'; connect-src 'self'; img-src data:; base-uri 'none'; \
@@ -24,7 +24,7 @@ pub(crate) fn policy(page: &str) -> String {
     )
 }
 
-/// Of the one such element in the page.
+/// The hash of the page's only element of this kind.
 fn hash_of(page: &str, element: &str) -> String {
     let (open, close) = (format!("<{element}>"), format!("</{element}>"));
     let content =
@@ -48,13 +48,13 @@ pub(crate) fn event_stream(events: impl Stream<Item = Result<Bytes, Infallible>>
         .insert_header((CONTENT_TYPE, "text/event-stream"))
         .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .insert_header((CACHE_CONTROL, "no-store, no-transform"))
-        // Neither the application's compression nor a proxy may hold events back.
+        // Compression by the application, or buffering by a proxy, would delay events.
         .insert_header((CONTENT_ENCODING, "identity"))
         .insert_header(("X-Accel-Buffering", "no"))
         .streaming(events)
 }
 
-/// What keeps a page within its policy, for the tests of each page.
+/// Asserts that a page works within its policy. For the tests of each page.
 #[cfg(test)]
 pub(crate) fn assert_within_policy(page: &str) {
     assert_eq!((page.matches("<script").count(), page.matches("<style").count()), (1, 1));
