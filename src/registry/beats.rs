@@ -48,7 +48,8 @@ use crate::{
 /// # Errors
 /// - [`Error::InvalidInput`] if a value is invalid, and for a persistent instance, which has no heartbeats. Correct the
 ///   field that the error names.
-/// - The error of the last attempt, or the error that the server answered: see [`Error`].
+/// - Any other error names the server and the reason. If [`is_retryable`](Error::is_retryable) is true, send the
+///   message again.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<HeartbeatReply, Error>")]
 pub struct SendHeartbeat {

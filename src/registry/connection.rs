@@ -105,9 +105,23 @@ impl Handler<WatchConnection> for Registry {
 /// Ends what [`WatchConnection`] began, for one listener or for all. A listener that does not watch is no error.
 ///
 /// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
 /// # use actix::prelude::*;
-/// # use actix_nacos::prelude::*;
-/// # async fn run(registry: Addr<Registry>, listener: Recipient<ConnectionChanged>) -> Result<(), Error> {
+/// # struct Listener;
+/// # impl Actor for Listener {
+/// #     type Context = Context<Self>;
+/// # }
+/// # impl Handler<ConnectionChanged> for Listener {
+/// #     type Result = ();
+/// #     fn handle(&mut self, _: ConnectionChanged, _: &mut Context<Self>) {}
+/// # }
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// # let listener = Listener.start().recipient();
+/// registry.send(WatchConnection::new(listener.clone())).await??;
+///
 /// registry.send(UnwatchConnection::new(listener)).await??;
 /// registry.send(UnwatchConnection::all()).await??;
 /// # Ok(())

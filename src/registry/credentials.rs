@@ -31,8 +31,8 @@ use crate::{
 /// ```
 ///
 /// # Errors
-/// Only [`Error::Stopped`], if the Registry has ended. A wrong password shows in the next request, as
-/// [`Error::Unauthorized`].
+/// Only [`Error::Stopped`], if the Registry has ended. A wrong password does not fail this message. It
+/// fails later requests with [`Error::Unauthorized`], if the server requires a login.
 #[derive(Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct SetCredentials {

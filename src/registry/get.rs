@@ -45,7 +45,8 @@ use crate::{
 /// - [`Error::NotFound`] if the server has no such instance. Nacos 3 can only be asked for lists, which leave out
 ///   disabled instances; then `may_be_disabled` is true.
 /// - [`Error::InvalidInput`] if a value is invalid. Correct the field that the error names.
-/// - The error of the last attempt, or the error that the server answered: see [`Error`].
+/// - Any other error names the server and the reason. If [`is_retryable`](Error::is_retryable) is true, send the
+///   message again.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<Instance, Error>")]
 pub struct GetInstance {

@@ -130,9 +130,23 @@ impl Handler<WatchInstances> for Registry {
 /// Ends what [`WatchInstances`] began, for one listener or for all. A listener that does not watch is no error.
 ///
 /// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
 /// # use actix::prelude::*;
-/// # use actix_nacos::prelude::*;
-/// # async fn run(registry: Addr<Registry>, listener: Recipient<InstanceStateChanged>) -> Result<(), Error> {
+/// # struct Listener;
+/// # impl Actor for Listener {
+/// #     type Context = Context<Self>;
+/// # }
+/// # impl Handler<InstanceStateChanged> for Listener {
+/// #     type Result = ();
+/// #     fn handle(&mut self, _: InstanceStateChanged, _: &mut Context<Self>) {}
+/// # }
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// # let listener = Listener.start().recipient();
+/// registry.send(WatchInstances::new(listener.clone())).await??;
+///
 /// registry.send(UnwatchInstances::new(listener)).await??;
 /// registry.send(UnwatchInstances::all()).await??;
 /// # Ok(())

@@ -52,7 +52,7 @@ use crate::{
 /// - The error of the last attempt, if no server has accepted the registration within
 ///   [`Config::operation_timeout`](crate::Config::operation_timeout) (10 s). Send the message again, or use
 ///   [`when_reachable`](RegisterInstance::when_reachable).
-/// - Any other error that the server answered: see [`Error`].
+/// - Any other error names the server and the reason. Correct what the server rejects.
 ///
 /// After an error nothing has changed. An instance that was not registered before sends no heartbeats, and an instance
 /// that was registered keeps its previous values. If the request was applied all the same, for example because only its
@@ -264,7 +264,8 @@ pub(super) fn as_sent(instance: &Instance) -> Instance {
 ///
 /// # Errors
 /// - [`Error::InvalidInput`] if a value is invalid. Nothing was sent; correct the field that the error names.
-/// - The error of the last attempt, or the error that the server answered: see [`Error`].
+/// - Any other error names the server and the reason. If [`is_retryable`](Error::is_retryable) is true, send the
+///   message again.
 ///
 /// After an error of a server the heartbeats have stopped all the same, and the server removes an ephemeral instance
 /// after 30 s without them. If this Registry registered the instance, it goes on deregistering in the background until

@@ -36,7 +36,8 @@ use crate::{
 ///
 /// # Errors
 /// - [`Error::InvalidInput`] if a value is invalid. Correct the field that the error names.
-/// - The error of the last attempt, or the error that the server answered: see [`Error`].
+/// - Any other error names the server and the reason. If [`is_retryable`](Error::is_retryable) is true, send the
+///   message again.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<ServiceInfo, Error>")]
 pub struct ListInstances {
@@ -126,7 +127,8 @@ impl Handler<PollList> for Registry {
 /// - [`Error::InvalidInput`] if the group, the page number or the page size is invalid. Correct the field that the
 ///   error names.
 /// - [`Error::Unauthorized`] on Nacos 3.2 and later, unless the login is an administrator's.
-/// - The error of the last attempt, or the error that the server answered: see [`Error`].
+/// - Any other error names the server and the reason. If [`is_retryable`](Error::is_retryable) is true, send the
+///   message again.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<ServiceList, Error>")]
 pub struct ListServices {

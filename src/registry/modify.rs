@@ -23,8 +23,8 @@ use crate::{
 
 /// Changes some values of an instance. A value that is not given stays as it is, on every kind of server.
 ///
-/// The Registry reads the present values, merges the change into them, and writes all values. It reads the instance and
-/// the list of its service at the same time, because neither has all values.
+/// The Registry reads the present values, merges the change into them, and writes all values. It reads the instance
+/// and, if necessary, the list of its service, because neither has all values.
 ///
 /// - **An instance that this Registry registered** is registered again with the merged values. Changes by others, for
 ///   example by an operator who disabled the instance, stay unless the message changes the same value. A server that
@@ -56,7 +56,8 @@ use crate::{
 ///   the instance.
 /// - [`Error::Unauthorized`] for an instance of somebody else on Nacos 3, unless the login is an administrator's. Let
 ///   the owner change the instance.
-/// - The error of the last attempt, or the error that the server answered: see [`Error`].
+/// - Any other error names the server and the reason. If [`is_retryable`](Error::is_retryable) is true, send the
+///   message again.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct ModifyInstance {

@@ -46,8 +46,8 @@ pub struct PushStatus {
     pub port: u16,
     /// Lists that servers have pushed.
     pub pushes: u64,
-    /// Datagrams from addresses that are not configured as servers. They are dropped, or at most make the Registry poll
-    /// a list early.
+    /// Datagrams from addresses that belong to no server. They are dropped, or at most make the Registry poll a list
+    /// early.
     pub untrusted: u64,
     /// Datagrams from servers that could not be decoded.
     pub unreadable: u64,

@@ -165,9 +165,23 @@ impl Handler<Subscribe> for Registry {
 /// With [`clusters`](Unsubscribe::clusters) it ends only the subscription that was made with exactly these clusters.
 ///
 /// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
 /// # use actix::prelude::*;
-/// # use actix_nacos::prelude::*;
-/// # async fn run(registry: Addr<Registry>, listener: Recipient<ServiceChanged>) -> Result<(), Error> {
+/// # struct Listener;
+/// # impl Actor for Listener {
+/// #     type Context = Context<Self>;
+/// # }
+/// # impl Handler<ServiceChanged> for Listener {
+/// #     type Result = ();
+/// #     fn handle(&mut self, _: ServiceChanged, _: &mut Context<Self>) {}
+/// # }
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// # let listener = Listener.start().recipient();
+/// registry.send(Subscribe::new("orders", listener.clone())).await??;
+///
 /// registry.send(Unsubscribe::new("orders").listener(listener)).await??;
 /// registry.send(Unsubscribe::new("orders")).await??; // all listeners
 /// # Ok(())

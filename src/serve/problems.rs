@@ -180,7 +180,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        discovery::subscriber::SubscriptionStatus,
+        discovery::subscription::SubscriptionStatus,
         model::service::ServiceInfo,
         registry::{ServerStatus, SessionStatus},
     };
