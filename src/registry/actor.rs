@@ -193,7 +193,7 @@ impl Registry {
         T: 'static,
         F: Future<Output = Result<T, Error>> + 'static,
     {
-        if self.shared.is_in(Phase::Closing) {
+        if self.shared.has_reached(Phase::Closing) {
             return Box::pin(ready(Err(Error::Stopped)));
         }
         self.dispatch_until(operation, Phase::Offline, work)
@@ -216,7 +216,7 @@ impl Registry {
             Ok(future) => Box::pin(async move {
                 let outcome = shared.catch_panics(operation, last, pin!(future)).await;
                 // Not at the end, when the thread may stop before the answer is given.
-                if shared.has_own_thread && !shared.is_in(Phase::Ended) {
+                if shared.has_own_thread && !shared.has_reached(Phase::Ended) {
                     // Answers that are given together wake the caller's thread once: a registration takes 24 µs of CPU
                     // instead of 27.
                     yield_now().await;

@@ -146,7 +146,7 @@ impl Handler<Beat> for Registry {
         // waiting beats are small and memory is reused.
         Box::pin(async move {
             let permit = shared.beat_permit().await;
-            if shared.is_in(Phase::Closing) {
+            if shared.has_reached(Phase::Closing) {
                 return Err(Error::Stopped);
             }
             shared.heartbeat_lateness.count(beat.due.elapsed());

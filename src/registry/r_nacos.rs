@@ -30,7 +30,7 @@ use crate::{
 pub(super) const BEATS_PER_READ: u32 = 6;
 
 /// How long to wait before another read, if an answer does not show whether the server is r-nacos.
-const ASK_AGAIN: Duration = Duration::from_secs(30);
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(30);
 
 /// Whether the server in use is Nacos or r-nacos, detected once in each epoch.
 #[derive(Default)]
@@ -136,7 +136,7 @@ impl Shared {
             Some(Kind::Unknown(until)) if Instant::now() < until => false,
             Some(Kind::Unknown(_)) | None => {
                 let speaks_v3 = self.speaks_v3();
-                let kind = if speaks_v3 { Kind::Nacos } else { Kind::Unknown(Instant::now() + ASK_AGAIN) };
+                let kind = if speaks_v3 { Kind::Nacos } else { Kind::Unknown(Instant::now() + READ_AGAIN_AFTER) };
                 self.server_kind.found.set(Some((epoch, kind)));
                 !speaks_v3
             }

@@ -120,7 +120,7 @@ impl Shared {
     }
 
     /// Whether the Registry has reached `phase`.
-    pub(super) fn is_in(&self, phase: Phase) -> bool {
+    pub(super) fn has_reached(&self, phase: Phase) -> bool {
         *self.phase.borrow() >= phase
     }
 

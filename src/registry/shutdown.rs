@@ -189,7 +189,7 @@ impl Handler<Shutdown> for Registry {
 
     fn handle(&mut self, message: Shutdown, ctx: &mut Context<Self>) -> Self::Result {
         let registry = ctx.address();
-        if self.shared.is_in(Phase::Closing) {
+        if self.shared.has_reached(Phase::Closing) {
             return Box::pin(ready(Err(Error::Stopped)));
         }
         self.dispatch_until(Operation::Shutdown, Phase::Ended, |shared| {
@@ -233,7 +233,7 @@ impl Handler<Stop> for Registry {
 impl Shared {
     /// Does the same as a `Shutdown` that nobody awaits.
     pub(super) async fn last_address_dropped(&self) {
-        if !self.is_in(Phase::Closing) {
+        if !self.has_reached(Phase::Closing) {
             self.phase.send_replace(Phase::Closing);
             let turns = self.take_all_turns();
             self.go_offline(turns, self.config.shutdown_timeout, false, Drain::default()).await;
