@@ -17,8 +17,8 @@ use std::{future::Future, time::Duration};
 use actix::System;
 use actix_nacos::{balance::Retry, embedded::EmbeddedServer, Config, Policy, PushConfig, Selection};
 use scenarios::{
-    blocked, by_weight, datagrams, eject, failover, kill9, listeners, many_offline, outage, restart, rnacos,
-    rolling, rolling_restart, session, sigterm, slow, time_to_remove,
+    blocked, by_weight, datagrams, eject, failover, kill9, listeners, many_offline, outage, restart, rnacos, rolling,
+    rolling_restart, session, sigterm, slow, time_to_remove,
 };
 use support::measure;
 

@@ -360,6 +360,8 @@ mod documents {
         mod choose_instances {}
         #[doc = include_str!("../docs/guide/go-offline.md")]
         mod go_offline {}
+        #[doc = include_str!("../docs/guide/look-at-the-registry.md")]
+        mod look_at_the_registry {}
         #[doc = include_str!("../docs/guide/react-to-changes.md")]
         mod react_to_changes {}
         #[doc = include_str!("../docs/guide/register.md")]

@@ -1,13 +1,15 @@
 //! What the status tells of a bad night.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod site;
 mod support;
 
 use actix::Addr;
 use actix_nacos::{
     embedded::EmbeddedServer, Discover, GetStatus, RegisterInstance, Registry, RegistryEvent, RegistryEventKind,
-    Source, HEART_BEAT_INTERVAL,
+    Source, StatusRoutes, HEART_BEAT_INTERVAL,
 };
+use site::{Events, Site};
 use support::{ask, builder, config, eventually, ms, registry, server, shut_down, IP};
 
 fn beating(port: u16) -> RegisterInstance {
@@ -97,5 +99,39 @@ async fn changes_of_watched_lists_are_told_with_who_came_and_went() {
         changes.into_iter().find(|change| change.removed.count == 1)
     })
     .await;
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn an_instance_that_is_ejected_is_told_and_shown_with_its_calls() {
+    let server = server();
+    let registry = registry(&server);
+    for port in [80, 81] {
+        ask(&registry, RegisterInstance::new("orders", IP, port)).await.unwrap();
+    }
+    let view = ask(&registry, Discover::new("orders")).await.unwrap();
+    eventually("both are listed", async || (view.instances().len() == 2).then_some(())).await;
+    let site = Site::start(StatusRoutes::new(&registry));
+    let mut page = Events::open(&site.url("/registry/events")).await;
+    let under_way = loop {
+        let call = view.begin().unwrap();
+        match call.port {
+            80 => call.failed(),
+            _ if ask(&registry, GetStatus).await.unwrap().ejections.is_empty() => call.succeeded(),
+            _ => break call,
+        }
+    };
+    let key = "service:DEFAULT_GROUP@@orders:";
+    let is_shown = |data: &serde_json::Value| data["parts"][key]["ejected"] == 1;
+    let shown = page.until("it is ejected", is_shown).await;
+    let instances = &shown["parts"][key]["instances"];
+    assert_eq!((&instances[0]["ejected"], &instances[1]["ejected"]), (&true.into(), &false.into()));
+    let is_called = |data: &serde_json::Value| data["parts"][key]["instances"][1]["in_flight"] == 1;
+    if !is_called(&shown) {
+        page.until("the call is under way", is_called).await;
+    }
+    under_way.succeeded();
+    let ejected = event(&registry, RegistryEventKind::InstanceEjected).await;
+    assert_eq!(ejected.instance.map(|instance| instance.port), Some(80));
     shut_down(&registry).await;
 }

@@ -20,6 +20,7 @@ use crate::{
     },
     error::{Error, Operation},
     model::service::ServiceName,
+    runtime::history::RegistryEventKind,
 };
 
 /// How many changes wait for one listener.
@@ -162,6 +163,7 @@ pub(super) async fn report_ejections(shared: Weak<Shared>) {
             // A listener whose queue is full misses this change.
             let _ = listener.queue.try_send(change.clone());
         }
+        shared.record_ejection(&change);
         let EjectionChanged { instance, ejected_for, times, .. } = &change;
         match ejected_for {
             Some(time) => {
@@ -201,6 +203,17 @@ async fn deliver(
 }
 
 impl Shared {
+    fn record_ejection(&self, change: &EjectionChanged) {
+        let kind = match change.ejected_for {
+            Some(_) => RegistryEventKind::InstanceEjected,
+            None => RegistryEventKind::InstanceReadmitted,
+        };
+        self.history.record(kind, |event| {
+            event.instance = Some(change.instance.clone());
+            event.reason = change.ejected_for.map(|time| format!("for {} s", time.as_secs()));
+        });
+    }
+
     fn watch_ejections(self: &Rc<Self>, listener: Listener<EjectionChanged>) {
         let Some(recipient) = listener.recipient() else { return };
         let id = ListenerId::of(&recipient);

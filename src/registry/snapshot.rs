@@ -40,7 +40,7 @@ impl Handler<GetSnapshot> for Registry {
             Ok(Snapshot {
                 status: shared.status(subscriptions),
                 namespace: shared.config.namespace_id().into(),
-                is_closing: shared.is_in(Phase::Closing),
+                is_closing: shared.has_reached(Phase::Closing),
                 lists,
             })
         })

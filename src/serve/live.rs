@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{problems::problems, StatusRoutes};
 use crate::{
-    discovery::subscriber::snapshot::ListSnapshot,
+    discovery::{subscriber::snapshot::ListSnapshot, view::CallStatus},
     error::Error,
     model::instance::{Instance, Metadata},
     registry::{
@@ -304,7 +304,10 @@ fn list_state(list: &ListSnapshot, times: &Times) -> Value {
 fn service(list: &ListSnapshot) -> Value {
     let status = &list.status;
     let hosts = list.list.as_ref().map(|info| info.hosts.as_slice()).unwrap_or_default();
-    let instances: Vec<Value> = hosts.iter().take(SHOWN_INSTANCES).map(|host| listed_instance(host, list)).collect();
+    let calls = list.calls.iter().copied().chain(std::iter::repeat(None));
+    let shown = hosts.iter().zip(calls).take(SHOWN_INSTANCES);
+    let instances: Vec<Value> = shown.map(|(host, calls)| listed_instance(host, calls, list)).collect();
+    let ejected = list.calls.iter().flatten().filter(|calls| calls.is_ejected).count();
     json!({
         "service": status.service,
         "clusters": status.clusters,
@@ -313,6 +316,7 @@ fn service(list: &ListSnapshot) -> Value {
         "count": hosts.len(),
         "healthy": hosts.iter().filter(|host| host.healthy).count(),
         "withheld": list.withheld.len(),
+        "ejected": ejected,
         "source": list.source,
         "listeners": status.listeners,
         "views": status.views,
@@ -320,7 +324,8 @@ fn service(list: &ListSnapshot) -> Value {
     })
 }
 
-fn listed_instance(host: &Arc<Instance>, list: &ListSnapshot) -> Value {
+fn listed_instance(host: &Arc<Instance>, calls: Option<CallStatus>, list: &ListSnapshot) -> Value {
+    let latency = calls.and_then(|calls| calls.latency);
     json!({
         "authority": host.authority(),
         "cluster": host.cluster_name,
@@ -328,6 +333,9 @@ fn listed_instance(host: &Arc<Instance>, list: &ListSnapshot) -> Value {
         "healthy": host.healthy,
         "ephemeral": host.ephemeral,
         "withheld": list.withheld.iter().any(|withheld| Arc::ptr_eq(withheld, host)),
+        "ejected": calls.is_some_and(|calls| calls.is_ejected),
+        "in_flight": calls.map(|calls| calls.in_flight),
+        "latency_ms": latency.map(|latency| (latency.as_secs_f64() * 1e4).round() / 10.0),
         "metadata": shown_metadata(&host.metadata),
     })
 }

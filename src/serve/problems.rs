@@ -128,6 +128,13 @@ impl Found {
     fn add_lists(&mut self, lists: &[ListSnapshot]) {
         let empty = lists.iter().filter_map(nobody_to_call);
         self.add_each(Severity::Error, empty, "services have no instance to call.");
+        let ejected = lists.iter().filter_map(|list| {
+            let count = list.calls.iter().flatten().filter(|calls| calls.is_ejected).count();
+            (count > 0).then(|| {
+                format!("{count} instances of {} are ejected: calls to them failed.", label(&list.status.service))
+            })
+        });
+        self.add_each(Severity::Warning, ejected, "services have ejected instances.");
         let stale = lists.iter().filter(|list| list.status.stale).map(|list| {
             let because = list.status.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
             format!("The list of {} may be out of date{because}.", label(&list.status.service))
@@ -193,7 +200,13 @@ mod tests {
     fn list(instances: impl IntoIterator<Item = Instance>) -> ListSnapshot {
         let service = ServiceName::parse("orders").unwrap();
         let info = Arc::new(ServiceInfo::new(service.clone(), instances));
-        ListSnapshot { status: SubscriptionStatus::new(service), list: Some(info), withheld: Vec::new(), source: None }
+        ListSnapshot {
+            status: SubscriptionStatus::new(service),
+            list: Some(info),
+            withheld: Vec::new(),
+            source: None,
+            calls: Vec::new(),
+        }
     }
 
     fn own(state: InstanceState, port: u16) -> InstanceStatus {

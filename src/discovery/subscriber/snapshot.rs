@@ -5,6 +5,7 @@ use std::sync::Arc;
 use actix::{Context, Handler, Message, MessageResult};
 
 use super::{Subscriber, SubscriptionStatus};
+use crate::discovery::view::CallStatus;
 use crate::model::{change::Source, instance::Instance, service::ServiceInfo};
 
 #[derive(Message)]
@@ -19,6 +20,8 @@ pub(crate) struct ListSnapshot {
     /// Of `list`.
     pub(crate) withheld: Vec<Arc<Instance>>,
     pub(crate) source: Option<Source>,
+    /// Of the instances of `list`, in their order; none of those that no view has called. Empty where none was.
+    pub(crate) calls: Vec<Option<CallStatus>>,
 }
 
 impl Handler<TakeSnapshot> for Subscriber {
@@ -32,6 +35,7 @@ impl Handler<TakeSnapshot> for Subscriber {
             list: current.map(|current| current.info.clone()),
             withheld: hosts.iter().filter(|host| self.merge.is_withheld(host)).cloned().collect(),
             source: current.map(|current| current.source),
+            calls: self.settings.records.calls(hosts),
         })
     }
 }

@@ -138,6 +138,16 @@ impl EjectionChanged {
     }
 }
 
+/// The calls of one instance, by all views together.
+#[cfg(feature = "actix-web")]
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct CallStatus {
+    pub(crate) in_flight: u32,
+    /// None where no view measures it.
+    pub(crate) latency: Option<Duration>,
+    pub(crate) is_ejected: bool,
+}
+
 /// Where ejections are reported.
 pub(crate) type EjectionReports = mpsc::UnboundedSender<EjectionChanged>;
 
@@ -368,6 +378,23 @@ impl ServiceRecords {
     pub(super) fn is_ejected(&self, instance: &Arc<Instance>) -> bool {
         let known = self.known();
         known.histories.get(&Place(instance.clone())).is_some_and(|history| history.record.is_ejected())
+    }
+
+    /// What is known of the calls of each of these instances; none of those that no view has called. Empty where
+    /// none was.
+    #[cfg(feature = "actix-web")]
+    pub(crate) fn calls(&self, instances: &[Arc<Instance>]) -> Vec<Option<CallStatus>> {
+        let known = self.known();
+        if known.histories.is_empty() {
+            return Vec::new();
+        }
+        let record = |instance: &Arc<Instance>| Some(&known.histories.get(&Place(instance.clone()))?.record);
+        let of = |record: &Arc<Record>| CallStatus {
+            in_flight: record.calls_in_flight(),
+            latency: record.mean_latency(),
+            is_ejected: record.is_ejected(),
+        };
+        instances.iter().map(|instance| record(instance).map(of)).collect()
     }
 
     pub(crate) fn ejections(&self) -> Vec<EjectionStatus> {

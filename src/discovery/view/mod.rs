@@ -30,6 +30,8 @@ use std::{
 use actix_rt::time::Instant;
 use arc_swap::Guard;
 
+#[cfg(feature = "actix-web")]
+pub(crate) use self::ejection::CallStatus;
 pub use self::{
     call::Call,
     controlled::ViewControl,

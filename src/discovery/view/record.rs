@@ -173,6 +173,19 @@ impl Record {
         (mean.is_finite() && mean > 0.0).then_some((mean, age.max(0) as f32))
     }
 
+    /// How many calls are under way.
+    #[cfg(feature = "actix-web")]
+    pub(super) fn calls_in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// None where no call has been measured.
+    #[cfg(feature = "actix-web")]
+    pub(super) fn mean_latency(&self) -> Option<Duration> {
+        let (micros, _) = self.latency(0)?;
+        Duration::try_from_secs_f32(micros / 1e6).ok()
+    }
+
     fn millis(&self, now: Instant) -> u32 {
         now.saturating_duration_since(self.origin).as_millis() as u32
     }
