@@ -293,7 +293,7 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(view.begin().unwrap().port, 2);
         }
-        let call = view.begin_excluding(&[well.clone()]).unwrap();
+        let call = view.begin_excluding(std::slice::from_ref(&well)).unwrap();
         assert!(call.port == 1 && call.is_ejected());
         call.failed();
         let call = view.begin_excluding(&[well, ejected]).unwrap();

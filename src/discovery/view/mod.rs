@@ -104,7 +104,8 @@ impl ServiceView {
     /// ```
     /// use actix_nacos::{Instance, ServiceName, ServiceView};
     ///
-    /// let east = Instance { cluster_name: "EAST".into(), ..Instance::new("127.0.0.7", 8080) };
+    /// let mut east = Instance::new("127.0.0.7", 8080);
+    /// east.cluster_name = "EAST".into();
     /// let orders = ServiceView::fixed(ServiceName::parse("orders")?, [east, Instance::new("127.0.0.8", 8080)]);
     /// let local = orders.with(|selection| selection.prefer_cluster("EAST"));
     /// assert_eq!(local.begin()?.ip, "127.0.0.7");
