@@ -29,7 +29,7 @@ use crate::support::{
     logs::{logger, Log},
     ms,
     proxy::Proxy,
-    server, servers, shut_down, start, until, IP,
+    servers, shut_down, start, until, IP,
 };
 
 /// What instances of these tests beat at.
@@ -671,85 +671,4 @@ async fn another_server_that_answers_other_operations_is_not_in_use() {
 #[actix::test]
 async fn another_server_that_answers_other_operations_in_time_is_not_in_use() {
     another_servers_answer_to_other_operations_changes_nothing(|server| server.faults().hang(true)).await;
-}
-
-/// How many beats and registrations a server had taken, as time went on.
-struct Timeline(Arc<Mutex<Vec<(Instant, u64)>>>);
-
-impl Timeline {
-    /// Looks until the timeline is dropped, in a thread of its own: the test's may be busy.
-    fn watch(server: &Arc<EmbeddedServer>) -> Self {
-        let looks = Arc::new(Mutex::new(Vec::new()));
-        let (server, kept) = (Arc::downgrade(server), Arc::downgrade(&looks));
-        thread::spawn(move || {
-            while let (Some(server), Some(looks)) = (server.upgrade(), kept.upgrade()) {
-                let counters = server.counters();
-                let signs = counters.requests_for(Operation::Beat) + counters.requests_for(Operation::Register);
-                looks.lock().unwrap().push((Instant::now(), signs));
-                thread::sleep(ms(5));
-            }
-        });
-        Timeline(looks)
-    }
-
-    /// The most within any half second from `since` on.
-    fn most_in_half_a_second(&self, since: Instant) -> u64 {
-        let looks = self.0.lock().unwrap();
-        let looks: Vec<_> = looks.iter().filter(|(at, _)| *at >= since).collect();
-        let sent_from = |first: &(Instant, u64)| {
-            let within = looks.iter().rev().find(|(at, _)| *at <= first.0 + ms(500));
-            within.map_or(0, |(_, signs)| signs - first.1)
-        };
-        looks.iter().map(|first| sent_from(first)).max().unwrap_or(0)
-    }
-}
-
-/// Sizes of the tests of load: 60 beats in half a second. Retries come sooner than the interval, and its timers keep to
-/// the coarse grid, as with the usual one.
-const MANY: u16 = 600;
-const LONG_INTERVAL: Duration = Duration::from_secs(5);
-const MEAN: u64 = 60;
-
-fn many() -> impl Iterator<Item = RegisterInstance> {
-    (1..=MANY).map(|port| RegisterInstance::new("orders", IP, port).heartbeat_interval(LONG_INTERVAL))
-}
-
-#[actix::test]
-async fn instances_that_waited_for_the_server_beat_spread_over_the_interval() {
-    let server = Arc::new(server());
-    server.faults().refuse_connections();
-    let registry = start(config(&server));
-    for instance in many() {
-        ask(&registry, instance.when_reachable()).await.unwrap();
-    }
-    server.faults().accept_connections();
-    until("all are registered", || server.instances("orders").len() == usize::from(MANY)).await;
-    let timeline = Timeline::watch(&server);
-    let registered = Instant::now();
-    // As it is in this interval it is in every one.
-    actix_rt::time::sleep(LONG_INTERVAL + ms(500)).await;
-    let most = timeline.most_in_half_a_second(registered);
-    assert!(most * 2 <= MEAN * 5, "{most} beats in half a second, {MEAN} in the mean");
-    shut_down(&registry).await;
-}
-
-#[actix::test]
-async fn instances_come_back_from_an_outage_spread_over_the_interval() {
-    let server = Arc::new(server());
-    let registry = start(config(&server));
-    join_all(many().map(|instance| ask(&registry, instance)))
-        .await
-        .into_iter()
-        .for_each(|answer| drop(answer.unwrap()));
-    server.faults().refuse_connections();
-    // So long that the beats of all have failed.
-    actix_rt::time::sleep(LONG_INTERVAL).await;
-    let timeline = Timeline::watch(&server);
-    let back = Instant::now();
-    server.faults().accept_connections();
-    // All come back within an interval, and keep to the spread that they have then.
-    actix_rt::time::sleep(LONG_INTERVAL + ms(1000)).await;
-    let most = timeline.most_in_half_a_second(back);
-    assert!(most * 2 <= MEAN * 5, "{most} beats in half a second, {MEAN} in the mean");
-    shut_down(&registry).await;
 }

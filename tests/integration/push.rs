@@ -2,13 +2,14 @@
 
 use std::{net::UdpSocket, time::Duration};
 
-use crate::support::{self, ms, News};
 use actix::Addr;
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer},
     Config, DeregisterInstance, Discover, Error, GetStatus, ModifyInstance, PushConfig, RegisterInstance, Registry,
     ServiceChanged, Source, Subscribe,
 };
+
+use crate::support::{self, ms, News};
 
 /// Asks so seldom that whatever is told in time was pushed.
 fn pushed_only(server: &EmbeddedServer) -> Config {
@@ -141,7 +142,8 @@ async fn a_thousand_services_are_watched_and_no_change_is_missed() -> Result<(),
     }
     let mut seen = std::collections::HashSet::new();
     while seen.len() < SERVICES {
-        let change = news.next().await;
+        // On a busy machine one may turn unhealthy meanwhile, and healthy again.
+        let change = news.until(|change| change.changed.is_empty()).await;
         assert_eq!(change.added.len(), 1);
         assert!(seen.insert(change.service.name.clone()), "told once each");
     }

@@ -10,6 +10,7 @@ mod isolation;
 mod offline;
 mod restart;
 mod spoofing;
+mod spread;
 
 #[path = "../scenarios/mod.rs"]
 mod scenarios;

@@ -1,0 +1,121 @@
+//! Many instances beat spread over their interval, whatever they went through together.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use actix_nacos::{
+    embedded::{EmbeddedServer, InstanceSnapshot},
+    Operation, RegisterInstance, HEART_BEAT_INTERVAL,
+};
+use futures_util::future::join_all;
+
+use crate::{
+    alone,
+    support::{ask, config, ms, registry, server, shut_down, start, until, IP},
+};
+
+/// How many beats and registrations a server had taken, as time went on.
+struct Timeline(Arc<Mutex<Vec<(Instant, u64)>>>);
+
+impl Timeline {
+    /// Looks until the timeline is dropped, in a thread of its own: the test's may be busy.
+    fn watch(server: &Arc<EmbeddedServer>) -> Self {
+        let looks = Arc::new(Mutex::new(Vec::new()));
+        let (server, kept) = (Arc::downgrade(server), Arc::downgrade(&looks));
+        thread::spawn(move || {
+            while let (Some(server), Some(looks)) = (server.upgrade(), kept.upgrade()) {
+                let counters = server.counters();
+                let signs = counters.requests_for(Operation::Beat) + counters.requests_for(Operation::Register);
+                looks.lock().unwrap().push((Instant::now(), signs));
+                thread::sleep(ms(5));
+            }
+        });
+        Timeline(looks)
+    }
+
+    /// The most within any half second from `since` on.
+    fn most_in_half_a_second(&self, since: Instant) -> u64 {
+        let looks = self.0.lock().unwrap();
+        let looks: Vec<_> = looks.iter().filter(|(at, _)| *at >= since).collect();
+        let sent_from = |first: &(Instant, u64)| {
+            let within = looks.iter().rev().find(|(at, _)| *at <= first.0 + ms(500));
+            within.map_or(0, |(_, signs)| signs - first.1)
+        };
+        looks.iter().map(|first| sent_from(first)).max().unwrap_or(0)
+    }
+}
+
+/// Sizes of the tests of load: 60 beats in half a second. Retries come sooner than the interval, and its timers keep to
+/// the coarse grid, as with the usual one.
+const MANY: u16 = 600;
+const LONG_INTERVAL: Duration = Duration::from_secs(5);
+const MEAN: u64 = 60;
+
+fn many() -> impl Iterator<Item = RegisterInstance> {
+    (1..=MANY).map(|port| RegisterInstance::new("orders", IP, port).heartbeat_interval(LONG_INTERVAL))
+}
+
+#[actix::test]
+async fn instances_that_waited_for_the_server_beat_spread_over_the_interval() {
+    let _alone = alone();
+    let server = Arc::new(server());
+    server.faults().refuse_connections();
+    let registry = start(config(&server));
+    for instance in many() {
+        ask(&registry, instance.when_reachable()).await.unwrap();
+    }
+    server.faults().accept_connections();
+    until("all are registered", || server.instances("orders").len() == usize::from(MANY)).await;
+    let timeline = Timeline::watch(&server);
+    let registered = Instant::now();
+    // As it is in this interval it is in every one.
+    actix_rt::time::sleep(LONG_INTERVAL + ms(500)).await;
+    let most = timeline.most_in_half_a_second(registered);
+    assert!(most * 2 <= MEAN * 5, "{most} beats in half a second, {MEAN} in the mean");
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn instances_come_back_from_an_outage_spread_over_the_interval() {
+    let _alone = alone();
+    let server = Arc::new(server());
+    let registry = start(config(&server));
+    join_all(many().map(|instance| ask(&registry, instance)))
+        .await
+        .into_iter()
+        .for_each(|answer| drop(answer.unwrap()));
+    server.faults().refuse_connections();
+    // So long that the beats of all have failed.
+    actix_rt::time::sleep(LONG_INTERVAL).await;
+    let timeline = Timeline::watch(&server);
+    let back = Instant::now();
+    server.faults().accept_connections();
+    // All come back within an interval, and keep to the spread that they have then.
+    actix_rt::time::sleep(LONG_INTERVAL + ms(1000)).await;
+    let most = timeline.most_in_half_a_second(back);
+    assert!(most * 2 <= MEAN * 5, "{most} beats in half a second, {MEAN} in the mean");
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn instances_registered_in_one_burst_do_not_beat_in_one_spike() {
+    let _alone = alone();
+    let server = server();
+    let registry = registry(&server);
+    let register = |port| RegisterInstance::new("orders", IP, port).metadata(HEART_BEAT_INTERVAL, "2000");
+    join_all((8000..8400).map(|port| ask(&registry, register(port))))
+        .await
+        .into_iter()
+        .for_each(|answer| drop(answer.unwrap()));
+    until("all have beaten", || server.counters().requests_for(Operation::Beat) >= 400).await;
+    // At one moment, how many grid steps of 100 ms ago each has last beaten.
+    let ago = |instance: InstanceSnapshot| instance.since_last_beat.as_millis() / 100;
+    let steps: BTreeSet<_> = server.instances("orders").into_iter().map(ago).collect();
+    // Of 20; a machine that is busy elsewhere holds some up, and sends them together.
+    assert!(steps.len() >= 8, "{steps:?}");
+    shut_down(&registry).await;
+}
