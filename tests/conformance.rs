@@ -1,8 +1,9 @@
 //! Every operation, its defaults and its failures, with the same assertions on every server.
 //!
 //! By default it runs on the embedded server in all its dialects, one after the other. `NACOS_DIALECT=2.5` picks one of them,
-//! `NACOS_AUTH=on` has them all demand a login, and `NACOS_DELAYS=on` has lists show changes as late as the originals do. `NACOS_SERVER_ADDR=127.0.0.1:8848`, with `NACOS_USERNAME` and `NACOS_PASSWORD` where it wants a login, runs the
-//! suite on that server instead: every test has a service of its own and takes back what it registered.
+//! `NACOS_AUTH=on` has them all demand a login, and `NACOS_DELAYS=on` has lists show changes as late as the originals do.
+//! `NACOS_SERVER_ADDR=127.0.0.1:8848`, with `NACOS_USERNAME` and `NACOS_PASSWORD` where it wants a login, runs the suite on
+//! that server instead: every test has a service of its own and takes back what it registered.
 //!
 //! Where servers cannot do the same, [`Kind`] says so, and `docs/servers.md` says why.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -285,12 +286,12 @@ async fn registered_values_are_listed_as_they_were_given() {
 #[actix::test]
 async fn ipv6_addresses_and_host_names_can_be_registered() {
     everywhere(async |world| {
-        for ip in ["fd00::7", "backend.example"] {
+        for ip in ["::1", "localhost"] {
             world.ask(RegisterInstance::new(&world.service, ip, 8080)).await;
         }
         let info = world.listed("both are listed", |hosts| hosts.len() == 2).await;
         let ips: Vec<_> = info.hosts.iter().map(|host| host.ip.as_str()).collect();
-        assert_eq!(ips, ["backend.example", "fd00::7"]);
+        assert_eq!(ips, ["::1", "localhost"]);
     })
     .await;
 }
