@@ -304,9 +304,9 @@ async fn the_console_disables_reweights_and_removes_and_orders_faults() {
     let registry = support::registry(&server);
     browser.open(&format!("http://{}/", server.address())).await;
     browser.has_text("● Live").await;
-    let mut came = RegisterInstance::new("orders", IP, 80).metadata("note", HTML);
-    came = came.metadata("zone", "a");
-    ask(&registry, came).await.unwrap();
+    // A persistent one: no heartbeat brings it back once it is removed.
+    let came = RegisterInstance::new("orders", IP, 80).ephemeral(false);
+    ask(&registry, came.metadata("note", HTML).metadata("zone", "a")).await.unwrap();
     let seen = browser.has_text(&format!("{IP}:80")).await;
     assert!(seen < Duration::from_secs(1), "{seen:?}");
     browser.has_text(HTML).await;
@@ -345,7 +345,7 @@ async fn pictures_of_the_page() {
         let others = watching(in_use);
         let names = ["orders", "payments", "SHOP@@ledger"];
         let name = |number: usize| names.get(number).map_or(format!("service-{number:03}"), |name| (*name).to_owned());
-        let _views = discover(&registry, (0..count).map(name)).await;
+        let views = discover(&registry, (0..count).map(name)).await;
         for number in 0..count {
             for port in 0..=(number * 7 + 2) % 5 {
                 let zone = ["a", "b", "c"][port % 3];
@@ -368,6 +368,16 @@ async fn pictures_of_the_page() {
         ask(&others, ModifyInstance::new("orders", "127.0.0.1", 8080).weight(4.0)).await.unwrap();
         ask(&others, DeregisterInstance::new("payments", "127.0.1.1", 8080)).await.unwrap();
         actix_rt::time::sleep(ms(2000)).await;
+        let under_way: Vec<_> = (0..4).map(|_| views[0].begin().unwrap()).collect();
+        for _ in 0..100 {
+            let call = views[1].begin().unwrap();
+            if call.ip == "127.0.1.3" {
+                call.failed();
+            } else {
+                call.succeeded();
+            }
+        }
+        browser.has_text("1 ejected").await;
         for (device, width, height) in [("desktop", 1280, 1000), ("phone", 390, 844)] {
             for scheme in ["light", "dark"] {
                 browser.look(width, height, scheme).await;
@@ -375,7 +385,7 @@ async fn pictures_of_the_page() {
                 browser.picture(&format!("{count}-{device}-{scheme}.png")).await;
             }
         }
-        browser.look(1180, 1330, "light").await;
+        browser.look(1180, 1400, "light").await;
         actix_rt::time::sleep(ms(300)).await;
         browser.picture(&format!("{count}-whole.png")).await;
         browser.look(390, 2400, "light").await;
@@ -386,7 +396,7 @@ async fn pictures_of_the_page() {
         browser.has_text("does not answer; another server serves").await;
         actix_rt::time::sleep(ms(1000)).await;
         browser.picture(&format!("{count}-desktop-whole-bad.png")).await;
-        drop(site);
+        drop((site, under_way));
         shut_down(&others).await;
         shut_down(&registry).await;
     }

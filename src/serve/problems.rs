@@ -63,7 +63,7 @@ impl Found {
         }
         let count = texts.count();
         if count > 0 {
-            self.0.push(Problem { severity, text: format!("{count} more {more}") });
+            self.0.push(Problem { severity, text: format!("And {count} more {more}.") });
         }
     }
 
@@ -111,7 +111,7 @@ impl Found {
         let rejected = in_state(InstanceState::Rejected).map(|instance| {
             format!("{} is not registered: the server rejects it{}.", own_label(&instance.instance), because(instance))
         });
-        self.add_each(Severity::Error, rejected, "instances are rejected.");
+        self.add_each(Severity::Error, rejected, "rejected");
         let lost = in_state(InstanceState::Lost).map(|instance| {
             format!(
                 "{} may have been removed from the lists, and is being registered again{}.",
@@ -119,32 +119,40 @@ impl Found {
                 because(instance)
             )
         });
-        self.add_each(Severity::Error, lost, "instances are lost.");
+        self.add_each(Severity::Error, lost, "lost");
         let pending = in_state(InstanceState::Pending)
             .map(|instance| format!("{} is not registered yet{}.", own_label(&instance.instance), because(instance)));
-        self.add_each(Severity::Warning, pending, "instances are not registered yet.");
+        self.add_each(Severity::Warning, pending, "not registered yet");
     }
 
     fn add_lists(&mut self, lists: &[ListSnapshot]) {
         let empty = lists.iter().filter_map(nobody_to_call);
-        self.add_each(Severity::Error, empty, "services have no instance to call.");
+        self.add_each(Severity::Error, empty, "without an instance to call");
         let ejected = lists.iter().filter_map(|list| {
             let count = list.calls.iter().flatten().filter(|calls| calls.is_ejected).count();
-            (count > 0).then(|| {
-                format!("{count} instances of {} are ejected: calls to them failed.", label(&list.status.service))
-            })
+            let service = label(&list.status.service);
+            match count {
+                0 => None,
+                1 => Some(format!("An instance of {service} is ejected: calls to it failed.")),
+                _ => Some(format!("{count} instances of {service} are ejected: calls to them failed.")),
+            }
         });
-        self.add_each(Severity::Warning, ejected, "services have ejected instances.");
+        self.add_each(Severity::Warning, ejected, "with ejected instances");
         let stale = lists.iter().filter(|list| list.status.stale).map(|list| {
             let because = list.status.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
             format!("The list of {} may be out of date{because}.", label(&list.status.service))
         });
-        self.add_each(Severity::Warning, stale, "lists may be out of date.");
-        let withheld = lists.iter().filter(|list| !list.withheld.is_empty()).map(|list| {
+        self.add_each(Severity::Warning, stale, "whose list may be out of date");
+        let withheld = lists.iter().filter_map(|list| {
             let (count, service) = (list.withheld.len(), label(&list.status.service));
-            format!("{count} instances of {service} are kept although the server does not list them: it may have forgotten them.")
+            let why = "although the server does not list";
+            match count {
+                0 => None,
+                1 => Some(format!("An instance of {service} is kept {why} it: it may have been forgotten.")),
+                _ => Some(format!("{count} instances of {service} are kept {why} them: they may have been forgotten.")),
+            }
         });
-        self.add_each(Severity::Warning, withheld, "services have instances that are kept.");
+        self.add_each(Severity::Warning, withheld, "with instances that are kept");
         let protected =
             lists.iter().filter(|list| list.list.as_ref().is_some_and(|info| info.reach_protection_threshold));
         let protected = protected.map(|list| {
@@ -153,7 +161,7 @@ impl Found {
                 label(&list.status.service)
             )
         });
-        self.add_each(Severity::Warning, protected, "services have few healthy instances.");
+        self.add_each(Severity::Warning, protected, "with few healthy instances");
     }
 }
 
@@ -249,7 +257,7 @@ mod tests {
         let mut snapshot = snapshot();
         snapshot.status.instances = (1..=1000).map(|port| own(InstanceState::Rejected, port)).collect();
         let texts = texts(&snapshot);
-        assert_eq!((texts.len(), texts[NAMED].as_str()), (NAMED + 1, "997 more instances are rejected."));
+        assert_eq!((texts.len(), texts[NAMED].as_str()), (NAMED + 1, "And 997 more rejected."));
     }
 
     #[test]
