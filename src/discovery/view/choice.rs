@@ -212,7 +212,7 @@ mod tests {
         time::Duration,
     };
 
-    use super::super::{Eject, Selection, ServiceView};
+    use super::super::{Call, Eject, Selection, ServiceView};
     use super::*;
     use crate::{
         error::{Error, NoInstanceReasons},
@@ -408,15 +408,13 @@ mod tests {
     #[test]
     fn the_less_loaded_of_two_is_called() {
         let view = view(instances(&[1.0, 1.0, 1.0]), Policy::LeastLoaded);
-        let mut held: Vec<_> = (0..30).map(|_| view.begin().unwrap()).collect();
+        let held: Vec<_> = (0..300).map(|_| view.begin().unwrap()).collect();
         let count = |port| held.iter().filter(|call| call.port == port).count();
-        assert!((1..=3).all(|port| (9..=11).contains(&count(port))), "{:?}", (1..=3).map(count).collect::<Vec<_>>());
-        held.retain(|call| call.port != 2);
-        for _ in 0..8 {
-            let call = view.begin().unwrap();
-            held.push(call);
-        }
-        assert!(held.iter().filter(|call| call.port == 2).count() >= 4);
+        // By chance alone one of two runs would be off by more than 8.
+        assert!((1..=3).all(|port| (95..=105).contains(&count(port))), "{:?}", (1..=3).map(count).collect::<Vec<_>>());
+        held.into_iter().filter(|call| call.port == 2).for_each(Call::succeeded);
+        let next: Vec<_> = (0..30).map(|_| view.begin().unwrap()).filter(|call| call.port == 2).collect();
+        assert!(next.len() >= 12, "{} of 30 went to the one that is idle", next.len());
     }
 
     #[actix::test]
