@@ -44,7 +44,8 @@ const MAX_STREAMS: usize = 16;
 /// So often the server is looked at; more seldom if that takes long.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const PAUSE_PER_COST: u32 = 10;
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Only a write shows that a console was closed.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// A console shows so many; the rest is counted.
 const SHOWN_SERVICES: usize = 200;

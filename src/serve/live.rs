@@ -39,8 +39,8 @@ const MAX_STREAMS: usize = 64;
 
 /// Heartbeats and polls are no progress of their own: they show after this.
 const TICK: Duration = Duration::from_secs(1);
-/// A stream with nothing to tell says that it lives.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// A stream with nothing to tell says that it lives. Only a write shows that a page was closed, and frees its place for another.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// Between two snapshots. The Registry and a worker of the server spend at most a tenth of their time with snapshots.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
