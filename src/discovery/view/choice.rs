@@ -405,14 +405,17 @@ mod tests {
         assert_eq!(before, (0..1000).map(owner).collect::<Vec<_>>());
     }
 
-    #[test]
-    fn the_less_loaded_of_two_is_called() {
+    #[actix::test]
+    async fn the_less_loaded_of_two_is_called() {
+        // The machine's own delays would be latencies of the instances.
+        tokio::time::pause();
         let view = view(instances(&[1.0, 1.0, 1.0]), Policy::LeastLoaded);
         let held: Vec<_> = (0..300).map(|_| view.begin().unwrap()).collect();
         let count = |port| held.iter().filter(|call| call.port == port).count();
         // By chance alone one of two runs would be off by more than 8.
         assert!((1..=3).all(|port| (95..=105).contains(&count(port))), "{:?}", (1..=3).map(count).collect::<Vec<_>>());
-        held.into_iter().filter(|call| call.port == 2).for_each(Call::succeeded);
+        let (ended, _under_way): (Vec<_>, Vec<_>) = held.into_iter().partition(|call| call.port == 2);
+        ended.into_iter().for_each(Call::succeeded);
         let next: Vec<_> = (0..30).map(|_| view.begin().unwrap()).filter(|call| call.port == 2).collect();
         assert!(next.len() >= 12, "{} of 30 went to the one that is idle", next.len());
     }

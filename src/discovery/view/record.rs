@@ -156,6 +156,7 @@ impl Record {
         let sample = took.as_secs_f32() * 1e6;
         let now = self.millis(now);
         let latency = match self.latency(now) {
+            None if !succeeded => return,
             None => sample,
             Some((mean, _)) if !succeeded && sample <= mean => return,
             Some((mean, age)) => mean + (sample - mean) * (age / (age + LATENCY_WINDOW)),
@@ -271,6 +272,9 @@ mod tests {
         assert!((record.latency(0).unwrap().0 - 20_000.0).abs() < 1.0);
         record.observe(400 * MS, origin + 1000 * MS, false);
         assert!(record.latency(0).unwrap().0 > 100_000.0);
+        let (unknown, origin) = self::record();
+        unknown.observe(MS, origin, false);
+        assert_eq!(unknown.latency(0), None, "one that refuses connections would look like the fastest");
     }
 
     #[test]
