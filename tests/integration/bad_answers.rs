@@ -5,11 +5,6 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use crate::support::{
-    ask, config_at, eventually,
-    fake::{Answer, Fake},
-    logs, ms, soon, start, unique, until, News, IP,
-};
 use actix::Addr;
 use actix_nacos::{
     Config, Discover, Error, GetInstance, GetStatus, ListInstances, ListServices, ModifyInstance, Protocol,
@@ -17,6 +12,12 @@ use actix_nacos::{
 };
 use flate2::{write::GzEncoder, Compression};
 use futures_util::{future::LocalBoxFuture, FutureExt as _, TryFutureExt as _};
+
+use crate::support::{
+    ask, config_at, eventually,
+    fake::{Answer, Fake},
+    logs, ms, soon, start, unique, until, News, IP,
+};
 
 /// A Registry at a server that gives one answer to everything.
 struct World {

@@ -1,41 +1,19 @@
 //! The last lists on disk: a start during an outage finds them.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use actix::Addr;
 use actix_nacos::{
     embedded::EmbeddedServer, Config, Discover, GetStatus, RegisterInstance, Registry, Source, Subscribe,
 };
 
-use crate::support::{self, ask, config, listed_ports, ms, registry, server, shut_down, soon, start, until, News};
+use crate::support::{
+    self, ask, config, listed_ports, ms, registry, server, shut_down, soon, start, until, Folder, News,
+};
 
-/// A folder of this test's own, gone with it.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        Folder(std::env::temp_dir().join(support::unique("actix-nacos-lists")))
-    }
-
-    /// The one file in it.
-    fn file(&self) -> Option<PathBuf> {
-        let mut files = fs::read_dir(&self.0).ok()?.flatten().map(|entry| entry.path());
-        files.find(|path| path.extension().is_some_and(|extension| extension == "json"))
-    }
-
-    fn text(&self) -> String {
-        self.file().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // One that was never made is as good.
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// The list in the folder.
+fn text(folder: &Folder) -> String {
+    folder.cached_list().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
 }
 
 fn caching(server: &EmbeddedServer, folder: &Path) -> Config {
@@ -49,7 +27,7 @@ async fn after_a_day_at_work(server: &EmbeddedServer, folder: &Folder) -> Addr<R
     let registry = start(caching(server, &folder.0));
     let view = ask(&registry, Discover::new("orders")).await.unwrap();
     soon("the list", view.ready()).await.unwrap();
-    until("the list is saved", || folder.text().contains("127.0.0.7")).await;
+    until("the list is saved", || text(folder).contains("127.0.0.7")).await;
     shut_down(&registry).await;
     server.faults().refuse_connections();
     other
@@ -103,10 +81,10 @@ async fn a_list_from_the_disk_is_gone_with_the_first_list_of_a_server() {
 async fn bad_files_are_ignored_with_one_warning_and_replaced() {
     let (server, folder) = (server(), Folder::new());
     let other = after_a_day_at_work(&server, &folder).await;
-    let good = folder.text();
+    let good = text(&folder);
     for bad in ["", "{", "[]", &good[..good.len() / 2], &good.replace("orders", "others"), "\0\0\0\0"] {
         server.faults().refuse_connections();
-        fs::write(folder.file().expect("a file"), bad).unwrap();
+        fs::write(folder.cached_list().expect("a file"), bad).unwrap();
         let (logger, log) = support::logs::logger();
         let registry = start(caching(&server, &folder.0).logger(logger));
         let view = ask(&registry, Discover::new("orders")).await.unwrap();
@@ -115,7 +93,7 @@ async fn bad_files_are_ignored_with_one_warning_and_replaced() {
         server.faults().accept_connections();
         soon("the list", view.ready()).await.unwrap();
         let is_good = |text: String| text != bad && text.contains("127.0.0.7");
-        until("the file is replaced", || is_good(folder.text())).await;
+        until("the file is replaced", || is_good(text(&folder))).await;
         assert_eq!(log.count("ignored unusable cache file"), 1, "{bad:?}: {:?}", log.loud());
         shut_down(&registry).await;
     }

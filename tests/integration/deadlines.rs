@@ -7,11 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::support::{
-    ask, config_at,
-    fake::{Answer, Fake, Seen},
-    ms, start, until,
-};
 use actix::Addr;
 use actix_nacos::{
     Config, DeregisterInstance, Error, GetInstance, ListInstances, ListServices, ModifyInstance, Protocol,
@@ -19,7 +14,13 @@ use actix_nacos::{
 };
 use futures_util::future::{join_all, FutureExt as _, LocalBoxFuture, TryFutureExt as _};
 
-const OWN: (&str, &str, u16) = ("orders", "127.0.0.7", 80);
+use crate::support::{
+    ask, config_at,
+    fake::{Answer, Fake, Seen},
+    ms, start, until, IP,
+};
+
+const OWN: (&str, &str, u16) = ("orders", IP, 80);
 const OTHERS: (&str, &str, u16) = ("orders", "127.0.0.8", 80);
 
 /// In no list, so that it is asked for a second time.
@@ -192,7 +193,7 @@ async fn finding_out_the_protocol_is_part_of_the_operation_that_needs_it() {
 async fn a_beat_by_hand_that_has_to_register_is_one_operation() {
     let server = slow_server(ms(700), |_| true);
     let registry = start(config(&server).protocol(Protocol::V3));
-    assert_cut(time_one(ask(&registry, SendHeartbeat::new("orders", "127.0.0.7", 80))).await);
+    assert_cut(time_one(ask(&registry, SendHeartbeat::new("orders", IP, 80))).await);
     let asked = server.seen();
     assert!(asked.iter().any(|seen| !seen.body.contains("heartBeat=true")), "it has begun to register: {asked:?}");
 }

@@ -17,10 +17,9 @@ use futures_util::future::{join, join_all};
 use crate::support::{
     self, ask, config_at, eventually,
     fake::{Answer, Fake},
-    ms, registry, server, shut_down, start, until,
+    ms, registry, server, shut_down, start, until, IP,
 };
 
-const IP: &str = "127.0.0.7";
 const NOTICED_BY_PUSH: Duration = Duration::from_secs(2);
 const NOTICED_BY_POLL: Duration = Duration::from_secs(12);
 

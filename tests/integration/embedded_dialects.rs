@@ -5,9 +5,8 @@ use std::time::Duration;
 use actix_nacos::embedded::{Dialect, EmbeddedServer, EmbeddedServerBuilder};
 use serde_json::{json, Value};
 
-use crate::raw_http::{Connection, Response};
+use crate::raw_http::{Connection, Response, INSTANCE};
 
-const INSTANCE: &str = "/nacos/v1/ns/instance";
 const V3_INSTANCE: &str = "/nacos/v3/client/ns/instance";
 const ONE: &str = "serviceName=orders&ip=127.0.0.1&port=80";
 const SECOND: Duration = Duration::from_secs(1);

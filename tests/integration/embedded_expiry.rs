@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use actix_nacos::embedded::{Dialect, EmbeddedServer};
 
-use crate::raw_http::{wait_until, Connection};
+use crate::raw_http::{wait_until, Connection, INSTANCE};
 
-const INSTANCE: &str = "/nacos/v1/ns/instance";
 const SECOND: Duration = Duration::from_secs(1);
 
 fn standing_still(dialect: Dialect) -> (EmbeddedServer, Connection) {

@@ -12,9 +12,8 @@ use actix_nacos::{
 };
 use serde_json::Value;
 
-use crate::raw_http::{wait_until, Connection};
+use crate::raw_http::{wait_until, Connection, INSTANCE};
 
-const INSTANCE: &str = "/nacos/v1/ns/instance";
 const LIST: &str = "/nacos/v1/ns/instance/list?serviceName=orders";
 const REGISTER: &str = "/nacos/v1/ns/instance?serviceName=orders&ip=127.0.0.1&port=80";
 

@@ -8,9 +8,7 @@ use std::{
 
 use actix_nacos::embedded::{Dialect, EmbeddedServer};
 
-use crate::raw_http::{wait_until, Connection};
-
-const INSTANCE: &str = "/nacos/v1/ns/instance";
+use crate::raw_http::{wait_until, Connection, INSTANCE};
 
 fn register(server: &EmbeddedServer) -> Connection {
     let mut nacos = Connection::to(server.address());

@@ -8,9 +8,8 @@ use actix_nacos::{
 };
 use serde_json::Value;
 
-use crate::raw_http::{wait_until, Connection};
+use crate::raw_http::{wait_until, Connection, INSTANCE};
 
-const INSTANCE: &str = "/nacos/v1/ns/instance";
 const JAVA: &str = "Nacos-Java-Client:v1.4.6 actix-nacos/0.1.0";
 const SECOND: Duration = Duration::from_secs(1);
 

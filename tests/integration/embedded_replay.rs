@@ -19,9 +19,10 @@ use std::{
     time::Duration,
 };
 
-use crate::raw_http::{wait_until, Connection, Response};
 use actix_nacos::embedded::{Dialect, EmbeddedServer};
 use serde_json::Value;
+
+use crate::raw_http::{wait_until, Connection, Response};
 
 /// How long the servers had run when the recordings began, modulo the 5 seconds in which Nacos 2.x and 3.x look for
 /// subscribers whose time is up: this fits the pushes of both recordings.

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use crate::raw_http::{Connection, Response};
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer},
     Operation,
 };
 use serde_json::{json, Value};
 
-const INSTANCE: &str = "/nacos/v1/ns/instance";
+use crate::raw_http::{Connection, Response, INSTANCE};
 
 fn started() -> (EmbeddedServer, Connection) {
     let server = EmbeddedServer::builder().list_delay(Duration::ZERO).start().expect("a server");

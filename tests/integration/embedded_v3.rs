@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::raw_http::Connection;
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer, EmbeddedServerBuilder},
     Operation,
 };
 use serde_json::json;
+
+use crate::raw_http::Connection;
 
 const INSTANCE: &str = "/nacos/v3/client/ns/instance";
 

@@ -5,11 +5,6 @@ use std::sync::{
     Arc, Mutex,
 };
 
-use crate::support::{
-    self, ask, config, config_at, eventually,
-    fake::{Answer, Fake, Seen},
-    logs, ms, server, shut_down, start, until, News, IP,
-};
 use actix::Addr;
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer},
@@ -18,6 +13,12 @@ use actix_nacos::{
 };
 use futures_util::future::join_all;
 use slog::Level;
+
+use crate::support::{
+    self, ask, config, config_at, eventually,
+    fake::{Answer, Fake, Seen},
+    logs, ms, server, shut_down, start, until, News, IP,
+};
 
 const PASSWORD: &str = "correct-horse";
 

@@ -1,14 +1,15 @@
 //! Names that some server takes are usable by every message; what a server dislikes it says itself.
 
-use crate::support::{
-    self, ask, config, config_at,
-    fake::{Answer, Fake},
-    logs, ms, registry, server, shut_down, soon, start, until, News, IP,
-};
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer},
     DeregisterInstance, Discover, Error, GetInstance, ListInstances, ListServices, ModifyInstance, Protocol,
     RegisterInstance, SendHeartbeat, Subscribe, Unsubscribe,
+};
+
+use crate::support::{
+    self, ask, config, config_at,
+    fake::{Answer, Fake},
+    logs, ms, registry, server, shut_down, soon, start, until, Folder, News, IP,
 };
 
 /// Found on servers that people run.
@@ -98,28 +99,28 @@ async fn metadata_too_long_for_a_request_line_is_sent_in_a_form() {
 
 #[actix::test]
 async fn cached_lists_of_any_name_stay_in_their_folder_and_log_lines_stay_whole() {
-    let folder = std::env::temp_dir().join(format!("actix-nacos-names-{}", std::process::id()));
+    let folder = Folder::new();
+    let lists = folder.0.join("lists");
     let server = server();
     let (logger, log) = logs::logger();
-    let registry = start(config(&server).cache_dir(folder.join("lists")).logger(logger));
+    let registry = start(config(&server).cache_dir(&lists).logger(logger));
     let mut views = Vec::new();
     for name in NAMES {
         ask(&registry, RegisterInstance::new(name, IP, 80)).await.unwrap();
         views.push(ask(&registry, Discover::new(name)).await.unwrap());
     }
-    let files = || std::fs::read_dir(folder.join("lists")).map_or(0, |files| files.count());
+    let files = || std::fs::read_dir(&lists).map_or(0, |files| files.count());
     until("all lists are cached", || files() == NAMES.len()).await;
     server.faults().refuse_connections();
     shut_down(&registry).await;
-    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "nothing lies beside the folder");
+    assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 1, "nothing lies beside the folder");
     assert!(log.count("registered instance") >= NAMES.len());
 
-    let registry = start(config(&server).cache_dir(folder.join("lists")).shutdown_timeout(ms(100)));
+    let registry = start(config(&server).cache_dir(&lists).shutdown_timeout(ms(100)));
     for name in NAMES {
         let view = ask(&registry, Discover::new(name)).await.unwrap();
         soon("the cached list", view.ready()).await.unwrap();
         assert_eq!(view.select_one().unwrap().service_name, format!("DEFAULT_GROUP@@{name}"));
     }
     shut_down(&registry).await;
-    std::fs::remove_dir_all(folder).unwrap();
 }

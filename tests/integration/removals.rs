@@ -4,9 +4,7 @@
 //! themselves.
 
 use std::{
-    fs,
     net::UdpSocket,
-    path::PathBuf,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -25,7 +23,7 @@ use crate::{
     },
     support::{
         ask, config_at, eventually, in_use, listed_ports, ms, ports, ports_of, server, servers, shut_down, start,
-        unique, until, News, IP,
+        until, Folder, News, IP,
     },
 };
 
@@ -187,31 +185,15 @@ async fn a_removal_after_a_restart_is_believed_once_a_list_has_had_the_instance_
     shut_down(&owner).await;
 }
 
-/// Gone with its value.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // One that was never made is as good.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 #[actix::test]
 async fn cached_instances_that_the_first_list_of_a_server_lacks_are_gone_with_that_list() {
-    let (server, folder) = (server(), Folder(std::env::temp_dir().join(unique("actix-nacos-lists"))));
+    let (server, folder) = (server(), Folder::new());
     let caching = || config_at(&server.server_address()).cache_dir(&folder.0);
     let owner = start(config_at(&server.server_address()));
     register_all(&owner, 1..=3).await;
     let earlier = start(caching());
     view_of(&earlier, 3).await;
-    let saved = || {
-        fs::read_dir(&folder.0).is_ok_and(|mut files| {
-            files
-                .any(|file| file.is_ok_and(|file| file.path().extension().is_some_and(|extension| extension == "json")))
-        })
-    };
-    until("the list is saved", saved).await;
+    until("the list is saved", || folder.cached_list().is_some()).await;
     shut_down(&earlier).await;
     for port in [1, 2] {
         deregister(&owner, port).await;

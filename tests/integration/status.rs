@@ -1,8 +1,5 @@
 //! What a health page can show, who is told of the connection, and what is logged of it.
 
-use crate::support::{
-    self, ask, config, config_at, eventually, in_use, ms, server, servers, shut_down, soon, start, until, News,
-};
 use actix::prelude::*;
 use actix_nacos::{
     Config, ConnectionChanged, ConnectionState, DeregisterInstance, Discover, Error, GetStatus, ListInstances,
@@ -10,6 +7,10 @@ use actix_nacos::{
     HEART_BEAT_INTERVAL,
 };
 use tokio::sync::mpsc;
+
+use crate::support::{
+    self, ask, config, config_at, eventually, in_use, ms, server, servers, shut_down, soon, start, until, News,
+};
 
 /// Hands on what it is told of the connection.
 struct Watcher(mpsc::UnboundedSender<ConnectionChanged>);

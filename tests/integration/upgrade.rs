@@ -1,12 +1,13 @@
 //! A server that is upgraded under our feet, and downgraded again, empty each time.
 
-use crate::support;
 use std::time::{Duration, Instant};
 
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer},
     Error, RegisterInstance, Subscribe,
 };
+
+use crate::support;
 
 const INSTANCES: u16 = 100;
 const SERVICES: usize = 10;

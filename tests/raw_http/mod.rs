@@ -9,6 +9,9 @@ use std::{
 
 use serde_json::Value;
 
+/// Path of v1 for single instances.
+pub(crate) const INSTANCE: &str = "/nacos/v1/ns/instance";
+
 /// One connection, kept alive.
 pub(crate) struct Connection {
     stream: BufReader<TcpStream>,

@@ -11,7 +11,9 @@ pub mod proxy;
 pub mod web;
 
 use std::{
+    fs,
     future::Future,
+    path::PathBuf,
     sync::{
         atomic::{AtomicU32, Ordering},
         Arc, Condvar, Mutex,
@@ -143,6 +145,28 @@ pub fn ports(server: &EmbeddedServer, service: &str) -> Vec<u16> {
     let mut ports: Vec<_> = server.instances(service).iter().map(|instance| instance.port).collect();
     ports.sort_unstable();
     ports
+}
+
+/// A folder of a test's own, which a Registry makes when it needs it, gone with its value.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        Folder(std::env::temp_dir().join(unique("actix-nacos")))
+    }
+
+    /// A list that is cached in it.
+    pub fn cached_list(&self) -> Option<PathBuf> {
+        let mut files = fs::read_dir(&self.0).ok()?.flatten().map(|entry| entry.path());
+        files.find(|path| path.extension().is_some_and(|extension| extension == "json"))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // One that was never made is as good.
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// Holds threads up until it is opened.
