@@ -7,14 +7,15 @@ use crate::{
 
 /// Reads the service from a host under `suffix`: `orders` and the suffix for a service of the default group, `orders.SHOP`
 /// and the suffix for one of another group. A service whose name has dots needs its group.
-pub(super) fn service_under_suffix(host: &str, suffix: &str) -> Option<ServiceName> {
+/// `None` for a host that names no valid service.
+pub(crate) fn service_under_suffix(host: &str, suffix: &str) -> Option<ServiceName> {
     let split = host.len().checked_sub(suffix.len())?;
     let (name, end) = host.split_at_checked(split)?;
     if name.is_empty() || !end.eq_ignore_ascii_case(suffix) {
         return None;
     }
     let (name, group) = name.rsplit_once('.').unwrap_or((name, DEFAULT_GROUP));
-    Some(ServiceName { group: group.into(), name: name.into() })
+    ServiceName::parse(&format!("{group}@@{name}")).ok()
 }
 
 /// The hosts that a service has without a suffix: its name, and its name with its group under `nacos`.
@@ -46,7 +47,7 @@ mod tests {
         assert_eq!(read("orders.nacos").as_deref(), Some("DEFAULT_GROUP@@orders"));
         assert_eq!(read("orders.SHOP.nacos").as_deref(), Some("SHOP@@orders"));
         assert_eq!(read("com.example.orders.SHOP.Nacos").as_deref(), Some("SHOP@@com.example.orders"));
-        for host in ["", ".nacos", "nacos", "orders", "orders.nacos.example", "é.nac"] {
+        for host in ["", ".nacos", "nacos", "orders", "orders.nacos.example", "é.nac", "..nacos", "a..nacos"] {
             assert_eq!(read(host), None, "{host}");
         }
     }

@@ -8,7 +8,7 @@ mod budget;
 mod client;
 mod connections;
 mod error;
-mod hosts;
+pub(crate) mod hosts;
 mod middleware;
 mod outgoing;
 mod retry;

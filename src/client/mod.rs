@@ -26,7 +26,7 @@ pub(crate) mod request_counters;
 mod resolve;
 pub(crate) mod restart_detector;
 pub(crate) mod server;
-mod server_list;
+pub(crate) mod server_list;
 pub(crate) mod servers;
 pub(crate) mod session;
 mod stream;

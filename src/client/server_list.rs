@@ -62,7 +62,7 @@ impl Nacos {
 
 /// Parses a list in the form that [`Config::at_endpoint`](crate::Config::at_endpoint) describes. One malformed line
 /// invalidates the whole list: otherwise a truncated page would drop servers that are still there.
-fn read_list(page: &str, context_path: &str) -> Result<Vec<ServerAddress>, String> {
+pub(crate) fn read_list(page: &str, context_path: &str) -> Result<Vec<ServerAddress>, String> {
     let lines = page.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let lines: Vec<_> = lines.collect();
     match lines[..] {

@@ -51,19 +51,7 @@ impl CacheFile {
     /// # Errors
     /// `NotFound` if nothing was saved; `InvalidData` if the file is unusable; any other error of the file system.
     pub(crate) fn load(&self) -> io::Result<ServiceInfo> {
-        let bad = |reason: String| io::Error::new(io::ErrorKind::InvalidData, reason);
-        let cached: Cached = serde_json::from_slice(&fs::read(&self.path)?).map_err(|error| bad(error.to_string()))?;
-        if cached.key != self.key {
-            return Err(bad(format!("the list is of {}", cached.key)));
-        }
-        match cached.saved.elapsed() {
-            Ok(age) if age <= MAX_AGE => {}
-            _ => return Err(bad("the list is over a day old, or has a time in the future".into())),
-        }
-        let mut info = cached.info;
-        let clusters = info.clusters.clone();
-        info.tidy(&clusters, false);
-        Ok(info)
+        read(&fs::read(&self.path)?, &self.key).map_err(|reason| io::Error::new(io::ErrorKind::InvalidData, reason))
     }
 
     /// Writes the list, and creates the folder if it is missing.
@@ -87,6 +75,25 @@ impl CacheFile {
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Reads the list of the subscription `key` from the text of a file.
+///
+/// # Errors
+/// The reason why the text is no usable list.
+pub(crate) fn read(text: &[u8], key: &str) -> Result<ServiceInfo, String> {
+    let cached: Cached = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    if cached.key != key {
+        return Err(format!("the list is of {}", cached.key));
+    }
+    match cached.saved.elapsed() {
+        Ok(age) if age <= MAX_AGE => {}
+        _ => return Err("the list is over a day old, or has a time in the future".into()),
+    }
+    let mut info = cached.info;
+    let clusters = info.clusters.clone();
+    info.tidy(&clusters, false);
+    Ok(info)
 }
 
 /// FNV-1a. The hashers of std may give other values in another build, which would then not find its files.

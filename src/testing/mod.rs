@@ -2,3 +2,5 @@
 
 pub mod bench;
 pub mod failpoints;
+#[cfg(feature = "embedded")]
+pub mod fuzz;

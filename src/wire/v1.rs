@@ -545,7 +545,7 @@ pub(crate) fn read_services(answer: &Answer) -> Result<ServiceListAnswer, Reject
 pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Rejection> {
     let text = answer.excerpt();
     match answer.status {
-        200 => serde_json::from_slice(&answer.body).map_err(|error| unreadable_login(&error)),
+        200 => read_token(&answer.body),
         401 | 403 => Err(Rejection::LoginRejected(format!("{text}; check username and password"))),
         // On 2.x: an unknown user, or no user. A 500 with another text is a failure inside the server.
         500 if text.starts_with("caused: User ") || text.starts_with("caused: Required request parameter") => {
@@ -556,6 +556,15 @@ pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Rejection> {
         404 | 405 | 410 | 501 => Err(Rejection::Unsupported),
         status => Err(Rejection::Refused { status, body: text }),
     }
+}
+
+/// A token must be fit for a header: an HTTP client would refuse any other one without sending the request.
+fn read_token(body: &[u8]) -> Result<LoginAnswer, Rejection> {
+    let login: LoginAnswer = serde_json::from_slice(body).map_err(|error| unreadable_login(&error))?;
+    if login.access_token.is_empty() || !login.access_token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Rejection::Unreadable("its token is empty or cannot be sent in a header".into()));
+    }
+    Ok(login)
 }
 
 fn unreadable_login(error: &serde_json::Error) -> Rejection {
@@ -692,5 +701,14 @@ mod tests {
         let odd = r#"{"ip":"127.0.0.7","port":"80","healthy":null,"enabled":"?","ephemeral":"false"}"#;
         let found = read_instance(&answer(odd), &key).unwrap();
         assert!(found.has_ephemeral && !found.instance.ephemeral && !found.has_enabled && found.instance.healthy);
+    }
+
+    #[test]
+    fn a_token_that_no_header_can_carry_is_no_token() {
+        for token in ["", "a b", "a\nb", "\u{1}", "é"] {
+            let body = serde_json::json!({ "accessToken": token, "tokenTtl": 5 }).to_string();
+            let rejection = read_login(&Answer { status: 200, body: body.into() }).err();
+            assert!(matches!(rejection, Some(Rejection::Unreadable(_))), "{token:?}");
+        }
     }
 }

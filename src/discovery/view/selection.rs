@@ -194,14 +194,14 @@ macro_rules! selection_setters {
     () => {
         /// Replaces all that the setters below decide. Default: [`Selection::default`](crate::Selection).
         #[must_use]
-        pub fn selection(mut self, selection: $crate::Selection) -> Self {
+        pub fn selection(mut self, selection: $crate::discovery::view::Selection) -> Self {
             self.selection = selection;
             self
         }
 
         /// How an instance is chosen: see [`Selection::policy`](crate::Selection::policy).
         #[must_use]
-        pub fn policy(mut self, policy: $crate::Policy) -> Self {
+        pub fn policy(mut self, policy: $crate::discovery::view::Policy) -> Self {
             self.selection = self.selection.policy(policy);
             self
         }
@@ -222,7 +222,7 @@ macro_rules! selection_setters {
 
         /// Only instances that `predicate` accepts: see [`Selection::only`](crate::Selection::only).
         #[must_use]
-        pub fn only(mut self, predicate: impl Fn(&$crate::Instance) -> bool + Send + Sync + 'static) -> Self {
+        pub fn only(mut self, predicate: impl Fn(&$crate::model::instance::Instance) -> bool + Send + Sync + 'static) -> Self {
             self.selection = self.selection.only(predicate);
             self
         }
@@ -252,7 +252,7 @@ macro_rules! selection_setters {
 
         /// When failed calls eject an instance: see [`Selection::eject`](crate::Selection::eject).
         #[must_use]
-        pub fn eject(mut self, eject: $crate::Eject) -> Self {
+        pub fn eject(mut self, eject: $crate::discovery::view::Eject) -> Self {
             self.selection = self.selection.eject(eject);
             self
         }

@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| actix_nacos::testing::fuzz::v1_answer(input));
