@@ -31,6 +31,12 @@ use crate::{
 /// Metadata by which an instance says that it is called by https.
 const SECURE: &str = "secure";
 
+/// Whether an answer counts as a failure of the instance.
+pub(super) type IsFailure = Arc<dyn Fn(StatusCode, &HeaderMap) -> bool + Send + Sync>;
+
+/// The key of a request, for the consistent hash.
+pub(super) type KeyOf = Arc<dyn Fn(&RequestHead) -> Option<String> + Send + Sync>;
+
 /// What the application decides about the calls of a client.
 #[derive(Clone)]
 pub(super) struct Settings {
@@ -40,8 +46,8 @@ pub(super) struct Settings {
     pub(super) wait: Duration,
     pub(super) host: HostHeader,
     pub(super) certificate_name: Arc<dyn Fn(&ServiceName) -> String + Send + Sync>,
-    pub(super) is_failure: Arc<dyn Fn(StatusCode, &HeaderMap) -> bool + Send + Sync>,
-    pub(super) key: Option<Arc<dyn Fn(&RequestHead) -> Option<String> + Send + Sync>>,
+    pub(super) is_failure: IsFailure,
+    pub(super) key: Option<KeyOf>,
 }
 
 /// Sends calls by name to instances, as a middleware of an [`awc::Client`] that the application builds itself. See

@@ -38,6 +38,7 @@ pub(super) struct Outgoing {
     kind: Kind,
 }
 
+#[allow(clippy::large_enum_variant, reason = "there is one of these for each call, and it is moved once")]
 enum Kind {
     Tunnel,
     /// The first attempt may send the request as it came.

@@ -8,6 +8,9 @@
 mod bad_answers;
 mod bad_input;
 mod cache;
+mod calls;
+mod choices;
+mod console;
 mod conversions;
 mod deadlines;
 mod drain;
@@ -21,15 +24,18 @@ mod embedded_replay;
 mod embedded_v1;
 mod embedded_v3;
 mod endpoint;
+mod events;
 mod health;
 mod heartbeats;
 mod login;
 mod metadata;
+mod metrics;
 mod modify;
 mod names;
 mod neighbours;
 mod order;
 mod outage;
+mod page;
 mod panics;
 mod plain_threads;
 mod push;
@@ -48,5 +54,7 @@ mod upgrade;
 mod raw_http;
 #[path = "../scenarios/mod.rs"]
 mod scenarios;
+#[path = "../site/mod.rs"]
+mod site;
 #[path = "../support/mod.rs"]
 mod support;

@@ -5,6 +5,7 @@
 // Each test has a runtime of its own, in which nobody else wants the lock.
 #![allow(clippy::await_holding_lock)]
 
+mod calls;
 mod failover;
 mod isolation;
 mod offline;

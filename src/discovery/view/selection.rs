@@ -222,7 +222,10 @@ macro_rules! selection_setters {
 
         /// Only instances that `predicate` accepts: see [`Selection::only`](crate::Selection::only).
         #[must_use]
-        pub fn only(mut self, predicate: impl Fn(&$crate::model::instance::Instance) -> bool + Send + Sync + 'static) -> Self {
+        pub fn only(
+            mut self,
+            predicate: impl Fn(&$crate::model::instance::Instance) -> bool + Send + Sync + 'static,
+        ) -> Self {
             self.selection = self.selection.only(predicate);
             self
         }

@@ -1,5 +1,4 @@
 //! Choosing instances through a Registry: the settings of `Discover`, ejections in the status and as messages, `Choose`.
-#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 

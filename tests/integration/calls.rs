@@ -1,13 +1,11 @@
 //! Calls by service name: which instance gets them, what is sent again, and what is not.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::{
     collections::HashSet,
     time::{Duration, Instant},
 };
 
+use crate::support::{ask, eventually, ms, registry, shut_down, soon, unique, until, web::Web};
 use actix::Addr;
 use actix_nacos::{
     balance::{cause, Client, ClientBuilder, HostHeader, Retry},
@@ -17,7 +15,6 @@ use actix_nacos::{
 use actix_web::{http::StatusCode, web, HttpRequest, HttpResponse};
 use awc::error::SendRequestError;
 use futures_util::{future::join_all, stream, SinkExt as _, StreamExt as _};
-use support::{ask, eventually, ms, registry, shut_down, soon, unique, until, web::Web};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Nobody listens there.
@@ -32,7 +29,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let server = support::server();
+        let server = crate::support::server();
         let registry = registry(&server);
         World { registry, _server: server, service: unique("orders") }
     }
@@ -421,7 +418,7 @@ async fn a_preferred_cluster_gets_all_calls_while_one_of_its_instances_can_be_ca
     let (near, far) = (Web::with_its_port(), Web::with_its_port());
     let world = World::new();
     for (server, cluster) in [(&near, "EAST"), (&far, "WEST")] {
-        let instance = RegisterInstance::new(&world.service, support::web::IP, server.port).cluster(cluster);
+        let instance = RegisterInstance::new(&world.service, crate::support::web::IP, server.port).cluster(cluster);
         ask(&world.registry, instance).await.unwrap();
     }
     let http = world.builder().selection(Selection::default().prefer_cluster("EAST")).finish();

@@ -1,19 +1,15 @@
 //! The embedded server's console, as HTTP shows it. `browser.rs` looks at it in a browser.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod site;
-mod support;
-
+use crate::site::{get, send, Answer, Events};
+use crate::support::{ask, eventually, only_instance, registry, shut_down, soon, until, IP};
 use actix_nacos::{
     embedded::{EmbeddedServer, EmbeddedServerBuilder},
     Error, ListInstances, RegisterInstance,
 };
 use serde_json::{json, Value};
-use site::{get, send, Answer, Events};
-use support::{ask, eventually, only_instance, registry, shut_down, soon, until, IP};
 
 fn builder() -> EmbeddedServerBuilder {
-    support::builder().console()
+    crate::support::builder().console()
 }
 
 fn url(server: &EmbeddedServer, path: &str) -> String {
@@ -32,7 +28,7 @@ fn target(name: &str, port: u16) -> Value {
 
 #[actix::test]
 async fn there_is_no_console_unless_asked_for() {
-    let server = support::server();
+    let server = crate::support::server();
     assert_eq!(get(&url(&server, "/"), &[]).await.status, 404);
     assert_eq!(order(&server, &json!({ "order": "forget_everything" })).await.status, 404);
     let server = builder().start().unwrap();
@@ -159,6 +155,6 @@ async fn a_restart_ends_the_stream_and_the_next_one_shows_an_empty_server() {
     // An open console must not hold up the end.
     let ended = std::time::Instant::now();
     server.stop();
-    assert!(ended.elapsed() < support::PATIENCE);
+    assert!(ended.elapsed() < crate::support::PATIENCE);
     soon("the stream ends", async { while events.next().await.is_some() {} }).await;
 }

@@ -1,8 +1,4 @@
 //! The live page, as HTTP shows it. `browser.rs` looks at it in a browser.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod site;
-mod support;
 
 use std::{
     io::Write as _,
@@ -10,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::site::{get, Events, Site};
+use crate::support::{ask, eventually, ms, registry, server, shut_down, IP};
 use actix_nacos::{DeregisterInstance, Discover, RegisterInstance, StatusRoutes};
 use serde_json::json;
-use site::{get, Events, Site};
-use support::{ask, eventually, ms, registry, server, shut_down, IP};
 
 const HTML: &str = "<script>alert(\"1\")</script> & 'quoted'\n😀";
 
@@ -195,14 +191,14 @@ async fn a_registry_that_has_ended_is_told_and_holds_no_graceful_stop_up() {
     assert!(later.next().await.is_none());
     assert_eq!(get(&site.url("/registry/"), &[]).await.status, 200);
     drop((events, later));
-    support::soon("the server stops", site.stop()).await;
+    crate::support::soon("the server stops", site.stop()).await;
 }
 
 #[actix::test]
 async fn a_refused_login_is_told_and_neither_password_nor_token_is_in_any_event() {
     const PASSWORD: &str = "hush-hush-0815";
-    let server = support::builder().user("orders", PASSWORD).start().unwrap();
-    let registry = support::start(support::config(&server).credentials("orders", PASSWORD));
+    let server = crate::support::builder().user("orders", PASSWORD).start().unwrap();
+    let registry = crate::support::start(crate::support::config(&server).credentials("orders", PASSWORD));
     let site = Site::start(StatusRoutes::new(&registry).token("hush-page-4711"));
     let _view = ask(&registry, Discover::new("orders")).await.unwrap();
     ask(&registry, RegisterInstance::new("orders", IP, 80).heartbeat_interval(ms(100))).await.unwrap();

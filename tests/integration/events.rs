@@ -1,16 +1,12 @@
 //! What the status tells of a bad night.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod site;
-mod support;
-
+use crate::site::{Events, Site};
+use crate::support::{ask, builder, config, eventually, ms, registry, server, shut_down, IP};
 use actix::Addr;
 use actix_nacos::{
     embedded::EmbeddedServer, Discover, GetStatus, RegisterInstance, Registry, RegistryEvent, RegistryEventKind,
     Source, StatusRoutes, HEART_BEAT_INTERVAL,
 };
-use site::{Events, Site};
-use support::{ask, builder, config, eventually, ms, registry, server, shut_down, IP};
 
 fn beating(port: u16) -> RegisterInstance {
     RegisterInstance::new("orders", IP, port).metadata(HEART_BEAT_INTERVAL, "100")
@@ -63,11 +59,11 @@ async fn an_instance_that_the_servers_reject_is_told_with_the_reason() {
 #[actix::test]
 async fn instances_that_are_withheld_are_told() {
     let server: EmbeddedServer = builder().start().unwrap();
-    let registry = support::start(config(&server).outage_hold(ms(2000)));
-    let others = support::registry(&server);
+    let registry = crate::support::start(config(&server).outage_hold(ms(2000)));
+    let others = crate::support::registry(&server);
     ask(&others, RegisterInstance::new("orders", IP, 81)).await.unwrap();
     let view = ask(&registry, Discover::new("orders")).await.unwrap();
-    view.ready_within(support::PATIENCE).await.unwrap();
+    view.ready_within(crate::support::PATIENCE).await.unwrap();
     shut_down_without(&server, &others).await;
     let withheld = event(&registry, RegistryEventKind::InstancesWithheld).await;
     assert_eq!(withheld.service.map(|service| service.name), Some("orders".into()));

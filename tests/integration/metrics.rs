@@ -1,19 +1,16 @@
 //! Metrics of a Registry that works, in the text format of Prometheus.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-
-mod support;
 
 use std::{
     io::Write as _,
     process::{Command, Stdio},
 };
 
+use crate::support::{ask, builder, config, eventually, registry, server, shut_down, start};
 use actix::Addr;
 use actix_nacos::{
     embedded::EmbeddedServer, Discover, Error, GetInstance, GetStatus, ListInstances, Operation, RegisterInstance,
     Registry, ServiceView, HEART_BEAT_INTERVAL,
 };
-use support::{ask, builder, config, eventually, registry, server, shut_down, start};
 
 async fn scrape(registry: &Addr<Registry>) -> String {
     ask(registry, GetStatus).await.unwrap().to_prometheus()
@@ -37,7 +34,7 @@ async fn working(server: &EmbeddedServer) -> (Addr<Registry>, ServiceView) {
     let orders = RegisterInstance::new("orders", "127.0.0.7", 80).metadata(HEART_BEAT_INTERVAL, "100");
     ask(&registry, orders).await.unwrap();
     let view = ask(&registry, Discover::new("orders")).await.unwrap();
-    view.ready_within(support::PATIENCE).await.unwrap();
+    view.ready_within(crate::support::PATIENCE).await.unwrap();
     (registry, view)
 }
 
