@@ -31,6 +31,7 @@ impl RegistryStatus {
         heartbeats(&mut text, self);
         instances(&mut text, self);
         services(&mut text, &self.subscriptions);
+        ejections(&mut text, self);
         pushes(&mut text, self.push.as_ref());
         epochs(&mut text, self);
         text.into_text()
@@ -184,6 +185,25 @@ fn labels<'a>(service: &'a SubscriptionStatus, name: &'static str, value: &'a st
     [one, two, three, (name, value)]
 }
 
+/// An ejected instance is in a state of the service's list, too.
+fn ejections(text: &mut Exposition, status: &RegistryStatus) {
+    let help = "Instances of a watched service that are left out because calls of them failed.";
+    text.family("actix_nacos_service_ejected_instances", Kind::Gauge, help);
+    let mut services: Vec<_> = status.subscriptions.iter().map(|subscription| &subscription.service).collect();
+    services.sort_unstable();
+    services.dedup();
+    for service in services {
+        let count = status.ejections.iter().filter(|ejection| ejection.instance.service == *service).count();
+        text.count(&[("service", &service.name), ("group", &service.group)], count as u64);
+    }
+    text.family(
+        "actix_nacos_ejections_total",
+        Kind::Counter,
+        "Instances that were ejected because calls of them failed.",
+    );
+    text.count(&[], status.ejections_total);
+}
+
 /// All datagrams, of all services.
 fn pushes(text: &mut Exposition, push: Option<&PushStatus>) {
     let Some(push) = push else { return };
@@ -275,6 +295,18 @@ mod tests {
         let text = status.to_prometheus();
         assert!(text.contains("service=\"a\\\"} 1\\nevil_metric{x=\\\"\\\\\u{1F511}\""), "{text}");
         assert!(text.lines().all(|line| line.starts_with('#') || line.starts_with("actix_nacos_")), "{text}");
+    }
+
+    #[test]
+    fn ejected_instances_are_counted_once_for_a_service_however_it_is_watched() {
+        let mut of_a_cluster = watched("orders");
+        of_a_cluster.clusters = "EAST".into();
+        let subscriptions = vec![watched("stock"), of_a_cluster, watched("orders")];
+        let status = RegistryStatus { subscriptions, ejections_total: 3, ..RegistryStatus::default() };
+        let text = status.to_prometheus();
+        let line = "actix_nacos_service_ejected_instances{service=\"orders\",group=\"DEFAULT_GROUP\"} 0\n";
+        assert_eq!(text.matches(line).count(), 1, "{text}");
+        assert!(text.contains("actix_nacos_ejections_total 3\n"), "{text}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Ejected instances of all services: what views share, the status, and who is notified.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     rc::{Rc, Weak},
     sync::{Arc, Weak as WeakArc},
@@ -108,13 +108,15 @@ pub(crate) struct Ejections {
     reports: EjectionReports,
     reported: Rc<tokio::sync::Mutex<mpsc::UnboundedReceiver<EjectionChanged>>>,
     watching: RefCell<HashMap<ListenerId, Watching>>,
+    /// How many there were so far.
+    total: Cell<u64>,
 }
 
 impl Default for Ejections {
     fn default() -> Self {
         let (reports, reported) = mpsc::unbounded_channel();
         let reported = Rc::new(tokio::sync::Mutex::new(reported));
-        Ejections { records: RefCell::default(), reports, reported, watching: RefCell::default() }
+        Ejections { records: RefCell::default(), reports, reported, watching: RefCell::default(), total: Cell::new(0) }
     }
 }
 
@@ -132,6 +134,10 @@ impl Ejections {
         let new = ServiceRecords::new(service.clone(), Some(self.reports.clone()));
         records.insert(service.clone(), Arc::downgrade(&new));
         new
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.total.get()
     }
 
     pub(super) fn status(&self) -> Vec<EjectionStatus> {
@@ -163,6 +169,7 @@ pub(super) async fn report_ejections(shared: Weak<Shared>) {
             // A listener whose queue is full misses this change.
             let _ = listener.queue.try_send(change.clone());
         }
+        shared.ejections.total.set(shared.ejections.total() + u64::from(change.ejected_for.is_some()));
         shared.record_ejection(&change);
         let EjectionChanged { instance, ejected_for, times, .. } = &change;
         match ejected_for {

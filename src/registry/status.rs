@@ -82,6 +82,8 @@ pub struct RegistryStatus {
     pub subscriptions: Vec<SubscriptionStatus>,
     /// The instances that are left out because calls of them failed.
     pub ejections: Vec<EjectionStatus>,
+    /// The number of ejections so far.
+    pub ejections_total: u64,
     /// The socket that servers push changes to. `None` before the first subscription, if pushes are off, and while no
     /// socket could be opened.
     pub push: Option<PushStatus>,
@@ -171,6 +173,7 @@ impl Shared {
             session: self.session_status(),
             instances,
             subscriptions,
+            ejections_total: self.ejections.total(),
             push: self.pushes.status(),
             ejections: self.ejections.status(),
             events: self.history.events(),
