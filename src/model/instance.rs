@@ -150,6 +150,11 @@ impl Instance {
         Cow::Borrowed(&self.metadata)
     }
 
+    /// Whether the metadata asks for other timeouts than that of `other`.
+    pub(crate) fn has_other_timeouts_than(&self, other: &Instance) -> bool {
+        [HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT].iter().any(|key| self.metadata.get(*key) != other.metadata.get(*key))
+    }
+
     /// Removes the beat interval that [`metadata_to_register`](Instance::metadata_to_register) added, because a later
     /// registration with other timeouts needs another interval.
     pub(crate) fn forget_derived_interval(&self, registered: &mut Metadata) {

@@ -211,7 +211,11 @@ impl Shared {
         if !is_complete {
             before.ephemeral = self.recent_writes.is_ephemeral(key).ok_or_else(|| self.kind_not_shown(key))?;
         }
-        let after = change.apply_to(&before);
+        let mut after = change.apply_to(&before);
+        if after.has_other_timeouts_than(&before) {
+            // The server tells the owner the interval with the answer to its next beat.
+            after.metadata = after.metadata_to_register().into_owned();
+        }
         // Only the values of the message were checked. Those that somebody else registered may exceed our limits.
         self.nacos.overwrite(&key.service, &after, patience).await?;
         self.recent_writes.changed(key, before, after);

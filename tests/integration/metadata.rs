@@ -98,6 +98,23 @@ async fn modifying_all_metadata_of_somebody_elses_instance_keeps_what_servers_ac
     shut_down(&other).await;
 }
 
+#[actix::test]
+async fn timeouts_that_an_operator_sets_without_an_interval_bring_one_that_fits() {
+    for dialect in Dialect::all() {
+        let server = support::builder().dialect(dialect).user("me", "secret").start().unwrap();
+        let config = support::config(&server).credentials("me", "secret");
+        let (owner, operator) = (support::start(config.clone()), support::start(config));
+        ask(&owner, register()).await.unwrap();
+        let interval = || server.instances("orders")[0].metadata.get(HEART_BEAT_INTERVAL).cloned();
+        ask(&operator, modify().weight(2.0)).await.unwrap();
+        assert_eq!(interval(), None, "no timeout is set on {dialect}");
+        ask(&operator, modify().metadata(HEART_BEAT_TIMEOUT, "3000")).await.unwrap();
+        assert_eq!(interval().as_deref(), Some("1000"), "on {dialect}");
+        shut_down(&operator).await;
+        shut_down(&owner).await;
+    }
+}
+
 /// 980 characters make a request line of 9 KB, which Tomcat and proxies refuse.
 fn long() -> String {
     "单".repeat(980)
