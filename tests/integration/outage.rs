@@ -31,9 +31,9 @@ async fn while_all_servers_hang_little_is_asked_and_all_is_back_soon_after() {
     assert_bounded(&figures);
 }
 
-/// Three servers are each tried every 1.5 to 2 s once the pauses have grown, however much there is to ask.
+/// Three servers are each tried every 1.5 to 2 s once the pauses have grown; 100 beats a second would be due.
 fn assert_bounded(figures: &Figures) {
-    assert!(figures.requests_per_second < 5.0, "{figures:?}");
+    assert!(figures.requests_per_second < 8.0, "{figures:?}");
     assert!(figures.back_after < ms(5000), "{figures:?}");
 }
 
