@@ -27,7 +27,7 @@ doc:
 
 # Every feature alone and all together, without what only tests need.
 features:
-    cargo hack --feature-powerset --exclude-features default --no-dev-deps clippy -- -D warnings
+    cargo hack --feature-powerset --depth 2 --exclude-features default,_testing --no-dev-deps clippy -- -D warnings
 
 deny:
     cargo deny check licenses bans sources
