@@ -35,23 +35,21 @@ pub(super) struct Outgoing {
     called_host: Option<String>,
     head: Rc<RequestHead>,
     extra_headers: Option<HeaderMap>,
+    /// The request as it came, for the first attempt.
+    first: Option<ConnectRequest>,
     kind: Kind,
 }
 
 #[allow(clippy::large_enum_variant, reason = "there is one of these for each call, and it is moved once")]
 enum Kind {
     Tunnel,
-    /// The first attempt may send the request as it came.
-    Whole {
-        first: Option<ConnectRequest>,
-        body: Body,
-    },
+    WithBody(Body),
 }
 
 impl Outgoing {
     pub(super) fn new(request: ConnectRequest) -> Self {
         match request {
-            ConnectRequest::Tunnel(head, _) => Outgoing::of(Rc::new(head), None, Kind::Tunnel),
+            ConnectRequest::Tunnel(head, _) => Outgoing::of(Rc::new(head), None, None, Kind::Tunnel),
             ConnectRequest::Client(head, body, _) => {
                 let (head, extra_headers) = match head {
                     RequestHeadType::Owned(head) => (Rc::new(head), None),
@@ -66,17 +64,17 @@ impl Outgoing {
                     BodySize::Sized(0) => (as_it_came(body), Body::Empty),
                     _ => (None, Body::new(body)),
                 };
-                Outgoing::of(head, extra_headers, Kind::Whole { first, body })
+                Outgoing::of(head, extra_headers, first, Kind::WithBody(body))
             }
         }
     }
 
-    fn of(head: Rc<RequestHead>, extra_headers: Option<HeaderMap>, kind: Kind) -> Self {
+    fn of(head: Rc<RequestHead>, extra_headers: Option<HeaderMap>, first: Option<ConnectRequest>, kind: Kind) -> Self {
         let called = head.uri.clone();
         let host = host_of(&called);
         let others = |headers: &HeaderMap| headers.get(HOST).is_some_and(|value| value.as_bytes() != host.as_bytes());
         let has_its_own = others(&head.headers) || extra_headers.as_ref().is_some_and(others);
-        Outgoing { called, called_host: (!has_its_own).then_some(host), head, extra_headers, kind }
+        Outgoing { called, called_host: (!has_its_own).then_some(host), head, extra_headers, first, kind }
     }
 
     pub(super) fn head(&self) -> &RequestHead {
@@ -91,7 +89,7 @@ impl Outgoing {
     pub(super) fn can_be_sent(&self) -> bool {
         match &self.kind {
             Kind::Tunnel => true,
-            Kind::Whole { body, .. } => body.can_be_sent(),
+            Kind::WithBody(body) => body.can_be_sent(),
         }
     }
 
@@ -105,13 +103,10 @@ impl Outgoing {
     ) -> Result<ConnectRequest, SendRequestError> {
         let host = self.host_header(&authority, host);
         let uri = self.uri_at(authority, by_tls)?;
-        let body_as_it_came = match &mut self.kind {
-            Kind::Whole { first, .. } => first.take().and_then(|request| match request {
-                ConnectRequest::Client(_, body, _) => Some(body),
-                ConnectRequest::Tunnel(..) => None,
-            }),
-            Kind::Tunnel => None,
-        };
+        let body_as_it_came = self.first.take().and_then(|request| match request {
+            ConnectRequest::Client(_, body, _) => Some(body),
+            ConnectRequest::Tunnel(..) => None,
+        });
         // Copies the head only if an earlier attempt or the application still has it.
         let head = Rc::make_mut(&mut self.head);
         head.uri = uri;
@@ -122,7 +117,7 @@ impl Outgoing {
         match (&self.kind, body_as_it_came) {
             (Kind::Tunnel, _) => Ok(ConnectRequest::Tunnel(RequestHead::clone(&self.head), None)),
             (_, Some(body)) => Ok(ConnectRequest::Client(head(), body, None)),
-            (Kind::Whole { body, .. }, None) => factory.request(head(), body.for_attempt()),
+            (Kind::WithBody(body), None) => factory.request(head(), body.for_attempt()),
         }
     }
 
