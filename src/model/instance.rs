@@ -193,9 +193,12 @@ impl Instance {
     fn validate_interval(&self) -> Result<(), Error> {
         let Some(interval) = self.preserved(HEART_BEAT_INTERVAL) else { return Ok(()) };
         let timeouts = [(HEART_BEAT_TIMEOUT, self.heartbeat_timeout()), (IP_DELETE_TIMEOUT, self.delete_timeout())];
-        let Some((key, timeout)) = timeouts.into_iter().find(|(_, timeout)| interval >= *timeout) else { return Ok(()) };
+        let Some((key, timeout)) = timeouts.into_iter().find(|(_, timeout)| interval >= *timeout) else {
+            return Ok(());
+        };
         let (interval, timeout) = (interval.as_millis(), timeout.as_millis());
-        let reason = format!("{HEART_BEAT_INTERVAL} of {interval} ms must be shorter than {key}, {timeout} ms; set both");
+        let reason =
+            format!("{HEART_BEAT_INTERVAL} of {interval} ms must be shorter than {key}, {timeout} ms; set both");
         Err(Error::invalid("metadata", reason))
     }
 
@@ -421,7 +424,11 @@ mod tests {
         assert_eq!(interval(&[(HEART_BEAT_TIMEOUT, "60000")]), Some(5000));
         assert_eq!(interval(&[(HEART_BEAT_TIMEOUT, "3000"), (HEART_BEAT_INTERVAL, "700")]), Some(700), "as given");
         assert_eq!(rejected_field(with_metadata(HEART_BEAT_TIMEOUT, "1")), "metadata", "no interval fits");
-        assert_eq!(rejected_field(with_metadata(HEART_BEAT_INTERVAL, "15000")), "metadata", "the default timeout is 15 s");
+        assert_eq!(
+            rejected_field(with_metadata(HEART_BEAT_INTERVAL, "15000")),
+            "metadata",
+            "the default timeout is 15 s"
+        );
         let persistent = Instance { ephemeral: false, ..with_metadata(HEART_BEAT_TIMEOUT, "3000") };
         assert_eq!(*persistent.metadata_to_register(), persistent.metadata, "it does not beat");
     }

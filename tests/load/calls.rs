@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    alone,
+    alone, beside_quiet_ones,
     scenarios::{by_weight, kill9, rolling},
     support::ms,
 };
@@ -38,7 +38,7 @@ async fn instances_restarted_one_by_one_cost_no_call() {
 
 #[actix::test]
 async fn retries_of_an_outage_are_within_their_budget() {
-    let _alone = alone();
+    let _alone = beside_quiet_ones();
     let per_call = by_weight::requests_per_call(100, Duration::from_secs(3)).await;
     assert!(per_call <= 1.25, "{per_call}");
 }

@@ -1,7 +1,7 @@
 //! One of several servers dies, and whoever asks something does not notice.
 
 use crate::{
-    alone,
+    alone, beside_quiet_ones,
     scenarios::failover::{instances_move_to_another_server, one_of_three_dies_under_load, Death},
     support::ms,
 };
@@ -17,14 +17,14 @@ async fn no_operation_fails_when_one_of_three_servers_refuses() {
 
 #[actix::test]
 async fn no_operation_fails_when_one_of_three_servers_hangs() {
-    let _alone = alone();
+    let _alone = beside_quiet_ones();
     let figures = one_of_three_dies_under_load(OPERATIONS, Death::Hangs, ms(1000)).await;
     assert_eq!((figures.operations, figures.failed.len()), (OPERATIONS, 0), "{figures:?}");
 }
 
 #[actix::test]
 async fn a_hanging_server_is_waited_for_once_and_not_once_for_every_instance() {
-    let _alone = alone();
+    let _alone = beside_quiet_ones();
     let (interval, request_timeout) = (ms(1000), ms(500));
     let took = instances_move_to_another_server(300, interval, Death::Hangs, request_timeout).await;
     // Beats that were under way wait for the timeout; then each instance registers at its next beat.

@@ -1,7 +1,7 @@
 //! What one listener or thread of the application does costs nobody else anything.
 
 use crate::{
-    alone,
+    alone, beside_quiet_ones,
     scenarios::{blocked, listeners},
     support::ms,
 };
@@ -15,7 +15,7 @@ async fn a_slow_a_full_a_panicking_and_a_gone_listener_cost_the_other_96_no_chan
 
 #[test]
 fn blocked_application_threads_cost_no_beat() {
-    let _alone = alone();
+    let _alone = beside_quiet_ones();
     let silence = blocked::application_threads_are_blocked(ms(4000), ms(1000));
     assert!(silence < ms(2000), "a beat was late by {:?}", silence - ms(1000));
 }

@@ -1,4 +1,5 @@
-//! What loads the machine, or measures the process. These tests run one after the other.
+//! What loads the machine, or measures how punctual something is. Of these tests only the quiet ones run beside each
+//! other.
 //!
 //! `cargo bench --bench reliability` stages the same scenarios at full length.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -18,10 +19,16 @@ mod scenarios;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Held by each test.
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+static MACHINE: RwLock<()> = RwLock::new(());
+
+/// Held by a test that needs the machine for itself.
+fn alone() -> RwLockWriteGuard<'static, ()> {
+    MACHINE.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Held by a test that is quiet by itself, and may run beside others of its kind.
+fn beside_quiet_ones() -> RwLockReadGuard<'static, ()> {
+    MACHINE.read().unwrap_or_else(PoisonError::into_inner)
 }

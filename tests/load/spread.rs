@@ -14,7 +14,7 @@ use actix_nacos::{
 use futures_util::future::join_all;
 
 use crate::{
-    alone,
+    beside_quiet_ones,
     support::{ask, config, ms, registry, server, shut_down, start, until, IP},
 };
 
@@ -61,7 +61,7 @@ fn many() -> impl Iterator<Item = RegisterInstance> {
 
 #[actix::test]
 async fn instances_that_waited_for_the_server_beat_spread_over_the_interval() {
-    let _alone = alone();
+    let _alone = beside_quiet_ones();
     let server = Arc::new(server());
     server.faults().refuse_connections();
     let registry = start(config(&server));
@@ -81,7 +81,7 @@ async fn instances_that_waited_for_the_server_beat_spread_over_the_interval() {
 
 #[actix::test]
 async fn instances_come_back_from_an_outage_spread_over_the_interval() {
-    let _alone = alone();
+    let _alone = beside_quiet_ones();
     let server = Arc::new(server());
     let registry = start(config(&server));
     join_all(many().map(|instance| ask(&registry, instance)))
@@ -103,7 +103,7 @@ async fn instances_come_back_from_an_outage_spread_over_the_interval() {
 
 #[actix::test]
 async fn instances_registered_in_one_burst_do_not_beat_in_one_spike() {
-    let _alone = alone();
+    let _alone = beside_quiet_ones();
     let server = server();
     let registry = registry(&server);
     let register = |port| RegisterInstance::new("orders", IP, port).metadata(HEART_BEAT_INTERVAL, "2000");
