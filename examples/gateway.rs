@@ -1,7 +1,7 @@
 //! A reverse proxy for services by name: `cargo run --example gateway -- orders billing`.
 //!
 //! `/orders/items` is forwarded to `/items` of an instance of `orders`. When an instance dies, requests go to another one;
-//! an instance that keeps failing is left out for a while.
+//! an instance that keeps failing is left out for a while. `/metrics` and the live page at `/registry/` show what is going on.
 
 mod cli;
 
@@ -20,7 +20,8 @@ use actix_web::{
 use awc::{error::SendRequestError, ClientRequest, SendClientRequest};
 
 const HELP: &str = "\
-Forwards /SERVICE/path to /path of an instance of that service. Other services cannot be reached.
+Forwards /SERVICE/path to /path of an instance of that service. Other services cannot be reached. /metrics and
+/registry/ show what is going on, to this machine only.
 
 Usage: gateway [OPTIONS] SERVICE...
 
@@ -63,9 +64,12 @@ async fn run(config: Option<Config>, port: u16, services: &[String]) -> Result<(
     });
     let _views = first_lists(&registry, services).await?;
 
+    let status = StatusRoutes::new(&registry).livez(None).readyz(None).offline(None);
     let app = move || {
         let app = App::new().app_data(web::Data::new(hosts.clone())).app_data(web::Data::new(client(&by_name)));
-        app.route("/{service}", web::to(forward)).route("/{service}/{path:.*}", web::to(forward))
+        app.configure(|app| status.configure(app))
+            .route("/{service}", web::to(forward))
+            .route("/{service}/{path:.*}", web::to(forward))
     };
     let server = HttpServer::new(app).bind(("127.0.0.1", port))?;
     let address = server.addrs()[0];

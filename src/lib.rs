@@ -311,8 +311,8 @@ pub use config::{Config, Protocol, PushConfig, ServerList, TlsConfig};
 pub use discovery::{
     subscription::SubscriptionStatus,
     view::{
-        Call, Eject, EjectionChanged, EjectionStatus, InstanceChange, InstanceChanges, Instances, Lists, Policy,
-        Selected, Selection, ServiceView, ViewControl,
+        Call, CallTotals, Eject, EjectionChanged, EjectionStatus, InstanceChange, InstanceChanges, Instances, Lists,
+        Policy, Selected, Selection, ServiceView, ViewControl,
     },
 };
 pub use error::{Error, NoInstanceReasons, Operation};

@@ -8,7 +8,7 @@ mod exposition;
 use self::exposition::{Exposition, Kind};
 use crate::{
     client::request_counters::{RequestStatus, REQUESTS},
-    discovery::subscription::SubscriptionStatus,
+    discovery::{subscription::SubscriptionStatus, view::CallTotals},
     error::Operation,
     model::connection::ConnectionState,
     registry::{InstanceState, PushStatus, RegistryStatus, ServerStatus},
@@ -31,6 +31,7 @@ impl RegistryStatus {
         heartbeats(&mut text, self);
         instances(&mut text, self);
         services(&mut text, &self.subscriptions);
+        calls(&mut text, &self.calls);
         ejections(&mut text, self);
         pushes(&mut text, self.push.as_ref());
         epochs(&mut text, self);
@@ -185,6 +186,27 @@ fn labels<'a>(service: &'a SubscriptionStatus, name: &'static str, value: &'a st
     [one, two, three, (name, value)]
 }
 
+/// The calls by name, and those that views began.
+fn calls(text: &mut Exposition, calls: &[CallTotals]) {
+    text.family("actix_nacos_calls_total", Kind::Counter, "Calls of services by their outcome.");
+    for service in calls {
+        let [name, group] = [("service", service.service.name.as_str()), ("group", service.service.group.as_str())];
+        for (outcome, count) in
+            [("succeeded", service.succeeded), ("failed", service.failed), ("cancelled", service.cancelled)]
+        {
+            text.count(&[name, group, ("outcome", outcome)], count);
+        }
+    }
+    text.family(
+        "actix_nacos_call_retries_total",
+        Kind::Counter,
+        "Calls that were begun on another instance as retries.",
+    );
+    for service in calls {
+        text.count(&[("service", &service.service.name), ("group", &service.service.group)], service.retries);
+    }
+}
+
 /// An ejected instance is in a state of the service's list, too.
 fn ejections(text: &mut Exposition, status: &RegistryStatus) {
     let help = "Instances of a watched service that are left out because calls of them failed.";
@@ -237,7 +259,10 @@ fn seconds(millis: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{histogram::Histogram, service::ServiceName};
+    use crate::{
+        discovery::view::ServiceView,
+        model::{histogram::Histogram, instance::Instance, service::ServiceName},
+    };
 
     fn watched(name: &str) -> SubscriptionStatus {
         let mut status = SubscriptionStatus::new(ServiceName { group: "DEFAULT_GROUP".into(), name: name.into() });
@@ -307,6 +332,25 @@ mod tests {
         let line = "actix_nacos_service_ejected_instances{service=\"orders\",group=\"DEFAULT_GROUP\"} 0\n";
         assert_eq!(text.matches(line).count(), 1, "{text}");
         assert!(text.contains("actix_nacos_ejections_total 3\n"), "{text}");
+    }
+
+    #[test]
+    fn calls_are_counted_by_service_and_outcome() {
+        let (view, _control) = ServiceView::controlled(ServiceName::parse("orders").unwrap());
+        assert!(view.begin().is_err());
+        let view = ServiceView::fixed(ServiceName::parse("orders").unwrap(), [Instance::new("127.0.0.1", 80)]);
+        view.begin().unwrap().succeeded();
+        view.begin().unwrap().failed();
+        drop(view.begin().unwrap());
+        let tried = [view.begin().unwrap().instance().clone()];
+        view.begin_excluding(&tried).unwrap().succeeded();
+        let calls = vec![view.call_totals().unwrap()];
+        let text = RegistryStatus { calls, ..RegistryStatus::default() }.to_prometheus();
+        for (outcome, count) in [("succeeded", 2), ("failed", 1), ("cancelled", 2)] {
+            let line = format!("service=\"orders\",group=\"DEFAULT_GROUP\",outcome=\"{outcome}\"}} {count}\n");
+            assert!(text.contains(&line), "{text}");
+        }
+        assert!(text.contains("retries_total{service=\"orders\",group=\"DEFAULT_GROUP\"} 1\n"), "{text}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{actor::Registry, connection::CHECK_INTERVAL, shared::Shared};
 use crate::{
     discovery::{
         listeners::{Listener, ListenerId},
-        view::{EjectionChanged, EjectionReports, EjectionStatus, ServiceRecords},
+        view::{CallTotals, EjectionChanged, EjectionReports, EjectionStatus, ServiceRecords},
     },
     error::{Error, Operation},
     model::service::ServiceName,
@@ -138,6 +138,15 @@ impl Ejections {
 
     pub(super) fn total(&self) -> u64 {
         self.total.get()
+    }
+
+    /// The calls of each service, in the order of the names.
+    pub(super) fn calls(&self) -> Vec<CallTotals> {
+        let records = self.records.borrow();
+        let mut calls: Vec<_> =
+            records.values().filter_map(WeakArc::upgrade).filter_map(|records| records.call_totals()).collect();
+        calls.sort_unstable_by(|one, other| one.service.cmp(&other.service));
+        calls
     }
 
     pub(super) fn status(&self) -> Vec<EjectionStatus> {

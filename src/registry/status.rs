@@ -11,7 +11,10 @@ use super::{
 use crate::{
     client::{request_counters::RequestStatus, server::Server},
     config::Protocol,
-    discovery::{subscription::SubscriptionStatus, view::EjectionStatus},
+    discovery::{
+        subscription::SubscriptionStatus,
+        view::{CallTotals, EjectionStatus},
+    },
     error::{Error, Operation},
     model::{connection::ConnectionState, histogram::Histogram, instance::InstanceKey},
     runtime::history::{ListChange, RegistryEvent},
@@ -82,6 +85,8 @@ pub struct RegistryStatus {
     pub subscriptions: Vec<SubscriptionStatus>,
     /// The instances that are left out because calls of them failed.
     pub ejections: Vec<EjectionStatus>,
+    /// The calls of services that views began, by service.
+    pub calls: Vec<CallTotals>,
     /// The number of ejections so far.
     pub ejections_total: u64,
     /// The socket that servers push changes to. `None` before the first subscription, if pushes are off, and while no
@@ -173,6 +178,7 @@ impl Shared {
             session: self.session_status(),
             instances,
             subscriptions,
+            calls: self.ejections.calls(),
             ejections_total: self.ejections.total(),
             push: self.pushes.status(),
             ejections: self.ejections.status(),

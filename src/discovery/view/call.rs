@@ -79,7 +79,7 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let record = &self.target.record;
-        record.call_ended();
+        record.call_ended(self.succeeded);
         if self.succeeded == Some(true) && !self.measures_latency {
             return match self.admission {
                 Admission::Probe(probe) => self.target.records.probe_succeeded(&self.target, probe),
@@ -170,6 +170,9 @@ impl ServiceView {
         let random = fastrand::u64(..);
         let now = Instant::now();
         let shared = &*self.shared;
+        if !tried.is_empty() {
+            shared.records.note_retry();
+        }
         let list = shared.list.load();
         let targets = list.targets(&self.shared);
         let choice = Choice { shared, list: &list, targets, key, tried, now, may_probe: true };

@@ -209,6 +209,7 @@ impl Choice<'_> {
 mod tests {
     use std::{
         collections::{HashMap, HashSet},
+        sync::atomic::{AtomicUsize, Ordering},
         time::Duration,
     };
 
@@ -464,6 +465,7 @@ mod tests {
         let (view, control) = ServiceView::controlled(service());
         let view = view.with(|selection| selection.policy(Policy::LeastLoaded).eject(Eject::consecutive(1)));
         control.publish(instances(&[1.0; 10]));
+        let calling = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             let callers: Vec<_> = (0..2)
                 .map(|_| {
@@ -471,6 +473,7 @@ mod tests {
                         let mut calls = 0u32;
                         while !view.is_stale() {
                             let Ok(call) = view.begin() else { continue };
+                            calling.fetch_add(usize::from(calls == 0), Ordering::Relaxed);
                             calls += 1;
                             match calls % 3 {
                                 0 => call.failed(),
@@ -482,8 +485,10 @@ mod tests {
                     })
                 })
                 .collect();
-            for length in 0..300 {
+            let mut length = 0;
+            while length < 300 || calling.load(Ordering::Relaxed) < 2 {
                 control.publish(instances(&vec![1.0; length % 13]));
+                length += 1;
             }
             control.publish(instances(&[1.0; 10]));
             control.set_stale(true);

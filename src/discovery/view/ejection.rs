@@ -8,7 +8,7 @@ use std::{
     fmt,
     hash::{Hash, Hasher},
     sync::{
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
         Arc, Mutex, MutexGuard, PoisonError, Weak,
     },
     time::Duration,
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 use super::{
     list::{walk, Target},
-    record::Record,
+    record::{EndedCalls, Record},
     source::ViewSource,
 };
 use crate::model::{
@@ -106,6 +106,23 @@ impl Eject {
     }
 }
 
+/// The calls of a service that views of this Registry began, from the first view on. They count anew when no view of the
+/// service is left.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct CallTotals {
+    /// The service.
+    pub service: ServiceName,
+    /// Calls that succeeded.
+    pub succeeded: u64,
+    /// Calls that failed.
+    pub failed: u64,
+    /// Calls that were dropped without an outcome.
+    pub cancelled: u64,
+    /// Calls that were begun as retries: on another instance than those that were tried.
+    pub retries: u64,
+}
+
 /// An instance that is left out because its calls failed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -157,6 +174,7 @@ pub(crate) struct ServiceRecords {
     origin: Instant,
     /// How many instances are ejected: a choice by `select_one` looks at records only if there are any.
     ejected: AtomicUsize,
+    retries: AtomicU64,
     known: Mutex<Known>,
     reports: Option<EjectionReports>,
 }
@@ -168,6 +186,8 @@ struct Known {
     /// Of instances that left the list a short time ago.
     departed: HashMap<Place, Departed>,
     sources: Vec<Weak<ViewSource>>,
+    /// The calls of instances that are forgotten.
+    forgotten_calls: EndedCalls,
 }
 
 /// An instance by what tells it from others of its service.
@@ -223,8 +243,8 @@ impl Growth {
 
 impl ServiceRecords {
     pub(crate) fn new(service: ServiceName, reports: Option<EjectionReports>) -> Arc<Self> {
-        let (ejected, known) = (AtomicUsize::new(0), Mutex::default());
-        Arc::new(ServiceRecords { service, origin: Instant::now(), ejected, known, reports })
+        let (ejected, retries, known) = (AtomicUsize::new(0), AtomicU64::new(0), Mutex::default());
+        Arc::new(ServiceRecords { service, origin: Instant::now(), ejected, retries, known, reports })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -256,6 +276,9 @@ impl ServiceRecords {
         }
         // One that comes back starts without an ejection. Calls of before have the record of before.
         let before = known.departed.remove(&place).map(|departed| departed.history);
+        if let Some(before) = &before {
+            known.forgotten_calls += before.record.ended_calls();
+        }
         let record = Arc::new(Record::new(self.origin, before.as_ref().map(|before| &*before.record)));
         let growth = before.map(|before| before.growth).unwrap_or_default();
         known.histories.insert(place, History { record: record.clone(), growth });
@@ -397,6 +420,24 @@ impl ServiceRecords {
         instances.iter().map(|instance| record(instance).map(of)).collect()
     }
 
+    /// Counts a call that takes the place of another one.
+    #[cold]
+    pub(super) fn note_retry(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The calls of all instances so far, also of those that have left. `None` if there was none.
+    pub(crate) fn call_totals(&self) -> Option<CallTotals> {
+        let known = self.known();
+        let departed = known.departed.values().map(|departed| &departed.history);
+        let mut ended = known.forgotten_calls;
+        known.histories.values().chain(departed).for_each(|history| ended += history.record.ended_calls());
+        let EndedCalls { succeeded, failed, cancelled } = ended;
+        let retries = self.retries.load(Ordering::Relaxed);
+        let totals = CallTotals { service: self.service.clone(), succeeded, failed, cancelled, retries };
+        (ended != EndedCalls::default() || retries > 0).then_some(totals)
+    }
+
     pub(crate) fn ejections(&self) -> Vec<EjectionStatus> {
         if !self.any_ejected() {
             return Vec::new();
@@ -414,7 +455,14 @@ impl ServiceRecords {
 
 impl Known {
     fn forget_departed(&mut self) {
-        self.departed.retain(|_, departed| departed.left.elapsed() < MEMORY_AFTER_LEAVING);
+        let forgotten_calls = &mut self.forgotten_calls;
+        self.departed.retain(|_, departed| {
+            let is_remembered = departed.left.elapsed() < MEMORY_AFTER_LEAVING;
+            if !is_remembered {
+                *forgotten_calls += departed.history.record.ended_calls();
+            }
+            is_remembered
+        });
     }
 
     /// What is known of a call's instance, unless that has left and may have come back since.

@@ -35,7 +35,7 @@ pub(crate) use self::ejection::CallStatus;
 pub use self::{
     call::Call,
     controlled::ViewControl,
-    ejection::{Eject, EjectionChanged, EjectionStatus},
+    ejection::{CallTotals, Eject, EjectionChanged, EjectionStatus},
     policy::Policy,
     selection::Selection,
     stream::{InstanceChange, InstanceChanges, Lists},
@@ -115,6 +115,11 @@ impl ServiceView {
     pub fn with(&self, change: impl FnOnce(Selection) -> Selection) -> ServiceView {
         let selection = change(self.shared.selection.clone());
         ServiceView::new(self.shared.source.list_for(&selection), self.healthy_only, self.clock.clone())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn call_totals(&self) -> Option<CallTotals> {
+        self.shared.records.call_totals()
     }
 
     /// The service that is viewed.

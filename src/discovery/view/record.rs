@@ -1,6 +1,7 @@
 //! What is known of the calls of one instance: how many are in flight, how they end, how long they take.
 
 use std::{
+    ops::AddAssign,
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
     time::Duration,
 };
@@ -32,6 +33,25 @@ pub(super) struct Record {
     in_flight: AtomicU32,
     /// In a row.
     failures: AtomicU32,
+    succeeded: AtomicU64,
+    failed: AtomicU32,
+    cancelled: AtomicU32,
+}
+
+/// How many calls ended in which way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct EndedCalls {
+    pub(super) succeeded: u64,
+    pub(super) failed: u64,
+    pub(super) cancelled: u64,
+}
+
+impl AddAssign for EndedCalls {
+    fn add_assign(&mut self, other: Self) {
+        self.succeeded += other.succeeded;
+        self.failed += other.failed;
+        self.cancelled += other.cancelled;
+    }
 }
 
 /// Whether a call may begin.
@@ -54,6 +74,9 @@ impl Record {
             latency: AtomicU64::new(latency),
             in_flight: AtomicU32::new(0),
             failures: AtomicU32::new(0),
+            succeeded: AtomicU64::new(0),
+            failed: AtomicU32::new(0),
+            cancelled: AtomicU32::new(0),
         }
     }
 
@@ -63,8 +86,22 @@ impl Record {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn call_ended(&self) {
+    /// `succeeded`: as the caller said; `None` for a call that was dropped.
+    pub(super) fn call_ended(&self, succeeded: Option<bool>) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        match succeeded {
+            Some(true) => drop(self.succeeded.fetch_add(1, Ordering::Relaxed)),
+            Some(false) => drop(self.failed.fetch_add(1, Ordering::Relaxed)),
+            None => drop(self.cancelled.fetch_add(1, Ordering::Relaxed)),
+        }
+    }
+
+    pub(super) fn ended_calls(&self) -> EndedCalls {
+        EndedCalls {
+            succeeded: self.succeeded.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed).into(),
+            cancelled: self.cancelled.load(Ordering::Relaxed).into(),
+        }
     }
 
     /// Written only when it changes something: the usual success costs the cache line of other threads nothing.
