@@ -1,4 +1,4 @@
-# The one door: CI calls the same commands.
+# The commands of daily work. `.ci/run` is what must pass before a merge.
 
 default:
     @just --list
