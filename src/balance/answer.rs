@@ -1,4 +1,4 @@
-//! What an answer says about the instance, and the end of a call when its body ends.
+//! Decides what an answer says about the instance, and ends a call when the answer's body ends.
 
 use std::{
     cell::Cell,
@@ -19,17 +19,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::connections::Carried;
 use crate::discovery::view::Call;
 
-/// So many pieces of a body that is dropped are read, if they are there.
+/// When a body is dropped, at most this many pieces that have already arrived are read.
 const PIECES_READ_AT_DROP: usize = 8;
 
-/// A call under way: of the instance, and of its connections, which are not idle meanwhile.
+/// A call under way. While it exists, its connection does not count as idle.
 pub(super) struct UnderWay {
-    /// None if the instance has been told already, or if it is none.
+    /// `None` if the outcome was already reported, or if the host is not a service.
     pub(super) call: Option<Call>,
     pub(super) _carried: Carried,
 }
 
-/// Statuses by which an instance says that it cannot serve.
+/// Whether an instance says by this status that it cannot serve.
 pub(super) fn is_failure(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
@@ -58,7 +58,8 @@ impl UnderWay {
     }
 }
 
-/// The answer of a call that ends when its body ends or is dropped, a tunnel's when it is closed.
+/// Returns the answer with the call attached. The call ends when the body ends or is dropped, and the call of a tunnel
+/// when the tunnel is closed.
 pub(super) fn until_its_end(answer: ConnectResponse, under_way: UnderWay) -> ConnectResponse {
     match answer {
         ConnectResponse::Client(answer) => ConnectResponse::Client(with_call(answer, under_way)),
@@ -97,9 +98,9 @@ fn with_call(answer: ClientResponse, under_way: UnderWay) -> ClientResponse {
 /// The body of an answer, with the call that it belongs to.
 struct CountedBody {
     payload: Payload,
-    /// What the answer's length promises.
+    /// The bytes that are still missing, if the answer has a `Content-Length`.
     left: Option<u64>,
-    /// Ends when the caller has enough.
+    /// An event stream ends when the caller drops it.
     is_event_stream: bool,
     under_way: Option<UnderWay>,
 }
@@ -120,13 +121,13 @@ impl Stream for CountedBody {
         match &next {
             Some(Ok(piece)) => {
                 self.left = self.left.map(|left| left.saturating_sub(piece.len() as u64));
-                // The caller may not ask for the end of a body that it has seen all of.
+                // A caller that has read all bytes may never poll for the end of the body.
                 if self.left == Some(0) {
                     self.ended(true);
                 }
             }
             Some(Err(_)) => self.ended(false),
-            // awc takes what came before the end of the connection for all of it.
+            // awc reports a connection that ended early as the end of the body.
             None if self.under_way.is_some() && self.left.is_some_and(|left| left > 0) => {
                 self.ended(false);
                 next = Some(Err(PayloadError::Incomplete(Some(io::ErrorKind::UnexpectedEof.into()))));
@@ -138,8 +139,8 @@ impl Stream for CountedBody {
 }
 
 impl Drop for CountedBody {
-    /// A caller that asks for the status alone drops a body that has come already. Reading its end tells that the call
-    /// succeeded, and keeps the connection.
+    /// A caller that needs only the status drops a body that may have arrived already. Reading that body to its end
+    /// shows that the call succeeded, and keeps the connection.
     fn drop(&mut self) {
         let mut context = Context::from_waker(Waker::noop());
         for _ in 0..PIECES_READ_AT_DROP {

@@ -1,7 +1,7 @@
 //! Request bodies that can be sent again.
 //!
-//! awc's own type of a body has no public name. Bodies are made by sending them with a client whose connector keeps the
-//! request instead of sending it.
+//! awc has no public name for its body type. [`RequestFactory`] makes such bodies: it sends requests with a client
+//! whose connector keeps the request instead of sending it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -23,11 +23,11 @@ use awc::{
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 
-/// The body of a request, for each of its attempts.
+/// The body of a request. It makes the body of each attempt.
 pub(super) enum Body {
     /// Neither a body nor a length.
     None,
-    /// A body of no bytes.
+    /// A body with length 0.
     Empty,
     Source(Rc<Source>),
 }
@@ -44,7 +44,7 @@ impl Body {
         }
     }
 
-    /// Whether the body can be sent from its beginning.
+    /// Whether the body can still be sent from its beginning.
     pub(super) fn can_be_sent(&self) -> bool {
         match self {
             Body::None | Body::Empty => true,
@@ -52,7 +52,7 @@ impl Body {
         }
     }
 
-    /// The body for one attempt.
+    /// Makes the body for one attempt.
     pub(super) fn for_attempt(&self) -> BoxBody {
         match self {
             Body::None => BoxBody::new(body::None::new()),
@@ -62,7 +62,7 @@ impl Body {
     }
 }
 
-/// What the application gave as the body, shared by the attempts.
+/// The body that the application gave, shared by the attempts.
 pub(super) struct Source {
     body: RefCell<BoxBody>,
     size: BodySize,
@@ -71,9 +71,9 @@ pub(super) struct Source {
 
 enum Progress {
     Unread,
-    /// The first piece was all of it.
+    /// The whole body was in the first piece, which is kept.
     Whole(Bytes),
-    /// A part was read and is gone.
+    /// A part was read and cannot be read again.
     Streamed,
 }
 
@@ -127,7 +127,7 @@ impl MessageBody for Replay {
     }
 }
 
-/// Makes requests of bodies.
+/// Makes awc requests with these bodies.
 pub(super) struct RequestFactory {
     frozen: Result<FrozenClientRequest, String>,
     caught: Rc<Cell<Option<ConnectRequest>>>,
@@ -137,7 +137,7 @@ impl RequestFactory {
     pub(super) fn new() -> Self {
         let caught = Rc::default();
         let client = Client::builder().disable_timeout().disable_redirects().wrap(Catch(Rc::clone(&caught))).finish();
-        // Nobody sees this address.
+        // The address is replaced before the request is sent.
         let frozen = client.get("http://localhost/").freeze().map_err(|error| error.to_string());
         RequestFactory { frozen, caught }
     }

@@ -1,4 +1,4 @@
-//! How many retries a service's callers may send. All clients of the process share one budget per service.
+//! Limits the retries to a service. All clients of the process share one budget per service.
 
 use std::{
     collections::HashMap,
@@ -10,9 +10,9 @@ use crate::model::service::ServiceName;
 
 /// Requests and retries are counted over this many seconds.
 const WINDOW_SECONDS: u64 = 10;
-/// Of the requests in the window, this share may be retried.
+/// The share of the requests in the window that may be retried.
 const RETRIES_PER_REQUEST: f64 = 0.2;
-/// A service with few requests may have this many retries in any second.
+/// The number of retries that are always allowed in a second, however few requests there are.
 const RETRIES_PER_SECOND: u32 = 3;
 
 /// The budget of one service.
@@ -25,7 +25,7 @@ pub(super) struct Budget {
 /// What happened in one second.
 #[derive(Debug, Clone, Copy, Default)]
 struct Second {
-    /// Which second since the budget began.
+    /// The number of the second, counted from the start of the budget.
     number: u64,
     requests: u32,
     retries: u32,
@@ -39,7 +39,7 @@ impl Budget {
         Budget { began: Instant::now(), window: Mutex::default() }
     }
 
-    /// The budget that all clients of this process share for `service`. Clients of several registries share it, too.
+    /// Returns the budget of `service`, which all clients of this process share, also those of different registries.
     pub(super) fn of(service: &ServiceName) -> Arc<Self> {
         static BUDGETS: OnceLock<Mutex<HashMap<ServiceName, Weak<Budget>>>> = OnceLock::new();
         let mut budgets = BUDGETS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
@@ -52,12 +52,12 @@ impl Budget {
         budget
     }
 
-    /// Counts a request of a caller, but not its retries.
+    /// Counts a request. Retries are not counted here.
     pub(super) fn note_request(&self, now: Instant) {
         self.in_window(now, |window, number| window.second(number).requests += 1);
     }
 
-    /// Takes one retry from the budget. False if nothing is left.
+    /// Takes one retry from the budget. Returns false if none is left.
     pub(super) fn take_retry(&self, now: Instant) -> bool {
         self.in_window(now, |window, number| {
             let may_retry = window.allows_retry(number);
@@ -73,7 +73,7 @@ impl Budget {
 }
 
 impl Window {
-    /// The present second, cleared if its place still holds an older one.
+    /// Returns the entry of this second, cleared if it still has the counts of an older one.
     fn second(&mut self, number: u64) -> &mut Second {
         let second = &mut self.0[(number % WINDOW_SECONDS) as usize];
         if second.number != number {

@@ -27,20 +27,20 @@ use crate::{
 
 /// How long one attempt may take until the head of the answer has come.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a connection may take to come about.
+/// How long opening a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a call may take, all attempts together.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How long a call waits for an instance that can be called.
 const WAIT: Duration = Duration::from_secs(2);
-/// How many services may be called under a suffix.
+/// How many services are watched under a suffix.
 const SERVICES_UNDER_SUFFIX: usize = 1000;
 
 /// An [`awc::Client`] whose requests to `http://orders/…` go to instances of the service `orders`.
 ///
-/// It derefs to [`awc::Client`] and is used like it; requests to hosts that are no services go where they always went. Like
-/// awc's, it belongs to one thread: build one per worker. What they learn of instances, and the budget of retries, is shared
-/// by the process.
+/// It derefs to [`awc::Client`] and is used like it. Requests to hosts that are not services are sent unchanged. Like
+/// awc's client it belongs to one thread, so build one per worker. All clients of the process share what they learn
+/// about instances, and the budget of retries.
 ///
 /// ```
 /// use actix_nacos::{balance::{Client, Retry}, embedded::EmbeddedServer, prelude::*};
@@ -66,8 +66,8 @@ const SERVICES_UNDER_SUFFIX: usize = 1000;
 pub struct Client(awc::Client);
 
 impl Client {
-    /// Settings of a client that finds instances by `registry`. The client does not keep the Registry alive: after its end,
-    /// calls go to the instances of the last lists.
+    /// Creates the settings of a client that finds instances with `registry`. The client does not keep the Registry
+    /// alive. After the Registry's end, calls go to the instances of the last lists.
     pub fn builder(registry: &Addr<Registry>) -> ClientBuilder {
         ClientBuilder::new(registry.downgrade())
     }
@@ -87,10 +87,10 @@ impl fmt::Debug for Client {
     }
 }
 
-/// Settings of calls by name. It can be cloned and sent into every worker, where [`finish`](ClientBuilder::finish) makes
-/// the client.
+/// Settings of calls by name. Clone them and move a clone into every worker, where [`finish`](ClientBuilder::finish)
+/// makes the client.
 ///
-/// A setting that cannot be used fails every call of the client with [`Error::InvalidInput`]: see [`cause`](super::cause).
+/// If a setting is invalid, every call of the client fails with [`Error::InvalidInput`]: see [`cause`](super::cause).
 #[derive(Clone)]
 pub struct ClientBuilder {
     registry: WeakAddr<Registry>,
@@ -135,16 +135,16 @@ impl ClientBuilder {
 
     /// Requests to `http://orders/…` and `http://orders.DEFAULT_GROUP.nacos/…` go to instances of the service `orders`;
     /// requests to `http://orders/…` and `http://orders.SHOP.nacos/…` to those of `SHOP@@orders`. A port in the URL is
-    /// ignored. Capital and small letters of the host are the same.
+    /// ignored. The case of the host does not matter.
     ///
-    /// A service whose name is no host name needs [`host`](ClientBuilder::host).
+    /// A service whose name is not a valid host name needs [`host`](ClientBuilder::host).
     #[must_use]
     pub fn service(mut self, service: impl Into<ServiceRef>) -> Self {
         self.services.push(service.into());
         self
     }
 
-    /// Requests to this host go to instances of the service that `discover` names, chosen as it says.
+    /// Requests to this host go to instances of the service that `discover` names, chosen by its selection.
     ///
     /// ```
     /// # use actix_nacos::{balance::Client, prelude::*};
@@ -160,23 +160,24 @@ impl ClientBuilder {
     }
 
     /// Every host with this suffix is a service: with `.nacos`, `http://orders.nacos/…` calls `orders`, and
-    /// `http://orders.SHOP.nacos/…` calls `SHOP@@orders`. A service is forgotten when it was not called for 10 minutes.
+    /// `http://orders.SHOP.nacos/…` calls `SHOP@@orders`. The client stops watching a service that was not called for
+    /// 10 minutes.
     #[must_use]
     pub fn suffix(mut self, suffix: impl Into<String>) -> Self {
         self.suffix = Some(suffix.into());
         self
     }
 
-    /// How many services may be called under the [suffix](ClientBuilder::suffix). Beyond that, services without instances are
-    /// forgotten, and when there are none, calls of further services fail. Default: 1,000.
+    /// How many services are watched under the [suffix](ClientBuilder::suffix). When the limit is reached, a service
+    /// without instances is replaced. If there is none, calls to further services fail. Default: 1,000.
     #[must_use]
     pub fn services_under_suffix(mut self, limit: usize) -> Self {
         self.services_under_suffix = limit;
         self
     }
 
-    /// How instances are chosen, for all services but those with a [host](ClientBuilder::host) of their own. Default: at random
-    /// by the weights.
+    /// How instances are chosen, for all services except those that have their own [host](ClientBuilder::host).
+    /// Default: at random by the weights.
     #[must_use]
     pub fn selection(mut self, selection: Selection) -> Self {
         self.selection = selection;
@@ -201,8 +202,8 @@ impl ClientBuilder {
     /// How long each attempt may take until the head of the answer has come. An instance that takes longer has failed.
     /// Default: 5 s.
     ///
-    /// awc's own time limit is turned off in the ready client. One that a request sets covers all attempts, and cuts the call
-    /// off without a retry.
+    /// The ready client turns awc's own time limit off. A time limit that is set on a request covers all attempts, and
+    /// ends the call without a retry.
     #[must_use]
     pub fn attempt_timeout(mut self, limit: Duration) -> Self {
         self.settings.attempt_timeout = limit;
@@ -223,39 +224,41 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a connection may take to come about. Default: 2 s. Without effect on a [`middleware`](ClientBuilder::middleware).
+    /// How long opening a connection may take. Default: 2 s. Does not apply to a
+    /// [`middleware`](ClientBuilder::middleware).
     #[must_use]
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
         self
     }
 
-    /// How many connections with calls under way the client may have, to all instances together; further calls wait, and the
-    /// waiting counts against the [time limit](ClientBuilder::attempt_timeout) of the instance. Default: no limit. Without
-    /// effect on a [`middleware`](ClientBuilder::middleware).
+    /// How many connections may carry calls at the same time, to all instances together. Further calls wait, and the
+    /// wait counts towards the [`attempt_timeout`](ClientBuilder::attempt_timeout). Default: no limit. Does not apply
+    /// to a [`middleware`](ClientBuilder::middleware).
     #[must_use]
     pub fn max_connections(mut self, limit: usize) -> Self {
         self.max_connections = limit;
         self
     }
 
-    /// What the `Host` header says, unless the request has set it. Default: the host of the URL. HTTP/2 has no such header, and
-    /// names the address of the instance.
+    /// The value of the `Host` header, unless the request has set it. Default: the host of the URL. HTTP/2 has no
+    /// `Host` header; there the address of the instance is sent.
     #[must_use]
     pub fn host_header(mut self, host: HostHeader) -> Self {
         self.settings.host = host;
         self
     }
 
-    /// Which answers count as failures of the instance, to be repeated and to eject it. Default: the statuses 502, 503 and 504.
+    /// Decides which answers count as failures of the instance. A failure may be retried, and counts towards ejection.
+    /// Default: the statuses 502, 503 and 504.
     #[must_use]
     pub fn failure_when(mut self, is_failure: impl Fn(StatusCode, &HeaderMap) -> bool + Send + Sync + 'static) -> Self {
         self.settings.is_failure = Arc::new(is_failure);
         self
     }
 
-    /// Certificates for https, which needs the feature `rustls` or `openssl`. Default: the platform's roots, no certificate of
-    /// one's own. Without effect on a [`middleware`](ClientBuilder::middleware).
+    /// Certificates for https, which needs the feature `rustls` or `openssl`. Default: the platform's roots, and no
+    /// client certificate. Does not apply to a [`middleware`](ClientBuilder::middleware).
     ///
     /// Instances are called by https when the URL says `https`, and when their metadata says `secure=true`.
     #[must_use]
@@ -278,8 +281,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Makes the client of this thread. It takes the place of awc's time limit, and closes connections that have been idle for
-    /// 4 s.
+    /// Makes the client for this thread. Its time limits replace awc's, and it closes connections that were idle for 4
+    /// s.
     pub fn finish(self) -> Client {
         let (limits, tls) = ((self.connect_timeout, self.max_connections), tls::client_config(&self.tls));
         let (tls, error) = tls.map_or_else(|error| (None, Some(error)), |tls| (tls, None));
@@ -294,10 +297,11 @@ impl ClientBuilder {
         Client(awc::Client::builder().disable_timeout().connector(connector).wrap(middleware).finish())
     }
 
-    /// Makes the middleware for an [`awc::Client`] of one's own, in this thread.
+    /// Makes the middleware for an [`awc::Client`] that the application builds itself, in this thread.
     ///
-    /// awc's time limit of 5 s covers all attempts: turn it off, the [`attempt_timeout`](ClientBuilder::attempt_timeout) takes
-    /// its place. For https, take the [connector](Middleware::connector), too.
+    /// awc's time limit of 5 s covers all attempts, so turn it off; the
+    /// [`attempt_timeout`](ClientBuilder::attempt_timeout) replaces it. For https, use the
+    /// [connector](Middleware::connector), too.
     ///
     /// ```
     /// # use actix_nacos::{balance::Client, prelude::*};

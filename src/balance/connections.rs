@@ -1,7 +1,8 @@
-//! The connections of one client to instances: which name their certificates must have, and their end when they are idle.
+//! Knows the connections of one client to instances: which name their certificates must have, and when to close idle
+//! ones.
 //!
-//! awc closes an idle connection only when it is about to use it again. The connections to an instance that is not called
-//! any more would stay open, and their descriptors with them.
+//! awc closes an idle connection only when it is about to use it again. Without this module, connections to an instance
+//! that gets no more calls would stay open.
 
 use std::{
     cell::{Cell, RefCell},
@@ -30,12 +31,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::outgoing::not_callable;
 
-/// Connections that carry no call for so long are closed. actix-web closes them after 5 s.
+/// A connection without a call for this long is closed. It is shorter than the 5 s after which actix-web closes idle
+/// connections.
 pub(super) const IDLE_TIME: Duration = Duration::from_secs(4);
-/// How often idle connections are looked for.
+/// How often to look for idle connections.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What a client knows of its connections, by the authority that awc's pool knows them by.
+/// The connections of one client, by the authority under which awc's pool has them.
 #[derive(Clone, Default)]
 pub(super) struct Connections(Rc<Table>);
 
@@ -45,7 +47,7 @@ struct Table {
     is_watched: Cell<bool>,
 }
 
-/// awc keeps connections with and without TLS apart.
+/// A connection with TLS and one without TLS are different for awc's pool.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     by_tls: bool,
@@ -60,7 +62,7 @@ impl Key {
 }
 
 struct Entry {
-    /// What the certificate must be for; none without TLS.
+    /// The name that the certificate must have. `None` without TLS.
     server_name: Option<Rc<str>>,
     calls: usize,
     last_call: Instant,
@@ -68,7 +70,7 @@ struct Entry {
 }
 
 impl Connections {
-    /// Begins a call to `address`: by TLS with the server of that name, or without TLS.
+    /// Begins a call to `address`, with TLS if there is a `server_name`.
     pub(super) fn begin(&self, address: &str, server_name: Option<&str>) -> Result<Carried, SendRequestError> {
         let mut entries = self.0.entries.borrow_mut();
         let mut written = address.to_owned();
@@ -87,8 +89,8 @@ impl Connections {
                 self.watch();
                 return Ok(Carried { key, connections: self.clone() });
             }
-            // Two names at one address: a connection whose certificate was checked for the one must not carry calls to the
-            // other. With a zero before the port, awc's pool takes it for another address.
+            // Two services may share one address. A connection whose certificate was checked for one name must not
+            // carry calls for the other name. A zero before the port makes awc's pool treat it as another address.
             let port = written.rfind(':').map_or(written.len(), |colon| colon + 1);
             written.insert(port, '0');
         }
@@ -98,7 +100,7 @@ impl Connections {
         self.0.entries.borrow().get(&Key::of(uri)?)?.server_name.clone()
     }
 
-    /// What awc connects by: as its own connector, but TLS checks the certificate for the server's name.
+    /// The connector for awc. It works like awc's own, but TLS checks the certificate for the server's name.
     pub(super) fn connector(
         &self,
     ) -> impl Service<ConnectInfo<Uri>, Response = Connection<Uri, Socket>, Error = ConnectError> + Clone {
@@ -107,7 +109,7 @@ impl Connections {
             let (connections, connecting) = (connections.clone(), tcp.call(asked));
             async move {
                 let (stream, uri) = connecting.await?.into_parts();
-                // Small requests and answers must not wait for each other's acknowledgements.
+                // Without this, Nagle's algorithm delays small requests.
                 let _ = stream.set_nodelay(true);
                 let socket = connections.keep(&uri, stream);
                 Ok(Connection::new(connections.named(uri)?, socket))
@@ -125,7 +127,7 @@ impl Connections {
         socket
     }
 
-    /// The URI whose host is the name that the certificate must be for.
+    /// Returns the URI with the host that the certificate must be for.
     fn named(&self, uri: Uri) -> Result<Uri, ConnectError> {
         let Some(name) = self.server_name(&uri) else { return Ok(uri) };
         let named = Uri::builder().scheme(Scheme::HTTPS).authority(&*name).path_and_query("/").build();
@@ -134,7 +136,7 @@ impl Connections {
         named.map_err(reason).map_err(ConnectError::Io)
     }
 
-    /// Closes idle connections while there are any.
+    /// Starts closing idle connections, until there are no connections left.
     fn watch(&self) {
         if self.0.is_watched.replace(true) {
             return;
@@ -160,14 +162,14 @@ impl Table {
             if entry.calls > 0 || entry.last_call.elapsed() < IDLE_TIME {
                 return true;
             }
-            // awc finds the end of a connection when it looks for one to use.
+            // awc notices that the connection has ended when it next looks for one.
             entry.sockets.iter().filter_map(Weak::upgrade).for_each(|stream| stream.close());
             false
         });
     }
 }
 
-/// One call that connections to an address carry, until it is dropped.
+/// One call to an address. While it exists, connections to the address are not idle.
 pub(super) struct Carried {
     key: Key,
     connections: Connections,
@@ -193,7 +195,7 @@ pub(super) struct Socket(Rc<Stream>);
 
 struct Stream {
     open: RefCell<Option<TcpStream>>,
-    /// Waits for data: the task of an HTTP/2 connection does so all the time.
+    /// Wakes the task that waits for data. The task of an HTTP/2 connection always waits.
     reader: Cell<Option<Waker>>,
 }
 
@@ -205,7 +207,7 @@ impl Stream {
         }
     }
 
-    /// Gives `closed` once the stream is closed.
+    /// Runs `work` on the stream. Returns `closed` if the stream is closed.
     fn with<T>(&self, closed: impl FnOnce() -> T, work: impl FnOnce(Pin<&mut TcpStream>) -> T) -> T {
         match &mut *self.open.borrow_mut() {
             Some(stream) => work(Pin::new(stream)),
@@ -260,7 +262,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// awc wants it and asks for no readiness: a read or a write tells as much.
+/// awc requires this trait but never asks for readiness, so always being ready is enough.
 impl ActixStream for Socket {
     fn poll_read_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<Ready>> {
         Poll::Ready(Ok(Ready::ALL))

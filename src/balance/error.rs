@@ -1,4 +1,4 @@
-//! Errors of calls by name, within awc's error.
+//! Errors of this crate inside awc's error.
 
 use std::{error::Error as StdError, fmt};
 
@@ -6,8 +6,8 @@ use awc::error::SendRequestError;
 
 use crate::{error::Error, model::service::ServiceName};
 
-/// The error of this crate that a call by name failed with: no instance, an unusable setting, the Registry's end. None for
-/// errors of the call itself.
+/// Returns the error of this crate that made a call by name fail: no instance, an invalid setting, or the end of the
+/// Registry. `None` for errors of the call itself.
 ///
 /// ```
 /// use actix_nacos::{balance, Error};
@@ -27,18 +27,18 @@ pub fn cause(error: &SendRequestError) -> Option<&Error> {
     }
 }
 
-/// An error of this crate as one of awc.
+/// Wraps an error of this crate in awc's error.
 pub(super) fn into_awc(error: Error) -> SendRequestError {
     SendRequestError::Custom(Box::new(error), Box::new(Plain("call by name".into())))
 }
 
-/// Adds to the error of a call that the instance may be gone for long.
+/// Adds to the error of a call that the list is stale, so that the instance may be gone.
 pub(super) fn of_stale_list(error: SendRequestError, service: &ServiceName) -> SendRequestError {
     let context = format!("the list of {service} is stale, no registry server answers");
     SendRequestError::Custom(Box::new(StaleList(error)), Box::new(Plain(context)))
 }
 
-/// awc writes this beside the error, by its debug format.
+/// A text that awc shows beside the error. awc uses the debug format, which would quote a `String`.
 struct Plain(String);
 
 impl fmt::Debug for Plain {

@@ -1,13 +1,13 @@
-//! Which host names are services.
+//! Decides which host names are services.
 
 use crate::{
     error::Error,
     model::service::{ServiceName, DEFAULT_GROUP},
 };
 
-/// Reads the service from a host under `suffix`: `orders` and the suffix for a service of the default group, `orders.SHOP`
-/// and the suffix for one of another group. A service whose name has dots needs its group.
-/// `None` for a host that names no valid service.
+/// Reads the service from a host with this suffix. With the suffix `.nacos`, `orders.nacos` is the service `orders` of
+/// the default group, and `orders.SHOP.nacos` is `SHOP@@orders`. A service whose name has dots needs its group. `None`
+/// if the host names no valid service.
 pub(crate) fn service_under_suffix(host: &str, suffix: &str) -> Option<ServiceName> {
     let split = host.len().checked_sub(suffix.len())?;
     let (name, end) = host.split_at_checked(split)?;
@@ -18,7 +18,7 @@ pub(crate) fn service_under_suffix(host: &str, suffix: &str) -> Option<ServiceNa
     ServiceName::parse(&format!("{group}@@{name}")).ok()
 }
 
-/// The hosts that a service has without a suffix: its name, and its name with its group under `nacos`.
+/// The two hosts of a service: its name, and its name with its group below `nacos`.
 pub(super) fn hosts_of(service: &ServiceName) -> Result<[String; 2], Error> {
     if !is_host_name(&service.name) {
         let reason = format!("{:?} is no host name; give the service one with ClientBuilder::host", service.name);
@@ -27,12 +27,12 @@ pub(super) fn hosts_of(service: &ServiceName) -> Result<[String; 2], Error> {
     Ok([key(&service.name), key(&format!("{}.{}.nacos", service.name, service.group))])
 }
 
-/// How a host is looked up: in small letters.
+/// The key by which a host is looked up: lower case.
 pub(super) fn key(host: &str) -> String {
     host.to_ascii_lowercase()
 }
 
-/// Whether a URL can have this host.
+/// Whether this name can be the host of a URL.
 pub(super) fn is_host_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
 }

@@ -1,4 +1,4 @@
-//! The middleware of an awc client that sends calls by name to instances.
+//! The middleware of an awc client. It sends requests by name to instances.
 
 use std::{fmt, rc::Rc, sync::Arc, time::Duration};
 
@@ -28,16 +28,16 @@ use crate::{
     registry::Registry,
 };
 
-/// Metadata by which an instance says that it is called by https.
+/// The metadata key that makes calls to an instance use https.
 const SECURE: &str = "secure";
 
 /// Whether an answer counts as a failure of the instance.
 pub(super) type IsFailure = Arc<dyn Fn(StatusCode, &HeaderMap) -> bool + Send + Sync>;
 
-/// The key of a request, for the consistent hash.
+/// Returns the key of a request for consistent hashing.
 pub(super) type KeyOf = Arc<dyn Fn(&RequestHead) -> Option<String> + Send + Sync>;
 
-/// What the application decides about the calls of a client.
+/// The settings of a client's calls.
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) retry: Retry,
@@ -57,19 +57,19 @@ pub struct Middleware(pub(super) Rc<Balancer>);
 
 pub(super) struct Balancer {
     pub(super) registry: WeakAddr<Registry>,
-    /// An unusable setting fails every call.
+    /// An invalid setting makes every call fail.
     pub(super) services: Result<Services, Error>,
     pub(super) connections: Connections,
     pub(super) factory: RequestFactory,
     pub(super) settings: Settings,
-    /// Whether calls to hosts that are no services have the time limit of an attempt.
+    /// Whether `attempt_timeout` also applies to hosts that are not services.
     pub(super) limits_others: bool,
     pub(super) log: Logger,
 }
 
 impl Middleware {
-    /// Connects for awc, as its own connector does, but has certificates checked against the name of the service instead of
-    /// the address of the instance. Needed for https by name; it also closes connections that have been idle for 4 s.
+    /// Returns the connector for awc. It checks certificates against the name of the service instead of the address of
+    /// the instance, so https by name needs it. It also closes connections that were idle for 4 s.
     pub fn connector(
         &self,
     ) -> impl ActixService<
@@ -104,7 +104,7 @@ where
     }
 }
 
-/// What [`Middleware`] makes of a connector.
+/// The service that [`Middleware`] makes around awc's connector.
 pub struct Balanced<S> {
     connector: Rc<S>,
     balancer: Rc<Balancer>,
@@ -136,13 +136,13 @@ where
     }
 }
 
-/// How an attempt ended that was no success.
+/// How an attempt failed.
 enum Failure {
     /// The instance answered that it cannot serve.
     Refused(ConnectResponse),
     /// The instance did not answer.
     NoAnswer(SendRequestError),
-    /// The request itself cannot be sent, to whatever instance.
+    /// The request cannot be sent to any instance.
     Unsendable(SendRequestError),
 }
 
@@ -158,13 +158,13 @@ impl Failure {
         }
     }
 
-    /// Whether the request may reach a second instance because it has reached none.
+    /// Whether no instance can have received the request.
     fn was_never_sent(&self) -> bool {
         matches!(self, Failure::NoAnswer(error) if was_never_sent(error))
     }
 
-    /// Whether the same instance may do better: it has closed a connection that it had kept, perhaps at the moment when
-    /// awc used it.
+    /// Whether the same instance may succeed on another connection: it may have closed a kept connection just when awc
+    /// used it.
     fn may_be_the_connections(&self) -> bool {
         matches!(self, Failure::NoAnswer(SendRequestError::Send(_) | SendRequestError::H2(_)))
             || matches!(self, Failure::NoAnswer(SendRequestError::Connect(_)) if !self.was_never_sent())
@@ -185,7 +185,7 @@ fn uri_of(request: &ConnectRequest) -> &Uri {
     }
 }
 
-/// One request by name, on its way to an answer.
+/// One request by name while it is being sent.
 struct Sending<'a, S> {
     balancer: &'a Balancer,
     connector: &'a S,
@@ -211,7 +211,7 @@ impl Balancer {
         let request = if carried.authority() == authority {
             request
         } else {
-            // An instance that is called by name listens there, and its certificate is for another name.
+            // A service that is called by name has the same address, with a certificate for another name.
             let address = carried.authority().clone();
             Outgoing::new(request).to(address, wants_tls, &HostHeader::AsCalled, &self.factory)?
         };
@@ -267,17 +267,17 @@ where
         }
     }
 
-    /// Waits for an instance if there is none.
+    /// Begins the first call. Waits if no instance can be called.
     async fn first_call(&self) -> Result<Call, Error> {
         let begun = self.choose();
         let Err(Error::NoInstance { .. }) = begun else { return begun };
         let left = self.deadline.saturating_duration_since(Instant::now());
-        // If there is none then, the choice tells why.
+        // If there still is no instance, `choose` returns the reason.
         let _ = self.known.view.available_within(self.balancer.settings.wait.min(left)).await;
         self.choose()
     }
 
-    /// The call of the next attempt, if there may be one.
+    /// Begins the call of the next attempt, if another attempt is allowed.
     fn next_call(&self, failure: &Failure) -> Option<Call> {
         let retry = &self.balancer.settings.retry;
         let is_allowed = self.tried.len() <= retry.times
@@ -329,7 +329,7 @@ where
             "instance" => instance.authority(), "reason" => failure.describe());
     }
 
-    /// A rejection is an answer.
+    /// The end of the last attempt. An answer that counts as a failure is still returned as an answer.
     fn give_up(&self, failure: Failure) -> Result<ConnectResponse, SendRequestError> {
         match failure {
             Failure::Refused(answer) => Ok(answer),

@@ -1,4 +1,4 @@
-//! A request by service name, and its rewriting for one instance after the other.
+//! Rewrites a request by name for each instance that it is sent to.
 
 use std::{io, rc::Rc};
 
@@ -15,7 +15,7 @@ use awc::{
 
 use super::body::{Body, RequestFactory};
 
-/// What the `Host` header of a call by name says, unless the request has set it.
+/// The value of the `Host` header of a request by name, unless the request has set it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HostHeader {
@@ -24,14 +24,14 @@ pub enum HostHeader {
     AsCalled,
     /// The address of the instance, as `ip:port`.
     Instance,
-    /// Always this.
+    /// A fixed value.
     Fixed(HeaderValue),
 }
 
-/// A request that can be addressed to one instance after the other.
+/// A request that can be sent to one instance after another.
 pub(super) struct Outgoing {
     called: Uri,
-    /// `host` or `host:port` of the URL; none if the request has a `Host` header of its own.
+    /// `host` or `host:port` of the URL. `None` if the request has a `Host` header.
     called_host: Option<String>,
     head: Rc<RequestHead>,
     extra_headers: Option<HeaderMap>,
@@ -85,7 +85,7 @@ impl Outgoing {
         &self.called
     }
 
-    /// Whether there can be another attempt.
+    /// Whether another attempt can send the body.
     pub(super) fn can_be_sent(&self) -> bool {
         match &self.kind {
             Kind::Tunnel => true,
@@ -93,7 +93,7 @@ impl Outgoing {
         }
     }
 
-    /// The request to the instance at `authority`.
+    /// Makes the request to the instance at `authority`.
     pub(super) fn to(
         &mut self,
         authority: Authority,
@@ -147,12 +147,12 @@ impl Outgoing {
     }
 }
 
-/// Whether the application wants TLS, whatever the instance says.
+/// Whether the URL asks for TLS.
 pub(super) fn wants_tls(uri: &Uri) -> bool {
     matches!(uri.scheme_str(), Some("https" | "wss"))
 }
 
-/// As awc writes it.
+/// The value of `Host`, as awc writes it.
 fn host_of(uri: &Uri) -> String {
     let host = uri.host().unwrap_or_default();
     match uri.port_u16() {
@@ -161,7 +161,7 @@ fn host_of(uri: &Uri) -> String {
     }
 }
 
-/// An instance whose address is none: no connection to it can come about.
+/// The error for an instance whose address is invalid.
 pub(super) fn not_callable(reason: &str) -> SendRequestError {
     SendRequestError::Connect(ConnectError::Io(io::Error::new(io::ErrorKind::InvalidInput, reason)))
 }
@@ -170,7 +170,7 @@ pub(super) fn not_callable(reason: &str) -> SendRequestError {
 mod tests {
     use super::*;
 
-    /// What a client of awc gives to its middleware.
+    /// A request as an awc client passes it to its middleware.
     fn outgoing(url: &str) -> Outgoing {
         let mut head = RequestHead::default();
         head.uri = url.parse().unwrap();

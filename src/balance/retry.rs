@@ -7,11 +7,11 @@ use awc::error::{ConnectError, SendRequestError};
 
 /// How often a request is sent again to another instance, and which requests may be.
 ///
-/// A request that no instance has received is sent again whatever its method is: the connection was refused, or did not
-/// come about. One that an instance may have received is sent again if it may be repeated: by default GET, HEAD, OPTIONS,
-/// TRACE, PUT and DELETE. The retries of all clients of the process together are at most a fifth of a service's requests
-/// over 10 s, but at least 3 per second. A streamed body is never sent twice: such a request is sent again only if nothing
-/// of the body was read.
+/// If the connection was refused or could not be opened, no instance has received the request. It is sent again
+/// whatever its method is. A request that an instance may have received is sent again only if its method may be
+/// repeated: by default GET, HEAD, OPTIONS, TRACE, PUT and DELETE. All clients of the process together retry at most a
+/// fifth of a service's requests over 10 s, but at least 3 per second. A request with a streamed body is sent again
+/// only if nothing of the body was read.
 #[derive(Clone)]
 pub struct Retry {
     pub(super) times: usize,
@@ -29,13 +29,13 @@ impl Retry {
         Retry::times(1)
     }
 
-    /// A request is sent again at most `times` times, each time to an instance that was not tried, while there is one.
+    /// A request is sent again at most `times` times, each time to an instance that was not tried yet, if there is one.
     pub fn times(times: usize) -> Self {
         Retry { times, may_repeat: Arc::new(|head| is_idempotent(&head.method)) }
     }
 
-    /// Decides which requests may reach two instances, instead of the method. It is asked only about requests that an
-    /// instance may have received.
+    /// Replaces the rule about methods: `may_repeat` decides which requests may reach two instances. It is called only
+    /// for requests that an instance may have received.
     ///
     /// ```
     /// use actix_nacos::balance::Retry;
@@ -70,8 +70,8 @@ fn is_idempotent(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
 }
 
-/// Whether no instance can have received the request: no connection came about. awc gives a connection that ended before
-/// the answer as `Disconnected`.
+/// Whether no instance can have received the request, because no connection was opened. awc reports a connection that
+/// ended before the answer as `Disconnected`.
 pub(super) fn was_never_sent(error: &SendRequestError) -> bool {
     matches!(error, SendRequestError::Connect(error) if !matches!(error, ConnectError::Disconnected))
 }

@@ -1,4 +1,4 @@
-//! The services that one client calls: by which hosts, and by which view.
+//! The services that one client calls, with their hosts and views.
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -22,14 +22,14 @@ use crate::{
     registry::{Discover, Registry},
 };
 
-/// A service under a suffix is forgotten when it was not called for so long.
+/// A service under a suffix is no longer watched after this time without a call.
 const IDLE_TIME: Duration = Duration::from_secs(600);
-/// How often idle services are looked for.
+/// How often to look for idle services.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 type ByHost<T> = HashMap<String, T, RandomState>;
 
-/// How a client discovers a service it was not told of.
+/// Adds the client's settings to the `Discover` of a service under a suffix.
 pub(super) type MakeDiscover = Arc<dyn Fn(Discover) -> Discover + Send + Sync>;
 
 /// A service that can be called.
@@ -38,7 +38,7 @@ pub(super) struct Service {
     known: OnceCell<Known>,
 }
 
-/// What is there once the service was discovered.
+/// The view and the budget of a service that was discovered.
 pub(super) struct Known {
     pub(super) view: ServiceView,
     pub(super) budget: Arc<Budget>,
@@ -49,7 +49,7 @@ impl Service {
         Service { discover, known: OnceCell::new() }
     }
 
-    /// The view and the budget. Discovers the service on the first call.
+    /// Returns the view and the budget. The first call discovers the service.
     pub(super) async fn known(&self, registry: &WeakAddr<Registry>) -> Result<&Known, Error> {
         if let Some(known) = self.known.get() {
             return Ok(known);
@@ -57,7 +57,7 @@ impl Service {
         let registry = registry.upgrade().ok_or(Error::Stopped)?;
         let view = registry.send(self.discover.clone()).await??;
         let budget = Budget::of(view.service());
-        // Another call may have been faster. Its view shows the same list.
+        // Another call may have discovered the service meanwhile. Its view shows the same list.
         Ok(self.known.get_or_init(|| Known { view, budget }))
     }
 
@@ -80,9 +80,9 @@ impl Services {
         Services { named: named.into_iter().collect(), under_suffix: under_suffix.map(Rc::new) }
     }
 
-    /// The service that `host` names. None for a host that is no service.
+    /// Returns the service that `host` names. `None` for a host that is not a service.
     pub(super) fn find(&self, host: &str) -> Result<Option<Rc<Service>>, Error> {
-        // Nearly always a host is written in small letters.
+        // Most hosts are in lower case, so try without an allocation first.
         let named = self.named.get(host).cloned().or_else(|| self.named.get(&key(host)).cloned());
         match (named, &self.under_suffix) {
             (None, Some(under_suffix)) => under_suffix.find(host),
@@ -91,7 +91,7 @@ impl Services {
     }
 }
 
-/// The services whose hosts end with a suffix. They are remembered while they are called.
+/// The services whose hosts end with a suffix. They are watched as long as they are called.
 pub(super) struct UnderSuffix {
     suffix: String,
     limit: usize,
@@ -116,7 +116,7 @@ impl UnderSuffix {
             return Ok(Some(recent.service.clone()));
         }
         let Some(name) = service_under_suffix(host, &self.suffix) else { return Ok(None) };
-        self.make_place(host)?;
+        self.forget_one_if_full(host)?;
         let service = Rc::new(Service::new((self.make_discover)(Discover::new(name))));
         let recent = Recent { service: service.clone(), called: Cell::new(Instant::now()) };
         self.services.borrow_mut().insert(host.to_owned(), recent);
@@ -124,9 +124,9 @@ impl UnderSuffix {
         Ok(Some(service))
     }
 
-    /// Forgets a service without instances if the limit is reached. One that has instances is not forgotten for a name that
-    /// may be a mistake.
-    fn make_place(&self, host: &str) -> Result<(), Error> {
+    /// Forgets a service without instances if the limit is reached. A service that has instances is never forgotten
+    /// in favour of a name that may be a mistake.
+    fn forget_one_if_full(&self, host: &str) -> Result<(), Error> {
         let mut services = self.services.borrow_mut();
         if services.len() < self.limit {
             return Ok(());
@@ -147,7 +147,7 @@ impl UnderSuffix {
         self.services.borrow_mut().retain(|_, recent| recent.called.get().elapsed() < IDLE_TIME);
     }
 
-    /// Looks for idle services while there is any.
+    /// Starts forgetting idle services, until no service is left.
     fn watch(self: &Rc<Self>) {
         if self.is_watched.replace(true) {
             return;

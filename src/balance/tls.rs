@@ -1,4 +1,4 @@
-//! TLS of the ready client, by HTTP/2 where the instance speaks it.
+//! TLS of the ready client, with HTTP/2 if the instance offers it.
 
 #[cfg(any(feature = "rustls", feature = "openssl"))]
 pub(super) use self::by_library::{client_config, with};
