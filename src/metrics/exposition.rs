@@ -4,7 +4,7 @@ use std::fmt::{Display, Write as _};
 
 use crate::model::histogram::Histogram;
 
-/// Of which kind a family of metrics is.
+/// The type of a metric family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Counter,
@@ -12,7 +12,7 @@ pub(super) enum Kind {
     Histogram,
 }
 
-/// A text that grows by families of metrics and their samples. A family without samples is left out.
+/// Builds the text of metric families with their samples. A family without samples is left out.
 #[derive(Debug, Default)]
 pub(super) struct Exposition {
     text: String,
@@ -23,7 +23,7 @@ pub(super) struct Exposition {
 }
 
 impl Exposition {
-    /// The samples that follow are of this one.
+    /// Begins a family. The samples that follow belong to it.
     pub(super) fn family(&mut self, name: &'static str, kind: Kind, help: &'static str) {
         (self.name, self.kind, self.help, self.has_header) = (name, Some(kind), help, false);
     }
@@ -92,7 +92,7 @@ impl Exposition {
     }
 }
 
-/// Backslash, quote and line feed are all that the format asks for.
+/// Escapes backslash, quote and line feed, as the format requires.
 fn push_escaped(text: &mut String, value: &str) {
     for character in value.chars() {
         match character {

@@ -1,7 +1,7 @@
-//! A status as metrics, in the text format of Prometheus.
+//! Writes a status as metrics, in the text format of Prometheus.
 //!
-//! Each kind of metrics has a function of its own; [`RegistryStatus::to_prometheus`] lists them. Series grow with services and
-//! servers, never with instances.
+//! Each group of metrics has its own function, and [`RegistryStatus::to_prometheus`] calls all of them. The number of
+//! series grows with services and servers, never with instances. `CONTRIBUTING.md` says what a new metric needs.
 
 mod exposition;
 
@@ -15,8 +15,8 @@ use crate::{
 };
 
 impl RegistryStatus {
-    /// The metrics of this Registry in the text format of Prometheus, version 0.0.4, for an application that serves them among
-    /// its own. Their names begin with `actix_nacos_`. `docs/operations.md` lists them.
+    /// Returns the metrics of this Registry in the text format of Prometheus, version 0.0.4, for an application that
+    /// serves them with its own. Their names begin with `actix_nacos_`. `docs/operations.md` lists them.
     ///
     /// ```
     /// let text = actix_nacos::RegistryStatus::default().to_prometheus();
@@ -78,7 +78,8 @@ fn servers(text: &mut Exposition, servers: &[ServerStatus]) {
     }
 }
 
-/// Each operation from the start: a counter that is not there before its first increment loses that one.
+/// Lists each operation from the start, because Prometheus loses the first increment of a counter that did not exist
+/// before.
 fn requests(text: &mut Exposition, requests: &[RequestStatus]) {
     let of = |operation| requests.iter().find(|request| request.operation == operation);
     let help = "Requests to registry servers by operation and outcome.";
@@ -207,7 +208,7 @@ fn calls(text: &mut Exposition, calls: &[CallTotals]) {
     }
 }
 
-/// An ejected instance is in a state of the service's list, too.
+/// An ejected instance is also counted by its state in the list.
 fn ejections(text: &mut Exposition, status: &RegistryStatus) {
     let help = "Instances of a watched service that are left out because calls of them failed.";
     text.family("actix_nacos_service_ejected_instances", Kind::Gauge, help);
@@ -226,7 +227,7 @@ fn ejections(text: &mut Exposition, status: &RegistryStatus) {
     text.count(&[], status.ejections_total);
 }
 
-/// All datagrams, of all services.
+/// The datagrams of all services together.
 fn pushes(text: &mut Exposition, push: Option<&PushStatus>) {
     let Some(push) = push else { return };
     let help = "Datagrams at the socket for pushes, by what became of them.";

@@ -1,4 +1,4 @@
-//! Who may see metrics and the page, and who may take the process out of service.
+//! Decides who may see metrics and the page, and who may take the process out of service.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use actix_web::{
 };
 use base64::{engine::general_purpose::STANDARD as BASE64, Engine as _};
 
-/// What proxies add to a request that they forward, beside all that begin with `x-forwarded-`.
+/// Headers that proxies add to a request that they forward, besides those that begin with `x-forwarded-`.
 const FORWARDING: [&str; 6] = ["forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"];
 
 /// The rules of one [`StatusRoutes`](super::StatusRoutes).
@@ -22,7 +22,7 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// What to answer a request that may not see metrics and the page. None if it may.
+    /// Returns the answer to a request that may not see metrics and the page. `None` if it may.
     pub(super) fn refuses_to_show(&self, request: &HttpRequest) -> Option<HttpResponse> {
         if self.public {
             return None;
@@ -30,7 +30,7 @@ impl Access {
         self.refuses_to_change(request)
     }
 
-    /// What to answer a request that may not take the process out of service. None if it may.
+    /// Returns the answer to a request that may not take the process out of service. `None` if it may.
     pub(super) fn refuses_to_change(&self, request: &HttpRequest) -> Option<HttpResponse> {
         if self.has_token(request.headers()) || is_from_this_machine(request) {
             return None;
@@ -52,7 +52,7 @@ impl Access {
     }
 }
 
-/// The token in an `Authorization` header: of `Bearer`, or the password of `Basic`.
+/// Reads the token from an `Authorization` header: the token of `Bearer`, or the password of `Basic`.
 fn given_token(header: &[u8]) -> Option<Vec<u8>> {
     let blank = header.iter().position(|byte| *byte == b' ')?;
     let (scheme, value) = (&header[..blank], header[blank + 1..].trim_ascii());
@@ -67,13 +67,14 @@ fn given_token(header: &[u8]) -> Option<Vec<u8>> {
     Some(decoded[colon + 1..].to_vec())
 }
 
-/// Takes the same time wherever the two differ, so that the time tells nothing of the token.
+/// Compares in constant time, so that the time reveals nothing about the token.
 fn equals(given: &[u8], token: &[u8]) -> bool {
     let differences = given.iter().zip(token).fold(0, |differences, (a, b)| differences | (a ^ b));
     given.len() == token.len() && differences == 0
 }
 
-/// Whether a program on this machine asks, and neither a proxy nor a page of another site that a browser here shows.
+/// Whether the request comes from a program on this machine, and neither from a proxy nor from another site's page in a
+/// browser here.
 fn is_from_this_machine(request: &HttpRequest) -> bool {
     let headers = request.headers();
     let peer = request.peer_addr().map(|peer| peer.ip().to_canonical());
@@ -83,13 +84,13 @@ fn is_from_this_machine(request: &HttpRequest) -> bool {
         && !is_cross_site(headers)
 }
 
-/// A proxy may add nothing. nginx then asks in HTTP 1.0 by default, as nobody else does.
+/// Some proxies add no header. By default nginx then sends HTTP/1.0, which hardly any other client does.
 fn is_forwarded(request: &HttpRequest) -> bool {
     let is_added = |name: &str| name.starts_with("x-forwarded-") || FORWARDING.contains(&name);
     request.version() < Version::HTTP_11 || request.headers().keys().any(|name| is_added(name.as_str()))
 }
 
-/// A site whose name was made to resolve to 127.0.0.1 shows in `Host`.
+/// Rejects DNS rebinding: another site may make its name resolve to 127.0.0.1, but that name is in `Host`.
 fn names_this_machine(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(HOST) else { return true };
     let Some(host) = host.to_str().ok().and_then(|host| host.parse::<actix_web::http::uri::Authority>().ok()) else {

@@ -11,12 +11,12 @@ use crate::{
     registry::{GetReadiness, Readiness},
 };
 
-/// The Registry answers from memory. Whoever checks the health rarely waits for more than a second.
+/// The time limit of a check. The Registry answers from memory, and most probes time out after a second.
 const LONGEST_CHECK: Duration = Duration::from_millis(800);
-/// How often to look whether a shutdown that somebody else asked for is done.
+/// How often to check whether a shutdown that was requested elsewhere is done.
 const SHUTDOWN_CHECK: Duration = Duration::from_millis(20);
 
-/// The process serves: that is all. An outage of the registry is no reason to restart it.
+/// Always 200: the process serves. An outage of the registry is no reason to restart the process.
 pub(super) async fn livez() -> HttpResponse {
     text(StatusCode::OK, "ok".into())
 }
@@ -34,7 +34,7 @@ async fn readiness(routes: &StatusRoutes) -> Result<Readiness, Error> {
     routes.registry()?.send(GetReadiness { strict: routes.is_strict() }).await?
 }
 
-/// Tells no more than everybody may know.
+/// Describes the readiness without names, because everybody may read it.
 fn reason(Readiness { is_starting, rejected, pending }: Readiness) -> String {
     if is_starting {
         return "not ready: registration has not begun".into();
@@ -42,8 +42,8 @@ fn reason(Readiness { is_starting, rejected, pending }: Readiness) -> String {
     format!("not ready: {rejected} registrations rejected, {pending} pending")
 }
 
-/// Takes the process out of service, as `preStop` of Kubernetes asks for, and answers when callers have noticed. The process
-/// serves on. Asked again, it waits for the same.
+/// Takes the process out of service, for example for `preStop` of Kubernetes, and answers when callers have noticed.
+/// The process keeps serving. Further requests wait for the same shutdown.
 pub(super) async fn offline(routes: web::Data<StatusRoutes>, request: HttpRequest) -> HttpResponse {
     if let Some(rejection) = routes.access().refuses_to_change(&request) {
         return rejection;

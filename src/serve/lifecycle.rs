@@ -33,7 +33,7 @@ use crate::{
 
 /// The pause before the address of this machine is looked up again.
 const LOOK_UP_PAUSE: Duration = Duration::from_secs(1);
-/// How often to look whether a shutdown that somebody else asked for is done.
+/// How often to check whether a shutdown that was requested elsewhere is done.
 const SHUTDOWN_CHECK: Duration = Duration::from_millis(20);
 
 /// Serves, registers and, on SIGTERM or Ctrl-C, goes offline without losing a request: the whole life of a service.
@@ -64,7 +64,7 @@ where
     B: MessageBody + 'static,
 {
     let bound = server.addrs().first().copied().ok_or_else(|| {
-        // The server itself would panic.
+        // Without this check, the server itself would panic.
         Error::invalid("server", "listens nowhere: bind it to a port before it is served")
     });
     Serve {
@@ -86,7 +86,7 @@ where
 ///    ([`Config::local_ip`](crate::Config::local_ip)).
 /// 2. It serves until SIGTERM or Ctrl-C comes, or [`until`](Serve::until) says so.
 /// 3. `/readyz` answers 503, and the instances are deregistered ([`Shutdown`]).
-/// 4. It serves on as long as callers need to notice, or for [`drain`](Serve::drain).
+/// 4. It keeps serving as long as callers need to notice, or for [`drain`](Serve::drain).
 /// 5. The server stops: it takes no new connection, and ends the requests that are under way
 ///    ([`HttpServer::shutdown_timeout`]).
 ///
@@ -122,7 +122,7 @@ impl Serve {
         self.register_with(service, |instance| instance)
     }
 
-    /// As [`register`](Serve::register), with changes: weight, metadata, cluster, or another of the server's ports.
+    /// Like [`register`](Serve::register), with changes: weight, metadata, cluster, or another of the server's ports.
     ///
     /// ```no_run
     /// # use actix_nacos::prelude::*;
@@ -144,21 +144,21 @@ impl Serve {
         self
     }
 
-    /// The address under which callers reach this machine, instead of the one that is found: see [`Serve`].
+    /// The address by which callers reach this machine. Default: the address that [`Serve`] finds.
     pub fn ip(mut self, ip: impl Into<String>) -> Self {
         self.ip = Some(ip.into());
         self
     }
 
-    /// Ends with an error when a service cannot be registered, after
-    /// [`Config::operation_timeout`](crate::Config::operation_timeout). Default: off; the server serves, and the services are
-    /// registered as soon as a registry server can be reached.
+    /// Ends with an error if a service cannot be registered within
+    /// [`Config::operation_timeout`](crate::Config::operation_timeout). Default: off; the server keeps serving, and the
+    /// services are registered as soon as a registry server can be reached.
     pub fn strict(mut self) -> Self {
         self.is_strict = true;
         self
     }
 
-    /// How long to serve on after deregistering. Default: as long as callers need to notice
+    /// How long to keep serving after deregistering. Default: as long as callers need to notice
     /// ([`Shutdown::drain_until_noticed`]).
     pub fn drain(mut self, time: Duration) -> Self {
         self.shutdown = self.shutdown.drain(time);
@@ -172,7 +172,7 @@ impl Serve {
         self
     }
 
-    /// Goes offline when `end` is done, too. Default: on signals alone.
+    /// Also goes offline when `end` is done. Default: only on signals.
     pub fn until(mut self, end: impl Future<Output = ()> + Send + 'static) -> Self {
         self.until = Box::pin(end);
         self
@@ -184,7 +184,8 @@ impl Serve {
         self
     }
 
-    /// The server runs in the same task: a panic here ends it, and nobody is left who only ignores signals.
+    /// Runs the server in the same task. So a panic here also ends the server, and leaves no process that ignores
+    /// signals.
     async fn run(self) -> Result<(), Error> {
         let (server, address) = self.server?;
         let signals = if self.takes_signals { Some(signals::listen()?) } else { None };
@@ -197,7 +198,7 @@ impl Serve {
         let outcome = match select(server, life).await {
             Either::Left((stopped, _)) => {
                 quietly(|| info!(log, "server has stopped by itself, deregistering"));
-                // Nobody can be served any more: nothing to wait for.
+                // The server no longer serves, so there is nothing to drain.
                 go_offline(&host, Shutdown::default()).await;
                 stopped.map_err(Error::from)
             }
@@ -227,7 +228,7 @@ impl fmt::Debug for Serve {
     }
 }
 
-/// Where a service runs, and by which Registry it is registered.
+/// The addresses of the server, and the Registry that registers its services.
 struct Host {
     registry: Addr<Registry>,
     config: Config,
@@ -236,16 +237,16 @@ struct Host {
     is_strict: bool,
 }
 
-/// What ends a service, and how.
+/// The events that end a service, and the shutdown to use then.
 struct End {
     signals: Option<Signals>,
     until: BoxFuture<'static, ()>,
     shutdown: Shutdown,
 }
 
-/// From registering to the moment at which nobody calls any more. The server runs meanwhile, and is to be stopped then.
+/// Registers the services, waits for the end, and drains. The server runs meanwhile. Stop it when this returns.
 async fn live(host: &Host, services: Vec<Service>, end: End) -> Result<(), Error> {
-    // The signals are this service's until it has ended.
+    // Holds the signals until the end. After `until`, a first signal must not end the process during the drain.
     let End { mut signals, until, shutdown } = end;
     let told = pin!(async {
         let signal = async {
@@ -285,7 +286,7 @@ impl Host {
         self.registry.send(RegistrationsAsked).await?
     }
 
-    /// The address to register.
+    /// Returns the address to register.
     async fn ip(&self) -> Result<String, Error> {
         if let Some(ip) = &self.ip {
             return Ok(ip.clone());
@@ -296,7 +297,7 @@ impl Host {
         let mut is_logged = false;
         loop {
             match self.local_ip().await {
-                // At the start of a machine its network or its name server may be missing for a while.
+                // While a machine starts, its network or its name server may be missing for a while.
                 Err(error) if error.is_retryable() && !self.is_strict => {
                     if !std::mem::replace(&mut is_logged, true) {
                         quietly(|| {
@@ -310,7 +311,7 @@ impl Host {
         }
     }
 
-    /// Apart: looking a name up may block for seconds.
+    /// Runs in a blocking thread, because looking up a name may take seconds.
     async fn local_ip(&self) -> Result<String, Error> {
         let config = self.config.clone();
         match spawn_blocking(move || config.local_ip()).await {
@@ -320,20 +321,20 @@ impl Host {
     }
 }
 
-/// Deregisters and drains, whatever happens: the server is to be stopped after it.
+/// Deregisters and drains. It never fails, because the server must be stopped afterwards in any case.
 async fn go_offline(host: &Host, shutdown: Shutdown) {
     let log = &host.config.logger;
     let (drain, longest) = (shutdown.longest_drain(), shutdown.longest(host.config.shutdown_timeout));
     match host.registry.send(shutdown).await.unwrap_or_else(|closed| Err(closed.into())) {
         Ok(report) => quietly(|| info!(log, "callers have noticed"; "drained" => ?report.drained)),
-        // Somebody else shuts it down, by `/offline` for example, or has done so.
+        // The Registry is being shut down elsewhere, for example by `/offline`, or has ended.
         Err(Error::Stopped) => {
             let ended = async {
                 while host.registry.connected() {
                     sleep(SHUTDOWN_CHECK).await;
                 }
             };
-            // The server is stopped in any case.
+            // After the time limit the server is stopped all the same.
             let _ = timeout(longest, ended).await;
         }
         Err(error) => {
@@ -343,7 +344,7 @@ async fn go_offline(host: &Host, shutdown: Shutdown) {
     }
 }
 
-/// Logs. A logger panics when its output is closed, and that must not keep the service from its end.
+/// Logs one line. A logger may panic when its output is closed; that must not prevent the end of the service.
 fn quietly(line: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(line));
 }

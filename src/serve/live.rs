@@ -1,8 +1,8 @@
-//! What the page shows, as a stream of events.
+//! Sends what the live page shows, as a stream of events.
 //!
-//! All streams share one snapshot, which is cut into parts: the servers, each own instance, each service, each event. A stream
-//! sends the parts that differ from those that it sent before. It is asked for the next ones only when the last ones are with the
-//! system's socket. So a slow reader misses intermediate states, and costs nobody anything.
+//! All streams share one snapshot, which is divided into parts: the servers, each registered instance, each service,
+//! each event. A stream sends the parts that differ from those that it sent before. It makes the next event only when
+//! the system's socket has taken the last one. So a slow browser misses intermediate states and delays nobody.
 
 use std::{
     collections::BTreeMap,
@@ -37,25 +37,27 @@ use crate::{
 /// How many pages may be open at once.
 const MAX_STREAMS: usize = 64;
 
-/// Heartbeats and polls are no progress of their own: they show after this.
+/// Heartbeats and polls do not wake a stream. They show after this time.
 const TICK: Duration = Duration::from_secs(1);
-/// A stream with nothing to tell says that it lives. Only a write shows that a page was closed, and frees its place for another.
+/// The time after which an idle stream sends a comment. Only a failed write shows that a page was closed, and frees its
+/// permit.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// Between two snapshots. The Registry and a worker of the server spend at most a tenth of their time with snapshots.
+/// The shortest time between two snapshots. It grows so that the Registry and a worker of the server spend at most a
+/// tenth of their time on snapshots.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const PAUSE_PER_COST: u32 = 10;
 
-/// The page shows so many; the rest is counted.
+/// The page shows this many instances, and counts the rest.
 const SHOWN_OWN_INSTANCES: usize = 300;
 const SHOWN_SERVICES: usize = 300;
 const SHOWN_INSTANCES: usize = 200;
 const SHOWN_METADATA: usize = 12;
-/// In characters.
+/// The longest text that is shown, in characters.
 const SHOWN_TEXT: usize = 100;
 
-/// JSON of each part, by the key that the page knows it by.
+/// The JSON of each part, by its key in the page.
 type Parts = BTreeMap<String, Arc<str>>;
 
 /// The open streams of one [`StatusRoutes`], and the snapshot that they share.
@@ -74,11 +76,11 @@ struct Latest {
 struct Taken {
     at: Instant,
     version: u64,
-    /// No other snapshot before this has passed.
+    /// The time until the next snapshot may be taken.
     pause: Duration,
 }
 
-/// One of [`MAX_STREAMS`].
+/// The permit of one open page, one of [`MAX_STREAMS`].
 struct Permit(Arc<Live>);
 
 impl Drop for Permit {
@@ -94,9 +96,9 @@ impl Live {
         Some(Permit(self.clone()))
     }
 
-    /// The parts of a snapshot that is not older than `version` and a tick.
+    /// Returns the parts of a snapshot that has at least this version, and is at most a tick old.
     async fn parts(&self, routes: &StatusRoutes, version: u64) -> Result<Arc<Parts>, Error> {
-        // Who comes second waits for the snapshot of the first.
+        // A second stream waits here for the snapshot that the first one takes.
         let mut latest = self.latest.lock().await;
         if let Some(taken) = &latest.taken {
             if taken.version >= version && taken.at.elapsed() < TICK {
@@ -113,7 +115,7 @@ impl Live {
     }
 }
 
-/// The events for one page; none where too many pages are open.
+/// The events for one page. `None` if too many pages are open.
 pub(super) fn events(routes: Data<StatusRoutes>) -> Option<impl Stream<Item = Result<Bytes, Infallible>>> {
     let permit = routes.live().permit()?;
     let reader = Reader { permit, routes, progress: None, sent: None, last_sent: Instant::now(), has_ended: false };
@@ -127,16 +129,17 @@ pub(super) fn events(routes: Data<StatusRoutes>) -> Option<impl Stream<Item = Re
 struct Reader {
     permit: Permit,
     routes: Data<StatusRoutes>,
-    /// None before the first event.
+    /// `None` before the first event.
     progress: Option<watch::Receiver<Progress>>,
-    /// What the page has.
+    /// The parts that the page has.
     sent: Option<Arc<Parts>>,
     last_sent: Instant,
     has_ended: bool,
 }
 
 impl Reader {
-    /// None after the Registry's end: an open stream would hold up the server's graceful stop.
+    /// Returns the next event. `None` after the Registry's end, because an open stream would delay the server's
+    /// graceful stop.
     async fn next(&mut self) -> Option<Bytes> {
         if self.has_ended {
             return None;
@@ -166,11 +169,12 @@ impl Reader {
         }
     }
 
-    /// Gives the version that the next snapshot must have. Waits for it, or for a tick, if the page has an older snapshot.
+    /// Returns the version that the next snapshot must have. Waits for a change, or for a tick, if the page already has
+    /// a snapshot.
     async fn wait_for_progress(&mut self) -> Result<u64, Error> {
         let progress = match &mut self.progress {
             Some(progress) => {
-                // Both are reasons to look.
+                // After a change and after a tick, a snapshot is due.
                 let _ = timeout(TICK, progress.changed()).await;
                 progress
             }
@@ -187,7 +191,7 @@ impl Reader {
     }
 }
 
-/// The event that leads from one state of the page to another; none where they are the same. Parts that are gone are null.
+/// The event that brings the page from one state to another. `None` if the states are equal. Removed parts are null.
 fn change(before: Option<&Parts>, now: &Parts) -> Option<String> {
     let is_new = |(key, part): &(&String, &Arc<str>)| before.and_then(|before| before.get(*key)) != Some(part);
     let new = now.iter().filter(is_new).map(|(key, part)| format!("{}:{part}", json!(key)));
@@ -198,7 +202,7 @@ fn change(before: Option<&Parts>, now: &Parts) -> Option<String> {
     }
     let event = if before.is_some() { "change" } else { "all" };
     let now = unix_millis(SystemTime::now());
-    // JSON has no line ends of its own: one line is one event.
+    // `serde_json` writes no line breaks, so the data fits in one line.
     Some(format!("event: {event}\ndata: {{\"now\":{now},\"parts\":{{{}}}}}\n\n", parts.join(",")))
 }
 
@@ -208,7 +212,7 @@ fn unix_millis(at: SystemTime) -> u64 {
 
 // The parts.
 
-/// Turns "so many milliseconds ago" into seconds since 1970, which stay the same from snapshot to snapshot.
+/// Converts "milliseconds ago" to seconds since 1970, so that the value is the same in each snapshot.
 struct Times {
     now_millis: u64,
 }
@@ -289,7 +293,7 @@ fn own_instance(status: &InstanceStatus, times: &Times) -> Value {
     })
 }
 
-/// What changes with every poll.
+/// The part of a list that changes with every poll.
 fn list_state(list: &ListSnapshot, times: &Times) -> Value {
     let status = &list.status;
     json!({
@@ -340,7 +344,7 @@ fn listed_instance(host: &Arc<Instance>, calls: Option<CallStatus>, list: &ListS
     })
 }
 
-/// Pairs, so that the page shows them in this order.
+/// An array of pairs, so that the page keeps the order.
 fn shown_metadata(metadata: &Metadata) -> Value {
     let shown = metadata.iter().take(SHOWN_METADATA).map(|(key, value)| [shortened(key), shortened(value)]);
     let more = metadata.len().saturating_sub(SHOWN_METADATA);

@@ -9,7 +9,7 @@ use super::StatusRoutes;
 
 /// The content type of the text format.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// Prometheus gives up after 10 s by default.
+/// The time limit of a scrape. Prometheus gives up after 10 s by default.
 const LONGEST_SCRAPE: Duration = Duration::from_secs(5);
 
 pub(super) async fn metrics(routes: web::Data<StatusRoutes>, request: HttpRequest) -> HttpResponse {

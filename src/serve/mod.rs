@@ -1,4 +1,5 @@
-//! For actix-web applications: one line that registers, serves and goes offline, and the routes that show how it goes.
+//! For actix-web applications: `serve`, which registers, serves and goes offline, and routes for health, metrics and
+//! the live page.
 
 mod access;
 mod health;

@@ -1,4 +1,5 @@
-//! The live page: one document without anything from elsewhere, and the stream of events that it shows.
+//! The routes of the live page: one document that loads nothing from other sites, and the stream of events that it
+//! shows.
 
 use std::sync::LazyLock;
 
@@ -15,7 +16,7 @@ const PAGE: &str = include_str!("page.html");
 
 static POLICY: LazyLock<String> = LazyLock::new(|| web_page::policy(PAGE));
 
-/// Mounts the page at `prefix` and a slash.
+/// Mounts the page at `prefix` with a slash at the end.
 pub(super) fn configure(app: &mut ServiceConfig, prefix: &str, routes: web::Data<StatusRoutes>) {
     let page = web::scope(prefix)
         .app_data(routes)
@@ -25,7 +26,8 @@ pub(super) fn configure(app: &mut ServiceConfig, prefix: &str, routes: web::Data
     app.service(page);
 }
 
-/// Relative links need the slash. Relative itself: the page may be behind a proxy under another path.
+/// Redirects to the path with a slash, which relative links need. The redirect is relative, too, because a proxy may
+/// serve the page under another path.
 async fn with_slash(request: HttpRequest) -> HttpResponse {
     let last = request.path().rsplit('/').next().unwrap_or_default();
     HttpResponse::PermanentRedirect().insert_header((LOCATION, format!("{last}/"))).finish()

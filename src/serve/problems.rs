@@ -1,4 +1,4 @@
-//! What is wrong, in words.
+//! Describes what is wrong, for the live page.
 
 use serde::Serialize;
 
@@ -12,10 +12,10 @@ use crate::{
     registry::{snapshot::Snapshot, InstanceState, InstanceStatus, RegistryStatus},
 };
 
-/// So many problems of one kind are told one by one; more are counted.
+/// This many problems of one kind are listed. Further ones are counted.
 const NAMED: usize = 3;
 
-/// One thing that an operator may have to do something about.
+/// One problem that an operator may have to solve.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Problem {
     severity: Severity,
@@ -25,13 +25,13 @@ pub(super) struct Problem {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Severity {
-    /// Calls fail, or others do not find this process.
+    /// Calls fail, or other processes do not find this one.
     Error,
-    /// It still works.
+    /// Everything still works.
     Warning,
 }
 
-/// The worst first.
+/// Lists the problems, the worst first.
 pub(super) fn problems(snapshot: &Snapshot) -> Vec<Problem> {
     let mut found = Found::default();
     found.add_closing(snapshot);
@@ -55,7 +55,7 @@ impl Found {
         self.0.push(Problem { severity: Severity::Warning, text: text.into() });
     }
 
-    /// The first few, then how many more there are.
+    /// Adds the first few problems, and then the number of further ones.
     fn add_each(&mut self, severity: Severity, texts: impl Iterator<Item = String>, more: &str) {
         let mut texts = texts.peekable();
         for text in texts.by_ref().take(NAMED) {
@@ -165,7 +165,7 @@ impl Found {
     }
 }
 
-/// The group is told where it is not the usual one.
+/// The name of a service, with its group if that is not the default group.
 fn label(service: &ServiceName) -> String {
     if service.group == DEFAULT_GROUP {
         service.name.clone()
@@ -174,12 +174,12 @@ fn label(service: &ServiceName) -> String {
     }
 }
 
-/// An instance with its service.
+/// The name of an instance with its service.
 fn own_label(instance: &InstanceKey) -> String {
     format!("{} {}", label(&instance.service), Instance::new(&*instance.ip, instance.port).authority())
 }
 
-/// A list that has come, and has nobody in it who can be called.
+/// Describes a list that was received and has no instance that can be called.
 fn nobody_to_call(list: &ListSnapshot) -> Option<String> {
     let (info, service) = (list.list.as_ref()?, label(&list.status.service));
     if info.hosts.is_empty() {

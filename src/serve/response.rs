@@ -1,13 +1,14 @@
-//! What a caller of the application is answered when a handler gives one of our errors.
+//! The HTTP answer for a handler that returns an error of this crate.
 
 use actix_web::{http::StatusCode, HttpResponse, ResponseError};
 
 use crate::error::Error;
 
-/// So that a handler can write `registry.send(…).await??` and return a `Result<_, actix_nacos::Error>`.
+/// A handler can write `registry.send(…).await??` and return a `Result<_, actix_nacos::Error>`.
 ///
-/// 503 for what may succeed later, and for a Registry that has ended; 502 where a registry server refuses; 500 for everything
-/// else. The answer's body is the name of the status: errors name servers, which callers need not know.
+/// The status is 503 for a retryable error and for a Registry that has ended, 502 if a registry server rejected the
+/// request, and otherwise 500. The body is only the name of the status, because errors name servers, which callers need
+/// not know.
 impl ResponseError for Error {
     fn status_code(&self) -> StatusCode {
         match self {

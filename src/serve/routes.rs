@@ -1,4 +1,4 @@
-//! Which routes there are, and where.
+//! The routes for health, metrics and the live page.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,12 +21,12 @@ use crate::{
 /// | `/metrics` | metrics in the Prometheus text format | loopback, or see below |
 /// | `/registry/` | a live page | loopback, or see below |
 ///
-/// Each route can be renamed, and left out by `None`. Metrics and the page name servers and services, so they answer requests
-/// from loopback alone until [`public`](StatusRoutes::public) or [`token`](StatusRoutes::token) is set. A request that a proxy
-/// has forwarded does not count as one from loopback; a proxy on this machine that adds no header cannot be told from a program
-/// here, so let it not forward these routes.
+/// Each route can be renamed, and left out by `None`. Metrics and the page name servers and services, so they answer
+/// requests from loopback alone until [`public`](StatusRoutes::public) or [`token`](StatusRoutes::token) is set. A
+/// request that a proxy has forwarded does not count as one from loopback. A proxy on this machine that adds no header
+/// looks like a local program, so do not let it forward these routes.
 ///
-/// It holds the Registry weakly: the routes do not keep it alive, and tell when it has ended.
+/// The routes hold the Registry weakly, so they do not keep it alive. They report its end.
 ///
 /// ```
 /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*, StatusRoutes};
@@ -53,7 +53,7 @@ pub struct StatusRoutes {
 }
 
 impl StatusRoutes {
-    /// The routes of this Registry.
+    /// Creates routes for this Registry.
     pub fn new(registry: &Addr<Registry>) -> Self {
         StatusRoutes {
             registry: registry.downgrade(),
@@ -88,8 +88,9 @@ impl StatusRoutes {
         self
     }
 
-    /// Lets metrics, page and `/offline` answer whoever has this token, as `Authorization: Bearer <token>` or as the password of
-    /// basic authentication, which browsers ask for. Requests from loopback need none. Default: no token.
+    /// Lets metrics, page and `/offline` answer requests that carry this token, as `Authorization: Bearer <token>` or
+    /// as the password of basic authentication, which browsers ask for. Requests from loopback need none. Default: no
+    /// token.
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.access.token = Some(token.into());
@@ -161,7 +162,7 @@ impl StatusRoutes {
         }
     }
 
-    /// Who may see metrics and the page.
+    /// The rules for who may see metrics and the page.
     pub(super) fn access(&self) -> &Access {
         &self.access
     }
@@ -183,7 +184,7 @@ impl StatusRoutes {
         self.registry.upgrade().ok_or(Error::Stopped)
     }
 
-    /// What metrics and the page show.
+    /// Asks the Registry for its status.
     pub(super) async fn status(&self) -> Result<RegistryStatus, Error> {
         self.registry()?.send(GetStatus).await?
     }

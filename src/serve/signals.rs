@@ -1,8 +1,8 @@
 //! SIGTERM and Ctrl-C.
 //!
-//! A process has one handler for a signal, so this is the one thing here that belongs to the process and not to a Registry. A
-//! thread of its own takes the signals: one runtime that is stuck in a handler of the application does not keep the process
-//! from its end.
+//! A process has one handler per signal, so this state belongs to the process and not to a Registry. A separate thread
+//! receives the signals, so that a handler of the application that blocks a runtime does not prevent the end of the
+//! process.
 
 use std::{
     io,
@@ -23,17 +23,17 @@ static STATE: LazyLock<State> = LazyLock::new(|| State {
 });
 
 struct State {
-    /// How many services go offline at the first signal.
+    /// The number of services that the first signal takes offline.
     serving: AtomicUsize,
-    /// The first signal of this process.
+    /// The name of the first signal, once it has arrived.
     first: watch::Sender<Option<&'static str>>,
     is_listening: Mutex<bool>,
 }
 
-/// The signals for one service; from its end on they end the process, unless another service is there.
+/// The signals for one service. After its end, signals end the process, unless another service is running.
 pub(super) struct Signals(watch::Receiver<Option<&'static str>>);
 
-/// From now on the first signal is this service's. Every later one ends the process, as one without a handler would.
+/// Reserves the first signal for this service. Every later signal ends the process, as it does without a handler.
 pub(super) fn listen() -> io::Result<Signals> {
     let mut is_listening = STATE.is_listening.lock().unwrap_or_else(PoisonError::into_inner);
     if !*is_listening {
@@ -45,12 +45,12 @@ pub(super) fn listen() -> io::Result<Signals> {
 }
 
 impl Signals {
-    /// Waits for the first signal; gives its name.
+    /// Waits for the first signal and returns its name.
     pub(super) async fn first(&mut self) -> &'static str {
         let first = self.0.wait_for(Option::is_some).await.ok().and_then(|first| *first);
         match first {
             Some(name) => name,
-            // Never: the sender is not dropped.
+            // Cannot happen: the sender is never dropped.
             None => std::future::pending().await,
         }
     }
@@ -62,7 +62,7 @@ impl Drop for Signals {
     }
 }
 
-/// Returns when signals are taken: none may come between.
+/// Returns when the handlers are installed, so that no signal is missed.
 fn start_listening() -> io::Result<()> {
     let (ready, is_ready) = mpsc::channel();
     let take = move || match actix_rt::Runtime::new() {
@@ -103,7 +103,7 @@ async fn take_signals(ready: mpsc::Sender<io::Result<()>>) {
     }
 }
 
-/// Ends the process with `code`, unless a service is there to be ended by this signal.
+/// Ends the process with `code`, unless a service is waiting for its first signal.
 fn received(name: &'static str, code: i32) {
     if STATE.first.borrow().is_some() || STATE.serving.load(Ordering::SeqCst) == 0 {
         exit(code);
