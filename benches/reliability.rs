@@ -1,7 +1,7 @@
-//! The bad days at full length. What each promises and what was measured stands in `docs/reliability.md`.
+//! Runs the scenarios at full length. `docs/reliability.md` has the promise of each, and what was measured.
 //!
-//! `cargo bench --bench reliability -- NAME [--seconds N] [--seed S]` stages one, `-- all` one after the other. A promise
-//! that does not hold ends the program with a panic.
+//! `cargo bench --bench reliability -- NAME [--seconds N] [--seed S]` runs one scenario, `-- all` all of them one after
+//! the other. The program panics if a promise does not hold.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(missing_docs, reason = "a program has no readers of its items")]
 

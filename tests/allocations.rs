@@ -1,4 +1,4 @@
-//! What must allocate nothing, or little, counted by an allocator of this test binary's own.
+//! Operations that must allocate nothing or little. The allocator of this test binary counts.
 #![allow(clippy::unwrap_used)]
 
 use std::{cell::Cell, rc::Rc};

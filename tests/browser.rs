@@ -1,5 +1,5 @@
-//! The live page and the embedded server's console in a real browser. Run by `.ci/run`:
-//! `cargo test --test browser -- --ignored`. Without a Chromium it says so and passes.
+//! The live page and the embedded server's console in a real browser. Run by `.ci/run`: `cargo test --test browser --
+//! --ignored`. Without Chromium the tests pass with a message.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod site;

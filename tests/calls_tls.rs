@@ -1,4 +1,4 @@
-//! https by service name: whose certificate is accepted, on HTTP/1 and HTTP/2.
+//! Calls by name with https: which certificates are accepted, on HTTP/1 and HTTP/2.
 #![cfg(any(feature = "rustls", feature = "openssl"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

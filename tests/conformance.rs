@@ -1,11 +1,11 @@
-//! Every operation, its defaults and its failures, with the same assertions on every server.
+//! Tests every operation, its defaults and its failures with the same assertions on every server.
 //!
-//! By default it runs on the embedded server in all its dialects, one after the other. `NACOS_DIALECT=2.5` picks one of them,
-//! `NACOS_AUTH=on` has them all demand a login, and `NACOS_DELAYS=on` has lists show changes as late as the originals do.
-//! `NACOS_SERVER_ADDR=127.0.0.1:8848`, with `NACOS_USERNAME` and `NACOS_PASSWORD` where it wants a login, runs the suite on
-//! that server instead: every test has a service of its own and takes back what it registered.
+//! By default it runs on the embedded server in all its dialects, one after the other. `NACOS_DIALECT=2.5` selects one
+//! dialect. `NACOS_AUTH=on` turns logins on, and with `NACOS_DELAYS=on` lists show changes as late as the originals do.
+//! `NACOS_SERVER_ADDR=127.0.0.1:8848`, with `NACOS_USERNAME` and `NACOS_PASSWORD` where it wants a login, runs the
+//! suite on that server instead. Every test uses its own service and deregisters its instances.
 //!
-//! Where servers cannot do the same, [`Kind`] says so, and `docs/servers.md` says why.
+//! [`Kind`] has the differences between servers, and `docs/servers.md` explains them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;

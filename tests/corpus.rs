@@ -1,4 +1,4 @@
-//! The inputs of the fuzz targets (`tests/corpus/`), run once each on stable: none may break what its target checks.
+//! Runs each stored input of the fuzz targets (`tests/corpus/`) once, on stable Rust.
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,5 @@
-//! A dropped embedded server leaves nothing behind. In a binary of its own, since it counts what the process has.
+//! A dropped embedded server leaves nothing behind. This is a separate binary, because it counts threads and
+//! descriptors of the process.
 #![cfg(target_os = "linux")]
 #![allow(clippy::expect_used, clippy::panic)] // A test says what it expected.
 

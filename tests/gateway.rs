@@ -1,4 +1,4 @@
-//! The gateway example, as a user runs it.
+//! Runs the example `gateway` as a user does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;

@@ -1,6 +1,7 @@
-//! How a Registry begins and ends: on any thread, finally, and without leaving anything behind.
+//! A Registry can start on any thread. Its end is final and leaves nothing behind.
 //!
-//! A binary of its own, whose tests run one after the other: some count the threads and descriptors of the process.
+//! This is a separate binary, whose tests run one after the other, because some count threads and descriptors of the
+//! process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 // Each test has a runtime of its own, in which nobody else wants the lock.
 #![allow(clippy::await_holding_lock)]

@@ -1,4 +1,4 @@
-//! What holds on r-nacos alone: it restarts without its data and says so to nobody, and it never pushes.
+//! Tests that need a running r-nacos. It restarts without its data, never answers "unknown instance", and never pushes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "scenarios/rnacos.rs"]

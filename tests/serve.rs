@@ -1,4 +1,4 @@
-//! The life of a service that `serve` runs, and the routes that show it: as Kubernetes sees it, with a child process.
+//! Runs a service with `serve` in a child process, sends it signals, and reads its routes, as Kubernetes does.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -1,4 +1,4 @@
-//! Servers behind https, with a certificate authority of one's own and with client certificates.
+//! Servers behind https, with a test certificate authority and with client certificates.
 #![cfg(any(feature = "rustls", feature = "openssl"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -1,4 +1,4 @@
-//! Passwords, tokens and secret keys are in no record of any crate in the process, at trace level.
+//! No crate in the process logs a password, a token or a secret key at trace level.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;

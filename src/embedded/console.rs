@@ -1,7 +1,8 @@
-//! A console in the browser: who is registered, and bad days to order. On the laptop alone.
+//! A console in the browser. It shows instances and injects faults. It answers only requests from this machine.
 //!
-//! A page of another site must neither read it nor order anything. So `Host` must name this machine, by which a site whose name
-//! was made to resolve to 127.0.0.1 shows, and `Origin` must be the console's own.
+//! A page of another site must neither read the console nor change anything. So `Host` must name this machine, which
+//! excludes another site whose name was made to resolve to 127.0.0.1 (DNS rebinding). `Origin` must be the console's
+//! own.
 
 use std::{
     net::IpAddr,
@@ -41,29 +42,29 @@ static POLICY: LazyLock<String> = LazyLock::new(|| web_page::policy(PAGE));
 
 /// How many consoles may be open at once.
 const MAX_STREAMS: usize = 16;
-/// So often the server is looked at; more seldom if that takes long.
+/// How often the state is compared with what the console shows. Less often if that takes long.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const PAUSE_PER_COST: u32 = 10;
-/// Only a write shows that a console was closed.
+/// The time after which an idle stream sends a comment. Only a failed write shows that a console was closed.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// A console shows so many; the rest is counted.
+/// The console shows this many services, and counts the rest.
 const SHOWN_SERVICES: usize = 200;
 const SHOWN_INSTANCES: usize = 100;
 const SHOWN_METADATA: usize = 12;
 
-/// An order is answered before it breaks off all connections, as some do.
+/// How long a command waits before it acts, so that its answer is sent first. Some commands close all connections.
 const ANSWER_FIRST: Duration = Duration::from_millis(50);
 const LONGEST_REFUSAL: u64 = 60;
 
 static OPEN_STREAMS: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether the console answers this path, and not the Nacos.
+/// Whether this path belongs to the console and not to Nacos.
 pub(crate) fn has(path: &str) -> bool {
     matches!(path, "/" | "/console/events" | "/console/order")
 }
 
-/// The connection is `busy` as long as a console is open.
+/// Answers a request. `busy` keeps the connection from counting as idle while a console is open.
 pub(crate) fn answer(
     request: &HttpRequest,
     body: &Bytes,
@@ -109,7 +110,7 @@ fn is_of_another_site(headers: &HeaderMap) -> bool {
     origin.is_some_and(|origin| own.as_deref() != Some(origin)) || site.is_some_and(|site| site != b"same-origin")
 }
 
-// What it shows.
+// What the console shows.
 
 struct OpenStream;
 
@@ -137,7 +138,7 @@ struct Reader {
     pause: Duration,
 }
 
-/// The whole state whenever it has changed. None where too many consoles are open.
+/// Sends the whole state whenever it has changed. `None` if too many consoles are open.
 fn events(
     shared: Arc<Shared>,
     era: u64,
@@ -217,12 +218,12 @@ fn instance(instance: &Instance) -> Value {
     })
 }
 
-// What it orders.
+// What the console changes.
 
 #[derive(Debug, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
 enum Order {
-    /// Lists leave a disabled instance out.
+    /// Enables or disables an instance. Lists leave disabled instances out.
     Enable {
         instance: Target,
         enabled: bool,
@@ -231,14 +232,14 @@ enum Order {
         instance: Target,
         weight: f64,
     },
-    /// Its owner registers it again, at its next heartbeat as a rule.
+    /// Removes an instance. Its owner usually registers it again at its next heartbeat.
     Remove {
         instance: Target,
     },
     Faults {
         faults: FaultSettings,
     },
-    /// Takes all faults back.
+    /// Removes all faults.
     Clear,
     ForgetEverything,
     ExpireTokens,
@@ -264,7 +265,7 @@ impl Target {
         ServiceKey { namespace: self.namespace.clone(), service }
     }
 
-    /// The instance, as lists show it.
+    /// Returns the instance as lists show it.
     fn find(&self, state: &State) -> Option<Instance> {
         let service = state.catalogue.service(&self.service())?;
         let found = service.instances.values().find(|one| one.is_at((&self.cluster, &self.ip, self.port)))?;
@@ -273,7 +274,7 @@ impl Target {
 }
 
 fn obey(request: &HttpRequest, body: &Bytes, shared: &Arc<Shared>) -> HttpResponse {
-    // Forms of other sites need no permission for their content types, but for this one.
+    // Another site's form can send its content types without permission, but not this one.
     if request.content_type() != "application/json" || !request.headers().contains_key(ORIGIN) {
         return text(StatusCode::FORBIDDEN, "wants JSON, and the console's own Origin\n");
     }
@@ -306,7 +307,7 @@ fn carry_out(order: Order, shared: &Arc<Shared>) -> Result<(), String> {
         Order::ExpireTokens => faults.expire_tokens(),
         Order::Restart => {
             let shared = shared.clone();
-            // Where another program has taken the port, there is no console to say so.
+            // If another program has taken the port, there is no console to report the error to.
             in_background(move || drop(shared.restart(None)));
         }
         Order::Refuse { seconds } => in_background(move || {
@@ -318,7 +319,7 @@ fn carry_out(order: Order, shared: &Arc<Shared>) -> Result<(), String> {
     Ok(())
 }
 
-/// As an operator changes an instance: what they set on 2.x outlives it.
+/// Changes an instance like an operator: on 2.x the change outlives the instance.
 fn change(shared: &Shared, target: &Target, change: impl FnOnce(&mut Instance)) -> Result<(), String> {
     shared.with(|state| {
         let mut known = target.find(state).ok_or("there is no such instance")?;
@@ -328,13 +329,13 @@ fn change(shared: &Shared, target: &Target, change: impl FnOnce(&mut Instance)) 
     })
 }
 
-/// For what waits for the server's thread, or breaks off the connection that ordered it.
+/// Runs a command in a thread. Such a command waits for the server's thread, or closes the connection that it came by.
 fn in_background(work: impl FnOnce() + Send + 'static) {
     let waits = move || {
         std::thread::sleep(ANSWER_FIRST);
         work();
     };
-    // Without a thread the order is lost, as the console then shows.
+    // If no thread can be started, the command is lost. The console then shows no effect.
     let _ = std::thread::Builder::new().name("embedded-nacos-order".into()).spawn(waits);
 }
 

@@ -25,18 +25,19 @@ use crate::{
     model::{instance::Instance, service::ServiceRef},
 };
 
-/// A service that nobody asks for is watched so long.
+/// How long a service is watched after the last message about it.
 const IDLE_LIMIT: Duration = Duration::from_secs(600);
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(60);
-/// So many selections of one service are kept; what selects by a new predicate each time would keep any number.
+/// How many selections of one service are kept. Without a limit, messages that each have a new predicate would add up.
 const MOST_SELECTIONS: usize = 16;
-/// So many services are watched for messages.
+/// How many services are watched for messages.
 const MOST_SERVICES: usize = 1_000;
 
-/// Chooses an instance to call, as a [`ServiceView`] with the same settings would. The outcome of the call cannot be told:
-/// for that, [`begin`](ServiceView::begin) it from a view.
+/// Chooses an instance to call, like a [`ServiceView`] with the same settings. You cannot report the outcome of the
+/// call; for that, use [`begin`](ServiceView::begin) of a view.
 ///
-/// The first message about a service watches the service, which is forgotten after 10 minutes without another one.
+/// The first message about a service begins to watch the service. The watch ends after 10 minutes without another
+/// message.
 ///
 /// ```
 /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
@@ -52,7 +53,8 @@ const MOST_SERVICES: usize = 1_000;
 /// ```
 ///
 /// # Errors
-/// [`Error::NoInstance`] when none can be called [in time](Choose::within); [`Error::InvalidInput`] naming the field.
+/// [`Error::NoInstance`] if no instance can be called [in time](Choose::within); [`Error::InvalidInput`], which names
+/// the field.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Arc<Instance>, Error>")]
 pub struct Choose {
@@ -96,17 +98,18 @@ impl Handler<Choose> for Registry {
                 }
             };
             view.available_within(message.limit).await?;
-            // A call would be given to an ejected instance as a probe, whose outcome nobody tells.
+            // `begin` could choose an ejected instance as the probe, whose outcome would never be reported.
+            // `select_one` does not.
             match view.select_one() {
                 Some(selected) => Ok(selected.into_owned()),
-                // The last one has just gone.
+                // The last callable instance has just left.
                 None => view.begin().map(|call| call.instance().clone()),
             }
         })
     }
 }
 
-/// The views by which messages choose.
+/// The views that messages choose from.
 #[derive(Default)]
 pub(crate) struct Choosers {
     kept: RefCell<HashMap<SubscriptionKey, Vec<Chooser>>>,
@@ -149,7 +152,7 @@ impl Choosers {
     }
 }
 
-/// Until the Registry ends.
+/// Stops watching services that no message asks for. Runs until the Registry ends.
 pub(super) async fn forget_idle_choosers(shared: Weak<Shared>) {
     loop {
         sleep(IDLE_CHECK_INTERVAL).await;

@@ -1,4 +1,4 @@
-//! Ejected instances of all services: what views share, the status, and who is notified.
+//! The ejections of all services: the records that views share, the status, and the listeners.
 
 use std::{
     cell::{Cell, RefCell},
@@ -23,18 +23,18 @@ use crate::{
     runtime::history::RegistryEventKind,
 };
 
-/// How many changes wait for one listener.
+/// How many changes may wait for one listener.
 const QUEUE: usize = 1024;
 
-/// Notifies `listener` whenever an instance of any service is ejected or back ([`EjectionChanged`]).
+/// Notifies `listener` whenever an instance of any service is ejected, or its ejection ends ([`EjectionChanged`]).
 ///
 /// The same listener watching twice is notified once, and kept alive if one of the two is not
-/// [`weak`](WatchEjections::weak). One that falls more than 1,024 changes behind misses some:
-/// [`GetStatus`](super::GetStatus) has all instances that are ejected. One that has stopped is forgotten;
-/// [`UnwatchEjections`] ends the watching of one that has not.
+/// [`weak`](WatchEjections::weak). A listener that falls more than 1,024 changes behind misses some;
+/// [`GetStatus`](super::GetStatus) lists all ejected instances. A listener that has stopped is forgotten.
+/// [`UnwatchEjections`] ends the notifications of a running one.
 ///
 /// # Errors
-/// [`Error::Stopped`] alone.
+/// Only [`Error::Stopped`].
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct WatchEjections {
@@ -42,12 +42,13 @@ pub struct WatchEjections {
 }
 
 impl WatchEjections {
-    /// Watches, and keeps the listener alive, until [`UnwatchEjections`], or the listener stops itself, or the Registry ends.
+    /// Notifies the listener and keeps it alive, until [`UnwatchEjections`], until the listener stops itself, or until
+    /// the Registry ends.
     pub fn new(listener: Recipient<EjectionChanged>) -> Self {
         WatchEjections { listener: Listener::Strong(listener) }
     }
 
-    /// As [`new`](WatchEjections::new), but does not keep the listener alive, unless it watches by `new`, too.
+    /// Like [`new`](WatchEjections::new), but does not keep the listener alive.
     pub fn weak(listener: WeakRecipient<EjectionChanged>) -> Self {
         WatchEjections { listener: Listener::Weak(listener) }
     }
@@ -64,10 +65,10 @@ impl Handler<WatchEjections> for Registry {
     }
 }
 
-/// Ends what [`WatchEjections`] began, for one listener or for all. An unknown listener is ok.
+/// Ends the notifications of [`WatchEjections`], for one listener or for all. An unknown listener is no error.
 ///
 /// # Errors
-/// [`Error::Stopped`] alone.
+/// Only [`Error::Stopped`].
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct UnwatchEjections {
@@ -75,12 +76,12 @@ pub struct UnwatchEjections {
 }
 
 impl UnwatchEjections {
-    /// Ends the watching of this listener, whether it is kept alive or not.
+    /// Ends the notifications of this listener, whether it is kept alive or not.
     pub fn new(listener: Recipient<EjectionChanged>) -> Self {
         UnwatchEjections { listener: Some(listener) }
     }
 
-    /// Ends the watching of all listeners.
+    /// Ends the notifications of all listeners.
     pub fn all() -> Self {
         UnwatchEjections { listener: None }
     }
@@ -104,11 +105,11 @@ impl Handler<UnwatchEjections> for Registry {
 /// The ejections of all services that have views.
 pub(crate) struct Ejections {
     records: RefCell<HashMap<ServiceName, WeakArc<ServiceRecords>>>,
-    /// Where records report from any thread.
+    /// The channel by which records report from any thread.
     reports: EjectionReports,
     reported: Rc<tokio::sync::Mutex<mpsc::UnboundedReceiver<EjectionChanged>>>,
     watching: RefCell<HashMap<ListenerId, Watching>>,
-    /// How many there were so far.
+    /// The number of ejections so far.
     total: Cell<u64>,
 }
 
@@ -121,14 +122,14 @@ impl Default for Ejections {
 }
 
 impl Ejections {
-    /// What all subscriptions of this service share.
+    /// Returns the records that all subscriptions of this service share.
     pub(super) fn records(&self, service: &ServiceName) -> Arc<ServiceRecords> {
         let mut records = self.records.borrow_mut();
         if let Some(living) = records.get(service).and_then(WeakArc::upgrade) {
             return living;
         }
         if records.len() == records.capacity() {
-            // Rather than to grow for services that nobody views any more.
+            // Before the map grows, drop services that have no views any more.
             records.retain(|_, records| records.strong_count() > 0);
         }
         let new = ServiceRecords::new(service.clone(), Some(self.reports.clone()));
@@ -154,9 +155,10 @@ impl Ejections {
     }
 }
 
-/// One listener, with a queue of its own: a slow one delays nobody. It is notified for as long as this exists.
+/// One listener. It has its own queue and task, so that a slow listener delays no other. Dropping this ends the
+/// notifications.
 struct Watching {
-    /// A listener that is to be kept alive; the task holds it weakly.
+    /// The listener, if it must be kept alive. The task holds it weakly.
     kept_alive: Option<Recipient<EjectionChanged>>,
     queue: mpsc::Sender<EjectionChanged>,
     task: JoinHandle<()>,
@@ -201,10 +203,10 @@ async fn deliver(
     let mut next = None;
     while let Some(recipient) = listener.upgrade().filter(Recipient::connected) {
         let sent = next.take().map(|change| recipient.send(change));
-        // Held any longer, it would keep the listener alive.
+        // Drop the recipient before waiting, so that it does not keep the listener alive.
         drop(recipient);
         if let Some(handled) = sent {
-            // Whether it has ended is seen in the next round.
+            // If the listener has ended, the loop ends in the next round.
             let _ = handled.await;
         }
         match timeout(CHECK_INTERVAL, changes.recv()).await {

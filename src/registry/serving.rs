@@ -1,4 +1,4 @@
-//! What a server asks of the Registry: whether requests may come.
+//! The readiness of a process whose server is run by `serve`.
 
 use actix::{Context, Handler, Message, ResponseFuture};
 
@@ -9,7 +9,7 @@ use crate::{
     model::connection::ConnectionState,
 };
 
-/// A server begins to serve, and will register services: until then it is not ready. Gives the settings.
+/// `serve` begins and will register services. The process is not ready until then. The answer has the settings.
 #[derive(Message)]
 #[rtype(result = "Result<Config, Error>")]
 pub(crate) struct BeginServing;
@@ -25,7 +25,8 @@ impl Handler<BeginServing> for Registry {
     }
 }
 
-/// All services of the server have been registered, or will be when a registry server can be reached.
+/// `serve` has sent the registrations of all services. Each is registered, or will be when a registry server can be
+/// reached.
 #[derive(Message)]
 #[rtype(result = "Result<(), Error>")]
 pub(crate) struct RegistrationsAsked;
@@ -41,22 +42,22 @@ impl Handler<RegistrationsAsked> for Registry {
     }
 }
 
-/// Asks whether requests may come.
+/// Asks whether the process is ready for requests.
 #[derive(Message)]
 #[rtype(result = "Result<Readiness, Error>")]
 pub(crate) struct GetReadiness {
-    /// An instance that waits for a registry server is not ready either.
+    /// Whether an instance that waits for a registry server makes the process not ready.
     pub(crate) strict: bool,
 }
 
-/// How many registrations keep the service from being ready.
+/// The reasons why the process is not ready. All are zero if it is ready.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Readiness {
-    /// The server has not asked for its registrations yet.
+    /// `serve` has not sent its registrations yet.
     pub(crate) is_starting: bool,
-    /// Instances that a server rejects.
+    /// The number of instances that a server rejects.
     pub(crate) rejected: usize,
-    /// Instances that are not registered yet.
+    /// The number of instances that are not registered yet.
     pub(crate) pending: usize,
 }
 
@@ -81,14 +82,15 @@ impl Shared {
         self.desired.for_each(|desired| match desired.state {
             InstanceState::Rejected => readiness.rejected += 1,
             InstanceState::Pending if strict || !waits_for_server(desired, is_lost) => readiness.pending += 1,
-            // One that was registered stays ready: an outage of the registry takes nobody out of service.
+            // An instance that was registered before stays ready, so that an outage of the registry takes no process
+            // out of service.
             InstanceState::Pending | InstanceState::Registered | InstanceState::Lost => {}
         });
         readiness
     }
 }
 
-/// Whether it is pending because no server takes it, and not because its first attempt is still under way.
+/// Whether the instance is pending because no server takes it, and not because the first attempt is still under way.
 fn waits_for_server(desired: &DesiredInstance, is_lost: bool) -> bool {
     is_lost || desired.last_error.is_some()
 }

@@ -1,4 +1,4 @@
-//! All that the status page shows.
+//! The snapshot of the Registry that the live page shows.
 
 use actix::{Context, Handler, Message, ResponseFuture};
 use futures_util::future::join_all;
@@ -16,13 +16,13 @@ use crate::{
 #[rtype(result = "Result<Snapshot, Error>")]
 pub(crate) struct GetSnapshot;
 
-/// A Registry and what it watches, at one moment.
+/// The state of a Registry and of its watched lists at one moment.
 pub(crate) struct Snapshot {
     pub(crate) status: RegistryStatus,
     pub(crate) namespace: String,
-    /// A `Shutdown` was taken: instances are being deregistered.
+    /// Whether a `Shutdown` has begun, so that instances are being deregistered.
     pub(crate) is_closing: bool,
-    /// In order of the services.
+    /// Sorted by service.
     pub(crate) lists: Vec<ListSnapshot>,
 }
 
@@ -47,7 +47,7 @@ impl Handler<GetSnapshot> for Registry {
     }
 }
 
-/// Asks to be woken by all that happens.
+/// Subscribes to the progress of the Registry's history, which changes with every event.
 #[derive(Message)]
 #[rtype(result = "Result<watch::Receiver<Progress>, Error>")]
 pub(crate) struct WatchProgress;

@@ -1,5 +1,5 @@
-//! What the fuzz targets in `fuzz/` run, and `tests/corpus.rs` on their inputs: readers of text that others write. Each
-//! function panics when its reader breaks a promise.
+//! The functions that the fuzz targets in `fuzz/` run, and `tests/corpus.rs` with the stored inputs. Each gives a
+//! parser untrusted input, and panics if the parser breaks a promise.
 #![allow(clippy::panic, clippy::expect_used, clippy::unwrap_used)]
 
 use std::str::from_utf8;
@@ -27,7 +27,7 @@ use crate::{
 /// A fuzz target, and the folder of its inputs below `tests/corpus/`.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// All of them.
+/// All fuzz targets.
 pub const TARGETS: [Target; 9] = [
     ("datagram", datagram),
     ("v1_answer", v1_answer),
@@ -43,7 +43,7 @@ pub const TARGETS: [Target; 9] = [
 /// The budget that the datagram target decodes within, in bytes.
 const DATAGRAM_LIMIT: usize = 64 * 1024;
 
-/// A pushed list is a whole list of a named service; decoding stays within its limit.
+/// A pushed list is a whole list of a named service, and decoding stays within its limit.
 pub fn datagram(input: &[u8]) {
     let (decoded, message) = PushMessage::decode(input, DATAGRAM_LIMIT);
     assert!(decoded <= DATAGRAM_LIMIT, "decoded {decoded} bytes");

@@ -1,4 +1,4 @@
-//! Whatever a server, a proxy or a stranger answers: the right error, never a panic, never an empty list.
+//! Bad answers from servers and proxies give the right error, never a panic, and never an empty list.
 
 use std::{
     io::Write as _,

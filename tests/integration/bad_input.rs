@@ -1,4 +1,4 @@
-//! What no server should be sent is refused before anything is sent, with the field and the rule.
+//! Bad input is rejected before a request is sent. The error names the field and the rule.
 
 use actix::{Addr, Handler, Message};
 use actix_nacos::{

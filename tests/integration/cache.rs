@@ -1,4 +1,4 @@
-//! The last lists on disk: a start during an outage finds them.
+//! The disk cache: a process that starts during an outage finds the last lists.
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,4 @@
-//! Calls by service name: which instance gets them, what is sent again, and what is not.
+//! Calls by name: which instance gets a call, and which requests are sent again.
 
 use std::{
     collections::HashSet,

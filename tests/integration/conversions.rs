@@ -1,4 +1,4 @@
-//! What lists, changes and statuses tell goes into every message, and keeps its group and cluster.
+//! Messages can be made from the instances in lists, changes and statuses, with their group and cluster.
 
 use actix_nacos::{
     DeregisterInstance, Discover, Error, GetInstance, GetStatus, Instance, InstanceKey, ListInstances, ListServices,

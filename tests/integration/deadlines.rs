@@ -1,4 +1,4 @@
-//! How long an operation may take: no longer than it was given, and no shorter while it is worth waiting.
+//! An operation never takes longer than its deadline, and waits until then while a server may come back.
 
 use std::{
     future::Future,

@@ -1,4 +1,4 @@
-//! A shutdown serves on until callers have noticed, and no longer.
+//! The drain time of a shutdown lasts as long as callers need to notice, and no longer.
 
 use std::{
     thread,

@@ -1,4 +1,4 @@
-//! Habits of the originals that no recording holds, dialect by dialect, spoken by hand.
+//! Behaviour of the originals that no recording contains, by dialect. The requests are written by hand.
 
 use std::time::Duration;
 

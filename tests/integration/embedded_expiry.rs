@@ -1,4 +1,4 @@
-//! Instances that do not beat turn unhealthy and go, on the embedded server.
+//! The embedded server marks instances that do not beat as unhealthy, and then removes them.
 
 use std::time::Duration;
 

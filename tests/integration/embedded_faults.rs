@@ -1,4 +1,4 @@
-//! Faults to order, one by one.
+//! Each fault that the embedded server can inject.
 
 use std::{
     io,

@@ -1,4 +1,4 @@
-//! The embedded server carries load tests.
+//! The embedded server is fast enough for load tests.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,9 @@
-//! The embedded server answers what real servers answered.
+//! The embedded server answers as real servers did.
 //!
-//! Every recording in `tests/fixtures` that has a dialect is replayed to it: the recorded requests in the recorded order,
-//! at the recorded times. The server's own time stands still and is moved on by the test, so 90 recorded seconds take
-//! none. Compared are status, content type and the meaning of every field of the body, and of every pushed datagram
-//! whether it was packed, and its fields, in the order in which they came to each receiver.
+//! Every recording in `tests/fixtures` that has a dialect is replayed to it: the recorded requests in the recorded
+//! order, at the recorded times. The server's own time stands still and is moved on by the test, so 90 recorded seconds
+//! take none. The test compares the status, the content type and the meaning of every field of the body. Of every
+//! pushed datagram it compares whether it was compressed, and its fields, in the order in which each receiver got them.
 //!
 //! Left out, because they differ from run to run on the original too:
 //! - `lastRefTime`, `checksum`, `timestamp`, tokens (but not whether they are there), and the order of `hosts`, `doms`,

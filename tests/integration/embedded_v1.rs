@@ -1,4 +1,4 @@
-//! The embedded server's v1 API in the dialect of Nacos 2.5, spoken by hand.
+//! The embedded server's v1 API in the dialect of Nacos 2.5. The requests are written by hand.
 
 use std::time::Duration;
 

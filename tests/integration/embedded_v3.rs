@@ -1,4 +1,4 @@
-//! The embedded server's v3 API, in the dialects of Nacos 3.0 and 3.2, spoken by hand.
+//! The embedded server's v3 API in the dialects of Nacos 3.0 and 3.2. The requests are written by hand.
 
 use std::time::Duration;
 

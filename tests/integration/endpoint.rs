@@ -1,4 +1,4 @@
-//! The list of servers from a URL, also while it changes.
+//! The server list from an `endpoint` URL, also while the list changes.
 
 use std::{
     sync::{Arc, Mutex},

@@ -1,4 +1,4 @@
-//! What the status tells of a bad night.
+//! The events in the status after an outage.
 
 use crate::site::{Events, Site};
 use crate::support::{ask, builder, config, eventually, ms, registry, server, shut_down, IP};

@@ -1,4 +1,5 @@
-//! What fails beside an instance costs it no heartbeat, and what a proxy or a cluster does as a habit is no outage.
+//! Other requests that fail do not delay an instance's heartbeats. The usual behaviour of proxies and clusters is no
+//! outage.
 
 use std::{
     cell::Cell,

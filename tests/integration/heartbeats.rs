@@ -1,4 +1,4 @@
-//! An instance that was registered stays registered, healthy and as it is, whatever the server forgets.
+//! A registered instance stays registered, healthy and unchanged, whatever the server forgets.
 
 use std::{
     thread,

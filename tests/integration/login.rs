@@ -1,4 +1,4 @@
-//! One login for all requests, a token that stays out of URLs, and what becomes of refused ones.
+//! One login serves all requests, tokens are in no URL, and rejected tokens are replaced.
 
 use std::sync::{
     atomic::{AtomicUsize, Ordering},

@@ -1,8 +1,8 @@
-//! What can be tested in one process, one file for each theme: `cargo test --test integration health::` runs one of them.
+//! Tests that can run in one process, one file per theme: `cargo test --test integration health::` runs one file.
 //!
-//! The tests run beside each other, and most of them wait for timers: `.cargo/config.toml` has cargo run more of them at a
-//! time than there are cores. What loads the machine is in `tests/load`, and what needs a process of its own has a file of
-//! its own in `tests/`.
+//! The tests run beside each other, and most of them wait for timers: `.cargo/config.toml` has cargo run more of them
+//! at a time than there are cores. Tests that load the machine are in `tests/load`. A test that needs its own process
+//! is a file in `tests/`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bad_answers;

@@ -1,4 +1,4 @@
-//! Metadata means one thing in every message: one pair, all pairs, one key less.
+//! The setters of metadata mean the same in every message: set one pair, set all pairs, remove a key.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! Metrics of a Registry that works, in the text format of Prometheus.
+//! The metrics of a running Registry, in the text format of Prometheus.
 
 use std::{
     io::Write as _,

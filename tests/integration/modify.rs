@@ -1,4 +1,4 @@
-//! Changes that follow each other closely, on servers that show each of them only after half a second.
+//! Changes in quick succession, on servers that show each change only after half a second.
 
 use actix::Addr;
 use actix_nacos::{

@@ -1,4 +1,4 @@
-//! Names that some server takes are usable by every message; what a server dislikes it says itself.
+//! Every message takes all names that some server accepts. A server that does not accept a name says so.
 
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer},

@@ -1,4 +1,4 @@
-//! What one operation that fails costs: itself, and nobody else.
+//! An operation that fails does not affect other operations.
 
 use std::{
     cell::Cell,

@@ -1,4 +1,5 @@
-//! Servers that are gone for a while, or come back without their data: nothing is lost, and nobody is told "empty".
+//! Servers are gone for a while, or come back without their data. Nothing is lost, and no listener receives an empty
+//! list.
 
 use std::{
     sync::{

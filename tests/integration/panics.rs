@@ -1,4 +1,4 @@
-//! A panic costs what it happened in, and nothing else.
+//! A panic ends only the operation in which it happens.
 
 use std::sync::Once;
 

@@ -1,4 +1,4 @@
-//! A program without any runtime uses everything, in plain threads.
+//! A program without a runtime uses the whole API in plain threads.
 
 use std::{thread, time::Duration};
 

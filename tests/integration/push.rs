@@ -1,4 +1,4 @@
-//! Lists that the server pushes: at once, in order, each once, and from nobody else.
+//! Pushed lists are applied at once, in order, once each, and only from servers.
 
 use std::{net::UdpSocket, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What `RegisterInstance` answers with: whether the instance is registered, told in any thread.
+//! The `Registration` that answers `RegisterInstance`: it has the state of the instance, in any thread.
 
 use std::{
     sync::{

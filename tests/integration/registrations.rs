@@ -1,4 +1,4 @@
-//! What this application registers is what the servers have, whatever becomes of single requests.
+//! The servers have what the application registered, whichever requests fail.
 
 use std::{
     sync::{

@@ -1,7 +1,7 @@
-//! An instance that was deregistered leaves every view within a second, whatever the servers went through before.
+//! A deregistered instance leaves every view within a second, whatever happened to the servers before.
 //!
-//! Each test waits for at most five times what holds; `cargo bench --bench reliability -- time_to_remove` measures the times
-//! themselves.
+//! Each test waits for at most five times the promised time; `cargo bench --bench reliability -- time_to_remove`
+//! measures the times themselves.
 
 use std::{
     net::UdpSocket,

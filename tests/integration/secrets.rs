@@ -1,4 +1,4 @@
-//! Passwords, tokens and secret keys are in no record, text, URL or status, over a whole run at the finest level of logging.
+//! No log record, text, URL or status contains a password, a token or a secret key, over a whole run at trace level.
 
 use std::{
     fmt::Write as _,

@@ -1,4 +1,4 @@
-//! Several servers: one that is dead, hangs or fails costs no operation, and is used again when it is back.
+//! Several servers: no operation fails because one server is dead, hangs or fails, and that server is used again later.
 
 use std::{
     net::UdpSocket,

@@ -1,4 +1,4 @@
-//! The login: once for all, again in time, and never in a loop.
+//! The login: once for all requests, renewed in time, and never repeated in a loop.
 
 use std::time::Instant;
 

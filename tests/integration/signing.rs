@@ -1,4 +1,4 @@
-//! Requests that are signed with an access key, as Alibaba Cloud's managed Nacos demands.
+//! Requests that are signed with an access key, as Alibaba Cloud's managed Nacos requires.
 
 use std::collections::BTreeSet;
 

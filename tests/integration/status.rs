@@ -1,4 +1,4 @@
-//! What a health page can show, who is told of the connection, and what is logged of it.
+//! The status, the listeners of the connection state, and the log lines about the connection.
 
 use actix::prelude::*;
 use actix_nacos::{

@@ -1,4 +1,4 @@
-//! What listeners are told of a service's list, when, and what they are not told.
+//! Which changes of a service's list listeners receive, and when.
 // The lock is a gate: while a test holds it, a listener blocks its own thread.
 #![allow(clippy::await_holding_lock)]
 

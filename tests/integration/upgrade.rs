@@ -1,4 +1,4 @@
-//! A server that is upgraded under our feet, and downgraded again, empty each time.
+//! A server is upgraded and downgraded while the client runs, and is empty each time.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! Deaths and restarts under load, small; at full length they are scenarios of the reliability bench.
+//! Instances that die and restart under load, in short runs. The reliability bench runs the same scenarios at full
+//! length.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! One of several servers dies, and whoever asks something does not notice.
+//! One of several servers dies, and no operation fails.
 
 use crate::{
     alone, beside_quiet_ones,

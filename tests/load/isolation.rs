@@ -1,4 +1,4 @@
-//! What one listener or thread of the application does costs nobody else anything.
+//! A bad listener or a blocked thread of the application does not affect others.
 
 use crate::{
     alone, beside_quiet_ones,

@@ -1,7 +1,6 @@
-//! What loads the machine, or measures how punctual something is. Of these tests only the quiet ones run beside each
-//! other.
+//! Tests that load the machine or measure punctuality. Only the quiet ones run beside each other.
 //!
-//! `cargo bench --bench reliability` stages the same scenarios at full length.
+//! `cargo bench --bench reliability` runs the same scenarios at full length.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 // Each test has a runtime of its own, in which nobody else wants the lock.
 #![allow(clippy::await_holding_lock)]

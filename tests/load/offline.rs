@@ -1,4 +1,4 @@
-//! Going offline: no caller notices, and what is left behind is said.
+//! Going offline: no request fails, and instances that are still registered are reported.
 
 use crate::{
     alone,

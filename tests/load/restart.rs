@@ -1,4 +1,4 @@
-//! Servers that come back without their data.
+//! A server comes back without its data.
 
 use crate::{alone, scenarios::restart, support::ms};
 

@@ -1,4 +1,4 @@
-//! Whoever can send a datagram cannot send calls elsewhere.
+//! Datagrams from untrusted sources cannot change a list.
 
 use std::time::Duration;
 

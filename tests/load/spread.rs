@@ -1,4 +1,4 @@
-//! Many instances beat spread over their interval, whatever they went through together.
+//! The heartbeats of many instances stay spread over the interval, also after a common outage.
 
 use std::{
     collections::BTreeSet,

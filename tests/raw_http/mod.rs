@@ -1,4 +1,4 @@
-//! HTTP spoken by hand, so that client and server of this crate cannot agree on the same mistake.
+//! HTTP written by hand, so that client and server of this crate cannot agree on the same mistake.
 #![allow(dead_code)]
 
 use std::{

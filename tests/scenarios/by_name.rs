@@ -1,4 +1,4 @@
-//! Calls by name at a rate, whatever becomes of the earlier ones.
+//! Calls by name at a fixed rate, however long earlier calls take.
 #![allow(dead_code, unreachable_pub, reason = "each binary that shares it takes what it needs")]
 
 use std::{

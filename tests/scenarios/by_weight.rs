@@ -1,4 +1,4 @@
-//! Many calls by name, and who got them; and an outage of all instances.
+//! Many calls by name: the share of each instance, and the retries when all instances fail.
 #![allow(dead_code, unreachable_pub, reason = "each binary that shares it takes what it needs")]
 
 use std::time::{Duration, Instant};

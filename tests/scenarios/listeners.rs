@@ -1,4 +1,4 @@
-//! A hundred listeners of one service, of which four are a burden.
+//! A hundred listeners of one service. Four of them are slow, full, panicking or gone.
 #![allow(dead_code, unreachable_pub)]
 
 use std::{

@@ -1,4 +1,4 @@
-//! The bad days that tests stage in small and `benches/reliability.rs` at full length.
+//! The faults that tests run with small numbers, and `benches/reliability.rs` at full length.
 
 pub mod blocked;
 pub mod by_name;

@@ -1,4 +1,4 @@
-//! A gateway that has just started calls three instances, which are restarted one by one.
+//! A gateway that has just started calls three instances while they are restarted one by one.
 #![allow(dead_code, unreachable_pub, reason = "each binary that shares it takes what it needs")]
 
 use std::{cell::Cell, time::Duration};

@@ -1,4 +1,4 @@
-//! Tokens that run out under load, and a password that is wrong.
+//! Tokens that expire under load, and a wrong password.
 #![allow(dead_code, unreachable_pub)]
 
 use std::{

@@ -1,4 +1,4 @@
-//! A deploy: one of two instances is told to end while it is called.
+//! A deployment: one of two instances receives SIGTERM while it is called.
 #![allow(dead_code, unreachable_pub)]
 
 use std::{

@@ -1,7 +1,7 @@
-//! Everything at once, for as long as one likes: registering, modifying, deregistering, watching, and faults at random.
+//! Everything at once, for any length of time: registering, modifying, deregistering and watching, with random faults.
 //!
-//! The draws come from one seed. What is registered is kept in a model beside; in the end servers, views and listeners
-//! must agree with it. What is deregistered at a healthy server leaves the views in time all along.
+//! All random choices come from one seed. A model has what is registered. In the end, servers, views and listeners must
+//! agree with the model. An instance that is deregistered at a healthy server must leave the views in time.
 #![allow(dead_code, unreachable_pub)]
 
 #[path = "soak_removals.rs"]

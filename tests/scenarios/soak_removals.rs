@@ -1,4 +1,4 @@
-//! How long the views of the soak show what was deregistered at a healthy server.
+//! Measures how long the views of the soak show an instance that was deregistered at a healthy server.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! How long a view shows an instance that has been deregistered, while nothing is wrong.
+//! Measures how long a view shows a deregistered instance, without a fault.
 #![allow(dead_code, unreachable_pub, reason = "each binary that shares it takes what it needs")]
 
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! A server that answers as a test tells it to, in bytes, and remembers what it was asked.
+//! A fake server that sends the bytes that a test sets, and keeps the requests.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},

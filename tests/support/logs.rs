@@ -1,4 +1,4 @@
-//! What was logged, for tests to look at.
+//! Keeps log records for tests.
 
 use std::{
     fmt,

@@ -1,4 +1,4 @@
-//! Times that were measured, and stalls of the machine, which a measurement leaves out.
+//! Measured times, and stalls of the machine, which measurements leave out.
 
 use std::{
     sync::{

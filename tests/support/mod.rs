@@ -1,6 +1,7 @@
-//! What a test builds its world with: a server, a Registry at it, a listener that can be awaited.
+//! Helpers of the tests: a server, a Registry that uses it, a listener that can be awaited.
 //!
-//! Helpers wait for a thing, never for a time, and give up after [`PATIENCE`], far beyond what any of them takes.
+//! Helpers wait for a condition, never for a fixed time. They give up after [`PATIENCE`], which is far longer than any
+//! of them takes.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod fake;

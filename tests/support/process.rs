@@ -1,4 +1,4 @@
-//! What this process uses, and children that end with the test.
+//! Resources that this process uses, and child processes that end with the test.
 
 use std::{
     path::PathBuf,

@@ -1,4 +1,4 @@
-//! HTTP servers of a test's own, to be called as instances.
+//! HTTP servers that tests register and call as instances.
 
 use std::{
     future::Future,

@@ -5,8 +5,8 @@ use std::hint::select_unpredictable;
 /// 2^64 divided by the golden ratio: its multiples fill a circle evenly, however many there are.
 pub(super) const GOLDEN_STRIDE: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Every slot is drawn equally often and shared by at most two instances, so that each instance's shares add up to its
-/// weight.
+/// Every slot is drawn equally often and belongs to at most two instances. The shares of an instance add up to its
+/// weight. A *place* is an index into the list's hosts.
 #[derive(Debug, Default)]
 pub(super) struct AliasTable {
     slots: Vec<Slot>,
@@ -14,16 +14,16 @@ pub(super) struct AliasTable {
 
 #[derive(Debug, Clone, Copy)]
 struct Slot {
-    /// How much of the slot is `owner`'s, of 2^32.
+    /// The part of the slot that belongs to `owner`, of 2^32.
     share: u32,
-    /// Both are places in the list's hosts.
+    /// The place of the first instance.
     owner: u32,
-    /// Who has the rest.
+    /// The place of the instance that has the rest.
     other: u32,
 }
 
 impl AliasTable {
-    /// A table of instances, given by their places in a list, and their weights, which are finite and above 0.
+    /// Builds the table from places and weights. The weights must be finite and above 0.
     pub(super) fn new(weighted: impl Iterator<Item = (u32, f64)>) -> Self {
         let (owners, weights): (Vec<u32>, Vec<f64>) = weighted.unzip();
         let mut slots: Vec<Slot> = owners.iter().map(|&owner| Slot { share: u32::MAX, owner, other: owner }).collect();
@@ -31,17 +31,17 @@ impl AliasTable {
         AliasTable { slots }
     }
 
-    /// The place of the instance that a uniformly distributed number stands for.
+    /// Returns the place for a uniformly distributed number.
     #[inline]
     pub(super) fn pick(&self, random: u64) -> Option<usize> {
-        // Upper half of the product: the slot. Lower half: where in it, uniform again.
+        // The upper half of the product is the slot. The lower half is a position in the slot, again uniform.
         let product = u128::from(random) * self.slots.len() as u128;
         let slot = self.slots.get((product >> 64) as usize)?;
         Some(slot.at((product as u64 >> 32) as u32))
     }
 
-    /// The place of the instance whose turn it is: each round visits every slot once, and within a slot shared by two the
-    /// rounds are dealt out evenly.
+    /// Returns the place for this turn. Each round visits every slot once, and the instances of a slot take turns
+    /// evenly over the rounds.
     pub(super) fn pick_in_turn(&self, turn: u64) -> Option<usize> {
         let slots = self.slots.len().max(1) as u64;
         let (round, index) = (turn / slots, turn % slots);
@@ -58,7 +58,8 @@ impl AliasTable {
         self.slots.iter().map(|slot| slot.owner as usize)
     }
 
-    /// The place of one instance, whatever its weight. `index` is below [`len`](AliasTable::len).
+    /// Returns the place of the instance at this index, regardless of its weight. `index` is below
+    /// [`len`](AliasTable::len).
     pub(super) fn place(&self, index: usize) -> Option<usize> {
         self.slots.get(index).map(|slot| slot.owner as usize)
     }
@@ -67,12 +68,12 @@ impl AliasTable {
 impl Slot {
     #[inline]
     fn at(self, within: u32) -> usize {
-        // A jump would be mispredicted as often as the draws are random.
+        // A branch would often be mispredicted, because the draws are random.
         select_unpredictable(within < self.share, self.owner, self.other) as usize
     }
 }
 
-/// Weights in units of their mean, without overflow on the way.
+/// Divides the weights by their mean, without overflow.
 fn relative(mut weights: Vec<f64>) -> Vec<f64> {
     let largest = weights.iter().copied().fold(0.0, f64::max);
     weights.iter_mut().for_each(|weight| *weight /= largest);
@@ -81,7 +82,8 @@ fn relative(mut weights: Vec<f64>) -> Vec<f64> {
     weights
 }
 
-/// Fills up the slots of the light with what the heavy have over. What rounding leaves at the end owns its slot alone.
+/// Fills the slots of light instances with the surplus of heavy ones. Instances that are left at the end because of
+/// rounding own their slot alone.
 fn share_out(slots: &mut [Slot], weights: &[f64]) {
     let mut left = weights.to_vec();
     let (mut light, mut heavy): (Vec<usize>, Vec<usize>) = (0..left.len()).partition(|&place| left[place] < 1.0);

@@ -19,18 +19,18 @@ use crate::{
 
 /// A call of the instance that [`ServiceView::begin`] chose. Derefs to [`Instance`].
 ///
-/// Tell how the call ended by [`succeeded`](Call::succeeded) or [`failed`](Call::failed). One that is dropped without a word
-/// is cancelled, which says nothing about the instance, unless it lasted longer than
-/// [`slow_after`](crate::Selection::slow_after): then it failed.
+/// Report how the call ended with [`succeeded`](Call::succeeded) or [`failed`](Call::failed). A call that is dropped
+/// without a report counts as cancelled, which does not count against the instance. If it lasted longer than
+/// [`slow_after`](crate::Selection::slow_after), it counts as failed.
 ///
-/// It keeps the instance and not the list, so it may last as long as the call does.
+/// A `Call` keeps the instance and not the list in memory, so keep it as long as the call lasts.
 #[must_use = "a call that is dropped at once is cancelled"]
 pub struct Call {
     target: Arc<Target>,
     began: Instant,
     admission: Admission,
     measures_latency: bool,
-    /// None for a call that is dropped without a word.
+    /// `None` if the call is dropped without a report.
     succeeded: Option<bool>,
 }
 
@@ -40,18 +40,19 @@ impl Call {
         &self.target.instance
     }
 
-    /// The instance answered as it should.
+    /// Reports that the instance answered as it should.
     pub fn succeeded(mut self) {
         self.succeeded = Some(true);
     }
 
-    /// The instance did not answer, or answered that it cannot serve. A request that was wrong by itself is no failure of the
-    /// instance: that is [`succeeded`](Call::succeeded).
+    /// Reports that the instance did not answer, or answered that it cannot serve. If the request itself was wrong,
+    /// report [`succeeded`](Call::succeeded): the instance did its work.
     pub fn failed(mut self) {
         self.succeeded = Some(false);
     }
 
-    /// Whether the instance is ejected: no other could be called, or this call is the probe that decides whether it is back.
+    /// Whether the instance is ejected. Then either no other instance could be called, or this call is the probe that
+    /// ends the ejection if it succeeds.
     pub fn is_ejected(&self) -> bool {
         self.admission != Admission::Granted
     }
@@ -64,7 +65,7 @@ impl Call {
         }
     }
 
-    /// Says nothing, or that it was slow.
+    /// Counts as cancelled, or as failed if the call lasted too long.
     #[cold]
     fn dropped_at(&self, now: Instant) {
         let slow_after = self.target.list.upgrade().map(|list| list.selection.slow_after);
@@ -114,9 +115,10 @@ impl fmt::Debug for Call {
 }
 
 impl ServiceView {
-    /// Begins a call: chooses an instance by the view's [`Policy`](crate::Policy), among those that are healthy, enabled, of
-    /// a weight above 0, of a port other than 0 and not ejected. When all of those are ejected, one of them is chosen, and
-    /// [`Call::is_ejected`] says so. No lock, no allocation, except for the first call of a view.
+    /// Begins a call: chooses an instance by the view's [`Policy`](crate::Policy), among those that are healthy,
+    /// enabled, of a weight above 0, of a port other than 0 and not ejected. When all of those are ejected, one of them
+    /// is chosen, and [`Call::is_ejected`] is true. Takes no lock and allocates nothing, except for the first call of a
+    /// view.
     ///
     /// ```
     /// use actix_nacos::{Error, ServiceView};
@@ -134,13 +136,14 @@ impl ServiceView {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NoInstance`], which counts why none can be called. It does not wait: see
+    /// [`Error::NoInstance`], which counts why no instance can be called. `begin` does not wait: see
     /// [`available_within`](ServiceView::available_within).
     pub fn begin(&self) -> Result<Call, Error> {
         self.begin_call(None, &[])
     }
 
-    /// As [`begin`](ServiceView::begin), with another instance than those that were tried, while there is another.
+    /// Like [`begin`](ServiceView::begin), but does not choose an instance that was tried, as long as there is another
+    /// one.
     ///
     /// # Errors
     /// As [`begin`](ServiceView::begin).
@@ -148,8 +151,8 @@ impl ServiceView {
         self.begin_call(None, tried)
     }
 
-    /// As [`begin`](ServiceView::begin), for a key: with [`Policy::ConsistentHash`] the same key gets the same instance, in
-    /// every process that has the same list. Other policies ignore the key.
+    /// Like [`begin`](ServiceView::begin), for a key. With [`Policy::ConsistentHash`] the same key gets the same
+    /// instance, in every process that has the same list. Other policies ignore the key.
     ///
     /// # Errors
     /// As [`begin`](ServiceView::begin).
@@ -157,7 +160,8 @@ impl ServiceView {
         self.begin_for_excluding(key, &[])
     }
 
-    /// As [`begin_for`](ServiceView::begin_for), with another instance than those that were tried, while there is another.
+    /// Like [`begin_for`](ServiceView::begin_for), but does not choose an instance that was tried, as long as there is
+    /// another one.
     ///
     /// # Errors
     /// As [`begin`](ServiceView::begin).
@@ -166,7 +170,7 @@ impl ServiceView {
     }
 
     fn begin_call(&self, key: Option<u64>, tried: &[Arc<Instance>]) -> Result<Call, Error> {
-        // Drawn and read first: loading the guard is a fence, behind which both would add to the wait.
+        // Draw the number and read the clock first: loading the guard is a fence, and both would take longer after it.
         let random = fastrand::u64(..);
         let now = Instant::now();
         let shared = &*self.shared;

@@ -1,7 +1,7 @@
 //! Choosing one instance of a view's list.
 //!
-//! A choice draws by the policy and draws again while it meets an instance that must not be called: one that is ejected or
-//! was tried. After several draws it looks at all of them. Nothing here allocates or locks.
+//! A choice draws an instance by the policy. It draws again if the instance must not be called, because it is ejected
+//! or was tried. After [`DRAWS`] draws it looks at all instances. Nothing here allocates or locks.
 
 use std::sync::{atomic::Ordering, Arc};
 
@@ -16,10 +16,11 @@ use super::{
 };
 use crate::model::instance::Instance;
 
-/// So often is drawn before all instances are looked at. When half of them must not be called, 1 choice in 256 looks.
+/// The number of draws before the choice looks at all instances. If half of the instances must not be called, that
+/// happens in 1 choice of 256.
 const DRAWS: u32 = 8;
 
-/// One choice that is to be made.
+/// The input of one choice.
 pub(super) struct Choice<'a> {
     pub(super) shared: &'a SharedList,
     pub(super) list: &'a List,
@@ -28,11 +29,11 @@ pub(super) struct Choice<'a> {
     pub(super) key: Option<u64>,
     pub(super) tried: &'a [Arc<Instance>],
     pub(super) now: Instant,
-    /// Whether the choice may be the probe of an ejected instance.
+    /// Whether the call may be the probe of an ejected instance.
     pub(super) may_probe: bool,
 }
 
-/// An instance that was chosen, by its place.
+/// The place of the chosen instance, and whether the call is a probe.
 pub(super) struct Chosen {
     pub(super) place: usize,
     pub(super) admission: Admission,
@@ -59,7 +60,7 @@ impl Choice<'_> {
         Some(first)
     }
 
-    /// Draws until an instance may be called. None if none of the group may.
+    /// Draws until an instance may be called. `None` if no instance of the group may.
     #[inline]
     fn draw(&self, group: &Group, random: u64) -> Option<Chosen> {
         let mut cold = None;
@@ -83,7 +84,8 @@ impl Choice<'_> {
                 group.table.pick_in_turn(self.shared.turns.fetch_add(1, Ordering::Relaxed))
             }
             (Policy::ConsistentHash, Some(key), Some(keys)) => {
-                // The keys of an instance that cannot be called are spread over all others.
+                // Another hash per attempt spreads the keys of an instance that cannot be called over all other
+                // instances.
                 Some(keys.pick(if attempt == 0 { key } else { mix(key.wrapping_add(u64::from(attempt))) }))
             }
             _ => group.table.pick(random),
@@ -112,7 +114,8 @@ impl Choice<'_> {
         self.tried.iter().any(same)
     }
 
-    /// New instances are passed over by chance, the newer the more often. A key stays where it is.
+    /// Skips a new instance at random, the newer the more often. A call with a key is never skipped, so that the key
+    /// keeps its instance.
     #[inline]
     fn is_too_cold(&self, place: usize) -> bool {
         let selection = &self.shared.selection;
@@ -122,12 +125,12 @@ impl Choice<'_> {
         self.list.warmth(place, selection, self.now).is_some_and(|warmth| fastrand::f64() > warmth)
     }
 
-    /// The less loaded of `first` and another one that is drawn by the weights.
+    /// Returns the less loaded of `first` and a second instance that is drawn by the weights.
     fn less_loaded(&self, group: &Group, first: Chosen) -> Chosen {
         let Some(second) = self.draw_other(group, first.place) else { return first };
         let load = |place: usize| self.targets[place].as_ref().map(|target| (&*target.record, target.share));
         let (Some(load_of_first), Some(load_of_second)) = (load(first.place), load(second.place)) else { return first };
-        // A probe has no load to speak of, and would not come to pass if it had to be the faster one.
+        // A probe is taken in any case: an ejected instance has no load to compare.
         if second.admission != Admission::Granted || is_less_loaded(load_of_second, load_of_first, self.now) {
             second
         } else {
@@ -143,7 +146,7 @@ impl Choice<'_> {
                 return Some(chosen);
             }
         }
-        // One has nearly all the weight, or most must not be called.
+        // Several draws found no second instance: one instance has nearly all the weight, or most must not be called.
         let length = group.table.len();
         let start = fastrand::usize(..length);
         let neighbours = (0..2).filter_map(|step| group.table.place((start + step) % length));
@@ -159,12 +162,12 @@ impl Choice<'_> {
             is_admitted && !self.was_tried(target)
         };
         let place = self.by_weight(group.table.places(), &may_be_called)?;
-        // The place of a probe may just have been taken.
+        // Another call may have become the probe meanwhile.
         self.admitted(place)
             .or_else(|| self.by_weight(group.table.places(), &may_be_called).and_then(|p| self.admitted(p)))
     }
 
-    /// Nobody may be called: takes an ejected instance rather than one that was tried, and one that was tried rather than none.
+    /// No instance may be called. Prefers an ejected instance to one that was tried, and one that was tried to none.
     #[cold]
     fn last_resort(&self) -> Option<Chosen> {
         let all = || self.list.callable();
@@ -173,7 +176,7 @@ impl Choice<'_> {
             .or_else(|| self.by_weight(all(), &|target| !target.record.is_ejected()))
             .or_else(|| self.by_weight(all(), &|_| true))?;
         let record = &self.targets[place].as_ref()?.record;
-        // When all else fails, it may be back before its time.
+        // If the call succeeds, the ejection ends early.
         let admission = match (record.is_ejected(), self.may_probe) {
             (false, _) => Admission::Granted,
             (true, true) => record.claim_probe(self.now),

@@ -1,4 +1,4 @@
-//! Views whose list a test decides.
+//! Views whose list is set by a test.
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -9,13 +9,13 @@ use crate::model::{
 };
 
 impl ServiceView {
-    /// A view, and what decides what it shows: for tests of code that takes a `ServiceView` and lives with its changes. No
-    /// Registry and no server is there. See [`fixed`](ServiceView::fixed) for a list that stays as it is.
+    /// Creates a view and a control that sets what the view shows, for tests of code that takes a `ServiceView`. There
+    /// is no Registry and no server. See [`fixed`](ServiceView::fixed) for a list that never changes.
     ///
-    /// The view has no list until the first is [published](ViewControl::publish). It behaves as one of a Registry; only
-    /// [`ready_within`](ServiceView::ready_within) and [`available_within`](ServiceView::available_within) keep the time in a
-    /// thread of the control. [`with`](ServiceView::with) gives views with another selection, and
-    /// [`eject`](ViewControl::eject) ejects an instance.
+    /// The view has no list until the first is [published](ViewControl::publish). It behaves like a view of a Registry,
+    /// except that the timers of [`ready_within`](ServiceView::ready_within) and
+    /// [`available_within`](ServiceView::available_within) run in a thread of the control. [`with`](ServiceView::with)
+    /// gives views with another selection, and [`eject`](ViewControl::eject) ejects an instance.
     ///
     /// ```
     /// use actix_nacos::{Instance, ServiceName, ServiceView};
@@ -37,33 +37,33 @@ impl ServiceView {
                 runtime.block_on(time);
             }
         };
-        // It ends with the writer. Where no thread can be had, `ready_within` says that the Registry has ended.
+        // The thread ends with the writer. If no thread can be started, `ready_within` returns `Error::Stopped`.
         let _ = thread::Builder::new().name("actix-nacos-view".into()).spawn(keep_time);
         (writer.view(false), ViewControl { service, writer })
     }
 }
 
-/// Decides what a [controlled](ServiceView::controlled) view shows. When it is dropped, the view sees the end of the
-/// Registry.
+/// Sets what a [controlled](ServiceView::controlled) view shows. Dropping the control looks to the view like the end of
+/// the Registry.
 pub struct ViewControl {
     service: ServiceName,
     writer: ViewWriter,
 }
 
 impl ViewControl {
-    /// Shows these instances, which are not stale, and wakes whoever waits for a change.
+    /// Publishes these instances, which are not stale, and wakes those who wait for a change.
     pub fn publish(&self, instances: impl IntoIterator<Item = Instance>) {
         let info = ServiceInfo::new(self.service.clone(), instances);
         self.writer.publish(Arc::new(info), false, |_| false);
     }
 
-    /// Decides what [`ServiceView::is_stale`] says until the next list. At first: false.
+    /// Sets [`ServiceView::is_stale`] until the next list. Default: false.
     pub fn set_stale(&self, stale: bool) {
         self.writer.set_stale(stale);
     }
 
-    /// Ejects the instance at this address for so long, as failed calls would. False if the list has none there. A list
-    /// without the instance, or a call of it that succeeds, ends that.
+    /// Ejects the instance at this address for this time, as failed calls would. Returns false if the list has no such
+    /// instance. The ejection ends early with a list without the instance, or with a successful call.
     ///
     /// ```
     /// # use std::time::Duration;

@@ -1,7 +1,11 @@
 //! Ejection: an instance whose calls fail is left out for a time.
 //!
-//! What is known of a service's instances is shared by all its views, and outlives lists. Calls read and write it through
-//! their [`Record`] without a lock; the lock is for lists that change and for ejections, which are rare.
+//! All views of a service share one [`Record`] per instance, which outlives the lists. Calls read and write records
+//! without a lock. Changes of lists, and ejections, take a lock; both are rare.
+//!
+//! The path of an ejection: [`Record::count_failure`] counts failures in a row, [`ServiceRecords::call_failed`] decides
+//! by the view's [`Eject`], and `eject` sets the record's time. When the time is over, [`Record::admit`] makes one call
+//! the probe.
 
 use std::{
     collections::HashMap,
@@ -29,7 +33,7 @@ use crate::model::{
     service::ServiceName,
 };
 
-/// What is known of an instance is forgotten so long after it left the list.
+/// The history of an instance is dropped this long after the instance left the list.
 const MEMORY_AFTER_LEAVING: Duration = Duration::from_secs(10);
 /// Upper bound for every ejection; a longer one would overflow `Instant`.
 const LONGEST_EJECTION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -60,19 +64,19 @@ impl Default for Eject {
 }
 
 impl Eject {
-    /// After so many failed calls of an instance in a row, whoever made them; 0 is the same as [`never`](Eject::never).
-    /// Default: 5.
+    /// Ejects an instance after this many failed calls in a row, counted over all views of the process. 0 is the same
+    /// as [`never`](Eject::never). Default: 5.
     pub fn consecutive(failures: u32) -> Self {
         Eject { failures, base: Duration::from_secs(30), longest: Duration::from_secs(300), max_share: 0.5 }
     }
 
-    /// Failed calls of this view eject nobody. Instances that other views ejected are left out all the same.
+    /// Failed calls of this view eject no instance. Instances that other views ejected are still left out.
     pub fn never() -> Self {
         Eject::consecutive(0)
     }
 
-    /// How long the first ejection lasts; it doubles with each one that follows, and halves again for each `base` that passes
-    /// without one. Default: 30 s.
+    /// How long the first ejection lasts. The time doubles with each further ejection, and halves for each `base` that
+    /// passes without one. Default: 30 s.
     #[must_use]
     pub fn base(mut self, time: Duration) -> Self {
         self.base = time;
@@ -86,8 +90,8 @@ impl Eject {
         self
     }
 
-    /// Which share of a view's instances may be ejected at the same time, from 0 to 1. One may always be, the last one never.
-    /// Default: 0.5.
+    /// The share of a view's instances that may be ejected at the same time, from 0 to 1. One instance may always be
+    /// ejected, and the last one never is. Default: 0.5.
     #[must_use]
     pub fn max_share(mut self, share: f64) -> Self {
         self.max_share = share;
@@ -95,11 +99,11 @@ impl Eject {
     }
 
     fn is_due(&self, failures: u32) -> bool {
-        // Whoever cannot be ejected now is looked at again after as many failures.
+        // An instance that may not be ejected now is considered again after as many further failures.
         self.failures > 0 && failures >= self.failures && failures.is_multiple_of(self.failures)
     }
 
-    /// How many of so many instances may be ejected.
+    /// How many of this many instances may be ejected.
     fn limit(&self, instances: usize) -> usize {
         let share = (instances as f64 * self.max_share.clamp(0.0, 1.0)) as usize;
         share.max(1).min(instances.saturating_sub(1))
@@ -127,29 +131,29 @@ pub struct CallTotals {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct EjectionStatus {
-    /// Which instance.
+    /// The instance.
     pub instance: InstanceKey,
-    /// Milliseconds until a probe decides whether it is back; 0 while that is awaited or under way.
+    /// Milliseconds until the next call is the probe. 0 while the probe is awaited or under way.
     pub ends_in_ms: u64,
     /// How often it was ejected since it came.
     pub times: u32,
 }
 
-/// Notifies a listener that an instance was ejected, or is back.
+/// Notifies a listener that an instance was ejected, or that its ejection ended.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "()")]
 #[non_exhaustive]
 pub struct EjectionChanged {
-    /// Which instance.
+    /// The instance.
     pub instance: InstanceKey,
-    /// How long it is ejected; none when it is back, or has left the list.
+    /// How long the instance is ejected. `None` when the ejection ended, or the instance left the list.
     pub ejected_for: Option<Duration>,
     /// How often it was ejected since it came.
     pub times: u32,
 }
 
 impl EjectionChanged {
-    /// The message of a listener, for tests of listeners.
+    /// Creates the message, for tests of listeners.
     pub fn new(instance: InstanceKey, ejected_for: Option<Duration>) -> Self {
         EjectionChanged { instance, ejected_for, times: 1 }
     }
@@ -160,19 +164,19 @@ impl EjectionChanged {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct CallStatus {
     pub(crate) in_flight: u32,
-    /// None where no view measures it.
+    /// `None` if no view measures it.
     pub(crate) latency: Option<Duration>,
     pub(crate) is_ejected: bool,
 }
 
-/// Where ejections are reported.
+/// The channel that ejections are reported to.
 pub(crate) type EjectionReports = mpsc::UnboundedSender<EjectionChanged>;
 
-/// What all views of one service share: the records of its instances.
+/// The records of one service's instances. All views of the service share them.
 pub(crate) struct ServiceRecords {
     service: ServiceName,
     origin: Instant,
-    /// How many instances are ejected: a choice by `select_one` looks at records only if there are any.
+    /// The number of ejected instances. While it is 0, `select_one` need not look at the records.
     ejected: AtomicUsize,
     retries: AtomicU64,
     known: Mutex<Known>,
@@ -181,27 +185,27 @@ pub(crate) struct ServiceRecords {
 
 #[derive(Default)]
 struct Known {
-    /// Of the instances that views have called.
-    histories: HashMap<Place, History>,
-    /// Of instances that left the list a short time ago.
-    departed: HashMap<Place, Departed>,
+    /// The instances that views have called.
+    histories: HashMap<Identity, History>,
+    /// The instances that left the list a short time ago.
+    departed: HashMap<Identity, Departed>,
     sources: Vec<Weak<ViewSource>>,
     /// The calls of instances that are forgotten.
     forgotten_calls: EndedCalls,
 }
 
-/// An instance by what tells it from others of its service.
-struct Place(Arc<Instance>);
+/// Identifies an instance within its service: cluster, ip and port.
+struct Identity(Arc<Instance>);
 
-impl PartialEq for Place {
+impl PartialEq for Identity {
     fn eq(&self, other: &Self) -> bool {
         self.0.key_in_service() == other.0.key_in_service()
     }
 }
 
-impl Eq for Place {}
+impl Eq for Identity {}
 
-impl Hash for Place {
+impl Hash for Identity {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.0.key_in_service().hash(state);
     }
@@ -217,7 +221,7 @@ struct Departed {
     left: Instant,
 }
 
-/// How much longer the next ejection is.
+/// Decides how long the next ejection lasts.
 #[derive(Debug, Clone, Copy, Default)]
 struct Growth {
     times: u32,
@@ -227,7 +231,7 @@ struct Growth {
 }
 
 impl Growth {
-    /// How long the ejection that begins now lasts.
+    /// Returns how long the ejection that begins now lasts.
     fn next(&mut self, settings: &Eject, now: Instant) -> Duration {
         let (base, longest) = (settings.base, settings.longest.min(LONGEST_EJECTION));
         let quiet = self.ended.map_or(Duration::ZERO, |ended| now.saturating_duration_since(ended));
@@ -248,7 +252,7 @@ impl ServiceRecords {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        // Nothing that can panic happens under the lock.
+        // Nothing under the lock can panic, so a poisoned lock is still consistent.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -262,7 +266,7 @@ impl ServiceRecords {
         self.ejected.load(Ordering::Relaxed) > 0
     }
 
-    /// The records of these instances, new ones where there are none.
+    /// Returns the records of these instances. Creates missing ones.
     pub(super) fn records<'a>(&self, instances: impl Iterator<Item = &'a Arc<Instance>>) -> Vec<Arc<Record>> {
         let mut known = self.known();
         known.forget_departed();
@@ -270,23 +274,23 @@ impl ServiceRecords {
     }
 
     fn record(&self, known: &mut Known, instance: &Arc<Instance>) -> Arc<Record> {
-        let place = Place(instance.clone());
-        if let Some(history) = known.histories.get(&place) {
+        let identity = Identity(instance.clone());
+        if let Some(history) = known.histories.get(&identity) {
             return history.record.clone();
         }
-        // One that comes back starts without an ejection. Calls of before have the record of before.
-        let before = known.departed.remove(&place).map(|departed| departed.history);
+        // An instance that comes back starts without an ejection. Calls from before it left still hold the old record.
+        let before = known.departed.remove(&identity).map(|departed| departed.history);
         if let Some(before) = &before {
             known.forgotten_calls += before.record.ended_calls();
         }
         let record = Arc::new(Record::new(self.origin, before.as_ref().map(|before| &*before.record)));
         let growth = before.map(|before| before.growth).unwrap_or_default();
-        known.histories.insert(place, History { record: record.clone(), growth });
+        known.histories.insert(identity, History { record: record.clone(), growth });
         record
     }
 
-    /// A confirmed list lacks instances that were in the one before. Those that no other subscription of the service lists
-    /// are forgotten soon.
+    /// Notes which instances a confirmed list no longer has. The history of those that no other subscription of the
+    /// service lists is dropped soon.
     pub(super) fn left(&self, before: &[Arc<Instance>], after: &[Arc<Instance>]) {
         if self.known().histories.is_empty() {
             return;
@@ -294,28 +298,30 @@ impl ServiceRecords {
         let mut gone = Vec::new();
         walk(before, after, |old, new| {
             if let (Some(old), None) = (old, new) {
-                gone.push(Place(before[old].clone()));
+                gone.push(Identity(before[old].clone()));
             }
         });
         let sources: Vec<_> = self.known().sources.iter().filter_map(Weak::upgrade).collect();
-        gone.retain(|place| !sources.iter().any(|source| source.lists_instance(&place.0)));
+        gone.retain(|identity| !sources.iter().any(|source| source.lists_instance(&identity.0)));
         let mut known = self.known();
         let listed: usize = sources.iter().map(|source| source.listed()).sum();
         if known.histories.len() > 2 * listed + gone.len() {
-            // Records may have been made for a list that was replaced meanwhile, or for a subscription that has ended.
-            let unlisted =
-                known.histories.keys().filter(|place| !sources.iter().any(|source| source.lists_instance(&place.0)));
-            gone.extend(unlisted.map(|place| Place(place.0.clone())).collect::<Vec<_>>());
+            // Also drop records that belong to a list that was replaced meanwhile, or to a subscription that has ended.
+            let unlisted = known
+                .histories
+                .keys()
+                .filter(|identity| !sources.iter().any(|source| source.lists_instance(&identity.0)));
+            gone.extend(unlisted.map(|identity| Identity(identity.0.clone())).collect::<Vec<_>>());
         }
         known.forget_departed();
-        for place in gone {
-            let Some(history) = known.histories.remove(&place) else { continue };
+        for identity in gone {
+            let Some(history) = known.histories.remove(&identity) else { continue };
             if history.record.is_ejected() {
                 history.record.readmit();
                 self.ejected.fetch_sub(1, Ordering::Relaxed);
-                self.report(&place.0, None, history.growth.times);
+                self.report(&identity.0, None, history.growth.times);
             }
-            known.departed.insert(place, Departed { history, left: Instant::now() });
+            known.departed.insert(identity, Departed { history, left: Instant::now() });
         }
     }
 
@@ -332,7 +338,7 @@ impl ServiceRecords {
         let list = list.list.load();
         let Some(targets) = list.prepared_targets() else { return };
         let mut known = self.known();
-        // Under the lock, so that the last two are not ejected at the same moment.
+        // Count under the lock, so that two threads do not eject the last two instances at the same time.
         let callable = list.callable().filter_map(|place| targets[place].as_ref());
         let (all, ejected) = callable
             .fold((0, 0), |(all, ejected), target| (all + 1, ejected + usize::from(target.record.is_ejected())));
@@ -341,9 +347,9 @@ impl ServiceRecords {
         }
     }
 
-    /// Begins an ejection, or another one after a probe that failed.
+    /// Begins an ejection, or the next one after a failed probe.
     fn eject(&self, known: &mut Known, target: &Target, settings: &Eject, now: Instant) {
-        // A record may have been made for a list that was replaced meanwhile: nobody would end its ejection.
+        // Skip an instance that is no longer listed. Nothing would end its ejection.
         let is_listed =
             known.sources.iter().filter_map(Weak::upgrade).any(|source| source.lists_instance(&target.instance));
         let Some(history) = known.current(target).filter(|_| is_listed) else { return };
@@ -359,7 +365,7 @@ impl ServiceRecords {
     pub(super) fn probe_failed(&self, target: &Target, probe: u64, now: Instant) {
         let settings = target.list.upgrade().map(|list| list.selection.eject).unwrap_or_default();
         let mut known = self.known();
-        // One that was tried before its time, because there was no other, stays ejected as long as it was.
+        // A failed call during the ejection, when there was no other instance, does not prolong the ejection.
         if target.record.end_probe(probe) && target.record.ejected_for(now).is_some_and(|left| left.is_zero()) {
             self.eject(&mut known, target, &settings, now);
         }
@@ -378,7 +384,7 @@ impl ServiceRecords {
         self.report(&target.instance, None, history.growth.times);
     }
 
-    /// Ejects an instance whatever its calls do, and whatever share is ejected already.
+    /// Ejects an instance regardless of its calls and of the share that is already ejected.
     pub(super) fn eject_now(&self, instance: &Arc<Instance>, time: Duration) {
         let mut known = self.known();
         let record = self.record(&mut known, instance);
@@ -392,7 +398,7 @@ impl ServiceRecords {
     fn report(&self, instance: &Instance, ejected_for: Option<Duration>, times: u32) {
         if let Some(reports) = &self.reports {
             let instance = InstanceKey::of(&self.service, instance);
-            // Nobody is there any more when the Registry ends.
+            // The receiver is gone when the Registry has ended.
             let _ = reports.send(EjectionChanged { instance, ejected_for, times });
         }
     }
@@ -400,18 +406,18 @@ impl ServiceRecords {
     /// Whether this instance is ejected.
     pub(super) fn is_ejected(&self, instance: &Arc<Instance>) -> bool {
         let known = self.known();
-        known.histories.get(&Place(instance.clone())).is_some_and(|history| history.record.is_ejected())
+        known.histories.get(&Identity(instance.clone())).is_some_and(|history| history.record.is_ejected())
     }
 
-    /// What is known of the calls of each of these instances; none of those that no view has called. Empty where
-    /// none was.
+    /// Returns the state of the calls to each of these instances, and `None` for an instance that no view has called.
+    /// Empty if no view has called any instance.
     #[cfg(feature = "actix-web")]
     pub(crate) fn calls(&self, instances: &[Arc<Instance>]) -> Vec<Option<CallStatus>> {
         let known = self.known();
         if known.histories.is_empty() {
             return Vec::new();
         }
-        let record = |instance: &Arc<Instance>| Some(&known.histories.get(&Place(instance.clone()))?.record);
+        let record = |instance: &Arc<Instance>| Some(&known.histories.get(&Identity(instance.clone()))?.record);
         let of = |record: &Arc<Record>| CallStatus {
             in_flight: record.calls_in_flight(),
             latency: record.mean_latency(),
@@ -444,9 +450,9 @@ impl ServiceRecords {
         }
         let now = Instant::now();
         let known = self.known();
-        let ejected = known.histories.iter().filter_map(|(place, history)| {
+        let ejected = known.histories.iter().filter_map(|(identity, history)| {
             let left = history.record.ejected_for(now)?;
-            let instance = InstanceKey::of(&self.service, &place.0);
+            let instance = InstanceKey::of(&self.service, &identity.0);
             Some(EjectionStatus { instance, ends_in_ms: left.as_millis() as u64, times: history.growth.times })
         });
         ejected.collect()
@@ -465,9 +471,10 @@ impl Known {
         });
     }
 
-    /// What is known of a call's instance, unless that has left and may have come back since.
+    /// Returns the history that this call belongs to. `None` if the instance has left the list since, even if it came
+    /// back.
     fn current(&mut self, target: &Target) -> Option<&mut History> {
-        let history = self.histories.get_mut(&Place(target.instance.clone()));
+        let history = self.histories.get_mut(&Identity(target.instance.clone()));
         history.filter(|history| Arc::ptr_eq(&history.record, &target.record))
     }
 }
@@ -566,7 +573,7 @@ mod tests {
         assert!(probe.is_ejected());
         assert!(call(&view, 1).is_none(), "one probe at a time");
         drop(probe);
-        let probe = call(&view, 1).expect("a cancelled probe frees its place");
+        let probe = call(&view, 1).expect("a cancelled probe is over");
         probe.succeeded();
         assert!(ejected(&view).is_empty());
         assert!(!call(&view, 1).unwrap().is_ejected());

@@ -1,25 +1,25 @@
 //! Consistent hashing: a look-up table by weighted rendezvous.
 //!
-//! Arrivals of each instance are dealt out over the slots, at random moments that depend on nothing but the instance, as often
-//! as its weight says. A slot belongs to the instance that arrives there first. So an instance that comes takes slots from
-//! others, one that goes leaves its own to others, and no slot passes between two that stay.
+//! Each instance arrives at the slots at random times, more often the larger its weight. Slots and times depend only on
+//! the instance. A slot belongs to the instance that arrives there first. So a new instance takes slots from the
+//! others, and a removed one leaves its slots to the others. No slot moves between two instances that stay.
 
 use std::sync::Arc;
 
 use super::alias_table::GOLDEN_STRIDE;
 use crate::model::instance::Instance;
 
-/// The same for lists of any length: another number would move every key.
+/// The number of slots. It is the same for lists of any length, because another number would move every key.
 const SLOTS: usize = 65_537;
 
 #[derive(Debug)]
 pub(super) struct HashTable {
-    /// Places in the list's hosts.
+    /// The owner of each slot, as a place in the list's hosts.
     owners: Box<[u32]>,
 }
 
 impl HashTable {
-    /// A table of instances with their places in a list. None for no instances.
+    /// Builds the table of the instances at these places. `None` without instances.
     pub(super) fn new(hosts: &[Arc<Instance>], places: impl Iterator<Item = usize> + Clone) -> Option<Self> {
         let heaviest = places.clone().map(|place| hosts[place].weight).fold(0.0, f64::max);
         let mut arriving: Vec<_> = places.map(|place| Arrivals::new(place, &hosts[place], heaviest)).collect();
@@ -27,7 +27,8 @@ impl HashTable {
         let mut first = vec![(f64::INFINITY, u32::MAX); SLOTS];
         let mut free = if arriving.is_empty() { return None } else { SLOTS };
         let mut until = 0.0;
-        // In rounds of one arrival for each slot on average. About 12 find the last free slot, whatever the number of instances.
+        // A round has one arrival per slot on average. After about 12 rounds no slot is free, whatever the number of
+        // instances.
         while free > 0 {
             until += SLOTS as f64 / all_weights;
             for arrivals in &mut arriving {
@@ -54,12 +55,12 @@ impl HashTable {
 /// The arrivals of one instance, one after the other.
 struct Arrivals {
     place: u32,
-    /// In units of the heaviest one's.
+    /// In units of the largest weight.
     weight: f64,
     random: u64,
-    /// Of an instance of weight 1.
+    /// The time at which an instance of weight 1 would arrive.
     unweighted_time: f64,
-    /// The next arrival.
+    /// The time of the next arrival.
     time: f64,
     slot: usize,
 }
@@ -85,7 +86,8 @@ impl Arrivals {
     }
 }
 
-/// The same number for the same bytes in every process and version: FNV-1a, and mixed so that all bits depend on all bytes.
+/// Returns the same number for the same bytes in every process and version: FNV-1a, mixed so that all bits depend on
+/// all bytes.
 pub(super) fn hash_of(parts: &[&[u8]]) -> u64 {
     let bytes = parts.iter().flat_map(|part| part.iter());
     mix(bytes.fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3)))

@@ -1,4 +1,4 @@
-//! One published list with all that choices need, prepared.
+//! One published list, prepared for choices.
 
 use std::{
     cmp::Ordering,
@@ -14,11 +14,11 @@ use super::{
 };
 use crate::model::{instance::Instance, service::ServiceInfo};
 
-/// A list as the subscription has it, before any view's filters.
+/// The list of the subscription, before the filters of views.
 #[derive(Debug, Clone)]
 pub(super) struct Published {
     pub(super) info: Arc<ServiceInfo>,
-    /// Instances that are withheld from removal, by their address: they are alive in `info`.
+    /// The withheld instances, by their address in memory. `info` keeps them alive.
     pub(super) withheld: Arc<HashSet<usize>>,
 }
 
@@ -28,57 +28,57 @@ impl Published {
     }
 }
 
-/// What the views with one selection read.
+/// The list that the views with one selection read.
 #[derive(Debug)]
 pub(super) struct List {
-    /// What the filters leave.
+    /// The instances that the filters accept.
     pub(super) all: Arc<ServiceInfo>,
-    /// The same `Arc` where all are healthy.
+    /// The healthy ones of `all`. The same `Arc` if all are healthy.
     healthy: Arc<ServiceInfo>,
     /// Instances that are withheld from removal.
     pub(super) withheld: Vec<Arc<Instance>>,
-    /// How many there were before the filters.
+    /// The number of instances before the filters.
     pub(super) listed: usize,
-    /// Whom to choose from: the preferred ones, or everybody where none is preferred.
+    /// The instances to choose from: the preferred ones, or all if there is no preference.
     pub(super) first: Group,
-    /// Whom to choose from when none of those can be called.
+    /// The instances to choose from when none of `first` can be called.
     pub(super) others: Group,
-    /// Whether any random choice from `first` is a good one while nobody is ejected.
+    /// Whether, while no instance is ejected, a random draw from `first` is already the choice.
     pub(super) is_plain: bool,
     new: Option<NewInstances>,
     targets: OnceLock<Box<[Option<Arc<Target>>]>>,
 }
 
-/// Some of a list's instances that can be called.
+/// A part of a list's callable instances.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     pub(super) table: AliasTable,
-    /// Only for the policy that reads it.
+    /// Only for the policy that needs it.
     pub(super) keys: Option<HashTable>,
 }
 
-/// The instances that came after the view's first list, by their places.
+/// The instances that were added after the view's first list, by their places.
 #[derive(Debug)]
 struct NewInstances {
     since: Box<[Option<Instant>]>,
-    /// When the last one has warmed up.
+    /// When the last of them has warmed up.
     until: Option<Instant>,
 }
 
-/// What a call keeps of the list it was chosen from.
+/// What a call keeps of the list that its instance was chosen from.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) instance: Arc<Instance>,
     pub(super) record: Arc<Record>,
-    /// Its weight in units of the mean of those that can be called.
+    /// The instance's weight in units of the mean over all callable instances.
     pub(super) share: f32,
     pub(super) records: Arc<ServiceRecords>,
-    /// For what only failed calls need.
+    /// Only failed calls need the list.
     pub(super) list: Weak<SharedList>,
 }
 
 impl List {
-    /// `before` is the list that is replaced; none for the first one.
+    /// Prepares a list. `before` is the list that it replaces, `None` for the first one.
     pub(super) fn prepare(published: &Published, selection: &Selection, before: Option<&List>) -> Self {
         let all = filtered(&published.info, selection.shows_all(), |host| selection.shows(host));
         let healthy = filtered(&all, all.hosts.iter().all(|host| host.healthy), |host| host.healthy);
@@ -118,19 +118,19 @@ impl List {
         self.first.table.len() > 0
     }
 
-    /// The places of all that can be called.
+    /// The places of all callable instances.
     pub(super) fn callable(&self) -> impl Iterator<Item = usize> + Clone + '_ {
         self.first.table.places().chain(self.others.table.places())
     }
 
-    /// What calls of this list keep, by places; none for those that cannot be called. Made for the first call of a view, and
-    /// from then on when a list is published.
+    /// The targets of this list by place, `None` for an instance that cannot be called. They are made for the first
+    /// call of a view, and from then on when a list is published.
     #[inline]
     pub(super) fn targets(&self, shared: &Arc<SharedList>) -> &[Option<Arc<Target>>] {
         self.targets.get_or_init(|| self.prepare_targets(shared))
     }
 
-    /// None before the first call.
+    /// `None` before the first call.
     pub(super) fn prepared_targets(&self) -> Option<&[Option<Arc<Target>>]> {
         self.targets.get().map(|targets| &**targets)
     }
@@ -140,7 +140,7 @@ impl List {
         let hosts = &self.all.hosts;
         let mut targets: Box<[_]> = vec![None; hosts.len()].into_boxed_slice();
         let count = (self.first.table.len() + self.others.table.len()) as f64;
-        // Divided first: the sum of large weights would be infinite.
+        // Divide before summing, because the sum of large weights could be infinite.
         let mean: f64 = self.callable().map(|place| hosts[place].weight / count).sum();
         let places: Vec<_> = self.callable().collect();
         let records = shared.records.records(places.iter().map(|place| &hosts[*place]));
@@ -153,7 +153,7 @@ impl List {
         targets
     }
 
-    /// The share of its weight that an instance gets, from 0.1 to 1, or none if it is no new one.
+    /// The part of its weight that a new instance gets, from 0.1 to 1. `None` if the instance is not new.
     pub(super) fn warmth(&self, place: usize, selection: &Selection, now: Instant) -> Option<f64> {
         let new = self.new.as_ref().filter(|new| new.until.is_some_and(|until| now < until))?;
         let age = now.saturating_duration_since(new.since[place]?);
@@ -188,7 +188,7 @@ impl NewInstances {
     }
 }
 
-/// The same list, if that is known to have what is kept.
+/// Filters a list. Returns the same `Arc` if everything is kept.
 fn filtered(info: &Arc<ServiceInfo>, keeps_all: bool, keep: impl Fn(&Instance) -> bool) -> Arc<ServiceInfo> {
     if keeps_all {
         return info.clone();
@@ -198,8 +198,8 @@ fn filtered(info: &Arc<ServiceInfo>, keeps_all: bool, keep: impl Fn(&Instance) -
     Arc::new(kept)
 }
 
-/// The places of those that can be called. Withheld instances are left out once half of the callable ones are confirmed.
-/// Before, the first confirmed one would get all the calls.
+/// The places of the callable instances. Withheld instances are left out once half of the callable ones are confirmed.
+/// If they were left out earlier, the first confirmed instance would get all the calls.
 fn confirmed(hosts: &[Arc<Instance>], is_withheld: impl Fn(&Arc<Instance>) -> bool) -> Vec<u32> {
     // A list of more than u32::MAX instances fits in no memory.
     let callable = (0u32..).zip(hosts).filter(|(_, host)| host.takes_calls() && host.weight.is_finite());
@@ -210,7 +210,7 @@ fn confirmed(hosts: &[Arc<Instance>], is_withheld: impl Fn(&Arc<Instance>) -> bo
     confirmed.into_iter().map(|(place, _)| place).collect()
 }
 
-/// Walks two lists in order once, and tells of each instance its place in both.
+/// Walks two ordered lists once, and calls `each` with the places of each instance in both.
 pub(super) fn walk(old: &[Arc<Instance>], new: &[Arc<Instance>], mut each: impl FnMut(Option<usize>, Option<usize>)) {
     let (mut i, mut j) = (0, 0);
     while i < old.len() || j < new.len() {

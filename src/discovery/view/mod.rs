@@ -1,8 +1,14 @@
-//! Lock-free reads of one service's list, the choice among its instances, and what becomes of the calls.
+//! Lock-free reads of one service's list, the choice of an instance, and the outcomes of calls.
 //!
 //! One [`ViewWriter`], owned by the service's Subscriber, and any number of [`ServiceView`]s in any thread. A reader
 //! borrows the present list from an [`ArcSwap`](arc_swap::ArcSwap): no lock, no allocation, and no reference count that
-//! threads would contend for. What a choice needs is prepared when a list is published, not when it is read.
+//! threads would contend for. Everything that a choice needs is prepared when a list is published, not when it is read.
+//!
+//! - `source`: publishes the lists, one per [`Selection`]. `list`: one published list.
+//! - `choice`: chooses an instance by the `policy` and the `selection`, with `alias_table` or `hash_table`.
+//! - `call`: a call and its outcome. `record`: the calls of one instance. `ejection`: ejects instances.
+//! - `waiting`: waits for lists and instances. `stream`: lists and changes as streams.
+//! - `controlled`: views for tests of applications.
 
 mod alias_table;
 mod call;
@@ -56,7 +62,7 @@ use crate::model::{
     service::{ServiceInfo, ServiceName},
 };
 
-/// A service's instances, current without asking: reads take nanoseconds and no mailbox.
+/// The current instances of a service. Reading takes nanoseconds and sends no message.
 ///
 /// Cheap to clone, usable in any thread and under any runtime. The list behind all views of a service is the same one;
 /// it is a cache, as old as the last push or poll. When the last view of a service is dropped and nobody listens to it,
@@ -76,15 +82,15 @@ use crate::model::{
 pub struct ServiceView {
     shared: Arc<SharedList>,
     healthy_only: bool,
-    /// The list that `changed` told of last.
+    /// The version of the list that `changed` returned for last.
     seen: u64,
-    /// None in a view with a fixed list, which never waits.
+    /// `None` in a view with a fixed list, which never waits.
     clock: Option<Clock>,
 }
 
 impl ServiceView {
-    /// A view of a list that never changes, for tests of code that takes a `ServiceView`. See
-    /// [`controlled`](ServiceView::controlled) for one that does.
+    /// Creates a view of a list that never changes, for tests of code that takes a `ServiceView`. See
+    /// [`controlled`](ServiceView::controlled) for a list that changes.
     ///
     /// It is ready, never stale, and [`changed`](ServiceView::changed) waits for ever.
     pub fn fixed(service: ServiceName, instances: impl IntoIterator<Item = Instance>) -> Self {
@@ -99,7 +105,8 @@ impl ServiceView {
         ServiceView { seen: shared.version(), shared, healthy_only, clock }
     }
 
-    /// Another view of the same service, with another [`Selection`]: `change` is given the selection of this one.
+    /// Creates another view of the same service. `change` receives the [`Selection`] of this view and returns that of
+    /// the new one.
     ///
     /// ```
     /// use actix_nacos::{Instance, ServiceName, ServiceView};
@@ -132,7 +139,7 @@ impl ServiceView {
         &self.shared.source.clusters
     }
 
-    /// What the view shows, and how it chooses.
+    /// The filters and preferences of the view.
     pub fn selection(&self) -> &Selection {
         &self.shared.selection
     }
@@ -154,13 +161,13 @@ impl ServiceView {
     }
 
     /// The instances that are withheld from removal: the server in use may have forgotten them, and has not listed them
-    /// since. They are listed like the others, and not chosen once half of the instances are there again. See
+    /// since. They are listed like the others, but not chosen once half of the callable instances are listed again. See
     /// [`Config::outage_hold`](crate::Config::outage_hold).
     pub fn withheld(&self) -> Vec<Arc<Instance>> {
         self.shared.list.load().withheld.clone()
     }
 
-    /// The instances that are left out because their calls failed: see [`Eject`].
+    /// The instances that are not chosen for a while because calls to them failed: see [`Eject`].
     pub fn ejected(&self) -> Vec<Arc<Instance>> {
         let records = &self.shared.records;
         if !records.any_ejected() {
@@ -169,21 +176,22 @@ impl ServiceView {
         self.instances().iter().filter(|instance| records.is_ejected(instance)).cloned().collect()
     }
 
-    /// The whole list as the server told it, without what the view's filters leave out; only the healthy instances if that
-    /// was asked for.
+    /// The whole list from the server, without the instances that the view's filters leave out; only the healthy
+    /// instances if that was asked for.
     pub fn info(&self) -> Arc<ServiceInfo> {
         self.shared.list.load().of(self.healthy_only).clone()
     }
 
-    /// One instance to call, chosen as by [`begin`](ServiceView::begin), where nobody will say what became of the call: by
-    /// default at random in proportion to the weights, among those that are healthy, enabled, of a weight above 0 and of a
-    /// port other than 0. None if there is none.
+    /// Chooses one instance like [`begin`](ServiceView::begin), for calls whose outcome is not reported. By default it
+    /// draws at random by the weights, among the instances that are healthy, enabled, of a weight above 0 and of a port
+    /// other than 0. `None` if there is no such instance.
     ///
-    /// Keep the guard for the call at hand and not longer; to keep the instance, take [`Selected::into_owned`].
-    // Inlined into the caller's crate it takes a third less (`benches/view.rs`).
+    /// Drop the guard after the call, because it keeps the whole list in memory. To keep the instance, use
+    /// [`Selected::into_owned`].
+    // Inlining into the caller's crate saves a third of the time (`benches/view.rs`).
     #[inline]
     pub fn select_one(&self) -> Option<Selected> {
-        // Drawn first: loading the guard is a fence, behind which the draw would add to the wait (33 ns, not 20).
+        // Draw before loading the guard, which is a fence: the other order takes 33 ns instead of 20.
         let random = fastrand::u64(..);
         let list = self.shared.list.load();
         let index = if list.is_plain && !self.shared.records.any_ejected() {
@@ -207,7 +215,7 @@ impl ServiceView {
         self.shared.is_ready()
     }
 
-    /// Whether the list may be out of date: no server can be asked at the moment, or the Registry has ended.
+    /// Whether the list may be out of date, because no server can be reached or the Registry has ended.
     pub fn is_stale(&self) -> bool {
         self.shared.source.is_stale()
     }
@@ -248,7 +256,7 @@ impl fmt::Debug for ServiceView {
     }
 }
 
-/// The instances of one moment. Derefs to a slice; it borrows the list and copies nothing.
+/// The instances at one moment. Derefs to a slice. It borrows the list and copies nothing.
 pub struct Instances {
     list: Guard<Arc<List>>,
     healthy_only: bool,
@@ -275,7 +283,7 @@ pub struct Selected {
 }
 
 impl Selected {
-    /// The instance to keep, apart from the list it was chosen from.
+    /// Returns the instance alone, which does not keep the list in memory.
     pub fn into_owned(self) -> Arc<Instance> {
         self.list.all.hosts[self.index].clone()
     }

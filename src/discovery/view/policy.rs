@@ -1,4 +1,4 @@
-//! The ways to choose among the instances that can be called.
+//! The policies by which a view chooses an instance.
 
 /// How an instance is chosen among those that can be called.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -7,8 +7,9 @@ pub enum Policy {
     /// At random, in proportion to the weights.
     #[default]
     WeightedRandom,
-    /// The less loaded of two different instances that are drawn at random by the weights. The load is the number of calls in
-    /// flight, in proportion to the weight, times the mean latency of recent calls. For instances that differ in speed.
+    /// The less loaded of two different instances that are drawn at random by the weights. The load is the number of
+    /// calls in flight, in proportion to the weight, times the mean latency of recent calls. Use it for instances that
+    /// differ in speed.
     LeastLoaded,
     /// One after the other, in proportion to the weights. All views with the same [`Selection`](crate::Selection) take turns.
     WeightedRoundRobin,

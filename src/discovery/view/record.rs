@@ -1,4 +1,4 @@
-//! What is known of the calls of one instance: how many are in flight, how they end, how long they take.
+//! The calls to one instance: how many are in flight, how they end, and how long they take.
 
 use std::{
     ops::AddAssign,
@@ -8,30 +8,33 @@ use std::{
 
 use actix_rt::time::Instant;
 
-/// A sample of the latency counts in proportion to the time since the one before, measured in this.
+/// In milliseconds. A latency sample has more weight the longer ago the sample before was: after this time, the sample
+/// counts as much as the mean of the samples before.
 const LATENCY_WINDOW: f32 = 1_000.0;
-/// A latency that is not measured again fades: after this time it counts a quarter, so that a slow instance is tried again.
+/// In milliseconds. The latency of an instance that gets no calls fades: after this time it counts a quarter, so that a
+/// slow instance is tried again.
 const LATENCY_FADES: f32 = 10_000.0;
-/// In microseconds. Latencies that differ by less say nothing: it is added to each.
+/// In microseconds. Added to each latency, so that differences below this hardly matter.
 const LATENCY_NOISE: f32 = 1_000.0;
-/// A probe that takes longer leaves its place to another one.
+/// After this time, another call may be the probe.
 const LONGEST_PROBE: Duration = Duration::from_secs(30);
 
-/// Shared by all views of a service, in the whole process. On a cache line of its own: calls of other instances must not slow
-/// down those of this one.
+/// Shared by all views of a service in the process. A record has its own cache line, so that calls to other instances
+/// do not slow down calls to this one.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(super) struct Record {
-    /// What the moments below are counted from.
+    /// The moments below are counted from here.
     origin: Instant,
-    /// In nanoseconds; 0 while the instance is not ejected.
+    /// The end of the ejection, in nanoseconds. 0 while the instance is not ejected.
     ejected_until: AtomicU64,
-    /// When the probe under way began, in nanoseconds; 0 for none.
+    /// When the probe under way began, in nanoseconds. 0 without a probe.
     probe: AtomicU64,
-    /// Milliseconds (modulo 2^32) of the last sample above, mean in microseconds as the bits of an `f32` below; 0 for none.
+    /// The upper half is the time of the last sample in milliseconds (modulo 2^32). The lower half is the mean latency
+    /// in microseconds, as the bits of an `f32`. 0 without a sample.
     latency: AtomicU64,
     in_flight: AtomicU32,
-    /// In a row.
+    /// The failures in a row.
     failures: AtomicU32,
     succeeded: AtomicU64,
     failed: AtomicU32,
@@ -58,13 +61,13 @@ impl AddAssign for EndedCalls {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
     Granted,
-    /// The ejection is over if this call succeeds. The number tells the probe from others.
+    /// The call is the probe: if it succeeds, the ejection ends. The number identifies the probe.
     Probe(u64),
     Ejected,
 }
 
 impl Record {
-    /// With the latency of the record before, if there was one.
+    /// Takes over the latency of `before`.
     pub(super) fn new(origin: Instant, before: Option<&Record>) -> Self {
         let latency = before.map_or(0, |before| before.latency.load(Ordering::Relaxed));
         Record {
@@ -104,21 +107,22 @@ impl Record {
         }
     }
 
-    /// Written only when it changes something: the usual success costs the cache line of other threads nothing.
+    /// Writes only if there are failures, so that a usual success does not invalidate the cache line of other threads.
     pub(super) fn forget_failures(&self) {
         if self.failures.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
     }
 
-    /// How many there are now in a row.
+    /// Counts a failure, and returns the number of failures in a row.
     pub(super) fn count_failure(&self) -> u32 {
         self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1)
     }
 
     // Ejection.
 
-    /// Whether a call may begin; it is the probe if the time of the ejection is over and no other probe is under way.
+    /// Decides whether a call may begin. The call is the probe if the time of the ejection is over and no other probe
+    /// is under way.
     #[inline]
     pub(super) fn admit(&self, now: Instant) -> Admission {
         match self.ejected_until.load(Ordering::Acquire) {
@@ -134,14 +138,14 @@ impl Record {
         until == 0 || (self.nanos(now) >= until && !self.is_probed(now))
     }
 
-    /// Makes a call the probe, if none is under way.
+    /// Makes this call the probe, if no probe is under way.
     pub(super) fn claim_probe(&self, now: Instant) -> Admission {
         let before = self.probe.load(Ordering::Relaxed);
         if self.is_probed(now) {
             return Admission::Ejected;
         }
         let probe = self.nanos(now).max(1);
-        // Two probes of the same nanosecond are one too many, and harmless.
+        // Two probes in the same nanosecond are possible and harmless.
         match self.probe.compare_exchange(before, probe, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => Admission::Probe(probe),
             Err(_) => Admission::Ejected,
@@ -155,7 +159,7 @@ impl Record {
         }
     }
 
-    /// Frees the place of this probe. False if another one has taken it.
+    /// Ends this probe. Returns false if another probe has replaced it.
     pub(super) fn end_probe(&self, probe: u64) -> bool {
         self.probe.compare_exchange(probe, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
@@ -164,7 +168,7 @@ impl Record {
         self.ejected_until.load(Ordering::Acquire) != 0
     }
 
-    /// How long it is still ejected; zero while it waits for its probe. None if it is not ejected.
+    /// The remaining time of the ejection, zero while a probe is awaited. `None` if the instance is not ejected.
     pub(super) fn ejected_for(&self, now: Instant) -> Option<Duration> {
         match self.ejected_until.load(Ordering::Acquire) {
             0 => None,
@@ -181,14 +185,14 @@ impl Record {
         self.ejected_until.store(0, Ordering::Release);
     }
 
-    /// Saturating both ways: a clock that jumps makes no number that wraps.
+    /// Saturates at both ends, so that no clock value wraps around.
     fn nanos(&self, moment: Instant) -> u64 {
         u64::try_from(moment.saturating_duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX)
     }
 
     // Load.
 
-    /// A call took this long. One that did not succeed says only that the latency is no shorter.
+    /// Notes the time that a call took. A call that did not succeed can only raise the mean.
     pub(super) fn observe(&self, took: Duration, now: Instant, succeeded: bool) {
         let sample = took.as_secs_f32() * 1e6;
         let now = self.millis(now);
@@ -198,7 +202,7 @@ impl Record {
             Some((mean, _)) if !succeeded && sample <= mean => return,
             Some((mean, age)) => mean + (sample - mean) * (age / (age + LATENCY_WINDOW)),
         };
-        // Samples of the same moment may be lost to each other: each is as good as the other.
+        // If two threads store at the same time, one sample is lost, which does not matter.
         self.latency.store(u64::from(now) << 32 | u64::from(latency.to_bits()), Ordering::Relaxed);
     }
 
@@ -207,7 +211,7 @@ impl Record {
         let packed = self.latency.load(Ordering::Relaxed);
         let mean = f32::from_bits(packed as u32);
         let age = now.wrapping_sub((packed >> 32) as u32) as i32;
-        // What is no number is as if nothing had been measured.
+        // A mean that is not a number counts as not measured.
         (mean.is_finite() && mean > 0.0).then_some((mean, age.max(0) as f32))
     }
 
@@ -217,7 +221,7 @@ impl Record {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// None where no call has been measured.
+    /// `None` if no call was measured.
     #[cfg(feature = "actix-web")]
     pub(super) fn mean_latency(&self) -> Option<Duration> {
         let (micros, _) = self.latency(0)?;
@@ -228,20 +232,20 @@ impl Record {
         now.saturating_duration_since(self.origin).as_millis() as u32
     }
 
-    /// Calls in flight in units of `share`.
+    /// The calls in flight, divided by the share.
     fn queue(&self, share: f32) -> f32 {
         self.in_flight.load(Ordering::Relaxed) as f32 / share
     }
 }
 
-/// Whether the load of `second` is clearly lower than that of `first`: each beside its share of the calls. Without a clear
-/// difference the first draw stands, so that equals are called by their weights.
+/// Whether the load of `second` is clearly lower than that of `first`. Each is a record with its share of the calls.
+/// Without a clear difference the first draw wins, so that equal instances are called by their weights.
 pub(super) fn is_less_loaded(second: (&Record, f32), first: (&Record, f32), now: Instant) -> bool {
     let millis = first.0.millis(now);
     let (queue, other_queue) = (first.0.queue(first.1), second.0.queue(second.1));
     match (first.0.latency(millis), second.0.latency(millis)) {
         (Some(latency), Some(other)) => (1.0 + other_queue) * faded(other) < 0.8 * (1.0 + queue) * faded(latency),
-        // One that has not answered yet is no faster than others for that.
+        // Without a latency for both, compare only the calls in flight.
         _ => other_queue < queue,
     }
 }

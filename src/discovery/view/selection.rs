@@ -1,4 +1,4 @@
-//! What a view chooses from and how: filters, preferences, policy, warm-up, ejection.
+//! The settings of a view: filters, preferences, policy, warm-up, ejection.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +11,7 @@ use std::{
 use super::{ejection::Eject, policy::Policy};
 use crate::model::instance::{Instance, Metadata};
 
-/// A condition of the application.
+/// A condition that the application gives.
 type Predicate = Arc<dyn Fn(&Instance) -> bool + Send + Sync>;
 
 /// Which instances a view shows and prefers, and how it chooses among them.
@@ -63,7 +63,7 @@ impl Selection {
         self
     }
 
-    /// Shows and chooses only instances of this cluster; called again: of any of these clusters. Default: all.
+    /// Shows and chooses only instances of this cluster. Call it again to add another cluster. Default: all clusters.
     ///
     /// All such views share one list from the server. [`Discover::clusters`](crate::Discover::clusters) asks the server for
     /// a smaller list instead.
@@ -73,33 +73,36 @@ impl Selection {
         self
     }
 
-    /// Shows and chooses only instances with this metadata; called again: with all of these pairs. Default: all instances.
+    /// Shows and chooses only instances with this metadata. Call it again to require another pair as well. Default: all
+    /// instances.
     #[must_use]
     pub fn only_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.only.metadata.insert(key.into(), value.into());
         self
     }
 
-    /// Shows and chooses only instances that `predicate` accepts; called again: that all predicates accept. Default: all.
+    /// Shows and chooses only instances that `predicate` accepts. Call it again to add another condition. Default: all
+    /// instances.
     ///
-    /// It is called once for each instance of a new list, in the Registry's thread, so it must not block. One that panics
-    /// matches nothing.
+    /// `predicate` is called once for each instance of a new list, in the Registry's thread, so it must not block. If
+    /// it panics, the instance is not accepted.
     #[must_use]
     pub fn only(mut self, predicate: impl Fn(&Instance) -> bool + Send + Sync + 'static) -> Self {
         self.predicates.push(Arc::new(predicate));
         self
     }
 
-    /// Chooses instances of this cluster while one of them can be called, otherwise any. Called again: of any of these
-    /// clusters. Default: no preference.
+    /// Chooses instances of this cluster as long as one of them can be called, otherwise any instance. Call it again to
+    /// prefer another cluster as well. Default: no preference.
     #[must_use]
     pub fn prefer_cluster(mut self, cluster: impl Into<String>) -> Self {
         self.prefer.clusters.insert(cluster.into());
         self
     }
 
-    /// Chooses instances with this metadata while one of them can be called, otherwise any. Called again, or beside
-    /// [`prefer_cluster`](Selection::prefer_cluster): instances that match everything. Default: no preference.
+    /// Chooses instances with this metadata as long as one of them can be called, otherwise any instance. With several
+    /// preferences, also with [`prefer_cluster`](Selection::prefer_cluster), an instance must match all of them.
+    /// Default: no preference.
     #[must_use]
     pub fn prefer_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.prefer.metadata.insert(key.into(), value.into());
@@ -140,7 +143,7 @@ impl Selection {
     }
 }
 
-/// Predicates are equal when they are the same one.
+/// Two predicates are equal if they are the same `Arc`.
 impl PartialEq for Selection {
     fn eq(&self, other: &Self) -> bool {
         let same = |(one, other): (&Predicate, &Predicate)| Arc::ptr_eq(one, other);
@@ -169,12 +172,12 @@ impl fmt::Debug for Selection {
     }
 }
 
-/// What an instance must be like. Empty for any instance.
+/// Conditions on an instance. An empty one matches every instance.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Conditions {
-    /// Any of these, or any at all if there are none.
+    /// The instance must be in one of these clusters. Empty for any cluster.
     clusters: BTreeSet<String>,
-    /// All of these.
+    /// The instance must have all of these pairs.
     metadata: Metadata,
 }
 
@@ -192,7 +195,7 @@ impl Conditions {
 /// The setters of [`Selection`] for a message with a field `selection`.
 macro_rules! selection_setters {
     () => {
-        /// Replaces all that the setters below decide. Default: [`Selection::default`](crate::Selection).
+        /// Replaces all settings of the setters below. Default: [`Selection::default`](crate::Selection).
         #[must_use]
         pub fn selection(mut self, selection: $crate::discovery::view::Selection) -> Self {
             self.selection = selection;
@@ -230,23 +233,21 @@ macro_rules! selection_setters {
             self
         }
 
-        /// This cluster while one of its instances can be called: see
-        /// [`Selection::prefer_cluster`](crate::Selection::prefer_cluster).
+        /// Prefers this cluster: see [`Selection::prefer_cluster`](crate::Selection::prefer_cluster).
         #[must_use]
         pub fn prefer_cluster(mut self, cluster: impl Into<String>) -> Self {
             self.selection = self.selection.prefer_cluster(cluster);
             self
         }
 
-        /// Instances with this metadata while one can be called: see
-        /// [`Selection::prefer_metadata`](crate::Selection::prefer_metadata).
+        /// Prefers instances with this metadata: see [`Selection::prefer_metadata`](crate::Selection::prefer_metadata).
         #[must_use]
         pub fn prefer_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
             self.selection = self.selection.prefer_metadata(key, value);
             self
         }
 
-        /// A share that grows for new instances: see [`Selection::warm_up`](crate::Selection::warm_up).
+        /// Gives new instances a growing share: see [`Selection::warm_up`](crate::Selection::warm_up).
         #[must_use]
         pub fn warm_up(mut self, time: std::time::Duration) -> Self {
             self.selection = self.selection.warm_up(time);

@@ -1,4 +1,4 @@
-//! What the writer and all views of one subscription share, and the lists that the writer publishes.
+//! The state that the writer and all views of one subscription share, and the publishing of lists.
 
 use std::{
     collections::HashSet,
@@ -29,27 +29,27 @@ use crate::{
     },
 };
 
-/// One subscription, as its views see it.
+/// The shared state of one subscription's views.
 pub(super) struct ViewSource {
     pub(super) service: ServiceName,
     pub(super) clusters: String,
     pub(super) records: Arc<ServiceRecords>,
     lists: Mutex<Lists>,
     pub(super) stale: AtomicBool,
-    /// The writer is gone.
+    /// Whether the writer has ended.
     pub(super) ended: AtomicBool,
-    /// Views alive, clones counted.
+    /// The number of living views, including clones.
     pub(super) readers: AtomicUsize,
     pub(super) last_reader_left: Notify,
 }
 
 #[derive(Default)]
 struct Lists {
-    /// None before the first list.
+    /// `None` before the first list.
     current: Option<Published>,
-    /// Counts the lists that were published.
+    /// The number of lists that were published.
     published: u64,
-    /// One for each selection that views have.
+    /// One list for each selection that views have.
     shared: Vec<Weak<SharedList>>,
 }
 
@@ -70,11 +70,11 @@ impl ViewSource {
     }
 
     fn lists(&self) -> MutexGuard<'_, Lists> {
-        // Nothing that can panic happens under the lock.
+        // Nothing under the lock can panic, so a poisoned lock is still consistent.
         self.lists.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The list for this selection: the one that other views with the same selection have, or a new one.
+    /// Returns the list for this selection: the list of other views with the same selection, or a new one.
     pub(super) fn list_for(self: &Arc<Self>, selection: &Selection) -> Arc<SharedList> {
         loop {
             let (current, published) = {
@@ -86,7 +86,7 @@ impl ViewSource {
                 }
                 (lists.current.clone(), lists.published)
             };
-            // Without the lock: filters of the application may take their time, and may ask for views.
+            // Filter without the lock: predicates of the application may be slow, and may create views.
             let new = Arc::new(SharedList::new(self.clone(), selection.clone(), current.as_ref()));
             let mut lists = self.lists();
             if lists.published == published {
@@ -96,7 +96,7 @@ impl ViewSource {
         }
     }
 
-    /// First the list, then its staleness, then the wake-up: a reader that is woken finds both as they are now.
+    /// Stores the list, then its staleness, and then wakes the readers, so that a woken reader sees both.
     pub(super) fn publish(&self, info: Arc<ServiceInfo>, stale: bool, is_withheld: impl Fn(&Arc<Instance>) -> bool) {
         let withheld = info.hosts.iter().filter(|host| is_withheld(host)).map(|host| Arc::as_ptr(host) as usize);
         let published = Published { withheld: Arc::new(withheld.collect::<HashSet<_>>()), info };
@@ -152,18 +152,19 @@ impl fmt::Debug for ViewSource {
 #[derive(Debug)]
 pub(super) struct SharedList {
     pub(super) list: Apart<ArcSwap<List>>,
-    /// Of the policy that deals them out.
+    /// The turns of the policy `WeightedRoundRobin`.
     pub(super) turns: Apart<AtomicU64>,
     pub(super) records: Arc<ServiceRecords>,
     pub(super) selection: Selection,
     pub(super) source: Arc<ViewSource>,
-    /// How many lists were published. Counted once a list and its staleness can be read: whoever sees the count sees both.
+    /// The number of lists that were published. It is increased after the list and its staleness are stored, so a
+    /// reader that sees the number sees both.
     version: AtomicU64,
-    /// Notified of every list and of the writer's end.
+    /// Notified by every list and by the writer's end.
     changed: Notify,
 }
 
-/// On cache lines of its own: readers that come and go elsewhere must not slow down those who read here.
+/// A value on its own cache lines, so that writes to its neighbours do not slow down its readers.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct Apart<T>(T);
@@ -196,7 +197,7 @@ impl SharedList {
         }
     }
 
-    /// Whether the list is another one for these views.
+    /// Replaces the list. Returns whether it differs for these views.
     fn replace(self: &Arc<Self>, published: &Published) -> bool {
         let before = self.list.load_full();
         let is_first = self.version() == 0;
@@ -218,10 +219,10 @@ impl SharedList {
         self.version() > 0
     }
 
-    /// Waits for what `look` finds, or for the writer's end.
+    /// Waits until `look` finds something, or until the writer ends.
     pub(super) async fn until<T>(&self, look: impl Fn(&Self) -> Option<T>) -> Result<T, Error> {
         wait(&self.changed, || {
-            // Read before the look, so that a list that came right before the end is seen.
+            // Read the flag before `look`, so that a list that arrived right before the end is seen.
             let ended = self.source.ended.load(Ordering::Acquire);
             look(self).map(Ok).or(ended.then_some(Err(Error::Stopped)))
         })
@@ -241,8 +242,8 @@ impl ViewWriter {
         ViewWriter { source: ViewSource::new(service, clusters, records), time: Timekeeper::new() }
     }
 
-    /// Shows `info` to all views, which are stale or not from then on, and wakes their readers. The same list may be shown
-    /// again when other instances of it are withheld from removal: that is no change.
+    /// Publishes `info` and whether it is stale to all views, and wakes their readers. Publishing the same list with
+    /// other withheld instances is no change.
     pub(crate) fn publish(&self, info: Arc<ServiceInfo>, stale: bool, is_withheld: impl Fn(&Arc<Instance>) -> bool) {
         self.source.publish(info, stale, is_withheld);
     }
@@ -251,17 +252,17 @@ impl ViewWriter {
         self.source.stale.store(stale, Ordering::Release);
     }
 
-    /// A new reader.
+    /// Creates a view.
     pub(crate) fn view(&self, healthy_only: bool) -> ServiceView {
         ServiceView::new(self.source.list_for(&Selection::default()), healthy_only, Some(self.time.clock()))
     }
 
-    /// How many views are alive, clones counted.
+    /// The number of living views, including clones.
     pub(crate) fn readers(&self) -> usize {
         self.source.readers.load(Ordering::Acquire)
     }
 
-    /// Resolves when there is no reader; at once if there is none yet. A new reader may come afterwards: look again at
+    /// Resolves when there is no reader, at once if there is none yet. A new reader may come afterwards, so check
     /// [`readers`](ViewWriter::readers) before ending anything.
     pub(crate) fn abandoned(&self) -> impl Future<Output = ()> + 'static {
         let source = self.source.clone();
@@ -271,7 +272,7 @@ impl ViewWriter {
         }
     }
 
-    /// Keeps the time for the waiting of all views. To be run once, in the Registry's thread; ends with the writer.
+    /// Runs the timers of all waiting views. Run it once, in the Registry's thread. It ends with the writer.
     pub(crate) fn keep_time(&self) -> impl Future<Output = ()> + 'static {
         self.time.run()
     }

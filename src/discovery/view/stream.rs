@@ -1,4 +1,4 @@
-//! A view's lists, and what changes in them, as streams.
+//! A view's lists and their changes as streams.
 
 use std::{
     collections::VecDeque,
@@ -19,24 +19,25 @@ use crate::{
     },
 };
 
-/// A view, once there is a list that was not told; or the end.
+/// Resolves to the view when there is a list that the stream has not returned yet, or at the end.
 type Changed = Pin<Box<dyn Future<Output = (ServiceView, Result<(), Error>)> + Send>>;
 
 impl ServiceView {
-    /// The present list, if there is one, and then every newer one: see [`changed`](ServiceView::changed). Lists that come
-    /// faster than they are taken are skipped. Ends with the Registry.
+    /// Returns the present list, if there is one, and then every newer list: see [`changed`](ServiceView::changed). If
+    /// lists arrive faster than the stream is polled, only the newest one is returned. The stream ends with the
+    /// Registry.
     pub fn lists(&self) -> Lists {
         let mut view = self.clone();
-        // Every view has seen more lists than none: the first one is always told.
+        // Version 0 is before the first list, so the present list is always returned.
         view.seen = 0;
         Lists { next: changed(view) }
     }
 
-    /// What changes in the list, one instance at a time, beginning with all instances of the present list as
-    /// [added](InstanceChange::Added). When lists come faster than changes are taken, only the difference remains. Ends with
-    /// the Registry.
+    /// Returns the changes of the list, one instance at a time, beginning with all instances of the present list as
+    /// [added](InstanceChange::Added). If lists arrive faster than the stream is polled, the changes lead directly to
+    /// the newest list. The stream ends with the Registry.
     ///
-    /// This is what balancers like tower's take: see `docs/guide/choose-instances.md`.
+    /// Balancers such as tower's take such a stream: see `docs/guide/choose-instances.md`.
     pub fn changes(&self) -> InstanceChanges {
         InstanceChanges { lists: self.lists(), last: Vec::new(), changes: VecDeque::new() }
     }
@@ -87,9 +88,9 @@ pub enum InstanceChange {
 #[must_use = "streams do nothing unless polled"]
 pub struct InstanceChanges {
     lists: Lists,
-    /// The hosts of the list that was told last.
+    /// The hosts of the list whose changes were returned last.
     last: Vec<Arc<Instance>>,
-    /// What is to be told.
+    /// The changes that are still to be returned.
     changes: VecDeque<InstanceChange>,
 }
 
@@ -104,7 +105,7 @@ impl Stream for InstanceChanges {
             let Some(list) = ready!(Pin::new(&mut self.lists).poll_next(context)) else { return Poll::Ready(None) };
             let Difference { added, changed, removed } = Difference::between(&self.last, &list.hosts);
             self.last.clone_from(&list.hosts);
-            // New ones first: at no moment has the reader fewer than both lists have in common.
+            // Additions come first, so that the reader always has at least the instances that both lists share.
             let changed = changed.into_iter().map(|(before, now)| InstanceChange::Changed { before, now });
             self.changes.extend(added.into_iter().map(InstanceChange::Added));
             self.changes.extend(changed.chain(removed.into_iter().map(InstanceChange::Removed)));

@@ -1,4 +1,4 @@
-//! Waiting for a view's lists, without a timer of the caller's own.
+//! Waits for a view's lists. The caller needs no timer.
 
 use std::{
     cell::Cell,
@@ -30,8 +30,8 @@ impl ServiceView {
         self.shared.until(|shared| shared.is_ready().then_some(())).await
     }
 
-    /// Waits until the first list has come, but not longer than `limit`. The time is kept in the Registry's thread:
-    /// the caller needs no timer of its own.
+    /// Waits until the first list has come, but not longer than `limit`. The timer runs in the Registry's thread, so
+    /// this works under any runtime.
     ///
     /// # Errors
     /// [`Error::Timeout`] after `limit`; [`Error::Stopped`] if the Registry has ended before.
@@ -40,8 +40,8 @@ impl ServiceView {
         self.limited(limit, self.ready()).await.unwrap_or_else(|| Err(timeout()))
     }
 
-    /// Waits until an instance can be called, not only until a list has come, and not longer than `limit`. The time is kept
-    /// in the Registry's thread: the caller needs no timer of its own.
+    /// Waits until an instance can be called, but not longer than `limit`. An empty list is not enough. The timer runs
+    /// in the Registry's thread, so this works under any runtime.
     ///
     /// ```
     /// use std::time::Duration;
@@ -61,15 +61,15 @@ impl ServiceView {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NoInstance`] after `limit`, at once for a view with a [fixed](ServiceView::fixed) list; [`Error::Stopped`] if
-    /// the Registry has ended before.
+    /// [`Error::NoInstance`] after `limit`, and at once for a view with a [fixed](ServiceView::fixed) list;
+    /// [`Error::Stopped`] if the Registry has ended before.
     pub async fn available_within(&self, limit: Duration) -> Result<(), Error> {
         let available = self.shared.until(|shared| shared.list.load().can_be_called().then_some(()));
         self.limited(limit, available).await.unwrap_or_else(|| Err(self.no_instance()))
     }
 
-    /// As [`available_within`](ServiceView::available_within), for a plain thread, which sleeps meanwhile. Do not call it in a
-    /// thread that runs an arbiter or another runtime: see [`block_on`].
+    /// Like [`available_within`](ServiceView::available_within), but blocks a plain thread. Do not call it in a thread
+    /// that runs an arbiter or another runtime: see [`block_on`].
     ///
     /// # Errors
     /// As [`available_within`](ServiceView::available_within).
@@ -77,10 +77,10 @@ impl ServiceView {
         block_on(self.available_within(limit))
     }
 
-    /// Waits for a list that this view has not told of yet. A view that was made before the first list tells of that
-    /// one, a later view starts from what there is, and a clone from what its original has told. Several lists in
-    /// between are told once. A list in which nothing has changed that the view shows is not told. When it returns,
-    /// [`is_stale`](ServiceView::is_stale) already speaks of the new list.
+    /// Waits for a list that is newer than the last one this method returned for. A view that was made before the first
+    /// list waits for the first list. A later view starts from the present list, and a clone from the list of its
+    /// original. Several lists in between count as one change. A list that shows nothing new to this view is no change.
+    /// When the method returns, [`is_stale`](ServiceView::is_stale) already refers to the new list.
     ///
     /// # Errors
     /// [`Error::Stopped`] once the Registry has ended: there will be no other list.
@@ -90,7 +90,7 @@ impl ServiceView {
         Ok(())
     }
 
-    /// None when the time is over; at once if nobody keeps the time and the answer is not there yet.
+    /// Returns `None` after `limit`. A view without a clock returns `None` at once if there is no answer yet.
     async fn limited(
         &self,
         limit: Duration,
@@ -104,21 +104,21 @@ impl ServiceView {
         let (over_tx, over_rx) = oneshot::channel();
         let Some(clock) = clock.upgrade() else { return Some(answer.await) };
         let _ = clock.send(Deadline { limit, over_tx });
-        // Held any longer, it would hide the writer's end from the clock.
+        // Drop the sender here: it would keep the clock's channel open after the writer's end.
         drop(clock);
         match select(answer, over_rx).await {
             Either::Left((answer, _)) => Some(answer),
-            // The writer's end drops the clock: whatever the answer is, it is known by now.
+            // The clock was dropped because the writer ended, so the answer is ready.
             Either::Right((Err(_), answer)) => Some(answer.await),
             Either::Right((Ok(()), _)) => None,
         }
     }
 }
 
-/// Waits until `look` finds something, looking again whenever `bell` rings.
+/// Waits until `look` finds something. Calls `look` again after every notification of `bell`.
 pub(super) async fn wait<T>(bell: &Notify, look: impl Fn() -> Option<T>) -> T {
     loop {
-        // Made before the look, it hears every ring since.
+        // Register before calling `look`, so that no notification is missed.
         let ring = bell.notified();
         if let Some(found) = look() {
             return found;
@@ -127,10 +127,10 @@ pub(super) async fn wait<T>(bell: &Notify, look: impl Fn() -> Option<T>) -> T {
     }
 }
 
-/// By which a view asks for the time to be kept.
+/// The channel by which a view requests a timer.
 pub(super) type Clock = mpsc::WeakUnboundedSender<Deadline>;
 
-/// Keeps the time of all views of one subscription.
+/// Runs the timers of all views of one subscription.
 pub(super) struct Timekeeper {
     clock_tx: mpsc::UnboundedSender<Deadline>,
     /// Until `run` takes it.
@@ -166,7 +166,7 @@ impl Timekeeper {
     }
 }
 
-/// The end of one caller's patience.
+/// The deadline of one caller.
 #[derive(Debug)]
 pub(super) struct Deadline {
     limit: Duration,
@@ -174,7 +174,7 @@ pub(super) struct Deadline {
 }
 
 impl Deadline {
-    /// Ends early when the caller waits no longer.
+    /// Ends early if the caller no longer waits.
     async fn run(mut self) {
         let given_up = {
             let over = pin!(sleep(self.limit));
