@@ -114,7 +114,7 @@ impl Choice<'_> {
         self.tried.iter().any(same)
     }
 
-    /// Skips a new instance at random, the newer the more often. A call with a key is never skipped, so that the key
+    /// Skips a new instance at random, the newer the more often. Consistent hashing never skips one, so that a key
     /// keeps its instance.
     #[inline]
     fn is_too_cold(&self, place: usize) -> bool {
