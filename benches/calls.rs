@@ -44,9 +44,12 @@ async fn run() {
 
     let (plain, by_name) = (awc::Client::default(), Client::builder(&registry).service("hello").finish());
     let direct = format!("http://127.0.0.1:{port}/");
+    // A test run shows that the bench works. It is no release build, so its figures mean nothing.
+    let is_test = std::env::args().any(|argument| argument == "--test");
+    let rounds = if is_test { 1 } else { ROUNDS };
     let (mut of_plain, mut of_by_name) = (Vec::new(), Vec::new());
     // The first round warms up.
-    for round in 0..=ROUNDS {
+    for round in 0..=rounds {
         let (one, other) = (measure(&plain, &direct).await, measure(&by_name, "http://hello/").await);
         if round > 0 {
             of_plain.push(one);
@@ -63,6 +66,9 @@ async fn run() {
          {thread:.1} and {thread_by_name:.1} us: {:.3} times; p50 {p50:.1} and {p50_by_name:.1} us",
         thread_by_name / thread
     );
+    if is_test {
+        return;
+    }
     assert!(ratio <= CPU_GOAL, "CPU");
     assert!(p50_by_name - p50 <= P50_GOAL.as_secs_f64() * 1e6, "p50");
 }
