@@ -31,9 +31,12 @@ Usage: gateway [OPTIONS] SERVICE...
   --help              print this";
 
 /// Headers that belong to one connection.
-const HOP_BY_HOP: [HeaderName; 8] = [
+const HOP_BY_HOP: [HeaderName; 10] = [
     header::CONNECTION,
+    // actix-web has answered the expectation already.
+    header::EXPECT,
     HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
     header::TE,
@@ -59,8 +62,8 @@ async fn run(config: Option<Config>, port: u16, services: &[String]) -> Result<(
     let (config, _embedded) = or_embedded(config)?;
     let registry = Registry::start(config)?;
     let hosts: Hosts = (0..).zip(services).map(|(number, name)| (name.clone(), format!("service-{number}"))).collect();
-    let by_name = hosts.iter().fold(Client::builder(&registry).retry(Retry::once()), |client, (service, host)| {
-        client.host(host, Discover::new(service))
+    let by_name = hosts.iter().fold(settings(&registry), |client, (service, host)| {
+        client.host(host, Discover::new(service).slow_after(Duration::from_secs(60)))
     });
     let _views = first_lists(&registry, services).await?;
 
@@ -78,6 +81,11 @@ async fn run(config: Option<Config>, port: u16, services: &[String]) -> Result<(
     server.await?;
     registry.send(Shutdown::default()).await??;
     Ok(())
+}
+
+/// Redirects are the caller's to follow, and an upload takes as long as its sender needs.
+fn settings(registry: &actix::Addr<Registry>) -> ClientBuilder {
+    Client::builder(registry).retry(Retry::once()).redirects(0).deadline(Duration::from_secs(600))
 }
 
 /// One per worker: like awc's clients it belongs to its thread.
@@ -128,6 +136,9 @@ fn prepare(request: &HttpRequest, http: &Client, url: String) -> ClientRequest {
     let mut forwarded = http.request(request.method().clone(), url).no_decompress();
     let connection = request.connection_info();
     copy_headers(request.headers(), forwarded.headers_mut());
+    if let Some(host) = request.headers().get(header::HOST) {
+        forwarded.headers_mut().insert(header::HOST, host.clone());
+    }
     let mut add = |name, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
             forwarded.headers_mut().append(HeaderName::from_static(name), value);

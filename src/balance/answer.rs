@@ -49,6 +49,14 @@ pub(super) fn headers_of(answer: &ConnectResponse) -> &HeaderMap {
 }
 
 impl UnderWay {
+    /// The connection belongs to the caller for as long as the caller wants.
+    fn answered(mut self) -> Self {
+        if let Some(call) = &mut self.call {
+            call.answered();
+        }
+        self
+    }
+
     fn ended(self, succeeded: bool) {
         match self.call {
             Some(call) if succeeded => call.succeeded(),
@@ -66,7 +74,7 @@ pub(super) fn until_its_end(answer: ConnectResponse, under_way: UnderWay) -> Con
         ConnectResponse::Tunnel(head, framed) => {
             let is_open = head.status == StatusCode::SWITCHING_PROTOCOLS;
             let under_way = if is_open {
-                Some(under_way)
+                Some(under_way.answered())
             } else {
                 under_way.ended(true);
                 None
@@ -80,16 +88,19 @@ pub(super) fn until_its_end(answer: ConnectResponse, under_way: UnderWay) -> Con
 
 fn with_call(answer: ClientResponse, under_way: UnderWay) -> ClientResponse {
     answer.map_body(|head, payload| {
-        if let Payload::None = payload {
+        // These have no body, whatever their headers say.
+        let is_bodiless = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if is_bodiless || matches!(payload, Payload::None) {
             under_way.ended(true);
-            return payload;
+            return Payload::None;
         }
         let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
+        let is_event_stream = text(CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/event-stream"));
         let body = CountedBody {
             payload,
             left: text(CONTENT_LENGTH).and_then(|length| length.trim().parse().ok()),
-            is_event_stream: text(CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/event-stream")),
-            under_way: Some(under_way),
+            is_event_stream,
+            under_way: Some(if is_event_stream { under_way.answered() } else { under_way }),
         };
         Payload::Stream { payload: Box::pin(body) as BoxedPayloadStream }
     })
@@ -150,12 +161,13 @@ impl Drop for CountedBody {
             match Pin::new(&mut *self).poll_next(&mut context) {
                 Poll::Ready(Some(_)) => {}
                 Poll::Ready(None) => return,
-                Poll::Pending => break,
+                Poll::Pending if self.is_event_stream => break,
+                // The call counts as cancelled, or as failed if the instance was silent for long.
+                Poll::Pending => return,
             }
         }
-        if self.is_event_stream {
-            self.ended(true);
-        }
+        // The instance was still answering.
+        self.ended(true);
     }
 }
 

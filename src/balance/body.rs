@@ -39,7 +39,7 @@ impl Body {
             BodySize::Sized(0) => Body::Empty,
             size => {
                 let (body, progress) = (RefCell::new(body.boxed()), RefCell::new(Progress::Unread));
-                Body::Source(Rc::new(Source { body, size, progress }))
+                Body::Source(Rc::new(Source { body, size, progress, is_awaited: Cell::default() }))
             }
         }
     }
@@ -50,6 +50,11 @@ impl Body {
             Body::None | Body::Empty => true,
             Body::Source(source) => !matches!(*source.progress.borrow(), Progress::Streamed),
         }
+    }
+
+    /// Whether the application has not given the next piece yet.
+    pub(super) fn is_awaited(&self) -> bool {
+        matches!(self, Body::Source(source) if source.is_awaited.get())
     }
 
     /// Makes the body for one attempt.
@@ -67,6 +72,8 @@ pub(super) struct Source {
     body: RefCell<BoxBody>,
     size: BodySize,
     progress: RefCell<Progress>,
+    /// Whether the last poll found no piece.
+    is_awaited: Cell<bool>,
 }
 
 enum Progress {
@@ -80,6 +87,7 @@ enum Progress {
 impl Source {
     fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Box<dyn StdError>>>> {
         let next = Pin::new(&mut *self.body.borrow_mut()).poll_next(cx);
+        self.is_awaited.set(next.is_pending());
         let mut progress = self.progress.borrow_mut();
         match &next {
             Poll::Ready(Some(Ok(piece))) if self.is_whole(&progress, piece) => {

@@ -18,7 +18,7 @@ use super::{
     tls,
 };
 use crate::{
-    config::{standard_logger, TlsConfig},
+    config::{standard_logger, TlsConfig, LONGEST_DURATION},
     discovery::view::Selection,
     error::Error,
     model::service::{ServiceName, ServiceRef},
@@ -35,6 +35,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const WAIT: Duration = Duration::from_secs(2);
 /// How many services are watched under a suffix.
 const SERVICES_UNDER_SUFFIX: usize = 1000;
+/// As in awc.
+const REDIRECTS: u8 = 10;
 
 /// An [`awc::Client`] whose requests to `http://orders/…` go to instances of the service `orders`.
 ///
@@ -102,6 +104,7 @@ pub struct ClientBuilder {
     settings: Settings,
     connect_timeout: Duration,
     max_connections: usize,
+    redirects: u8,
     tls: TlsConfig,
     logger: Logger,
 }
@@ -128,6 +131,7 @@ impl ClientBuilder {
             settings,
             connect_timeout: CONNECT_TIMEOUT,
             max_connections: 0,
+            redirects: REDIRECTS,
             tls: TlsConfig::default(),
             logger: standard_logger(),
         }
@@ -211,9 +215,19 @@ impl ClientBuilder {
     }
 
     /// How long a call may take until the head of the answer has come, waiting and all attempts together. Default: 10 s.
+    ///
+    /// While an attempt waits for the request's own body, only the deadline applies.
     #[must_use]
     pub fn deadline(mut self, limit: Duration) -> Self {
-        self.settings.deadline = limit;
+        self.settings.deadline = limit.min(LONGEST_DURATION);
+        self
+    }
+
+    /// How many redirects a call follows, to any host. Each request on the way has its own [`deadline`](Self::deadline).
+    /// A proxy passes redirects on: 0. Default: 10, as in awc.
+    #[must_use]
+    pub fn redirects(mut self, limit: u8) -> Self {
+        self.redirects = limit;
         self
     }
 
@@ -284,6 +298,7 @@ impl ClientBuilder {
     /// Makes the client for this thread. Its time limits replace awc's, and it closes connections that were idle for 4
     /// s.
     pub fn finish(self) -> Client {
+        let redirects = self.redirects;
         let (limits, tls) = ((self.connect_timeout, self.max_connections), tls::client_config(&self.tls));
         let (tls, error) = tls.map_or_else(|error| (None, Some(error)), |tls| (tls, None));
         let middleware = self.balancer(true, error);
@@ -294,7 +309,8 @@ impl ClientBuilder {
             .limit(limits.1)
             .conn_keep_alive(connections::IDLE_TIME);
         let connector = tls::with(connector, tls);
-        Client(awc::Client::builder().disable_timeout().connector(connector).wrap(middleware).finish())
+        let client = awc::Client::builder().disable_timeout().max_redirects(redirects).connector(connector);
+        Client(client.wrap(middleware).finish())
     }
 
     /// Makes the middleware for an [`awc::Client`] that the application builds itself, in this thread.
@@ -345,6 +361,11 @@ impl ClientBuilder {
             let with_selection = Arc::new(move |discover: Discover| discover.selection(selection.clone()));
             UnderSuffix::new(suffix, self.services_under_suffix, with_selection)
         });
+        let mut hosts: Vec<_> = named.iter().map(|(host, _)| host).collect();
+        hosts.sort_unstable();
+        if let Some(twice) = hosts.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Error::invalid("host", format!("two services have the host {:?}", twice[0])));
+        }
         Ok(Services::new(named, under_suffix))
     }
 }

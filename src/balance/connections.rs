@@ -83,7 +83,11 @@ impl Connections {
                 last_call: Instant::now(),
                 sockets: Vec::new(),
             });
-            if entry.server_name.as_deref() == server_name {
+            let is_same = match (entry.server_name.as_deref(), server_name) {
+                (Some(one), Some(other)) => one.eq_ignore_ascii_case(other),
+                (one, other) => one == other,
+            };
+            if is_same {
                 entry.calls += 1;
                 drop(entries);
                 self.watch();

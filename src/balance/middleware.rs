@@ -1,6 +1,6 @@
 //! The middleware of an awc client. It sends requests by name to instances.
 
-use std::{fmt, rc::Rc, sync::Arc, time::Duration};
+use std::{fmt, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use actix::WeakAddr;
 use actix_http::{header::HeaderMap, uri::Authority, RequestHead, StatusCode, Uri};
@@ -309,17 +309,34 @@ where
         let request = self.request.to(carried.authority().clone(), by_tls, &settings.host, factory);
         let request = request.map_err(Failure::of)?;
         let limit = settings.attempt_timeout.min(self.deadline.saturating_duration_since(Instant::now()));
-        let answered = timeout(limit, self.connector.call(request)).await.unwrap_or(Err(SendRequestError::Timeout));
+        let answered = self.answer_within(limit, self.connector.call(request)).await;
         match answered.map_err(Failure::of) {
             Ok(answer) if (settings.is_failure)(status_of(&answer), headers_of(&answer)) => {
                 call.failed();
                 Err(Failure::Refused(until_its_end(answer, UnderWay { call: None, _carried: carried })))
             }
             Ok(answer) => Ok(until_its_end(answer, UnderWay { call: Some(call), _carried: carried })),
-            Err(failure @ Failure::Unsendable(_)) => Err(failure),
+            // The request's own body did not come, or nobody can send the request: the instance has no part in it.
+            Err(failure) if matches!(failure, Failure::Unsendable(_)) || self.request.waits_for_body() => {
+                call.cancelled();
+                Err(failure)
+            }
             Err(failure) => {
                 call.failed();
                 Err(failure)
+            }
+        }
+    }
+
+    /// Waits for the answer. While the request's own body is waited for, only the deadline counts.
+    async fn answer_within(&self, limit: Duration, answering: S::Future) -> Result<ConnectResponse, SendRequestError> {
+        let mut answering = pin!(answering);
+        loop {
+            if let Ok(answered) = timeout(limit, answering.as_mut()).await {
+                return answered;
+            }
+            if !self.request.waits_for_body() || Instant::now() >= self.deadline {
+                return Err(SendRequestError::Timeout);
             }
         }
     }

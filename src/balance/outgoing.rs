@@ -93,6 +93,11 @@ impl Outgoing {
         }
     }
 
+    /// Whether the application has not given the next piece of the body yet.
+    pub(super) fn waits_for_body(&self) -> bool {
+        matches!(&self.kind, Kind::WithBody(body) if body.is_awaited())
+    }
+
     /// Makes the request to the instance at `authority`.
     pub(super) fn to(
         &mut self,

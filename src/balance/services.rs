@@ -131,7 +131,9 @@ impl UnderSuffix {
         if services.len() < self.limit {
             return Ok(());
         }
-        let useless = services.iter().filter(|(_, recent)| recent.service.lists_nothing());
+        let useless = services
+            .iter()
+            .filter(|(_, recent)| Rc::strong_count(&recent.service) == 1 && recent.service.lists_nothing());
         let oldest = useless.min_by_key(|(_, recent)| recent.called.get()).map(|(host, _)| host.clone());
         match oldest {
             Some(oldest) => drop(services.remove(&oldest)),

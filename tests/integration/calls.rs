@@ -401,9 +401,10 @@ async fn an_answer_that_is_cut_off_is_an_error_and_a_failure_of_the_instance() {
 
 #[actix::test]
 async fn a_caller_that_drops_bodies_leaves_its_instances_in() {
-    let server = Web::with_its_port();
-    let world = World::with(&[&server]).await;
-    let http = world.builder().selection(Selection::default().slow_after(ms(1))).finish();
+    let (one, other) = (Web::with_its_port(), Web::with_its_port());
+    let world = World::with(&[&one, &other]).await;
+    let selection = Selection::default().slow_after(ms(1)).eject(Eject::consecutive(1));
+    let http = world.builder().selection(selection).finish();
     let view = ask(&world.registry, Discover::new(&world.service)).await.unwrap();
     for _ in 0..20 {
         let answer = http.get(world.url("/")).send().await.unwrap();
@@ -411,6 +412,97 @@ async fn a_caller_that_drops_bodies_leaves_its_instances_in() {
         drop(answer);
     }
     assert_eq!(view.ejected(), []);
+}
+
+#[actix::test]
+async fn a_slow_upload_is_no_failure_of_the_instance() {
+    let (one, other) = (echo(), echo());
+    let world = World::with(&[&one, &other]).await;
+    let http = world.builder().attempt_timeout(ms(100)).selection(Selection::default().eject(Eject::consecutive(1)));
+    let http = http.retry(Retry::never()).finish();
+    let view = ask(&world.registry, Discover::new(&world.service)).await.unwrap();
+    let slow = stream::iter(["a", "b"]).then(|piece| async move {
+        actix_rt::time::sleep(ms(300)).await;
+        Ok::<_, std::io::Error>(web::Bytes::from_static(piece.as_bytes()))
+    });
+    let answer = http.put(world.url("/")).send_stream(Box::pin(slow)).await.unwrap();
+    assert!(text(answer).await.ends_with(" ab"));
+    let broken = stream::once(async { Err::<web::Bytes, _>(std::io::Error::other("the sender has gone")) });
+    assert!(http.put(world.url("/")).send_stream(Box::pin(broken)).await.is_err());
+    assert_eq!(view.ejected(), []);
+}
+
+#[actix::test]
+async fn a_304_has_no_body_whatever_its_length_says() {
+    let (one, other) = (not_modified(), not_modified());
+    let world = World::new();
+    for port in [one, other] {
+        ask(&world.registry, RegisterInstance::new(&world.service, "127.0.0.1", port)).await.unwrap();
+    }
+    let http = world.builder().selection(Selection::default().eject(Eject::consecutive(1))).finish();
+    let view = ask(&world.registry, Discover::new(&world.service)).await.unwrap();
+    for _ in 0..4 {
+        let answer = http.get(world.url("/")).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::NOT_MODIFIED);
+        assert_eq!(soon("the end", text(answer)).await, "");
+    }
+    assert_eq!(view.ejected(), []);
+}
+
+#[actix::test]
+async fn a_client_that_follows_no_redirect_passes_it_on() {
+    let stranger = Web::with_its_port();
+    let target = format!("http://{}:{}/", crate::support::web::IP, stranger.port);
+    let orders = Web::start(move |_: HttpRequest, _: web::Bytes| {
+        let target = target.clone();
+        async move { HttpResponse::Found().insert_header(("location", target)).finish() }
+    });
+    let world = World::with(&[&orders]).await;
+    let answer = world.builder().redirects(0).finish().get(world.url("/")).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::FOUND);
+}
+
+#[actix::test]
+async fn limits_without_end_are_limits_like_others() {
+    let server = Web::with_its_port();
+    let world = World::with(&[&server]).await;
+    let selection = Selection::default().warm_up(Duration::MAX);
+    let http = world.builder().deadline(Duration::MAX).selection(selection).finish();
+    assert_eq!(text(http.get(world.url("/")).send().await.unwrap()).await, server.port.to_string());
+    let view = ask(&world.registry, Discover::new(&world.service).warm_up(Duration::MAX)).await.unwrap();
+    let another = Web::with_its_port();
+    another.register(&world.registry, &world.service).await;
+    until("the new one is listed", || view.instances().len() == 2).await;
+}
+
+#[actix::test]
+async fn two_services_cannot_have_one_host() {
+    let world = World::new();
+    let http = Client::builder(&world.registry).service("A@@orders").service("B@@orders").finish();
+    let error = http.get("http://orders/").send().await.unwrap_err();
+    assert!(matches!(cause(&error), Some(Error::InvalidInput { field: "host", .. })), "{error}");
+}
+
+/// Answers every request with a 304 that has a length, as the standard allows.
+fn not_modified() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    actix_rt::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            actix_rt::spawn(async move {
+                let mut request = [0; 1024];
+                while connection.read(&mut request).await.is_ok_and(|read| read > 0) {
+                    let answer = b"HTTP/1.1 304 Not Modified\r\ncontent-length: 5\r\n\r\n";
+                    if connection.write_all(answer).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    port
 }
 
 #[actix::test]

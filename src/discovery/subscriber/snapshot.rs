@@ -5,8 +5,10 @@ use std::sync::Arc;
 use actix::{Context, Handler, Message, MessageResult};
 
 use super::{Subscriber, SubscriptionStatus};
-use crate::discovery::view::CallStatus;
-use crate::model::{change::Source, instance::Instance, service::ServiceInfo};
+use crate::{
+    discovery::view::CallStatus,
+    model::{change::Source, instance::Instance, service::ServiceInfo},
+};
 
 #[derive(Message)]
 #[rtype(result = "ListSnapshot")]

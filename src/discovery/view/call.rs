@@ -1,6 +1,6 @@
 //! A call of a chosen instance, and how it ended.
 
-use std::{fmt, ops::Deref, sync::Arc};
+use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
 use actix_rt::time::Instant;
 
@@ -23,6 +23,9 @@ use crate::{
 /// without a report counts as cancelled, which does not count against the instance. If it lasted longer than
 /// [`slow_after`](crate::Selection::slow_after), it counts as failed.
 ///
+/// A call that is cancelled counts as begun after its end: it took no time.
+const NEVER_SLOW: Duration = Duration::from_secs(60);
+
 /// A `Call` keeps the instance and not the list in memory, so keep it as long as the call lasts.
 #[must_use = "a call that is dropped at once is cancelled"]
 pub struct Call {
@@ -49,6 +52,24 @@ impl Call {
     /// report [`succeeded`](Call::succeeded): the instance did its work.
     pub fn failed(mut self) {
         self.succeeded = Some(false);
+    }
+
+    /// Ends the call without saying anything about the instance, however long the call lasted.
+    pub(crate) fn cancelled(mut self) {
+        self.began = Instant::now() + NEVER_SLOW;
+    }
+
+    /// The instance has answered, and the connection goes on for as long as the caller wants: from now on the call only
+    /// counts as in flight.
+    pub(crate) fn answered(&mut self) {
+        let now = Instant::now();
+        if std::mem::take(&mut self.measures_latency) {
+            self.target.record.observe(now.saturating_duration_since(self.began), now, true);
+        }
+        if let Admission::Probe(probe) = self.admission {
+            self.admission = Admission::Granted;
+            self.target.records.probe_succeeded(&self.target, probe);
+        }
     }
 
     /// Whether the instance is ejected. Then either no other instance could be called, or this call is the probe that

@@ -216,8 +216,10 @@ mod tests {
         time::Duration,
     };
 
-    use super::super::{Call, Eject, Selection, ServiceView};
-    use super::*;
+    use super::{
+        super::{Call, Eject, Selection, ServiceView},
+        *,
+    };
     use crate::{
         error::{Error, NoInstanceReasons},
         model::service::ServiceName,

@@ -374,7 +374,10 @@ impl ServiceRecords {
     #[cold]
     pub(super) fn probe_succeeded(&self, target: &Target, probe: u64) {
         let mut known = self.known();
-        if !target.record.end_probe(probe) || !target.record.is_ejected() {
+        let is_the_probe = target.record.end_probe(probe);
+        // A probe that took long has left its place to another one. Its success counts once the ejection's time is over.
+        let is_over = target.record.ejected_for(Instant::now()).is_some_and(|left| left.is_zero());
+        if !target.record.is_ejected() || !(is_the_probe || is_over) {
             return;
         }
         let Some(history) = known.current(target) else { return };
@@ -487,8 +490,10 @@ impl fmt::Debug for ServiceRecords {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Call, Policy, Selection, ServiceView, ViewControl, ViewWriter};
-    use super::*;
+    use super::{
+        super::{Call, Policy, Selection, ServiceView, ViewControl, ViewWriter},
+        *,
+    };
     use crate::model::service::ServiceInfo;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -579,6 +584,32 @@ mod tests {
         assert!(!call(&view, 1).unwrap().is_ejected());
         fail(&view, 1, 4);
         assert!(ejected(&view).is_empty(), "it starts anew");
+    }
+
+    #[actix::test]
+    async fn a_probe_that_takes_long_still_ends_the_ejection() {
+        let (view, _control) = paused(3, |selection| selection);
+        fail(&view, 1, 5);
+        tokio::time::advance(30 * SECOND).await;
+        let slow = call(&view, 1).unwrap();
+        tokio::time::advance(31 * SECOND).await;
+        let next = call(&view, 1).expect("another probe");
+        slow.succeeded();
+        assert!(ejected(&view).is_empty());
+        next.succeeded();
+    }
+
+    #[actix::test]
+    async fn an_answered_probe_ends_the_ejection_while_the_call_goes_on() {
+        let (view, _control) = paused(3, |selection| selection.policy(Policy::LeastLoaded));
+        fail(&view, 1, 5);
+        tokio::time::advance(30 * SECOND).await;
+        let mut socket = call(&view, 1).unwrap();
+        socket.answered();
+        assert!(ejected(&view).is_empty());
+        tokio::time::advance(3600 * SECOND).await;
+        socket.succeeded();
+        assert!(call(&view, 1).is_some(), "an hour is no latency");
     }
 
     #[actix::test]

@@ -79,7 +79,7 @@ impl Arrivals {
     fn next(&mut self) {
         self.random = self.random.wrapping_add(GOLDEN_STRIDE);
         let random = mix(self.random);
-        self.slot = ((random >> 32) as usize * SLOTS) >> 32;
+        self.slot = (((random >> 32) * SLOTS as u64) >> 32) as usize;
         // Exponentially distributed, which makes the first arrivals follow the weights.
         self.unweighted_time -= ((f64::from(random as u32) + 0.5) / 2f64.powi(32)).ln();
         self.time = self.unweighted_time / self.weight;

@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::{ejection::Eject, policy::Policy};
-use crate::model::instance::{Instance, Metadata};
+use crate::{
+    config::LONGEST_DURATION,
+    model::instance::{Instance, Metadata},
+};
 
 /// A condition that the application gives.
 type Predicate = Arc<dyn Fn(&Instance) -> bool + Send + Sync>;
@@ -113,7 +116,7 @@ impl Selection {
     /// from a tenth of its weight to its weight. Default: zero, which is no warm-up. [`Policy::ConsistentHash`] has none.
     #[must_use]
     pub fn warm_up(mut self, time: Duration) -> Self {
-        self.warm_up = time;
+        self.warm_up = time.min(LONGEST_DURATION);
         self
     }
 

@@ -4,8 +4,7 @@ use actix_rt::time::timeout;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::error::Error;
-use crate::runtime::blocking::block_on;
+use crate::{error::Error, runtime::blocking::block_on};
 
 fn service() -> ServiceName {
     ServiceName::parse("orders").unwrap()
