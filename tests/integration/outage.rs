@@ -11,32 +11,9 @@ use std::{
 
 use actix_nacos::{DeregisterInstance, Discover, RegisterInstance, Source, Subscribe, HEART_BEAT_INTERVAL};
 
-use crate::{
-    scenarios::outage::{self, all_servers_fail, Fault, Figures},
-    support::{self, ask, config, config_at, listed_ports, ms, registry, server, shut_down, soon, start, until, News},
+use crate::support::{
+    self, ask, config, config_at, listed_ports, ms, registry, server, shut_down, soon, start, until, News,
 };
-
-fn sizes() -> outage::Sizes {
-    outage::Sizes { instances: 100, services: 10, interval: ms(1000), request_timeout: ms(500), down_for: ms(5000) }
-}
-
-#[actix::test]
-async fn while_all_servers_refuse_little_is_asked_and_all_is_back_soon_after() {
-    let figures = all_servers_fail(Fault::Refuse, &sizes()).await;
-    assert_bounded(&figures);
-}
-
-#[actix::test]
-async fn while_all_servers_hang_little_is_asked_and_all_is_back_soon_after() {
-    let figures = all_servers_fail(Fault::Hang, &sizes()).await;
-    assert_bounded(&figures);
-}
-
-/// Three servers are each tried every 1.5 to 2 s once the pauses have grown; 100 beats a second would be due.
-fn assert_bounded(figures: &Figures) {
-    assert!(figures.requests_per_second < 8.0, "{figures:?}");
-    assert!(figures.back_after < ms(5000), "{figures:?}");
-}
 
 #[actix::test]
 async fn an_instance_that_does_not_come_back_is_taken_out_after_the_hold() {

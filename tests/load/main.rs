@@ -9,6 +9,7 @@ mod calls;
 mod failover;
 mod isolation;
 mod offline;
+mod outage;
 mod restart;
 mod spoofing;
 mod spread;
