@@ -186,9 +186,15 @@ impl ServerAddress {
             server: self.to_string(),
             reason: error.to_string(),
         };
-        let mut targets = (self.host.as_str(), self.port).to_socket_addrs().map_err(unreachable)?;
-        let target = targets.next().ok_or_else(|| unreachable(std::io::ErrorKind::AddrNotAvailable.into()))?;
-        local_ip_towards(target).map_err(unreachable)
+        let mut found = Err(std::io::ErrorKind::AddrNotAvailable.into());
+        // No route may lead to the first address, for example to an IPv6 address of a host that has both kinds.
+        for target in (self.host.as_str(), self.port).to_socket_addrs().map_err(unreachable)? {
+            found = local_ip_towards(target);
+            if found.is_ok() {
+                break;
+            }
+        }
+        found.map_err(unreachable)
     }
 
     /// `http(s)://host:port/context`, without a trailing slash.

@@ -317,15 +317,16 @@ impl Config {
         Ok(())
     }
 
-    /// Finds the local IP address from which this machine reaches the first server, or the endpoint if no server is
-    /// configured. Register instances with this address.
+    /// Finds the local IP address from which this machine reaches the servers, or the endpoint if no server is
+    /// configured. Tries the servers in their order until one has an address that a route leads to. Register instances
+    /// with this address.
     ///
     /// Sends nothing. Looks a host name up, which blocks the thread. Returns 127.0.0.1 if the Registry is
     /// [`disabled`](Config::disabled). In a container network the address may be one that other machines cannot reach.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] if no server is configured or its address is invalid. [`Error::Unreachable`] if the host
-    /// name has no address, or no route leads to the address.
+    /// [`Error::InvalidInput`] if no server is configured or its address is invalid. [`Error::Unreachable`] if no
+    /// server's host name has an address that a route leads to; it names the last server.
     ///
     /// ```
     /// # use actix_nacos::Config;
@@ -336,11 +337,18 @@ impl Config {
         if self.disabled {
             return Ok(Ipv4Addr::LOCALHOST.into());
         }
-        let server = match self.addresses()?.into_iter().next() {
-            Some(server) => Some(server),
-            None => self.endpoint_address()?,
-        };
-        server.ok_or_else(|| Error::invalid("servers", "is empty, so there is no server to reach"))?.local_ip()
+        let mut servers = self.addresses()?;
+        if servers.is_empty() {
+            servers.extend(self.endpoint_address()?);
+        }
+        let mut found = Err(Error::invalid("servers", "is empty, so there is no server to reach"));
+        for server in servers {
+            found = server.local_ip();
+            if found.is_ok() {
+                break;
+            }
+        }
+        found
     }
 
     /// Parses the addresses of the servers.
@@ -564,6 +572,9 @@ mod tests {
         let ip = |config: Config| config.local_ip().map(|ip| ip.to_string());
         assert_eq!(ip(Config::at_endpoint("http://127.0.0.1:8080/list")), Ok("127.0.0.1".into()));
         assert_eq!(ip(Config::at_endpoint("http://127.0.0.1/list")), Ok("127.0.0.1".into()));
+        assert_eq!(ip(Config::new("gone.invalid:8848,127.0.0.1:1")), Ok("127.0.0.1".into()), "of the next server");
+        let gone = ip(Config::new("gone.invalid:8848"));
+        assert!(matches!(gone, Err(Error::Unreachable { .. })), "{gone:?}");
         assert!(matches!(ip(Config::default()), Err(Error::InvalidInput { field: "servers", .. })));
         assert!(matches!(ip(Config::at_endpoint("nacos")), Err(Error::InvalidInput { field: "endpoint", .. })));
     }
