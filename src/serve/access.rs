@@ -27,42 +27,59 @@ impl Access {
         if self.public {
             return None;
         }
-        self.refuses_to_change(request)
+        if self.has_token(request.headers(), given_token) || is_from_this_machine(request) {
+            return None;
+        }
+        Some(self.refusal("Basic realm=\"registry\", charset=\"UTF-8\"", "Authorization: Bearer, or as the password"))
     }
 
     /// Returns the answer to a request that may not take the process out of service. `None` if it may.
+    ///
+    /// Does not accept the token as a password: a browser that knows the password of the page also sends it with
+    /// requests that pages of other sites make.
     pub(super) fn refuses_to_change(&self, request: &HttpRequest) -> Option<HttpResponse> {
-        if self.has_token(request.headers()) || is_from_this_machine(request) {
+        if self.has_token(request.headers(), given_bearer) || is_from_this_machine(request) {
             return None;
         }
-        if self.token.is_none() {
-            let text = "answers requests from loopback only, until a token is set in StatusRoutes\n";
-            return Some(HttpResponse::Forbidden().content_type("text/plain; charset=utf-8").body(text));
-        }
-        let mut response = HttpResponse::Unauthorized();
-        response.insert_header((WWW_AUTHENTICATE, "Basic realm=\"registry\", charset=\"UTF-8\""));
-        response.content_type("text/plain; charset=utf-8");
-        Some(response.body("wants the token: Authorization: Bearer, or as the password\n"))
+        Some(self.refusal("Bearer realm=\"registry\"", "Authorization: Bearer"))
     }
 
-    fn has_token(&self, headers: &HeaderMap) -> bool {
+    /// The answer to a request without a token that would be accepted in `place`.
+    fn refusal(&self, challenge: &'static str, place: &str) -> HttpResponse {
+        if self.token.is_none() {
+            let text = "answers requests from loopback only, until a token is set in StatusRoutes\n";
+            return HttpResponse::Forbidden().content_type("text/plain; charset=utf-8").body(text);
+        }
+        let mut response = HttpResponse::Unauthorized();
+        response.insert_header((WWW_AUTHENTICATE, challenge));
+        response.content_type("text/plain; charset=utf-8");
+        response.body(format!("wants the token: {place}\n"))
+    }
+
+    fn has_token(&self, headers: &HeaderMap, read: impl Fn(&[u8]) -> Option<Vec<u8>>) -> bool {
         let Some(token) = self.token.as_deref().filter(|token| !token.is_empty()) else { return false };
-        let given = headers.get(AUTHORIZATION).and_then(|value| given_token(value.as_bytes()));
+        let given = headers.get(AUTHORIZATION).and_then(|value| read(value.as_bytes()));
         given.is_some_and(|given| equals(&given, token.as_bytes()))
     }
 }
 
 /// Reads the token from an `Authorization` header: the token of `Bearer`, or the password of `Basic`.
 fn given_token(header: &[u8]) -> Option<Vec<u8>> {
+    given_bearer(header).or_else(|| given_password(header))
+}
+
+fn given_bearer(header: &[u8]) -> Option<Vec<u8>> {
+    value_of(header, b"bearer").map(<[u8]>::to_vec)
+}
+
+/// The value of an `Authorization` header, if its scheme is this one.
+fn value_of<'a>(header: &'a [u8], scheme: &[u8]) -> Option<&'a [u8]> {
     let blank = header.iter().position(|byte| *byte == b' ')?;
-    let (scheme, value) = (&header[..blank], header[blank + 1..].trim_ascii());
-    if scheme.eq_ignore_ascii_case(b"bearer") {
-        return Some(value.to_vec());
-    }
-    if !scheme.eq_ignore_ascii_case(b"basic") {
-        return None;
-    }
-    let decoded = BASE64.decode(value).ok()?;
+    header[..blank].eq_ignore_ascii_case(scheme).then(|| header[blank + 1..].trim_ascii())
+}
+
+fn given_password(header: &[u8]) -> Option<Vec<u8>> {
+    let decoded = BASE64.decode(value_of(header, b"basic")?).ok()?;
     let colon = decoded.iter().position(|byte| *byte == b':')?;
     Some(decoded[colon + 1..].to_vec())
 }
@@ -84,7 +101,8 @@ fn is_from_this_machine(request: &HttpRequest) -> bool {
         && !is_cross_site(headers)
 }
 
-/// Some proxies add no header. By default nginx then sends HTTP/1.0, which hardly any other client does.
+/// Some proxies add no header. By default nginx before 1.29.7 then sends HTTP/1.0, which hardly any other client does.
+/// Later versions send HTTP/1.1, and look like a local program unless `X-Forwarded-For` is configured there.
 fn is_forwarded(request: &HttpRequest) -> bool {
     let is_added = |name: &str| name.starts_with("x-forwarded-") || FORWARDING.contains(&name);
     request.version() < Version::HTTP_11 || request.headers().keys().any(|name| is_added(name.as_str()))

@@ -8,7 +8,7 @@ use actix_web::web::{self, ServiceConfig};
 use super::{access::Access, health, live::Live, metrics, page};
 use crate::{
     error::Error,
-    registry::{GetStatus, Registry, RegistryStatus, Shutdown},
+    registry::{snapshot::GetSnapshot, Registry, RegistryStatus, Shutdown},
 };
 
 /// Routes for health checks, metrics and a status page, to be mounted in an actix-web `App`:
@@ -88,17 +88,19 @@ impl StatusRoutes {
         self
     }
 
-    /// Lets metrics, page and `/offline` answer requests that carry this token, as `Authorization: Bearer <token>` or
-    /// as the password of basic authentication, which browsers ask for. Requests from loopback need none. Default: no
-    /// token.
+    /// Lets metrics, page and `/offline` answer requests that carry this token, as `Authorization: Bearer <token>`.
+    /// Metrics and page also accept it as the password of basic authentication, which browsers ask for. Requests from
+    /// loopback need none. White space around the token is ignored. Default: no token.
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.access.token = Some(token.into());
+        // The last byte of a mounted secret is often a newline, which no header can contain.
+        self.access.token = Some(token.into().trim().to_owned());
         self
     }
 
     /// How long `/offline` waits after deregistering. Default: as long as callers need to notice
-    /// ([`Shutdown::drain_until_noticed`]).
+    /// ([`Shutdown::drain_until_noticed`]). A drain after a signal has a time of its own: set
+    /// [`Serve::drain`](super::Serve::drain), too.
     #[must_use]
     pub fn drain(mut self, time: Duration) -> Self {
         self.shutdown = self.shutdown.drain(time);
@@ -184,8 +186,8 @@ impl StatusRoutes {
         self.registry.upgrade().ok_or(Error::Stopped)
     }
 
-    /// Asks the Registry for its status.
+    /// Asks the Registry for its status, also while it drains.
     pub(super) async fn status(&self) -> Result<RegistryStatus, Error> {
-        self.registry()?.send(GetStatus).await?
+        self.registry()?.send(GetSnapshot).await?.map(|snapshot| snapshot.status)
     }
 }
