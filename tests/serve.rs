@@ -150,6 +150,37 @@ async fn without_a_registry_server_a_service_serves_and_registers_as_soon_as_the
 }
 
 #[actix::test]
+async fn a_service_that_does_not_find_its_address_is_ready_unless_strict() {
+    let registry = start(config_at("gone.invalid:8848"));
+    let routes = StatusRoutes::new(&registry);
+    let strict = routes.clone().strict().livez(None).offline(None).metrics(None).prefix(None).readyz("/strict");
+    let app = move || App::new().configure(|app| routes.configure(app)).configure(|app| strict.configure(app));
+    let server = HttpServer::new(app).workers(1).bind(("0.0.0.0", 0)).unwrap();
+    let port = server.addrs()[0].port();
+    let running = Running::start(serve(server, registry).disable_signals().register("orders").drain(ms(0)));
+    until_status(port, "/readyz", 200).await;
+    assert_eq!(status_of(port, "/strict").await, Some(503));
+    assert_eq!(running.end().await, Ok(()));
+}
+
+#[actix::test]
+async fn offline_during_the_registration_is_no_failed_registration() {
+    let nacos = server();
+    nacos.faults().hang(true);
+    let registry = start(config_at(&nacos.server_address()).operation_timeout(support::PATIENCE));
+    let (listener, port) = listen();
+    let routes = StatusRoutes::new(&registry).drain(ms(0));
+    // Only a strict service waits until it is registered.
+    let running = Running::start(service(listener, registry.clone(), routes).register("orders").strict());
+    until_status(port, "/readyz", 503).await;
+    assert_eq!(get(port, "/readyz").await.unwrap().body, "not ready: registration has not begun\n");
+    assert_eq!(status_of(port, "/offline").await, Some(200));
+    until("the Registry has ended", || !registry.connected()).await;
+    assert_eq!(status_of(port, "/livez").await, Some(200), "serves until it is told to end");
+    assert_eq!(running.end().await, Ok(()));
+}
+
+#[actix::test]
 async fn a_strict_service_that_cannot_be_registered_ends_with_the_error() {
     let (reserved, nacos_port) = listen();
     drop(reserved);
@@ -204,14 +235,14 @@ async fn offline_deregisters_and_answers_when_callers_have_noticed_while_the_pro
     let (offline, others) = futures_util::future::join(get(port, "/offline"), async {
         until("it is deregistered", || ports(&nacos, "orders").is_empty()).await;
         let at_once = asked.elapsed();
-        (at_once, status_of(port, "/readyz").await, status_of(port, "/").await)
+        (at_once, status_of(port, "/readyz").await, status_of(port, "/").await, status_of(port, "/metrics").await)
     })
     .await;
     let offline = offline.unwrap();
     assert_eq!(offline.status, 200);
     assert!(offline.body.contains("\"deregistered\":1"), "{}", offline.body);
     assert!(asked.elapsed() >= ms(700), "answered before callers have noticed");
-    assert_eq!((others.1, others.2), (Some(503), Some(200)), "during the drain");
+    assert_eq!((others.1, others.2, others.3), (Some(503), Some(200), Some(200)), "during the drain");
     // Asked again, as by a second `preStop`.
     assert_eq!(status_of(port, "/offline").await, Some(200));
     assert_eq!((status_of(port, "/livez").await, status_of(port, "/").await), (Some(200), Some(200)));
@@ -277,7 +308,8 @@ async fn metrics_and_offline_are_for_this_machine_or_who_has_the_token() {
     let (listener, port) = listen();
     let (plain, public) = (StatusRoutes::new(&registry), StatusRoutes::new(&registry).public().prefix(None));
     let public = public.metrics("/public/metrics").offline("/public/offline").livez(None).readyz(None);
-    let guarded = StatusRoutes::new(&registry).token("s3cret:\u{1F511}").prefix(None);
+    // The token of a mounted secret ends with a newline.
+    let guarded = StatusRoutes::new(&registry).token("s3cret:\u{1F511}\n").prefix(None);
     let guarded = guarded.metrics("/guarded/metrics").offline("/guarded/offline").livez(None).readyz(None);
     let app = move || {
         let app = App::new().configure(|app| plain.configure(app)).configure(|app| public.configure(app));
@@ -312,6 +344,8 @@ async fn metrics_and_offline_are_for_this_machine_or_who_has_the_token() {
     for right in [&bearer, &basic] {
         assert_eq!(status("/guarded/metrics", &[proxied[0], ("authorization", right)]).await, 200, "{right:?}");
     }
+    let basic = status("/guarded/offline", &[proxied[0], ("authorization", &basic)]).await;
+    assert_eq!(basic, 401, "browsers send the password with requests of other sites, too");
     assert_eq!(status("/readyz", &[]).await, 200, "nobody got through to /offline");
     assert_eq!(status("/guarded/offline", &[proxied[0], ("authorization", &bearer)]).await, 200);
     assert_eq!(status("/readyz", &[]).await, 503);

@@ -32,7 +32,7 @@ mod target;
 mod values;
 
 #[cfg(feature = "actix-web")]
-pub(crate) use self::serving::{BeginServing, GetReadiness, Readiness, RegistrationsAsked};
+pub(crate) use self::serving::{AddressMissing, BeginServing, GetReadiness, Readiness, RegistrationsAsked};
 pub use self::{
     actor::Registry,
     beats::SendHeartbeat,

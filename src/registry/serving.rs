@@ -19,8 +19,25 @@ impl Handler<BeginServing> for Registry {
 
     fn handle(&mut self, _: BeginServing, _: &mut Context<Self>) -> Self::Result {
         self.dispatch(Operation::Status, |shared| {
-            shared.awaits_registrations.set(true);
+            shared.unregistered_servers.set(shared.unregistered_servers.get() + 1);
             std::future::ready(Ok(shared.config.clone()))
+        })
+    }
+}
+
+/// `serve` does not find the address to register, and keeps trying. Until then only a strict readiness waits for it.
+/// Send it once for each `BeginServing`.
+#[derive(Message)]
+#[rtype(result = "Result<(), Error>")]
+pub(crate) struct AddressMissing;
+
+impl Handler<AddressMissing> for Registry {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, _: AddressMissing, _: &mut Context<Self>) -> Self::Result {
+        self.dispatch(Operation::Status, |shared| {
+            shared.servers_without_address.set(shared.servers_without_address.get() + 1);
+            std::future::ready(Ok(()))
         })
     }
 }
@@ -29,14 +46,19 @@ impl Handler<BeginServing> for Registry {
 /// reached.
 #[derive(Message)]
 #[rtype(result = "Result<(), Error>")]
-pub(crate) struct RegistrationsAsked;
+pub(crate) struct RegistrationsAsked {
+    /// Whether this server has sent `AddressMissing` before.
+    pub(crate) lacked_address: bool,
+}
 
 impl Handler<RegistrationsAsked> for Registry {
     type Result = ResponseFuture<Result<(), Error>>;
 
-    fn handle(&mut self, _: RegistrationsAsked, _: &mut Context<Self>) -> Self::Result {
-        self.dispatch(Operation::Status, |shared| {
-            shared.awaits_registrations.set(false);
+    fn handle(&mut self, message: RegistrationsAsked, _: &mut Context<Self>) -> Self::Result {
+        self.dispatch(Operation::Status, move |shared| {
+            let (unregistered, without_address) = (&shared.unregistered_servers, &shared.servers_without_address);
+            unregistered.set(unregistered.get().saturating_sub(1));
+            without_address.set(without_address.get().saturating_sub(usize::from(message.lacked_address)));
             std::future::ready(Ok(()))
         })
     }
@@ -46,7 +68,7 @@ impl Handler<RegistrationsAsked> for Registry {
 #[derive(Message)]
 #[rtype(result = "Result<Readiness, Error>")]
 pub(crate) struct GetReadiness {
-    /// Whether an instance that waits for a registry server makes the process not ready.
+    /// Whether an instance that waits for a registry server, or for its address, makes the process not ready.
     pub(crate) strict: bool,
 }
 
@@ -78,7 +100,9 @@ impl Handler<GetReadiness> for Registry {
 impl Shared {
     fn readiness(&self, strict: bool) -> Readiness {
         let is_lost = self.nacos.connection() == ConnectionState::Lost;
-        let mut readiness = Readiness { is_starting: self.awaits_registrations.get(), ..Readiness::default() };
+        let unregistered = self.unregistered_servers.get();
+        let waiting = if strict { 0 } else { self.servers_without_address.get() };
+        let mut readiness = Readiness { is_starting: unregistered > waiting, ..Readiness::default() };
         self.desired.for_each(|desired| match desired.state {
             InstanceState::Rejected => readiness.rejected += 1,
             InstanceState::Pending if strict || !waits_for_server(desired, is_lost) => readiness.pending += 1,
@@ -93,4 +117,32 @@ impl Shared {
 /// Whether the instance is pending because no server takes it, and not because the first attempt is still under way.
 fn waits_for_server(desired: &DesiredInstance, is_lost: bool) -> bool {
     is_lost || desired.last_error.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use actix::Addr;
+
+    use super::*;
+
+    async fn is_starting(registry: &Addr<Registry>, strict: bool) -> bool {
+        registry.send(GetReadiness { strict }).await.unwrap().unwrap().is_starting
+    }
+
+    #[actix::test]
+    async fn each_server_that_begins_is_waited_for() {
+        let registry = Registry::start(Config::disabled()).unwrap();
+        assert!(!is_starting(&registry, false).await);
+        for _ in 0..2 {
+            registry.send(BeginServing).await.unwrap().unwrap();
+        }
+        registry.send(RegistrationsAsked { lacked_address: false }).await.unwrap().unwrap();
+        assert!(is_starting(&registry, false).await, "the other server has not registered its services");
+        registry.send(AddressMissing).await.unwrap().unwrap();
+        assert_eq!((is_starting(&registry, false).await, is_starting(&registry, true).await), (false, true));
+        registry.send(RegistrationsAsked { lacked_address: true }).await.unwrap().unwrap();
+        assert!(!is_starting(&registry, true).await);
+        registry.send(BeginServing).await.unwrap().unwrap();
+        assert!(is_starting(&registry, false).await, "the address of another server was missing");
+    }
 }

@@ -66,9 +66,12 @@ pub(crate) struct Shared {
     pub(crate) started_at: std::time::Instant,
     /// Whether the Registry has a thread of its own, so that callers wait in other threads.
     pub(super) has_own_thread: bool,
-    /// Whether a server has begun to serve, and has not registered its services yet.
+    /// How many servers have begun to serve, and have not registered their services yet.
     #[cfg(feature = "actix-web")]
-    pub(super) awaits_registrations: std::cell::Cell<bool>,
+    pub(super) unregistered_servers: std::cell::Cell<usize>,
+    /// How many of these do not find the address to register.
+    #[cfg(feature = "actix-web")]
+    pub(super) servers_without_address: std::cell::Cell<usize>,
     pub(crate) log: Logger,
     pub(super) phase: watch::Sender<Phase>,
 }
@@ -112,7 +115,9 @@ impl Shared {
             started_at: std::time::Instant::now(),
             has_own_thread,
             #[cfg(feature = "actix-web")]
-            awaits_registrations: std::cell::Cell::new(false),
+            unregistered_servers: std::cell::Cell::new(0),
+            #[cfg(feature = "actix-web")]
+            servers_without_address: std::cell::Cell::new(0),
             phase: watch::channel(Phase::Serving).0,
             config,
             log,

@@ -28,7 +28,7 @@ use crate::{
     config::Config,
     error::Error,
     model::service::ServiceRef,
-    registry::{BeginServing, RegisterInstance, RegistrationsAsked, Registry, Shutdown},
+    registry::{AddressMissing, BeginServing, RegisterInstance, RegistrationsAsked, Registry, Shutdown},
 };
 
 /// The pause before the address of this machine is looked up again.
@@ -145,6 +145,9 @@ impl Serve {
     }
 
     /// The address by which callers reach this machine. Default: the address that [`Serve`] finds.
+    ///
+    /// If callers reach the server by a proxy, for example because the server listens on a Unix socket, give the proxy's
+    /// address here and its port in [`register_with`](Serve::register_with).
     pub fn ip(mut self, ip: impl Into<String>) -> Self {
         self.ip = Some(ip.into());
         self
@@ -159,7 +162,8 @@ impl Serve {
     }
 
     /// How long to keep serving after deregistering. Default: as long as callers need to notice
-    /// ([`Shutdown::drain_until_noticed`]).
+    /// ([`Shutdown::drain_until_noticed`]). A drain by `/offline` has a time of its own: set
+    /// [`StatusRoutes::drain`](super::StatusRoutes::drain), too.
     pub fn drain(mut self, time: Duration) -> Self {
         self.shutdown = self.shutdown.drain(time);
         self
@@ -263,7 +267,8 @@ async fn live(host: &Host, services: Vec<Service>, end: End) -> Result<(), Error
     let registering = pin!(host.register_all(services));
     let (outcome, by) = match select(told, registering).await {
         Either::Left((by, _)) => (Ok(()), by),
-        Either::Right((Ok(()), told)) => (Ok(()), told.await),
+        // `Stopped`: the Registry was shut down elsewhere, for example by `/offline`, before the registration was done.
+        Either::Right((Ok(()) | Err(Error::Stopped), told)) => (Ok(()), told.await),
         Either::Right((Err(error), _)) => (Err(error), "a failed registration"),
     };
     quietly(|| info!(host.config.logger, "going offline, a second signal ends at once"; "told_by" => by));
@@ -273,8 +278,9 @@ async fn live(host: &Host, services: Vec<Service>, end: End) -> Result<(), Error
 
 impl Host {
     async fn register_all(&self, services: Vec<Service>) -> Result<(), Error> {
+        let mut lacked_address = false;
         if !services.is_empty() {
-            let ip = self.ip().await?;
+            let ip = self.ip(&mut lacked_address).await?;
             let send = |service: Service| {
                 let instance = (service.change)(RegisterInstance::new(service.name, &ip, self.address.port()));
                 let message = if self.is_strict { instance } else { instance.when_reachable() };
@@ -283,23 +289,23 @@ impl Host {
             };
             try_join_all(services.into_iter().map(send)).await?;
         }
-        self.registry.send(RegistrationsAsked).await?
+        self.registry.send(RegistrationsAsked { lacked_address }).await?
     }
 
-    /// Returns the address to register.
-    async fn ip(&self) -> Result<String, Error> {
+    /// Returns the address to register. Sets `is_missing` and tells the Registry if it cannot be found yet.
+    async fn ip(&self, is_missing: &mut bool) -> Result<String, Error> {
         if let Some(ip) = &self.ip {
             return Ok(ip.clone());
         }
         if !self.address.ip().is_unspecified() {
             return Ok(self.address.ip().to_string());
         }
-        let mut is_logged = false;
         loop {
             match self.local_ip().await {
                 // While a machine starts, its network or its name server may be missing for a while.
                 Err(error) if error.is_retryable() && !self.is_strict => {
-                    if !std::mem::replace(&mut is_logged, true) {
+                    if !std::mem::replace(is_missing, true) {
+                        self.registry.send(AddressMissing).await??;
                         quietly(|| {
                             warn!(self.config.logger, "cannot find the address to register yet"; "error" => %error);
                         });
