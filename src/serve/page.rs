@@ -4,7 +4,6 @@
 use std::sync::LazyLock;
 
 use actix_web::{
-    http::header::LOCATION,
     web::{self, ServiceConfig},
     HttpRequest, HttpResponse,
 };
@@ -16,21 +15,15 @@ const PAGE: &str = include_str!("page.html");
 
 static POLICY: LazyLock<String> = LazyLock::new(|| web_page::policy(PAGE));
 
-/// Mounts the page at `prefix` with a slash at the end.
+/// Mounts the page at `prefix`, with and without a slash at the end. A redirect from one to the other would never end
+/// in an application that normalizes paths.
 pub(super) fn configure(app: &mut ServiceConfig, prefix: &str, routes: web::Data<StatusRoutes>) {
     let page = web::scope(prefix)
         .app_data(routes)
-        .route("", web::get().to(with_slash))
+        .route("", web::get().to(page))
         .route("/", web::get().to(page))
         .route("/events", web::get().to(events));
     app.service(page);
-}
-
-/// Redirects to the path with a slash, which relative links need. The redirect is relative, too, because a proxy may
-/// serve the page under another path.
-async fn with_slash(request: HttpRequest) -> HttpResponse {
-    let last = request.path().rsplit('/').next().unwrap_or_default();
-    HttpResponse::PermanentRedirect().insert_header((LOCATION, format!("{last}/"))).finish()
 }
 
 async fn page(routes: web::Data<StatusRoutes>, request: HttpRequest) -> HttpResponse {

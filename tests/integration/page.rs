@@ -9,6 +9,7 @@ use std::{
 use crate::site::{get, Events, Site};
 use crate::support::{ask, eventually, ms, registry, server, shut_down, IP};
 use actix_nacos::{DeregisterInstance, Discover, RegisterInstance, StatusRoutes};
+use actix_web::{middleware::NormalizePath, test, App};
 use serde_json::json;
 
 const HTML: &str = "<script>alert(\"1\")</script> & 'quoted'\n😀";
@@ -32,9 +33,23 @@ async fn without_its_slash_the_page_is_found_also_behind_a_proxy() {
     let server = server();
     let registry = registry(&server);
     let site = Site::start_below("/behind/proxy", StatusRoutes::new(&registry).prefix("/admin/registry"));
-    let moved = get(&site.url("/admin/registry"), &[]).await;
-    assert_eq!((moved.status, moved.header("location")), (308, "registry/"));
-    assert_eq!(get(&site.url("/admin/registry/"), &[]).await.status, 200);
+    for path in ["/admin/registry", "/admin/registry/"] {
+        assert_eq!(get(&site.url(path), &[]).await.status, 200, "{path}");
+    }
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn the_page_is_found_in_an_application_that_trims_slashes() {
+    let server = server();
+    let registry = registry(&server);
+    let routes = StatusRoutes::new(&registry).public();
+    let app = App::new().wrap(NormalizePath::trim()).configure(|app| routes.configure(app));
+    let app = test::init_service(app).await;
+    for path in ["/registry", "/registry/", "/registry/events"] {
+        let answer = test::call_service(&app, test::TestRequest::get().uri(path).to_request()).await;
+        assert_eq!(answer.status(), 200, "{path}");
+    }
     shut_down(&registry).await;
 }
 
