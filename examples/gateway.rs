@@ -76,11 +76,9 @@ async fn run(config: Option<Config>, port: u16, services: &[String]) -> Result<(
     };
     let server = HttpServer::new(app).bind(("127.0.0.1", port))?;
     let address = server.addrs()[0];
-    let server = server.run();
     println!("listening on http://{address}");
-    server.await?;
-    registry.send(Shutdown::default()).await??;
-    Ok(())
+    // Ends the Registry first, which ends the streams of open pages.
+    Ok(actix_nacos::serve(server, registry).await?)
 }
 
 /// Redirects are the caller's to follow, and an upload takes as long as its sender needs.

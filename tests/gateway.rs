@@ -1,8 +1,12 @@
 //! Runs the example `gateway` as a user does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[cfg(unix)]
+mod site;
 mod support;
 
+#[cfg(unix)]
+use std::time::{Duration, Instant};
 use std::{
     io::{BufRead as _, BufReader},
     process::{Command, Stdio},
@@ -73,4 +77,19 @@ async fn requests_are_forwarded_by_name_and_survive_the_death_of_an_instance() {
     }
     instances[1].kill().await;
     eventually("nobody answers", async || (get("/orders/items").await.0 == 502).then_some(())).await;
+}
+
+#[cfg(unix)]
+#[actix::test]
+async fn an_open_page_does_not_hold_up_the_end() {
+    let nacos = server();
+    let (mut gateway, url) = start(&nacos.server_address());
+    let mut page = site::Events::open(&format!("{url}/registry/events")).await;
+    page.next().await.unwrap();
+    let told = Instant::now();
+    gateway.signal("TERM");
+    while page.next().await.is_some() {}
+    assert_eq!(gateway.wait().code(), Some(0));
+    // The server would wait for the page for 30 s.
+    assert!(told.elapsed() < Duration::from_secs(20), "{:?}", told.elapsed());
 }
