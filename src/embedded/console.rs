@@ -78,9 +78,7 @@ pub(crate) fn answer(
     }
     match (request.method(), request.path()) {
         (&Method::GET, "/") => web_page::document(PAGE, &POLICY),
-        (&Method::GET, _) | (&Method::POST, _) if is_of_another_site(headers) => {
-            text(StatusCode::FORBIDDEN, "answers its own page alone\n")
-        }
+        (&Method::GET, _) | (&Method::POST, _) if is_of_another_site(headers) => refuse_other_site(),
         (&Method::GET, "/console/events") => match events(shared.clone(), era, busy) {
             Some(events) => web_page::event_stream(events),
             None => text(StatusCode::SERVICE_UNAVAILABLE, "too many consoles are open\n"),
@@ -88,6 +86,10 @@ pub(crate) fn answer(
         (&Method::POST, "/console/order") => obey(request, body, shared),
         _ => text(StatusCode::METHOD_NOT_ALLOWED, "no such order\n"),
     }
+}
+
+pub(crate) fn refuse_other_site() -> HttpResponse {
+    text(StatusCode::FORBIDDEN, "answers its own page alone\n")
 }
 
 fn text(status: StatusCode, text: impl Into<String>) -> HttpResponse {
@@ -104,10 +106,20 @@ fn names_this_machine(headers: &HeaderMap) -> bool {
 
 /// Browsers send `Sec-Fetch-Site` with all requests, and `Origin` with those that may change something.
 fn is_of_another_site(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
+    has_foreign_origin(headers) || site.is_some_and(|site| site != b"same-origin")
+}
+
+/// Whether a page of another site makes this request to the Nacos API. Unlike the console's events, the API may be
+/// opened from the address bar.
+pub(crate) fn is_cross_site(headers: &HeaderMap) -> bool {
+    has_foreign_origin(headers) || headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site")
+}
+
+fn has_foreign_origin(headers: &HeaderMap) -> bool {
     let own = headers.get(HOST).map(|host| [b"http://", host.as_bytes()].concat());
     let origin = headers.get(ORIGIN).map(|origin| origin.as_bytes());
-    let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
-    origin.is_some_and(|origin| own.as_deref() != Some(origin)) || site.is_some_and(|site| site != b"same-origin")
+    origin.is_some_and(|origin| own.as_deref() != Some(origin))
 }
 
 // What the console shows.

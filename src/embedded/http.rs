@@ -92,6 +92,9 @@ async fn answer(request: HttpRequest, body: Bytes, era: Data<Era>) -> HttpRespon
     if era.has_console && console::has(request.path()) {
         return console::answer(&request, &body, shared, era.number, busy);
     }
+    if era.has_console && console::is_cross_site(request.headers()) {
+        return console::refuse_other_site();
+    }
     let (call, route) = read(&request, &body, &era);
     let operation = route.operation;
     shared.with(|state| state.counters.count_request(operation));

@@ -65,6 +65,14 @@ async fn other_sites_can_neither_read_nor_order_anything() {
     for path in ["/", "/console/events"] {
         assert_eq!(get(&url(&server, path), &[("host", &rebound)]).await.status, 403, "{path}");
     }
+    let instance = url(&server, &format!("/nacos/v1/ns/instance?serviceName=orders&ip={IP}&port=81"));
+    for headers in [("origin", "http://example.com"), ("origin", "null"), ("sec-fetch-site", "cross-site")] {
+        assert_eq!(send("POST", &instance, &[headers], "").await.status, 403, "{headers:?}");
+    }
+    only_instance(&server, "orders");
+    for headers in [("origin", own.as_str()), ("sec-fetch-site", "none")] {
+        assert_eq!(get(&instance.replace("81", "80"), &[headers]).await.status, 200, "{headers:?}");
+    }
     let cross_site = [("sec-fetch-site", "cross-site")];
     assert_eq!(get(&url(&server, "/console/events"), &cross_site).await.status, 403);
     assert_eq!(get(&url(&server, "/console/events"), &[("origin", elsewhere)]).await.status, 403);
