@@ -199,9 +199,9 @@ mod tests {
 
     /// Asserts that `list` equals the text of the datagram, which is read here without the crate's own structs.
     fn assert_same_list(list: ListAnswer, text: &str) {
-        let mut values = serde_json::Deserializer::from_str(text).into_iter::<Value>();
-        let packet = values.next().unwrap().unwrap();
-        let data: Value = serde_json::from_str(packet["data"].as_str().unwrap()).unwrap();
+        let first = |text: &str| serde_json::Deserializer::from_str(text).into_iter::<Value>().next().unwrap().unwrap();
+        let packet = first(text);
+        let data = first(packet["data"].as_str().unwrap());
         let service = ServiceName::from_wire(&list.name, &list.group_name);
         assert_eq!(data["name"], list.name);
         assert_eq!(data["clusters"].as_str().unwrap_or(""), list.clusters);
