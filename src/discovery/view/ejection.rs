@@ -262,6 +262,7 @@ impl ServiceRecords {
         known.sources.push(Arc::downgrade(source));
     }
 
+    #[inline]
     pub(super) fn any_ejected(&self) -> bool {
         self.ejected.load(Ordering::Relaxed) > 0
     }

@@ -172,6 +172,7 @@ pub(super) struct Apart<T>(T);
 impl<T> Deref for Apart<T> {
     type Target = T;
 
+    #[inline]
     fn deref(&self) -> &T {
         &self.0
     }
