@@ -1,26 +1,17 @@
 //! Messages that watch the connection to the servers.
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    rc::{Rc, Weak},
-    time::Duration,
-};
+use std::{future::ready, rc::Rc};
 
 use actix::{Context, Handler, Message, Recipient, ResponseFuture, WeakRecipient};
-use actix_rt::{task::JoinHandle, time::timeout};
+use futures_util::stream::{once, unfold, StreamExt as _};
 use serde::Serialize;
-use tokio::sync::watch;
 
 use super::{actor::Registry, shared::Shared};
 use crate::{
-    discovery::listeners::{Listener, ListenerId},
+    discovery::listeners::Listener,
     error::{Error, Operation},
     model::connection::ConnectionState,
 };
-
-/// How often the Registry checks whether a listener has stopped.
-pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Tells a listener how the servers can be reached now: see [`WatchConnection`]. After several changes in quick
 /// succession, only the newest state is sent.
@@ -153,58 +144,24 @@ impl Handler<UnwatchConnection> for Registry {
 
     fn handle(&mut self, UnwatchConnection { listener }: UnwatchConnection, _: &mut Context<Self>) -> Self::Result {
         self.dispatch(Operation::Status, |shared| {
-            match listener {
-                Some(listener) => shared.connection_listeners.remove(ListenerId::of(&listener)),
-                None => shared.connection_listeners.remove_all(),
-            }
+            shared.connection_watchers.unwatch(listener.as_ref());
             std::future::ready(Ok(()))
         })
     }
 }
 
-/// The listeners that watch the connection.
-#[derive(Default)]
-pub(crate) struct ConnectionListeners {
-    watching: RefCell<HashMap<ListenerId, Watching>>,
-}
-
-impl ConnectionListeners {
-    fn remove(&self, listener: ListenerId) {
-        self.watching.borrow_mut().remove(&listener);
-    }
-
-    fn remove_all(&self) {
-        self.watching.borrow_mut().clear();
-    }
-}
-
-/// One listener. It receives changes until this is dropped.
-struct Watching {
-    /// Keeps the listener alive, if that was requested. The task holds the listener weakly.
-    kept_alive: Option<Recipient<ConnectionChanged>>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 impl Shared {
     fn watch_connection(self: &Rc<Self>, listener: Listener<ConnectionChanged>) {
-        let Some(recipient) = listener.recipient() else { return };
-        let id = ListenerId::of(&recipient);
-        let begin = || {
-            let states = self.nacos.connection_changes();
-            let notified = notify(Rc::downgrade(self), id, recipient.downgrade(), self.connection_now(), states);
-            Watching { kept_alive: None, task: actix_rt::spawn(notified) }
-        };
-        let mut watching = self.connection_listeners.watching.borrow_mut();
-        let watching = watching.entry(id).or_insert_with(begin);
-        if let Listener::Strong(recipient) = listener {
-            watching.kept_alive = Some(recipient);
-        }
+        self.connection_watchers.watch(listener, || {
+            let (shared, states) = (Rc::downgrade(self), self.nacos.connection_changes());
+            // The state is read when the listener is ready for it, so a busy listener receives only the newest one.
+            let later = unfold((shared, states), async |(shared, mut states)| {
+                states.changed().await.ok()?;
+                let now = shared.upgrade()?.connection_now();
+                Some((now, (shared, states)))
+            });
+            ((), once(ready(self.connection_now())).chain(later))
+        });
     }
 
     fn connection_now(&self) -> ConnectionChanged {
@@ -213,40 +170,14 @@ impl Shared {
     }
 }
 
-/// Sends one listener the state `first` and every change, until the listener or the Registry has ended.
-async fn notify(
-    shared: Weak<Shared>,
-    id: ListenerId,
-    listener: WeakRecipient<ConnectionChanged>,
-    first: ConnectionChanged,
-    mut states: watch::Receiver<ConnectionState>,
-) {
-    let mut next = Some(first);
-    while let Some(recipient) = listener.upgrade().filter(Recipient::connected) {
-        let sent = next.take().map(|change| recipient.send(change));
-        // While this waits, it must not keep the listener alive.
-        drop(recipient);
-        if let Some(handled) = sent {
-            // Wait for the listener before the next message, so that changes do not queue up in its mailbox.
-            let _ = handled.await;
-        }
-        match timeout(CHECK_INTERVAL, states.changed()).await {
-            Ok(Ok(())) => next = shared.upgrade().map(|shared| shared.connection_now()),
-            Ok(Err(_)) => return,
-            Err(_) => {}
-        }
-    }
-    if let Some(shared) = shared.upgrade() {
-        shared.connection_listeners.remove(id);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{cell::RefCell, time::Duration};
+
     use actix::{dev::channel, Actor, ActorContext, Addr};
     use actix_rt::time::sleep;
 
-    use super::*;
+    use super::{super::watchers::CHECK_INTERVAL, *};
     use crate::config::Config;
 
     /// Records the states that it receives.
@@ -295,7 +226,7 @@ mod tests {
     #[actix::test]
     async fn listeners_that_have_stopped_are_forgotten_also_without_a_change() {
         let shared = shared();
-        let watching = || shared.connection_listeners.watching.borrow().len();
+        let watching = || shared.connection_watchers.len();
         let watchers: Vec<_> = (0..2001).map(|_| Watcher::default().start()).collect();
         for (number, watcher) in watchers.iter().enumerate() {
             shared.watch_connection(if number % 2 == 0 { weak(watcher) } else { strong(watcher) });
@@ -320,7 +251,7 @@ mod tests {
         sleep(3 * CHECK_INTERVAL).await;
         assert_eq!(*received.borrow(), [ConnectionState::Unknown]);
         assert!(address.upgrade().is_some());
-        shared.connection_listeners.remove_all();
+        shared.connection_watchers.unwatch(None);
         sleep(CHECK_INTERVAL).await;
         assert!(address.upgrade().is_none());
     }

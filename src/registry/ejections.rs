@@ -8,23 +8,19 @@ use std::{
 };
 
 use actix::{Context, Handler, Message, Recipient, ResponseFuture, WeakRecipient};
-use actix_rt::{task::JoinHandle, time::timeout};
 use slog::{info, warn};
 use tokio::sync::mpsc;
 
-use super::{actor::Registry, connection::CHECK_INTERVAL, shared::Shared};
+use super::{actor::Registry, shared::Shared, watchers::Watchers};
 use crate::{
     discovery::{
-        listeners::{Listener, ListenerId},
+        listeners::Listener,
         view::{CallTotals, EjectionChanged, EjectionReports, EjectionStatus, ServiceRecords},
     },
     error::{Error, Operation},
     model::service::ServiceName,
     runtime::history::RegistryEventKind,
 };
-
-/// How many changes may wait for one listener.
-const QUEUE: usize = 1024;
 
 /// Notifies `listener` whenever an instance of any service is ejected, or its ejection ends ([`EjectionChanged`]).
 ///
@@ -59,7 +55,7 @@ impl Handler<WatchEjections> for Registry {
 
     fn handle(&mut self, WatchEjections { listener }: WatchEjections, _: &mut Context<Self>) -> Self::Result {
         self.dispatch(Operation::Status, |shared| {
-            shared.watch_ejections(listener);
+            shared.ejections.watchers.watch_queue(listener, Vec::new);
             std::future::ready(Ok(()))
         })
     }
@@ -92,11 +88,7 @@ impl Handler<UnwatchEjections> for Registry {
 
     fn handle(&mut self, UnwatchEjections { listener }: UnwatchEjections, _: &mut Context<Self>) -> Self::Result {
         self.dispatch(Operation::Status, |shared| {
-            let mut watching = shared.ejections.watching.borrow_mut();
-            match listener {
-                Some(listener) => drop(watching.remove(&ListenerId::of(&listener))),
-                None => watching.clear(),
-            }
+            shared.ejections.watchers.unwatch(listener.as_ref());
             std::future::ready(Ok(()))
         })
     }
@@ -108,7 +100,7 @@ pub(crate) struct Ejections {
     /// The channel by which records report from any thread.
     reports: EjectionReports,
     reported: Rc<tokio::sync::Mutex<mpsc::UnboundedReceiver<EjectionChanged>>>,
-    watching: RefCell<HashMap<ListenerId, Watching>>,
+    watchers: Watchers<EjectionChanged>,
     /// The number of ejections so far.
     total: Cell<u64>,
 }
@@ -117,7 +109,7 @@ impl Default for Ejections {
     fn default() -> Self {
         let (reports, reported) = mpsc::unbounded_channel();
         let reported = Rc::new(tokio::sync::Mutex::new(reported));
-        Ejections { records: RefCell::default(), reports, reported, watching: RefCell::default(), total: Cell::new(0) }
+        Ejections { records: RefCell::default(), reports, reported, watchers: Watchers::default(), total: Cell::new(0) }
     }
 }
 
@@ -155,31 +147,13 @@ impl Ejections {
     }
 }
 
-/// One listener. It has its own queue and task, so that a slow listener delays no other. Dropping this ends the
-/// notifications.
-struct Watching {
-    /// The listener, if it must be kept alive. The task holds it weakly.
-    kept_alive: Option<Recipient<EjectionChanged>>,
-    queue: mpsc::Sender<EjectionChanged>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 /// Logs every ejection and queues it for the listeners, until the Registry ends.
 pub(super) async fn report_ejections(shared: Weak<Shared>) {
     let Some(reported) = shared.upgrade().map(|shared| shared.ejections.reported.clone()) else { return };
     let mut reported = reported.lock().await;
     while let Some(change) = reported.recv().await {
         let Some(shared) = shared.upgrade() else { return };
-        for listener in shared.ejections.watching.borrow().values() {
-            // A listener whose queue is full misses this change.
-            let _ = listener.queue.try_send(change.clone());
-        }
+        shared.ejections.watchers.queue(&change);
         shared.ejections.total.set(shared.ejections.total() + u64::from(change.ejected_for.is_some()));
         shared.record_ejection(&change);
         let EjectionChanged { instance, ejected_for, times, .. } = &change;
@@ -193,33 +167,6 @@ pub(super) async fn report_ejections(shared: Weak<Shared>) {
     }
 }
 
-/// Notifies one listener of every change, until the listener or the Registry has ended.
-async fn deliver(
-    shared: Weak<Shared>,
-    id: ListenerId,
-    listener: WeakRecipient<EjectionChanged>,
-    mut changes: mpsc::Receiver<EjectionChanged>,
-) {
-    let mut next = None;
-    while let Some(recipient) = listener.upgrade().filter(Recipient::connected) {
-        let sent = next.take().map(|change| recipient.send(change));
-        // Drop the recipient before waiting, so that it does not keep the listener alive.
-        drop(recipient);
-        if let Some(handled) = sent {
-            // If the listener has ended, the loop ends in the next round.
-            let _ = handled.await;
-        }
-        match timeout(CHECK_INTERVAL, changes.recv()).await {
-            Ok(Some(change)) => next = Some(change),
-            Ok(None) => return,
-            Err(_) => {}
-        }
-    }
-    if let Some(shared) = shared.upgrade() {
-        shared.ejections.watching.borrow_mut().remove(&id);
-    }
-}
-
 impl Shared {
     fn record_ejection(&self, change: &EjectionChanged) {
         let kind = match change.ejected_for {
@@ -230,20 +177,5 @@ impl Shared {
             event.instance = Some(change.instance.clone());
             event.reason = change.ejected_for.map(|time| format!("for {} s", time.as_secs()));
         });
-    }
-
-    fn watch_ejections(self: &Rc<Self>, listener: Listener<EjectionChanged>) {
-        let Some(recipient) = listener.recipient() else { return };
-        let id = ListenerId::of(&recipient);
-        let begin = || {
-            let (queue, changes) = mpsc::channel(QUEUE);
-            let notified = deliver(Rc::downgrade(self), id, recipient.downgrade(), changes);
-            Watching { kept_alive: None, queue, task: actix_rt::spawn(notified) }
-        };
-        let mut watching = self.ejections.watching.borrow_mut();
-        let watching = watching.entry(id).or_insert_with(begin);
-        if let Listener::Strong(recipient) = listener {
-            watching.kept_alive = Some(recipient);
-        }
     }
 }

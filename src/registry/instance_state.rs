@@ -1,28 +1,18 @@
 //! The state of each registered instance on the servers, and the messages that watch it.
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    rc::{Rc, Weak},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use actix::{Context, Handler, Message, Recipient, ResponseFuture, WeakRecipient};
-use actix_rt::{task::JoinHandle, time::timeout};
 use serde::Serialize;
 use slog::{debug, info, warn};
-use tokio::sync::mpsc;
 
-use super::{actor::Registry, connection::CHECK_INTERVAL, desired::DesiredInstance, shared::Shared};
+use super::{actor::Registry, desired::DesiredInstance, shared::Shared};
 use crate::{
-    discovery::listeners::{Listener, ListenerId},
+    discovery::listeners::Listener,
     error::{Error, Operation},
     model::instance::InstanceKey,
     runtime::history::RegistryEventKind,
 };
-
-/// How many changes may wait for one listener.
-const QUEUE: usize = 1024;
 
 /// Whether the servers have an instance that this application registered. Serialises in lower case, as `"registered"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -121,7 +111,7 @@ impl Handler<WatchInstances> for Registry {
 
     fn handle(&mut self, WatchInstances { listener }: WatchInstances, _: &mut Context<Self>) -> Self::Result {
         self.dispatch(Operation::Status, |shared| {
-            shared.watch_instances(listener);
+            shared.instance_watchers.watch_queue(listener, || shared.instance_states());
             std::future::ready(Ok(()))
         })
     }
@@ -178,75 +168,9 @@ impl Handler<UnwatchInstances> for Registry {
 
     fn handle(&mut self, UnwatchInstances { listener }: UnwatchInstances, _: &mut Context<Self>) -> Self::Result {
         self.dispatch(Operation::Status, |shared| {
-            let mut watching = shared.instance_listeners.watching.borrow_mut();
-            match listener {
-                Some(listener) => drop(watching.remove(&ListenerId::of(&listener))),
-                None => watching.clear(),
-            }
+            shared.instance_watchers.unwatch(listener.as_ref());
             std::future::ready(Ok(()))
         })
-    }
-}
-
-/// The listeners that watch the instances.
-#[derive(Default)]
-pub(crate) struct InstanceListeners {
-    watching: RefCell<HashMap<ListenerId, Watching>>,
-}
-
-/// One listener, with a queue of its own, so that a slow listener delays no other. It receives changes until this is
-/// dropped.
-struct Watching {
-    /// Keeps the listener alive, if that was requested. The task holds the listener weakly.
-    kept_alive: Option<Recipient<InstanceStateChanged>>,
-    queue: mpsc::Sender<InstanceStateChanged>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl InstanceListeners {
-    fn notify(&self, change: &InstanceStateChanged) {
-        for listener in self.watching.borrow().values() {
-            // A listener whose queue is full misses this change.
-            let _ = listener.queue.try_send(change.clone());
-        }
-    }
-}
-
-/// Sends one listener the `present` states and every change, until the listener or the Registry has ended.
-async fn deliver(
-    shared: Weak<Shared>,
-    id: ListenerId,
-    listener: WeakRecipient<InstanceStateChanged>,
-    present: Vec<InstanceStateChanged>,
-    mut changes: mpsc::Receiver<InstanceStateChanged>,
-) {
-    let mut present = present.into_iter();
-    let mut next = None;
-    while let Some(recipient) = listener.upgrade().filter(Recipient::connected) {
-        let sent = next.take().map(|change| recipient.send(change));
-        // While this waits, it must not keep the listener alive.
-        drop(recipient);
-        if let Some(handled) = sent {
-            // The next round checks whether the listener has stopped.
-            let _ = handled.await;
-        }
-        next = present.next();
-        if next.is_none() {
-            match timeout(CHECK_INTERVAL, changes.recv()).await {
-                Ok(Some(change)) => next = Some(change),
-                Ok(None) => return,
-                Err(_) => {}
-            }
-        }
-    }
-    if let Some(shared) = shared.upgrade() {
-        shared.instance_listeners.watching.borrow_mut().remove(&id);
     }
 }
 
@@ -261,21 +185,11 @@ impl InstanceStateChanged {
 }
 
 impl Shared {
-    fn watch_instances(self: &Rc<Self>, listener: Listener<InstanceStateChanged>) {
-        let Some(recipient) = listener.recipient() else { return };
-        let id = ListenerId::of(&recipient);
-        let begin = || {
-            let (queue, changes) = mpsc::channel(QUEUE);
-            let mut present = Vec::new();
-            self.desired.for_each(|desired| present.push(InstanceStateChanged::of(desired)));
-            let notified = deliver(Rc::downgrade(self), id, recipient.downgrade(), present, changes);
-            Watching { kept_alive: None, queue, task: actix_rt::spawn(notified) }
-        };
-        let mut watching = self.instance_listeners.watching.borrow_mut();
-        let watching = watching.entry(id).or_insert_with(begin);
-        if let Listener::Strong(recipient) = listener {
-            watching.kept_alive = Some(recipient);
-        }
+    /// The state of each registered instance now.
+    fn instance_states(&self) -> Vec<InstanceStateChanged> {
+        let mut present = Vec::new();
+        self.desired.for_each(|desired| present.push(InstanceStateChanged::of(desired)));
+        present
     }
 
     /// Updates an instance. If that changes its state, logs the change and notifies the listeners.
@@ -293,7 +207,7 @@ impl Shared {
     }
 
     pub(super) fn notify_of_state(&self, before: InstanceState, change: &InstanceStateChanged) {
-        self.instance_listeners.notify(change);
+        self.instance_watchers.queue(change);
         self.record_state(change);
         let InstanceStateChanged { instance, state, error } = change;
         let error = error.as_ref().map_or_else(String::new, ToString::to_string);

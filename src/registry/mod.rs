@@ -30,6 +30,7 @@ mod status;
 mod subscriptions;
 mod target;
 mod values;
+mod watchers;
 
 #[cfg(feature = "actix-web")]
 pub(crate) use self::serving::{AddressMissing, BeginServing, GetReadiness, Readiness, RegistrationsAsked};

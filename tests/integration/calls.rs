@@ -451,8 +451,8 @@ async fn a_304_has_no_body_whatever_its_length_says() {
 
 #[actix::test]
 async fn a_client_that_follows_no_redirect_passes_it_on() {
-    let stranger = Web::with_its_port();
-    let target = format!("http://{}:{}/", crate::support::web::IP, stranger.port);
+    let unregistered = Web::with_its_port();
+    let target = format!("http://{}:{}/", crate::support::web::IP, unregistered.port);
     let orders = Web::start(move |_: HttpRequest, _: web::Bytes| {
         let target = target.clone();
         async move { HttpResponse::Found().insert_header(("location", target)).finish() }
