@@ -112,7 +112,7 @@ struct World {
     /// Whether what only administrators may is to be had.
     administers: bool,
     registry: Addr<Registry>,
-    stranger: Addr<Registry>,
+    other_owner: Addr<Registry>,
     service: String,
 }
 
@@ -142,8 +142,8 @@ impl World {
             Some((username, password)) => config.credentials(username, password),
             None => config,
         };
-        let (registry, stranger) = (start(config.clone()), start(config.clone()));
-        World { kind, embedded, config, administers, registry, stranger, service: unique("conformance") }
+        let (registry, other_owner) = (start(config.clone()), start(config.clone()));
+        World { kind, embedded, config, administers, registry, other_owner, service: unique("conformance") }
     }
 
     async fn ask<M, T>(&self, message: M) -> T
@@ -212,7 +212,7 @@ impl World {
     }
 
     async fn close(&self) {
-        for registry in [&self.registry, &self.stranger] {
+        for registry in [&self.registry, &self.other_owner] {
             // A test may have shut it down.
             let _ = ask(registry, Shutdown::default().persistent_too()).await;
         }
@@ -389,7 +389,7 @@ async fn anybody_can_deregister_an_instance() {
     everywhere(async |world| {
         world.ask(world.register(8080).ephemeral(false)).await;
         world.listed_ports(&[8080]).await;
-        ask(&world.stranger, world.deregister(8080).ephemeral(false)).await.unwrap();
+        ask(&world.other_owner, world.deregister(8080).ephemeral(false)).await.unwrap();
         world.listed_ports(&[]).await;
     })
     .await;
@@ -438,7 +438,7 @@ async fn modifying_somebody_elses_instance_leaves_what_is_not_given_or_says_that
         world.ask(world.register(8080).weight(2.0).metadata("a", "1")).await;
         world.ask(world.register(8081)).await;
         world.listed_ports(&[8080, 8081]).await;
-        let modify = |change| ask(&world.stranger, change);
+        let modify = |change| ask(&world.other_owner, change);
         if !world.administers {
             let refused = modify(world.modify(8080).weight(3.0)).await;
             // Nacos 3 has it in the admin API, and that wants a login.
@@ -459,7 +459,7 @@ async fn modifying_somebody_elses_instance_leaves_what_is_not_given_or_says_that
         modify(world.modify(8080).enabled(false)).await.unwrap();
         world.listed_ports(&[8081]).await;
         modify(world.modify(8080).weight(4.0)).await.unwrap();
-        let found = ask(&world.stranger, world.get(8080)).await.unwrap();
+        let found = ask(&world.other_owner, world.get(8080)).await.unwrap();
         assert_eq!((found.enabled, found.weight), (false, 4.0), "by a change of the weight");
         modify(world.modify(8080).enabled(true)).await.unwrap();
         let info = world.listed_ports(&[8080, 8081]).await;
@@ -489,7 +489,7 @@ async fn an_instance_is_read_as_it_was_registered_by_its_owner_and_by_others() {
         world.ask(world.register(8080).group("PAY").cluster("north").weight(2.5).metadata("zone", "a")).await;
         let list = world.list().group("PAY");
         world.listed_by(list, "it is listed", |hosts| hosts.len() == 1).await;
-        for registry in [&world.registry, &world.stranger] {
+        for registry in [&world.registry, &world.other_owner] {
             let get = world.get(8080).group("PAY").cluster("north");
             let found = ask(registry, get).await.unwrap();
             assert_eq!((found.ip.as_str(), found.port, found.cluster_name.as_str()), (IP, 8080, "north"));
@@ -507,7 +507,7 @@ async fn a_persistent_instance_is_read_as_one() {
         world.ask(world.register(8080).ephemeral(false)).await;
         world.listed_ports(&[8080]).await;
         assert!(!world.ask(world.get(8080)).await.ephemeral);
-        assert!(!ask(&world.stranger, world.get(8080)).await.unwrap().ephemeral);
+        assert!(!ask(&world.other_owner, world.get(8080)).await.unwrap().ephemeral);
     })
     .await;
 }
@@ -539,7 +539,7 @@ async fn a_disabled_instance_is_read_by_its_owner_and_where_servers_tell_by_othe
         world.ask(world.register(8080).enabled(false).weight(2.0)).await;
         let own = world.ask(world.get(8080)).await;
         assert_eq!((own.enabled, own.weight), (false, 2.0));
-        match ask(&world.stranger, world.get(8080)).await {
+        match ask(&world.other_owner, world.get(8080)).await {
             Ok(found) => {
                 assert!(world.administers);
                 assert_eq!((found.enabled, found.weight), (false, 2.0));
@@ -678,7 +678,7 @@ async fn a_beat_by_hand_registers_what_the_server_does_not_know() {
 async fn a_persistent_instance_takes_no_beats() {
     everywhere(async |world| {
         world.ask(world.register(8080).ephemeral(false)).await;
-        for registry in [&world.registry, &world.stranger] {
+        for registry in [&world.registry, &world.other_owner] {
             let beat = SendHeartbeat::new(&world.service, IP, 8080).ephemeral(false);
             let refused = ask(registry, beat).await;
             assert!(matches!(refused, Err(Error::InvalidInput { field: "ephemeral", .. })), "{refused:?}");
@@ -841,10 +841,10 @@ async fn the_status_tells_of_servers_instances_and_subscriptions() {
 async fn shutting_down_takes_ephemeral_instances_out_and_leaves_persistent_ones() {
     everywhere(async |world| {
         let persistent = unique("persistent");
-        ask(&world.stranger, world.register(8080)).await.unwrap();
-        ask(&world.stranger, RegisterInstance::new(&persistent, IP, 8081).ephemeral(false)).await.unwrap();
+        ask(&world.other_owner, world.register(8080)).await.unwrap();
+        ask(&world.other_owner, RegisterInstance::new(&persistent, IP, 8081).ephemeral(false)).await.unwrap();
         world.listed_ports(&[8080]).await;
-        let report = ask(&world.stranger, Shutdown::default()).await.unwrap();
+        let report = ask(&world.other_owner, Shutdown::default()).await.unwrap();
         assert_eq!((report.deregistered, report.left, report.failed.len()), (1, 1, 0));
         world.listed_ports(&[]).await;
         let list = ListInstances::new(&persistent);
@@ -858,12 +858,12 @@ async fn shutting_down_takes_ephemeral_instances_out_and_leaves_persistent_ones(
 #[actix::test]
 async fn shutting_down_takes_persistent_instances_out_when_asked() {
     everywhere(async |world| {
-        ask(&world.stranger, world.register(8080).ephemeral(false)).await.unwrap();
+        ask(&world.other_owner, world.register(8080).ephemeral(false)).await.unwrap();
         world.listed_ports(&[8080]).await;
-        let report = ask(&world.stranger, Shutdown::default().persistent_too()).await.unwrap();
+        let report = ask(&world.other_owner, Shutdown::default().persistent_too()).await.unwrap();
         assert_eq!((report.deregistered, report.left), (1, 0));
         world.listed_ports(&[]).await;
-        assert_eq!(ask(&world.stranger, world.list()).await, Err(Error::Stopped));
+        assert_eq!(ask(&world.other_owner, world.list()).await, Err(Error::Stopped));
     })
     .await;
 }

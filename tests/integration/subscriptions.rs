@@ -189,9 +189,9 @@ async fn a_restarted_empty_server_is_no_news() {
     let mut news = News::listen();
     subscribe(&registry, &news).await;
     news.next().await;
-    let stranger = support::registry(&server);
+    let other_owner = support::registry(&server);
     let quick = |port| register(port).metadata(actix_nacos::HEART_BEAT_INTERVAL, "300");
-    join_all((81..90).map(|port| ask(&stranger, quick(port))))
+    join_all((81..90).map(|port| ask(&other_owner, quick(port))))
         .await
         .into_iter()
         .for_each(|answer| drop(answer.unwrap()));
@@ -200,7 +200,7 @@ async fn a_restarted_empty_server_is_no_news() {
     until("all are back", || server.instances("orders").len() == 10).await;
     some_polls(&server).await;
     assert!(news.waiting().iter().all(|news| news.removed.is_empty()), "nobody was told that they had gone");
-    shut_down(&stranger).await;
+    shut_down(&other_owner).await;
 }
 
 // Listeners.
@@ -382,11 +382,11 @@ async fn unsubscribing_from_clusters_ends_the_subscription_of_these_clusters() {
 #[actix::test]
 async fn unsubscribing_what_is_not_subscribed_is_ok() {
     let (_server, registry) = world().await;
-    let (mut news, stranger) = (News::listen(), News::listen());
+    let (mut news, other_owner) = (News::listen(), News::listen());
     subscribe(&registry, &news).await;
     news.next().await;
     ask(&registry, Unsubscribe::new("unknown")).await.unwrap();
-    ask(&registry, Unsubscribe::new("orders").listener(stranger.recipient())).await.unwrap();
+    ask(&registry, Unsubscribe::new("orders").listener(other_owner.recipient())).await.unwrap();
     ask(&registry, Unsubscribe::new("orders").clusters(["north"])).await.unwrap();
     ask(&registry, register(81)).await.unwrap();
     assert_eq!(ports_of(&news.next().await.added), [81], "those that are go on");
