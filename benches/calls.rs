@@ -1,7 +1,7 @@
-//! What a call by name costs, beside the same call with plain awc, on loopback.
+//! The cost of a call by name, compared with the same call by plain awc, on loopback.
 //!
-//! `cargo bench --bench calls`. Seven rounds of each, one after the other; the figures are medians. A goal that is missed
-//! ends the program with a panic.
+//! `cargo bench --bench calls` alternates between both for seven rounds and prints the medians. If a goal is missed,
+//! the program panics.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "support/measure.rs"]
@@ -16,15 +16,15 @@ use rustix::time::{clock_gettime, ClockId};
 
 const ROUNDS: usize = 7;
 const CALLS: u32 = 5000;
-/// Of the CPU of plain awc.
+/// As a multiple of the CPU time of plain awc.
 const CPU_GOAL: f64 = 1.10;
 const P50_GOAL: Duration = Duration::from_micros(10);
 
-/// What one call cost.
+/// The cost of one call.
 struct Round {
-    /// Of the whole process, with the server, in microseconds.
+    /// CPU time of the whole process, including the server, in microseconds.
     cpu: f64,
-    /// Of the calling thread alone, in microseconds.
+    /// CPU time of the calling thread alone, in microseconds.
     thread_cpu: f64,
     p50: f64,
 }
@@ -44,11 +44,11 @@ async fn run() {
 
     let (plain, by_name) = (awc::Client::default(), Client::builder(&registry).service("hello").finish());
     let direct = format!("http://127.0.0.1:{port}/");
-    // A test run shows that the bench works. It is no release build, so its figures mean nothing.
+    // A test run only shows that the bench works. It is no release build, so its figures mean nothing.
     let is_test = std::env::args().any(|argument| argument == "--test");
     let rounds = if is_test { 1 } else { ROUNDS };
     let (mut of_plain, mut of_by_name) = (Vec::new(), Vec::new());
-    // The first round warms up.
+    // The first round warms up and is not counted.
     for round in 0..=rounds {
         let (one, other) = (measure(&plain, &direct).await, measure(&by_name, "http://hello/").await);
         if round > 0 {

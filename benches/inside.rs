@@ -1,5 +1,5 @@
-//! What is inside the process: the difference between two lists, reading lists, pushes and answers to beats, building
-//! beats, and telling a change to many listeners.
+//! The work inside the process: comparing two lists, parsing lists, pushes and answers to beats, building beats, and
+//! notifying many listeners of a change.
 //!
 //! `cargo bench --bench inside`.
 
@@ -29,7 +29,7 @@ fn service() -> ServiceName {
     ServiceName { group: DEFAULT_GROUP.into(), name: "orders".into() }
 }
 
-/// A list of `length`, in which the instance `heavier` has another weight.
+/// A list of `length` instances. The instance number `heavier` has another weight.
 fn info(length: usize, heavier: Option<usize>) -> Arc<ServiceInfo> {
     let instance = |number: usize| {
         let mut instance = Instance::new(format!("127.{}.{}.{}", number >> 16, number >> 8 & 255, number & 255), 80);
@@ -75,7 +75,7 @@ fn building(criterion: &mut Criterion) {
     criterion.bench_function("build/full_beat", |bench| bench.iter(|| beat(black_box(&key), Some(&instance))));
 }
 
-/// Counts what all listeners of a watch were told.
+/// Counts the messages that the listeners of one service have received.
 struct Crowd {
     told: Cell<usize>,
     size: usize,
@@ -100,7 +100,7 @@ impl Handler<ServiceChanged> for Listener {
     }
 }
 
-/// From a pushed list with one change until the last listener was told.
+/// Measures from a pushed list with one change until the last listener has received the message.
 fn telling(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("tell");
     for listeners in [1, 100] {
@@ -111,7 +111,7 @@ fn telling(criterion: &mut Criterion) {
             });
         }
     }
-    // Ten times as many take ten times as long, not a hundred times.
+    // The cost must grow linearly with the number of listeners.
     for listeners in [100, 1_000] {
         let lists = [info(10, None), info(10, Some(5))];
         let weakly = |first, recipients: Vec<Recipient<_>>| {
@@ -145,7 +145,7 @@ async fn tell(
     took
 }
 
-/// What a clone of the list costs, which the measurements of `tell` leave out.
+/// Measures a clone of the list, which the measurements of `tell` leave out.
 fn copying(criterion: &mut Criterion) {
     let info = info(10_000, None);
     criterion.bench_function("tell/clone_of_the_list/10000", |bench| {
@@ -153,7 +153,7 @@ fn copying(criterion: &mut Criterion) {
     });
 }
 
-/// What counting adds to a beat, and a scrape of 1,000 instances and 100 services.
+/// Measures how much the metrics cost: counting one beat, and one scrape of 1,000 instances and 100 services.
 fn counting(criterion: &mut Criterion) {
     let (counters, due) = (BeatCounters::default(), Instant::now());
     criterion
@@ -178,7 +178,7 @@ fn large_status() -> RegistryStatus {
     status
 }
 
-/// Short: claims are ratios within one run, not the third digit.
+/// Few samples: the goals are ratios within one run, so the third digit does not matter.
 fn briefly() -> Criterion {
     Criterion::default()
         .warm_up_time(Duration::from_millis(200))

@@ -1,4 +1,4 @@
-//! Runs the scenarios at full length. `docs/reliability.md` has the promise of each, and what was measured.
+//! Runs the scenarios at full length. `docs/reliability.md` has the promise and the measured figures of each.
 //!
 //! `cargo bench --bench reliability -- NAME [--seconds N] [--seed S]` runs one scenario, `-- all` all of them one after
 //! the other. The program panics if a promise does not hold.
@@ -44,9 +44,9 @@ const NAMES: [&str; 19] = [
     "soak",
 ];
 
-/// As fast as the servers and clients of this crate, on any day: a second is a long time.
+/// A bound for what usually takes milliseconds, so that a slow machine does not break it.
 const SECOND: Duration = Duration::from_secs(1);
-/// What a client of Nacos beats at.
+/// The default beat interval of Nacos' clients.
 const BEAT: Duration = Duration::from_secs(5);
 
 struct Options {
@@ -103,9 +103,9 @@ fn stage(name: &str, options: &Options) {
     }
 }
 
-/// On the embedded server, and on the one in `NACOS_SERVER_ADDR` if that is set.
+/// Measures on the embedded server, and on the server in `NACOS_SERVER_ADDR` if that is set.
 fn time_to_remove() {
-    // It closes idle connections again and again meanwhile.
+    // The short timeout makes the server close idle connections during the whole run.
     let server = EmbeddedServer::builder().idle_timeout(BEAT).start().expect("a free port");
     let mut figures = vec![time_to_remove_at("the embedded server", Config::new(server.server_address()))];
     if std::env::var_os("NACOS_SERVER_ADDR").is_some() {
@@ -121,7 +121,7 @@ fn time_to_remove_at(server: &str, config: Config) -> time_to_remove::Figures {
     let sizes = time_to_remove::Sizes {
         shapes: time_to_remove::SHAPES.to_vec(),
         services: 20,
-        // Longer than lists are polled more often because they changed.
+        // Longer than the time for which a list is polled more often after a change.
         rest: Duration::from_secs(25),
         spread: Duration::from_secs(20),
         poll_interval: Duration::from_secs(10),
@@ -197,7 +197,7 @@ fn outage() {
     for fault in [outage::Fault::Refuse, outage::Fault::Hang] {
         let outage::Figures { requests_per_second, back_after } = run(outage::all_servers_fail(fault, &sizes));
         println!("outage: {fault:?} for 60 s: {requests_per_second:.1} requests/s, 1,000 instances back after {back_after:.1?}");
-        // A pause of a breaker, then each instance at its own place in the beat interval.
+        // A breaker that is open delays the first request by up to 2 s. Then each instance beats within one interval.
         assert!(requests_per_second < 5.0 && back_after < BEAT + 2 * SECOND);
     }
 }
@@ -223,7 +223,7 @@ fn session() {
     let session::Figures { operations, failed, logins, .. } = run(session::tokens_run_out(life, last));
     let failed = failed.len();
     println!("session: {operations} operations in 60 s with tokens of 8 s: {logins} logins, {failed} failed");
-    // Renewed after 6.8 s: at 0, 6.8, …, 54.4 s.
+    // Tokens are renewed after 6.8 s, so there are logins at 0, 6.8, …, 54.4 s.
     assert_eq!((failed, logins), (0, 9));
 }
 
@@ -353,8 +353,9 @@ fn soak(options: &Options) {
     let (early, late) = figures.resident_kib;
     assert!(late < early + early / 4 + 8 * 1024, "memory grew from {early} to {late} KiB");
     let (early, late) = figures.descriptors;
-    // Full pools to both servers, whose ends are in this process, too, and each held twice there; and a few listeners and
-    // views that come and go.
+    // A full pool has 33 connections. There is one pool for each of the two servers. Each connection has three
+    // descriptors in this process: one of the client and two of the server. Beside the pools, a few listeners and views
+    // come and go.
     let pools = 2 * 3 * 33;
     assert!(late <= early + pools + 16, "descriptors grew from {early} to {late}");
 }

@@ -1,7 +1,7 @@
-//! What a lookup and a call cost, beside what a user would do without `ServiceView`.
+//! The cost of a lookup and of a call, compared with what a user would write without `ServiceView`.
 //!
-//! `cargo bench --bench view`. Every figure is per lookup, the chosen instance read included. That lookups allocate
-//! nothing is shown by `tests/allocations.rs`.
+//! `cargo bench --bench view`. Every figure is per lookup, which includes reading the chosen instance.
+//! `tests/allocations.rs` shows that lookups allocate nothing.
 
 use std::{
     hint::black_box,
@@ -34,7 +34,7 @@ fn view(length: usize) -> ServiceView {
     ServiceView::fixed(ServiceName { group: "DEFAULT_GROUP".into(), name: "orders".into() }, instances(length))
 }
 
-/// The longest of `threads` that each do `lookups` at the same time: what one of them pays beside the others.
+/// Runs `lookups` lookups in each of `threads` threads at the same time. Returns the time of the slowest thread.
 fn together(threads: usize, lookups: u64, lookup: impl Fn() + Sync) -> Duration {
     let start = Barrier::new(threads);
     let run = || {
@@ -62,7 +62,7 @@ fn lookups(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A call is chosen, begun, and told that it succeeded.
+/// Measures a call: choosing an instance, `begin` and `succeeded`.
 fn calls(criterion: &mut Criterion) {
     let policies = [
         ("weighted_random", Policy::WeightedRandom),
@@ -83,7 +83,7 @@ fn calls(criterion: &mut Criterion) {
                 }
             };
             group.bench_function(BenchmarkId::new(name, length), |bench| bench.iter(call));
-            // All calls of one key are calls of one instance: the threads would meet there.
+            // All calls with one key go to one instance, so two threads would contend for its record.
             if policy != Policy::ConsistentHash {
                 group.bench_function(BenchmarkId::new(format!("{name}/each_of_two_threads"), length), |bench| {
                     bench.iter_custom(|calls| together(2, calls, call));
@@ -94,7 +94,7 @@ fn calls(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Two threads of which one makes and drops views all the time, as handlers that are given a clone each do.
+/// Measures lookups while another thread clones and drops views all the time, as request handlers do.
 fn beside_clones(criterion: &mut Criterion) {
     criterion.bench_function("select_one/beside_a_thread_that_clones_views/100", |bench| {
         let view = view(100);
@@ -114,7 +114,7 @@ fn beside_clones(criterion: &mut Criterion) {
     });
 }
 
-/// A list behind a lock, copied by every reader: what most registry clients give.
+/// For comparison: a list behind a lock that every reader copies, as most registry clients do it.
 fn cloned_list(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("peers/cloned_list");
     for length in LENGTHS {
@@ -136,7 +136,7 @@ fn cloned_list(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// An actor that keeps the list and is asked for one instance at a time.
+/// For comparison: an actor that owns the list and answers with one instance per message.
 struct Keeper(ServiceView);
 
 impl Actor for Keeper {
@@ -178,7 +178,7 @@ fn mailbox(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Short: claims are ratios within one run, not the third digit.
+/// Few samples: the goals are ratios within one run, so the third digit does not matter.
 fn briefly() -> Criterion {
     Criterion::default()
         .warm_up_time(Duration::from_millis(200))

@@ -1,9 +1,12 @@
-//! What the client costs across the wire: heartbeats, operations, registering, watching, and how that grows.
+//! The cost of the client across the wire: heartbeats, operations, registering, watching, and how the costs grow.
 //!
-//! `cargo bench --bench load` runs all and prints a table of the goals; `-- growth` the growth table;
-//! `-- --test` a short run of everything. `-- beats --client ours --instances 1000 --seconds 20` measures one thing once,
-//! `--against HOST:PORT` at a real server. Each figure comes from a process of its own against a stub in another
-//! process; every claim is a ratio within one run.
+//! - `cargo bench --bench load` runs everything and prints a table of the goals.
+//! - `-- growth` prints the growth table.
+//! - `-- --test` is a short run of everything.
+//! - `-- beats --client ours --instances 1000 --seconds 20` makes one measurement. With `--against HOST:PORT` it uses a
+//!   real server.
+//!
+//! Each measurement runs in its own process, against a stub server in another process. Compare only figures of one run.
 #![allow(clippy::expect_used, reason = "a bench that cannot measure has nothing to say")]
 
 #[path = "../support/measure.rs"]
@@ -22,14 +25,14 @@ use stub::Counts;
 /// How many operations are under way at the same time.
 const IN_FLIGHT: usize = 64;
 
-/// One thing to be measured once.
+/// One measurement.
 #[derive(Debug, Clone)]
 struct Options {
     scenario: String,
     client: String,
     instances: usize,
     services: usize,
-    /// In each list that the stub gives.
+    /// The number of instances in each list that the stub sends.
     hosts: usize,
     seconds: f64,
     against: Option<SocketAddr>,
@@ -91,10 +94,10 @@ fn panic_usage(argument: &str) -> ! {
     std::process::exit(2)
 }
 
-/// The server that is driven.
+/// The server that the measured client uses.
 struct Target {
     address: SocketAddr,
-    /// Whether it is ours, and counts.
+    /// Whether the server is our stub, which counts requests.
     counts: bool,
 }
 
@@ -104,7 +107,7 @@ impl Target {
     }
 }
 
-/// A time during which something is done over and over.
+/// The measured time, in which one operation is repeated.
 struct Window<'a> {
     target: &'a Target,
     meter: Meter,
@@ -116,7 +119,8 @@ impl<'a> Window<'a> {
         Window { target, meter: Meter::start() }
     }
 
-    /// What `operations` cost; where the server counts, it knows better how many there were.
+    /// Divides the cost by the number of operations: the number that the server has counted if it counts, else
+    /// `operations`.
     fn close(self, operations: f64, counted: impl Fn(&Counts) -> u64) -> Figures {
         let (cpu, wall) = self.meter.read();
         let (rss, peak) = measure::memory();
@@ -172,7 +176,7 @@ fn main() {
             suite::goals(&suite::SMOKE);
             suite::growth(&suite::SMOKE);
         }
-        // Its lists would otherwise be dropped within the measured process at its end.
+        // Exits at once: freeing all memory at the end takes time and is not measured.
         _ => {
             measure::hand_back(&measure_one(&options));
             std::process::exit(0)

@@ -1,4 +1,4 @@
-//! The client that is measured, driven as an application drives it.
+//! Drives the measured client as an application would.
 
 use std::{
     net::SocketAddr,
@@ -16,14 +16,14 @@ use crate::{
     Options, Target, Window, IN_FLIGHT,
 };
 
-/// The first beat is due within the interval, and sent at the next point of the grid.
+/// The step of the timer grid, and some more. The first beat is sent at the first point of the grid after it is due.
 const GRID: Duration = Duration::from_millis(600);
 
-/// So often a watched list is asked for.
+/// The interval between two polls of a watched list.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// After this every instance has beaten, or every list was asked for again, and what comes is what stays. A short run does
-/// not wait for that.
+/// The time until every instance has beaten, or every list has been polled again. Then the load is steady. A short run
+/// does not wait for that.
 fn warm_up(options: &Options, interval: Duration) -> Duration {
     Duration::from_secs_f64(options.seconds * 3.0).min(interval + GRID)
 }
@@ -31,7 +31,7 @@ fn warm_up(options: &Options, interval: Duration) -> Duration {
 fn start(address: SocketAddr, client: &str) -> Addr<Registry> {
     let config = Config::new(address.to_string()).poll_interval(POLL_INTERVAL, POLL_INTERVAL);
     match client {
-        // On the thread of the caller, as `Registry::start_here` promises: no wake-ups between threads.
+        // Runs the Registry on the caller's thread, so that no messages cross threads.
         "here" => Registry::start_here(config).expect("it starts"),
         _ => Registry::start(config).expect("it starts"),
     }
@@ -51,7 +51,7 @@ async fn register_all(registry: &Addr<Registry>, options: &Options) {
     answers.for_each(|answer| async { drop(answer.expect("it lives").expect("registered")) }).await;
 }
 
-/// Nothing but heartbeats.
+/// Measures heartbeats without any other requests.
 pub(crate) async fn beats(options: &Options, target: &Target) -> Figures {
     let registry = start(target.address, "thread");
     let (before, _) = memory();
@@ -66,7 +66,7 @@ pub(crate) async fn beats(options: &Options, target: &Target) -> Figures {
     figures
 }
 
-/// Lists, as many as it can give; with `changing`, none of them is the one before.
+/// Measures lists, as many as the client can get. With `changing`, each list differs from the one before.
 pub(crate) async fn lists(options: &Options, target: &Target, client: &str, changing: bool) -> Figures {
     let registry = start(target.address, client);
     let until = Instant::now() + Duration::from_secs_f64(options.seconds);
@@ -88,7 +88,7 @@ pub(crate) async fn lists(options: &Options, target: &Target, client: &str, chan
     window.close(asked as f64, |counts| counts.lists)
 }
 
-/// Registers all, then deregisters all.
+/// Measures registering all instances, then deregistering them.
 pub(crate) async fn register(options: &Options, target: &Target, client: &str) -> Figures {
     let registry = start(target.address, client);
     let registering = Meter::start();
@@ -111,7 +111,7 @@ pub(crate) fn both(instances: usize, registering: (f64, f64), deregistering: (f6
     ])
 }
 
-/// Views of services in which nothing changes, each polled once a second.
+/// Measures views of services in which nothing changes, each polled once a second.
 pub(crate) async fn watch(options: &Options, target: &Target) -> Figures {
     let registry = start(target.address, "thread");
     let (before, _) = memory();

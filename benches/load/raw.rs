@@ -1,4 +1,4 @@
-//! The floor: the same requests by awc alone, without anything that makes a registry client of it.
+//! The lower bound for the costs: the same requests by plain awc, without the work of a registry client.
 
 use std::{
     collections::BTreeMap,
@@ -18,10 +18,10 @@ use crate::{
     Options, Target, Window, IN_FLIGHT,
 };
 
-/// As often a paced loop wakes up.
+/// The interval at which a paced loop wakes up.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What somebody would write who needs the list and no more.
+/// The fields of a list that a minimal client would parse.
 #[derive(Deserialize)]
 struct List {
     hosts: Vec<Host>,
@@ -69,7 +69,7 @@ async fn list(client: &Client, url: &str) -> usize {
     serde_json::from_slice::<List>(&body).expect("a list").hosts.len()
 }
 
-/// Light beats, those that fall due within a tenth of a second together.
+/// Sends light beats. Those that are due within the same tenth of a second are sent together.
 pub(crate) async fn beats(options: &Options, target: &Target) -> Figures {
     let client = Client::default();
     let urls: Vec<_> = (0..options.instances).map(|number| url(target.address, "/beat", number, options)).collect();
@@ -123,7 +123,7 @@ pub(crate) async fn register(options: &Options, target: &Target) -> Figures {
     both(options.instances, registering, deregistering.read())
 }
 
-/// A GET and a parse per service and second, a tenth of them at each tick.
+/// Sends and parses one list request per service and second, a tenth of them at each tick.
 pub(crate) async fn watch(options: &Options, target: &Target) -> Figures {
     let client = Client::default();
     let urls: Vec<_> = (0..options.services).map(|number| list_url(target.address, number, options, false)).collect();

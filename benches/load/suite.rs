@@ -5,13 +5,13 @@ use crate::{
     Options,
 };
 
-/// How much of everything.
+/// How many runs, and how large.
 pub(crate) struct Size {
-    /// Of what is short; of what has thousands of beats or polls in it, half as many.
+    /// Runs of a short measurement. A measurement with thousands of beats or polls has half as many runs.
     runs: usize,
     seconds: f64,
     many: usize,
-    /// In one process, for the largest load.
+    /// The number of instances in one process for the largest load.
     most: usize,
     services: usize,
     growth_instances: &'static [usize],
@@ -31,7 +31,7 @@ pub(crate) const FULL: Size = Size {
 pub(crate) const SMOKE: Size =
     Size { runs: 1, seconds: 0.2, many: 64, most: 64, services: 16, growth_instances: &[16], growth_services: &[2] };
 
-/// Each client once in every round, so that what slows the machine slows both; of each figure the median.
+/// Runs each client once in every round, so that a slow machine slows all clients alike. The tables show medians.
 fn rounds(runs: usize, options: &Options, clients: &[&str]) -> Vec<Runs> {
     let mut all: Vec<Runs> = clients.iter().map(|_| Runs(Vec::new())).collect();
     for _ in 0..runs {
@@ -72,7 +72,7 @@ fn row(work: &str, ours: &str, beside: &str, ratio: f64, goal: &str) {
     println!("| {work} | {ours} | {beside} | {ratio:.2} | {goal} |");
 }
 
-/// The goals that need no peer.
+/// Prints the goals that compare with nothing but plain awc.
 pub(crate) fn goals(size: &Size) {
     println!("| work | ours | raw awc | ratio | goal |\n|---|---|---|---|---|");
     steady_beats(size);
@@ -82,7 +82,7 @@ pub(crate) fn goals(size: &Size) {
     watching(size);
 }
 
-/// More of them are driven beside the peers.
+/// Only one size: the peers bench compares other sizes.
 fn steady_beats(size: &Size) {
     let options = base("beats", size);
     let runs = rounds(size.runs.div_ceil(2), &options, &["ours", "raw"]);
@@ -118,7 +118,7 @@ fn crowd(size: &Size) {
     row(&work, &told, &format!("{:.2} cores", raw.median("cores")), ours.ratio(raw, "cores"), goal);
 }
 
-/// Unchanged ones, and such as differ each time.
+/// Measures lists that do not change, and lists that differ each time.
 fn lists(size: &Size) {
     for (scenario, lists) in [("lists", "lists"), ("changing", "changing lists")] {
         these_lists(size, scenario, lists);
@@ -162,7 +162,7 @@ fn watching(size: &Size) {
     row(&work, &told(ours), &told(raw), ours.ratio(raw, "cpu_us"), "at most 1.3");
 }
 
-/// How the costs grow with instances and services.
+/// Prints how the costs grow with instances and services.
 pub(crate) fn growth(size: &Size) {
     println!("\n| instances | services | CPU per beat | cores | KiB each | latest beat |\n|---|---|---|---|---|---|");
     let by_instances = size.growth_instances.iter().map(|instances| (*instances, 10));

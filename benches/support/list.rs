@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-/// A list of `GROUP@@service` as Nacos 2.x gives it.
+/// A list of `GROUP@@service` in the format of Nacos 2.x.
 pub(crate) fn list(service: &str, hosts: usize) -> String {
     let mut list =
         format!(r#"{{"name":"{service}","groupName":"DEFAULT_GROUP","clusters":"","cacheMillis":10000,"hosts":["#,);

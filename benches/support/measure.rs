@@ -1,4 +1,4 @@
-//! What the present process costs, and how figures are passed from one process to another.
+//! CPU time and memory of this process, and passing figures from one process to another.
 
 use std::{
     collections::BTreeMap,
@@ -10,13 +10,13 @@ use std::{
 
 use rustix::time::{clock_gettime, ClockId};
 
-/// CPU time of this process so far, all threads, user and system: what getrusage sums up, to the nanosecond.
+/// CPU time of all threads of this process so far, user and system.
 pub(crate) fn cpu() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// Resident memory of this process in KiB, now and at its highest.
+/// Resident memory of this process in KiB: now, and at its peak.
 pub(crate) fn memory() -> (f64, f64) {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let field = |name: &str| {
@@ -26,7 +26,7 @@ pub(crate) fn memory() -> (f64, f64) {
     (field("VmRSS:").unwrap_or(f64::NAN), field("VmHWM:").unwrap_or(f64::NAN))
 }
 
-/// CPU and time since a moment.
+/// Measures CPU time and wall time from its creation on.
 pub(crate) struct Meter {
     cpu: Duration,
     began: Instant,
@@ -37,22 +37,21 @@ impl Meter {
         Meter { cpu: cpu(), began: Instant::now() }
     }
 
-    /// (CPU in microseconds, wall time in seconds)
+    /// Returns CPU time in microseconds and wall time in seconds.
     pub(crate) fn read(&self) -> (f64, f64) {
         ((cpu() - self.cpu).as_secs_f64() * 1e6, self.began.elapsed().as_secs_f64())
     }
 }
 
-/// What one process found out, by name.
+/// The figures that one process has measured, by name.
 pub(crate) type Figures = BTreeMap<String, f64>;
 
-/// Hands figures to the process that started this one.
+/// Prints the figures for the process that started this one.
 pub(crate) fn hand_back(figures: &Figures) {
     println!("{}", serde_json::to_string(figures).expect("figures serialise"));
 }
 
-/// Runs this program again with `arguments`, and takes the figures that it hands back. It is ended when it takes longer
-/// than `limit`.
+/// Runs this program again with `arguments`, and reads the figures that it prints. Kills the process after `limit`.
 pub(crate) fn run_apart(arguments: &[String], limit: Duration) -> Option<Figures> {
     let program = std::env::current_exe().ok()?;
     let mut child = Command::new(program).args(arguments).stdout(Stdio::piped()).spawn().ok()?;
@@ -73,7 +72,7 @@ pub(crate) fn run_apart(arguments: &[String], limit: Duration) -> Option<Figures
     figures
 }
 
-/// The middle one.
+/// Returns the middle value.
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

@@ -1,7 +1,7 @@
-//! A stand-in for a Nacos server that costs next to nothing, so that the client is what is measured.
+//! A stub of a Nacos server that uses little CPU time, so that the client is what is measured.
 //!
-//! HTTP/1.1 over raw TCP in one thread, v1's answers rendered once. It counts what only a server can know: requests,
-//! connections, and how late the beats of each instance come. It runs as a process of its own (see [`Stub::start`]).
+//! It speaks HTTP/1.1 over raw TCP in one thread, with v1 answers that are rendered once. It counts requests,
+//! connections, and how late the beats of each instance come. It runs in its own process (see [`Stub::start`]).
 
 use std::{
     cell::RefCell,
@@ -23,12 +23,12 @@ use tokio::{
 #[path = "list.rs"]
 mod list;
 
-/// The interval that it asks its clients to beat at.
+/// The beat interval in the stub's answers.
 pub(crate) const BEAT_INTERVAL: Duration = Duration::from_secs(5);
-/// A beat that comes more than this after its interval is late.
+/// A beat counts as late if it comes this long after its interval.
 const LATE: Duration = Duration::from_secs(1);
 
-/// What it counted since the last reset.
+/// What the stub has counted since the last reset.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Counts {
     pub(crate) requests: u64,
@@ -36,21 +36,21 @@ pub(crate) struct Counts {
     pub(crate) lists: u64,
     pub(crate) opened: i64,
     pub(crate) closed: i64,
-    /// Open now.
+    /// Connections that are open now.
     pub(crate) connections: i64,
     pub(crate) late_beats: u64,
     /// The longest time between two beats of one instance, beyond the interval.
     pub(crate) latest_beat_ms: u64,
 }
 
-/// A running stub. Its process ends when this is dropped, or the process that started it ends.
+/// A running stub. Its process ends when this is dropped, or when the process that started it ends.
 pub(crate) struct Stub {
     child: Child,
     pub(crate) address: SocketAddr,
 }
 
 impl Stub {
-    /// Starts the present program again as a stub: [`run_if_asked`] must come first in its `main`.
+    /// Starts this program again as a stub. `main` must call [`run_if_asked`] first.
     pub(crate) fn start(hosts: usize) -> Self {
         let program = std::env::current_exe().expect("the program has a path");
         let mut child = Command::new(program)
@@ -73,7 +73,7 @@ impl Drop for Stub {
     }
 }
 
-/// What the stub at `address` has counted; counts anew from here.
+/// Reads the counts of the stub at `address` and resets them.
 pub(crate) fn counts_and_reset(address: SocketAddr) -> Counts {
     let mut stream = StdStream::connect(address).expect("the stub listens");
     stream.write_all(b"GET /stub HTTP/1.1\r\nconnection: close\r\n\r\n").expect("the stub reads");
@@ -83,7 +83,7 @@ pub(crate) fn counts_and_reset(address: SocketAddr) -> Counts {
     serde_json::from_str(body).expect("counts")
 }
 
-/// Serves until the process that started this one ends, if the arguments ask for that.
+/// Runs the stub if the arguments say so, until the process that started this one ends. Returns whether it did.
 pub(crate) fn run_if_asked() -> bool {
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() != Some("stub") {
@@ -121,7 +121,7 @@ struct Answers {
     ok: Vec<u8>,
     beat: Vec<u8>,
     hosts: usize,
-    /// By the parameter that names the service; each is rendered once, and once more with other weights.
+    /// The answers by the parameter that names the service. Each list is rendered twice, with different weights.
     lists: RefCell<HashMap<Vec<u8>, [Vec<u8>; 2]>>,
 }
 
@@ -145,7 +145,7 @@ impl Answers {
         }
         let Some(list) = lists.get_mut(name) else { return };
         outbox.extend(&list[0]);
-        // Who asks for healthy instances alone finds every list changed.
+        // A request for healthy instances alone always gets the other list, so each list differs from the one before.
         if parameter(request.query, b"healthyOnly=") == Some(b"true") {
             list.swap(0, 1);
         }
@@ -166,7 +166,7 @@ fn answer(kind: &str, body: &str) -> Vec<u8> {
 struct Shared {
     answers: Answers,
     counts: RefCell<Counts>,
-    /// When each instance last beat.
+    /// The last beat of each instance.
     beats: RefCell<HashMap<u64, Instant>>,
 }
 
@@ -211,7 +211,7 @@ impl Shared {
         }
     }
 
-    /// The connection that asks is not counted.
+    /// The connection of the report itself is not counted.
     fn report(&self) -> String {
         let mut counts = self.counts.borrow_mut();
         let connections = counts.connections - 1;
@@ -238,7 +238,7 @@ struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    /// None until all of it is there.
+    /// `None` if the request is not complete yet.
     fn read(bytes: &'a [u8]) -> Option<Self> {
         let head_end = find(bytes, b"\r\n\r\n")? + 4;
         let head = &bytes[..head_end];
@@ -251,7 +251,7 @@ impl<'a> Request<'a> {
         Some(Request { path, query, body: bytes.get(head_end..length)?, length })
     }
 
-    /// Names the beating instance: by its parameters, or by the whole beat where a client puts it into the body.
+    /// Identifies the beating instance by the parameters, or by the whole body if the client sends the beat there.
     fn instance(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         if self.body.is_empty() {

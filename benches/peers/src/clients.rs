@@ -1,4 +1,4 @@
-//! One function per client and kind of work. Each runs in a process of its own.
+//! One function per client and kind of work. Each runs in its own process.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use nacos_sdk::api::{
 
 use crate::{measure, measure::Figures, stub::BEAT_INTERVAL, Options, Window, IN_FLIGHT, SERVICES};
 
-/// After this every instance has beaten. A short run does not wait for that.
+/// The time until every instance has beaten. A short run does not wait for that.
 fn warm_up(options: &Options) -> Duration {
     Duration::from_secs_f64(options.seconds * 3.0).min(BEAT_INTERVAL + Duration::from_millis(600))
 }
@@ -50,7 +50,7 @@ fn list_url(options: &Options, number: usize) -> String {
     )
 }
 
-/// What instances cost that are registered and left alone.
+/// Measures registered instances without any other requests.
 async fn keep(options: &Options, registered: impl Future<Output = ()>) -> Figures {
     registered.await;
     actix_rt::time::sleep(warm_up(options)).await;
@@ -59,9 +59,9 @@ async fn keep(options: &Options, registered: impl Future<Output = ()>) -> Figure
     window.close(options.instances as f64 * options.seconds / BEAT_INTERVAL.as_secs_f64())
 }
 
-/// Calls `one` with so many in flight until the time is over.
+/// Calls `one` with [`IN_FLIGHT`] calls at a time until the time is over.
 async fn saturate<F: Future<Output = ()>>(options: &Options, one: impl Fn(usize) -> F) -> Figures {
-    // Connections are opened, and whatever is found out once is found out.
+    // The first calls open connections and detect the server's protocol, so they are not counted.
     join_all((0..IN_FLIGHT).map(&one)).await;
     let until = Instant::now() + Duration::from_secs_f64(options.seconds);
     let window = Window::open(options);
@@ -80,7 +80,7 @@ async fn saturate<F: Future<Output = ()>>(options: &Options, one: impl Fn(usize)
     window.close(asked as f64)
 }
 
-/// Light beats by a bare HTTP client, those that fall due within a tenth of a second together.
+/// Sends light beats by a bare HTTP client. Those that are due within the same tenth of a second are sent together.
 async fn pace<F: Future<Output = ()>>(options: &Options, beat: impl Fn(String) -> F) -> Figures {
     let urls: Vec<_> = (0..options.instances).map(|number| beat_url(options, number)).collect();
     let ticks = (BEAT_INTERVAL.as_millis() / TICK.as_millis()) as usize;
@@ -121,7 +121,7 @@ pub(crate) fn ours(options: &Options) -> Figures {
     })
 }
 
-/// nacos_rust_client: registers without telling when it is done, and lists from a cache. Beats alone can be compared.
+/// nacos_rust_client does not say when a registration is done, and it lists from a cache. So only beats are compared.
 pub(crate) fn nacos_rust_client(options: &Options) -> Figures {
     let client = NamingClient::new_with_addrs(&options.address(), "public".into(), None);
     actix_rt::System::new().block_on(async {
@@ -134,7 +134,7 @@ pub(crate) fn nacos_rust_client(options: &Options) -> Figures {
     })
 }
 
-/// nacos-sdk: gRPC, whose instances live as long as the connection, which is asked for life once in 5 s.
+/// nacos-sdk uses gRPC: instances live as long as the connection, which is checked once in 5 s.
 pub(crate) fn nacos_sdk(options: &Options) -> Figures {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
@@ -156,7 +156,7 @@ pub(crate) fn nacos_sdk(options: &Options) -> Figures {
     })
 }
 
-/// One connection registers one batch per service.
+/// Each connection registers one batch per service.
 async fn register_by_sdk(naming: &NamingService, instances: usize) {
     for place in 0..SERVICES.min(instances) {
         let instance = |number| ServiceInstance {
@@ -172,7 +172,7 @@ async fn register_by_sdk(naming: &NamingService, instances: usize) {
     }
 }
 
-/// The floors: the HTTP clients alone.
+/// The lower bounds: plain HTTP clients.
 pub(crate) fn reqwest(options: &Options) -> Figures {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let client = reqwest::Client::new();

@@ -1,8 +1,9 @@
-//! What a user could take instead of actix-nacos, side by side with it in one run on one machine.
+//! Compares actix-nacos with other clients, in one run on one machine.
 //!
-//! Each client runs in a process of its own, in turns, against a stub that costs next to nothing, and against r-nacos if
-//! the program `rnacos` is there (nacos-sdk speaks gRPC, which the stub does not). `--write FILE` also puts the table
-//! between the marks `<!-- peers -->` and `<!-- /peers -->` of that file; `--test` is a short run.
+//! Each client runs in its own process, one after the other: against a stub server that uses little CPU time, and
+//! against r-nacos if the program `rnacos` is found. nacos-sdk speaks gRPC, so it runs only against r-nacos. `--write
+//! FILE` also writes the table between the marks `<!-- peers -->` and `<!-- /peers -->` of that file; `--test` is a
+//! short run.
 
 mod clients;
 #[path = "../../support/measure.rs"]
@@ -20,7 +21,7 @@ const IN_FLIGHT: usize = 64;
 /// How many services the instances are spread over.
 const SERVICES: usize = 10;
 
-/// One client's work, in a process of its own.
+/// The work of one client, in its own process.
 #[derive(Debug, Clone)]
 struct Options {
     client: String,
@@ -62,7 +63,7 @@ impl Options {
     }
 }
 
-/// A time during which something is done over and over.
+/// The measured time, in which one operation is repeated.
 struct Window<'a> {
     options: &'a Options,
     meter: Meter,
@@ -118,7 +119,8 @@ struct Size {
     runs: usize,
     instances: [usize; 2],
     beat_seconds: f64,
-    /// Where nobody counts: long, so that what beats in bursts beats about as often as it should.
+    /// For servers that do not count requests. Long, so that a client that beats in bursts sends about as many beats as
+    /// it should.
     uncounted_seconds: f64,
     list_seconds: f64,
 }
@@ -132,7 +134,7 @@ fn table(size: &Size) -> String {
         "| server | work | client | CPU per operation | ratio | per second | RSS | connections, closed |\n\
          |---|---|---|---|---|---|---|---|\n",
     );
-    // The floors where beats are many.
+    // Compare with plain HTTP clients only where there are many beats.
     let (few, many) = (&["ours", "nacos_rust_client"][..], &["ours", "nacos_rust_client", "reqwest", "awc"][..]);
     for (instances, http) in size.instances.into_iter().zip([few, many]) {
         let stub = stub::Stub::start(10);
@@ -150,7 +152,7 @@ fn table(size: &Size) -> String {
     let options = base("beats", size.instances[0], size.uncounted_seconds, real.address, false);
     let work = format!("keeping {} instances, per instance and 5 s", size.instances[0]);
     rows(&mut table, "r-nacos", &work, size.runs, &options, &clients);
-    // nacos-sdk comes last: with it end the instances that ours registered for all.
+    // nacos-sdk comes last, because its end removes the instances that all clients list.
     let options = base("lists", 100.min(size.instances[0]), size.list_seconds, real.address, false);
     rows(
         &mut table,
@@ -167,7 +169,7 @@ fn base(work: &str, instances: usize, seconds: f64, against: SocketAddr, counts:
     Options { client: String::new(), work: work.into(), instances, seconds, against, counts }
 }
 
-/// Every client once in each round; of the figures the medians, of the ratios to the first client's too.
+/// Runs each client once in every round. Prints the medians of the figures and of the ratios to the first client.
 fn rows(table: &mut String, server: &str, work: &str, runs: usize, options: &Options, clients: &[&str]) {
     let mut rounds: Vec<Vec<Figures>> = vec![Vec::new(); clients.len()];
     for _ in 0..runs {

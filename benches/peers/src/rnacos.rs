@@ -1,4 +1,4 @@
-//! A fresh r-nacos, if the program is there.
+//! A new r-nacos, if the program is installed.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-/// Clients of the gRPC API look for it this far above the HTTP port.
+/// gRPC clients expect the gRPC port this far above the HTTP port.
 const GRPC_OFFSET: u16 = 1_000;
 
-/// Its process and its data end with this.
+/// The process ends and its data is removed when this is dropped.
 pub(crate) struct Rnacos {
     child: Child,
     data: PathBuf,
@@ -38,7 +38,7 @@ impl Rnacos {
             TcpStream::connect(rnacos.address).is_ok()
                 && TcpStream::connect((Ipv4Addr::LOCALHOST, port + GRPC_OFFSET)).is_ok()
         });
-        // It elects itself as the leader of its cluster of one before it takes writes.
+        // r-nacos accepts writes only after it has elected itself as the leader of its one-node cluster.
         sleep(Duration::from_secs(2));
         listens.then_some(rnacos)
     }
