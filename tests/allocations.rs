@@ -16,7 +16,7 @@ fn service() -> ServiceName {
 fn lookups_allocate_nothing() {
     let instances = (1..=10_000).map(|port| Instance::new("127.0.0.7", port));
     let view = ServiceView::fixed(service(), instances);
-    // A thread's first lookup sets up its random generator and its place among the readers.
+    // The first lookup of a thread sets up its random generator and its slot in `arc-swap`. Not counted.
     assert!(view.select_one().is_some());
     let counted = measure(|| {
         for _ in 0..1_000 {
@@ -34,7 +34,7 @@ fn calls_allocate_nothing_whatever_the_policy() {
     let all = ServiceView::fixed(service(), (1..=10_000).map(|port| Instance::new("127.0.0.7", port)));
     for policy in [Policy::WeightedRandom, Policy::LeastLoaded, Policy::WeightedRoundRobin, Policy::ConsistentHash] {
         let view = all.with(|selection| selection.policy(policy).prefer_cluster("DEFAULT"));
-        // A view's first call prepares what calls need.
+        // The first call of a view prepares the records of calls. Not counted.
         let tried = [view.begin().unwrap().instance().clone()];
         let counted = measure(|| {
             for _ in 0..1_000 {
@@ -89,7 +89,7 @@ fn list(length: u16) -> ServiceInfo {
     ServiceInfo::clone(&ServiceView::fixed(service(), instances).info())
 }
 
-/// Looking at a weak listener allocates a sender, so that allocations count the looks.
+/// Each check of a weak listener allocates a sender, so the number of allocations shows the number of checks.
 #[test]
 fn the_work_for_a_change_grows_linearly_with_the_number_of_weak_listeners() {
     let counted = |listeners| measure(|| System::new().block_on(notify_weak_listeners(listeners))).count_total;

@@ -31,7 +31,7 @@ use support::{ask, ms, server, shut_down, IP};
 const PATIENCE: Duration = Duration::from_secs(30);
 const HTML: &str = "<img src=x onerror=alert(1)><script>window.hacked = 1</script>\"'& 😀";
 
-/// Lists the live regions that are written with the text that they have already.
+/// Counts how often a live region is set to the text that it already has. Screen readers would repeat it.
 const COUNT_REPEATED_TEXTS: &str = "
     window.repeatedTexts = [];
     for (const region of document.querySelectorAll('[role=status], [aria-live]')) {
@@ -50,7 +50,7 @@ struct Browser {
     frames: Pin<Box<dyn Stream<Item = Result<Frame, WsProtocolError>>>>,
     session: String,
     requests: u64,
-    /// What the page complained of.
+    /// Errors and warnings that the page has logged.
     complaints: Vec<Value>,
 }
 
@@ -61,7 +61,7 @@ fn chromium() -> Option<PathBuf> {
 }
 
 impl Browser {
-    /// None, and a line that says so, where there is no Chromium.
+    /// Returns `None` and prints a line if there is no Chromium.
     async fn start() -> Option<Self> {
         let Some(program) = chromium() else {
             println!("SKIPPED: there is no chromium here");
@@ -81,7 +81,7 @@ impl Browser {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let url = lines.find_map(|line| line.unwrap().strip_prefix("DevTools listening on ").map(str::to_owned));
         let url = url.expect("chromium listens");
-        // Else it would block as soon as the pipe is full.
+        // Reads on, because Chromium blocks when the pipe is full.
         std::thread::spawn(move || lines.for_each(drop));
         let connected = awc::Client::new().ws(url).max_frame_size(64 << 20).connect().await;
         let (sink, frames) = connected.expect("a DevTools connection").1.split();
@@ -160,7 +160,7 @@ impl Browser {
         self.evaluate("document.body?.innerText").await.as_str().unwrap_or_default().into()
     }
 
-    /// Waits until the page shows it, and tells how long that took.
+    /// Waits until the page shows it. Returns how long that took.
     async fn shows(&mut self, what: &str, expression: &str) -> Duration {
         let began = Instant::now();
         loop {
@@ -208,14 +208,14 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Both fail where it has ended already.
+        // Both calls fail if the browser has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.profile);
     }
 }
 
-/// Of an application that watches; pushes come within half a second.
+/// A Registry of an application that watches services. Pushes come within half a second.
 fn watching(server: &EmbeddedServer) -> Addr<Registry> {
     Registry::start(Config::new(server.server_address())).unwrap()
 }
@@ -246,7 +246,7 @@ async fn a_browser_sees_an_instance_come_change_and_go_within_a_second() {
     browser.evaluate(COUNT_REPEATED_TEXTS).await;
 
     let mut fastest = [Duration::MAX; 3];
-    // On a machine that is busy with other builds, one round may be slow.
+    // Three rounds, because one may be slow on a machine that is busy with builds.
     for weight in [7.25, 7.5, 7.75] {
         ask(&others, RegisterInstance::new("orders", IP, 80).metadata("note", HTML)).await.unwrap();
         let came = browser.has_text(HTML).await;
@@ -303,7 +303,7 @@ async fn the_page_can_be_used_by_keyboard_and_read_by_a_screen_reader() {
         browser.order("Input.dispatchKeyEvent", key).await;
     }
     browser.shows("it opens", "document.querySelector('details').open").await;
-    // A change must neither close it nor take the focus away.
+    // A change must neither close the row nor move the focus.
     ask(&registry, RegisterInstance::new("service-0", IP, 81)).await.unwrap();
     browser.has_text(&format!("{IP}:81")).await;
     assert_eq!(
@@ -331,7 +331,7 @@ async fn the_console_disables_reweights_and_removes_and_orders_faults() {
     browser.open(&format!("http://{}/", server.address())).await;
     browser.has_text("● Live").await;
     browser.evaluate(COUNT_REPEATED_TEXTS).await;
-    // A persistent one: no heartbeat brings it back once it is removed.
+    // The instance is persistent, so no heartbeat brings it back after it is removed.
     let came = RegisterInstance::new("orders", IP, 80).ephemeral(false);
     ask(&registry, came.metadata("note", HTML).metadata("zone", "a")).await.unwrap();
     let seen = browser.has_text(&format!("{IP}:80")).await;
@@ -361,7 +361,7 @@ async fn the_console_disables_reweights_and_removes_and_orders_faults() {
     browser.end().await;
 }
 
-/// Pictures for people to look at, in `target/tmp/pictures`.
+/// Takes screenshots for people to look at, in `target/tmp/pictures`.
 #[actix::test]
 #[ignore = "needs chromium"]
 async fn pictures_of_the_page() {

@@ -42,8 +42,8 @@ impl Authority {
         TlsConfig::default().ca_file(self.folder.join("ca.pem"))
     }
 
-    /// An https server whose certificate is for `name` and that speaks `protocol`. It answers with its HTTP version and the
-    /// host it was called by.
+    /// Starts an https server that speaks `protocol`, with a certificate for `name`. It answers with the HTTP version
+    /// and the host of the request.
     async fn serve(&self, name: &str, protocol: &str) -> u16 {
         let app = || App::new().default_service(web::to(answer));
         let plain = HttpServer::new(app).workers(1).bind_auto_h2c(("127.0.0.1", 0)).expect("a free port");
@@ -63,7 +63,7 @@ impl Authority {
     fn acceptor(&self, name: &str, protocol: &str) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        // OpenSSL takes a certificate with its authority's name for one that is signed by itself.
+        // OpenSSL takes a certificate for self-signed if it has the same name as its authority.
         params.distinguished_name.push(DnType::CommonName, name);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();

@@ -29,7 +29,7 @@ use actix_nacos::{
 use futures_util::FutureExt as _;
 use support::{ask, config_at, eventually, listed_ports, ms, ports_of, start, unique, News, IP};
 
-/// What a server is, as far as it decides what can be had from it.
+/// The kind of the server. It decides which operations the server supports.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     Nacos(Dialect),
@@ -37,34 +37,35 @@ enum Kind {
 }
 
 impl Kind {
-    /// Nacos 3 tells of single instances, and takes changes of somebody else's, by the administrators' API alone.
+    /// Nacos 3 shows single instances, and accepts changes of other owners' instances, only in its admin API.
     fn wants_an_administrator(self) -> bool {
         matches!(self, Kind::Nacos(Dialect::V3_0 | Dialect::V3_2))
     }
 
-    /// Since 2.0, a change is laid over the values that the owner registered: keys that are left out shine through.
+    /// Since 2.0, a change by others is merged with the values of the owner. A metadata key that is left out keeps the
+    /// owner's value.
     fn takes_metadata_from_others(self) -> bool {
         matches!(self, Kind::Nacos(Dialect::V1_4) | Kind::RNacos)
     }
 
-    /// The v3 API answers a beat with no more than ok.
+    /// The v3 API answers a beat with `ok` and nothing else.
     fn tells_the_beat_interval(self) -> bool {
         !matches!(self, Kind::Nacos(Dialect::V3_2))
     }
 
-    /// r-nacos registers the unknown instance of a beat with weight 1, whatever the beat says.
+    /// r-nacos registers an unknown instance with weight 1, whatever weight the beat has.
     fn takes_weights_from_beats(self) -> bool {
         self != Kind::RNacos
     }
 
-    /// Since 2.0, ip and port are one client that registers one instance with a service; r-nacos knows an instance by ip and
-    /// port alone, too.
+    /// Since 2.0, Nacos identifies a client by ip and port, and a client registers one instance per service. r-nacos
+    /// identifies an instance by ip and port, too.
     fn keeps_clusters_apart(self) -> bool {
         self == Kind::Nacos(Dialect::V1_4)
     }
 
-    /// Of the server at `address`, by what it answers to a path that no server has, and by what it says of itself. A server
-    /// that demands a login says so only to those who have logged in.
+    /// Detects the kind of the server at `address`: by its answer to a path that no server has, and by what it reports
+    /// about itself. A server that requires a login reports that only with a token.
     fn find_out(address: &str, credentials: Option<&Credentials>) -> Self {
         let token = credentials.map(|(username, password)| {
             let login = format!("/nacos/v1/auth/login?username={username}&password={password}");
@@ -92,7 +93,7 @@ impl Kind {
 
 type Credentials = (String, String);
 
-/// Sends a request without a body, and gives the whole answer.
+/// Sends a request without a body, and returns the whole answer.
 fn exchange(address: &str, method: &str, target: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("the server that NACOS_SERVER_ADDR names");
     let head =
@@ -103,13 +104,13 @@ fn exchange(address: &str, method: &str, target: &str) -> String {
     answer
 }
 
-/// One server, two applications that use it, and a service that nobody else uses.
+/// One server, two Registries that use it, and a service that no other test uses.
 struct World {
     kind: Kind,
-    /// None for the server that `NACOS_SERVER_ADDR` names.
+    /// `None` for the server in `NACOS_SERVER_ADDR`.
     embedded: Option<EmbeddedServer>,
     config: Config,
-    /// Whether what only administrators may is to be had.
+    /// Whether the Registries may use operations that need an administrator on this kind of server.
     administers: bool,
     registry: Addr<Registry>,
     other_owner: Addr<Registry>,
@@ -117,7 +118,8 @@ struct World {
 }
 
 impl World {
-    /// 3.2 with users, one of which it is; the others only with `NACOS_AUTH=on`.
+    /// Starts an embedded server. 3.2 has a user, because its operations need one; the others have one only with
+    /// `NACOS_AUTH=on`.
     fn embedded(dialect: Dialect) -> Self {
         let wants_login = dialect == Dialect::V3_2 || env::var("NACOS_AUTH").is_ok_and(|auth| auth == "on");
         let has_delays = env::var("NACOS_DELAYS").is_ok_and(|delays| delays == "on");
@@ -175,7 +177,7 @@ impl World {
         ListInstances::new(&self.service)
     }
 
-    /// Waits until the list is so: servers show what has changed after up to a second.
+    /// Waits until `is_so` holds for the list. Servers show a change up to a second later.
     async fn listed(&self, what: &str, is_so: impl Fn(&[Arc<Instance>]) -> bool) -> ServiceInfo {
         self.listed_by(self.list(), what, is_so).await
     }
@@ -197,7 +199,7 @@ impl World {
         self.listed(&format!("the list shows {ports:?}"), |hosts| ports_of(hosts) == ports).await
     }
 
-    /// Lets the time pass in which the server waits for beats, until it is so.
+    /// Advances the embedded server's clock, or waits on a real server, until `probe` returns a value.
     async fn wait_for_the_server<T>(&self, what: &str, probe: impl AsyncFn() -> Option<T>) -> T {
         for _ in 0..60 {
             if let Some(found) = probe().await {
@@ -213,13 +215,13 @@ impl World {
 
     async fn close(&self) {
         for registry in [&self.registry, &self.other_owner] {
-            // A test may have shut it down.
+            // The test may have shut the Registry down already.
             let _ = ask(registry, Shutdown::default().persistent_too()).await;
         }
     }
 }
 
-/// Runs `claim` on one server after the other. All are tried, and those that failed are named.
+/// Runs `claim` on every server, one after the other. Panics at the end with the names of the servers where it failed.
 async fn everywhere(claim: impl AsyncFn(&World)) {
     let mut failed = Vec::new();
     for world in worlds() {
@@ -441,7 +443,7 @@ async fn modifying_somebody_elses_instance_leaves_what_is_not_given_or_says_that
         let modify = |change| ask(&world.other_owner, change);
         if !world.administers {
             let refused = modify(world.modify(8080).weight(3.0)).await;
-            // Nacos 3 has it in the admin API, and that wants a login.
+            // Nacos 3 has this operation in its admin API, which requires a login.
             assert!(matches!(refused, Err(Error::Unauthorized { .. })), "{refused:?}");
             let info = world.listed_ports(&[8080, 8081]).await;
             assert_eq!(info.hosts[0].weight, 2.0, "nothing has changed");
@@ -622,7 +624,7 @@ async fn a_service_has_different_instances_in_different_groups_and_namespaces() 
 #[actix::test]
 async fn lists_of_healthy_instances_leave_out_who_does_not_beat() {
     everywhere(async |world| {
-        // A beat by hand registers what has no Heartbeat.
+        // A beat by hand registers an instance that has no Heartbeat actor.
         let beat = SendHeartbeat::new(&world.service, IP, 8080);
         world.ask(beat.metadata(HEART_BEAT_TIMEOUT, "3000").metadata(IP_DELETE_TIMEOUT, "20000")).await;
         world.ask(world.register(8081)).await;

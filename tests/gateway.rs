@@ -21,7 +21,7 @@ use support::{
     web::Web,
 };
 
-/// A gateway for `orders`, and where it listens.
+/// Starts a gateway for `orders`. Returns the process and its address.
 fn start(nacos: &str) -> (Process, String) {
     let mut command = Command::new(example("gateway"));
     let mut gateway = Process::start(command.args(["--server", nacos, "orders"]).stdout(Stdio::piped()));
@@ -66,7 +66,7 @@ async fn requests_are_forwarded_by_name_and_survive_the_death_of_an_instance() {
     assert_eq!(posted.body().await.unwrap(), "POST / true false 1000000");
     assert!(posted.headers().contains_key("x-mine"));
 
-    // So many that the death below is within the budget of retries.
+    // Enough calls to leave a budget for the retries after the kill below.
     for _ in 0..40 {
         assert_eq!(get("/orders/").await.0, 200);
     }
@@ -90,6 +90,6 @@ async fn an_open_page_does_not_hold_up_the_end() {
     gateway.signal("TERM");
     while page.next().await.is_some() {}
     assert_eq!(gateway.wait().code(), Some(0));
-    // The server would wait for the page for 30 s.
+    // Without ending the page's stream, the server would wait for 30 s.
     assert!(told.elapsed() < Duration::from_secs(20), "{:?}", told.elapsed());
 }

@@ -31,7 +31,7 @@ fn no_layer_imports_a_higher_one() {
 fn may_import(layer: &str, imported: &str) -> bool {
     let rank = |name: &str| LAYERS.iter().position(|layer| *layer == name);
     match layer {
-        // The crate's face, and the hooks of its own tests.
+        // The root of the crate and the hooks for its own tests may import everything.
         "lib" | "prelude" | "testing" => true,
         "embedded" => imported == "embedded" || EMBEDDED_IMPORTS.contains(&imported),
         _ => rank(imported).is_some_and(|imported| Some(imported) <= rank(layer)),
@@ -44,13 +44,14 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     files.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
 }
 
-/// The first names after `crate::`, in `use` statements and in paths. Documentation may link upwards.
+/// Returns the first name of each path after `crate::`. Comments are left out, because documentation may link to higher
+/// layers.
 fn imported_layers(text: &str) -> Vec<String> {
     let code = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     code.split("crate::").skip(1).flat_map(first_names).collect()
 }
 
-/// Of `{a::b, c::{d, e}}` these are `a` and `c`; of `a::b` it is `a`.
+/// The names are `a` and `c` for `{a::b, c::{d, e}}`, and `a` for `a::b`.
 fn first_names(path: &str) -> Vec<String> {
     let name = |text: &str| text.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
     let Some(list) = path.strip_prefix('{') else { return vec![name(path)] };

@@ -3,7 +3,7 @@
 //! This is a separate binary, whose tests run one after the other, because some count threads and descriptors of the
 //! process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-// Each test has a runtime of its own, in which nobody else wants the lock.
+// Each test has its own runtime, in which no other task takes the lock.
 #![allow(clippy::await_holding_lock)]
 
 mod support;
@@ -23,7 +23,7 @@ use actix_nacos::{
 use futures_util::future::join_all;
 use support::{ask, config, ms, ports, registry, server, shut_down, soon, start, until, News, IP, PATIENCE};
 
-/// Held by each test: what one starts must not be counted by another.
+/// A lock that each test holds, so that no test counts the threads of another one.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
@@ -45,7 +45,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Threads and descriptors of the process, once the server has all of its own and no Registry runs.
+/// Returns the number of threads and descriptors once the server has started all of its own, with no Registry.
 fn settled(server: &EmbeddedServer) -> (usize, usize) {
     let registry = registry(server);
     registry.do_send(RegisterInstance::new("orders", IP, 80));
@@ -58,11 +58,11 @@ fn settled(server: &EmbeddedServer) -> (usize, usize) {
 
 fn names_of_threads() -> Vec<String> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    // A thread may end meanwhile.
+    // A thread may end while the threads are read.
     tasks.flat_map(|task| std::fs::read_to_string(task.path().join("comm"))).map(|name| name.trim().into()).collect()
 }
 
-// Leaving nothing behind.
+// Threads and sockets are gone after the end.
 
 #[cfg(target_os = "linux")]
 #[test]
@@ -73,7 +73,7 @@ fn a_thousand_registries_leave_no_thread_and_no_descriptor() {
     let (threads_before, descriptors_before) = settled(&server);
     for number in 0..1000u32 {
         let registry = start(config.clone());
-        // Some are dropped at once, some with an instance and a subscription, some are shut down.
+        // Some Registries are dropped at once, some with an instance and a subscription, and some are shut down.
         match number % 100 {
             0 => {
                 let answer = System::new().block_on(async {
@@ -92,7 +92,7 @@ fn a_thousand_registries_leave_no_thread_and_no_descriptor() {
         }
     }
     wait_until("all threads have ended", || threads() <= threads_before);
-    // The server's ends of the connections close a moment later than ours.
+    // The server closes its ends of the connections a moment later.
     wait_until("all descriptors are closed", || descriptors() <= descriptors_before);
     assert!(server.instances("orders").is_empty());
 }
@@ -118,7 +118,7 @@ fn a_registry_whose_server_hangs_leaves_nothing_either() {
 
 // Shutdown.
 
-/// One message of each kind, and how its answer tells that the Registry has stopped.
+/// Sends one message of each kind and checks that each answer is `Error::Stopped`.
 async fn everything_is_stopped(registry: &Addr<Registry>) {
     let news = News::listen();
     let listener = || news.recipient();
@@ -155,7 +155,7 @@ async fn shutdown_is_final() {
     everything_is_stopped(&registry).await;
     until("the view knows", || view.is_stale()).await;
     assert_eq!(view.instances().iter().count(), 1, "it keeps its last list");
-    // Nothing tells that nothing comes: three times the beat and poll intervals are waited for it.
+    // Wait for three beat and poll intervals: nothing shows earlier that no request follows.
     actix_rt::time::sleep(ms(300)).await;
     everything_is_stopped(&registry).await;
     assert_eq!(server.counters().requests, requests, "nothing beats or asks");
@@ -193,7 +193,7 @@ async fn what_was_asked_for_before_a_shutdown_takes_effect_before() {
         assert_eq!(answer.map_err(Error::from).and_then(|answer| answer), Err(Error::Stopped));
     }
     for answer in soon("answers", join_all(lists)).await {
-        // Nobody waits for lists; but whoever asked has an answer.
+        // Lists may be answered or not, but each message must have an answer.
         let answer = answer.map_err(Error::from).and_then(|answer| answer);
         assert!(matches!(answer, Ok(_) | Err(Error::Stopped)), "{answer:?}");
     }
@@ -240,7 +240,7 @@ async fn a_shutdown_is_done_also_when_the_last_address_is_dropped_behind_it() {
     for port in 80..90 {
         ask(&registry, RegisterInstance::new("orders", IP, port)).await.unwrap();
     }
-    // Slow enough for the actor to end first, did it not wait.
+    // Slow enough that the actor would end first if it did not wait.
     server.faults().delay_requests(ms(50));
     let shutdown = registry.send(Shutdown::default().drain(ms(100)));
     drop(registry);
@@ -271,7 +271,7 @@ async fn calls_go_on_being_served_while_a_shutdown_drains() {
     assert!(began.elapsed() >= ms(500), "{:?}", began.elapsed());
 }
 
-// The last address.
+// Dropping the last address.
 
 #[actix::test]
 async fn dropping_the_last_address_deregisters() {
@@ -305,7 +305,7 @@ async fn a_view_does_not_keep_the_registry() {
     assert!(view.is_stale());
 }
 
-// Where it starts.
+// Where a Registry can start.
 
 #[test]
 fn a_registry_starts_and_serves_in_a_plain_thread() {
@@ -394,7 +394,7 @@ fn a_configuration_that_cannot_work_starts_no_thread() {
     wait_until("those of the tests before have ended", || !names_of_threads().contains(&"actix-nacos".into()));
 }
 
-// The guard.
+// `ShutdownGuard`.
 
 fn registered(server: &EmbeddedServer) -> Addr<Registry> {
     let registry = registry(server);
@@ -449,9 +449,9 @@ fn a_guard_waits_no_longer_than_its_deadline() {
     server.faults().clear();
 }
 
-// Whoever listens.
+// Listeners at the end of a Registry.
 
-/// Listens, and holds an address of the Registry, as an actor of an application does.
+/// Handles changes and owns an address of the Registry, as an actor of an application does.
 struct Caller {
     registry: Addr<Registry>,
     told: mpsc::Sender<usize>,

@@ -30,14 +30,14 @@ use support::{
     registry, server, soon, start, until,
 };
 
-/// What a route answered.
+/// The answer of a route.
 #[derive(Debug, Clone, PartialEq)]
 struct Answered {
     status: u16,
     body: String,
 }
 
-/// Asks with these headers; none where nobody listens.
+/// Sends a request with these headers. Returns `None` if nothing listens.
 async fn get_with(port: u16, path: &str, headers: &[(&str, &str)]) -> Option<Answered> {
     let mut request = awc::Client::default().get(format!("http://127.0.0.1:{port}{path}")).timeout(ms(15_000));
     for header in headers {
@@ -62,13 +62,13 @@ fn listen() -> (TcpListener, u16) {
     (listener, port)
 }
 
-/// A service in this process, at `listener`.
+/// A service in this process that listens on `listener`.
 fn service(listener: TcpListener, registry: Addr<Registry>, routes: StatusRoutes) -> Serve {
     let app = move || App::new().configure(|app| routes.configure(app)).route("/", web::get().to(async || "hello"));
     serve(HttpServer::new(app).workers(1).listen(listener).unwrap(), registry).disable_signals()
 }
 
-/// Runs a service until the test tells it to end; gives what it ended with.
+/// A running service. The test ends it and reads its result.
 struct Running {
     end: oneshot::Sender<()>,
     task: actix_rt::task::JoinHandle<Result<(), Error>>,
@@ -243,7 +243,7 @@ async fn offline_deregisters_and_answers_when_callers_have_noticed_while_the_pro
     assert!(offline.body.contains("\"deregistered\":1"), "{}", offline.body);
     assert!(asked.elapsed() >= ms(700), "answered before callers have noticed");
     assert_eq!((others.1, others.2, others.3), (Some(503), Some(200), Some(200)), "during the drain");
-    // Asked again, as by a second `preStop`.
+    // A second request, as by a second `preStop` hook.
     assert_eq!(status_of(port, "/offline").await, Some(200));
     assert_eq!((status_of(port, "/livez").await, status_of(port, "/").await), (Some(200), Some(200)));
     assert_eq!(status_of(port, "/readyz").await, Some(503), "a Registry that has ended");
@@ -308,7 +308,7 @@ async fn metrics_and_offline_are_for_this_machine_or_who_has_the_token() {
     let (listener, port) = listen();
     let (plain, public) = (StatusRoutes::new(&registry), StatusRoutes::new(&registry).public().prefix(None));
     let public = public.metrics("/public/metrics").offline("/public/offline").livez(None).readyz(None);
-    // The token of a mounted secret ends with a newline.
+    // The token has a newline at its end, like the content of a mounted secret.
     let guarded = StatusRoutes::new(&registry).token("s3cret:\u{1F511}\n").prefix(None);
     let guarded = guarded.metrics("/guarded/metrics").offline("/guarded/offline").livez(None).readyz(None);
     let app = move || {
@@ -353,7 +353,7 @@ async fn metrics_and_offline_are_for_this_machine_or_who_has_the_token() {
     server.await.unwrap().unwrap();
 }
 
-/// The status of the answer to these bytes.
+/// Sends these bytes and returns the status of the answer.
 async fn raw_status(port: u16, request: &str) -> u16 {
     let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -362,7 +362,7 @@ async fn raw_status(port: u16, request: &str) -> u16 {
     std::str::from_utf8(&start[9..]).unwrap().parse().unwrap()
 }
 
-/// A service under the runtime of tokio alone.
+/// Under a tokio runtime without an actix System.
 #[test]
 fn a_service_runs_under_tokio_without_an_actix_system() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -372,7 +372,7 @@ fn a_service_runs_under_tokio_without_an_actix_system() {
     let routes = StatusRoutes::new(&registry);
     let (end, ended) = oneshot::channel::<()>();
     let service = service(listener, registry, routes).register("orders").drain(ms(50));
-    // Spawned, it must be `Send`.
+    // The future must be `Send` to be spawned.
     let task = runtime.spawn(service.until(async { drop(ended.await) }).into_future());
     let began = Instant::now();
     while ports(&nacos, "orders") != [port] {
@@ -384,7 +384,7 @@ fn a_service_runs_under_tokio_without_an_actix_system() {
     assert!(ports(&nacos, "orders").is_empty());
 }
 
-/// The example, as a child process.
+/// The example `actix_web` as a child process.
 struct Example {
     process: Process,
     port: u16,
@@ -400,20 +400,20 @@ impl Example {
         lines.read_line(&mut line).unwrap();
         let authority = line.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("where it listens");
         let port = authority.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
-        // Read on, or the child's output would fail.
+        // Keep reading, otherwise the child cannot write to its output any more.
         thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
         Example { process, port }
     }
 }
 
-/// What became of the requests that were sent.
+/// The outcomes of the requests.
 #[derive(Default)]
 struct Calls {
     sent: Cell<usize>,
     failed: RefCell<Vec<String>>,
 }
 
-/// Calls `/` without pause from several tasks until it is over.
+/// Calls `/` without pause from several tasks until `is_over` is set.
 async fn call(port: u16, calls: &Calls, is_over: &Cell<bool>) {
     let caller = async || {
         let client = awc::Client::default();
@@ -431,11 +431,11 @@ async fn call(port: u16, calls: &Calls, is_over: &Cell<bool>) {
     futures_util::future::join_all((0..8).map(|_| caller())).await;
 }
 
-/// Kubernetes asks for `/readyz`, sends requests while it says yes, and SIGTERM at the end.
+/// Does what Kubernetes does: asks `/readyz`, sends requests while the answer is 200, and sends SIGTERM at the end.
 #[actix::test]
 async fn a_service_is_taken_in_and_out_as_kubernetes_does_it_without_a_failed_request() {
     let nacos = server();
-    // While the server does not answer, the registration is under way.
+    // The registration is under way as long as the server does not answer.
     nacos.faults().hang(true);
     let Example { mut process, port } = Example::start(&nacos.server_address(), &["--drain", "2"], Stdio::inherit());
     until_status(port, "/readyz", 503).await;
@@ -455,7 +455,7 @@ async fn a_service_is_taken_in_and_out_as_kubernetes_does_it_without_a_failed_re
         let not_ready_after = told.elapsed();
         assert_eq!(status_of(port, "/livez").await, Some(200));
         until("it is deregistered", || ports(&nacos, "greeter").is_empty()).await;
-        // Requests still come until callers have noticed.
+        // Requests go on until callers have noticed.
         actix_rt::time::sleep((told + ms(1500)).saturating_duration_since(Instant::now())).await;
         is_over.set(true);
         not_ready_after
@@ -487,7 +487,7 @@ async fn a_service_whose_stderr_is_closed_still_ends_on_a_signal() {
     let nacos = server();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    // Each line of the log fails, from the first one on.
+    // Every log line fails, from the first one on.
     std::env::set_var("RUST_LOG", "actix_nacos=trace");
     let Example { mut process, port } = Example::start(&nacos.server_address(), &["--drain", "0.2"], writer.into());
     std::env::remove_var("RUST_LOG");

@@ -31,11 +31,11 @@ impl Authority {
         Authority { issuer, folder }
     }
 
-    /// For a host name or an IP address.
+    /// Issues a certificate for a host name or an IP address.
     fn issue(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
-        // OpenSSL takes a certificate with its authority's name for one that is signed by itself.
+        // OpenSSL takes a certificate for self-signed if it has the same name as its authority.
         params.distinguished_name.push(DnType::CommonName, name);
         (params.signed_by(&key, &self.issuer).expect("a certificate"), key)
     }
@@ -51,7 +51,7 @@ impl Drop for Authority {
     }
 }
 
-/// Passes on to `server` what comes by TLS.
+/// Starts a TLS server that forwards to `server`.
 async fn tls_in_front_of(server: SocketAddr, authority: &Authority, wants_client_certificate: bool) -> SocketAddr {
     tls_at("127.0.0.1", server, authority, wants_client_certificate).await
 }

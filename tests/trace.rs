@@ -15,14 +15,14 @@ use support::{
     shut_down, start, News,
 };
 
-/// Nothing that an encoding would change.
+/// The secrets contain only characters that no encoding changes.
 const PASSWORD: &str = "p4ssw0rd-that-nobody-sees";
 const TOKEN: &str = "t0ken-that-nobody-sees";
 const WRONG: &str = "wr0ng-password-that-nobody-sees";
 const SECRET_KEY: &str = "secret-key-that-nobody-sees";
 const SECURITY_TOKEN: &str = "sts-t0ken-that-nobody-sees";
 
-/// What any crate of the process logs.
+/// Keeps what all crates of the process log.
 struct Everything(Mutex<Vec<String>>);
 
 static EVERYTHING: Everything = Everything(Mutex::new(Vec::new()));
@@ -39,7 +39,7 @@ impl log::Log for Everything {
     fn flush(&self) {}
 }
 
-/// Refuses every fifth request with a token.
+/// Rejects every fifth request with a token.
 fn nacos() -> Fake {
     let requests = AtomicUsize::new(0);
     Fake::start(move |seen| {

@@ -48,7 +48,7 @@ async fn retries_of_an_outage_are_within_their_budget() {
 async fn calls_by_name_follow_the_weights() {
     let _alone = alone();
     let shares = by_weight::shares([1.0, 2.0, 7.0], 3000).await;
-    // Five standard deviations.
+    // Within five standard deviations.
     let within = |(share, expected): (&f64, f64)| (share - expected).abs() < 0.042;
     assert!(shares.iter().zip([0.1, 0.2, 0.7]).all(within), "{shares:?}");
 }

@@ -27,6 +27,6 @@ async fn a_hanging_server_is_waited_for_once_and_not_once_for_every_instance() {
     let _alone = beside_quiet_ones();
     let (interval, request_timeout) = (ms(1000), ms(500));
     let took = instances_move_to_another_server(300, interval, Death::Hangs, request_timeout).await;
-    // Beats that were under way wait for the timeout; then each instance registers at its next beat.
+    // A beat under way waits for its timeout. Then each instance is registered at its next beat.
     assert!(took < interval + request_timeout + ms(2000), "{took:?}");
 }

@@ -1,8 +1,8 @@
-//! Tests that load the machine or measure punctuality. Only the quiet ones run beside each other.
+//! Tests that load the machine or measure times. Only tests that cause little load run at the same time.
 //!
 //! `cargo bench --bench reliability` runs the same scenarios at full length.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-// Each test has a runtime of its own, in which nobody else wants the lock.
+// Each test has its own runtime, in which no other task takes the lock.
 #![allow(clippy::await_holding_lock)]
 
 mod calls;
@@ -23,12 +23,12 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 static MACHINE: RwLock<()> = RwLock::new(());
 
-/// Held by a test that needs the machine for itself.
+/// A lock for a test that needs the whole machine.
 fn alone() -> RwLockWriteGuard<'static, ()> {
     MACHINE.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Held by a test that is quiet by itself, and may run beside others of its kind.
+/// A lock for a test that causes little load. Such tests may run at the same time.
 fn beside_quiet_ones() -> RwLockReadGuard<'static, ()> {
     MACHINE.read().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! No server answers for a while: little is asked meanwhile.
+//! No server answers for a while. Few requests are sent meanwhile.
 
 use crate::{
     beside_quiet_ones,
@@ -24,7 +24,8 @@ async fn while_all_servers_hang_little_is_asked_and_all_is_back_soon_after() {
     assert_bounded(&figures);
 }
 
-/// Three servers are each tried every 1.5 to 2 s once the pauses have grown; 100 beats a second would be due.
+/// Three servers are each tried every 1.5 to 2 s once the pauses have grown. Without breakers there would be 100 beats
+/// a second.
 fn assert_bounded(figures: &Figures) {
     assert!(figures.requests_per_second < 8.0, "{figures:?}");
     assert!(figures.back_after < ms(5000), "{figures:?}");

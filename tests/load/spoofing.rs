@@ -14,7 +14,7 @@ async fn random_mutated_and_forged_datagrams_change_no_list_and_fill_no_memory()
 }
 
 /// # Panics
-/// When heartbeats do not come, or lists are asked for too often.
+/// When heartbeats are late, or lists are polled too often.
 async fn flood(inflated: usize, push: PushConfig) {
     let figures = datagrams::flood_from_a_trusted_address(push, inflated, 30).await;
     assert!((1..=figures.took.as_secs() + 2).contains(&figures.polls), "{figures:?}");

@@ -18,11 +18,12 @@ use crate::{
     support::{ask, config, ms, registry, server, shut_down, start, until, IP},
 };
 
-/// How many beats and registrations a server had taken, as time went on.
+/// The number of beats and registrations that a server has received, over time.
 struct Timeline(Arc<Mutex<Vec<(Instant, u64)>>>);
 
 impl Timeline {
-    /// Looks until the timeline is dropped, in a thread of its own: the test's may be busy.
+    /// Samples the server's counters until the timeline is dropped, in its own thread, because the test's thread may be
+    /// busy.
     fn watch(server: &Arc<EmbeddedServer>) -> Self {
         let looks = Arc::new(Mutex::new(Vec::new()));
         let (server, kept) = (Arc::downgrade(server), Arc::downgrade(&looks));
@@ -37,7 +38,7 @@ impl Timeline {
         Timeline(looks)
     }
 
-    /// The most within any half second from `since` on.
+    /// The largest number of beats within half a second, from `since` on.
     fn most_in_half_a_second(&self, since: Instant) -> u64 {
         let looks = self.0.lock().unwrap();
         let looks: Vec<_> = looks.iter().filter(|(at, _)| *at >= since).collect();
@@ -49,8 +50,8 @@ impl Timeline {
     }
 }
 
-/// Sizes of the tests of load: 60 beats in half a second. Retries come sooner than the interval, and its timers keep to
-/// the coarse grid, as with the usual one.
+/// With these sizes 60 beats are due in half a second. The interval is long enough for the coarse grid, like the
+/// default interval, and for retries within the interval.
 const MANY: u16 = 600;
 const LONG_INTERVAL: Duration = Duration::from_secs(5);
 const MEAN: u64 = 60;
@@ -72,7 +73,7 @@ async fn instances_that_waited_for_the_server_beat_spread_over_the_interval() {
     until("all are registered", || server.instances("orders").len() == usize::from(MANY)).await;
     let timeline = Timeline::watch(&server);
     let registered = Instant::now();
-    // As it is in this interval it is in every one.
+    // One interval is enough: each interval repeats it.
     actix_rt::time::sleep(LONG_INTERVAL + ms(500)).await;
     let most = timeline.most_in_half_a_second(registered);
     assert!(most * 2 <= MEAN * 5, "{most} beats in half a second, {MEAN} in the mean");
@@ -89,12 +90,12 @@ async fn instances_come_back_from_an_outage_spread_over_the_interval() {
         .into_iter()
         .for_each(|answer| drop(answer.unwrap()));
     server.faults().refuse_connections();
-    // So long that the beats of all have failed.
+    // Until the beats of all instances have failed.
     actix_rt::time::sleep(LONG_INTERVAL).await;
     let timeline = Timeline::watch(&server);
     let back = Instant::now();
     server.faults().accept_connections();
-    // All come back within an interval, and keep to the spread that they have then.
+    // All instances come back within an interval, and stay spread as they are then.
     actix_rt::time::sleep(LONG_INTERVAL + ms(1000)).await;
     let most = timeline.most_in_half_a_second(back);
     assert!(most * 2 <= MEAN * 5, "{most} beats in half a second, {MEAN} in the mean");
@@ -112,10 +113,10 @@ async fn instances_registered_in_one_burst_do_not_beat_in_one_spike() {
         .into_iter()
         .for_each(|answer| drop(answer.unwrap()));
     until("all have beaten", || server.counters().requests_for(Operation::Beat) >= 400).await;
-    // At one moment, how many grid steps of 100 ms ago each has last beaten.
+    // How many grid steps of 100 ms ago each instance has last beaten.
     let ago = |instance: InstanceSnapshot| instance.since_last_beat.as_millis() / 100;
     let steps: BTreeSet<_> = server.instances("orders").into_iter().map(ago).collect();
-    // Of 20; a machine that is busy elsewhere holds some up, and sends them together.
+    // Out of 20 steps. On a busy machine several steps are sent together.
     assert!(steps.len() >= 8, "{steps:?}");
     shut_down(&registry).await;
 }

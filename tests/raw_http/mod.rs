@@ -9,10 +9,10 @@ use std::{
 
 use serde_json::Value;
 
-/// Path of v1 for single instances.
+/// The path of single instances in v1.
 pub(crate) const INSTANCE: &str = "/nacos/v1/ns/instance";
 
-/// One connection, kept alive.
+/// One connection that is kept alive.
 pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
 }
@@ -51,7 +51,7 @@ impl Connection {
         self.stream.get_mut()
     }
 
-    /// A request without body; `target` is path and query, encoded.
+    /// Sends a request without a body. `target` is the encoded path and query.
     #[track_caller]
     pub(crate) fn send(&mut self, method: &str, target: &str) -> Response {
         self.try_send(method, target, &[], None).expect("an answer")
@@ -111,7 +111,7 @@ impl Connection {
     }
 }
 
-/// Waits for a thing that another thread does.
+/// Waits until `is_so` returns true, because another thread makes it true.
 #[track_caller]
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Serves the routes below a path, as behind a proxy. Ends when it is dropped.
+/// Serves the routes below a path, as behind a proxy. The server ends when this is dropped.
 pub struct Site {
     pub address: SocketAddr,
     path: String,
@@ -48,7 +48,7 @@ impl Drop for Site {
     }
 }
 
-/// An answer with its text.
+/// An answer with its body as text.
 pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
@@ -114,7 +114,7 @@ impl Events {
         self.headers.get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
     }
 
-    /// None at the end of the stream.
+    /// Returns `None` at the end of the stream.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
@@ -133,7 +133,7 @@ impl Events {
         }
     }
 
-    /// The first of the next events for which it is so.
+    /// Returns the first of the next events for which `is_so` holds.
     pub async fn until(&mut self, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
         loop {
             let event = self.next().await.unwrap_or_else(|| panic!("the stream ended before {what}"));

@@ -11,15 +11,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// One request, as it came.
+/// One request as it was received.
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub method: String,
-    /// Path and query, undecoded.
+    /// Path and query, still encoded.
     pub target: String,
     pub headers: Vec<(String, String)>,
     pub body: String,
-    /// When it had been read.
+    /// When the request was received.
     pub at: Instant,
 }
 
@@ -28,7 +28,7 @@ impl Seen {
         self.target.split('?').next().unwrap_or_default()
     }
 
-    /// A parameter of the query, undecoded.
+    /// Returns a parameter of the query, still encoded.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         let query = self.target.split_once('?').map_or("", |(_, query)| query);
         query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
@@ -39,17 +39,17 @@ impl Seen {
     }
 }
 
-/// What becomes of a request.
+/// How the server answers a request.
 #[derive(Debug, Clone)]
 pub enum Answer {
     Text(u16, &'static str, String),
-    /// These bytes, then the connection is closed.
+    /// Sends these bytes, then closes the connection.
     Raw(Vec<u8>),
-    /// No byte; the connection is closed.
+    /// Closes the connection without an answer.
     Close,
-    /// No byte for so long, then it is closed.
+    /// Sends nothing for this time, then closes the connection.
     Silence(Duration),
-    /// A head that promises no length, then bytes until the client has had enough.
+    /// Sends a head without a length, then bytes until the client closes the connection.
     Endless,
 }
 
@@ -62,7 +62,7 @@ impl Answer {
         Answer::Text(200, "application/json", body.into())
     }
 
-    /// What a Nacos answers to whatever a client asks of instances.
+    /// The usual answer of Nacos to a request about instances.
     pub fn usual(seen: &Seen) -> Self {
         match seen.path() {
             "/nacos/v1/ns/instance/list" => Answer::json(
@@ -84,7 +84,7 @@ impl Answer {
         }
     }
 
-    /// False when the connection has ended.
+    /// Returns false if the connection has ended.
     fn write(self, stream: &mut TcpStream) -> io::Result<bool> {
         match self {
             Answer::Text(status, kind, body) => {
@@ -105,11 +105,11 @@ impl Answer {
     }
 }
 
-/// Listens on a free port until it is dropped.
+/// A server on a free port. It stops when this is dropped.
 pub struct Fake {
     pub address: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
-    /// That the client has not closed yet.
+    /// The number of connections that the client has not closed yet.
     connections: Arc<AtomicUsize>,
     ended: Arc<AtomicBool>,
 }
@@ -119,7 +119,7 @@ impl Fake {
         Self::start_at("127.0.0.1:0", answer)
     }
 
-    /// Listens at `address`, which may be one of IPv6.
+    /// Listens at `address`, which may be an IPv6 address.
     pub fn start_at(address: &str, answer: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(address).expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -147,12 +147,12 @@ impl Fake {
         self.address.to_string()
     }
 
-    /// How many connections it has open. One that the client has closed is none any more.
+    /// The number of open connections. A connection that the client has closed does not count.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Acquire)
     }
 
-    /// What it was asked so far.
+    /// All requests so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.seen.lock().expect("no panic").clone()
     }
@@ -161,7 +161,7 @@ impl Fake {
 impl Drop for Fake {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Release);
-        // Wakes the listening thread.
+        // Wakes the thread that listens.
         let _ = TcpStream::connect(self.address);
     }
 }
@@ -169,7 +169,7 @@ impl Drop for Fake {
 fn serve(stream: TcpStream, answer: &dyn Fn(&Seen) -> Answer, seen: &Mutex<Vec<Seen>>) {
     let _ = stream.set_nodelay(true);
     let mut stream = BufReader::new(stream);
-    // An error is the client's end.
+    // Ends when the client closes the connection.
     while let Ok(request) = read(&mut stream) {
         seen.lock().expect("no panic").push(request.clone());
         if !answer(&request).write(stream.get_mut()).unwrap_or(false) {

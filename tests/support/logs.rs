@@ -23,19 +23,19 @@ impl Log {
         self.0.lock().expect("no panic").clone()
     }
 
-    /// The texts of what is louder than debug.
+    /// The texts of the lines at info and above.
     pub fn loud(&self) -> Vec<String> {
         let loud = |line: &Line| line.level.is_at_least(Level::Info);
         self.lines().into_iter().filter(loud).map(|line| line.text).collect()
     }
 
-    /// How many of the lines louder than debug contain `text`.
+    /// The number of lines at info and above that contain `text`.
     pub fn count(&self, text: &str) -> usize {
         self.loud().iter().filter(|line| line.contains(text)).count()
     }
 }
 
-/// A logger of all levels, and what is logged to it.
+/// A logger of all levels, and its records.
 pub fn logger() -> (Logger, Log) {
     let log = Log::default();
     (Logger::root(log.clone(), o!()), log)

@@ -10,10 +10,10 @@ use std::{
 };
 
 const TICK: Duration = Duration::from_millis(10);
-/// A thread that wakes up this much too late has been stalled.
+/// A thread that wakes up this much too late was stalled.
 const STALL: Duration = Duration::from_millis(200);
 
-/// Watches for stalls until it is dropped: a thread sleeps for 10 ms again and again, and notes when it woke up late.
+/// Detects stalls until it is dropped: a thread sleeps for 10 ms again and again, and notes when it woke up late.
 pub struct Stalls(Arc<Shared>);
 
 struct Shared {
@@ -23,7 +23,7 @@ struct Shared {
 
 struct Seen {
     last_wake_up: Instant,
-    /// From the last wake-up before it to the first after it.
+    /// From the last wake-up before the stall to the first one after it.
     stalls: Vec<(Instant, Instant)>,
 }
 
@@ -44,13 +44,13 @@ impl Stalls {
     /// Whether a stall overlaps this time.
     pub fn any_between(&self, from: Instant, to: Instant) -> bool {
         let seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        // The watching thread may be the one that has not woken up yet.
+        // A stall that has not ended yet counts, too.
         let lasting = (seen.last_wake_up.elapsed() > STALL).then(|| (seen.last_wake_up, Instant::now()));
         let mut all = seen.stalls.iter().copied().chain(lasting);
         all.any(|(began, ended)| began < to && ended > from)
     }
 
-    /// How many there were.
+    /// The number of stalls so far.
     pub fn count(&self) -> usize {
         self.0.seen.lock().unwrap_or_else(PoisonError::into_inner).stalls.len()
     }

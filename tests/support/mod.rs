@@ -29,30 +29,30 @@ use actix_nacos::{
 };
 use tokio::sync::mpsc;
 
-/// So long a helper waits before it says what did not happen.
+/// A helper fails if its condition does not hold after this time.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Of the instances that tests register. Real servers connect to persistent ones.
+/// The ip of the instances in tests. It is local, because real servers connect to persistent instances.
 pub const IP: &str = "127.0.0.7";
 
-/// Subscriptions of tests ask so often.
+/// The poll interval of the subscriptions in tests.
 pub const POLL: Duration = Duration::from_millis(100);
 
 pub fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// A server of this test's own.
+/// Starts a server for one test.
 pub fn server() -> EmbeddedServer {
     builder().start().expect("a free port")
 }
 
-/// Settings of a server whose lists show every change at once; the originals are late by half a second.
+/// Builds a server whose lists show a change at once. The original servers show it half a second later.
 pub fn builder() -> EmbeddedServerBuilder {
     EmbeddedServer::builder().list_delay(Duration::ZERO)
 }
 
-/// Asks often, and gives up soon. Without push: what a test counts comes from polls alone.
+/// Short intervals and timeouts. Pushes are off, so that every change a test counts comes from a poll.
 pub fn config(server: &EmbeddedServer) -> Config {
     config_at(&server.server_address())
 }
@@ -65,14 +65,14 @@ pub fn config_at(addresses: &str) -> Config {
         .push(PushConfig::off())
 }
 
-/// Several servers, and what a client is configured with to use them all. They know nothing of each other.
+/// Starts several servers that share no data. Also returns their addresses, as `Config::new` takes them.
 pub fn servers(count: usize) -> (Vec<EmbeddedServer>, String) {
     let servers: Vec<_> = (0..count).map(|_| server()).collect();
     let addresses: Vec<_> = servers.iter().map(EmbeddedServer::server_address).collect();
     (servers, addresses.join(","))
 }
 
-/// The one of `servers` that is asked now.
+/// Returns the server in use.
 pub async fn in_use<'a>(registry: &Addr<Registry>, servers: &'a [EmbeddedServer]) -> &'a EmbeddedServer {
     let status = ask(registry, GetStatus).await.expect("a status");
     let address = status.servers.iter().find(|server| server.in_use).expect("one is in use").address.clone();
@@ -87,14 +87,14 @@ pub fn start(config: Config) -> Addr<Registry> {
     Registry::start(config).expect("a registry")
 }
 
-/// A name that no other test and no other run uses.
+/// Returns a name that no other test and no other run uses.
 pub fn unique(name: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock past 1970").as_millis();
     format!("{name}-{}-{now}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Sends, and gives the answer or the one error that became of it.
+/// Sends a message. Returns the answer, or the error of the mailbox or the operation.
 pub async fn ask<M, T>(registry: &Addr<Registry>, message: M) -> Result<T, Error>
 where
     M: Message<Result = Result<T, Error>> + Send + 'static,
@@ -108,7 +108,7 @@ pub async fn shut_down(registry: &Addr<Registry>) {
     ask(registry, Shutdown::default()).await.expect("a report");
 }
 
-/// Waits until `probe` gives something.
+/// Waits until `probe` returns a value.
 pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
@@ -120,12 +120,12 @@ pub async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>
     }
 }
 
-/// Waits until it is so.
+/// Waits until `is_so` returns true.
 pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     eventually(what, async || is_so().then_some(())).await;
 }
 
-/// Waits for a future that ought to end.
+/// Waits for a future that must end.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match actix_rt::time::timeout(PATIENCE, future).await {
         Ok(value) => value,
@@ -133,7 +133,7 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// The one instance of a service on the server.
+/// Returns the only instance of a service on the server.
 #[track_caller]
 pub fn only_instance(server: &EmbeddedServer, service: &str) -> InstanceSnapshot {
     let mut instances = server.instances(service);
@@ -141,14 +141,14 @@ pub fn only_instance(server: &EmbeddedServer, service: &str) -> InstanceSnapshot
     instances.remove(0)
 }
 
-/// The ports of a service's instances on the server, in order.
+/// Returns the ports of a service's instances on the server, in order.
 pub fn ports(server: &EmbeddedServer, service: &str) -> Vec<u16> {
     let mut ports: Vec<_> = server.instances(service).iter().map(|instance| instance.port).collect();
     ports.sort_unstable();
     ports
 }
 
-/// A folder of a test's own, which a Registry makes when it needs it, gone with its value.
+/// A folder for one test. A Registry creates it when needed; it is removed when this is dropped.
 pub struct Folder(pub PathBuf);
 
 impl Folder {
@@ -156,7 +156,7 @@ impl Folder {
         Folder(std::env::temp_dir().join(unique("actix-nacos")))
     }
 
-    /// A list that is cached in it.
+    /// Returns a file of a cached list, if there is one.
     pub fn cached_list(&self) -> Option<PathBuf> {
         let mut files = fs::read_dir(&self.0).ok()?.flatten().map(|entry| entry.path());
         files.find(|path| path.extension().is_some_and(|extension| extension == "json"))
@@ -165,12 +165,12 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // One that was never made is as good.
+        // Fails if the folder was never created.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// Holds threads up until it is opened.
+/// Blocks threads until it is opened.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
@@ -186,10 +186,10 @@ impl Gate {
     }
 }
 
-/// Hands on every message it gets.
+/// Forwards every message that it receives.
 pub struct Listener {
     told: mpsc::UnboundedSender<ServiceChanged>,
-    /// Handling a message lasts until this is open.
+    /// If set, the handler of a message blocks until the gate is open.
     gate: Option<Gate>,
 }
 
@@ -201,7 +201,7 @@ impl Handler<ServiceChanged> for Listener {
     type Result = ();
 
     fn handle(&mut self, news: ServiceChanged, _: &mut Context<Self>) {
-        // A test that has seen enough has dropped the other end.
+        // An error means that the test has dropped the receiver.
         let _ = self.told.send(news);
         if let Some(gate) = &self.gate {
             gate.wait();
@@ -209,7 +209,7 @@ impl Handler<ServiceChanged> for Listener {
     }
 }
 
-/// Ends the listener.
+/// Stops the listener.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct StopListener;
@@ -222,20 +222,20 @@ impl Handler<StopListener> for Listener {
     }
 }
 
-/// A listener and what it was told, in order.
+/// A listener and the changes that it has received, in order.
 pub struct News {
     pub listener: Addr<Listener>,
     told: mpsc::UnboundedReceiver<ServiceChanged>,
 }
 
 impl News {
-    /// Listens on the present arbiter.
+    /// Starts a listener on the current arbiter.
     pub fn listen() -> Self {
         let (tell, told) = mpsc::unbounded_channel();
         News { listener: Listener { told: tell, gate: None }.start(), told }
     }
 
-    /// Listens on an arbiter of its own with a mailbox of `capacity`, and is busy with a message until `gate` is open.
+    /// Starts a listener on its own arbiter, with a mailbox of `capacity`. Its handler blocks until `gate` is open.
     pub fn listen_behind(gate: Gate, capacity: usize) -> Self {
         let (tell, told) = mpsc::unbounded_channel();
         let listener = Listener::start_in_arbiter(&Arbiter::new().handle(), move |ctx| {
@@ -249,17 +249,17 @@ impl News {
         self.listener.clone().recipient()
     }
 
-    /// The address and what is told to it, apart.
+    /// Returns the address and the receiver of the changes.
     pub fn into_parts(self) -> (Addr<Listener>, mpsc::UnboundedReceiver<ServiceChanged>) {
         (self.listener, self.told)
     }
 
-    /// The next news.
+    /// Waits for the next change.
     pub async fn next(&mut self) -> ServiceChanged {
         soon("news", self.told.recv()).await.expect("the listener lives")
     }
 
-    /// The first of the next news for which it is so.
+    /// Waits for the first change for which `is_so` holds.
     pub async fn until(&mut self, is_so: impl Fn(&ServiceChanged) -> bool) -> ServiceChanged {
         loop {
             let news = self.next().await;
@@ -269,13 +269,13 @@ impl News {
         }
     }
 
-    /// The news that have come and were not asked for yet.
+    /// Returns the changes that were received and not read yet.
     pub fn waiting(&mut self) -> Vec<ServiceChanged> {
         std::iter::from_fn(|| self.told.try_recv().ok()).collect()
     }
 }
 
-/// The ports of the listed instances, in the list's order.
+/// Returns the ports of the listed instances, in the order of the list.
 pub fn listed_ports(news: &ServiceChanged) -> Vec<u16> {
     news.info.hosts.iter().map(|host| host.port).collect()
 }

@@ -9,19 +9,19 @@ use std::{
 
 use super::{ms, PATIENCE};
 
-/// Resident memory, in KiB; 0 where the system does not tell.
+/// Resident memory in KiB; 0 if the system does not provide it.
 pub fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
-/// Open file descriptors; 0 where the system does not tell.
+/// Open file descriptors; 0 if the system does not provide them.
 pub fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
-/// A child process; killed if it is still there when this is dropped.
+/// A child process. It is killed when this is dropped.
 pub struct Process(Child);
 
 impl Process {
@@ -33,7 +33,7 @@ impl Process {
         &mut self.0
     }
 
-    /// Sends a signal, by the name that kill(1) knows it by.
+    /// Sends a signal, named as for `kill`.
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").arg(format!("-{name}")).arg(self.0.id().to_string()).status();
         assert!(sent.expect("kill(1)").success());
@@ -43,7 +43,7 @@ impl Process {
         self.0.try_wait().expect("a child of ours")
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until the process ends by itself.
     pub fn wait(&mut self) -> ExitStatus {
         let began = Instant::now();
         loop {
@@ -58,14 +58,14 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // An error means that it has ended.
+        // An error means that the process has ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// The binary of an example, made with the features of this test. `cargo test` has built it already; where only this test
-/// was built, it may be missing or old.
+/// Returns the path of an example's binary. `cargo test` builds all examples with the features of the tests. If only
+/// one test was built, the binary may be missing or old.
 pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a path");
     let profile = test.parent().and_then(|deps| deps.parent()).expect("target/<profile>/deps");

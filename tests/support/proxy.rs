@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// An idle connection is noticed at most this late.
+/// How late the end of an idle time is noticed at most.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Forwards to one server until it is dropped.
@@ -23,8 +23,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Forwards to the server at `to`. For each connection a time within `idle` is drawn, after which it is closed when
-    /// nothing has passed.
+    /// Starts a proxy for the server at `to`. For each connection a random time within `idle` is chosen. The connection
+    /// is closed when nothing has passed for that time.
     pub fn start(to: SocketAddr, idle: Range<Duration>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -37,7 +37,7 @@ impl Proxy {
                 }
                 let drawn = idle.start + (idle.end - idle.start).mul_f64(fastrand::f64());
                 let line = Line { idle: drawn, last: Mutex::new(Instant::now()), ended: AtomicBool::new(false) };
-                // A server that is not there ends the client's connection at once: `client` is dropped.
+                // If the server cannot be reached, dropping `client` closes the client's connection at once.
                 if let Ok(server) = TcpStream::connect(to) {
                     let _ = line.carry(client, server, &count);
                 }
@@ -50,7 +50,7 @@ impl Proxy {
         self.address.to_string()
     }
 
-    /// How many connections it has closed because nothing passed.
+    /// The number of connections that were closed because they were idle.
     pub fn idle_ends(&self) -> usize {
         self.idle_ends.load(Ordering::Acquire)
     }
@@ -59,7 +59,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Release);
-        // Wakes the listening thread.
+        // Wakes the thread that listens.
         let _ = TcpStream::connect(self.address);
     }
 }
@@ -67,7 +67,7 @@ impl Drop for Proxy {
 /// One connection through the proxy.
 struct Line {
     idle: Duration,
-    /// When something last passed, in either direction.
+    /// When data last passed, in either direction.
     last: Mutex<Instant>,
     ended: AtomicBool,
 }
@@ -107,7 +107,7 @@ impl Line {
             }
         }
         self.ended.store(true, Ordering::Release);
-        // An error means that the other direction was faster.
+        // An error means that the other direction has already closed the connection.
         let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
     }
 }

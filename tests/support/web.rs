@@ -16,7 +16,7 @@ use super::ask;
 
 pub const IP: &str = "127.0.0.1";
 
-/// A server with one worker thread. Stopped when this is dropped.
+/// A server with one worker thread. It stops when this is dropped.
 pub struct Web {
     pub port: u16,
     handle: ServerHandle,
@@ -24,7 +24,7 @@ pub struct Web {
 }
 
 impl Web {
-    /// Answers every request by `answer`, which is given the whole body.
+    /// Answers every request with `answer`, which gets the whole body.
     pub fn start<F, A>(answer: F) -> Self
     where
         F: Fn(HttpRequest, web::Bytes) -> A + Clone + Send + 'static,
@@ -56,20 +56,20 @@ impl Web {
         Web { port, handle, requests }
     }
 
-    /// Answers with its port.
+    /// Answers every request with the server's port.
     pub fn with_its_port() -> Self {
         Web::start(|request: HttpRequest, _| async move {
             HttpResponse::Ok().body(request.app_config().local_addr().port().to_string())
         })
     }
 
-    /// Answers with this status.
+    /// Answers every request with this status.
     pub fn with_status(status: u16) -> Self {
         let status = actix_web::http::StatusCode::from_u16(status).expect("a status");
         Web::start(move |_, _| async move { HttpResponse::new(status) })
     }
 
-    /// Takes requests and never answers.
+    /// Accepts requests and never answers.
     pub fn silent() -> Self {
         Web::start(|_, _| std::future::pending::<HttpResponse>())
     }
@@ -82,12 +82,12 @@ impl Web {
         ask(registry, RegisterInstance::new(service, IP, self.port)).await.expect("registered");
     }
 
-    /// As it ends that is killed: connections are closed at once.
+    /// Ends the server as a kill would: connections are closed at once.
     pub async fn kill(&self) {
         self.handle.stop(false).await;
     }
 
-    /// As it ends that is told to: requests under way are answered.
+    /// Ends the server gracefully: requests under way are answered.
     pub async fn stop(&self) {
         self.handle.stop(true).await;
     }
@@ -95,7 +95,7 @@ impl Web {
 
 impl Drop for Web {
     fn drop(&mut self) {
-        // The command is sent when this is called; nobody waits for the end.
+        // The command is sent when `stop` is called. The future only waits for the end.
         drop(self.handle.stop(false));
     }
 }
