@@ -19,14 +19,14 @@ use crate::support::{
     logs, ms, soon, start, unique, until, News, IP,
 };
 
-/// A Registry at a server that gives one answer to everything.
+/// A Registry and a server that gives the same answer to every request.
 struct World {
     answer: Arc<Mutex<Option<Answer>>>,
     fake: Fake,
     registry: Addr<Registry>,
 }
 
-/// Asks once.
+/// The operation ends after its first request.
 fn quick(config: Config) -> Config {
     config.request_timeout(ms(600)).operation_timeout(ms(250)).protocol(Protocol::V1)
 }
@@ -40,7 +40,7 @@ impl World {
         World { answer, fake, registry }
     }
 
-    /// The server comes to its senses, and so does everything else.
+    /// The server gives good answers again. Checks that all messages then succeed.
     async fn serves_on(&self) {
         *self.answer.lock().unwrap() = None;
         let registered = async || ask(&self.registry, RegisterInstance::new("orders", IP, 80)).await.ok();
@@ -50,7 +50,7 @@ impl World {
     }
 }
 
-/// What becomes of one kind of message.
+/// Sends one kind of message.
 type Ask = fn(&Addr<Registry>) -> LocalBoxFuture<'_, Result<(), Error>>;
 
 const MESSAGES: [Ask; 6] = [
@@ -78,7 +78,8 @@ fn is_unreachable(error: &Error) -> bool {
     matches!(error, Error::Unreachable { .. })
 }
 
-/// Each message ends with an error like that, which names the server; and the Registry serves on.
+/// Checks that each message fails with an error for which `is_right` holds and that names the server, and that the
+/// Registry works afterwards.
 async fn gives(answer: Answer, is_right: impl Fn(&Error) -> bool) {
     let what = format!("{answer:.200?}");
     for message in MESSAGES {
@@ -151,7 +152,7 @@ async fn what_is_no_http_is_unreadable() {
     gives(Answer::Raw(vec![0; 4096]), |error| is_unreadable(error) || is_unreachable(error)).await;
 }
 
-/// The operation may take 250 ms, which its request is cut to.
+/// The timeout of the request is the time that the operation has left: 250 ms.
 #[actix::test]
 async fn a_slow_answer_is_a_timeout() {
     gives(Answer::Silence(ms(1000)), |error| matches!(error, Error::Timeout { after, .. } if *after <= ms(250))).await;
@@ -165,7 +166,7 @@ async fn a_closed_connection_is_unreachable() {
 #[actix::test]
 async fn nobody_listening_is_unreachable() {
     let address = Fake::start(Answer::usual).server_address();
-    // The port is free again as soon as the listening thread has ended.
+    // The port is closed when the listening thread has ended.
     until("nobody listens", || std::net::TcpStream::connect(&address).is_err()).await;
     let registry = start(quick(config_at(&address)));
     let refused = ask(&registry, ListInstances::new("orders")).await.unwrap_err();

@@ -21,7 +21,7 @@ impl World {
         World { registry: registry(&server), server, news: News::listen() }
     }
 
-    /// The message is refused for `field`, and the reason says `rule`.
+    /// Checks that the message is rejected for `field`, and that the reason contains `rule`.
     async fn refuses<M, T>(&self, message: M, field: &str, rule: &str)
     where
         M: Message<Result = Result<T, Error>> + Send + 'static,
@@ -44,7 +44,7 @@ impl World {
     }
 }
 
-/// No server takes these as a name.
+/// Names that no server accepts.
 fn bad_names() -> [String; 4] {
     ["", "a\nb", "a\u{7f}", &"n".repeat(513)].map(String::from)
 }
@@ -104,7 +104,7 @@ async fn a_grouped_name_may_name_no_other_group_than_the_given_one() {
     world.refuses(ListInstances::new("PAY@@orders").group("SHOP"), "service", "another group").await;
     world.refuses(RegisterInstance::new("PAY@@", IP, 80), "service", "empty").await;
     world.refuses(RegisterInstance::new("PAY@@a@@b", IP, 80), "service", "second '@@'").await;
-    // Written before its service, such a group would read as another one.
+    // In `GROUP@@service` the end of such a group would be unclear.
     for group in ["PAY@", "A@@B"] {
         world.refuses(RegisterInstance::new("orders", IP, 80).group(group), "group", "'@'").await;
         world.refuses(ListServices::new(1, 10).group(group), "group", "'@'").await;
@@ -184,7 +184,7 @@ async fn metadata_that_is_too_large_or_no_interval_is_refused_by_every_message()
     ];
     for (key, value, rule) in bad {
         let metadata = Metadata::from([(key.to_owned(), value.clone())]);
-        // Whether it is alone or beside a good interval.
+        // The timeout is invalid alone and together with a valid interval.
         for interval in [None, Some(HEART_BEAT_INTERVAL).filter(|interval| *interval != key)] {
             let register = RegisterInstance::new("orders", IP, 80).metadata(key, &*value);
             let register = interval.map_or(register.clone(), |interval| register.metadata(interval, "1000"));

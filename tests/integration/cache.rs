@@ -11,7 +11,7 @@ use crate::support::{
     self, ask, config, listed_ports, ms, registry, server, shut_down, soon, start, until, Folder, News,
 };
 
-/// The list in the folder.
+/// The text of the cached list.
 fn text(folder: &Folder) -> String {
     folder.cached_list().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default()
 }
@@ -20,7 +20,7 @@ fn caching(server: &EmbeddedServer, folder: &Path) -> Config {
     config(server).cache_dir(folder)
 }
 
-/// Leaves a list with port 80 in the folder, and the server down.
+/// Leaves a cached list with port 80 in the folder, and stops the server.
 async fn after_a_day_at_work(server: &EmbeddedServer, folder: &Folder) -> Addr<Registry> {
     let other = registry(server);
     ask(&other, RegisterInstance::new("orders", "127.0.0.7", 80).weight(3.0)).await.unwrap();
@@ -69,7 +69,7 @@ async fn a_list_from_the_disk_is_gone_with_the_first_list_of_a_server() {
     let registry = start(caching(&server, &folder.0));
     let view = ask(&registry, Discover::new("orders")).await.unwrap();
     soon("a list", view.ready()).await.unwrap();
-    // Nobody keeps port 80 registered any more.
+    // The other Registry ends, so that port 80 is not registered again.
     ask(&other, actix_nacos::Shutdown::default().deadline(ms(1))).await.unwrap();
     server.restart_empty().expect("the same port");
     until("the server is asked", || !view.is_stale()).await;

@@ -17,10 +17,10 @@ use awc::error::SendRequestError;
 use futures_util::{future::join_all, stream, SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// Nobody listens there.
+/// Nothing listens at this address.
 const DEAD: (&str, u16) = ("127.0.0.7", 1);
 
-/// A Nacos, a Registry at it, and the name of a service that no other test uses: budgets are shared by the process.
+/// A server, a Registry, and a service that no other test uses, because the process shares budgets by service.
 struct World {
     _server: EmbeddedServer,
     registry: Addr<Registry>,
@@ -55,7 +55,7 @@ impl World {
     }
 }
 
-/// Answers with the method, the path, the `Host` header and the body.
+/// Answers with the method, the path, the `Host` header and the body of the request.
 fn echo() -> Web {
     Web::start(|request: HttpRequest, body: web::Bytes| async move {
         let host = request.headers().get("host").map(|host| host.to_str().unwrap_or_default().to_owned());
@@ -176,13 +176,14 @@ async fn without_retry_a_refused_connection_is_an_error() {
     assert!(cause(&error).is_none());
 }
 
-/// How often each of two instances was asked when `send` asked until one of them had refused `times` times.
+/// Sends calls until the failing one of two instances has got three requests. Checks that the other instance got one
+/// request for each call.
 async fn refused(builder: impl Fn(ClientBuilder) -> ClientBuilder, send: impl AsyncFn(&Client, String) -> StatusCode) {
     let (refusing, serving) = (Web::with_status(503), echo());
     let world = World::with(&[&refusing, &serving]).await;
     let http = builder(world.builder().selection(Selection::default().eject(Eject::never()))).finish();
     let mut calls = 0;
-    // As many retries as a service with few requests may have in a second.
+    // Three is the number of retries that a service with few requests may have in a second.
     while refusing.requests() < 3 {
         assert_eq!(send(&http, world.url("/")).await, StatusCode::OK);
         calls += 1;
@@ -285,7 +286,7 @@ async fn the_last_list_serves_when_the_registry_is_gone_and_errors_say_so() {
     shut_down(&world.registry).await;
     assert_eq!(http.get(world.url("/")).send().await.unwrap().status(), StatusCode::OK);
     server.kill().await;
-    // The connection that is open serves a little longer.
+    // The open connection still works for a moment.
     let error = eventually("calls fail", async || http.get(world.url("/")).send().await.err()).await.to_string();
     assert!(error.contains("is stale"), "{error}");
     let other = Client::builder(&world.registry).service("other").finish();
@@ -298,7 +299,7 @@ async fn a_client_of_ones_own_takes_the_middleware() {
     let server = echo();
     let world = World::with(&[&server]).await;
     world.register_dead().await;
-    // More calls in a second than may be retried.
+    // More calls than retries are allowed in a second, so only the ejection keeps them from failing.
     let builder = world.builder().selection(Selection::default().eject(Eject::consecutive(1)));
     let http = awc::Client::builder().disable_timeout().wrap(builder.clone().middleware()).finish();
     let connecting = builder.middleware();
@@ -325,7 +326,7 @@ async fn a_redirect_within_the_service_goes_to_an_instance() {
     assert_eq!(text(answer).await, "/new");
 }
 
-/// Takes one WebSocket, greets, and gives the port.
+/// Accepts one WebSocket and sends a greeting. Returns the port.
 async fn websocket_greeter() -> u16 {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -347,7 +348,7 @@ async fn websocket_greeter() -> u16 {
         );
         stream.write_all(answer.as_bytes()).await.unwrap();
         stream.write_all(b"\x81\x05hello").await.unwrap();
-        // Until the client has gone.
+        // Reads until the client closes the connection.
         while stream.read(&mut buffer).await.is_ok_and(|length| length > 0) {}
     });
     port
@@ -365,7 +366,7 @@ async fn a_websocket_is_opened_by_name() {
     socket.send(awc::ws::Message::Close(None)).await.unwrap();
 }
 
-/// Promises ten bytes, sends five, and closes the connection.
+/// Announces ten bytes, sends five, and closes the connection.
 fn cut_off() -> u16 {
     use std::io::{Read as _, Write as _};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -483,7 +484,7 @@ async fn two_services_cannot_have_one_host() {
     assert!(matches!(cause(&error), Some(Error::InvalidInput { field: "host", .. })), "{error}");
 }
 
-/// Answers every request with a 304 that has a length, as the standard allows.
+/// Answers every request with a 304 that has a `Content-Length`, as the standard allows.
 fn not_modified() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -519,7 +520,7 @@ async fn a_preferred_cluster_gets_all_calls_while_one_of_its_instances_can_be_ca
         assert_eq!(get().await, near.port.to_string());
     }
     near.kill().await;
-    // The connection that is open serves a little longer.
+    // The open connection still works for a moment.
     eventually("the far one is called", async || (get().await == far.port.to_string()).then_some(())).await;
     for _ in 0..20 {
         assert_eq!(get().await, far.port.to_string());

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A Registry with instances of `orders` at these ports, those above 90 in the cluster EAST.
+/// A Registry with instances of `orders` at these ports. Those above 90 are in the cluster EAST.
 async fn with_instances(ports: &[u16]) -> (EmbeddedServer, Addr<Registry>) {
     let nacos = EmbeddedServer::start().unwrap();
     let registry = Registry::start(Config::new(nacos.server_address())).unwrap();
@@ -23,7 +23,7 @@ async fn with_instances(ports: &[u16]) -> (EmbeddedServer, Addr<Registry>) {
     (nacos, registry)
 }
 
-/// Waits until the view lists so many.
+/// Waits until the view lists `count` instances.
 async fn lists(view: &mut ServiceView, count: usize) {
     let listed = async {
         while view.instances().len() != count {

@@ -1,4 +1,4 @@
-//! The embedded server's console, as HTTP shows it. `browser.rs` looks at it in a browser.
+//! The embedded server's console over HTTP. `browser.rs` tests it in a browser.
 
 use crate::site::{get, send, Answer, Events};
 use crate::support::{ask, eventually, only_instance, registry, shut_down, soon, until, IP};
@@ -160,7 +160,7 @@ async fn a_restart_ends_the_stream_and_the_next_one_shows_an_empty_server() {
     until("it listens again", || std::net::TcpStream::connect(server.address()).is_ok()).await;
     let mut events = Events::open(&url(&server, "/console/events")).await;
     assert_eq!(events.next().await.unwrap().data["count"], 0);
-    // An open console must not hold up the end.
+    // An open console must not delay the end of the server.
     let ended = std::time::Instant::now();
     server.stop();
     assert!(ended.elapsed() < crate::support::PATIENCE);

@@ -11,7 +11,7 @@ use crate::support::{
     registry, server, shut_down, soon, start, until, News, IP,
 };
 
-/// In a group and a cluster that nothing defaults to.
+/// An instance in a group and a cluster that are not the defaults.
 fn east(port: u16) -> RegisterInstance {
     RegisterInstance::new("orders", IP, port).group("SHOP").cluster("EAST").weight(2.0).metadata("zone", "a")
 }
@@ -87,7 +87,8 @@ async fn a_service_name_keeps_its_group_in_every_message_that_names_a_service() 
     shut_down(&registry).await;
 }
 
-/// Servers take more than can be called. Whoever sees it in a list must be able to take it out.
+/// Servers accept instances that cannot be called. An application that finds one in a list must be able to deregister
+/// it.
 #[actix::test]
 async fn a_listed_instance_that_nobody_can_call_can_be_deregistered() {
     let fake = Fake::start(|seen| match seen.path() {

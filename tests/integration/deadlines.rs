@@ -23,15 +23,15 @@ use crate::support::{
 const OWN: (&str, &str, u16) = ("orders", IP, 80);
 const OTHERS: (&str, &str, u16) = ("orders", "127.0.0.8", 80);
 
-/// In no list, so that it is asked for a second time.
+/// This instance is in no list, so that reading it needs a second list request.
 const DISABLED: &str = "127.0.0.10";
 
 const DEADLINE: Duration = Duration::from_millis(1000);
-/// Promised is 0.2 s; the machine may be busy elsewhere.
+/// The promise is 0.2 s, but the machine may be busy.
 const GRACE: Duration = Duration::from_millis(600);
 
-/// As 2.5 does: GET names neither `enabled` nor `ephemeral`, so that a list is asked for as well, and once more after a
-/// second when the instance is not in it.
+/// Answers as Nacos 2.5 does. The answer to GET has neither `enabled` nor `ephemeral`, so the client requests the list,
+/// and once more after a second if the list lacks the instance.
 fn answer(seen: &Seen) -> Answer {
     match (seen.method.as_str(), seen.path()) {
         ("GET", "/nacos/v1/ns/instance") => {
@@ -64,7 +64,7 @@ fn answer(seen: &Seen) -> Answer {
     }
 }
 
-/// A server that takes this long for every answer to what is `slow`.
+/// A server that delays every answer to a request for which `slow` returns true.
 fn slow_server(time: Duration, slow: impl Fn(&Seen) -> bool + Send + Sync + 'static) -> Fake {
     Fake::start(move |seen| {
         if slow(seen) {
@@ -80,7 +80,7 @@ fn config(server: &Fake) -> Config {
 
 type Outcome<'a> = LocalBoxFuture<'a, Result<(), Error>>;
 
-/// Every operation that talks to a server, by name.
+/// All operations that send a request, by name.
 fn operations(registry: &Addr<Registry>) -> Vec<(&'static str, Outcome<'_>)> {
     let (service, ip, port) = OTHERS;
     let own = |port| RegisterInstance::new("orders", "127.0.0.9", port);
@@ -109,7 +109,7 @@ fn operations(registry: &Addr<Registry>) -> Vec<(&'static str, Outcome<'_>)> {
     ]
 }
 
-/// How long each took, and what became of it; all of them side by side.
+/// Runs all operations at the same time. Returns how long each took, and its outcome.
 async fn time_all(operations: Vec<(&'static str, Outcome<'_>)>) -> Vec<(&'static str, Duration, Result<(), Error>)> {
     let time = async |(name, operation): (&'static str, Outcome<'_>)| {
         let began = Instant::now();
@@ -119,7 +119,8 @@ async fn time_all(operations: Vec<(&'static str, Outcome<'_>)>) -> Vec<(&'static
     join_all(operations.into_iter().map(time)).await
 }
 
-/// Only after the own instance has been registered at full speed.
+/// Checks all operations at a server with this delay. Only the registration of the own instance before that is not
+/// delayed.
 async fn no_operation_takes_longer_than_it_may(time: Duration) -> Vec<(&'static str, Duration, Result<(), Error>)> {
     let (service, ip, port) = OWN;
     let is_first = |seen: &Seen| {
@@ -135,19 +136,19 @@ async fn no_operation_takes_longer_than_it_may(time: Duration) -> Vec<(&'static 
     took
 }
 
-/// GET and list are there in time; then it waits for a second.
+/// GET and list are answered in time. Then the client waits for a second before the next list.
 #[actix::test]
 async fn no_operation_at_a_server_of_200_ms_takes_longer_than_it_may() {
     no_operation_takes_longer_than_it_may(ms(200)).await;
 }
 
-/// The second request of those that need two is cut to what is left.
+/// Operations with two requests: the timeout of the second request is the time that is left.
 #[actix::test]
 async fn no_operation_at_a_server_of_700_ms_takes_longer_than_it_may() {
     no_operation_takes_longer_than_it_may(ms(700)).await;
 }
 
-/// The deadline is nearer than the end of the first request.
+/// The deadline comes before the timeout of the first request.
 #[actix::test]
 async fn no_operation_at_a_server_that_hangs_takes_longer_than_it_may() {
     for (name, took, outcome) in no_operation_takes_longer_than_it_may(ms(8000)).await {
@@ -156,7 +157,7 @@ async fn no_operation_at_a_server_that_hangs_takes_longer_than_it_may() {
     }
 }
 
-/// How long one operation took; whatever became of it.
+/// Returns how long one operation took, and its outcome.
 async fn time_one<T>(operation: impl Future<Output = Result<T, Error>>) -> (Duration, Result<(), Error>) {
     let began = Instant::now();
     let outcome = operation.await;
@@ -207,7 +208,7 @@ async fn two_servers_that_hang_share_the_time_of_one_operation() {
     assert!(servers.iter().all(|server| !server.seen().is_empty()), "both were asked");
 }
 
-/// A server that closes its first connections without an answer, and then takes its time for the next request.
+/// A server that closes its first connections without an answer, and answers the next request late.
 fn server_under_trial(fails: usize, slow: Duration, then: fn(&Seen) -> Answer) -> Fake {
     let asked = AtomicUsize::new(0);
     Fake::start(move |seen| match asked.fetch_add(1, Ordering::AcqRel) {
@@ -220,16 +221,16 @@ fn server_under_trial(fails: usize, slow: Duration, then: fn(&Seen) -> Answer) -
     })
 }
 
-/// While one operation tries a server that failed, others wait for how that ends.
+/// While one operation tries a server that failed, others wait for the outcome.
 async fn operations_wait_for_the_trial(then: fn(&Seen) -> Answer) {
     const FAILS: usize = 2;
     let server = server_under_trial(FAILS, ms(500), then);
-    // A trial may take longer than the others may wait: what counts is when it ends.
+    // The timeout of the trial is longer than the others may wait: they must be sent as soon as the trial ends.
     let registry = start(config_at(&server.server_address()).operation_timeout(ms(1800)).request_timeout(ms(10_000)));
     let trial = actix_rt::spawn(registry.send(ListInstances::new("first")));
     until("one tries it", || server.seen().len() > FAILS).await;
     let mut operations = operations(&registry);
-    // These wait for a second by themselves: nothing is registered here, and so there is no own instance.
+    // These operations wait for a second anyway, because no instance is registered here.
     operations.retain(|(name, _)| !name.contains("disabled") && !name.contains("own"));
     for (name, took, outcome) in time_all(operations).await {
         assert!(outcome.is_ok(), "{name}: {outcome:?} after {took:?}");
@@ -254,7 +255,7 @@ async fn operations_wait_for_a_trial_that_hangs_up_to_their_deadline() {
     let trial = actix_rt::spawn(registry.send(ListInstances::new("first")));
     until("one tries it", || server.seen().len() > 3).await;
     let (took, outcome) = time_one(ask(&registry, ListInstances::new("second"))).await;
-    // The trial ends with the deadline of the operation that makes it: then the second one's turn comes.
+    // The trial ends at the deadline of its operation. Then the second operation tries the server.
     assert!(outcome.is_ok() || took > DEADLINE / 2, "{outcome:?} after {took:?}");
     assert!(took < DEADLINE + GRACE, "{outcome:?} after {took:?}");
     trial.await.unwrap().unwrap().unwrap_err();

@@ -27,7 +27,7 @@ fn orders(port: u16) -> RegisterInstance {
     RegisterInstance::new("orders", IP, port)
 }
 
-/// Shuts it down; tells also how long that took.
+/// Shuts the Registry down. Returns the report, and how long the shutdown took.
 async fn drained(registry: &Addr<Registry>) -> (ShutdownReport, Duration) {
     let began = Instant::now();
     let report = ask(registry, Shutdown::default().drain_until_noticed()).await.unwrap();
@@ -65,7 +65,7 @@ async fn callers_are_served_until_a_push_has_told_them() {
     join_all([Dialect::V1_4, Dialect::V2_5, Dialect::V3_0].map(notices)).await;
 }
 
-/// What r-nacos says of an instance.
+/// Answers about instances as r-nacos does.
 fn rnacos() -> Fake {
     Fake::start(|seen| match (seen.method.as_str(), seen.path()) {
         ("GET", "/nacos/v1/ns/instance") => {
@@ -110,7 +110,7 @@ async fn what_the_server_is_need_not_be_asked_again_at_the_end() {
 async fn an_instance_that_does_not_show_yet_tells_by_its_list_what_the_server_is() {
     let server = EmbeddedServer::start().unwrap();
     let first = registered(support::config(&server)).await;
-    // With the first list of the service, which is never late.
+    // After the first list of the service, lists show changes late.
     ask(&first, actix_nacos::ListInstances::new("orders")).await.unwrap();
     let second = registry(&server);
     ask(&second, orders(81)).await.unwrap();
@@ -167,7 +167,7 @@ async fn without_a_server_nobody_is_waited_for() {
     }
 }
 
-/// The application's own requests have all connections.
+/// Requests of the application take all their connections.
 #[actix::test]
 async fn finding_out_what_the_server_is_does_not_cost_the_deadline() {
     let server = server();

@@ -20,7 +20,7 @@ struct World {
 }
 
 impl World {
-    /// Its time stands still, and its lists show everything at once.
+    /// A server whose clock stands still, and whose lists show changes at once.
     fn of(dialect: Dialect) -> Self {
         Self::with(dialect, |builder| builder.list_delay(Duration::ZERO))
     }
@@ -31,7 +31,7 @@ impl World {
         World { nacos: Connection::to(server.address()), server }
     }
 
-    /// `parameters` are pairs that are not encoded yet.
+    /// Sends a request. `parameters` are not encoded yet.
     fn ask(&mut self, method: &str, path: &str, parameters: &[(&str, &str)]) -> Response {
         let query = serde_urlencoded::to_string(parameters).expect("a query");
         self.nacos.send(method, &format!("{path}?{query}"))
@@ -119,7 +119,7 @@ fn nacos_1_4_reads_the_form_bodies_of_all_methods_but_post() {
     assert!(world.server.instances("orders").is_empty());
 }
 
-/// How many instances are listed, and the weight that GET tells.
+/// Returns the number of listed instances, and the weight in the answer to GET.
 fn shown(world: &mut World) -> (usize, Value) {
     let weight = match world.server.dialect() {
         Dialect::V3_0 => world.hosts().iter().map(|host| host["weight"].clone()).max_by_key(Value::to_string),
@@ -209,7 +209,7 @@ fn a_heartbeat_interval_above_the_timeouts_is_refused_since_2_x() {
     World::of(Dialect::V1_4).register(&[("metadata", &timeouts.to_string())]).is(200, "ok");
 }
 
-/// Beats stop at any moment between two sweeps.
+/// Heartbeats stop at any time between two sweeps.
 #[test]
 fn instances_turn_unhealthy_after_15_to_20_seconds_and_go_after_30_to_35() {
     for dialect in V1 {
@@ -470,7 +470,7 @@ fn signed<'a>(data: &'a str, signature: &'a str) -> Vec<(&'a str, &'a str)> {
     vec![("ak", "id"), ("data", data), ("signature", signature)]
 }
 
-/// The signatures are those of Alibaba's own client.
+/// Uses signatures that Alibaba's own client has made.
 #[test]
 fn requests_must_be_signed_where_there_is_an_access_key() {
     let mut world = World::with(Dialect::V2_5, |builder| builder.access_key("id", "my-secret"));

@@ -168,7 +168,7 @@ fn a_clock_may_be_wrong_by_any_number() {
     }
 }
 
-/// How many bytes the server sends unasked, 0 for the end; none when nothing comes.
+/// Returns how many bytes the server sends without a request: 0 if it closes the connection, `None` if nothing comes.
 fn hears(connection: &mut TcpStream, limit: Duration) -> Option<usize> {
     connection.set_read_timeout(Some(limit)).expect("a timeout");
     io::Read::read(connection, &mut [0; 512]).ok()
@@ -194,7 +194,7 @@ fn idle_connections_end_after_the_idle_timeout() {
     assert!(answered.elapsed() >= timeout / 2, "{:?}", answered.elapsed());
 }
 
-/// actix-web's own timeout for the first request is 5 s.
+/// The default of actix-web for the first request would be 5 s.
 #[test]
 fn by_default_a_connection_may_be_idle_for_longer_than_five_seconds() {
     let (server, mut nacos) = started();
@@ -267,7 +267,7 @@ fn no_idle_timeout_is_too_short_or_too_long() {
     assert_eq!(Connection::to(server.address()).get(LIST).status, 200);
 }
 
-/// Registers ten instances, 200 ms apart, and gives the number of hosts in each push, in the order of arrival.
+/// Registers ten instances, 200 ms apart. Returns the number of hosts in each push, in the order of arrival.
 fn pushed_under(order: impl FnOnce(&EmbeddedServer)) -> Vec<usize> {
     let server = EmbeddedServer::builder()
         .list_delay(Duration::ZERO)

@@ -9,7 +9,7 @@ use crate::raw_http::Connection;
 const INSTANCES: usize = 10_000;
 const CONNECTIONS: usize = 4;
 
-/// Sends one request for each instance, over several connections, and tells how long that took.
+/// Sends one request for each instance, over several connections. Returns how long that took.
 fn for_each(server: &EmbeddedServer, method: &'static str, path: &'static str) -> Duration {
     let began = Instant::now();
     let address = server.address();

@@ -47,7 +47,7 @@ impl World {
         World { nacos: Connection::to(server.address()), server, socket }
     }
 
-    /// A world in which the first push, which a new subscriber gets for a start, has come and been acknowledged.
+    /// A subscriber that has received and acknowledged its first push, which each new subscriber gets.
     fn subscribed() -> Self {
         let mut world = Self::of(Dialect::V2_5);
         world.subscribe(JAVA, "");
@@ -70,7 +70,7 @@ impl World {
         self.nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&port=80&ip=127.0.0.{more}")).is(200, "ok");
     }
 
-    /// What has been sent by now; over loopback it is there when it has been sent.
+    /// The pushes so far. Over loopback a datagram can be received as soon as it is sent.
     fn received(&self) -> Vec<Push> {
         let mut buffer = vec![0; 64 * 1024];
         std::iter::from_fn(|| self.socket.recv(&mut buffer).ok().map(|length| read(&buffer[..length]))).collect()
@@ -171,7 +171,7 @@ fn strangers_and_clients_that_no_longer_ask_get_nothing() {
     world.subscribe("some-client/1.0", "");
     assert_eq!(world.server.subscribers("orders"), 0);
     world.subscribe(JAVA, "");
-    // Its time is up after 30 s, and noticed within 5 s more.
+    // The subscription ends after 30 s; the server notices that within 5 s.
     world.server.advance(36 * SECOND);
     world.received();
     world.register("1");

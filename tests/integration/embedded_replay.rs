@@ -1,14 +1,14 @@
 //! The embedded server answers as real servers did.
 //!
-//! Every recording in `tests/fixtures` that has a dialect is replayed to it: the recorded requests in the recorded
-//! order, at the recorded times. The server's own time stands still and is moved on by the test, so 90 recorded seconds
-//! take none. The test compares the status, the content type and the meaning of every field of the body. Of every
-//! pushed datagram it compares whether it was compressed, and its fields, in the order in which each receiver got them.
+//! Replays every recording in `tests/fixtures` for which there is a dialect: the recorded requests in their order and
+//! at their times. The server's clock stands still and the test advances it, so 90 recorded seconds take no time. The
+//! test compares the status, the content type and the meaning of every field of each body. For each pushed datagram it
+//! compares whether it is compressed, and its fields, in the order of each receiver.
 //!
-//! Left out, because they differ from run to run on the original too:
-//! - `lastRefTime`, `checksum`, `timestamp`, tokens (but not whether they are there), and the order of `hosts`, `doms`,
+//! Not compared, because the original differs from run to run, too:
+//! - `lastRefTime`, `checksum`, `timestamp`, tokens (only whether there is one), and the order of `hosts`, `doms`,
 //!   `clusters`, `updated`, `pageItems`, which the originals keep in hash tables;
-//! - `cpu`, `load`, `mem` of 1.4's metrics, and ports and times that the servers tell of themselves.
+//! - `cpu`, `load`, `mem` of 1.4's metrics, and the servers' own ports and times.
 //!
 //! r-nacos has no dialect, so its recordings are not replayed.
 
@@ -24,11 +24,11 @@ use serde_json::Value;
 
 use crate::raw_http::{wait_until, Connection, Response};
 
-/// How long the servers had run when the recordings began, modulo the 5 seconds in which Nacos 2.x and 3.x look for
-/// subscribers whose time is up: this fits the pushes of both recordings.
+/// How long the servers had run when the recordings began, modulo the 5 s after which Nacos 2.x and 3.x look for
+/// subscribers that have expired. With this value the pushes of both recordings agree.
 const RUNNING_FOR: Duration = Duration::from_millis(4250);
 
-/// What differs from run to run.
+/// Fields that differ from run to run.
 const VOLATILE: [&str; 10] = [
     "lastRefTime",
     "checksum",
@@ -42,7 +42,7 @@ const VOLATILE: [&str; 10] = [
     "raftPort",
 ];
 
-/// Arrays that are sets.
+/// Arrays whose order has no meaning.
 const SETS: [&str; 6] = ["hosts", "doms", "clusters", "updated", "data", "pageItems"];
 
 #[test]
@@ -85,7 +85,7 @@ fn takes_and_refuses_tokens_like_nacos_3_0_3_from_3_2_on() {
     assert_eq!(replay("nacos-3.0.3-access", Dialect::V3_2, "/nacos/v3/"), Compared { answers: 29, pushes: 0 });
 }
 
-/// There is no recording of 3.2; of its v3 API the source says that it is 3.0's.
+/// There is no recording of 3.2. According to its source, its v3 API is that of 3.0.
 #[test]
 fn answers_v3_like_nacos_3_0_3_from_3_2_on() {
     assert_eq!(replay("nacos-3.0.3", Dialect::V3_2, "/nacos/v3/"), Compared { answers: 15, pushes: 0 });
@@ -97,7 +97,7 @@ struct Compared {
     pushes: usize,
 }
 
-/// A datagram, unpacked.
+/// The content of a datagram after decompression.
 #[derive(Debug, Clone)]
 struct Push {
     gzip: bool,
@@ -114,7 +114,7 @@ struct Replay {
     server: EmbeddedServer,
     connection: Connection,
     token: String,
-    /// By the name under which its pushes are recorded.
+    /// The receivers by the name of their pushes in the recording.
     receivers: BTreeMap<&'static str, Receiver>,
     acknowledged: u64,
     time: u64,
@@ -165,7 +165,7 @@ impl Replay {
     }
 
     fn exchange(&mut self, name: &str, exchange: &Value) {
-        // The recording with authentication has no times; its tokens lived for 8 seconds.
+        // The recording with authentication has no times. Its tokens lived for 8 s.
         let at = exchange["at_ms"].as_u64().unwrap_or(if name.contains("expired") { 10_000 } else { self.time });
         self.advance_to(at);
         let answer = self.ask(name, &exchange["request"]);
@@ -179,7 +179,7 @@ impl Replay {
             recorded["body"] = text_of(&recorded["body"]).replace("3.0.3", "3.2.0").into();
         }
         if name == "operator servers" {
-            // It tells its own port.
+            // The answer contains the server's own port.
             recorded["body"] =
                 text_of(&recorded["body"]).replace("8748", &self.server.address().port().to_string()).into();
         }
@@ -188,7 +188,7 @@ impl Replay {
         }
     }
 
-    /// In small steps, so that receivers acknowledge before the server loses patience.
+    /// Advances in small steps, so that receivers acknowledge before the server pushes again.
     fn advance_to(&mut self, at: u64) {
         while self.time < at {
             let step = 1000.min(at - self.time);
@@ -234,7 +234,7 @@ impl Replay {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         socket.set_nonblocking(true).expect("a socket that does not block");
         let port = socket.local_addr().expect("an address").port();
-        // All but one acknowledge, as in the recordings.
+        // All receivers but one acknowledge, as in the recordings.
         let receiver = Receiver { socket, acknowledges: pushed_as != "push, never acked", received: Vec::new() };
         self.receivers.insert(pushed_as, receiver);
         port
@@ -258,8 +258,8 @@ impl Replay {
     }
 }
 
-/// The recorded server had two services more, which probes had left empty; and `guarded` is registered by v1, which 3.2
-/// does not have.
+/// Creates what the recorded server had before: two empty services, and `guarded`, which the recording registers by v1,
+/// a protocol that 3.2 does not have.
 fn leave_services(server: &EmbeddedServer) {
     let mut connection = Connection::to(server.address());
     let mut send = |method: &str, path: &str, form: &str| {
@@ -279,7 +279,7 @@ fn leave_services(server: &EmbeddedServer) {
 }
 
 impl Receiver {
-    /// How many it has acknowledged.
+    /// Receives pushes and acknowledges them. Returns how many it has acknowledged.
     fn receive(&mut self) -> u64 {
         let mut buffer = vec![0; 64 * 1024];
         let mut acknowledged = 0;
@@ -339,12 +339,12 @@ fn simple(content_type: &str) -> String {
     content_type.to_ascii_lowercase().replace(' ', "")
 }
 
-/// JSON by its meaning, anything else as it is.
+/// Parses JSON. Any other body is compared as text.
 fn body_of(body: &str) -> Value {
     serde_json::from_str(body).map_or_else(|_| Value::String(body.to_owned()), meaning)
 }
 
-/// Without what differs from run to run, and with sets in order.
+/// Removes fields that differ from run to run, and sorts sets.
 fn meaning(value: Value) -> Value {
     match value {
         Value::Object(fields) => Value::Object(
@@ -373,7 +373,7 @@ fn pairs(object: &Value, token: &str) -> Vec<(String, String)> {
     fields.map(|(key, value)| (key.clone(), filled(text_of(value)))).collect()
 }
 
-/// The same token, signed with another key.
+/// Returns the token with another signature.
 fn signed_by_another(token: &str) -> String {
     let (signed, signature) = token.rsplit_once('.').unwrap_or((token, ""));
     format!("{signed}.{}", signature.chars().rev().collect::<String>())

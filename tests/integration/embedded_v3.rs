@@ -46,7 +46,7 @@ fn an_instance_is_registered_beats_is_listed_and_deregistered() {
     });
 }
 
-/// As in 3.0.3: whoever wants another cluster must name it.
+/// As in 3.0.3: other clusters must be named.
 #[test]
 fn a_list_is_of_the_default_cluster_unless_others_are_named() {
     both(|builder| {

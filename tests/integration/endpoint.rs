@@ -16,7 +16,7 @@ use crate::support::{
     ms, ports, server, servers, shut_down, start, until, POLL,
 };
 
-/// An address server, and what it answers from now on.
+/// An address server. The test can change its answer.
 fn address_server(answer: Answer) -> (Fake, Arc<Mutex<Answer>>) {
     let answer = Arc::new(Mutex::new(answer));
     let shared = answer.clone();
@@ -113,7 +113,7 @@ async fn an_endpoint_that_fails_leaves_the_last_list_and_is_logged_once() {
 
 #[actix::test]
 async fn connections_to_servers_that_left_the_list_are_closed() {
-    // Slow, so that requests side by side take a connection each.
+    // The server is slow, so that concurrent requests need a connection each.
     let slow = |seen: &fake::Seen| {
         thread::sleep(ms(20));
         Answer::usual(seen)
@@ -135,12 +135,12 @@ async fn connections_to_servers_that_left_the_list_are_closed() {
             slowest = slowest.max(left_at.elapsed());
         }
     }
-    // One second is promised.
+    // The promise is one second.
     assert!(slowest < ms(5000), "{slowest:?}");
     shut_down(&registry).await;
 }
 
-/// A request that is under way when its server leaves the list is not lost.
+/// The server leaves the list while the request is under way.
 #[actix::test]
 async fn a_request_to_a_server_that_leaves_the_list_is_answered() {
     let old = Fake::start(|seen| {

@@ -70,7 +70,7 @@ async fn instances_that_are_withheld_are_told() {
     shut_down(&registry).await;
 }
 
-/// Ends a Registry and the server's memory, so that nobody registers again.
+/// Ends the Registry without deregistering and makes the server forget its instances, so that they are gone.
 async fn shut_down_without(server: &EmbeddedServer, registry: &Addr<Registry>) {
     server.faults().refuse_connections();
     let _ = ask(registry, actix_nacos::Shutdown::default().deadline(ms(10))).await;

@@ -1,4 +1,4 @@
-//! Other requests that fail do not delay an instance's heartbeats. The usual behaviour of proxies and clusters is no
+//! Other requests that fail do not delay an instance's heartbeats. What proxies and clusters usually do is not an
 //! outage.
 
 use std::{
@@ -33,19 +33,20 @@ use crate::support::{
     servers, shut_down, start, until, IP,
 };
 
-/// What instances of these tests beat at.
+/// The beat interval of the instances in these tests.
 const INTERVAL: Duration = Duration::from_millis(200);
-/// What requests of these tests may take: so long that the server answers a beat while one hangs.
+/// The timeout of the requests. Longer than the interval, so that the server answers a beat while another request
+/// hangs.
 const REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
-/// Twice what is promised, an interval and a request timeout: the machine may be busy elsewhere.
+/// Twice the promise, which is an interval and a request timeout, because the machine may be busy.
 const LONGEST_PAUSE: Duration = Duration::from_millis(1400);
 
-/// A server that looks for missing beats all the time.
+/// A server that checks for missing beats all the time.
 fn strict_server() -> EmbeddedServer {
     EmbeddedServer::builder().sweep_interval(ms(20)).start().unwrap()
 }
 
-/// Turns unhealthy after the longest pause.
+/// An instance that turns unhealthy after the longest pause that is allowed.
 fn instance(port: u16) -> RegisterInstance {
     RegisterInstance::new("orders", IP, port)
         .metadata(HEART_BEAT_INTERVAL, INTERVAL.as_millis().to_string())
@@ -53,10 +54,10 @@ fn instance(port: u16) -> RegisterInstance {
         .metadata(IP_DELETE_TIMEOUT, "30000")
 }
 
-/// What `work` gives, and the longest time that an instance of `orders` went without a sign of life meanwhile.
+/// Returns the result of `work`, and the longest time that an instance of `orders` went without a beat meanwhile.
 ///
 /// # Panics
-/// When one is not healthy, or missing.
+/// When an instance is unhealthy or missing.
 async fn watch<T>(server: &EmbeddedServer, instances: usize, work: impl Future<Output = T>) -> (Duration, T) {
     let done = Cell::new(false);
     let look = async {
@@ -80,7 +81,7 @@ async fn watch<T>(server: &EmbeddedServer, instances: usize, work: impl Future<O
     join(look, work).await
 }
 
-/// Asks again and again, `side_by_side` at a time, for so long; whatever becomes of it.
+/// Repeats `ask` for this time, `side_by_side` requests at a time, whatever their outcomes are.
 async fn keep_asking<T>(time: Duration, side_by_side: usize, ask: impl AsyncFn(usize) -> T) {
     let began = Instant::now();
     let asking = |number| {
@@ -88,7 +89,7 @@ async fn keep_asking<T>(time: Duration, side_by_side: usize, ask: impl AsyncFn(u
         async move {
             while began.elapsed() < time {
                 ask(number).await;
-                // One that fails at once is no reason for a hot loop.
+                // Avoids a busy loop when requests fail at once.
                 actix_rt::time::sleep(ms(1)).await;
             }
         }
@@ -96,7 +97,7 @@ async fn keep_asking<T>(time: Duration, side_by_side: usize, ask: impl AsyncFn(u
     join_all((0..side_by_side).map(asking)).await;
 }
 
-/// All states of the connection that were told, in order.
+/// Records all connection states, in order.
 struct States(Arc<Mutex<Vec<ConnectionState>>>);
 
 impl Actor for States {
@@ -111,7 +112,7 @@ impl Handler<ConnectionChanged> for States {
     }
 }
 
-/// Tells whether it was ever said that no server answers.
+/// Records whether the status or the log ever reported an outage.
 struct Outages {
     states: Arc<Mutex<Vec<ConnectionState>>>,
     log: Log,
@@ -133,7 +134,8 @@ impl Outages {
     }
 }
 
-/// An application asks for the list of services without end, and gets none. Gives the number of registrations.
+/// An application requests the list of services again and again, and every request fails. Returns the number of
+/// registrations.
 async fn a_list_of_services_that_cannot_be_had_costs_no_beat(
     interval: Duration,
     fault: impl Fn(&EmbeddedServer),
@@ -175,15 +177,14 @@ async fn a_list_of_services_that_hangs_costs_no_beat() {
     assert_eq!(registrations, 1, "nothing is registered again");
 }
 
-/// As with the usual interval and timeout, the server is asked nothing else from beat to beat. So it may look as if it
-/// answered nobody, and be thought to have restarted.
+/// Between two beats the server answers no request, so it may seem to be down and to have restarted.
 #[actix::test]
 async fn a_list_of_services_that_hangs_from_beat_to_beat_costs_no_beat() {
     let hang = |server: &EmbeddedServer| server.faults().hang(true);
     a_list_of_services_that_cannot_be_had_costs_no_beat(ms(1000), hang).await;
 }
 
-/// Many failures come between two beats.
+/// Many requests fail between two beats.
 #[actix::test]
 async fn a_list_of_services_that_fails_costs_no_beat() {
     let fail = |server: &EmbeddedServer| server.faults().fail_share(1.0, 500);
@@ -198,7 +199,7 @@ async fn a_list_of_services_that_is_unreadable_costs_no_beat() {
     assert_eq!(registrations, 1, "nothing is registered again");
 }
 
-/// Three reads of an own instance, side by side, that get nothing.
+/// Three concurrent reads of an own instance fail.
 async fn reads_of_an_own_instance_that_fail_cost_it_no_beat(fault: impl Fn(&EmbeddedServer)) {
     let server = strict_server();
     let (logger, log) = logger();
@@ -226,12 +227,12 @@ async fn reads_of_an_own_instance_that_hang_cost_it_no_beat() {
     reads_of_an_own_instance_that_fail_cost_it_no_beat(|server| server.faults().hang(true)).await;
 }
 
-/// One instance whose beats are answered 500 for ever, among others.
+/// The beats of one instance are always answered 500, those of the others are not.
 #[actix::test]
 async fn an_instance_that_the_server_cannot_serve_costs_the_others_no_beat() {
     let fake = Fake::start(|seen| match port_of(seen) {
         Some(66) => {
-            // Until just before the others beat: a pause after it would meet them.
+            // Fails just before the others beat, so that a pause after the failure would delay them.
             thread::sleep(ms(170));
             Answer::Text(500, "text/plain", "caused: no leader!;".into())
         }
@@ -245,12 +246,12 @@ async fn an_instance_that_the_server_cannot_serve_costs_the_others_no_beat() {
         .into_iter()
         .for_each(|answer| drop(answer.unwrap()));
     let outages = Outages::watch(&registry, log).await;
-    // For so long it fails.
+    // Time for many failures.
     actix_rt::time::sleep(ms(2500)).await;
     for port in 1..=5 {
         let longest = longest_pause(&fake, port);
         assert!(longest < LONGEST_PAUSE, "{port}: {longest:?}");
-        // A beat that fails makes an instance register again.
+        // A failed beat would cause a second registration.
         let seen = fake.seen();
         let registrations = seen.iter().filter(|seen| seen.method == "POST" && port_of(seen) == Some(port)).count();
         assert_eq!(registrations, 1, "{port}");
@@ -258,7 +259,7 @@ async fn an_instance_that_the_server_cannot_serve_costs_the_others_no_beat() {
     outages.assert_none();
 }
 
-/// What a Nacos answers to instances that beat at `interval`.
+/// The answers of Nacos to instances that beat at `interval`.
 fn usual_at(interval: Duration, seen: &Seen) -> Answer {
     if seen.path() != "/nacos/v1/ns/instance/beat" {
         return Answer::usual(seen);
@@ -267,17 +268,17 @@ fn usual_at(interval: Duration, seen: &Seen) -> Answer {
     Answer::json(format!(r#"{{"clientBeatInterval":{interval},"code":10200,"lightBeatEnabled":true}}"#))
 }
 
-/// The port of the instance that a request is about.
+/// Returns the port of the instance that a request is about.
 fn port_of(seen: &Seen) -> Option<u16> {
     seen.parameter("port")?.parse().ok()
 }
 
-/// Whether it keeps an ephemeral instance alive: a registration, or a beat.
+/// Whether the request keeps an ephemeral instance alive: a registration or a beat.
 fn is_sign_of_life(seen: &Seen) -> bool {
     (seen.method == "POST" && seen.path() == "/nacos/v1/ns/instance") || seen.path() == "/nacos/v1/ns/instance/beat"
 }
 
-/// The longest time between two signs of life, and since the last one.
+/// Returns the longest time without a beat or registration, including the time since the last one.
 fn longest_pause(fake: &Fake, port: u16) -> Duration {
     let seen = fake.seen();
     let signs = seen.iter().filter(|seen| is_sign_of_life(seen) && port_of(seen) == Some(port)).map(|seen| seen.at);
@@ -285,7 +286,7 @@ fn longest_pause(fake: &Fake, port: u16) -> Duration {
     moments.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(Duration::MAX)
 }
 
-/// What an idle connection that is closed at the moment of a request looks like.
+/// A server that closes an idle connection at the moment of a request looks like this.
 #[actix::test]
 async fn a_request_whose_connection_breaks_is_no_outage() {
     let breaks = Arc::new(AtomicBool::new(false));
@@ -307,12 +308,12 @@ async fn a_request_whose_connection_breaks_is_no_outage() {
     for _ in 0..5 {
         breaks.store(true, Ordering::Release);
         until("a beat's connection broke", || !breaks.load(Ordering::Acquire)).await;
-        // Another beat of each.
+        // Each instance beats once more.
         actix_rt::time::sleep(2 * INTERVAL).await;
     }
     let is_registration = |seen: &&Seen| seen.method == "POST" && is_sign_of_life(seen);
     let registrations = fake.seen().iter().filter(is_registration).count();
-    // The one whose beat got no answer may be registered instead; the others have lost nothing.
+    // An instance whose beat got no answer may be registered again; the others must not.
     assert!(registrations <= 5 + 5, "{registrations}");
     assert!((1..=5).all(|port| longest_pause(&fake, port) < LONGEST_PAUSE));
     outages.assert_none();
@@ -328,7 +329,7 @@ async fn a_request_whose_connections_always_break_is_no_outage() {
     ask(&registry, instance(80)).await.unwrap();
     for _ in 0..5 {
         ask(&registry, ListServices::new(1, 10)).await.unwrap_err();
-        // Another beat.
+        // The instance beats once more.
         actix_rt::time::sleep(2 * INTERVAL).await;
     }
     assert_eq!(registrations(&fake), 1);
@@ -349,7 +350,7 @@ async fn two_servers_that_each_fail_at_something_do_not_take_turns() {
         .into_iter()
         .for_each(|registered| drop(registered.unwrap()));
     let views = join_all(["orders", "ledger"].map(|service| ask(&registry, Discover::new(service)))).await;
-    // Each turn would register both again.
+    // Each change of server would register both instances again.
     actix_rt::time::sleep(10 * INTERVAL).await;
     let sent = registrations(&first) + registrations(&second);
     assert!(sent <= 2 + 2 * 2, "{sent}");
@@ -378,7 +379,7 @@ fn registrations(fake: &Fake) -> usize {
     fake.seen().iter().filter(|seen| seen.method == "POST" && is_sign_of_life(seen)).count()
 }
 
-/// Behind a proxy nothing but the first registrations is sent, and a removal is told as without a proxy.
+/// Behind a proxy, nothing is registered again, and listeners are notified of a removal as without a proxy.
 async fn idle_ends_of_a_proxy_are_no_outage(idle: Range<Duration>) {
     let server = strict_server();
     let proxy = Proxy::start(server.address(), idle);
@@ -392,12 +393,12 @@ async fn idle_ends_of_a_proxy_are_no_outage(idle: Range<Duration>) {
     ask(&other, instance(3)).await.unwrap();
     let view = ask(&registry, Discover::new("orders")).await.unwrap();
     until("all are listed", || view.instances().len() == 3).await;
-    // Those of the pool that nobody needs any more, and the ones that are watched, one after the other.
+    // Both unused connections of the pool and the watched ones, one after the other.
     until("idle connections were closed", || proxy.idle_ends() >= 4).await;
     ask(&other, DeregisterInstance::new("orders", IP, 3)).await.unwrap();
     let began = Instant::now();
     until("the view shows it", || view.instances().len() == 2).await;
-    // The poll interval and 1.5 s are promised; an outage would hold it for 15 s.
+    // The promise is the poll interval and 1.5 s. After an outage the instance would be withheld for 15 s.
     assert!(began.elapsed() < ms(5000), "{:?}", began.elapsed());
     assert_eq!(server.counters().requests_for(Operation::Register), 4, "nothing was registered again");
     shut_down(&registry).await;
@@ -414,8 +415,8 @@ async fn a_proxy_that_closes_idle_connections_at_any_age_is_no_outage() {
     idle_ends_of_a_proxy_are_no_outage(ms(1100)..ms(2500)).await;
 }
 
-/// A cluster in which each instance is one node's business. A node answers 500 for those of a node that is down, until
-/// that has been noticed.
+/// A cluster in which each node is responsible for some instances. While a node is down, the others answer 500 for its
+/// instances, until they have noticed that it is down.
 struct Cluster {
     nodes: Vec<Fake>,
     state: Arc<Mutex<ClusterState>>,
@@ -425,7 +426,7 @@ struct Cluster {
 struct ClusterState {
     down: Option<u16>,
     is_noticed: bool,
-    /// By port.
+    /// When each instance last beat or was registered, by port.
     last_signs: HashMap<u16, Instant>,
     longest_pause: Duration,
 }
@@ -440,7 +441,7 @@ impl Cluster {
         Cluster { nodes: (0..size).map(node).collect(), state }
     }
 
-    /// One node after the other is down, and unnoticed for most of that time.
+    /// Stops one node after the other. The others do not notice that for most of the time.
     async fn restart_node_by_node(&self) {
         for down in 0..self.nodes.len() as u16 {
             self.set(Some(down), false);
@@ -462,7 +463,7 @@ impl Cluster {
         until("all beat", || self.state.lock().unwrap().last_signs.values().all(is_recent)).await;
     }
 
-    /// That an instance went without a sign of life.
+    /// Returns the longest time that an instance went without a beat or registration.
     fn longest_pause(&self) -> Duration {
         let state = self.state.lock().unwrap();
         state.last_signs.values().map(Instant::elapsed).fold(state.longest_pause, Duration::max)
@@ -486,7 +487,7 @@ impl ClusterState {
     }
 }
 
-/// A client with these instances at `servers` of the cluster, which asks for their list while the view lives.
+/// A client with these instances that uses `servers` nodes of the cluster and watches the list while the view exists.
 async fn client_of(cluster: &Cluster, servers: usize, ports: &[u16]) -> (Addr<Registry>, ServiceView, Outages) {
     let addresses: Vec<_> = cluster.nodes.iter().take(servers).map(Fake::server_address).collect();
     let (logger, log) = logger();
@@ -508,7 +509,7 @@ async fn a_cluster_that_restarts_node_by_node_loses_nothing() {
     let (_registry, _view, outages) = client_of(&cluster, 3, &ports).await;
     cluster.restart_node_by_node().await;
     cluster.until_all_beat().await;
-    // Servers give an instance up after six intervals, and each could not be served for less than one.
+    // Servers remove an instance after six intervals. Here each instance is without a server for less than one.
     assert!(cluster.longest_pause() < ms(5000), "{:?}", cluster.longest_pause());
     outages.assert_none();
 }
@@ -516,7 +517,7 @@ async fn a_cluster_that_restarts_node_by_node_loses_nothing() {
 #[actix::test]
 async fn a_node_that_serves_lists_and_fails_for_every_own_instance_is_not_lost() {
     let cluster = Cluster::start(3);
-    // The business of one node, and it is not the one that is asked.
+    // All instances belong to one node, and the client uses another one.
     let ports: Vec<_> = (1..=30).step_by(3).collect();
     let (_registry, _view, outages) = client_of(&cluster, 1, &ports).await;
     cluster.set(Some(1), false);
@@ -527,7 +528,7 @@ async fn a_node_that_serves_lists_and_fails_for_every_own_instance_is_not_lost()
     outages.assert_none();
 }
 
-/// Counts the requests that are under way at a server at the same time.
+/// Counts the concurrent requests at a server.
 #[derive(Default)]
 struct UnderWay {
     now: AtomicUsize,
@@ -548,7 +549,8 @@ impl UnderWay {
     }
 }
 
-/// An application has far more slow requests to send than there are connections. It gets all but the reserved ones.
+/// An application sends far more slow requests than there are connections. It gets all connections but the reserved
+/// ones.
 async fn slow_requests_delay_no_beat_and_no_registration(connections: usize, of_them_reserved: usize) {
     let (all, slow) = (Arc::new(UnderWay::default()), Arc::new(UnderWay::default()));
     let (count_all, count_slow) = (all.clone(), slow.clone());
@@ -563,13 +565,13 @@ async fn slow_requests_delay_no_beat_and_no_registration(connections: usize, of_
     });
     let registry = start(config_at(&fake.server_address()).max_connections(connections).operation_timeout(ms(20_000)));
     ask(&registry, instance(80)).await.unwrap();
-    // With this many, whoever waits behind all of them waits for over 3 s.
+    // A request that waited behind all of these would wait for over 3 s.
     let side_by_side = 8 * connections;
     let asking = keep_asking(ms(2500), side_by_side, async |_| {
         ask(&registry, ListInstances::new("slow")).await.unwrap();
     });
     let registering = async {
-        // Once all of them wait.
+        // By now all connections are in use.
         actix_rt::time::sleep(ms(500)).await;
         let began = Instant::now();
         ask(&registry, instance(81)).await.unwrap();
@@ -578,7 +580,7 @@ async fn slow_requests_delay_no_beat_and_no_registration(connections: usize, of_
     let ((), registered_after) = join(asking, registering).await;
     assert!(registered_after < LONGEST_PAUSE, "{registered_after:?}");
     assert!(longest_pause(&fake, 80) < LONGEST_PAUSE, "{:?}", longest_pause(&fake, 80));
-    // With one connection, one more is opened.
+    // With `max_connections(1)`, one more connection is opened.
     assert_eq!(slow.most(), connections.max(of_them_reserved + 1) - of_them_reserved);
     assert!(all.most() <= connections.max(of_them_reserved + 1), "{}", all.most());
 }
@@ -593,7 +595,7 @@ async fn slow_requests_on_all_connections_delay_no_beat_and_no_registration() {
     slow_requests_delay_no_beat_and_no_registration(8, 2).await;
 }
 
-/// So many requests of an application wait for the only connection that they get that the last one waits for 12 s.
+/// So many requests of an application wait for its only connection that the last one would wait for 12 s.
 async fn behind_slow_requests<T>(work: impl AsyncFnOnce(Addr<Registry>, &Fake) -> T) -> T {
     let fake = Fake::start(|seen| {
         if seen.path() == "/nacos/v1/ns/service/list" {
@@ -609,7 +611,7 @@ async fn behind_slow_requests<T>(work: impl AsyncFnOnce(Addr<Registry>, &Fake) -
     work(registry, &fake).await
 }
 
-/// Each server is once asked for an instance, to know what it is.
+/// The client reads one instance from each server, to find out whether the server is r-nacos.
 #[actix::test]
 async fn reading_an_own_instance_behind_slow_requests_delays_no_beat() {
     behind_slow_requests(async |registry, fake| {
@@ -641,7 +643,7 @@ async fn a_shutdown_behind_slow_requests_deregisters() {
     .await;
 }
 
-/// Only registrations, beats and lists decide which server is in use.
+/// Only registering, beating and listing decide which server is in use.
 async fn another_servers_answer_to_other_operations_changes_nothing(fault: impl Fn(&EmbeddedServer)) {
     let (servers, addresses) = servers(2);
     let registry = start(config_at(&addresses).request_timeout(REQUEST_TIMEOUT).operation_timeout(ms(1000)));
@@ -651,7 +653,7 @@ async fn another_servers_answer_to_other_operations_changes_nothing(fault: impl 
     fault(used);
     let asking = keep_asking(ms(1500), 4, async |number| {
         let group = format!("group-{number}");
-        // The other one answers.
+        // The other server answers this.
         ask(&registry, ListServices::new(1, 10).group(group)).await.unwrap();
         let _ = ask(&registry, GetInstance::new("orders", IP, 9000 + number as u16)).await;
     });

@@ -16,7 +16,7 @@ use crate::support::{
     self, ask, config, eventually, ms, only_instance, ports, registry, server, shut_down, start, until, IP,
 };
 
-/// Beats every 200 ms, is unhealthy after 1 s without, and removed after 2 s.
+/// An instance that beats every 200 ms. It turns unhealthy after 1 s without a beat and is removed after 2 s.
 fn short_lived(port: u16) -> RegisterInstance {
     RegisterInstance::new("orders", IP, port)
         .metadata(HEART_BEAT_INTERVAL, "200")
@@ -24,7 +24,7 @@ fn short_lived(port: u16) -> RegisterInstance {
         .metadata(IP_DELETE_TIMEOUT, "2000")
 }
 
-/// Looks for missing beats all the time.
+/// A server that checks for missing beats all the time.
 fn strict_server(dialect: Dialect) -> EmbeddedServer {
     support::builder().dialect(dialect).sweep_interval(ms(20)).start().unwrap()
 }
@@ -37,7 +37,7 @@ fn registrations(server: &EmbeddedServer) -> u64 {
     server.counters().requests_for(Operation::Register)
 }
 
-/// For so long it has to be so, whenever it is looked at.
+/// Checks again and again for this time.
 async fn throughout(time: Duration, mut is_so: impl FnMut() -> Result<(), String>) {
     let began = Instant::now();
     while began.elapsed() < time {
@@ -85,10 +85,10 @@ async fn timeouts_without_an_interval_bring_one_that_keeps_the_instance_healthy(
 
 #[actix::test]
 async fn the_interval_that_the_server_answers_is_obeyed() {
-    // It wants a third of this, and would otherwise be asked every 5 s.
+    // The server asks for beats at a third of this timeout. The default would be 5 s.
     let server = support::builder().heartbeat_timeout(ms(600)).delete_timeout(ms(60_000)).start().unwrap();
     let registry = registry(&server);
-    // The first beat comes within 5 s; its answer says 200 ms.
+    // The first beat comes within 5 s. Its answer contains the interval of 200 ms.
     ask(&registry, RegisterInstance::new("orders", IP, 80)).await.unwrap();
     until("the first beat", || beats(&server) == 1).await;
     let began = Instant::now();
@@ -126,7 +126,7 @@ async fn a_beat_by_hand_brings_an_own_instance_back_with_its_values() {
     }
 }
 
-/// All that an instance is.
+/// The values of an instance.
 fn values(instance: &InstanceSnapshot) -> (f64, bool, Metadata) {
     (instance.weight, instance.enabled, instance.metadata.clone())
 }
@@ -158,13 +158,13 @@ async fn an_instance_that_the_server_forgot_is_registered_again_with_its_values(
         let registry = registry(&server);
         ask(&registry, short_lived(80).weight(3.0).metadata("zone", "a")).await.unwrap();
         ask(&registry, short_lived(81)).await.unwrap();
-        // From the second beat on they are light ones, which a server that forgot the instance answers with 20404.
+        // From the second beat on, beats are light. A server that forgot the instance answers a light beat with 20404.
         until("light beats", || beats(&server) >= 6).await;
         let before = values(&server.instances("orders")[0]);
         assert!(server.faults().forget_instance("orders", IP, 80));
         until("it is back", || ports(&server, "orders") == [80, 81]).await;
         assert_eq!(values(&server.instances("orders")[0]), before, "on {dialect}");
-        // Its beats were in time: the server may have forgotten others, too.
+        // The beats were not late, so the server may have forgotten other instances, too.
         until("the other one is registered again", || registrations(&server) == 4).await;
         let so_far = beats(&server);
         until("both beat", || beats(&server) >= so_far + 6).await;
@@ -195,7 +195,7 @@ async fn an_outage_shorter_than_the_timeout_costs_no_health() {
     ask(&registry, register.metadata(HEART_BEAT_TIMEOUT, "3000")).await.unwrap();
     until("a beat", || beats(&server) >= 1).await;
     server.faults().refuse_connections();
-    // What is staged is the time for which nobody answers.
+    // The time without an answer is what the test is about.
     actix_rt::time::sleep(ms(1000)).await;
     let status = ask(&registry, GetStatus).await.unwrap();
     assert!(status.instances[0].last_error.is_some(), "{:?}", status.instances);
@@ -244,12 +244,12 @@ async fn a_deregistered_instance_is_not_brought_back() {
 
 #[actix::test]
 async fn a_persistent_instance_gets_no_beats() {
-    // Later ones keep a service of one kind only.
+    // Later versions do not allow both kinds of instances in one service.
     let server = strict_server(Dialect::V1_4);
     let registry = registry(&server);
     let register = |name: &str| RegisterInstance::new(name, IP, 80).metadata(HEART_BEAT_INTERVAL, "100");
     ask(&registry, register("ledger").ephemeral(false)).await.unwrap();
-    // What was ephemeral before and is persistent now has none either.
+    // An instance that was ephemeral and is now persistent gets no beats either.
     ask(&registry, register("moved")).await.unwrap();
     until("it has beaten", || beats(&server) >= 2).await;
     ask(&registry, DeregisterInstance::new("moved", IP, 80)).await.unwrap();
@@ -271,7 +271,7 @@ fn a_blocked_application_costs_no_beat() {
     let system = actix::System::new();
     system.block_on(async {
         ask(&registry, short_lived(80)).await.unwrap();
-        // The application's only thread does nothing else for longer than the server waits.
+        // Blocks the application's only thread for longer than the server waits for beats.
         let began = Instant::now();
         let mut longest_silence = Duration::ZERO;
         while began.elapsed() < ms(2500) {
@@ -311,7 +311,7 @@ async fn a_persistent_instance_comes_back_after_an_outage_longer_than_an_operati
     until("both are there", || ports(&server, "ledger") == [80, 81]).await;
     server.faults().refuse_connections();
     server.faults().forget_everything();
-    actix_rt::time::sleep(ms(1000)).await; // Longer than any operation tries.
+    actix_rt::time::sleep(ms(1000)).await; // Longer than the deadline of an operation.
     server.faults().accept_connections();
     until("both are back", || ports(&server, "ledger") == [80, 81]).await;
     assert!(server.instances("ledger").iter().all(|instance| instance.weight == 3.0));

@@ -89,7 +89,7 @@ async fn where_authentication_is_off_a_refused_login_is_one_warning_and_no_failu
         let mut news = News::listen();
         ask(&registry, Subscribe::new("orders", news.recipient())).await.unwrap();
         assert_eq!(news.next().await.info.hosts.len(), 65, "on {dialect}");
-        // Past the next login.
+        // Long enough for the next login to be tried.
         let has_beaten_often = async || {
             let status = ask(&registry, GetStatus).await.unwrap();
             status.instances.iter().any(|instance| instance.beats > 25).then_some(())
@@ -231,7 +231,7 @@ async fn credentials_may_come_later() {
 const LOGIN: &str = "/nacos/v1/auth/login";
 const TOKEN: &str = "0123456789abcdef";
 
-/// A server that gives another token at each login, and takes those that it gave since its key last changed.
+/// A server that gives a new token at each login, and accepts all tokens since its key last changed.
 struct Guarded {
     fake: Fake,
     rejection: Arc<Mutex<Answer>>,
@@ -259,7 +259,7 @@ impl Guarded {
         Guarded { fake, rejection, logins, valid }
     }
 
-    /// Takes no token of before any more, and refuses them in this way.
+    /// Rejects all earlier tokens from now on, with this answer.
     fn change_key(&self, rejection: Answer) {
         *self.rejection.lock().unwrap() = rejection;
         self.valid.store(self.logins() + 1, Ordering::SeqCst);
@@ -337,7 +337,7 @@ async fn a_refused_request_is_repeated_once_and_no_more() {
         assert!(matches!(refused, Error::Unauthorized { operation: Operation::List, .. }), "{refused:?}");
     }
     let paths: Vec<_> = guarded.fake.seen().iter().map(|seen| seen.path() == LOGIN).collect();
-    // The second login is for the first refused request, which is repeated.
+    // The second login follows the first rejected request, which is then repeated.
     assert_eq!(paths, [true, false, false, true, false, false, false]);
     shut_down(&registry).await;
 }
@@ -364,7 +364,7 @@ async fn a_changed_token_key_costs_one_login_and_no_operation_on_every_server() 
         server.faults().change_token_key();
         ask_much(&registry).await;
         assert_eq!(logins(&server), 2, "on {dialect}");
-        // No sooner than in ten seconds again.
+        // There is no other login within ten seconds.
         server.faults().change_token_key();
         let refused = list(&registry).await.unwrap_err();
         assert!(matches!(refused, Error::Unauthorized { operation: Operation::List, .. }), "on {dialect}: {refused:?}");
@@ -404,7 +404,7 @@ async fn a_login_that_fails_otherwise_may_succeed_later() {
 #[actix::test]
 async fn a_server_that_refuses_our_login_costs_nothing_while_another_one_takes_it() {
     for _ in 0..8 {
-        // Where it begins is drawn by lot.
+        // A client starts at a random server, so the test runs several times.
         let takes = guarded(Dialect::V2_5);
         let refuses = support::builder().user("me", "another").start().unwrap();
         let addresses = format!("{},{}", refuses.server_address(), takes.server_address());

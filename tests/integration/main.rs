@@ -1,8 +1,8 @@
 //! Tests that can run in one process, one file per theme: `cargo test --test integration health::` runs one file.
 //!
-//! The tests run beside each other, and most of them wait for timers: `.cargo/config.toml` has cargo run more of them
-//! at a time than there are cores. Tests that load the machine are in `tests/load`. A test that needs its own process
-//! is a file in `tests/`.
+//! The tests run at the same time, and most of them wait for timers: `.cargo/config.toml` makes cargo run more of them
+//! than there are cores. Tests that load the machine are in `tests/load`. A test that needs its own process is a file
+//! in `tests/`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bad_answers;

@@ -68,7 +68,7 @@ async fn until_listed(registry: &Addr<Registry>, expected: &[(&str, &str)]) {
     eventually("the change shows", async || (listed(registry).await == expected).then_some(())).await;
 }
 
-/// As an owner registers it, and as somebody else changes it.
+/// The owner registers an instance, and `by` changes its metadata.
 async fn modified(server: &EmbeddedServer, by: &Addr<Registry>, owner: &Addr<Registry>) {
     let timeouts = [(HEART_BEAT_INTERVAL, "700"), (HEART_BEAT_TIMEOUT, "15000"), (IP_DELETE_TIMEOUT, "30000")];
     ask(owner, register().all_metadata(timeouts).metadata("zone", "a")).await.unwrap();
@@ -115,7 +115,7 @@ async fn timeouts_that_an_operator_sets_without_an_interval_bring_one_that_fits(
     }
 }
 
-/// 980 characters make a request line of 9 KB, which Tomcat and proxies refuse.
+/// 980 characters make a request line of 9 KB, which Tomcat and proxies reject.
 fn long() -> String {
     "单".repeat(980)
 }
@@ -131,7 +131,8 @@ async fn metadata_too_long_for_a_request_line_reaches_every_server() {
     }
 }
 
-/// Takes the parameters of a POST from the query alone while `is_query_only`, else those of a short query or a form.
+/// Reads the parameters of a POST only from the query while `is_query_only` is set. Otherwise it also reads a form, and
+/// rejects a long query.
 fn tomcat(is_query_only: Arc<AtomicBool>) -> Fake {
     Fake::start(move |seen| match seen.method.as_str() {
         "POST" if is_query_only.load(Ordering::Acquire) && !seen.body.is_empty() => {
@@ -144,7 +145,7 @@ fn tomcat(is_query_only: Arc<AtomicBool>) -> Fake {
     })
 }
 
-/// Of each registration that was sent, whether its parameters were in a form.
+/// Returns for each registration whether its parameters were in a form.
 fn forms(fake: &Fake) -> Vec<bool> {
     let registrations = fake.seen().into_iter().filter(|seen| seen.method == "POST");
     registrations.map(|seen| !seen.body.is_empty()).collect()
@@ -167,7 +168,7 @@ async fn a_server_that_reads_no_form_is_asked_by_query_until_that_is_refused() {
     shut_down(&registry).await;
 }
 
-/// A server without Nacos' limit has such instances, and an operator wants to change them.
+/// Servers without Nacos' limit have such instances, and an operator must be able to change them.
 #[actix::test]
 async fn a_weight_of_an_instance_with_more_metadata_than_we_would_register_can_be_changed() {
     let fake = Fake::start(|seen| match (seen.method.as_str(), seen.path()) {

@@ -16,7 +16,7 @@ async fn scrape(registry: &Addr<Registry>) -> String {
     ask(registry, GetStatus).await.unwrap().to_prometheus()
 }
 
-/// The value of the series whose name and labels these are.
+/// Returns the value of the series with this name and these labels.
 fn value(text: &str, series: &str) -> f64 {
     let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {series} in\n{text}")).parse().unwrap()
@@ -63,7 +63,7 @@ async fn requests_heartbeats_instances_and_lists_are_counted() {
     assert_eq!(value(&text, "actix_nacos_servers{state=\"in_use\"}"), 1.0);
     assert_eq!(value(&text, "actix_nacos_connection{state=\"connected\"}"), 1.0);
 
-    // A server that is gone.
+    // Now the server refuses connections.
     server.faults().refuse_connections();
     let text = reaches(&registry, "actix_nacos_connection{state=\"lost\"}", 1.0).await;
     assert!(value(&text, &requests("beat", "failed")) + value(&text, &requests("list", "failed")) >= 1.0);
@@ -87,7 +87,7 @@ async fn a_refused_request_is_counted_as_rejected_and_logins_are_counted() {
     shut_down(&registry).await;
 }
 
-/// `promtool` is in Debian's package `prometheus`.
+/// `promtool` is part of Debian's package `prometheus`.
 #[actix::test]
 async fn promtool_finds_nothing_wrong_with_a_scrape() {
     let server = server();
@@ -110,7 +110,7 @@ async fn promtool_finds_nothing_wrong_with_a_scrape() {
 async fn series_do_not_grow_with_instances() {
     let server = server();
     let (registry, _view) = working(&server).await;
-    // The histogram of an operation comes with its first request.
+    // The duration histogram of an operation appears with its first request.
     let series = |text: &str| text.lines().filter(|line| !line.contains("request_duration")).count();
     let text = reaches(&registry, "actix_nacos_heartbeat_lateness_seconds_count", 1.0).await;
     let before = series(&text);

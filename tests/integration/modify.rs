@@ -25,7 +25,7 @@ async fn get(registry: &Addr<Registry>, port: u16) -> Result<Instance, Error> {
     ask(registry, GetInstance::new("orders", IP, port)).await
 }
 
-/// A server that is as late as its original, an instance's owner, and an administrator.
+/// A server that shows changes as late as the original, the owner of the instances, and an operator.
 struct World {
     server: EmbeddedServer,
     owner: Addr<Registry>,
@@ -39,13 +39,13 @@ impl World {
         World { server, owner: start(config.clone()), operator: start(config) }
     }
 
-    /// Waits until the server has it, and shows it.
+    /// Registers an instance, and waits until the server shows it.
     async fn registered(&self, instance: RegisterInstance, port: u16) {
         ask(&self.owner, instance).await.unwrap();
         eventually("the instance shows", async || get(&self.operator, port).await.ok()).await;
     }
 
-    /// What the server has, whatever it shows.
+    /// Returns the values that the server has, whatever it shows.
     fn at(&self, port: u16) -> (f64, bool, Metadata) {
         let found = self.server.instances("orders").into_iter().find(|instance| instance.port == port);
         let found = found.expect("it is registered");
@@ -100,7 +100,7 @@ async fn changes_of_an_own_instance_right_after_each_other_all_hold() {
 async fn an_instance_is_read_as_soon_as_it_is_registered_and_not_once_it_is_deregistered() {
     for dialect in Dialect::all() {
         let world = World::new(dialect);
-        // The first list of a service is never late.
+        // After the first list of the service, lists show changes late.
         world.registered(register(80), 80).await;
         ask(&world.owner, register(81).weight(2.0)).await.unwrap();
         assert_eq!(get(&world.owner, 81).await.unwrap().weight, 2.0, "{dialect}");

@@ -1,4 +1,4 @@
-//! Every message takes all names that some server accepts. A server that does not accept a name says so.
+//! Every message accepts all names that any server accepts. A server that rejects a name says so.
 
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer},
@@ -12,7 +12,7 @@ use crate::support::{
     logs, ms, registry, server, shut_down, soon, start, until, Folder, News, IP,
 };
 
-/// Found on servers that people run.
+/// Names from servers in use.
 const NAMES: [&str; 8] =
     ["providers:a.b.IGreeter::", "a$b", "order/api", "{{1}}", "заказ", "a&b=c#d?e", "../../up", "50%25"];
 
@@ -78,10 +78,10 @@ async fn metadata_beyond_nacos_limit_reaches_servers_without_one_and_the_others_
     shut_down(&registry).await;
 }
 
-/// Tomcat and proxies refuse such a request line, and no URL of ours may be longer than 64 KiB.
+/// Tomcat and proxies reject such a request line, and this client's URLs may not be longer than 64 KiB.
 #[actix::test]
 async fn metadata_too_long_for_a_request_line_is_sent_in_a_form() {
-    // Each of these characters takes nine bytes in a URL.
+    // Each character takes nine bytes in a URL.
     for metadata in ["区".repeat(980), "区".repeat(21_000)] {
         let fake = Fake::start(Answer::usual);
         let registry = start(config_at(&fake.server_address()).protocol(Protocol::V1));

@@ -37,7 +37,7 @@ async fn a_request_that_always_fails_costs_nobody_else_anything() -> Result<(), 
             let began = Instant::now();
             register(&registry, port).await?;
             slowest = slowest.max(began.elapsed());
-            actix_rt::time::sleep(ms(20)).await; // Spread over the time in which the other fails.
+            actix_rt::time::sleep(ms(20)).await; // Covers the time in which the other one fails.
         }
         Ok::<_, Error>(slowest)
     };
@@ -86,7 +86,8 @@ async fn a_persistent_instance_is_deregistered_as_one_at_the_second_try_too() ->
     Ok(())
 }
 
-/// The longest that any operation of an application took, which asks for all kinds of things until `trouble` is over.
+/// Sends messages of several kinds, one after the other, until `trouble` has ended. Returns the longest time that one
+/// of them took.
 async fn slowest_beside(registry: &Addr<Registry>, trouble: impl Future<Output = ()>) -> Duration {
     let done = Cell::new(false);
     let others = async {
@@ -101,7 +102,7 @@ async fn slowest_beside(registry: &Addr<Registry>, trouble: impl Future<Output =
                     _ => ask(registry, DeregisterInstance::new("orders", "127.0.0.7", 80)).await.unwrap(),
                 }
                 slowest = slowest.max(began.elapsed());
-                // Less often than what fails: these successes shall not hide it.
+                // Sent less often than the failing requests, so that these successes do not hide the failures.
                 actix_rt::time::sleep(ms(50)).await;
             }
         }
@@ -114,13 +115,13 @@ async fn slowest_beside(registry: &Addr<Registry>, trouble: impl Future<Output =
     join(others, trouble).await.0
 }
 
-/// Far below what a hanging request takes, and far above what the others do on a busy machine.
+/// Much shorter than a hanging request takes, and much longer than the others take on a busy machine.
 const PROMPT: Duration = Duration::from_millis(800);
 
-/// For so long requests fail beside others.
+/// How long requests fail.
 const TROUBLE: Duration = Duration::from_millis(2000);
 
-/// Asks again and again while it lasts, and gives what each became of.
+/// Repeats `ask` for that time. Returns the outcomes.
 async fn again_and_again<T>(ask: impl AsyncFn() -> T) -> Vec<T> {
     let began = Instant::now();
     let mut outcomes = Vec::new();
@@ -165,7 +166,7 @@ async fn a_list_that_all_servers_reject_beside_a_request_that_hangs_delays_nobod
     assert!(no.get() < PROMPT, "the rejection itself: {:?}", no.get());
 }
 
-/// Whatever is rejected, and of however many services.
+/// Rejections of any kind, of requests about any number of services.
 #[actix::test]
 async fn requests_that_the_server_rejects_are_no_failures_of_the_server() {
     let fake = Fake::start(|seen| {
@@ -213,7 +214,7 @@ async fn a_list_that_hangs_delays_nobody_else() {
     assert!(slowest < PROMPT, "{slowest:?}");
 }
 
-/// From the second service on the server fails at lists, and at nothing else.
+/// From the second service on, the failures count against listing at this server, and against nothing else.
 #[actix::test]
 async fn lists_that_fail_are_no_outage_and_delay_no_other_operation() {
     let fake = Fake::start(|seen| match seen.path() {

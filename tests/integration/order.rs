@@ -13,7 +13,7 @@ use crate::support::{
     ms, ports, registry, server, shut_down, soon, start, until, Gate, IP,
 };
 
-/// A server that takes a random time for each answer, so that what is not kept in order comes out of order.
+/// A server that delays each answer by a random time, so that unordered requests arrive out of order.
 fn unsteady() -> Fake {
     Fake::start(|seen| {
         std::thread::sleep(std::time::Duration::from_micros(fastrand::u64(..1500)));
@@ -25,7 +25,7 @@ fn registry_at(fake: &Fake) -> Addr<Registry> {
     start(config_at(&fake.server_address()).protocol(Protocol::V1))
 }
 
-/// What an own instance was made to be, request by request: its weight, 0 for deregistered.
+/// Returns the weights in the requests about an instance, in order; 0 for a deregistration.
 fn effects(fake: &Fake) -> Vec<u32> {
     let weight = |seen: &Seen| match seen.method.as_str() {
         "DELETE" => 0,
@@ -45,7 +45,7 @@ async fn a_thousand_unawaited_sends_for_one_instance_take_effect_in_order() {
     let mut deregisters = Vec::new();
     for step in 1..=1000u32 {
         match step % 5 {
-            // After a `DeregisterInstance` only a `RegisterInstance` can follow: there is nothing to modify.
+            // After a `DeregisterInstance` there is no instance to modify.
             1 | 3 => registers.push(registry.send(RegisterInstance::new("orders", IP, 80).weight(step.into()))),
             0 => deregisters.push(registry.send(DeregisterInstance::new("orders", IP, 80))),
             _ => modifies.push(registry.send(ModifyInstance::new("orders", IP, 80).weight(step.into()))),
@@ -53,7 +53,7 @@ async fn a_thousand_unawaited_sends_for_one_instance_take_effect_in_order() {
         expected.push(if step % 5 == 0 { 0 } else { step });
     }
     let all = async {
-        // Not in the order in which they were sent.
+        // The answers are not awaited in the order of the messages.
         let answers = (join_all(deregisters).await, join_all(modifies).await, join_all(registers).await);
         answers.0.into_iter().chain(answers.1).for_each(|answer| answer.unwrap().unwrap());
         answers.2.into_iter().for_each(|answer| drop(answer.unwrap().unwrap()));
@@ -134,12 +134,12 @@ async fn a_beat_under_way_never_brings_a_deregistered_instance_back() {
         .await
         .into_iter()
         .for_each(|answer| drop(answer.unwrap()));
-    // A full beat would register what it finds gone, and every first beat is a full one.
+    // A full beat would register the deregistered instance again, and every first beat is a full one.
     until("beats are under way", || beats() >= 5).await;
     let gone = (8000..8050).map(|port| ask(&registry, DeregisterInstance::new("orders", IP, port)));
     join_all(gone).await.into_iter().for_each(Result::unwrap);
     assert_eq!(ports(&server, "orders"), [0; 0]);
-    // Whatever was under way has arrived when an instance that came later has beaten several times.
+    // When an instance that was registered later has beaten several times, all earlier beats have arrived.
     ask(&registry, register(9000)).await.unwrap();
     let so_far = beats();
     until("the later one has beaten", || beats() >= so_far + 3).await;

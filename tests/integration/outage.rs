@@ -28,7 +28,7 @@ async fn an_instance_that_does_not_come_back_is_taken_out_after_the_hold() {
     ask(&registry, Subscribe::new("orders", news.recipient())).await.unwrap();
     news.until(|news| news.info.hosts.len() == 2).await;
 
-    // The other one ends while the server does; nobody deregisters it.
+    // The other Registry ends while the server is down, so its instance is not deregistered.
     server.faults().refuse_connections();
     ask(&other, actix_nacos::Shutdown::default().deadline(ms(1))).await.unwrap();
     server.faults().accept_connections();
@@ -84,7 +84,7 @@ async fn a_second_restart_soon_after_the_first_is_noticed_too() {
         server.restart_empty().unwrap();
         until("some are back", || !server.instances("orders").is_empty()).await;
     }
-    // A beat with all values would bring an instance back, but as an enabled one.
+    // A full beat would also bring an instance back, but enabled.
     until("all are back as they were registered", || {
         let instances = server.instances("orders");
         instances.len() == usize::from(INSTANCES) && instances.iter().all(|it| !it.enabled && it.weight == 2.0)
@@ -93,7 +93,7 @@ async fn a_second_restart_soon_after_the_first_is_noticed_too() {
     shut_down(&registry).await;
 }
 
-/// What a proxy does whose servers are gone: it accepts, and closes at once.
+/// A proxy without servers behind it accepts connections and closes them at once.
 #[actix::test]
 async fn a_proxy_with_nobody_behind_it_is_not_asked_without_end() {
     let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

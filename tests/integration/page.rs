@@ -1,4 +1,4 @@
-//! The live page, as HTTP shows it. `browser.rs` looks at it in a browser.
+//! The live page over HTTP. `browser.rs` tests it in a browser.
 
 use std::{
     io::Write as _,
@@ -89,7 +89,7 @@ async fn events_tell_what_comes_changes_and_goes() {
     ask(&others, coming).await.unwrap();
     let began = Instant::now();
     let came = events.until("it comes", |data| data["parts"][key]["count"] == 1).await;
-    // The list is polled every 100 ms, and a page gets ten snapshots a second.
+    // The list is polled every 100 ms, and a page gets at most ten snapshots per second.
     assert!(began.elapsed() < Duration::from_secs(5));
     let instance = &came["parts"][key]["instances"][0];
     assert_eq!((&instance["weight"], &instance["metadata"]), (&json!(3.0), &json!([["note", HTML]])));
@@ -138,7 +138,8 @@ async fn sixty_four_pages_may_be_open_and_the_next_when_one_is_closed() {
     let mut open = Vec::new();
     for _ in 0..64 {
         let mut events = Events::open(&url).await;
-        // With unread data the connection would be reset: a closed page is harder to notice without.
+        // Read everything first: closing with unread data resets the connection, which is easier to notice for the
+        // server.
         events.next().await.unwrap();
         open.push(events);
     }
@@ -163,7 +164,7 @@ async fn pages_that_do_not_read_delay_nobody() {
         })
         .collect();
     let mut events = Events::open(&site.url("/registry/events")).await;
-    // Together far more than what the sockets of the others hold.
+    // Far more data than fits into the buffers of the connections that do not read.
     for round in 1..=4_u16 {
         let registering = (0..200).map(|port| {
             let mut message = RegisterInstance::new("orders", IP, 1000 + port).weight(f64::from(round));

@@ -12,7 +12,7 @@ use crate::support;
 
 const ROUNDS: usize = 100;
 
-/// Panics are what is tested: their texts would bury everything else. Those of other tests are shown.
+/// Hides the panic messages that these tests cause. Panics of other tests are printed.
 fn silence_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -66,7 +66,7 @@ async fn every_actor_survives_panics_anywhere_and_nothing_is_lost() -> Result<()
     Ok(())
 }
 
-/// Panics at this line.
+/// A logger that panics at this line.
 struct BrokenLog(&'static str);
 
 impl Drain for BrokenLog {

@@ -11,7 +11,7 @@ use actix_nacos::{
 
 use crate::support::{self, ms, News};
 
-/// Asks so seldom that whatever is told in time was pushed.
+/// Polls so rarely that a change that arrives in time was pushed.
 fn pushed_only(server: &EmbeddedServer) -> Config {
     Config::new(server.server_address()).poll_interval(Duration::from_secs(600), Duration::from_secs(600))
 }
@@ -27,7 +27,8 @@ fn instance(port: u16) -> RegisterInstance {
     RegisterInstance::new("orders", "127.0.0.7", port)
 }
 
-/// The next push that says so. An instance that beats may turn healthy in between.
+/// Waits for the first change for which `says_so` holds, and checks that it was pushed. In between an instance may turn
+/// healthy.
 async fn pushed(news: &mut News, says_so: impl Fn(&ServiceChanged) -> bool) -> ServiceChanged {
     let change = news.until(says_so).await;
     assert_eq!(change.source, Source::Push, "{change:?}");
@@ -35,7 +36,7 @@ async fn pushed(news: &mut News, says_so: impl Fn(&ServiceChanged) -> bool) -> S
     change
 }
 
-/// To Nacos 2 and later one address is one subscriber of a service, with the clusters that it asked for last.
+/// Since Nacos 2 a server keeps one subscriber per address and service, with the clusters of its last poll.
 #[actix::test]
 async fn subscriptions_of_other_clusters_of_the_same_service_hear_of_changes_too() -> Result<(), Error> {
     for dialect in Dialect::all().filter(|dialect| *dialect != Dialect::V3_2) {
@@ -57,7 +58,7 @@ async fn subscriptions_of_other_clusters_of_the_same_service_hear_of_changes_too
 
 #[actix::test]
 async fn every_kind_of_change_is_pushed() -> Result<(), Error> {
-    // All of it before the server ends the first idle connection: what is gone after that is held, and told by a poll.
+    // The test must end before the server closes an idle connection: a removal after that might show only with a poll.
     let server = support::builder().push_delay(ms(20)).start().expect("a free port");
     let registry = support::start(pushed_only(&server));
     let mut news = subscribed(&registry, "orders").await?;
@@ -127,7 +128,7 @@ async fn what_the_network_does_to_pushes_reaches_no_listener() -> Result<(), Err
 async fn a_thousand_services_are_watched_and_no_change_is_missed() -> Result<(), Error> {
     const SERVICES: usize = 1000;
     let server = support::builder().start().expect("a free port");
-    // A burst of a thousand datagrams may overflow the socket: what is lost so, a poll finds.
+    // A burst of a thousand datagrams may overflow the socket's buffer. Polls find the changes that are lost.
     let often = Duration::from_secs(5);
     let registry = support::start(Config::new(server.server_address()).poll_interval(often, often));
     let mut news = News::listen();
@@ -142,7 +143,7 @@ async fn a_thousand_services_are_watched_and_no_change_is_missed() -> Result<(),
     }
     let mut seen = std::collections::HashSet::new();
     while seen.len() < SERVICES {
-        // On a busy machine one may turn unhealthy meanwhile, and healthy again.
+        // On a busy machine an instance may turn unhealthy and healthy again meanwhile.
         let change = news.until(|change| change.changed.is_empty()).await;
         assert_eq!(change.added.len(), 1);
         assert!(seen.insert(change.service.name.clone()), "told once each");
@@ -157,7 +158,7 @@ async fn a_subscription_is_kept_up_on_a_server_that_forgets_who_does_not_ask() -
     let registry = support::start(Config::new(server.server_address()));
     let mut news = subscribed(&registry, "orders").await?;
     for port in 1..=4 {
-        // Beyond the time for which the server remembers.
+        // Longer than the server remembers a subscriber that does not poll.
         actix_rt::time::sleep(ms(700)).await;
         registry.send(instance(port)).await??;
         assert_eq!(news.next().await.source, Source::Push);
@@ -165,7 +166,7 @@ async fn a_subscription_is_kept_up_on_a_server_that_forgets_who_does_not_ask() -
     Ok(())
 }
 
-/// The text of a push that says what is not so.
+/// The text of a push with a false list.
 fn forged(service: &str) -> Vec<u8> {
     let list = serde_json::json!({
         "name": format!("DEFAULT_GROUP@@{service}"), "groupName": "DEFAULT_GROUP", "clusters": "", "cacheMillis": 10000,
@@ -176,7 +177,7 @@ fn forged(service: &str) -> Vec<u8> {
     serde_json::json!({"type": "dom", "data": list.to_string(), "lastRefTime": 1}).to_string().into_bytes()
 }
 
-/// Sends one datagram from `ip`, and tells whether it was answered.
+/// Sends one datagram from `ip`. Returns whether it was answered.
 fn send_from(ip: &str, port: u16, datagram: &[u8]) -> bool {
     let socket = UdpSocket::bind((ip, 0)).expect("a loopback address");
     socket.set_read_timeout(Some(ms(200))).expect("a timeout");
@@ -201,7 +202,7 @@ async fn a_list_of_an_untrusted_source_is_not_applied_and_not_answered() -> Resu
     }
     let status = registry.send(GetStatus).await??;
     assert_eq!(status.push.as_ref().map(|push| push.untrusted), Some(3), "{status:?}");
-    // It is a reason to ask the server, who knows better.
+    // The push makes the client poll the server.
     support::eventually("the list is asked for", || async {
         let status = registry.send(GetStatus).await.ok()?.ok()?;
         (status.subscriptions[0].polls >= 2).then_some(())

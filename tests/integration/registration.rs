@@ -170,7 +170,7 @@ async fn waiting_ends_with_the_deregistration_and_with_the_registry() {
         register(&registry, RegisterInstance::new("orders", IP, 81).when_reachable()).await,
     );
     let (one, other) = (waiting(&first), waiting(&second));
-    // Answered once all servers have failed; nobody waits for that any longer.
+    // The deregistration is answered only when all servers have failed. The test does not wait for that.
     drop(registry.send(DeregisterInstance::from(first.instance())).await);
     let gone = soon("its end", one).await.unwrap();
     assert!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");

@@ -31,12 +31,12 @@ fn beating(port: u16) -> RegisterInstance {
     orders(port).metadata(HEART_BEAT_INTERVAL, "200")
 }
 
-/// Gives up soon.
+/// A Registry with short timeouts.
 fn impatient(server: &EmbeddedServer) -> Addr<Registry> {
     start(config(server).request_timeout(ms(300)).operation_timeout(ms(600)))
 }
 
-/// Serves what `operations` ask for, and answers too late.
+/// The server carries these operations out, but answers too late.
 fn answer_too_late(server: &EmbeddedServer, operations: &[Operation]) {
     server.faults().only_for(operations);
     server.faults().delay_answers(ms(5000));
@@ -135,14 +135,15 @@ async fn a_modification_that_failed_and_was_applied_is_taken_back_with_the_next_
 async fn a_modification_after_one_that_failed_and_was_applied_takes_it_back() {
     let server = server();
     let registry = impatient(&server);
-    // No beat takes it back before.
+    // The interval is so long that no beat takes the change back before.
     let instance = orders(80).weight(2.0).heartbeat_interval(ms(14_000));
     ask(&registry, instance).await.unwrap();
     answer_too_late(&server, &[Operation::Register]);
     let late = ask(&registry, ModifyInstance::new("orders", IP, 80).weight(7.0)).await;
     assert!(may_have_been_applied(&late), "{late:?}");
     server.faults().clear();
-    // By chance the first beat falls due just now, and has taken it back already: that is a third registration.
+    // The first beat may be due just now and may already have taken the change back. Then there is a third
+    // registration.
     let is_applied = || only_instance(&server, "orders").weight == 7.0 || requests(&server, Operation::Register) >= 3;
     until("the late one was applied", is_applied).await;
     ask(&registry, ModifyInstance::new("orders", IP, 80).metadata("zone", "a")).await.unwrap();
@@ -202,7 +203,7 @@ async fn a_shutdown_takes_back_a_registration_that_failed() {
     assert!(server.instances("orders").is_empty());
 }
 
-// What is sent again.
+// Which values are sent again.
 
 #[actix::test]
 async fn an_instance_that_started_as_unhealthy_and_beats_is_not_turned_unhealthy_again() {
@@ -212,7 +213,7 @@ async fn an_instance_that_started_as_unhealthy_and_beats_is_not_turned_unhealthy
         ask(&registry, beating(80).healthy(false)).await.unwrap();
         assert!(!only_instance(&server, "orders").healthy);
         until("it is healthy by beating", || only_instance(&server, "orders").healthy).await;
-        // Beats would mend it a moment later.
+        // Without this, the next beat would make the instance healthy again.
         server.faults().only_for(&[Operation::Beat]);
         server.faults().hang(true);
         ask(&registry, ModifyInstance::new("orders", IP, 80).weight(3.0)).await.unwrap();
@@ -231,7 +232,7 @@ fn instance_at(server: &EmbeddedServer, port: u16) -> InstanceSnapshot {
     server.instances("orders").into_iter().find(|instance| instance.port == port).expect("it is registered")
 }
 
-/// The dialects in which somebody else can change an instance without being an administrator.
+/// The dialects in which another client can change an instance without an administrator's login.
 const CHANGED_BY_ANYBODY: [Dialect; 2] = [Dialect::V1_4, Dialect::V2_5];
 
 #[actix::test]
@@ -240,7 +241,7 @@ async fn the_owner_sees_that_its_instance_was_disabled_by_somebody_else() {
         let server = support::builder().dialect(dialect).start().unwrap();
         let (owner, operator) = (registry(&server), registry(&server));
         ask(&owner, beating(80).weight(2.0)).await.unwrap();
-        // From the list of others the operator learns that disabled instances are ephemeral.
+        // The operator's client finds out from the second instance that the service is ephemeral.
         ask(&owner, beating(81)).await.unwrap();
         ask(&operator, ModifyInstance::new("orders", IP, 80).enabled(false)).await.unwrap();
         let found = ask(&owner, GetInstance::new("orders", IP, 80)).await.unwrap();
@@ -258,7 +259,7 @@ async fn a_change_by_the_owner_undoes_no_change_by_somebody_else() {
         let server = support::builder().dialect(dialect).start().unwrap();
         let (owner, operator) = (registry(&server), registry(&server));
         ask(&owner, beating(80).weight(2.0)).await.unwrap();
-        // From the list of others the operator learns that disabled instances are ephemeral.
+        // The operator's client finds out from the second instance that the service is ephemeral.
         ask(&owner, beating(81)).await.unwrap();
         ask(&operator, ModifyInstance::new("orders", IP, 80).enabled(false)).await.unwrap();
         ask(&owner, ModifyInstance::new("orders", IP, 80).weight(4.0)).await.unwrap();
@@ -288,7 +289,7 @@ async fn a_server_that_forgot_an_operators_change_gets_the_owners_values() {
     shut_down(&operator).await;
 }
 
-/// Nacos lists what was registered after up to a second, and tells at no time whether a single instance is enabled.
+/// Nacos lists a new instance up to a second late, and its answer to GET never says whether an instance is enabled.
 #[actix::test]
 async fn an_instance_that_is_not_listed_yet_is_not_taken_for_a_disabled_one() {
     let registered = Mutex::new(None);
@@ -375,7 +376,7 @@ async fn a_persistent_instance_that_was_being_registered_when_the_server_changed
         Answer::usual(seen)
     });
     let second = Fake::start(Answer::usual);
-    // A client begins at a random one.
+    // A client starts at a random server.
     let addresses = format!("{},{}", first.server_address(), second.server_address());
     let registry = loop {
         let config = config_at(&addresses).protocol(Protocol::V1).request_timeout(support::PATIENCE);
@@ -440,12 +441,12 @@ async fn a_persistent_instance_that_was_being_restored_when_another_epoch_began_
     shut_down(&registry).await;
 }
 
-// r-nacos, which never says that it does not know an instance.
+// r-nacos, which never answers "unknown instance".
 
-/// What the fake r-nacos has: the weight and the metadata.
+/// The weight and the metadata in the fake r-nacos.
 type OnRNacos = Arc<Mutex<Option<(String, String)>>>;
 
-/// Answers as r-nacos 0.8.8 does, as far as one instance needs it.
+/// Answers as r-nacos 0.8.8 does, for one instance.
 fn r_nacos(has: OnRNacos) -> Fake {
     Fake::start(move |seen| {
         let mut has = has.lock().unwrap();
@@ -488,7 +489,7 @@ async fn on_r_nacos_an_instance_that_a_beat_brought_back_without_its_values_is_r
     ask(&registry, register).await.unwrap();
     let registered = has.lock().unwrap().clone();
     for _ in 0..2 {
-        // It expires; the next beat brings it back, with r-nacos' defaults.
+        // The instance expires. The next beat registers it again, with the defaults of r-nacos.
         *has.lock().unwrap() = None;
         until("its values are back", || *has.lock().unwrap() == registered).await;
     }
@@ -521,7 +522,7 @@ async fn nacos_is_asked_once_whether_it_is_r_nacos() {
 
 // The state of an instance.
 
-/// Hands on the changes of state it gets.
+/// Forwards the changes of state that it receives.
 struct StateListener(mpsc::UnboundedSender<InstanceStateChanged>);
 
 impl Actor for StateListener {
@@ -532,7 +533,7 @@ impl Handler<InstanceStateChanged> for StateListener {
     type Result = ();
 
     fn handle(&mut self, change: InstanceStateChanged, _: &mut Context<Self>) {
-        // A test that has seen enough has dropped the other end.
+        // An error means that the test has dropped the receiver.
         let _ = self.0.send(change);
     }
 }
@@ -583,7 +584,7 @@ async fn a_rejected_instance_is_logged_when_it_begins_and_ends_and_is_not_said_t
         assert_eq!(next_state(&mut told).await, InstanceState::Registered);
         until("it is logged", || log.count("registered instance before=") == times).await;
         assert!(ask(&registry, GetStatus).await.unwrap().instances[0].registered);
-        // The next time it is a beat that is rejected.
+        // The next rejection is that of a beat.
         rejects.store(true, Ordering::Release);
     }
     rejects.store(false, Ordering::Release);

@@ -27,9 +27,9 @@ use crate::{
     },
 };
 
-/// Within this a pushed removal is seen by a view.
+/// The time within which a view shows a removal that is pushed.
 const PUSHED_WITHIN: Duration = Duration::from_secs(1);
-/// Slow machines have so many times as long as is promised.
+/// Slow machines get this many times the promised time.
 const LENIENCE: u32 = 5;
 
 fn register(port: u16) -> RegisterInstance {
@@ -45,24 +45,24 @@ async fn deregister(registry: &Addr<Registry>, port: u16) {
     ask(registry, DeregisterInstance::new("orders", IP, port)).await.unwrap();
 }
 
-/// Polls rarely, and is pushed to.
+/// Polls rarely, and receives pushes.
 fn pushed(server: &EmbeddedServer) -> Config {
     config_at(&server.server_address()).poll_interval(ms(60_000), ms(60_000)).push(PushConfig::default())
 }
 
-/// Polls twice a second, and is pushed to.
+/// Polls twice a second, and receives pushes.
 fn pushed_and_polled(addresses: &str) -> Config {
     config_at(addresses).poll_interval(ms(500), ms(500)).push(PushConfig::default())
 }
 
-/// A view that shows so many instances.
+/// Waits until the view shows this number of instances.
 async fn view_of(registry: &Addr<Registry>, instances: usize) -> ServiceView {
     let view = ask(registry, Discover::new("orders")).await.unwrap();
     until("all are listed", || view.instances().len() == instances).await;
     view
 }
 
-/// Takes the time from now until the view shows these ports.
+/// Checks that the view shows these ports within the time.
 async fn shows_in_time(view: &ServiceView, wanted: &[u16], bound: Duration) {
     let began = Instant::now();
     until("the view shows it", || ports_of(&view.instances()) == wanted).await;
@@ -70,22 +70,22 @@ async fn shows_in_time(view: &ServiceView, wanted: &[u16], bound: Duration) {
     assert!(took <= bound * LENIENCE, "shown after {took:?}, promised within {bound:?}");
 }
 
-/// The list was polled again, by a poll that was sent after now.
+/// Waits for a poll that was sent after now.
 async fn polled_again(registry: &Addr<Registry>) {
     let polls = async || ask(registry, GetStatus).await.unwrap().subscriptions[0].polls;
-    // The first one may be under way.
+    // The next poll may already be under way.
     let wanted = polls().await + 2;
     eventually("it is polled again", async || (polls().await >= wanted).then_some(())).await;
 }
 
-/// Closes idle connections early and at random ages, as proxies do: that says nothing of what the server knows.
+/// A server that closes idle connections early and at random ages, as proxies do. It forgets nothing.
 fn server_that_closes_idle_connections() -> EmbeddedServer {
     let server = server();
     server.faults().random_idle_timeout(ms(1500)..=ms(3000));
     server
 }
 
-// Nothing is wrong.
+// Without a fault.
 
 async fn removed_after_idle_connections_were_closed(shape: Shape, closed: u64) {
     let server = server_that_closes_idle_connections();
@@ -93,7 +93,7 @@ async fn removed_after_idle_connections_were_closed(shape: Shape, closed: u64) {
     register_all(&owner, 1..=shape.of).await;
     let view = view_of(&caller, shape.of.into()).await;
     let before = server.counters().connections;
-    // Each one that is watched is opened again.
+    // The client opens a watched connection again when it was closed.
     until("idle connections were closed", || server.counters().connections >= before + closed).await;
     join_all((1..=shape.leaving).map(|port| deregister(&owner, port))).await;
     let left: Vec<_> = (shape.leaving + 1..=shape.of).collect();
@@ -130,7 +130,7 @@ async fn a_gateway_that_has_just_started_loses_no_request_in_a_rolling_restart()
     assert!(calls.requests > 500, "{}", calls.requests);
 }
 
-/// The same as the scenario, shortened, so that it runs in every build.
+/// A short form of the scenario that runs in every build.
 #[actix::test]
 async fn removals_are_seen_within_a_poll_interval_where_nothing_is_pushed() {
     let server = EmbeddedServer::builder().dialect(Dialect::V3_2).idle_timeout(ms(1500)).start().unwrap();
@@ -212,9 +212,9 @@ async fn cached_instances_that_the_first_list_of_a_server_lacks_are_gone_with_th
     shut_down(&owner).await;
 }
 
-// Pushes that come too late, or from the wrong server.
+// Pushes that arrive too late or come from another server.
 
-/// A push of these instances, written at `millis` by the clock of its server.
+/// Encodes a push of these instances, written at `millis` by the server's clock.
 fn push_of(ports: &[u16], millis: u128) -> Vec<u8> {
     let host = |port: &u16| {
         serde_json::json!({"ip": IP, "port": port, "weight": 1.0, "healthy": true, "enabled": true, "ephemeral": true,
@@ -231,7 +231,7 @@ fn now_millis() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()
 }
 
-/// From the address that all servers of these tests have.
+/// Sends the datagram from the address that all servers of these tests have.
 fn send(datagram: &[u8], port: u16) {
     UdpSocket::bind("127.0.0.1:0").unwrap().send_to(datagram, ("127.0.0.1", port)).unwrap();
 }
@@ -244,20 +244,20 @@ fn free_udp_port() -> std::net::SocketAddr {
     UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// Its own instance, 80, and one that it does not know of, 81, which has been deregistered.
+/// A Registry with its own instance, 80. The instance 81 has been deregistered.
 struct Watched {
     registry: Addr<Registry>,
     news: News,
     view: ServiceView,
-    /// Where pushes were to be sent to before anything happened.
+    /// The push port before the fault.
     port: u16,
-    /// A push that the server wrote while 81 was registered, and that comes late.
+    /// A push that the server wrote while 81 was registered, and that arrives late.
     late: Vec<u8>,
 }
 
 impl Watched {
     async fn at(addresses: &str, push: PushConfig) -> Self {
-        // Polls that hang for a while are no failures here.
+        // With long timeouts, a poll that hangs for a while does not fail.
         let config = pushed_and_polled(addresses).push(push).request_timeout(ms(15_000)).operation_timeout(ms(15_000));
         let registry = start(config);
         register_all(&registry, [80, 81]).await;
@@ -272,10 +272,10 @@ impl Watched {
         Watched { registry, news, view, port, late }
     }
 
-    /// Sends a push that has 81 in its list, and fails if that is believed.
+    /// Sends a push whose list contains 81, and checks that it is not believed.
     async fn is_not_fooled(&mut self, push: &[u8]) {
         send(push, self.port);
-        // A datagram that is dropped leaves no trace to wait for; one that is believed shows at once.
+        // A datagram that is dropped leaves no trace to wait for. A push that is believed shows at once.
         actix_rt::time::sleep(ms(200)).await;
         assert_eq!(ports_of(&self.view.instances()), [80]);
         let told = self.news.waiting();
@@ -283,7 +283,7 @@ impl Watched {
     }
 }
 
-/// Sends it before the first poll after the restart is answered, and again after that.
+/// Sends the late push before the first poll after the restart is answered, and again after that.
 async fn a_push_of_before_a_restart(push: PushConfig) {
     let server = server();
     let mut watched = Watched::at(&server.server_address(), push).await;
@@ -312,7 +312,7 @@ async fn a_push_from_before_a_restart_revives_no_instance_where_the_push_port_is
     a_push_of_before_a_restart(PushConfig::default().bind(free_udp_port())).await;
 }
 
-/// Lets the server in use die; gives the one that takes over, whose lists hang.
+/// Stops the server in use. Returns the server that takes over; its lists hang.
 async fn another_takes_over<'a>(watched: &Watched, servers: &'a [EmbeddedServer]) -> &'a EmbeddedServer {
     let left = in_use(&watched.registry, servers).await;
     let next = servers.iter().find(|server| server.address() != left.address()).unwrap();
@@ -329,7 +329,7 @@ async fn another_takes_over<'a>(watched: &Watched, servers: &'a [EmbeddedServer]
 async fn a_push_of_the_server_that_was_left_is_not_believed_though_both_have_one_address() {
     let (servers, addresses) = servers(2);
     let mut watched = Watched::at(&addresses, PushConfig::default()).await;
-    // The clock of that server is an hour ahead.
+    // The clock of the previous server is an hour ahead.
     let of_the_left = push_of(&[80, 81], now_millis() + 3_600_000);
     let next = another_takes_over(&watched, &servers).await;
     watched.is_not_fooled(&of_the_left).await;
@@ -352,7 +352,7 @@ async fn a_push_after_a_change_of_server_is_a_hint_until_the_first_poll_where_th
     shut_down(&watched.registry).await;
 }
 
-/// Whichever of them it came from: another one may serve by now, and this one may have lost its memory.
+/// Whichever server sent the push: another one may be in use by now, and this one may have forgotten its instances.
 #[actix::test]
 async fn a_push_is_a_hint_while_no_server_answers() {
     let (servers, addresses) = servers(2);
@@ -395,7 +395,7 @@ async fn a_restart_does_not_multiply_the_polls_of_services_whose_instances_are_g
     let views: Vec<_> = discovered.into_iter().map(Result::unwrap).collect();
     until("all are listed", || views.iter().all(|view| view.instances().len() == 1)).await;
 
-    // The owner ends while the server is down: nobody registers its instances again.
+    // The owner ends while the server is down, so that its instances are not registered again.
     server.faults().refuse_connections();
     ask(&owner, Shutdown::default().deadline(ms(1))).await.unwrap();
     until("the outage is noticed", || views.iter().any(ServiceView::is_stale)).await;
@@ -409,7 +409,7 @@ async fn a_restart_does_not_multiply_the_polls_of_services_whose_instances_are_g
     shut_down(&caller).await;
 }
 
-/// How many polls come in each step of this time.
+/// Returns the number of polls in each step of this time.
 async fn polls_in_steps(server: &EmbeddedServer, step: Duration, time: Duration) -> Vec<usize> {
     let lists = || server.counters().requests_for(Operation::List) as usize;
     let (began, mut counted, mut polls) = (actix_rt::time::Instant::now(), lists(), Vec::new());

@@ -24,7 +24,7 @@ const WRONG: &str = "wrong-but-secret-4711";
 const SECRET_KEY: &str = "hush-key-1234";
 const SECURITY_TOKEN: &str = "hush-sts-5678";
 
-/// Everything that anybody could read.
+/// Collects everything that is logged, displayed or written.
 #[derive(Clone, Default)]
 struct Readable(Arc<Mutex<String>>);
 
@@ -70,7 +70,7 @@ impl Drain for Readable {
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), std::fmt::Error> {
         let mut line = format!("{} {}", record.level(), record.msg());
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = record.kv().serialize(record, &mut Pairs(&mut line));
         let _ = values.serialize(record, &mut Pairs(&mut line));
         self.add(line);
@@ -82,7 +82,7 @@ impl Drain for Readable {
     }
 }
 
-/// Everything an application does, and everything that goes wrong meanwhile.
+/// Uses the Registry in all ways, with many failures.
 async fn a_whole_run(server: &EmbeddedServer, config: Config, readable: &Readable) {
     readable.add(format!("{config:?}"));
     readable.add(serde_json::to_string(&config).unwrap());

@@ -32,7 +32,7 @@ fn cluster(size: usize) -> (Vec<EmbeddedServer>, Addr<Registry>) {
     (servers, registry)
 }
 
-/// The server in use, as its place in the list.
+/// Returns the index of the server in use.
 async fn in_use(registry: &Addr<Registry>) -> usize {
     let servers = status(registry).await;
     servers.iter().position(|server| server.in_use).unwrap()
@@ -42,7 +42,7 @@ async fn status(registry: &Addr<Registry>) -> Vec<ServerStatus> {
     ask(registry, GetStatus).await.unwrap().servers
 }
 
-/// Many operations, 64 at a time, while `fault` strikes the server in use; none may fail.
+/// Runs many operations, 64 at a time, while the server in use has the fault. None may fail.
 async fn no_operation_fails_when(fault: impl Fn(&EmbeddedServer)) {
     let (servers, registry) = cluster(3);
     ask(&registry, ListInstances::new("orders")).await.unwrap();
@@ -87,7 +87,7 @@ async fn a_server_that_fails_within_costs_no_operation() {
 #[actix::test]
 async fn a_server_that_is_dead_from_the_start_costs_no_operation() {
     for _ in 0..10 {
-        // Where it begins is drawn by lot.
+        // A client starts at a random server, so the test runs several times.
         let (servers, registry) = cluster(2);
         servers[0].faults().refuse_connections();
         ask(&registry, RegisterInstance::new("orders", IP, 80)).await.unwrap();
@@ -164,12 +164,12 @@ async fn requests_while_all_servers_are_down_do_not_grow_with_the_instances() {
     server.faults().fail_share(1.0, 503);
     let failing = async || (status(&registry).await[0].failures >= 5).then_some(());
     eventually("it is noticed", failing).await;
-    // Registrations, which are tried instead of the beats, have a breaker of their own.
+    // Registrations are tried instead of the beats, and they have their own breaker.
     until("registrations are tried", || server.counters().requests_for(Operation::Register) > 200).await;
-    // Those that were sent together come to their end.
+    // Waits for the registrations that were already sent.
     actix_rt::time::sleep(ms(300)).await;
     let before = requests().await;
-    // What is measured is what is sent in a second: 1,000 beats would be due.
+    // Counts the requests in one second. Without a breaker there would be 1,000 beats.
     actix_rt::time::sleep(ms(1000)).await;
     let sent = requests().await - before;
     assert!(sent <= 20, "{sent} requests in a second");
@@ -183,7 +183,7 @@ async fn requests_while_all_servers_are_down_do_not_grow_with_the_instances() {
 async fn listeners_hear_of_no_change_when_another_server_takes_over() {
     let (servers, registry) = cluster(2);
     for server in &servers {
-        // Both know the instance, as servers of one cluster do.
+        // Both servers know the instance, as in a cluster.
         let owner = start(config_at(&server.server_address()));
         ask(&owner, RegisterInstance::new("orders", IP, 80)).await.unwrap();
         std::mem::forget(owner);
@@ -203,12 +203,12 @@ async fn listeners_hear_of_no_change_when_another_server_takes_over() {
     assert!(news.waiting().is_empty());
 }
 
-/// What is configured beside the registry: a web server that knows no Nacos, or sends everybody elsewhere.
+/// The other configured address is a web server that is no Nacos, or a gateway that redirects.
 async fn a_server_comes_back_beside(other: fn() -> Answer) {
     let (other, server) = (Fake::start(move |_| other()), server());
     server.faults().refuse_connections();
     let addresses = format!("{},{}", other.server_address(), server.server_address());
-    // Where it begins is drawn by lot: at the other one.
+    // A client starts at a random server; here it must be the other one.
     let registry = loop {
         let registry = start(config_at(&addresses).operation_timeout(ms(300)));
         if in_use(&registry).await == 0 {
@@ -259,7 +259,7 @@ async fn what_one_server_calls_a_bad_request_is_asked_of_the_next() {
     servers[used].faults().fail_share(1.0, 400);
     ask(&registry, RegisterInstance::new("orders", IP, 80)).await.unwrap();
     assert_eq!(servers[1 - used].instances("orders").len(), 1);
-    // Where all call it so, that is the answer, and nobody waits for another one.
+    // If all servers reject the request, the rejection is the answer, and no server is waited for.
     servers[1 - used].faults().fail_share(1.0, 400);
     let error = ask(&registry, RegisterInstance::new("orders", IP, 81)).await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error:?}");
@@ -267,7 +267,7 @@ async fn what_one_server_calls_a_bad_request_is_asked_of_the_next() {
     shut_down(&registry).await;
 }
 
-/// The text of a push of `orders` with one instance. Of a time that no fake's list has.
+/// The text of a push of `orders` with one instance, and a time that no list of a fake has.
 fn push() -> Vec<u8> {
     let list = serde_json::json!({
         "name": "DEFAULT_GROUP@@orders", "groupName": "DEFAULT_GROUP", "clusters": "", "cacheMillis": 10000,
@@ -288,7 +288,7 @@ async fn pushes_arrive_from_a_server_of_the_other_family_that_took_over() {
     });
     let new = Fake::start_at("[::1]:0", Answer::usual);
     let addresses = format!("{},{}", old.server_address(), new.server_address());
-    // Where it begins is drawn by lot.
+    // A client starts at a random server; here it must be the old one.
     let registry = loop {
         let often = config_at(&addresses).poll_interval(ms(500), ms(500)).push(PushConfig::default());
         let registry = start(often);
@@ -308,7 +308,7 @@ async fn pushes_arrive_from_a_server_of_the_other_family_that_took_over() {
         let seen = new.seen();
         let asked = seen.iter().rev().find(|seen| seen.path() == "/nacos/v1/ns/instance/list")?;
         let port: u16 = asked.parameter("udpPort")?.parse().ok()?;
-        // Where the new one reaches us, if it was told.
+        // Sends a push to the address that the client has sent to the new server.
         server.send_to(&push(), ("::1", port)).ok()?;
         actix_rt::time::sleep(ms(20)).await;
         news.waiting().pop()

@@ -15,7 +15,7 @@ async fn there_is_one_login_for_each_token_that_runs_out_and_no_operation_fails(
     let (life, last) = (ms(2000), ms(6500));
     let figures = tokens_run_out(life, last).await;
     assert_eq!(figures.failed, []);
-    // A token is renewed after 85 % of its life: after 0, 1.7, 3.4 and 5.1 s, and later where the machine is busy.
+    // A token is renewed after 85 % of its life: at 0, 1.7, 3.4 and 5.1 s, and later if the machine is busy.
     let most = 1 + (figures.took.as_secs_f64() / (0.85 * life.as_secs_f64())) as u64;
     assert!((most - 1..=most).contains(&figures.logins), "{} logins in {:?}", figures.logins, figures.took);
 }
@@ -57,7 +57,7 @@ async fn a_wrong_password_is_a_clear_error_and_tried_once_for_each_step_of_the_b
     let server = guarded().start().expect("a free port");
     let (logger, log) = support::logs::logger();
     let registry = start(config(&server).credentials("nacos", "wrong").logger(logger));
-    // Steps begin at 0, 1 and 3 s.
+    // The client tries at 0, 1 and 3 s.
     let began = Instant::now();
     let figures = keep_asking(&registry, |_| began.elapsed() >= ms(3500)).await;
     assert_eq!(figures.failed.len(), figures.operations);
@@ -89,7 +89,7 @@ async fn a_login_that_hangs_is_waited_for_once_by_all() {
     }
 }
 
-/// A client begins at a random one.
+/// A client starts at a random server.
 fn servers_with_users() -> (Vec<actix_nacos::embedded::EmbeddedServer>, String) {
     let servers: Vec<_> = (0..2).map(|_| guarded().start().expect("a free port")).collect();
     let addresses: Vec<_> = servers.iter().map(|server| server.server_address()).collect();

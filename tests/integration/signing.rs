@@ -16,7 +16,7 @@ use crate::support::{
 
 const SECRET: &str = "my-secret";
 
-/// What a server demands, and a client is configured with.
+/// The credentials that a server requires, and a client is configured with.
 #[derive(Debug, Clone, Copy)]
 struct Demanded {
     security_token: bool,
@@ -73,7 +73,7 @@ async fn every_operation_is_signed_on_every_server_alone_and_beside_a_login() {
         done(ask(&registry, GetInstance::new("PAY@@orders:1", IP, 80)).await.map(drop));
         let list = ask(&registry, ListInstances::new("PAY@@orders:1")).await.unwrap();
         assert_eq!((list.hosts.len(), list.hosts[0].weight), (1, 2.0), "{what}");
-        // Nacos 3 has it in its admin API, which wants a token in any case.
+        // Nacos 3 has this operation in its admin API, which always needs a token.
         if demanded.login || !matches!(dialect, Dialect::V3_0 | Dialect::V3_2) {
             done(ask(&registry, ListServices::new(1, 10).group("PAY")).await.map(drop));
         }
@@ -83,14 +83,14 @@ async fn every_operation_is_signed_on_every_server_alone_and_beside_a_login() {
     }
 }
 
-/// 1.4 does not read the form of a registration, and so finds another service signed than named.
+/// 1.4 does not read the form body of a registration. So the service in the signature is not the one that it reads.
 #[actix::test]
 async fn a_registration_too_long_for_a_query_is_signed_on_every_server() {
     for dialect in Dialect::all() {
         let demanded = Demanded { security_token: false, region: false, login: false };
         let server = demanded.by_server(support::builder().dialect(dialect));
         let registry = start(demanded.by_client(config(&server)));
-        // Below the limit that 2.x has, and above 4 KiB once it is encoded.
+        // Shorter than the limit of 2.x, and longer than 4 KiB when it is encoded.
         let metadata = "ж".repeat(900);
         ask(&registry, RegisterInstance::new("orders", IP, 80).metadata("m", &metadata)).await.unwrap();
         assert_eq!(only_instance(&server, "orders").metadata["m"], metadata, "on {dialect}");
@@ -119,11 +119,11 @@ async fn a_wrong_secret_is_a_clear_error() {
 async fn each_attempt_is_signed_anew() {
     let fake = Fake::start(|seen| match seen.path() {
         "/nacos/v1/ns/instance/list" => Answer::usual(seen),
-        // Broken off, a request is sent once more at once.
+        // A request without an answer is repeated at once if the connection breaks.
         _ => Answer::Silence(ms(20)),
     });
     let registry = start(config_at(&fake.server_address()).access_key("id", SECRET).operation_timeout(ms(500)));
-    // Of another service: both may be sent within one millisecond.
+    // About another service, because both requests may be sent within one millisecond.
     ask(&registry, ListInstances::new("bills")).await.unwrap();
     ask(&registry, RegisterInstance::new("orders", IP, 80)).await.unwrap_err();
     let seen = fake.seen();

@@ -12,7 +12,7 @@ use crate::support::{
     self, ask, config, config_at, eventually, in_use, ms, server, servers, shut_down, soon, start, until, News,
 };
 
-/// Hands on what it is told of the connection.
+/// Forwards the connection states that it receives.
 struct Watcher(mpsc::UnboundedSender<ConnectionChanged>);
 
 impl Watcher {
@@ -30,7 +30,7 @@ impl Handler<ConnectionChanged> for Watcher {
     type Result = ();
 
     fn handle(&mut self, news: ConnectionChanged, _: &mut Context<Self>) {
-        // A test that has seen enough has dropped the other end.
+        // An error means that the test has dropped the receiver.
         let _ = self.0.send(news);
     }
 }
@@ -127,7 +127,7 @@ async fn a_weak_listener_is_told_of_the_connection_and_not_kept_alive() {
     shut_down(&registry).await;
 }
 
-/// Is told slowly.
+/// Handles each message slowly.
 struct Busy {
     told: mpsc::UnboundedSender<ConnectionChanged>,
     gate: support::Gate,
@@ -256,7 +256,7 @@ async fn the_status_tells_of_servers_instances_and_subscriptions() {
     ask(&registry, actix_nacos::Shutdown::default().deadline(ms(50))).await.unwrap();
 }
 
-// Without a registry.
+// With `Config::disabled`.
 
 #[actix::test]
 async fn a_disabled_registry_takes_everything_asks_nobody_and_says_so_once() {
@@ -293,7 +293,7 @@ async fn registering_when_reachable_is_told_by_status_and_log() {
     let pending = ask(&registry, GetStatus).await.unwrap();
     assert_eq!(log.count("registered instance before="), 0, "{:?}", log.loud());
     assert!(pending.instances.iter().all(|instance| !instance.registered));
-    // One that is taken back meanwhile never comes.
+    // An instance that is deregistered meanwhile is never registered.
     let taken_back = registry.send(DeregisterInstance::new("orders", "127.0.0.7", 10));
     let taken_back = actix_rt::spawn(taken_back);
     let nine_left = async || (ask(&registry, GetStatus).await.ok()?.instances.len() == 9).then_some(());

@@ -27,7 +27,7 @@ async fn subscribe(registry: &Addr<Registry>, news: &News) {
     ask(registry, Subscribe::new("orders", news.recipient())).await.unwrap();
 }
 
-/// The server, a Registry, and one instance at port 80.
+/// Starts a server and a Registry with one instance, at port 80.
 async fn world() -> (EmbeddedServer, Addr<Registry>) {
     let server = server();
     let registry = registry(&server);
@@ -39,14 +39,14 @@ async fn subscriptions(registry: &Addr<Registry>) -> Vec<SubscriptionStatus> {
     ask(registry, GetStatus).await.unwrap().subscriptions
 }
 
-/// Waits for some more lists to have been asked for: whatever was going to be told by then has been told.
+/// Waits for several polls. All messages about earlier changes have been sent by then.
 async fn some_polls(server: &EmbeddedServer) {
     let polls = || server.counters().requests_for(Operation::List);
     let so_far = polls();
     until("the list is asked for again", || polls() >= so_far + 3).await;
 }
 
-// Who is told what.
+// Which listener receives what.
 
 #[actix::test]
 async fn the_first_list_is_told_as_first_and_all_of_it_is_added() {
@@ -117,7 +117,7 @@ async fn a_listener_that_comes_late_gets_the_present_list_at_once_as_its_first()
     early.next().await;
     ask(&registry, register(81)).await.unwrap();
     early.next().await;
-    // From now on no list can be had: what the late one is told was there.
+    // From now on lists hang. The late listener receives the list that the Registry already has.
     server.faults().only_for(&[Operation::List]);
     server.faults().hang(true);
     let mut late = News::listen();
@@ -291,7 +291,7 @@ async fn a_listener_that_has_stopped_is_forgotten_and_the_last_one_ends_the_poll
     let ended = async || subscriptions(&registry).await.is_empty().then_some(());
     eventually("the subscription has ended", ended).await;
     let polls = server.counters().requests_for(Operation::List);
-    // Nothing tells that nothing comes: three poll intervals.
+    // Nothing shows that no poll follows, so wait for three poll intervals.
     actix_rt::time::sleep(ms(300)).await;
     assert_eq!(server.counters().requests_for(Operation::List), polls);
 }
@@ -366,7 +366,7 @@ async fn unsubscribing_from_clusters_ends_the_subscription_of_these_clusters() {
     let (_server, registry) = world().await;
     let (mut north, mut both, mut every) = (News::listen(), News::listen(), News::listen());
     ask(&registry, Subscribe::new("orders", north.recipient()).clusters(["north"])).await.unwrap();
-    // In another order they are the same ones.
+    // The order of the clusters makes no difference.
     ask(&registry, Subscribe::new("orders", both.recipient()).clusters(["south", "north"])).await.unwrap();
     subscribe(&registry, &every).await;
     for news in [&mut north, &mut both, &mut every] {
@@ -411,7 +411,7 @@ async fn stop_subscribe_ends_all_subscriptions_and_no_view() {
     assert_eq!(subscriptions(&registry).await.len(), 1);
 }
 
-// Listeners that are in trouble.
+// Listeners that are slow, full or broken.
 
 #[actix::test]
 async fn a_listener_whose_mailbox_is_full_gets_the_newest_counted_from_what_it_received() {
@@ -422,7 +422,7 @@ async fn a_listener_whose_mailbox_is_full_gets_the_newest_counted_from_what_it_r
     for news in [&slow, &quick] {
         subscribe(&registry, news).await;
     }
-    // It is busy with the first.
+    // The listener is busy with its first message.
     assert_eq!(listed_ports(&slow.next().await), [80]);
     quick.next().await;
     for port in 81..100 {
@@ -438,7 +438,7 @@ async fn a_listener_whose_mailbox_is_full_gets_the_newest_counted_from_what_it_r
         let news = slow.next().await;
         messages += 1;
         assert!(!news.first);
-        // What it was told of is exactly the difference to what it was told last.
+        // Each message is the difference to the list that the listener received last.
         known.retain(|port| !ports_of(&news.removed).contains(port));
         known.extend(ports_of(&news.added));
         known.sort_unstable();
@@ -447,7 +447,7 @@ async fn a_listener_whose_mailbox_is_full_gets_the_newest_counted_from_what_it_r
     assert!(messages <= 4, "{messages} messages for 20 changes: what it missed is told at once");
 }
 
-/// Panics at the first news and is told the later ones.
+/// Panics at the first change, and forwards the later ones.
 struct Panicking {
     panicked: bool,
 }
@@ -492,7 +492,7 @@ async fn a_slow_a_full_a_panicking_and_a_stopped_listener_cost_the_others_nothin
     gate.open();
 }
 
-/// Subscribes when it starts, as actors do.
+/// Subscribes in `started`, as actors do.
 struct Watcher(Addr<Registry>, tokio::sync::mpsc::UnboundedSender<usize>);
 
 impl Actor for Watcher {
@@ -519,7 +519,7 @@ async fn an_actor_can_subscribe_its_own_address() {
     assert_eq!(soon("news", told.recv()).await, Some(1));
 }
 
-// Ways in which lists come.
+// How lists arrive.
 
 #[actix::test]
 async fn a_pushed_change_is_told_without_waiting_for_a_poll() {

@@ -39,7 +39,7 @@ async fn a_hundred_instances_and_ten_subscriptions_live_through_an_upgrade_and_b
         assert!(took <= interval + Duration::from_secs(1), "{dialect}: {took:?}");
         let instance = server.instances("orders-0").remove(0);
         assert_eq!((instance.weight, instance.metadata["port"].parse()), (2.0, Ok(instance.port)));
-        // What the restarted server said meanwhile: beyond one more round of polls.
+        // Wait for all messages about the restart: longer than another poll of every list.
         actix_rt::time::sleep(support::POLL * 5).await;
         let news = told.waiting();
         assert!(news.iter().all(|news| news.removed.is_empty()), "{dialect}: {news:?}");

@@ -11,7 +11,7 @@ use actix_nacos::{Config, RegisterInstance};
 
 use crate::support::{ask, ms, only_instance, server, shut_down, start};
 
-/// Blocks the application's System and its arbiters for so long; gives the longest time between two beats.
+/// Blocks the application's System and its arbiters for this time. Returns the longest time between two beats.
 ///
 /// # Panics
 /// When the instance turns unhealthy.

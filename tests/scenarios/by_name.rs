@@ -13,12 +13,12 @@ use actix_rt::time::sleep_until;
 
 use crate::support::until;
 
-/// What calls came to.
+/// The number and the outcomes of calls.
 #[derive(Debug, Default)]
 pub struct Calls {
     pub requests: usize,
     pub failed: Vec<String>,
-    /// Of the calls that did not fail.
+    /// The latencies of the calls that did not fail.
     pub latencies: Vec<Duration>,
 }
 
@@ -43,12 +43,12 @@ struct Load {
     under_way: Cell<usize>,
 }
 
-/// A caller whose calls can be counted while they are under way.
+/// Counts calls while they are under way.
 #[derive(Clone, Default)]
 pub struct Caller(Rc<Load>);
 
 impl Caller {
-    /// Begins `rate` calls per second, until it is over, and waits for the last of them.
+    /// Begins `rate` calls per second until `is_over` returns true, and waits for the last of them.
     pub async fn call_at_rate<F>(&self, rate: u32, is_over: impl Fn() -> bool, call: impl Fn(usize) -> F)
     where
         F: Future<Output = Result<(), String>> + 'static,
@@ -86,7 +86,7 @@ impl Caller {
     }
 }
 
-/// One GET or, for `post`, one POST with a body. Any status but 200 is a failure.
+/// Sends a GET, or a POST with a body if `post` is set. Any status but 200 is a failure.
 pub async fn call(http: Client, url: String, post: bool) -> Result<(), String> {
     let sent = if post { http.post(url).send_body("a body") } else { http.get(url).send() };
     let mut answer = sent.await.map_err(|error| format!("{} {error}", if post { "POST" } else { "GET" }))?;

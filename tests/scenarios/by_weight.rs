@@ -14,7 +14,7 @@ use crate::{
     support::{ask, registry, server, shut_down, unique, web, web::Web},
 };
 
-/// The share of each instance in so many calls.
+/// Returns the share of each instance in `calls` calls.
 pub async fn shares<const N: usize>(weights: [f64; N], calls: usize) -> [f64; N] {
     let (server, service) = (server(), unique("orders"));
     let registry = registry(&server);
@@ -32,7 +32,7 @@ pub async fn shares<const N: usize>(weights: [f64; N], calls: usize) -> [f64; N]
     instances.map(|(instance, _)| instance.requests() as f64 / calls as f64)
 }
 
-/// How many requests three instances that all answer 503 get for each call.
+/// Returns how many requests are sent for each call when all three instances answer 503.
 pub async fn requests_per_call(rate: u32, last: Duration) -> f64 {
     let (server, service) = (server(), unique("orders"));
     let instances = [Web::with_status(503), Web::with_status(503), Web::with_status(503)];

@@ -21,7 +21,7 @@ use flate2::{write::GzEncoder, Compression};
 
 use crate::support::{ask, eventually, listed_ports, process::resident_kib, shut_down, start, until, News};
 
-/// So many fit into a socket's buffer at once.
+/// The number of datagrams that fit into a socket's buffer at once.
 const BATCH: usize = 32;
 const LONGEST: usize = 1400;
 
@@ -29,14 +29,14 @@ const LONGEST: usize = 1400;
 pub struct Figures {
     pub sent: u64,
     pub polls: u64,
-    /// From the moment when a tenth was through.
+    /// The growth of the memory after a tenth of the datagrams.
     pub grown_kib: i64,
 }
 
-/// Sends random bytes from the servers' own address, and pushes that are forged, or mutated, from an untrusted one.
+/// Sends random bytes from the servers' address, and forged and mutated pushes from an untrusted address.
 ///
 /// # Panics
-/// When one is answered, or a list of theirs is applied.
+/// When a datagram is answered, or a list in one is applied.
 pub async fn datagrams_that_no_server_sent(random: usize, forged: usize, seed: u64) -> Figures {
     let server = crate::support::builder().start().expect("a free port");
     let seldom = Duration::from_secs(600);
@@ -53,7 +53,7 @@ pub async fn datagrams_that_no_server_sent(random: usize, forged: usize, seed: u
     let push = forged_push();
     let (total, mut early) = (random + forged, 0);
     for number in 0..total {
-        // The one after the other, evenly mixed.
+        // Spreads the forged datagrams evenly among the random ones.
         let is_forged = (number + 1) * forged / total > number * forged / total;
         let (socket, datagram) = match is_forged {
             true if dice.bool() => (&untrusted, push.clone()),
@@ -115,7 +115,7 @@ fn mutated(push: &[u8], dice: &mut fastrand::Rng) -> Vec<u8> {
     bytes
 }
 
-/// A quarter claims to be gzip.
+/// A quarter of the datagrams begins like gzip.
 fn random_bytes(dice: &mut fastrand::Rng) -> Vec<u8> {
     let mut bytes = vec![0; dice.usize(..LONGEST)];
     dice.fill(&mut bytes);
@@ -125,27 +125,27 @@ fn random_bytes(dice: &mut fastrand::Rng) -> Vec<u8> {
     bytes
 }
 
-/// So much is sent in a flood, in small portions.
+/// The rate of the flood, which is sent in small portions.
 const FLOOD_BYTES_PER_SECOND: usize = 480_000;
 const PORTIONS_PER_SECOND: usize = 100;
 
-/// Of each of the two instances.
+/// The beat interval of each of the two instances.
 pub const FLOOD_BEAT_INTERVAL: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
 pub struct Flooded {
     pub took: Duration,
     pub beats: u64,
-    /// Between two heartbeats of any of the two instances.
+    /// The longest time between two heartbeats of one of the instances.
     pub longest_pause: Duration,
     pub polls: u64,
 }
 
-/// Floods the push socket from the servers' own address with datagrams that inflate to `inflated` bytes each, until
-/// `beats` heartbeats have come meanwhile. Each datagram is a list of a service that nobody watches.
+/// Floods the push socket from the servers' address with datagrams that inflate to `inflated` bytes each, until the
+/// instances have sent `beats` heartbeats. Each datagram is a list of a service that nobody watches.
 ///
 /// # Panics
-/// When the heartbeats do not come, or a change of the watched service stays unnoticed.
+/// When the heartbeats stop, or a change of the watched service is not noticed.
 pub async fn flood_from_a_trusted_address(push: PushConfig, inflated: usize, beats: u64) -> Flooded {
     let server = EmbeddedServer::start().expect("a free port");
     let seldom = Duration::from_secs(600);
@@ -195,7 +195,7 @@ fn flood(port: u16, datagram: &[u8], is_over: &AtomicBool) {
         thread::sleep(Duration::from_secs(1) / PORTIONS_PER_SECOND as u32);
         let due = (began.elapsed().as_secs_f64() * FLOOD_BYTES_PER_SECOND as f64) as usize;
         while sent < due {
-            // One that finds no room is lost, as on any network.
+            // A datagram for which the socket's buffer has no room is lost, as on any network.
             let _ = socket.send_to(datagram, ("127.0.0.1", port));
             sent += datagram.len();
         }

@@ -26,18 +26,18 @@ pub struct Sizes {
     /// Requests per second.
     pub rate: u32,
     pub selection: Selection,
-    /// So long it answers 503.
+    /// How long the instance answers 503.
     pub bad_for: Duration,
-    /// So long it may take to be back.
+    /// How soon after that the instance must get calls again.
     pub back_within: Duration,
 }
 
 pub struct Figures {
-    /// Requests that the instance got before it was left out.
+    /// Requests that the instance got before it was ejected.
     pub until_ejected: usize,
-    /// Its share of the calls afterwards, until it was well.
+    /// The instance's share of the calls from then on, while it answered 503.
     pub share_afterwards: f64,
-    /// From the moment when it was well until it got its part of the calls again; none if it did not.
+    /// The time from its recovery until it got its share of the calls again. `None` if it did not get it.
     pub back_after: Option<Duration>,
     pub failed: usize,
 }
@@ -62,7 +62,7 @@ pub async fn one_of_three_answers_503(sizes: &Sizes) -> Figures {
         actix_rt::time::sleep(ms(2000)).await;
         let before = sick.requests();
         is_bad.store(true, Ordering::Release);
-        // At its part of the rate it would get many more in this time than it may get at all.
+        // Long enough for many more requests than the instance may get, if it is not ejected.
         actix_rt::time::sleep(ms(1000)).await;
         let (ejected, calls) = (sick.requests(), caller.requests());
         actix_rt::time::sleep(sizes.bad_for.saturating_sub(ms(1000))).await;
@@ -79,7 +79,7 @@ pub async fn one_of_three_answers_503(sizes: &Sizes) -> Figures {
     Figures { until_ejected, share_afterwards, back_after, failed: caller.take().failed.len() }
 }
 
-/// How long it takes until the instance gets half of its part of the calls within half a second.
+/// Returns how long it takes until the instance gets half of its share of the calls in half a second.
 async fn back(sick: &Web, sizes: &Sizes) -> Option<Duration> {
     let well = Instant::now();
     while well.elapsed() < sizes.back_within + ms(5000) {

@@ -69,7 +69,7 @@ pub async fn one_of_three_dies_under_load(operations: usize, death: Death, reque
     Figures { took: began.elapsed(), ..figures.into_inner() }
 }
 
-/// Each worker has an instance of its own, and goes through all that can be asked of a server.
+/// Sends the next operation of a worker. Each worker has an instance of its own, and goes through all operations.
 async fn operation(registry: &Addr<Registry>, worker: usize, number: usize) -> Result<(), Error> {
     let (ip, port) = ("127.0.0.7", 8000 + worker as u16);
     match number % 5 {
@@ -77,7 +77,7 @@ async fn operation(registry: &Addr<Registry>, worker: usize, number: usize) -> R
         1 => ask(registry, ListInstances::new("orders")).await.map(drop),
         2 => ask(registry, SendHeartbeat::new("orders", "127.0.0.8", port)).await.map(drop),
         3 => match ask(registry, ModifyInstance::new("orders", ip, port).weight(3.0)).await {
-            // This worker has not registered it yet, or has deregistered it.
+            // The worker has not registered its instance yet, or has deregistered it.
             Err(Error::NotFound { .. }) => Ok(()),
             outcome => outcome,
         },
@@ -85,7 +85,7 @@ async fn operation(registry: &Addr<Registry>, worker: usize, number: usize) -> R
     }
 }
 
-/// The server in use dies; gives the time until all instances are registered with another one.
+/// The server in use dies. Returns the time until all instances are registered at another server.
 pub async fn instances_move_to_another_server(
     instances: u16,
     interval: Duration,

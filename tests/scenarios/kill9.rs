@@ -27,14 +27,14 @@ pub struct Sizes {
     /// Requests per second.
     pub rate: u32,
     pub before: Duration,
-    /// Shorter than the time after which a server notices.
+    /// Shorter than the time after which a server notices the missing heartbeats.
     pub after: Duration,
 }
 
 pub struct Figures {
     pub requests: usize,
     pub failed: Vec<String>,
-    /// When the instance was killed.
+    /// Calls that were under way when the instance was killed.
     pub in_flight: usize,
 }
 
@@ -46,7 +46,7 @@ fn start_instance(server: &EmbeddedServer, service: &str) -> Process {
 }
 
 pub async fn one_of_three_is_killed(retry: Retry, sizes: &Sizes) -> Figures {
-    // Budgets and ejections are shared by the process: every run has a service of its own.
+    // The process shares budgets and ejections by service, so every run has its own service.
     let (server, service) = (server(), unique("greeter"));
     let instances: Vec<_> = (0..3).map(|_| start_instance(&server, &service)).collect();
     until("all are registered", || ports(&server, &service).len() == instances.len()).await;

@@ -22,11 +22,11 @@ const SLOW: Duration = Duration::from_millis(100);
 pub struct Figures {
     pub changes: u64,
     pub took: Duration,
-    /// From the moment when a tenth of the changes was through.
+    /// The growth of the memory after a tenth of the changes.
     pub grown_kib: i64,
 }
 
-/// Sees every change, or fails the test.
+/// Checks that it receives every change, and fails the test otherwise.
 struct Good {
     last: u64,
     seen: Arc<AtomicU64>,
@@ -47,7 +47,7 @@ impl Handler<ServiceChanged> for Good {
     }
 }
 
-/// Takes long over each message.
+/// Handles each message slowly.
 struct Slow {
     last: Arc<AtomicU64>,
 }
@@ -69,7 +69,7 @@ impl Handler<ServiceChanged> for Slow {
     }
 }
 
-/// Panics over each message.
+/// Panics at each message.
 struct Panicking;
 
 impl Actor for Panicking {
@@ -94,7 +94,7 @@ async fn change(registry: &Addr<Registry>, version: u64) {
 }
 
 /// # Panics
-/// When one of the good 96 misses a change.
+/// When one of the 96 good listeners misses a change.
 pub async fn four_bad_listeners_among_a_hundred(changes: u64) -> Figures {
     let server = crate::support::builder().push_delay(ms(1)).start().expect("a free port");
     let registry = start(Config::new(server.server_address()));

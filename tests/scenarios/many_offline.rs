@@ -26,7 +26,7 @@ pub async fn many_instances_go_offline(instances: usize, deadline: Duration) -> 
     let register = |number: usize| {
         let ip = format!("127.0.{}.7", number / PORTS);
         let instance = RegisterInstance::new(format!("orders-{}", number % 100), ip, (number % PORTS + 1) as u16);
-        // So seldom that beats do not count here.
+        // The interval is so long that beats do not affect the measurement.
         let instance = instance.heartbeat_interval(Duration::from_secs(600));
         ask(&registry, instance.metadata(HEART_BEAT_TIMEOUT, "1800000").metadata(IP_DELETE_TIMEOUT, "3600000"))
     };

@@ -1,4 +1,4 @@
-//! The faults that tests run with small numbers, and `benches/reliability.rs` at full length.
+//! The faults that tests run with small sizes, and `benches/reliability.rs` at full length.
 
 pub mod blocked;
 pub mod by_name;

@@ -37,9 +37,9 @@ impl Fault {
 
 #[derive(Debug)]
 pub struct Figures {
-    /// Of all instances and subscriptions to all servers, while none answered.
+    /// Requests for all instances and subscriptions to all servers while no server answered.
     pub requests_per_second: f64,
-    /// From the first server that answers again until all instances are registered there.
+    /// The time from the first answer of a server until all instances are registered there.
     pub back_after: Duration,
 }
 
@@ -47,10 +47,10 @@ fn service(number: u16) -> String {
     format!("orders-{number}")
 }
 
-/// All three servers fail; one of them, which may know nothing, comes back.
+/// All three servers fail. Then one of them comes back, possibly without its data.
 ///
 /// # Panics
-/// When a listener was told of a removal, a view was empty or not stale, or an instance lost its values.
+/// When a listener is notified of a removal, a view is empty or not stale, or an instance has lost its values.
 pub async fn all_servers_fail(fault: Fault, sizes: &Sizes) -> Figures {
     let (servers, addresses) = servers(3);
     let config = Config::new(addresses).request_timeout(sizes.request_timeout).poll_interval(ms(200), ms(1000));
@@ -76,7 +76,7 @@ pub async fn all_servers_fail(fault: Fault, sizes: &Sizes) -> Figures {
         .await;
     until("all views know", || views.iter().all(|view| view.is_stale())).await;
     let (before, began) = (requests(&registry).await, Instant::now());
-    // So long it lasts.
+    // The outage lasts for this time.
     actix_rt::time::sleep(sizes.down_for).await;
     let requests_per_second = (requests(&registry).await - before) as f64 / began.elapsed().as_secs_f64();
     let known: usize = views.iter().map(|view| view.instances().len()).sum();

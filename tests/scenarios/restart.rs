@@ -12,7 +12,7 @@ use crate::support::{ask, eventually, ms, server, shut_down, start, until, News}
 pub struct Sizes {
     pub instances: u16,
     pub subscriptions: u16,
-    /// Between the beats of each instance.
+    /// The beat interval of each instance.
     pub interval: Duration,
 }
 
@@ -24,10 +24,11 @@ fn weight(port: u16) -> f64 {
     f64::from(port % 7 + 1)
 }
 
-/// Restarts the server empty; gives the time until all instances were back, with their weights and metadata.
+/// Restarts the server without its data. Returns the time until all instances are back, with their weights and
+/// metadata.
 ///
 /// # Panics
-/// When a listener was told of a removal.
+/// When a listener is notified of a removal.
 pub async fn restart_empty(sizes: &Sizes) -> Duration {
     let server = server();
     let config = Config::new(server.server_address()).poll_interval(ms(200), ms(500)).push(PushConfig::default());
@@ -72,7 +73,7 @@ fn assert_as_before(server: &EmbeddedServer, sizes: &Sizes) {
     }
 }
 
-/// Twice: the first poll may have been under way.
+/// Waits for two polls of every list, because the first one may have been under way.
 async fn every_list_is_asked_for_again(registry: &Addr<Registry>) {
     let polls = async || {
         let status = ask(registry, GetStatus).await.expect("a status");

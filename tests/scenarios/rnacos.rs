@@ -15,10 +15,10 @@ use futures_util::future::join_all;
 
 use crate::support::{ask, config_at, eventually, ms, process::Process, shut_down, start, unique, News};
 
-/// What r-nacos answers to each beat, whatever interval the instance was registered with.
+/// The interval in r-nacos' answer to each beat, whatever interval the instance was registered with.
 pub const INTERVAL: Duration = Duration::from_secs(5);
 
-/// A running r-nacos with data of its own; both gone when it is dropped.
+/// A running r-nacos with its own data. It ends and the data is removed when this is dropped.
 pub struct Rnacos {
     process: Process,
     data: PathBuf,
@@ -27,7 +27,7 @@ pub struct Rnacos {
 }
 
 impl Rnacos {
-    /// On free ports; returns when it answers.
+    /// Starts r-nacos on free ports. Returns when it answers.
     pub async fn start() -> Self {
         let rnacos = Self::start_at(free_ports());
         rnacos.answers().await;
@@ -39,7 +39,7 @@ impl Rnacos {
         eventually("r-nacos answers", async || ask(&observer, ListInstances::new("orders")).await.ok()).await;
     }
 
-    /// The binary is `RNACOS`, or what `PATH` has.
+    /// Uses the binary in `RNACOS`, or `rnacos` in `PATH`.
     fn start_at(ports: [u16; 3]) -> Self {
         let data = std::env::temp_dir().join(unique("actix-nacos-rnacos"));
         fs::create_dir_all(&data).expect("a folder");
@@ -55,7 +55,7 @@ impl Rnacos {
 
 impl Drop for Rnacos {
     fn drop(&mut self) {
-        // Killed, as nobody is asked before a crash. An error means that it has ended.
+        // Killed, so that r-nacos writes nothing before its end. An error means that it has ended.
         let _ = self.process.child().kill();
         let _ = self.process.child().wait();
         let _ = fs::remove_dir_all(&self.data);
@@ -69,16 +69,16 @@ fn free_ports() -> [u16; 3] {
 
 #[derive(Debug)]
 pub struct Figures {
-    /// From the first answer of the new server.
+    /// The time from the first answer of the new server.
     pub back_after: Duration,
-    /// From the end of the old one.
+    /// The time from the end of the old server.
     pub out_for: Duration,
 }
 
-/// Kills r-nacos and removes its data; gives the time until all instances are listed with their weights and metadata.
+/// Kills r-nacos and removes its data. Returns the time until all instances are listed with their weights and metadata.
 ///
 /// # Panics
-/// When a listener was told of a removal.
+/// When a listener is notified of a removal.
 pub async fn killed_and_restarted_without_data(instances: u16, subscriptions: u16) -> Figures {
     let ports = free_ports();
     let server = Rnacos::start_at(ports);
@@ -97,7 +97,7 @@ pub async fn killed_and_restarted_without_data(instances: u16, subscriptions: u1
         ask(&registry, Subscribe::new(service(number), news.recipient())).await.unwrap();
         assert!(!news.next().await.info.hosts.is_empty());
     }
-    // Beats are light from the second on: two intervals make sure that such ones are under way.
+    // From the second beat on, beats are light. After two intervals all instances send light beats.
     actix_rt::time::sleep(INTERVAL * 2).await;
 
     let killed = Instant::now();
@@ -108,7 +108,7 @@ pub async fn killed_and_restarted_without_data(instances: u16, subscriptions: u1
     eventually("all are listed again", async || all_as_wanted(&observer, instances, subscriptions).await).await;
     let figures = Figures { back_after: answered.elapsed(), out_for: killed.elapsed() };
 
-    // A round of polls later nobody has been told of a removal, nor of other values.
+    // Until every list was polled once more: no listener may be notified of a removal or of other values.
     actix_rt::time::sleep(Duration::from_secs(10)).await;
     let told = news.waiting();
     assert!(told.iter().all(|news| news.removed.is_empty() && news.changed.is_empty()), "{told:?}");
@@ -124,7 +124,7 @@ fn weight(port: u16) -> f64 {
     f64::from(port % 7 + 1)
 }
 
-/// Its lists do not depend on what a Registry under test believes.
+/// A Registry whose lists do not depend on those of the Registry under test.
 fn observer(address: &str) -> Addr<Registry> {
     start(config_at(address).operation_timeout(ms(500)))
 }

@@ -18,7 +18,7 @@ use crate::{
 };
 
 const INSTANCES: usize = 3;
-/// A caller that has just started makes so many calls.
+/// The number of calls of a caller that has just started.
 const FIRST_CALLS: usize = 10;
 
 pub struct Sizes {
@@ -26,16 +26,17 @@ pub struct Sizes {
     pub rate: u32,
     /// From the start of the callers to the first restart.
     pub before: Duration,
-    /// From the start of a new instance to the end of the next old one, and at last to the end of the requests.
+    /// From the start of a new instance to the end of the next old one. After the last restart, to the end of the
+    /// requests.
     pub between: Duration,
-    /// From one caller that has just started to the next one.
+    /// From one new caller to the next one.
     pub newcomers: Duration,
 }
 
 pub struct Figures {
-    /// Of the caller that was there before.
+    /// The calls of the caller that runs throughout.
     pub calls: Calls,
-    /// Of those that have just started.
+    /// The calls of the callers that have just started.
     pub first_calls: Calls,
 }
 
@@ -69,7 +70,7 @@ async fn hello() -> &'static str {
     "hello"
 }
 
-/// The calls of a caller of its own, from its first moment.
+/// Starts a caller and makes its first calls at once.
 async fn just_started(nacos: &EmbeddedServer, service: &str) -> Calls {
     let registry = start(Config::new(nacos.server_address()));
     let http = Client::builder(&registry).service(service).retry(Retry::once()).finish();

@@ -19,13 +19,14 @@ pub struct Sizes {
     pub rate: u32,
     /// From the start of the gateway to the first restart.
     pub before: Duration,
-    /// Each instance is served for so long after it was deregistered.
+    /// How long each instance serves on after it was deregistered.
     pub drain: Duration,
-    /// From the start of a new instance to the end of the next old one, and at last to the end of the requests.
+    /// From the start of a new instance to the end of the next old one. After the last restart, to the end of the
+    /// requests.
     pub between: Duration,
 }
 
-/// One instance: an HTTP server on a port of its own, and its Registry.
+/// One instance: an HTTP server on its own port, and its Registry.
 struct Instance {
     registry: Addr<Registry>,
     server: ServerHandle,
@@ -44,7 +45,7 @@ impl Instance {
         Instance { registry, server: handle }
     }
 
-    /// As an application ends that was told to: it serves on while callers may not have heard of its end.
+    /// Ends gracefully, as an application does: the server runs until callers have noticed.
     async fn stop(self, drain: Duration) {
         let report = ask(&self.registry, Shutdown::default().drain(drain)).await.expect("a report");
         assert_eq!((report.deregistered, report.failed.len()), (1, 0));
@@ -52,7 +53,7 @@ impl Instance {
     }
 }
 
-/// Restarts all instances, each on another port, and gives what the gateway's requests came to, none of which is sent twice.
+/// Restarts all instances, each on another port. Returns the gateway's calls, none of which is sent twice.
 pub async fn rolling_restart(nacos: &EmbeddedServer, sizes: &Sizes) -> Calls {
     let mut old = join_all((0..INSTANCES).map(|_| Instance::start(nacos))).await;
     let gateway = start(Config::new(nacos.server_address()));
@@ -63,7 +64,7 @@ pub async fn rolling_restart(nacos: &EmbeddedServer, sizes: &Sizes) -> Calls {
 
     let is_over = Cell::new(false);
     let deploy = async {
-        // The time of day is all that there is to wait for: nothing happens in between.
+        // Only time passes here: there is no event to wait for.
         actix_rt::time::sleep(sizes.before).await;
         let mut new = Vec::new();
         while let Some(instance) = old.pop() {

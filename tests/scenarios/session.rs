@@ -33,7 +33,7 @@ pub fn logins(server: &EmbeddedServer) -> u64 {
     server.counters().requests_for(Operation::Login)
 }
 
-/// Keeps 64 requests in flight until `is_over`.
+/// Keeps 64 requests in flight until `is_over` returns true.
 pub async fn keep_asking(registry: &Addr<Registry>, is_over: impl Fn(&Figures) -> bool) -> Figures {
     let (began, figures) = (Instant::now(), RefCell::new(Figures::default()));
     let worker = async |port: u16| {
@@ -51,7 +51,7 @@ pub async fn keep_asking(registry: &Addr<Registry>, is_over: impl Fn(&Figures) -
     Figures { took: began.elapsed(), ..figures.into_inner() }
 }
 
-/// Tokens of this life, for so long.
+/// Sends requests for `last`, with tokens that live for `life`.
 pub async fn tokens_run_out(life: Duration, last: Duration) -> Figures {
     let server = guarded().token_ttl(life).start().expect("a free port");
     let registry = start(Config::new(server.server_address()).credentials("nacos", "secret"));

@@ -22,7 +22,7 @@ const WORKERS: u32 = 16;
 pub struct Figures {
     pub requests: usize,
     pub failed: Vec<String>,
-    /// From the signal.
+    /// The time from the signal to the end of the process.
     pub ended_after: Duration,
 }
 
@@ -33,7 +33,7 @@ fn start_example(server: &EmbeddedServer) -> Process {
     Process::start(&mut command)
 }
 
-/// `rate` requests per second for `before`, until the one instance has ended, and a second more.
+/// Sends `rate` requests per second: for `before`, until the instance has ended, and for one more second.
 pub async fn sigterm_under_load(rate: u32, before: Duration) -> Figures {
     let server = server();
     let (mut leaving, _staying) = (start_example(&server), start_example(&server));
@@ -69,7 +69,7 @@ pub struct Calls {
     pub failed: Vec<String>,
 }
 
-/// Sends `rate` requests per second to instances that the view chooses, until it is over.
+/// Sends `rate` requests per second to instances that the view chooses, until `is_over` returns true.
 pub async fn call_at_rate(view: &ServiceView, rate: u32, is_over: impl Fn() -> bool) -> Calls {
     let calls = RefCell::new(Calls::default());
     let client = awc::Client::default();

@@ -26,7 +26,7 @@ fn taking(time: Duration) -> Web {
     })
 }
 
-/// What the calls came to, and the slow instance's share of them.
+/// Returns the calls, and the slow instance's share of them.
 pub async fn one_of_three_is_slow(policy: Policy, sizes: &Sizes) -> (Calls, f64) {
     let (server, service) = (server(), unique("orders"));
     let instances = [taking(sizes.slow), taking(sizes.others), taking(sizes.others)];

@@ -1,7 +1,8 @@
 //! Everything at once, for any length of time: registering, modifying, deregistering and watching, with random faults.
 //!
-//! All random choices come from one seed. A model has what is registered. In the end, servers, views and listeners must
-//! agree with the model. An instance that is deregistered at a healthy server must leave the views in time.
+//! One seed determines all random choices. A model contains what is registered. In the end, servers, views and
+//! listeners must agree with the model. An instance that is deregistered at a healthy server must leave the views in
+//! time.
 #![allow(dead_code, unreachable_pub)]
 
 #[path = "soak_removals.rs"]
@@ -33,31 +34,31 @@ use crate::support::{
 
 const SERVICES: u16 = 20;
 const WORKERS: u16 = 16;
-/// Instances that a worker registers and deregisters.
+/// The number of instances that each worker registers and deregisters.
 const OF_EACH_WORKER: u16 = 32;
-/// Hold and expiry, and something on top.
+/// Longer than `outage_hold` and the expiry of an instance together.
 const SETTLE: Duration = Duration::from_secs(90);
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Now and then there is no fault for so long, so that a server becomes healthy.
+/// From time to time there is no fault for this long, so that a server becomes healthy.
 const CALM: Duration = Duration::from_secs(14);
 
 #[derive(Debug, Default)]
 pub struct Figures {
     pub operations: u64,
-    /// Tried again by the application, after the operation's deadline.
+    /// Operations that failed at their deadline and that the application sent again.
     pub repeated: u64,
     pub faults: u64,
     pub news: u64,
     pub instances: usize,
-    /// From the end of the faults until all agree.
+    /// The time from the end of the faults until all agree.
     pub settled_after: Duration,
     pub resident_kib: (u64, u64),
-    /// Before the first request, and at the end.
+    /// The number before the first request, and at the end.
     pub descriptors: (usize, usize),
     pub removals: removals::Figures,
 }
 
-/// Port and weight of all instances of each service.
+/// The port and weight of each instance, by service.
 type Model = BTreeMap<u16, BTreeMap<u16, u16>>;
 
 fn service(number: u16) -> String {
@@ -71,11 +72,11 @@ struct World {
     over: Cell<bool>,
     figures: RefCell<Figures>,
     removals: RefCell<Removals>,
-    /// One of each service, from the time when all anchors are registered.
+    /// One view of each service, once all anchors are registered.
     views: RefCell<Vec<ServiceView>>,
 }
 
-/// Checks that each message leads from the list before to the list now, and that no anchor is ever told to be gone.
+/// Checks that each change leads from the previous list to the new one, and that no anchor is ever removed.
 struct Checker {
     list: BTreeMap<u16, u16>,
     shared: Arc<Mutex<Checked>>,
@@ -122,12 +123,12 @@ impl Handler<ServiceChanged> for Checker {
     }
 }
 
-/// One in each service is registered throughout.
+/// An anchor is an instance that is registered throughout. There is one in each service.
 fn is_anchor(port: u16) -> bool {
     port <= SERVICES
 }
 
-/// Says now and then how far it is.
+/// Runs the soak, and reports the progress from time to time by `say`.
 pub async fn soak(last: Duration, seed: u64, mut say: impl FnMut(&str)) -> Figures {
     let server = |_| crate::support::builder().user("nacos", "secret").start().unwrap();
     let servers: Arc<[_]> = (0..2).map(server).collect();
@@ -203,7 +204,7 @@ pub async fn soak(last: Duration, seed: u64, mut say: impl FnMut(&str)) -> Figur
 }
 
 impl World {
-    /// As an application does that will not take no for an answer.
+    /// Repeats an operation until it succeeds, as an application would that must not give up.
     async fn insist<T>(&self, mut operation: impl AsyncFnMut() -> Result<T, Error>) -> T {
         loop {
             match operation().await {
@@ -212,7 +213,7 @@ impl World {
                     return value;
                 }
                 Err(error) if error.is_retryable() => self.figures.borrow_mut().repeated += 1,
-                // A server that lost its tokens twice within 10 s: only then there is another login.
+                // The server has lost its tokens twice within 10 s. The client logs in only once in that time.
                 Err(Error::Unauthorized { .. }) => {
                     self.figures.borrow_mut().repeated += 1;
                     actix_rt::time::sleep(ms(500)).await;
@@ -255,7 +256,7 @@ impl World {
         views.get(usize::from(port % SERVICES)).is_some_and(|view| view.instances().iter().any(|it| it.port == port))
     }
 
-    /// Takes note of what is not shown any more.
+    /// Records the removals that a view shows.
     fn look_at(&self, view: &ServiceView) {
         let instances = view.instances();
         let service = view.service().name.clone();
@@ -267,7 +268,7 @@ impl World {
         }
     }
 
-    /// All views of a service read the same list: one stands for all.
+    /// All views of a service read the same list, so one of them is enough.
     async fn see_removals(self: Rc<Self>, mut view: ServiceView) {
         while view.changed().await.is_ok() {
             self.look_at(&view);
@@ -301,12 +302,12 @@ impl World {
                 6..9 => self.deregister(number, port).await,
                 _ => drop(self.insist(async || ask(&self.registry, ListInstances::new(service(number))).await).await),
             }
-            // The pace of an application that has other things to do.
+            // A pause, as in an application that has other work.
             actix_rt::time::sleep(ms(dice.u64(..100))).await;
         }
     }
 
-    /// Listeners and views that come and go.
+    /// Subscribes and unsubscribes listeners, and creates and drops views.
     async fn watch_and_leave(&self, mut dice: fastrand::Rng) {
         let mut views: Vec<ServiceView> = Vec::new();
         while !self.over.get() {
@@ -345,13 +346,13 @@ impl World {
         }
     }
 
-    /// In another thread: a server that is told to close its connections keeps the caller waiting.
+    /// Orders a fault in another thread, because closing a server's connections blocks the caller.
     async fn order(&self, server: usize, order: impl FnOnce(&EmbeddedServer) + Send + 'static) {
         let servers = self.servers.clone();
         actix_rt::task::spawn_blocking(move || order(&servers[server])).await.expect("no panic");
     }
 
-    /// Waits until the server in use, the views and the listeners say what the model says.
+    /// Waits until the server in use, the views and the listeners agree with the model.
     async fn settle(&self, views: &[ServiceView], checked: &[Arc<Mutex<Checked>>]) {
         let began = Instant::now();
         loop {

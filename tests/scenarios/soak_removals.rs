@@ -9,18 +9,18 @@ use actix_nacos::{embedded::Dialect, Protocol};
 
 use crate::support::measure::{Spread, Stalls};
 
-/// A server is healthy once it has been in use for so long, and no fault of it was ordered or lasted meanwhile.
+/// A server is healthy if it has been in use for this time and no fault of it was ordered or lasted meanwhile.
 ///
-/// An instance that no list of the present epoch has contained may be withheld from removal, so each list has to have
-/// contained all its instances since the epoch began. That takes until a server that failed is tried again (at most
-/// 2 s), until each instance is registered again (its beat interval, 1 s), and until the list is polled after that (2 s);
-/// the rest is for a slow machine.
+/// An instance that no list of the present epoch has contained may be withheld from removal. So each list must have
+/// contained all its instances since the epoch began. Until then a server that failed must be tried again (at most 2
+/// s), each instance must be registered again (its beat interval, 1 s), and the list must be polled after that (2 s).
+/// The rest is for a slow machine.
 const HEALTHY_AFTER: Duration = Duration::from_secs(8);
 
 /// The longest interval between two polls of a list.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// All removals are seen so much later than [`How::bound`] at the latest.
+/// All removals must be seen at the latest this long after [`How::bound`].
 const GRACE: Duration = Duration::from_secs(3);
 
 /// How a removal reaches the views.
@@ -33,7 +33,8 @@ pub enum How {
 }
 
 impl How {
-    /// Servers that know v1 and v3 push by v1 alone. One that took the place of a server without v1 is still spoken to by v3.
+    /// A server that knows v1 and v3 pushes by v1 only. If it has replaced a server without v1, the client still speaks
+    /// v3.
     fn at(dialect: Dialect, protocol: Option<Protocol>) -> Self {
         match (dialect, protocol) {
             (Dialect::V3_2, _) | (_, Some(Protocol::V3)) => How::Polled,
@@ -42,7 +43,7 @@ impl How {
         }
     }
 
-    /// Within this 95 percent of the removals are seen.
+    /// Views must show 95 percent of the removals within this time.
     fn bound(self) -> Duration {
         match self {
             How::Pushed => Duration::from_secs(1),
@@ -52,14 +53,14 @@ impl How {
     }
 }
 
-/// One server: what was ordered of it, and since when it has been well.
+/// The health of one server: the faults that were ordered, and since when it has been healthy.
 #[derive(Debug, Clone, Copy)]
 struct Health {
     is_faulty: bool,
     since: Instant,
 }
 
-/// A deregistration that was answered and that its view does not show yet.
+/// An instance whose deregistration was answered, but that its view still shows.
 #[derive(Debug, Clone, Copy)]
 struct Pending {
     answered: Instant,
@@ -73,11 +74,11 @@ struct Seen {
     late: usize,
 }
 
-/// Which removals count, and when they were seen. Instances are known by their ports.
+/// Decides which removals count, and records when the views showed them. Identifies instances by their ports.
 pub struct Removals {
     health: [Health; 2],
     in_use: usize,
-    /// What the server in use was last found to speak.
+    /// The protocol that the server in use last spoke.
     protocol: Option<Protocol>,
     /// When each instance was registered.
     registered: BTreeMap<u16, Instant>,
@@ -94,24 +95,24 @@ pub struct Removals {
 pub struct Figures {
     pub pushed: Summary,
     pub polled: Summary,
-    /// Seen later than promised for any, or not at all: how many, and the first.
+    /// Removals that were seen later than the limit for all, or never.
     pub overdue: usize,
     pub first_overdue: Option<String>,
-    /// Removals that a stall of the machine above 200 ms was in.
+    /// Removals during which the machine stalled for more than 200 ms.
     pub left_out: usize,
 }
 
 #[derive(Debug, Default)]
 pub struct Summary {
     pub removals: usize,
-    /// Those seen within the time that is promised for 95 percent.
+    /// Removals that were seen within the time for 95 percent.
     pub in_time: usize,
     pub median: Duration,
     pub longest: Duration,
 }
 
 impl Summary {
-    /// Holds where there was nothing to see, too.
+    /// Also true if there were no removals.
     pub fn holds(&self) -> bool {
         self.in_time * 100 >= self.removals * 95
     }
@@ -154,7 +155,7 @@ impl Removals {
         }
     }
 
-    /// How a removal reaches the views now, where servers speak like this.
+    /// Returns how a removal reaches the views now, given the dialect of each server.
     pub fn how(&self, dialect_of: impl Fn(usize) -> Dialect) -> How {
         How::at(dialect_of(self.in_use), self.protocol)
     }
@@ -164,7 +165,7 @@ impl Removals {
         !is_faulty && since.elapsed() >= HEALTHY_AFTER
     }
 
-    /// A view that is late need not show what is registered again.
+    /// Stops waiting for the removal of an instance that is registered again: a late view need not show it.
     pub fn registering(&mut self, port: u16) {
         self.give_up(port);
     }
@@ -173,13 +174,14 @@ impl Removals {
         self.registered.insert(port, Instant::now());
     }
 
-    /// Whether it will count when `port` is deregistered now: a list of this epoch has had it, as far as that is promised.
+    /// Whether the removal of `port` would count now: the server is healthy, and a list of this epoch should contain
+    /// the instance.
     pub fn counts(&self, port: u16, how: How) -> bool {
         let is_listed = self.registered.get(&port).is_some_and(|registered| registered.elapsed() > how.bound());
         is_listed && self.is_healthy()
     }
 
-    /// The deregistration was answered, and counts.
+    /// Records that the deregistration was answered, if it counts.
     pub fn deregistered(&mut self, port: u16, how: How) {
         if self.is_healthy() {
             self.pending.insert(port, Pending { answered: Instant::now(), how });
@@ -190,7 +192,7 @@ impl Removals {
         self.pending.keys().copied()
     }
 
-    /// No view shows it any more.
+    /// Records that no view shows the instance any more.
     pub fn seen(&mut self, port: u16) {
         let Some(pending) = self.pending.remove(&port) else { return };
         let took = pending.answered.elapsed();
@@ -211,7 +213,7 @@ impl Removals {
         }
     }
 
-    /// What is too late already is late, however it would have ended.
+    /// Stops waiting for a removal. If its time is already over, it counts as late.
     fn give_up(&mut self, port: u16) {
         let late = |pending: &Pending| pending.answered.elapsed() > pending.how.bound();
         if let Some(pending) = self.pending.remove(&port).filter(late) {
@@ -224,7 +226,7 @@ impl Removals {
         ports.into_iter().for_each(|port| self.give_up(port));
     }
 
-    /// To be called now and then.
+    /// Finds removals that are overdue. Must be called from time to time.
     pub fn find_overdue(&mut self) {
         let is_overdue = |pending: &Pending| pending.answered.elapsed() > pending.how.bound() + GRACE;
         let overdue: Vec<_> =

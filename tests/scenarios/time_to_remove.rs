@@ -15,7 +15,7 @@ use crate::support::{
     shut_down, start, unique, IP,
 };
 
-/// `leaving` instances of a service that has `of` of them are deregistered.
+/// Says how many instances of a service there are (`of`), and how many of them are deregistered (`leaving`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     pub leaving: u16,
@@ -26,11 +26,11 @@ pub const SHAPES: [Shape; 3] = [Shape { leaving: 1, of: 10 }, Shape { leaving: 2
 
 pub struct Sizes {
     pub shapes: Vec<Shape>,
-    /// Services of each shape.
+    /// The number of services of each shape.
     pub services: u16,
     /// From the last registration to the first deregistration.
     pub rest: Duration,
-    /// The deregistrations are spread over this time, so that polls find them at any age.
+    /// The deregistrations are spread over this time, so that they happen at any time between two polls.
     pub spread: Duration,
     /// The longest interval between two polls of a list.
     pub poll_interval: Duration,
@@ -38,16 +38,16 @@ pub struct Sizes {
 
 #[derive(Debug)]
 pub struct Figures {
-    /// How often lists are polled, on a server that pushed none.
+    /// The poll interval, if the server pushed nothing.
     pub polled_every: Option<Duration>,
-    /// From the answer of the last deregistration until the view shows all of them.
+    /// The time from the answer to the last deregistration until the view shows all of them.
     pub times: Vec<(Shape, Spread)>,
-    /// Measurements that a stall of the machine above 200 ms was in.
+    /// Measurements during which the machine stalled for more than 200 ms.
     pub left_out: usize,
 }
 
 impl Figures {
-    /// What has to hold for each time.
+    /// The promised time.
     pub fn bound(&self) -> Duration {
         match self.polled_every {
             None => Duration::from_secs(1),
@@ -60,14 +60,14 @@ impl Figures {
     }
 }
 
-/// Registers and deregisters with one Registry, and watches with another one.
+/// One Registry registers and deregisters, another one watches.
 pub async fn time_to_remove(config: Config, sizes: &Sizes) -> Figures {
     let owner = start(config.clone().push(PushConfig::off()));
     let caller = start(config.poll_interval(sizes.poll_interval.min(Duration::from_secs(1)), sizes.poll_interval));
     let stalls = Stalls::watch();
     let shapes = sizes.shapes.iter().flat_map(|shape| (0..sizes.services).map(|_| *shape));
     let services: Vec<_> = join_all(shapes.map(|shape| Service::register(&owner, &caller, shape))).await;
-    // Nothing shows that a server is done with what it does after a registration, and nothing happens meanwhile.
+    // Nothing shows when a server has finished its work after a registration, so wait for a fixed time.
     actix_rt::time::sleep(sizes.rest).await;
     let measured = join_all(services.into_iter().map(|service| service.measure(&owner, &stalls, sizes.spread))).await;
 
@@ -92,12 +92,12 @@ struct Service {
 struct Measured {
     shape: Shape,
     view: ServiceView,
-    /// None if the machine stalled meanwhile.
+    /// `None` if the machine stalled meanwhile.
     took: Option<Duration>,
 }
 
 impl Service {
-    /// Ready when the view shows all instances.
+    /// Registers all instances, and waits until the view shows them.
     async fn register(owner: &Addr<Registry>, caller: &Addr<Registry>, shape: Shape) -> Self {
         let name = unique("leaving");
         let register = |port| ask(owner, RegisterInstance::new(&name, IP, port));
@@ -119,22 +119,22 @@ impl Service {
     }
 }
 
-/// Waits until the view has so many instances.
+/// Waits until the view has this number of instances.
 async fn shows(view: &mut ServiceView, instances: u16) {
     while view.instances().len() != usize::from(instances) {
         actix_rt::time::timeout(PATIENCE, view.changed()).await.expect("a list in time").expect("the registry lives");
     }
 }
 
-/// Longer than any view has ever shown an instance that had gone.
+/// Longer than any view has ever shown an instance after its removal.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// None on a server that pushes.
+/// `None` on a server that pushes.
 async fn polled_every(caller: &Addr<Registry>, measured: &[Measured]) -> Option<Duration> {
     let status = ask(caller, GetStatus).await.expect("a status");
     if status.push.is_some_and(|push| push.pushes > 0) {
         return None;
     }
-    // What the server asks for by `cacheMillis`, of which a Subscriber takes 85 percent.
+    // The server asks for this interval by `cacheMillis`. A Subscriber polls after 85 percent of it.
     measured.iter().map(|it| it.view.info().cache_time().mul_f64(0.85)).max()
 }
