@@ -324,7 +324,7 @@ async fn the_page_can_be_used_by_keyboard_and_read_by_a_screen_reader() {
 
 #[actix::test]
 #[ignore = "needs chromium"]
-async fn the_console_disables_reweights_and_removes_and_orders_faults() {
+async fn the_console_changes_and_removes_instances_and_injects_faults() {
     let Some(mut browser) = Browser::start().await else { return };
     let server = support::builder().console().start().unwrap();
     let registry = support::registry(&server);

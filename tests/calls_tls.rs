@@ -106,7 +106,7 @@ async fn get(client: ClientBuilder, url: String) -> Result<(Version, String), Se
 }
 
 #[actix::test]
-async fn the_certificate_of_the_service_is_accepted_and_another_one_refused() {
+async fn the_certificate_of_the_service_is_accepted_and_another_one_rejected() {
     let (nacos, authority) = (server(), Authority::new());
     let registry = registry(&nacos);
     for (protocol, version) in [("http/1.1", Version::HTTP_11), ("h2", Version::HTTP_2)] {

@@ -254,7 +254,7 @@ fn metadata(pairs: &[(&str, &str)]) -> Metadata {
 // Register.
 
 #[actix::test]
-async fn registering_gives_what_is_not_said_nacos_defaults() {
+async fn values_that_are_not_given_get_nacos_defaults() {
     everywhere(async |world| {
         world.ask(world.register(8080)).await;
         let info = world.listed_ports(&[8080]).await;
@@ -375,7 +375,7 @@ async fn deregistering_takes_one_instance_out_and_leaves_the_others() {
 }
 
 #[actix::test]
-async fn deregistering_what_is_not_there_is_ok() {
+async fn deregistering_an_unknown_instance_is_ok() {
     everywhere(async |world| {
         world.ask(world.deregister(8080)).await;
         world.ask(world.register(8080)).await;
@@ -387,7 +387,7 @@ async fn deregistering_what_is_not_there_is_ok() {
 }
 
 #[actix::test]
-async fn anybody_can_deregister_an_instance() {
+async fn every_client_can_deregister_an_instance() {
     everywhere(async |world| {
         world.ask(world.register(8080).ephemeral(false)).await;
         world.listed_ports(&[8080]).await;
@@ -400,7 +400,7 @@ async fn anybody_can_deregister_an_instance() {
 // Modify.
 
 #[actix::test]
-async fn modifying_an_own_instance_leaves_what_is_not_given() {
+async fn modifying_an_own_instance_leaves_values_that_are_not_given() {
     everywhere(async |world| {
         world.ask(world.register(8080).weight(2.0).metadata("a", "1")).await;
         world.listed_ports(&[8080]).await;
@@ -435,7 +435,7 @@ async fn modifying_an_own_persistent_instance_leaves_it_persistent() {
 }
 
 #[actix::test]
-async fn modifying_somebody_elses_instance_leaves_what_is_not_given_or_says_that_it_cannot() {
+async fn modifying_anothers_instance_leaves_values_that_are_not_given_or_is_an_error() {
     everywhere(async |world| {
         world.ask(world.register(8080).weight(2.0).metadata("a", "1")).await;
         world.ask(world.register(8081)).await;
@@ -471,7 +471,7 @@ async fn modifying_somebody_elses_instance_leaves_what_is_not_given_or_says_that
 }
 
 #[actix::test]
-async fn modifying_what_is_not_there_is_not_found() {
+async fn modifying_an_unknown_instance_is_not_found() {
     everywhere(async |world| {
         let no_service = ask(&world.registry, world.modify(8080).weight(2.0)).await;
         assert!(matches!(no_service, Err(Error::NotFound { .. })), "{no_service:?}");
@@ -515,7 +515,7 @@ async fn a_persistent_instance_is_read_as_one() {
 }
 
 #[actix::test]
-async fn getting_what_is_not_there_is_not_found() {
+async fn getting_an_unknown_instance_is_not_found() {
     everywhere(async |world| {
         let not_found = async |get: GetInstance| {
             let refused = ask(&world.registry, get).await;
@@ -536,7 +536,7 @@ async fn getting_what_is_not_there_is_not_found() {
 }
 
 #[actix::test]
-async fn a_disabled_instance_is_read_by_its_owner_and_where_servers_tell_by_others() {
+async fn a_disabled_instance_is_read_by_its_owner_and_by_others_if_the_server_shows_it() {
     everywhere(async |world| {
         world.ask(world.register(8080).enabled(false).weight(2.0)).await;
         let own = world.ask(world.get(8080)).await;
@@ -622,7 +622,7 @@ async fn a_service_has_different_instances_in_different_groups_and_namespaces() 
 }
 
 #[actix::test]
-async fn lists_of_healthy_instances_leave_out_who_does_not_beat() {
+async fn lists_of_healthy_instances_leave_out_instances_that_do_not_beat() {
     everywhere(async |world| {
         // A beat by hand registers an instance that has no Heartbeat actor.
         let beat = SendHeartbeat::new(&world.service, IP, 8080);
@@ -648,7 +648,7 @@ async fn lists_of_healthy_instances_leave_out_who_does_not_beat() {
 // Beats.
 
 #[actix::test]
-async fn a_beat_by_hand_is_taken_and_answered() {
+async fn a_beat_by_hand_is_accepted_and_answered() {
     everywhere(async |world| {
         world.ask(world.register(8080).weight(2.0)).await;
         let reply = world.ask(SendHeartbeat::new(&world.service, IP, 8080)).await;
@@ -677,7 +677,7 @@ async fn a_beat_by_hand_registers_what_the_server_does_not_know() {
 }
 
 #[actix::test]
-async fn a_persistent_instance_takes_no_beats() {
+async fn beats_for_a_persistent_instance_are_rejected() {
     everywhere(async |world| {
         world.ask(world.register(8080).ephemeral(false)).await;
         for registry in [&world.registry, &world.other_owner] {
@@ -694,7 +694,7 @@ async fn a_persistent_instance_takes_no_beats() {
 // Subscribe.
 
 #[actix::test]
-async fn a_listener_is_told_the_first_list_and_every_change() {
+async fn a_listener_receives_the_first_list_and_every_change() {
     everywhere(async |world| {
         world.ask(world.register(8080).weight(2.0)).await;
         world.listed_ports(&[8080]).await;
@@ -727,7 +727,7 @@ async fn a_listener_is_told_the_first_list_and_every_change() {
 }
 
 #[actix::test]
-async fn a_subscription_of_clusters_is_told_of_no_other() {
+async fn a_subscription_of_clusters_receives_no_change_of_other_clusters() {
     everywhere(async |world| {
         let mut news = News::listen();
         let subscribe = Subscribe::new(&world.service, news.recipient()).group("PAY").clusters(["north"]);
@@ -745,7 +745,7 @@ async fn a_subscription_of_clusters_is_told_of_no_other() {
 }
 
 #[actix::test]
-async fn who_has_unsubscribed_is_told_nothing() {
+async fn a_listener_that_unsubscribed_receives_nothing() {
     everywhere(async |world| {
         let (mut leaves, mut stays) = (News::listen(), News::listen());
         let mut all: [News; 2] = [News::listen(), News::listen()];
@@ -820,7 +820,7 @@ async fn services_are_listed_in_pages_by_group() {
 }
 
 #[actix::test]
-async fn the_status_tells_of_servers_instances_and_subscriptions() {
+async fn the_status_shows_servers_instances_and_subscriptions() {
     everywhere(async |world| {
         world.ask(world.register(8080)).await;
         let mut news = News::listen();
@@ -873,7 +873,7 @@ async fn shutting_down_takes_persistent_instances_out_when_asked() {
 // Failures.
 
 #[actix::test]
-async fn a_wrong_context_path_is_said_to_be_one() {
+async fn an_error_names_a_wrong_context_path() {
     everywhere(async |world| {
         let lost = start(world.config.clone().context_path("/elsewhere").request_timeout(ms(1000)));
         let refused = ask(&lost, world.list()).await.unwrap_err();

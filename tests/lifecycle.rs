@@ -99,7 +99,7 @@ fn a_thousand_registries_leave_no_thread_and_no_descriptor() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_registry_whose_server_hangs_leaves_nothing_either() {
+fn a_registry_whose_server_hangs_leaves_no_thread_and_no_descriptor() {
     let _alone = alone();
     let server = server();
     let (threads_before, descriptors_before) = settled(&server);
@@ -176,7 +176,7 @@ async fn shutdown_leaves_persistent_instances_unless_asked() {
 }
 
 #[actix::test]
-async fn what_was_asked_for_before_a_shutdown_takes_effect_before() {
+async fn messages_before_a_shutdown_take_effect_before_it() {
     let _alone = alone();
     let server = server();
     let registry = registry(&server);
@@ -379,7 +379,7 @@ fn without_an_arbiter_starting_here_is_an_error() {
 }
 
 #[test]
-fn a_system_that_does_not_run_yet_is_no_place_to_start_here() {
+fn starting_here_needs_a_running_system() {
     let _alone = alone();
     let _system = System::new();
     let started = Registry::start_here(Config::new("127.0.0.1:8848"));
@@ -475,7 +475,7 @@ impl Handler<ServiceChanged> for Caller {
 }
 
 #[test]
-fn listeners_on_any_arbiter_are_told() {
+fn listeners_on_any_arbiter_are_notified() {
     let _alone = alone();
     let server = server();
     let registry = registered(&server);

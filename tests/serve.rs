@@ -267,7 +267,7 @@ async fn a_signal_while_offline_drains_waits_for_it_and_no_longer() {
 }
 
 #[actix::test]
-async fn an_application_that_ends_its_registry_by_itself_still_ends_when_it_is_told() {
+async fn a_service_whose_application_ended_the_registry_still_ends_without_an_error() {
     let nacos = server();
     let registry = registry(&nacos);
     let (listener, port) = listen();
@@ -302,7 +302,7 @@ async fn routes_are_renamed_and_left_out_and_keep_no_registry_alive() {
 }
 
 #[actix::test]
-async fn metrics_and_offline_are_for_this_machine_or_who_has_the_token() {
+async fn metrics_and_offline_need_a_local_request_or_the_token() {
     let nacos = server();
     let registry = registry(&nacos);
     let (listener, port) = listen();

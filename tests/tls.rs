@@ -132,7 +132,7 @@ async fn a_server_with_an_ipv6_address_is_trusted_by_its_certificate() -> Result
 }
 
 #[actix::test]
-async fn a_server_that_wants_a_client_certificate_is_shown_it() -> Result<(), Error> {
+async fn a_server_that_requires_a_client_certificate_gets_it() -> Result<(), Error> {
     let server = support::builder().start().expect("a free port");
     let authority = Authority::new("client");
     let address = tls_in_front_of(server.address(), &authority, true).await;

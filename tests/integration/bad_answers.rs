@@ -182,7 +182,7 @@ async fn a_host_that_has_no_address_is_unreachable() {
 }
 
 #[actix::test]
-async fn not_found_of_a_proxy_is_no_instance_that_is_not_there() {
+async fn a_404_from_a_proxy_is_not_taken_for_a_missing_instance() {
     for answer in [text(404, "text/html", PAGE), text(404, "text/plain", ""), text(404, "application/json", "{}")] {
         let said = |error: &Error| matches!(error, Error::Unsupported { .. } | Error::Refused { .. });
         gives(answer, said).await;
@@ -190,7 +190,7 @@ async fn not_found_of_a_proxy_is_no_instance_that_is_not_there() {
 }
 
 #[actix::test]
-async fn errors_of_a_server_are_refusals_that_may_pass() {
+async fn errors_of_a_server_are_retryable() {
     for status in [500, 502, 503] {
         for body in ["", PAGE, "caused: no leader;", r#"{"timestamp":"x","status":503,"error":"x"}"#] {
             let world = World::answering(text(status, "text/plain", body));
@@ -203,7 +203,7 @@ async fn errors_of_a_server_are_refusals_that_may_pass() {
 }
 
 #[actix::test]
-async fn a_refusal_that_stays_is_asked_once() {
+async fn a_permanently_rejected_request_is_sent_once() {
     let world = World::answering(text(400, "text/plain", "Param 'serviceName' is illegal"));
     let refused = ask(&world.registry, RegisterInstance::new("orders", IP, 80)).await.unwrap_err();
     assert_eq!(refused.status(), Some(400));
@@ -222,7 +222,7 @@ async fn a_redirection_is_not_followed() {
 }
 
 #[actix::test]
-async fn a_redirection_is_told_with_its_destination_and_what_to_do() {
+async fn an_error_about_a_redirect_names_its_target_and_what_to_do() {
     for (status, location) in [
         (301, "https://nacos.example/nacos/v1/ns/instance/list?token=hush"),
         (302, "http://sso.example:8080/login?next=hush"),
@@ -239,7 +239,7 @@ async fn a_redirection_is_told_with_its_destination_and_what_to_do() {
 }
 
 #[actix::test]
-async fn an_answer_in_another_encoding_than_was_asked_for_is_read() {
+async fn an_answer_in_an_unrequested_encoding_is_read() {
     let list = r#"{"hosts":[{"ip":"127.0.0.1","port":80,"metadata":{"name":"订单"}}]}"#;
     let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
     gzip.write_all(list.as_bytes()).unwrap();
@@ -269,14 +269,14 @@ async fn no_error_has_bytes_that_are_no_text() {
 }
 
 #[actix::test]
-async fn a_huge_error_page_is_told_in_short() {
+async fn an_error_quotes_only_the_beginning_of_a_huge_page() {
     let world = World::answering(text(400, "text/html", &"<p>no</p>".repeat(100_000)));
     let refused = ask(&world.registry, ListInstances::new("orders")).await.unwrap_err();
     assert!(refused.to_string().len() < 2000, "{} characters", refused.to_string().len());
 }
 
 #[actix::test]
-async fn listeners_are_told_nothing_of_bad_answers() {
+async fn listeners_are_not_notified_of_bad_answers() {
     let service = unique("orders");
     let hosts =
         r#"{"name":"DEFAULT_GROUP@@x","hosts":[{"ip":"127.0.0.1","port":80,"healthy":true}],"cacheMillis":100}"#;

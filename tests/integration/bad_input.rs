@@ -59,7 +59,7 @@ fn rule_for(name: &str) -> &'static str {
 }
 
 #[actix::test]
-async fn service_names_that_no_server_takes_are_refused_by_every_message() {
+async fn every_message_rejects_service_names_that_no_server_accepts() {
     let world = World::new();
     for name in bad_names() {
         let (name, rule) = (name.as_str(), rule_for(&name));
@@ -77,7 +77,7 @@ async fn service_names_that_no_server_takes_are_refused_by_every_message() {
 }
 
 #[actix::test]
-async fn groups_that_no_server_takes_are_refused_by_every_message() {
+async fn every_message_rejects_groups_that_no_server_accepts() {
     let world = World::new();
     for name in bad_names() {
         let (name, rule) = (name.as_str(), rule_for(&name));
@@ -114,7 +114,7 @@ async fn a_grouped_name_may_name_no_other_group_than_the_given_one() {
 }
 
 #[actix::test]
-async fn clusters_that_no_server_takes_are_refused_by_every_message() {
+async fn every_message_rejects_clusters_that_no_server_accepts() {
     let world = World::new();
     for name in ["", "a,b", "a\nb", &"c".repeat(513)] {
         let rule = rule_for(name);
@@ -132,7 +132,7 @@ async fn clusters_that_no_server_takes_are_refused_by_every_message() {
 }
 
 #[actix::test]
-async fn addresses_that_nobody_can_call_are_refused_by_every_message() {
+async fn every_message_rejects_addresses_that_cannot_be_called() {
     let world = World::new();
     let bad = [
         ("", "empty"),
@@ -159,7 +159,7 @@ async fn addresses_that_nobody_can_call_are_refused_by_every_message() {
 }
 
 #[actix::test]
-async fn weights_outside_nacos_range_are_refused_by_every_message() {
+async fn every_message_rejects_weights_outside_nacos_range() {
     let world = World::new();
     for weight in [-0.1, 10_000.1, f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
         world.refuses(RegisterInstance::new("orders", IP, 80).weight(weight), "weight", "10000").await;
@@ -173,7 +173,7 @@ async fn weights_outside_nacos_range_are_refused_by_every_message() {
 }
 
 #[actix::test]
-async fn metadata_that_is_too_large_or_no_interval_is_refused_by_every_message() {
+async fn every_message_rejects_metadata_that_is_too_large_or_has_a_bad_interval() {
     let world = World::new();
     let bad = [
         ("k", "v".repeat(65_536), "65536"),
@@ -205,7 +205,7 @@ async fn metadata_that_is_too_large_or_no_interval_is_refused_by_every_message()
 }
 
 #[actix::test]
-async fn pages_that_cannot_be_and_beats_of_persistent_instances_are_refused() {
+async fn impossible_page_numbers_and_beats_of_persistent_instances_are_rejected() {
     let world = World::new();
     world.refuses(ListServices::new(1, 0), "page_size", "at least 1").await;
     world.refuses(ListServices::new(0, 10), "page_no", "from 1").await;
@@ -214,7 +214,7 @@ async fn pages_that_cannot_be_and_beats_of_persistent_instances_are_refused() {
 }
 
 #[actix::test]
-async fn a_namespace_that_is_none_is_refused() {
+async fn an_invalid_namespace_is_rejected() {
     let world = World::new();
     world.refuses(ListInstances::new("orders").namespace("a b"), "namespace", "id").await;
     world.refuses(ListInstances::new("orders").namespace("a&b=c"), "namespace", "id").await;

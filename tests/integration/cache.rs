@@ -63,7 +63,7 @@ async fn a_start_during_an_outage_finds_the_last_lists_and_says_that_they_are_st
 }
 
 #[actix::test]
-async fn a_list_from_the_disk_is_gone_with_the_first_list_of_a_server() {
+async fn the_first_list_from_a_server_replaces_a_list_from_the_disk() {
     let (server, folder) = (server(), Folder::new());
     let other = after_a_day_at_work(&server, &folder).await;
     let registry = start(caching(&server, &folder.0));

@@ -229,7 +229,7 @@ async fn a_streamed_body_that_was_read_is_not_sent_twice() {
 }
 
 #[actix::test]
-async fn an_instance_that_hangs_is_given_up_and_another_one_asked() {
+async fn a_call_to_an_instance_that_hangs_is_retried_on_another_one() {
     let (silent, serving) = (Web::silent(), Web::with_its_port());
     let world = World::with(&[&silent, &serving]).await;
     let http = world.builder().attempt_timeout(ms(100)).finish();
@@ -253,7 +253,7 @@ async fn the_deadline_covers_all_attempts() {
 }
 
 #[actix::test]
-async fn no_instance_is_told_after_the_time_to_wait() {
+async fn a_call_fails_when_no_instance_comes_in_time() {
     let world = World::new();
     let http = world.builder().wait(ms(200)).finish();
     let began = Instant::now();
@@ -278,7 +278,7 @@ async fn a_call_waits_for_the_first_instance() {
 }
 
 #[actix::test]
-async fn the_last_list_serves_when_the_registry_is_gone_and_errors_say_so() {
+async fn the_last_list_is_used_after_the_end_of_the_registry_and_errors_say_that_it_is_stale() {
     let server = Web::with_its_port();
     let world = World::with(&[&server]).await;
     let http = world.builder().retry(Retry::never()).finish();
@@ -295,7 +295,7 @@ async fn the_last_list_serves_when_the_registry_is_gone_and_errors_say_so() {
 }
 
 #[actix::test]
-async fn a_client_of_ones_own_takes_the_middleware() {
+async fn the_middleware_works_in_a_plain_awc_client() {
     let server = echo();
     let world = World::with(&[&server]).await;
     world.register_dead().await;
@@ -401,7 +401,7 @@ async fn an_answer_that_is_cut_off_is_an_error_and_a_failure_of_the_instance() {
 }
 
 #[actix::test]
-async fn a_caller_that_drops_bodies_leaves_its_instances_in() {
+async fn a_caller_that_drops_bodies_ejects_no_instance() {
     let (one, other) = (Web::with_its_port(), Web::with_its_port());
     let world = World::with(&[&one, &other]).await;
     let selection = Selection::default().slow_after(ms(1)).eject(Eject::consecutive(1));
@@ -464,7 +464,7 @@ async fn a_client_that_follows_no_redirect_passes_it_on() {
 }
 
 #[actix::test]
-async fn limits_without_end_are_limits_like_others() {
+async fn infinite_time_limits_are_accepted() {
     let server = Web::with_its_port();
     let world = World::with(&[&server]).await;
     let selection = Selection::default().warm_up(Duration::MAX);

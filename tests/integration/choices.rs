@@ -48,7 +48,7 @@ impl Handler<EjectionChanged> for Listener {
 }
 
 #[actix::test]
-async fn an_ejection_shows_in_the_status_and_is_told_to_those_who_ask() {
+async fn an_ejection_is_shown_in_the_status_and_watchers_are_notified() {
     let (_nacos, registry) = with_instances(&[80, 81, 82]).await;
     let (told_tx, mut told) = mpsc::unbounded_channel();
     let listener = Listener(told_tx).start();

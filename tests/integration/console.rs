@@ -40,7 +40,7 @@ async fn there_is_no_console_unless_asked_for() {
 }
 
 #[actix::test]
-async fn other_sites_can_neither_read_nor_order_anything() {
+async fn pages_of_other_sites_can_neither_read_nor_change_anything() {
     let server = builder().start().unwrap();
     let registry = registry(&server);
     ask(&registry, RegisterInstance::new("orders", IP, 80)).await.unwrap();
@@ -82,7 +82,7 @@ async fn other_sites_can_neither_read_nor_order_anything() {
 }
 
 #[actix::test]
-async fn it_shows_who_comes_and_goes_also_with_html_in_the_metadata() {
+async fn it_shows_added_and_removed_instances_also_with_html_in_the_metadata() {
     let server = builder().start().unwrap();
     let registry = registry(&server);
     let mut events = Events::open(&url(&server, "/console/events")).await;
@@ -99,7 +99,7 @@ async fn it_shows_who_comes_and_goes_also_with_html_in_the_metadata() {
 }
 
 #[actix::test]
-async fn instances_are_disabled_reweighted_and_removed() {
+async fn instances_are_disabled_removed_and_get_other_weights() {
     for dialect in actix_nacos::embedded::Dialect::all() {
         let server = builder().dialect(dialect).start().unwrap();
         let registry = registry(&server);
@@ -125,7 +125,7 @@ async fn instances_are_disabled_reweighted_and_removed() {
 }
 
 #[actix::test]
-async fn faults_are_ordered_shown_and_taken_back() {
+async fn faults_are_injected_shown_and_taken_back() {
     let server = builder().start().unwrap();
     let registry = registry(&server);
     let mut events = Events::open(&url(&server, "/console/events")).await;

@@ -90,7 +90,7 @@ async fn a_service_name_keeps_its_group_in_every_message_that_names_a_service() 
 /// Servers accept instances that cannot be called. An application that finds one in a list must be able to deregister
 /// it.
 #[actix::test]
-async fn a_listed_instance_that_nobody_can_call_can_be_deregistered() {
+async fn a_listed_instance_that_cannot_be_called_can_be_deregistered() {
     let fake = Fake::start(|seen| match seen.path() {
         "/nacos/v1/ns/instance/list" => Answer::json(r#"{"hosts":[{"ip":"0.0.0.0","port":0,"ephemeral":false}]}"#),
         _ => Answer::usual(seen),
@@ -110,7 +110,7 @@ async fn a_listed_instance_that_nobody_can_call_can_be_deregistered() {
 }
 
 #[actix::test]
-async fn an_instance_that_names_no_service_is_refused() {
+async fn an_instance_without_a_service_is_rejected() {
     let server = server();
     let registry = registry(&server);
     match ask(&registry, RegisterInstance::from(Instance::new(IP, 80))).await {

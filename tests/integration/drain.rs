@@ -41,7 +41,7 @@ async fn registered(config: Config) -> Addr<Registry> {
 }
 
 #[actix::test]
-async fn callers_are_served_until_a_push_has_told_them() {
+async fn callers_are_served_until_a_push_has_notified_them() {
     let notices = async |dialect: Dialect| {
         let server = EmbeddedServer::builder().dialect(dialect).start().unwrap();
         let owner = registered(support::config(&server)).await;
@@ -77,7 +77,7 @@ fn rnacos() -> Fake {
 }
 
 #[actix::test]
-async fn callers_of_servers_that_do_not_push_have_a_poll_interval() {
+async fn without_pushes_callers_are_served_for_a_poll_interval() {
     let embedded = support::builder().dialect(Dialect::V3_2).start().unwrap();
     let rnacos = rnacos();
     let unknown = Fake::start(|seen| match (seen.method.as_str(), seen.path()) {
@@ -96,7 +96,7 @@ async fn callers_of_servers_that_do_not_push_have_a_poll_interval() {
 }
 
 #[actix::test]
-async fn what_the_server_is_need_not_be_asked_again_at_the_end() {
+async fn the_kind_of_server_is_not_requested_again_at_the_end() {
     let server = server();
     let registry = registry(&server);
     ask(&registry, orders(80).heartbeat_interval(ms(100))).await.unwrap();
@@ -107,7 +107,7 @@ async fn what_the_server_is_need_not_be_asked_again_at_the_end() {
 }
 
 #[actix::test]
-async fn an_instance_that_does_not_show_yet_tells_by_its_list_what_the_server_is() {
+async fn an_instance_that_cannot_be_read_yet_shows_the_kind_of_server_by_its_list() {
     let server = EmbeddedServer::start().unwrap();
     let first = registered(support::config(&server)).await;
     // After the first list of the service, lists show changes late.
@@ -119,7 +119,7 @@ async fn an_instance_that_does_not_show_yet_tells_by_its_list_what_the_server_is
 }
 
 #[actix::test]
-async fn with_nothing_registered_nobody_is_waited_for() {
+async fn with_nothing_registered_the_drain_does_not_wait() {
     let server = server();
     let nothing = registry(&server);
     let deregistered = registered(support::config(&server)).await;
@@ -134,7 +134,7 @@ async fn with_nothing_registered_nobody_is_waited_for() {
 }
 
 #[actix::test]
-async fn an_instance_that_no_server_has_taken_is_no_reason_to_wait() {
+async fn a_drain_does_not_wait_for_an_instance_that_was_never_registered() {
     let server = server();
     server.faults().fail_share(1.0, 400);
     let registry = registry(&server);
@@ -148,7 +148,7 @@ async fn an_instance_that_no_server_has_taken_is_no_reason_to_wait() {
 }
 
 #[actix::test]
-async fn without_a_server_nobody_is_waited_for() {
+async fn without_a_server_the_drain_does_not_wait() {
     for hangs in [true, false] {
         let server = server();
         let registry = registered(support::config(&server)).await;
@@ -167,9 +167,9 @@ async fn without_a_server_nobody_is_waited_for() {
     }
 }
 
-/// Requests of the application take all their connections.
+/// The client reads the kind of the server from an instance.
 #[actix::test]
-async fn finding_out_what_the_server_is_does_not_cost_the_deadline() {
+async fn a_shutdown_deregisters_although_reading_the_kind_of_server_hangs() {
     let server = server();
     let registry = registered(support::config(&server)).await;
     server.faults().only_for(&[Operation::Get]);

@@ -164,7 +164,7 @@ fn a_put_by_somebody_else_shows_half_a_second_later_on_2_5() {
 }
 
 #[test]
-fn lists_are_never_late_on_1_4_and_as_late_as_told_on_others() {
+fn lists_show_changes_at_once_on_1_4_and_after_the_delay_on_others() {
     for (dialect, delay) in [(Dialect::V1_4, None), (Dialect::V2_5, Some(0)), (Dialect::V2_5, Some(2000))] {
         let mut world = World::with(dialect, |builder| match delay {
             Some(delay) => builder.list_delay(Duration::from_millis(delay)),
@@ -183,7 +183,7 @@ fn lists_are_never_late_on_1_4_and_as_late_as_told_on_others() {
 const RULE: &str = "Instance 'heart beat interval' must less than 'heart beat timeout' and 'ip delete timeout'.";
 
 #[test]
-fn a_heartbeat_interval_above_the_timeouts_is_refused_since_2_x() {
+fn a_heartbeat_interval_above_the_timeouts_is_rejected_since_2_x() {
     let timeouts = json!({ "preserved.heart.beat.timeout": "3000" });
     let ours = json!({ "preserved.heart.beat.timeout": "3000", "preserved.heart.beat.interval": "1000" });
     for dialect in SINCE_2 {
@@ -211,7 +211,7 @@ fn a_heartbeat_interval_above_the_timeouts_is_refused_since_2_x() {
 
 /// Heartbeats stop at any time between two sweeps.
 #[test]
-fn instances_turn_unhealthy_after_15_to_20_seconds_and_go_after_30_to_35() {
+fn instances_turn_unhealthy_after_15_to_20_seconds_and_are_removed_after_30_to_35() {
     for dialect in V1 {
         for phase in 0..5 {
             let mut world = World::of(dialect);
@@ -232,7 +232,7 @@ fn instances_turn_unhealthy_after_15_to_20_seconds_and_go_after_30_to_35() {
 }
 
 #[test]
-fn a_timeout_that_is_no_number_is_none_at_all_since_2_x() {
+fn a_timeout_that_is_not_a_number_is_ignored_since_2_x() {
     for (dialect, left) in [(Dialect::V1_4, 1), (Dialect::V2_5, 0)] {
         let mut world = World::of(dialect);
         world.register(&[("metadata", "preserved.ip.delete.timeout=soon")]).is(200, "ok");
@@ -275,7 +275,7 @@ fn a_boolean_of_v1_is_true_or_false() {
 }
 
 #[test]
-fn what_is_no_boolean_is_a_server_error_of_v3() {
+fn an_invalid_boolean_is_a_server_error_of_v3() {
     for dialect in [Dialect::V3_0, Dialect::V3_2] {
         let mut world = World::of(dialect);
         for wrong in ["enabled=x", "healthy=2", "ephemeral=maybe", "weight=heavy", "heartBeat=x"] {
@@ -306,7 +306,7 @@ fn a_grouped_name_has_a_group_and_a_name() {
 }
 
 #[test]
-fn a_selector_is_obeyed_or_refused() {
+fn a_selector_is_applied_or_rejected() {
     let service = "/nacos/v1/ns/service";
     for dialect in [Dialect::V1_4, Dialect::V2_5] {
         let mut world = World::of(dialect);
@@ -361,7 +361,7 @@ fn light_beats_can_be_switched_off_and_on() {
 }
 
 #[test]
-fn subscribers_and_metrics_are_told() {
+fn subscribers_and_metrics_are_reported() {
     let agent = [("User-Agent", "Nacos-Java-Client:v1.4.6")];
     for dialect in [Dialect::V1_4, Dialect::V2_5] {
         let mut world = World::of(dialect);
@@ -443,7 +443,7 @@ fn token(world: &mut World, path: &str) -> String {
 }
 
 #[test]
-fn with_another_token_key_tokens_are_refused_until_a_new_login() {
+fn with_another_token_key_tokens_are_rejected_until_a_new_login() {
     for (dialect, login, said) in [
         (Dialect::V1_4, "/nacos/v1/auth/login", "token invalid!"),
         (Dialect::V2_5, "/nacos/v1/auth/login", "Invalid signature"),

@@ -20,7 +20,7 @@ fn standing_still(dialect: Dialect) -> (EmbeddedServer, Connection) {
 }
 
 #[test]
-fn without_beats_an_instance_turns_unhealthy_and_then_goes() {
+fn without_beats_an_instance_turns_unhealthy_and_is_then_removed() {
     for dialect in [Dialect::V1_4, Dialect::V2_5, Dialect::V3_0] {
         let (server, mut nacos) = standing_still(dialect);
         nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&ip=127.0.0.1&port=80")).is(200, "ok");
@@ -87,7 +87,7 @@ fn a_service_without_instances_is_cleaned_away_after_a_minute() {
 }
 
 #[test]
-fn registering_again_does_not_inherit_the_checks_of_the_one_before() {
+fn registering_again_resets_the_health_checks() {
     let (server, mut nacos) = standing_still(Dialect::V2_5);
     let one = format!("{INSTANCE}?serviceName=orders&ip=127.0.0.1&port=80");
     nacos.send("POST", &one).is(200, "ok");

@@ -40,7 +40,7 @@ fn connections_are_refused_and_accepted_again_with_all_that_was_registered() {
 }
 
 #[test]
-fn requests_hang_until_told_otherwise() {
+fn requests_hang_until_the_fault_is_taken_back() {
     let (server, mut nacos) = started();
     let faults = server.faults();
     faults.hang(true);
@@ -117,7 +117,7 @@ fn answers_are_spoilt_after_the_request_was_served() {
 }
 
 #[test]
-fn an_instance_and_everything_can_be_forgotten() {
+fn one_instance_or_all_can_be_forgotten() {
     let (server, mut nacos) = started();
     nacos.send("POST", REGISTER).is(200, "ok");
     nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&ip=127.0.0.2&port=80")).is(200, "ok");
@@ -131,7 +131,7 @@ fn an_instance_and_everything_can_be_forgotten() {
 }
 
 #[test]
-fn tokens_expire_when_told_to() {
+fn tokens_expire_when_the_test_says_so() {
     let server =
         EmbeddedServer::builder().list_delay(Duration::ZERO).user("nacos", "secret").start().expect("a server");
     let mut nacos = Connection::to(server.address());
@@ -155,7 +155,7 @@ fn the_clock_may_be_wrong() {
 }
 
 #[test]
-fn a_clock_may_be_wrong_by_any_number() {
+fn the_servers_clock_may_be_wrong_by_any_time() {
     for dialect in Dialect::all() {
         let server = EmbeddedServer::builder().list_delay(Duration::ZERO).dialect(dialect).start().expect("a server");
         let mut nacos = Connection::to(server.address());
@@ -216,7 +216,7 @@ fn a_connection_is_not_idle_while_it_waits_for_an_answer() {
 }
 
 #[test]
-fn another_idle_timeout_concerns_open_connections_until_it_is_taken_back() {
+fn a_new_idle_timeout_applies_to_open_connections_until_it_is_taken_back() {
     let (server, mut nacos) = started();
     let faults = server.faults();
     nacos.get(LIST);

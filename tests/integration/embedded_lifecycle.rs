@@ -68,7 +68,7 @@ fn a_restart_refuses_connections_for_its_downtime() {
 }
 
 #[test]
-fn a_restart_takes_300_ms_unless_told_otherwise() {
+fn a_restart_takes_300_ms_by_default() {
     let server = EmbeddedServer::start().expect("a server");
     let began = Instant::now();
     server.restart_empty().expect("a restart");
@@ -109,7 +109,7 @@ fn another_server_starts_on_the_port_of_one_that_has_stopped() {
 }
 
 #[test]
-fn nobody_answers_after_the_drop() {
+fn nothing_listens_after_the_drop() {
     let server = EmbeddedServer::start().expect("a server");
     let address = server.address();
     let mut nacos = register(&server);

@@ -166,7 +166,7 @@ fn unhealthy_and_removed_instances_are_pushed() {
 }
 
 #[test]
-fn strangers_and_clients_that_no_longer_ask_get_nothing() {
+fn unknown_clients_and_clients_that_stopped_polling_get_no_push() {
     let mut world = World::of(Dialect::V2_5);
     world.subscribe("some-client/1.0", "");
     assert_eq!(world.server.subscribers("orders"), 0);
@@ -256,7 +256,7 @@ fn nacos_1_4_gathers_for_a_second_and_forgets_after_ten() {
 }
 
 #[test]
-fn nacos_3_2_pushes_to_nobody() {
+fn nacos_3_2_does_not_push() {
     let mut world = World::of(Dialect::V3_2);
     let port = world.socket.local_addr().expect("an address").port();
     let list = format!("/nacos/v3/client/ns/instance/list?serviceName=orders&clientIP=127.0.0.1&udpPort={port}");

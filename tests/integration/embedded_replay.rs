@@ -66,22 +66,22 @@ fn answers_like_nacos_3_0_3() {
 }
 
 #[test]
-fn takes_and_refuses_tokens_like_nacos_1_4_8() {
+fn accepts_and_rejects_tokens_like_nacos_1_4_8() {
     assert_eq!(replay("nacos-1.4.8-access", Dialect::V1_4, ""), Compared { answers: 47, pushes: 0 });
 }
 
 #[test]
-fn takes_and_refuses_tokens_like_nacos_2_5_1() {
+fn accepts_and_rejects_tokens_like_nacos_2_5_1() {
     assert_eq!(replay("nacos-2.5.1-access", Dialect::V2_5, ""), Compared { answers: 47, pushes: 0 });
 }
 
 #[test]
-fn takes_and_refuses_tokens_like_nacos_3_0_3() {
+fn accepts_and_rejects_tokens_like_nacos_3_0_3() {
     assert_eq!(replay("nacos-3.0.3-access", Dialect::V3_0, ""), Compared { answers: 60, pushes: 0 });
 }
 
 #[test]
-fn takes_and_refuses_tokens_like_nacos_3_0_3_from_3_2_on() {
+fn accepts_and_rejects_tokens_like_nacos_3_0_3_from_3_2_on() {
     assert_eq!(replay("nacos-3.0.3-access", Dialect::V3_2, "/nacos/v3/"), Compared { answers: 29, pushes: 0 });
 }
 

@@ -170,7 +170,7 @@ fn services_are_listed_by_page_and_group() {
 }
 
 #[test]
-fn too_few_healthy_instances_are_all_called_healthy() {
+fn below_the_protect_threshold_all_instances_are_listed_as_healthy() {
     let (_server, mut nacos) = started();
     for more in ["1", "2&healthy=false", "3&healthy=false"] {
         nacos.send("POST", &format!("{INSTANCE}?serviceName=orders&port=80&ip=127.0.0.{more}")).is(200, "ok");
@@ -183,7 +183,7 @@ fn too_few_healthy_instances_are_all_called_healthy() {
 }
 
 #[test]
-fn bad_input_is_refused_as_nacos_refuses_it() {
+fn bad_input_is_rejected_as_nacos_rejects_it() {
     let (_server, mut nacos) = started();
     let long = "v".repeat(1025);
     for (more, body) in [

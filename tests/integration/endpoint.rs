@@ -72,7 +72,7 @@ async fn a_server_that_joins_is_used_when_the_other_dies() {
 }
 
 #[actix::test]
-async fn whoever_asks_before_the_first_list_waits_for_it() {
+async fn a_listener_that_subscribes_before_the_first_list_waits_for_it() {
     let server = server();
     let (endpoint, answer) = address_server(Answer::Close);
     let registry = start(config(&endpoint));
@@ -160,7 +160,7 @@ async fn a_request_to_a_server_that_leaves_the_list_is_answered() {
 }
 
 #[actix::test]
-async fn a_page_that_is_no_list_replaces_no_server_and_is_warned_of_once() {
+async fn a_page_that_is_no_server_list_replaces_no_server_and_causes_one_warning() {
     let server = server();
     let (endpoint, answer) = address_server(list(&server.server_address()));
     let (logger, log) = support::logs::logger();

@@ -22,7 +22,7 @@ async fn event(registry: &Addr<Registry>, kind: RegistryEventKind) -> RegistryEv
 }
 
 #[actix::test]
-async fn an_outage_and_a_restart_without_data_are_told_in_order() {
+async fn an_outage_and_a_restart_without_data_are_events_in_order() {
     let server = server();
     let registry = registry(&server);
     ask(&registry, beating(80)).await.unwrap();
@@ -45,7 +45,7 @@ async fn an_outage_and_a_restart_without_data_are_told_in_order() {
 }
 
 #[actix::test]
-async fn an_instance_that_the_servers_reject_is_told_with_the_reason() {
+async fn an_instance_that_the_servers_reject_is_an_event_with_the_reason() {
     let server = server();
     let registry = registry(&server);
     server.faults().fail_share(1.0, 403);
@@ -57,7 +57,7 @@ async fn an_instance_that_the_servers_reject_is_told_with_the_reason() {
 }
 
 #[actix::test]
-async fn instances_that_are_withheld_are_told() {
+async fn withheld_instances_are_an_event() {
     let server: EmbeddedServer = builder().start().unwrap();
     let registry = crate::support::start(config(&server).outage_hold(ms(2000)));
     let others = crate::support::registry(&server);
@@ -78,7 +78,7 @@ async fn shut_down_without(server: &EmbeddedServer, registry: &Addr<Registry>) {
 }
 
 #[actix::test]
-async fn changes_of_watched_lists_are_told_with_who_came_and_went() {
+async fn changes_of_watched_lists_are_recorded_with_added_and_removed_instances() {
     let server = server();
     let registry = registry(&server);
     let _view = ask(&registry, Discover::new("orders")).await.unwrap();
@@ -99,7 +99,7 @@ async fn changes_of_watched_lists_are_told_with_who_came_and_went() {
 }
 
 #[actix::test]
-async fn an_instance_that_is_ejected_is_told_and_shown_with_its_calls() {
+async fn an_ejected_instance_is_an_event_and_shown_with_its_calls() {
     let server = server();
     let registry = registry(&server);
     for port in [80, 81] {

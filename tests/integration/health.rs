@@ -336,7 +336,7 @@ async fn a_request_whose_connections_always_break_is_no_outage() {
 }
 
 #[actix::test]
-async fn two_servers_that_each_fail_at_something_do_not_take_turns() {
+async fn two_servers_that_each_fail_at_one_operation_do_not_alternate() {
     let fails_at = |path| {
         Fake::start(move |seen| match seen.path() == path {
             true => Answer::Text(500, "text/plain", "no".into()),
@@ -358,7 +358,7 @@ async fn two_servers_that_each_fail_at_something_do_not_take_turns() {
 }
 
 #[actix::test]
-async fn one_server_that_fails_at_something_is_not_said_to_be_helped_by_another() {
+async fn failing_at_one_operation_is_not_reported_as_a_failover() {
     let fake = Fake::start(|seen| match seen.path() {
         "/nacos/v1/ns/service/list" => Answer::Text(500, "text/plain", "no".into()),
         _ => usual_at(INTERVAL, seen),
@@ -515,7 +515,7 @@ async fn a_cluster_that_restarts_node_by_node_loses_nothing() {
 }
 
 #[actix::test]
-async fn a_node_that_serves_lists_and_fails_for_every_own_instance_is_not_lost() {
+async fn a_node_that_serves_lists_but_fails_for_all_own_instances_counts_as_reachable() {
     let cluster = Cluster::start(3);
     // All instances belong to one node, and the client uses another one.
     let ports: Vec<_> = (1..=30).step_by(3).collect();

@@ -66,7 +66,7 @@ async fn an_instance_stays_healthy_beyond_the_servers_timeouts() {
 }
 
 #[actix::test]
-async fn timeouts_without_an_interval_bring_one_that_keeps_the_instance_healthy() {
+async fn timeouts_without_an_interval_get_an_interval_that_keeps_the_instance_healthy() {
     for dialect in Dialect::all() {
         let server = strict_server(dialect);
         let registry = registry(&server);
@@ -98,7 +98,7 @@ async fn the_interval_that_the_server_answers_is_obeyed() {
 }
 
 #[actix::test]
-async fn an_interval_that_is_changed_holds_at_once() {
+async fn a_changed_interval_is_used_at_once() {
     for dialect in Dialect::all() {
         let server = support::builder().dialect(dialect).start().unwrap();
         let registry = registry(&server);
@@ -188,7 +188,7 @@ async fn a_server_that_forgot_everything_unnoticed_gets_everything_back() {
 }
 
 #[actix::test]
-async fn an_outage_shorter_than_the_timeout_costs_no_health() {
+async fn an_outage_shorter_than_the_timeout_makes_no_instance_unhealthy() {
     let server = support::builder().sweep_interval(ms(20)).start().unwrap();
     let registry = registry(&server);
     let register = RegisterInstance::new("orders", IP, 80).metadata(HEART_BEAT_INTERVAL, "300");

@@ -78,7 +78,7 @@ async fn a_server_that_lost_all_tokens_is_logged_in_to_again() {
 }
 
 #[actix::test]
-async fn where_authentication_is_off_a_refused_login_is_one_warning_and_no_failure() {
+async fn while_authentication_is_off_a_rejected_login_is_one_warning_and_no_failure() {
     for dialect in Dialect::all() {
         let server = support::builder().dialect(dialect).start().unwrap();
         let (logger, log) = logs::logger();
@@ -109,7 +109,7 @@ async fn where_authentication_is_off_a_refused_login_is_one_warning_and_no_failu
 }
 
 #[actix::test]
-async fn a_login_that_is_refused_while_nobody_needs_one_is_tried_again() {
+async fn a_login_that_is_rejected_while_authentication_is_off_is_tried_again() {
     let refused_logins = AtomicUsize::new(2);
     let fake = Fake::start(move |seen| {
         let is_refused = || refused_logins.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
@@ -177,7 +177,7 @@ async fn a_wrong_password_is_a_clear_error_and_no_loop() {
 }
 
 #[actix::test]
-async fn no_credentials_where_some_are_wanted_is_an_error_that_says_so() {
+async fn missing_credentials_are_an_error_that_says_so() {
     let server = guarded(Dialect::V2_5);
     let registry = support::registry(&server);
     let refused = ask(&registry, ListInstances::new("orders")).await.unwrap_err();
@@ -186,7 +186,7 @@ async fn no_credentials_where_some_are_wanted_is_an_error_that_says_so() {
 }
 
 #[actix::test]
-async fn without_credentials_nobody_logs_in() {
+async fn without_credentials_there_is_no_login() {
     let server = server();
     let registry = support::registry(&server);
     ask_much(&registry).await;
@@ -295,7 +295,7 @@ async fn the_token_goes_in_a_header_and_neither_it_nor_the_password_in_a_url() {
 }
 
 #[actix::test]
-async fn a_token_that_was_accepted_before_is_replaced_once_whatever_the_refusal_says() {
+async fn a_token_that_was_accepted_before_is_replaced_once_whatever_the_rejection_says() {
     let spring = |message: &str| {
         let page = r#"{"timestamp":"","status":403,"error":"Forbidden","path":"","message":"#;
         Answer::Text(403, "application/json", format!(r#"{page}"{message}"}}"#))
@@ -327,7 +327,7 @@ async fn a_token_that_was_accepted_before_is_replaced_once_whatever_the_refusal_
 }
 
 #[actix::test]
-async fn a_refused_request_is_repeated_once_and_no_more() {
+async fn a_rejected_request_is_repeated_once_and_no_more() {
     let guarded = Guarded::start();
     let registry = guarded.registry();
     list(&registry).await.unwrap();
@@ -343,7 +343,7 @@ async fn a_refused_request_is_repeated_once_and_no_more() {
 }
 
 #[actix::test]
-async fn a_brand_new_token_that_is_refused_gives_no_such_right() {
+async fn the_rejection_of_a_new_token_means_that_the_user_lacks_a_right() {
     let guarded = Guarded::start();
     let registry = guarded.registry();
     guarded.take_nothing();
@@ -356,7 +356,7 @@ async fn a_brand_new_token_that_is_refused_gives_no_such_right() {
 }
 
 #[actix::test]
-async fn a_changed_token_key_costs_one_login_and_no_operation_on_every_server() {
+async fn a_changed_token_key_causes_one_login_and_no_failure_on_every_server() {
     for dialect in Dialect::all() {
         let server = guarded(dialect);
         let registry = start(logged_in(&server));
@@ -402,7 +402,7 @@ async fn a_login_that_fails_otherwise_may_succeed_later() {
 }
 
 #[actix::test]
-async fn a_server_that_refuses_our_login_costs_nothing_while_another_one_takes_it() {
+async fn no_operation_fails_while_one_server_rejects_our_login_and_another_accepts_it() {
     for _ in 0..8 {
         // A client starts at a random server, so the test runs several times.
         let takes = guarded(Dialect::V2_5);
@@ -432,7 +432,7 @@ async fn a_server_that_refuses_our_login_costs_nothing_while_another_one_takes_i
 }
 
 #[actix::test]
-async fn trouble_of_the_server_is_no_refused_login() {
+async fn failures_of_the_server_are_not_rejected_logins() {
     let fake = Fake::start(|seen| match seen.path() {
         "/nacos/v1/auth/login" => Answer::Text(500, "text/plain", "caused: the pool is exhausted;".into()),
         _ => Answer::usual(seen),

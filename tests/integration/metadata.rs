@@ -79,7 +79,7 @@ async fn modified(server: &EmbeddedServer, by: &Addr<Registry>, owner: &Addr<Reg
 }
 
 #[actix::test]
-async fn modifying_all_metadata_keeps_what_servers_act_upon_until_it_is_named() {
+async fn modifying_all_metadata_keeps_preserved_keys_unless_they_are_named() {
     let server = server();
     let (owner, other) = (registry(&server), registry(&server));
     modified(&server, &owner, &owner).await;
@@ -90,7 +90,7 @@ async fn modifying_all_metadata_keeps_what_servers_act_upon_until_it_is_named() 
 }
 
 #[actix::test]
-async fn modifying_all_metadata_of_somebody_elses_instance_keeps_what_servers_act_upon() {
+async fn modifying_all_metadata_of_anothers_instance_keeps_preserved_keys() {
     let server = server();
     let (owner, other) = (registry(&server), registry(&server));
     modified(&server, &other, &owner).await;
@@ -99,7 +99,7 @@ async fn modifying_all_metadata_of_somebody_elses_instance_keeps_what_servers_ac
 }
 
 #[actix::test]
-async fn timeouts_that_an_operator_sets_without_an_interval_bring_one_that_fits() {
+async fn timeouts_that_an_operator_sets_without_an_interval_get_a_fitting_interval() {
     for dialect in Dialect::all() {
         let server = support::builder().dialect(dialect).user("me", "secret").start().unwrap();
         let config = support::config(&server).credentials("me", "secret");

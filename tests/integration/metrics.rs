@@ -75,7 +75,7 @@ async fn requests_heartbeats_instances_and_lists_are_counted() {
 }
 
 #[actix::test]
-async fn a_refused_request_is_counted_as_rejected_and_logins_are_counted() {
+async fn rejected_requests_and_logins_are_counted() {
     let server = builder().user("nacos", "secret").start().unwrap();
     let registry = start(config(&server).credentials("nacos", "secret"));
     server.faults().only_for(&[Operation::Register]);

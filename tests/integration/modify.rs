@@ -63,7 +63,7 @@ fn values(instance: Instance) -> (f64, bool, Metadata) {
 }
 
 #[actix::test]
-async fn changes_of_somebody_elses_instance_right_after_each_other_all_hold() {
+async fn changes_of_anothers_instance_in_quick_succession_all_take_effect() {
     for dialect in Dialect::all() {
         let world = World::new(dialect);
         world.registered(register(80).weight(2.0).metadata("a", "1"), 80).await;
@@ -80,7 +80,7 @@ async fn changes_of_somebody_elses_instance_right_after_each_other_all_hold() {
 }
 
 #[actix::test]
-async fn changes_of_an_own_instance_right_after_each_other_all_hold() {
+async fn changes_of_an_own_instance_in_quick_succession_all_take_effect() {
     for dialect in Dialect::all() {
         let world = World::new(dialect);
         world.registered(register(80).weight(2.0).metadata("a", "1"), 80).await;
@@ -120,7 +120,7 @@ async fn an_instance_is_read_as_soon_as_it_is_registered_and_not_once_it_is_dere
 }
 
 #[actix::test]
-async fn what_others_have_changed_since_is_told_and_kept() {
+async fn later_changes_by_others_are_shown_and_kept() {
     let world = World::new(Dialect::V2_5);
     world.registered(register(80).weight(2.0), 80).await;
     ask(&world.operator, modify(80).metadata("a", "1")).await.unwrap();

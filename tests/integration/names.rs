@@ -45,7 +45,7 @@ async fn a_name_that_was_listed_is_usable_by_every_message() {
 }
 
 #[actix::test]
-async fn what_a_server_dislikes_it_says_itself() {
+async fn a_name_that_a_server_rejects_is_an_error_with_its_text() {
     let server = EmbeddedServer::builder().dialect(Dialect::V1_4).start().unwrap();
     let registry = registry(&server);
     match ask(&registry, RegisterInstance::new("a$b", IP, 80)).await {
@@ -60,7 +60,7 @@ async fn what_a_server_dislikes_it_says_itself() {
 }
 
 #[actix::test]
-async fn metadata_beyond_nacos_limit_reaches_servers_without_one_and_the_others_refuse_it() {
+async fn metadata_above_nacos_limit_is_accepted_by_servers_without_a_limit_and_rejected_by_others() {
     let long = "v".repeat(4000);
     let server = EmbeddedServer::builder().dialect(Dialect::V1_4).start().unwrap();
     let registry = registry(&server);

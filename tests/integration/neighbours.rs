@@ -24,7 +24,7 @@ async fn register(registry: &Addr<Registry>, port: u16) -> Result<(), Error> {
 }
 
 #[actix::test]
-async fn a_request_that_always_fails_costs_nobody_else_anything() -> Result<(), Error> {
+async fn a_request_that_always_fails_affects_no_other_request() -> Result<(), Error> {
     let fake = Fake::start(|seen| match seen.parameter("ip") {
         Some("127.0.0.66") => Answer::Text(500, "text/plain", "caused: no leader!;".into()),
         _ => Answer::usual(seen),
@@ -137,7 +137,7 @@ fn is_about(seen: &Seen, service: &str) -> bool {
 }
 
 #[actix::test]
-async fn a_list_that_all_servers_reject_beside_a_request_that_hangs_delays_nobody() {
+async fn a_list_that_all_servers_reject_while_another_request_hangs_delays_no_operation() {
     let answer = |seen: &Seen, status| match seen.path() {
         "/nacos/v1/ns/service/list" => Answer::Silence(ms(5000)),
         _ if is_about(seen, "doomed") => Answer::Text(status, "text/plain", "not for you".into()),
@@ -168,7 +168,7 @@ async fn a_list_that_all_servers_reject_beside_a_request_that_hangs_delays_nobod
 
 /// Rejections of any kind, of requests about any number of services.
 #[actix::test]
-async fn requests_that_the_server_rejects_are_no_failures_of_the_server() {
+async fn rejected_requests_do_not_count_as_failures_of_the_server() {
     let fake = Fake::start(|seen| {
         let rejects = |status| Answer::Text(status, "text/plain", "no".into());
         if seen.path().starts_with("/nacos/v3/") {
@@ -200,7 +200,7 @@ async fn requests_that_the_server_rejects_are_no_failures_of_the_server() {
 }
 
 #[actix::test]
-async fn a_list_that_hangs_delays_nobody_else() {
+async fn a_list_that_hangs_delays_no_other_operation() {
     let fake = Fake::start(|seen| match is_about(seen, "doomed") {
         true => Answer::Silence(ms(5000)),
         false => Answer::usual(seen),

@@ -41,7 +41,7 @@ async fn an_instance_that_does_not_come_back_is_taken_out_after_the_hold() {
 }
 
 #[actix::test]
-async fn a_removal_that_has_nothing_to_do_with_an_outage_is_told_at_once() {
+async fn a_removal_without_an_outage_reaches_listeners_at_once() {
     let server = server();
     let registry = registry(&server);
     for port in [80, 81] {
@@ -95,7 +95,7 @@ async fn a_second_restart_soon_after_the_first_is_noticed_too() {
 
 /// A proxy without servers behind it accepts connections and closes them at once.
 #[actix::test]
-async fn a_proxy_with_nobody_behind_it_is_not_asked_without_end() {
+async fn a_proxy_without_servers_behind_it_gets_few_connections() {
     let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = proxy.local_addr().unwrap().to_string();
     let accepted = Arc::new(AtomicUsize::new(0));

@@ -72,7 +72,7 @@ async fn neither_page_nor_events_are_there_unless_mounted_and_shown_to_all_unles
 }
 
 #[actix::test]
-async fn events_tell_what_comes_changes_and_goes() {
+async fn a_page_receives_added_changed_and_removed_instances_as_events() {
     let server = server();
     let (registry, others) = (registry(&server), registry(&server));
     let _view = ask(&registry, Discover::new("orders")).await.unwrap();
@@ -110,7 +110,7 @@ async fn events_tell_what_comes_changes_and_goes() {
 }
 
 #[actix::test]
-async fn own_instances_are_told_with_their_beats_and_what_is_wrong_in_words() {
+async fn the_page_shows_own_instances_with_their_beats_and_problems() {
     let server = server();
     let registry = registry(&server);
     let site = Site::start(StatusRoutes::new(&registry));
@@ -151,7 +151,7 @@ async fn sixty_four_pages_may_be_open_and_the_next_when_one_is_closed() {
 }
 
 #[actix::test]
-async fn pages_that_do_not_read_delay_nobody() {
+async fn pages_that_do_not_read_do_not_delay_others() {
     let server = server();
     let (registry, others) = (registry(&server), registry(&server));
     let _view = ask(&registry, Discover::new("orders")).await.unwrap();
@@ -189,7 +189,7 @@ async fn pages_that_do_not_read_delay_nobody() {
 }
 
 #[actix::test]
-async fn a_registry_that_has_ended_is_told_and_holds_no_graceful_stop_up() {
+async fn the_page_says_that_the_registry_has_ended_and_delays_no_graceful_stop() {
     let server = server();
     let registry = registry(&server);
     let site = Site::start(StatusRoutes::new(&registry));
@@ -211,7 +211,7 @@ async fn a_registry_that_has_ended_is_told_and_holds_no_graceful_stop_up() {
 }
 
 #[actix::test]
-async fn a_refused_login_is_told_and_neither_password_nor_token_is_in_any_event() {
+async fn a_rejected_login_is_an_event_and_no_event_contains_password_or_token() {
     const PASSWORD: &str = "hush-hush-0815";
     let server = crate::support::builder().user("orders", PASSWORD).start().unwrap();
     let registry = crate::support::start(crate::support::config(&server).credentials("orders", PASSWORD));

@@ -80,7 +80,7 @@ impl Drain for BrokenLog {
 }
 
 #[actix::test]
-async fn a_panic_while_one_instance_is_deregistered_costs_no_other_its_end() -> Result<(), Error> {
+async fn a_panic_while_one_instance_is_deregistered_leaves_no_other_registered() -> Result<(), Error> {
     silence_panics();
     let server = support::server();
     let log = Logger::root(BrokenLog("request failed"), o!());

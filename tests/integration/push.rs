@@ -38,7 +38,7 @@ async fn pushed(news: &mut News, says_so: impl Fn(&ServiceChanged) -> bool) -> S
 
 /// Since Nacos 2 a server keeps one subscriber per address and service, with the clusters of its last poll.
 #[actix::test]
-async fn subscriptions_of_other_clusters_of_the_same_service_hear_of_changes_too() -> Result<(), Error> {
+async fn subscriptions_of_other_clusters_of_the_same_service_receive_changes_too() -> Result<(), Error> {
     for dialect in Dialect::all().filter(|dialect| *dialect != Dialect::V3_2) {
         let server = support::builder().dialect(dialect).start().expect("a free port");
         let registry = support::start(pushed_only(&server));
@@ -87,7 +87,7 @@ async fn every_kind_of_change_is_pushed() -> Result<(), Error> {
 }
 
 #[actix::test]
-async fn what_the_network_does_to_pushes_reaches_no_listener() -> Result<(), Error> {
+async fn lost_doubled_and_late_pushes_reach_no_listener() -> Result<(), Error> {
     const CHANGES: u32 = 200;
     let server = support::builder().push_delay(ms(5)).push_retry(ms(200)).start().expect("a free port");
     let faults = server.faults();
@@ -152,7 +152,7 @@ async fn a_thousand_services_are_watched_and_no_change_is_missed() -> Result<(),
 }
 
 #[actix::test]
-async fn a_subscription_is_kept_up_on_a_server_that_forgets_who_does_not_ask() -> Result<(), Error> {
+async fn polls_keep_the_push_subscription_alive() -> Result<(), Error> {
     let builder = support::builder().dialect(Dialect::V1_4).cache_millis(ms(1000)).push_delay(ms(10));
     let server = builder.start().expect("a free port");
     let registry = support::start(Config::new(server.server_address()));
@@ -213,7 +213,7 @@ async fn a_list_of_an_untrusted_source_is_not_applied_and_not_answered() -> Resu
 }
 
 #[actix::test]
-async fn any_source_is_believed_where_that_is_set() -> Result<(), Error> {
+async fn any_source_is_believed_if_that_is_set() -> Result<(), Error> {
     let server = support::builder().start().expect("a free port");
     let registry = support::start(pushed_only(&server).push(PushConfig::default().any_source(true)));
     let mut news = subscribed(&registry, "orders").await?;
@@ -223,7 +223,7 @@ async fn any_source_is_believed_where_that_is_set() -> Result<(), Error> {
 }
 
 #[actix::test]
-async fn a_push_is_a_mere_hint_where_that_is_set() -> Result<(), Error> {
+async fn a_push_is_only_a_hint_if_that_is_set() -> Result<(), Error> {
     let server = support::builder().start().expect("a free port");
     let registry = support::start(pushed_only(&server).push(PushConfig::default().hint_only(true)));
     let mut news = subscribed(&registry, "orders").await?;
@@ -233,7 +233,7 @@ async fn a_push_is_a_mere_hint_where_that_is_set() -> Result<(), Error> {
 }
 
 #[actix::test]
-async fn with_push_off_lists_are_only_asked_for() -> Result<(), Error> {
+async fn with_push_off_lists_are_only_polled() -> Result<(), Error> {
     let server = support::builder().start().expect("a free port");
     let registry = support::start(support::config(&server));
     let mut news = subscribed(&registry, "orders").await?;
@@ -260,7 +260,7 @@ async fn the_advertised_address_is_what_servers_push_to() -> Result<(), Error> {
 }
 
 #[actix::test]
-async fn a_socket_that_could_not_be_had_is_tried_for_again_at_the_next_poll() -> Result<(), Error> {
+async fn the_next_poll_tries_again_to_open_a_push_socket() -> Result<(), Error> {
     let server = support::builder().start().expect("a free port");
     let taken = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("it has an address");

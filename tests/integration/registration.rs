@@ -141,7 +141,7 @@ async fn dropping_a_registration_changes_nothing_and_keeping_one_keeps_nothing()
 }
 
 #[actix::test]
-async fn a_deregistered_instance_is_registered_no_more() {
+async fn a_deregistered_instance_is_not_registered_again() {
     let server = server();
     let registry = registry(&server);
     let registration = register(&registry, orders()).await;

@@ -236,7 +236,7 @@ fn instance_at(server: &EmbeddedServer, port: u16) -> InstanceSnapshot {
 const CHANGED_BY_ANYBODY: [Dialect; 2] = [Dialect::V1_4, Dialect::V2_5];
 
 #[actix::test]
-async fn the_owner_sees_that_its_instance_was_disabled_by_somebody_else() {
+async fn the_owner_sees_that_its_instance_was_disabled_by_an_operator() {
     for dialect in CHANGED_BY_ANYBODY {
         let server = support::builder().dialect(dialect).start().unwrap();
         let (owner, operator) = (registry(&server), registry(&server));
@@ -254,7 +254,7 @@ async fn the_owner_sees_that_its_instance_was_disabled_by_somebody_else() {
 }
 
 #[actix::test]
-async fn a_change_by_the_owner_undoes_no_change_by_somebody_else() {
+async fn a_change_by_the_owner_undoes_no_change_by_an_operator() {
     for dialect in CHANGED_BY_ANYBODY {
         let server = support::builder().dialect(dialect).start().unwrap();
         let (owner, operator) = (registry(&server), registry(&server));
@@ -318,7 +318,7 @@ async fn an_instance_that_is_not_listed_yet_is_not_taken_for_a_disabled_one() {
 }
 
 #[actix::test]
-async fn reading_an_instance_does_not_wait_for_what_is_done_with_it() {
+async fn reading_an_instance_does_not_wait_for_its_changes() {
     let server = server();
     let registry = start(config(&server).request_timeout(support::PATIENCE));
     ask(&registry, orders(80)).await.unwrap();
@@ -334,7 +334,7 @@ async fn reading_an_instance_does_not_wait_for_what_is_done_with_it() {
 }
 
 #[actix::test]
-async fn changes_that_fail_for_long_hold_up_no_heartbeat() {
+async fn changes_that_fail_for_long_delay_no_heartbeat() {
     let server = server();
     let registry = start(config(&server).request_timeout(ms(500)).operation_timeout(ms(3000)));
     let register = || beating(80).metadata(HEART_BEAT_TIMEOUT, "1500").metadata(IP_DELETE_TIMEOUT, "60000");
@@ -552,7 +552,7 @@ async fn next_state(told: &mut mpsc::UnboundedReceiver<InstanceStateChanged>) ->
 }
 
 #[actix::test]
-async fn a_rejected_instance_is_logged_when_it_begins_and_ends_and_is_not_said_to_be_registered() {
+async fn a_rejection_of_an_instance_is_logged_when_it_begins_and_when_it_ends() {
     let rejects = Arc::new(AtomicBool::new(true));
     let server_rejects = rejects.clone();
     let fake = Fake::start(move |seen| match seen.method.as_str() {
@@ -617,7 +617,7 @@ async fn listeners_are_notified_of_instances_that_are_lost() {
 }
 
 #[actix::test]
-async fn who_does_not_watch_any_more_is_not_notified() {
+async fn a_listener_that_unwatched_is_not_notified() {
     let server = server();
     let registry = registry(&server);
     let (watching, mut told) = listen();

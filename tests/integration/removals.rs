@@ -326,7 +326,7 @@ async fn another_takes_over<'a>(watched: &Watched, servers: &'a [EmbeddedServer]
 }
 
 #[actix::test]
-async fn a_push_of_the_server_that_was_left_is_not_believed_though_both_have_one_address() {
+async fn a_push_from_the_previous_server_is_not_believed_although_both_have_one_address() {
     let (servers, addresses) = servers(2);
     let mut watched = Watched::at(&addresses, PushConfig::default()).await;
     // The clock of the previous server is an hour ahead.

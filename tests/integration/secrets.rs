@@ -127,7 +127,7 @@ async fn ask_everything(registry: &actix::Addr<Registry>, readable: &Readable) {
 }
 
 #[actix::test]
-async fn a_password_can_be_read_nowhere() {
+async fn a_password_appears_nowhere() {
     let readable = Readable::default();
     for dialect in Dialect::all() {
         for password in [PASSWORD, WRONG] {
@@ -142,7 +142,7 @@ async fn a_password_can_be_read_nowhere() {
 }
 
 #[actix::test]
-async fn a_secret_key_and_a_security_token_can_be_read_nowhere() {
+async fn a_secret_key_and_a_security_token_appear_nowhere() {
     let readable = Readable::default();
     for (dialect, region) in [(Dialect::V2_5, None), (Dialect::V3_2, Some("cn-hangzhou"))] {
         for secret in [SECRET_KEY, WRONG] {
@@ -178,7 +178,7 @@ async fn a_secret_key_and_a_security_token_can_be_read_nowhere() {
 }
 
 #[actix::test]
-async fn a_token_can_be_read_nowhere() {
+async fn a_token_appears_nowhere() {
     const TOKEN: &str = "0123456789abcdef-token";
     let readable = Readable::default();
     let bodies = [
@@ -210,7 +210,7 @@ async fn a_token_can_be_read_nowhere() {
 }
 
 #[actix::test]
-async fn the_query_of_an_endpoint_can_be_read_nowhere() {
+async fn the_query_of_an_endpoint_appears_nowhere() {
     let readable = Readable::default();
     let answers = [
         Answer::Text(500, "text/plain", "no".into()),
@@ -236,7 +236,7 @@ async fn the_query_of_an_endpoint_can_be_read_nowhere() {
 }
 
 #[test]
-fn a_login_answer_that_cannot_be_read_is_told_without_its_token() {
+fn an_error_about_an_unreadable_login_answer_contains_no_token() {
     const TOKEN: &str = "0123456789abcdef-token";
     let readable = Readable::default();
     let fake = Fake::start(|_| Answer::json(format!(r#"{{"accessToken":"{TOKEN}","tokenTtl":"soon"}}"#)));

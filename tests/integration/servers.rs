@@ -70,22 +70,22 @@ async fn no_operation_fails_when(fault: impl Fn(&EmbeddedServer)) {
 }
 
 #[actix::test]
-async fn a_server_that_dies_costs_no_operation() {
+async fn no_operation_fails_when_a_server_dies() {
     no_operation_fails_when(|server| server.faults().refuse_connections()).await;
 }
 
 #[actix::test]
-async fn a_server_that_hangs_costs_no_operation() {
+async fn no_operation_fails_when_a_server_hangs() {
     no_operation_fails_when(|server| server.faults().hang(true)).await;
 }
 
 #[actix::test]
-async fn a_server_that_fails_within_costs_no_operation() {
+async fn no_operation_fails_when_a_server_answers_503() {
     no_operation_fails_when(|server| server.faults().fail_share(1.0, 503)).await;
 }
 
 #[actix::test]
-async fn a_server_that_is_dead_from_the_start_costs_no_operation() {
+async fn no_operation_fails_when_a_server_is_dead_from_the_start() {
     for _ in 0..10 {
         // A client starts at a random server, so the test runs several times.
         let (servers, registry) = cluster(2);
@@ -143,7 +143,7 @@ async fn an_outage_of_all_servers_is_bridged_within_the_operations_deadline() {
 }
 
 #[actix::test]
-async fn an_outage_beyond_the_deadline_is_an_error_that_may_pass() {
+async fn an_outage_beyond_the_deadline_is_a_retryable_error() {
     let servers = [server(), server()];
     let registry = start(config_at(&addresses(&servers)).operation_timeout(ms(300)));
     servers.iter().for_each(|server| server.faults().refuse_connections());
@@ -180,7 +180,7 @@ async fn requests_while_all_servers_are_down_do_not_grow_with_the_instances() {
 }
 
 #[actix::test]
-async fn listeners_hear_of_no_change_when_another_server_takes_over() {
+async fn listeners_receive_no_change_when_another_server_takes_over() {
     let (servers, registry) = cluster(2);
     for server in &servers {
         // Both servers know the instance, as in a cluster.
@@ -239,7 +239,7 @@ async fn a_server_that_came_back_is_used_beside_a_gateway_that_redirects() {
 }
 
 #[actix::test]
-async fn one_failure_moves_nobody_to_another_server() {
+async fn one_failure_moves_no_instance_to_another_server() {
     let (servers, registry) = cluster(2);
     ask(&registry, RegisterInstance::new("orders", IP, 80)).await.unwrap();
     let used = in_use(&registry).await;
@@ -252,7 +252,7 @@ async fn one_failure_moves_nobody_to_another_server() {
 }
 
 #[actix::test]
-async fn what_one_server_calls_a_bad_request_is_asked_of_the_next() {
+async fn a_request_that_one_server_rejects_as_bad_is_sent_to_the_next() {
     let (servers, registry) = cluster(2);
     ask(&registry, ListInstances::new("orders")).await.unwrap();
     let used = in_use(&registry).await;

@@ -21,7 +21,7 @@ async fn there_is_one_login_for_each_token_that_runs_out_and_no_operation_fails(
 }
 
 #[actix::test]
-async fn tokens_that_the_server_ends_early_cost_one_login_and_no_operation() {
+async fn tokens_that_the_server_ends_early_cause_one_login_and_no_failure() {
     for dialect in [Dialect::V1_4, Dialect::V2_5, Dialect::V3_2] {
         let server = guarded().dialect(dialect).start().expect("a free port");
         let registry = start(config(&server).credentials("nacos", "secret"));
@@ -41,7 +41,7 @@ async fn tokens_that_the_server_ends_early_cost_one_login_and_no_operation() {
 }
 
 #[actix::test]
-async fn a_clock_that_is_an_hour_off_costs_no_login() {
+async fn a_clock_that_is_an_hour_off_causes_no_login() {
     let server = guarded().start().expect("a free port");
     let registry = start(config(&server).credentials("nacos", "secret"));
     for skew in [0, 3_600_000, -3_600_000] {
@@ -72,7 +72,7 @@ async fn a_wrong_password_is_a_clear_error_and_tried_once_for_each_step_of_the_b
 }
 
 #[actix::test]
-async fn a_login_that_hangs_is_waited_for_once_by_all() {
+async fn all_requests_wait_for_the_same_login_that_hangs() {
     let (servers, addresses) = servers_with_users();
     servers[0].faults().only_for(&[Operation::Login]);
     servers[0].faults().hang(true);

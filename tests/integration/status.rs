@@ -52,7 +52,7 @@ fn beating(port: u16) -> RegisterInstance {
 // The connection.
 
 #[actix::test]
-async fn the_loss_of_the_only_server_and_its_return_are_told_once_each() {
+async fn the_loss_of_the_only_server_and_its_return_are_reported_once_each() {
     let server = server();
     let registry = start(config(&server));
     let mut told = watch(&registry).await;
@@ -71,7 +71,7 @@ async fn the_loss_of_the_only_server_and_its_return_are_told_once_each() {
 }
 
 #[actix::test]
-async fn a_failover_is_told_as_degraded_and_the_end_of_all_servers_as_lost() {
+async fn a_failover_is_reported_as_degraded_and_the_end_of_all_servers_as_lost() {
     let (servers, addresses) = servers(3);
     let registry = start(config_at(&addresses));
     ask(&registry, beating(80)).await.unwrap();
@@ -93,7 +93,7 @@ async fn a_failover_is_told_as_degraded_and_the_end_of_all_servers_as_lost() {
 }
 
 #[actix::test]
-async fn a_listener_that_unwatches_is_told_nothing_more_and_not_kept_alive() {
+async fn a_listener_that_unwatches_receives_nothing_more_and_is_not_kept_alive() {
     let server = server();
     let registry = start(config(&server));
     let ((one, mut told), (other, mut other_told)) = (Watcher::begin(), Watcher::begin());
@@ -114,7 +114,7 @@ async fn a_listener_that_unwatches_is_told_nothing_more_and_not_kept_alive() {
 }
 
 #[actix::test]
-async fn a_weak_listener_is_told_of_the_connection_and_not_kept_alive() {
+async fn a_weak_listener_of_the_connection_is_notified_and_not_kept_alive() {
     let server = server();
     let registry = start(config(&server));
     let (watcher, mut told) = Watcher::begin();
@@ -147,7 +147,7 @@ impl Handler<ConnectionChanged> for Busy {
 }
 
 #[actix::test]
-async fn a_busy_listener_is_told_afterwards_how_the_connection_is_then() {
+async fn a_busy_listener_receives_the_newest_connection_state_afterwards() {
     let server = server();
     let registry = start(config(&server));
     ask(&registry, beating(80)).await.unwrap();
@@ -210,7 +210,7 @@ async fn an_outage_is_one_line_when_it_begins_and_one_when_it_ends() {
 // The status.
 
 #[actix::test]
-async fn the_status_tells_of_servers_instances_and_subscriptions() {
+async fn the_status_shows_servers_instances_and_subscriptions() {
     let (servers, addresses) = servers(2);
     let registry = start(config_at(&addresses).push(Default::default()));
     ask(&registry, beating(80)).await.unwrap();
@@ -259,7 +259,7 @@ async fn the_status_tells_of_servers_instances_and_subscriptions() {
 // With `Config::disabled`.
 
 #[actix::test]
-async fn a_disabled_registry_takes_everything_asks_nobody_and_says_so_once() {
+async fn a_disabled_registry_accepts_all_messages_sends_no_request_and_logs_one_line() {
     let (logger, log) = support::logs::logger();
     let registry = start(Config::disabled().logger(logger));
     ask(&registry, RegisterInstance::new("orders", "127.0.0.7", 80)).await.unwrap();
@@ -282,7 +282,7 @@ async fn a_disabled_registry_takes_everything_asks_nobody_and_says_so_once() {
 }
 
 #[actix::test]
-async fn registering_when_reachable_is_told_by_status_and_log() {
+async fn registering_when_reachable_is_shown_in_status_and_log() {
     let server = server();
     server.faults().refuse_connections();
     let (logger, log) = support::logs::logger();

@@ -49,7 +49,7 @@ async fn some_polls(server: &EmbeddedServer) {
 // Which listener receives what.
 
 #[actix::test]
-async fn the_first_list_is_told_as_first_and_all_of_it_is_added() {
+async fn the_first_message_has_first_set_and_all_instances_in_added() {
     let (_server, registry) = world().await;
     ask(&registry, register(81)).await.unwrap();
     let mut news = News::listen();
@@ -62,7 +62,7 @@ async fn the_first_list_is_told_as_first_and_all_of_it_is_added() {
 }
 
 #[actix::test]
-async fn an_empty_first_list_is_told_too() {
+async fn listeners_receive_an_empty_first_list() {
     let server = server();
     let registry = registry(&server);
     let mut news = News::listen();
@@ -72,7 +72,7 @@ async fn an_empty_first_list_is_told_too() {
 }
 
 #[actix::test]
-async fn every_change_is_told_with_what_was_before() {
+async fn every_change_has_the_values_before_and_after() {
     let (_server, registry) = world().await;
     let mut news = News::listen();
     subscribe(&registry, &news).await;
@@ -130,7 +130,7 @@ async fn a_listener_that_comes_late_gets_the_present_list_at_once_as_its_first()
 }
 
 #[actix::test]
-async fn nothing_is_told_while_nothing_changes() {
+async fn listeners_receive_nothing_while_nothing_changes() {
     let (server, registry) = world().await;
     let mut news = News::listen();
     subscribe(&registry, &news).await;
@@ -184,7 +184,7 @@ async fn a_failed_poll_is_no_change() {
 }
 
 #[actix::test]
-async fn a_restarted_empty_server_is_no_news() {
+async fn a_restart_without_data_is_no_change_for_listeners() {
     let (server, registry) = world().await;
     let mut news = News::listen();
     subscribe(&registry, &news).await;
@@ -206,7 +206,7 @@ async fn a_restarted_empty_server_is_no_news() {
 // Listeners.
 
 #[actix::test]
-async fn the_same_listener_subscribed_twice_is_told_once() {
+async fn the_same_listener_subscribed_twice_is_notified_once() {
     let (server, registry) = world().await;
     let mut news = News::listen();
     subscribe(&registry, &news).await;
@@ -380,7 +380,7 @@ async fn unsubscribing_from_clusters_ends_the_subscription_of_these_clusters() {
 }
 
 #[actix::test]
-async fn unsubscribing_what_is_not_subscribed_is_ok() {
+async fn unsubscribing_without_a_subscription_is_ok() {
     let (_server, registry) = world().await;
     let (mut news, other_owner) = (News::listen(), News::listen());
     subscribe(&registry, &news).await;
@@ -414,7 +414,7 @@ async fn stop_subscribe_ends_all_subscriptions_and_no_view() {
 // Listeners that are slow, full or broken.
 
 #[actix::test]
-async fn a_listener_whose_mailbox_is_full_gets_the_newest_counted_from_what_it_received() {
+async fn a_listener_whose_mailbox_was_full_receives_the_difference_to_the_newest_list() {
     let (_server, registry) = world().await;
     let gate = Gate::default();
     let mut slow = News::listen_behind(gate.clone(), 1);
@@ -466,7 +466,7 @@ impl Handler<ServiceChanged> for Panicking {
 }
 
 #[actix::test]
-async fn a_slow_a_full_a_panicking_and_a_stopped_listener_cost_the_others_nothing() {
+async fn bad_listeners_do_not_affect_the_others() {
     let (_server, registry) = world().await;
     let gate = Gate::default();
     let troubled = [News::listen_behind(gate.clone(), 1), News::listen_behind(gate.clone(), 1), News::listen()];
@@ -522,7 +522,7 @@ async fn an_actor_can_subscribe_its_own_address() {
 // How lists arrive.
 
 #[actix::test]
-async fn a_pushed_change_is_told_without_waiting_for_a_poll() {
+async fn a_pushed_change_reaches_listeners_without_waiting_for_a_poll() {
     let server = support::builder().push_delay(ms(20)).start().unwrap();
     let push = PushConfig::default().bind(([127, 0, 0, 1], 0).into());
     let minute = ms(60_000);

@@ -11,7 +11,7 @@ use crate::{
 use actix_nacos::{balance::Retry, embedded::EmbeddedServer};
 
 #[actix::test]
-async fn with_one_retry_nobody_notices_that_an_instance_was_killed() {
+async fn with_one_retry_no_call_fails_when_an_instance_is_killed() {
     let _alone = alone();
     let sizes = kill9::Sizes { rate: 100, before: ms(1000), after: ms(2000) };
     let figures = kill9::one_of_three_is_killed(Retry::once(), &sizes).await;

@@ -23,7 +23,7 @@ async fn no_operation_fails_when_one_of_three_servers_hangs() {
 }
 
 #[actix::test]
-async fn a_hanging_server_is_waited_for_once_and_not_once_for_every_instance() {
+async fn instances_of_a_hanging_server_move_after_one_timeout_and_not_one_timeout_each() {
     let _alone = beside_quiet_ones();
     let (interval, request_timeout) = (ms(1000), ms(500));
     let took = instances_move_to_another_server(300, interval, Death::Hangs, request_timeout).await;

@@ -7,7 +7,7 @@ use crate::{
 };
 
 #[actix::test]
-async fn a_slow_a_full_a_panicking_and_a_gone_listener_cost_the_other_96_no_change() {
+async fn bad_listeners_cost_the_other_96_no_change() {
     let _alone = alone();
     let figures = listeners::four_bad_listeners_among_a_hundred(300).await;
     assert!(figures.grown_kib < 8 * 1024, "{figures:?}");

@@ -24,7 +24,7 @@ async fn many_instances_are_deregistered_within_the_deadline() {
 }
 
 #[actix::test]
-async fn what_the_deadline_cut_off_is_reported_and_nothing_else() {
+async fn a_shutdown_reports_exactly_the_instances_that_the_deadline_cut_off() {
     let _alone = alone();
     let figures = many_offline::many_instances_go_offline(1000, ms(100)).await;
     assert_eq!(figures.deregistered + figures.failed, 1000, "{figures:?}");

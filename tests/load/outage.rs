@@ -11,14 +11,14 @@ fn sizes() -> outage::Sizes {
 }
 
 #[actix::test]
-async fn while_all_servers_refuse_little_is_asked_and_all_is_back_soon_after() {
+async fn while_all_servers_refuse_few_requests_are_sent_and_all_instances_are_back_soon_after() {
     let _quiet = beside_quiet_ones();
     let figures = all_servers_fail(Fault::Refuse, &sizes()).await;
     assert_bounded(&figures);
 }
 
 #[actix::test]
-async fn while_all_servers_hang_little_is_asked_and_all_is_back_soon_after() {
+async fn while_all_servers_hang_few_requests_are_sent_and_all_instances_are_back_soon_after() {
     let _quiet = beside_quiet_ones();
     let figures = all_servers_fail(Fault::Hang, &sizes()).await;
     assert_bounded(&figures);

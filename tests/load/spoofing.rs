@@ -34,7 +34,7 @@ async fn datagrams_that_inflate_to_4_mib_delay_no_heartbeat() {
 }
 
 #[actix::test]
-async fn datagrams_that_are_mere_hints_delay_no_heartbeat_either() {
+async fn datagrams_that_are_only_hints_delay_no_heartbeat() {
     let _alone = alone();
     flood(256 * 1024, PushConfig::default().hint_only(true)).await;
     flood(4 * 1024 * 1024, PushConfig::default().hint_only(true)).await;
