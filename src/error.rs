@@ -154,10 +154,10 @@ pub enum Error {
         reason: String,
     },
 
-    /// The system refused something that is no request to a server, for example a port to listen on.
+    /// A call to the operating system failed that is no request to a server, for example opening a port.
     #[error("{reason}")]
     Io {
-        /// What the system said.
+        /// The text of the system's error.
         reason: String,
     },
 
@@ -204,7 +204,7 @@ impl Error {
     }
 }
 
-/// So that a program's `main` can bind a port and start a Registry with one error type.
+/// Lets a program's `main` use one error type for opening a port and for starting a Registry.
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
         Error::Io { reason: error.to_string() }

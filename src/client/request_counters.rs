@@ -1,4 +1,4 @@
-//! What came of the requests, by operation.
+//! Counts requests by operation and outcome.
 
 use std::{cell::Cell, time::Duration};
 
@@ -20,19 +20,19 @@ pub(crate) const REQUESTS: [Operation; 7] = [
     Operation::ListServices,
 ];
 
-/// The requests of one operation. An operation that is tried at several servers has sent several.
+/// The requests of one operation. If an operation is tried at several servers, each request counts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct RequestStatus {
     /// The operation.
     pub operation: Operation,
-    /// Requests that a server answered as asked.
+    /// Requests that succeeded.
     pub succeeded: u64,
-    /// Requests that a server refused.
+    /// Requests that a server rejected.
     pub rejected: u64,
     /// Requests without a usable answer.
     pub failed: u64,
-    /// How long they took.
+    /// How long the requests took.
     pub duration: Histogram,
 }
 
@@ -53,7 +53,7 @@ impl RequestCounters {
         let index = REQUESTS.iter().position(|counted| *counted == operation);
         let Some(counters) = index.and_then(|index| self.0.get(index)) else { return };
         let counter = match outcome {
-            // Its answer is that there is none.
+            // The server has answered that there is no such instance.
             Ok(_) | Err(Error::NotFound { .. }) => &counters.succeeded,
             Err(error) if error.is_retryable() => &counters.failed,
             Err(_) => &counters.rejected,
@@ -62,7 +62,7 @@ impl RequestCounters {
         counters.durations.count(took);
     }
 
-    /// Of the operations that were asked for.
+    /// Returns the counts of all operations with at least one request.
     pub(crate) fn status(&self) -> Vec<RequestStatus> {
         let describe = |(operation, counters): (Operation, &OperationCounters)| RequestStatus {
             operation,
@@ -98,7 +98,7 @@ mod tests {
             took,
             &Err(Error::NotFound { instance: "orders".into(), may_be_disabled: false }),
         );
-        // No request of the naming API.
+        // A login is not a request of the naming API.
         counters.count(Operation::Login, took, &Ok(()));
         let status = counters.status();
         let figures: Vec<_> =

@@ -1,10 +1,10 @@
-//! Durations, counted by how long they were.
+//! A histogram of durations.
 
 use std::{cell::Cell, time::Duration};
 
 use serde::Serialize;
 
-/// The upper bounds that durations are counted by: from a server next door to one that hangs.
+/// The upper bounds of the buckets. They fit servers in the same network as well as servers that hang.
 const BOUNDS: [Duration; 13] = [
     Duration::from_micros(1_000),
     Duration::from_micros(2_500),
@@ -21,15 +21,15 @@ const BOUNDS: [Duration; 13] = [
     Duration::from_millis(10_000),
 ];
 
-/// How many durations were how long.
+/// A histogram of durations.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Histogram {
-    /// How many there are.
+    /// The number of durations.
     pub count: u64,
-    /// Their sum, in seconds.
+    /// The sum of the durations, in seconds.
     pub sum_seconds: f64,
-    /// By upper bound, the shortest first. Each has those of the buckets before it, too.
+    /// The buckets, the shortest bound first. Each bucket also counts the durations in the buckets before it.
     pub buckets: Vec<Bucket>,
 }
 
@@ -39,14 +39,14 @@ pub struct Histogram {
 pub struct Bucket {
     /// The upper bound, in seconds.
     pub at_most_seconds: f64,
-    /// How many durations were no longer than that.
+    /// The number of durations that were no longer than the bound.
     pub count: u64,
 }
 
-/// Counts durations, in one thread.
+/// Counts durations. Used by one thread.
 #[derive(Debug, Default)]
 pub(crate) struct Durations {
-    /// Each up to its bound; the last one has those above all.
+    /// The number of durations in each bucket. The last one counts the durations above all bounds.
     counts: [Cell<u64>; BOUNDS.len() + 1],
     sum: Cell<Duration>,
 }

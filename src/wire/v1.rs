@@ -558,7 +558,7 @@ pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Rejection> {
     }
 }
 
-/// A token must be fit for a header: an HTTP client would refuse any other one without sending the request.
+/// Rejects a token that no header can carry. Otherwise the HTTP client would fail each request without sending it.
 fn read_token(body: &[u8]) -> Result<LoginAnswer, Rejection> {
     let login: LoginAnswer = serde_json::from_slice(body).map_err(|error| unreadable_login(&error))?;
     if login.access_token.is_empty() || !login.access_token.bytes().all(|byte| byte.is_ascii_graphic()) {
