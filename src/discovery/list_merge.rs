@@ -33,7 +33,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct CurrentList {
     pub(crate) info: Arc<ServiceInfo>,
-    /// None until the server in use has answered.
+    /// `None` until the server in use has answered.
     epoch: Option<u64>,
     pub(crate) protocol: WireProtocol,
     /// When the server in use made its last list, by its own clock; 0 if it does not say.
@@ -47,7 +47,7 @@ pub(crate) struct CurrentList {
 }
 
 impl CurrentList {
-    /// The change for a listener that received the list `last`; none if no instance differs.
+    /// The change for a listener that received the list `last`. `None` if no instance differs.
     ///
     /// Most listeners have received the list that `step` replaced. For them the difference is known.
     pub(crate) fn change_since(&self, last: Option<&Arc<ServiceInfo>>, step: &Step) -> Option<ServiceChanged> {
@@ -76,7 +76,7 @@ impl CurrentList {
 /// The difference between the previous list and the current one.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Step {
-    /// The previous list; none if the current one is the first.
+    /// The previous list. `None` if the current list is the first.
     pub(crate) from: Option<Arc<ServiceInfo>>,
     pub(crate) difference: Difference,
 }
@@ -94,13 +94,13 @@ pub(crate) enum Arrival {
 /// The result of [`ListMerge::merge`].
 #[derive(Debug, PartialEq)]
 pub(crate) enum Merged {
-    /// The list has replaced the current one. Its instances may be the same: see [`Step::difference`].
+    /// The list has replaced the current one. If both have the same instances, [`Step::difference`] is empty.
     Changed(Step),
-    /// The list says what the current one says.
+    /// The list equals the current one.
     Unchanged,
     /// The list is older than the current one, and was dropped.
     Outdated,
-    /// The list was dropped, because only a poll can show whether it is newer.
+    /// The list was dropped, because it is not known whether it is newer. Only a poll can show that.
     NeedsPoll,
 }
 
@@ -115,7 +115,7 @@ pub(crate) struct ListMerge {
     /// Instances that no list of the current epoch has contained, and when a list first lacked them. The address
     /// identifies an instance, because the current list keeps it alive.
     withheld: HashMap<*const Instance, Instant>,
-    /// How many polls have found the list empty, while it is not believed to be empty; 0 if only a push has.
+    /// The number of polls that have found the list empty while that is not believed. 0 if only a push was empty.
     unconfirmed_empty: Option<u32>,
 }
 
@@ -155,13 +155,14 @@ impl ListMerge {
         self.withheld.values().map(|since| self.hold_end(*since)).min()
     }
 
-    /// The hold counts from `since`, when a list first lacked the instance. The server may restart again before it is
-    /// full, so a later epoch lets the hold count anew; it ends after twice its length at the latest.
+    /// The end of the hold of an instance that a list first lacked at `since`. A later epoch lets the hold begin anew,
+    /// because the server may restart again before its list is complete. The hold ends after twice its length at the
+    /// latest.
     fn hold_end(&self, since: Instant) -> Instant {
         (since.max(self.epoch_began) + self.outage_hold).min(since + self.outage_hold * 2)
     }
 
-    /// Takes a list from the disk cache. None if there is a list already, which is newer.
+    /// Takes a list from the disk cache. `None` if there is already a list, which is newer.
     pub(crate) fn restore(&mut self, info: ServiceInfo) -> Option<Step> {
         if self.current.is_some() {
             return None;
@@ -196,7 +197,7 @@ impl ListMerge {
         let mut difference = Difference::between(&from.hosts, &listed.info.hosts);
         let withheld = self.withhold(&mut difference.removed, &listed, arrival, begins_epoch);
         put_back(&mut listed.info, withheld);
-        // A list from the disk is replaced even by an equal one: from then on its instances are the server's.
+        // Even an equal list replaces a list from the disk, because its instances are confirmed by the server.
         if difference.is_empty() && is_otherwise_equal(&from, &listed.info) && !self.is_from_disk() {
             self.confirm(&listed);
             return Merged::Unchanged;
@@ -277,7 +278,7 @@ impl ListMerge {
         kept
     }
 
-    /// Counts an empty list. None once a second poll has confirmed it; a push confirms nothing.
+    /// Counts an empty list. `None` if a second poll has confirmed it. A push does not confirm it.
     fn count_empty(&self, arrival: Arrival) -> Option<u32> {
         let polls = self.unconfirmed_empty.unwrap_or(0);
         match arrival {
@@ -287,7 +288,7 @@ impl ListMerge {
     }
 }
 
-/// Whether two lists say the same besides their instances.
+/// Whether two lists are equal except for their instances.
 fn is_otherwise_equal(one: &ServiceInfo, other: &ServiceInfo) -> bool {
     one.cache_millis == other.cache_millis && one.reach_protection_threshold == other.reach_protection_threshold
 }

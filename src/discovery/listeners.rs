@@ -63,7 +63,7 @@ impl ListenerId {
     }
 }
 
-/// One listener, and how far it is notified.
+/// One listener, and which changes it has received.
 struct ListenerState {
     listener: Listener<ServiceChanged>,
     /// The list that this listener received last.
@@ -78,7 +78,7 @@ struct ListenerState {
 
 /// The result of sending a message to a listener.
 enum Sent {
-    /// The message is in the mailbox; or there was nothing to send; or the last message must be handled first.
+    /// The message is in the mailbox, or there was nothing to send, or the last message must be handled first.
     Done,
     /// The message is on its way to a weak listener.
     Unhandled(RecipientRequest<ServiceChanged>),
@@ -178,7 +178,7 @@ impl Listeners {
         self.notify(pending, current, &Step::default())
     }
 
-    /// Notifies some listeners, and gives the messages whose end must be awaited: those to weak listeners.
+    /// Notifies some listeners. Returns the messages to weak listeners, whose handling must be awaited.
     ///
     /// Listeners that received the same list last share one message. Nothing queues up for a listener whose mailbox is
     /// full: later it receives the difference to the list that is current then.
@@ -208,7 +208,8 @@ impl Listeners {
 }
 
 impl ListenerState {
-    /// Sends `change`, if there is one. It leads from the list that the listener received last to `list`.
+    /// Sends `change`, if there is one. `change` is the difference from the list that the listener received last to
+    /// `list`.
     fn send(&mut self, change: Option<&ServiceChanged>, list: &Arc<ServiceInfo>) -> Sent {
         if self.unhandled {
             return Sent::Done;

@@ -31,7 +31,7 @@ const DECODES_PER_SECOND: u32 = 1_000;
 /// polls find the changes whose pushes are dropped.
 const UNTRUSTED_BYTES_PER_SECOND: usize = 256 * 1024;
 const UNTRUSTED_DECODES_PER_SECOND: u32 = 20;
-/// The time in which dropped datagrams make one [`OverBudget`].
+/// All datagrams that are dropped within this time cause one [`OverBudget`].
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// How many lists may wait for the recipient. More are dropped without an acknowledgement, so servers send them again.
 const MAX_WAITING_LISTS: usize = 64;
@@ -46,7 +46,7 @@ pub(crate) struct Pushed {
     pub(crate) epoch: u64,
     pub(crate) from: SocketAddr,
     pub(crate) list: ListAnswer,
-    /// Whether the datagram came from a configured server. A list from elsewhere is at most a reason to poll.
+    /// Whether the datagram came from a configured server. Any other list is at most a reason to poll.
     pub(crate) trusted: bool,
 }
 
@@ -239,7 +239,7 @@ impl Actor for PushReceiver {
     }
 }
 
-/// A restart loses the stream and the datagram that it has read; `started` goes on with the same socket.
+/// A restart loses the stream and the datagram that it has read. `started` makes a new stream of the same socket.
 impl Supervised for PushReceiver {}
 
 /// One datagram as it was received.
@@ -318,7 +318,7 @@ mod tests {
     use super::*;
     use crate::wire::datagram::samples::{gzip, push};
 
-    /// Passes on what it receives: a list, or none for [`OverBudget`].
+    /// Forwards what it receives: a list, or `None` for [`OverBudget`].
     struct Forwarder(mpsc::UnboundedSender<Option<Pushed>>);
 
     impl Forwarder {
@@ -328,7 +328,7 @@ mod tests {
         }
     }
 
-    /// None for [`OverBudget`].
+    /// Returns `None` for [`OverBudget`].
     async fn next(forwarded: &mut mpsc::UnboundedReceiver<Option<Pushed>>) -> Option<Pushed> {
         timeout(Duration::from_secs(10), forwarded.recv()).await.unwrap().unwrap()
     }

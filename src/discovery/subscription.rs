@@ -45,7 +45,7 @@ pub struct SubscriptionStatus {
     pub listeners: usize,
     /// How many views are alive. Clones count.
     pub views: usize,
-    /// How many instances the current list has; none before the first list has arrived.
+    /// How many instances the current list has. `None` before the first list has arrived.
     pub instances: Option<usize>,
     /// How many of these instances are withheld from removal: the server may have forgotten them, and has not listed
     /// them since. They stay in the list for [`Config::outage_hold`](crate::Config::outage_hold).
@@ -58,14 +58,15 @@ pub struct SubscriptionStatus {
     pub stale: bool,
     /// Milliseconds since the last polled or pushed list arrived.
     pub last_success_ms_ago: Option<u64>,
-    /// Why the last poll failed; none after a poll that succeeded.
+    /// Why the last poll failed. `None` after a poll that succeeded.
     pub last_error: Option<String>,
     /// How many polls have ended, those that failed included.
     pub polls: u64,
     /// How many pushed lists have arrived.
     pub pushes: u64,
-    /// How many of them were ignored: they were older than the current list, or only a poll could show whether they were.
+    /// How many of them were ignored, because they were older than the current list, or because only a poll could show
+    /// that.
     pub ignored_pushes: u64,
-    /// How many lists changed the instances. The first list counts.
+    /// How many lists changed the instances, including the first list.
     pub changes: u64,
 }

@@ -41,9 +41,10 @@ use crate::{
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// After this time a listener whose mailbox was full is notified again.
 const FULL_MAILBOX_RETRY: Duration = Duration::from_millis(50);
-/// The shortest interval to a poll that is brought forward: a flood of hints is no flood of polls.
+/// The shortest interval between a poll and a poll that is brought forward, so that a flood of hints does not cause a
+/// flood of polls.
 const MIN_EARLY_INTERVAL: Duration = Duration::from_secs(1);
-/// Polls that a new epoch brings forward are spread over this time, since it brings forward those of all subscriptions.
+/// The polls that a new epoch causes are spread over this time, because it causes one for each subscription.
 const EPOCH_POLL_SPREAD: Duration = Duration::from_secs(1);
 
 /// After this time the list is written to the cache although it has not changed: files that are too old are ignored.
@@ -54,12 +55,12 @@ const CHANGE_SERIES_INTERVAL: Duration = Duration::from_secs(2);
 /// Changes seldom come alone: a deployment replaces its instances one after the other.
 const CHANGE_SERIES_WINDOW: Duration = Duration::from_secs(20);
 
-/// Asks the Registry for the list as the server has it now.
+/// Asks the Registry to request the list from a server now.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<Listed, Error>")]
 pub(crate) struct PollList(pub(crate) SubscriptionKey);
 
-/// Adds a listener. Adding one that listens already changes nothing, except that it is kept alive if either was strong.
+/// Adds a listener. If it is known already, this only changes a weak listener to a strong one.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Listen(pub(crate) Listener<ServiceChanged>);
@@ -86,8 +87,8 @@ pub(crate) struct PushedList(pub(crate) Listed);
 #[rtype(result = "()")]
 pub(crate) struct Hint;
 
-/// Says that the server in use may have forgotten instances and push subscriptions. A poll shows the one and renews
-/// the other.
+/// Says that the server in use may have forgotten instances and push subscriptions. The poll that follows shows which
+/// instances are missing, and renews the push subscription.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub(crate) struct EpochBegan;
@@ -110,7 +111,7 @@ pub(crate) struct Settings {
     pub(crate) protect_from_empty: bool,
     pub(crate) outage_hold: Duration,
     pub(crate) cache: Option<CacheFile>,
-    /// What all subscriptions of the service know of its instances.
+    /// The records of the calls to the service's instances, shared by all its subscriptions.
     pub(crate) records: Arc<ServiceRecords>,
     pub(crate) grid: Grid,
     pub(crate) log: Logger,
@@ -189,7 +190,7 @@ enum Cache {
     },
 }
 
-/// What [`SubscriptionStatus`] shows and no other part of the Subscriber knows.
+/// Facts for [`SubscriptionStatus`] that the Subscriber does not need otherwise.
 #[derive(Default)]
 struct Status {
     last_success: Option<Instant>,
@@ -281,7 +282,8 @@ impl Subscriber {
         if self.status.last_error.is_some() {
             return interval.min(MAX_RETRY_INTERVAL);
         }
-        // A list must arrive after the hold to end it. Where changes are pushed and nothing changes, only a poll does.
+        // The hold ends only when a list arrives after it. If servers push and nothing changes, only a poll brings a
+        // list.
         if let Some(end) = self.merge.next_hold_end() {
             return interval.min(end.saturating_duration_since(Instant::now()).max(MIN_EARLY_INTERVAL));
         }
@@ -328,7 +330,7 @@ impl Subscriber {
         }
     }
 
-    // The disk cache. It is accessed in another thread: a slow disk must not delay heartbeats.
+    // The disk cache. It is accessed in another thread, because a slow disk must not delay heartbeats.
 
     /// Loads the cache file once. A file that was unusable does not become usable.
     fn load_cached(&mut self, ctx: &mut Context<Self>) {
@@ -425,7 +427,7 @@ impl Subscriber {
         })
     }
 
-    /// Gives the views the current list.
+    /// Updates the views with the current list.
     fn update_views(&self) {
         if let Some(current) = self.merge.current() {
             let is_stale = self.status.last_error.is_some();
@@ -433,7 +435,7 @@ impl Subscriber {
         }
     }
 
-    /// Gives views, listeners and the cache the list that has become the current one.
+    /// Sends the new current list to views, listeners and the cache.
     fn publish(&mut self, step: &Step, ctx: &mut Context<Self>) {
         self.status.changes += u64::from(step.from.is_none() || !step.difference.is_empty());
         self.update_views();
@@ -468,10 +470,10 @@ impl Subscriber {
         self.follow(deliveries, ctx);
     }
 
-    /// Follows up what notifying has left: unhandled messages, full mailboxes, listeners that have ended.
+    /// Handles what notifying has left to do: unhandled messages, full mailboxes, listeners that have ended.
     fn follow(&mut self, deliveries: Vec<Delivery>, ctx: &mut Context<Self>) {
         for delivery in deliveries {
-            // The stream of `await_deliveries` has the other end, and lives as long as the context.
+            // The stream in `await_deliveries` holds the receiver, and lives as long as the context.
             let _ = self.deliveries.send(delivery);
         }
         self.retry_pending(ctx);
@@ -526,7 +528,7 @@ impl Actor for Subscriber {
         if self.view.readers() > 0 {
             self.end_when_abandoned(ctx);
         }
-        // Without the grid's wait. The first listener or view is in the mailbox already.
+        // Poll at once, without waiting for the grid. The first listener or view is in the mailbox already.
         let timer = ctx.run_later(Duration::ZERO, Self::poll);
         self.under_way.polling = Polling::Scheduled { timer, due: Instant::now() };
         self.retry_pending(ctx);

@@ -1,4 +1,4 @@
-//! Ejection: an instance whose calls fail is left out for a time.
+//! Ejection: an instance whose calls fail is not chosen for a while.
 //!
 //! All views of a service share one [`Record`] per instance, which outlives the lists. Calls read and write records
 //! without a lock. Changes of lists, and ejections, take a lock; both are rare.
@@ -110,7 +110,8 @@ impl Eject {
     }
 }
 
-/// The calls of a service that views of this Registry began, from the first view on. They count anew when no view of the
+/// The calls of a service that views of this Registry began, since the first view of the service. The counts start
+/// again at 0 when no view of the service is left.
 /// service is left.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -127,7 +128,7 @@ pub struct CallTotals {
     pub retries: u64,
 }
 
-/// An instance that is left out because its calls failed.
+/// An instance that is ejected, because its calls failed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct EjectionStatus {
@@ -376,7 +377,8 @@ impl ServiceRecords {
     pub(super) fn probe_succeeded(&self, target: &Target, probe: u64) {
         let mut known = self.known();
         let is_the_probe = target.record.end_probe(probe);
-        // A probe that took long has left its place to another one. Its success counts once the ejection's time is over.
+        // If the probe took long, another call may have replaced it as the probe. Its success then counts once the
+        // ejection's time is over.
         let is_over = target.record.ejected_for(Instant::now()).is_some_and(|left| left.is_zero());
         if !target.record.is_ejected() || !(is_the_probe || is_over) {
             return;
@@ -539,7 +541,7 @@ mod tests {
         call(&view, 1).unwrap().succeeded();
         fail(&view, 1, 4);
         assert!(ejected(&view).is_empty());
-        // Those of others do not count for this one.
+        // The failures of another instance do not count for this one.
         fail(&view, 2, 1);
         fail(&view, 1, 1);
         assert_eq!(ejected(&view), [1]);

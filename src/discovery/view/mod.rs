@@ -144,7 +144,7 @@ impl ServiceView {
         &self.shared.selection
     }
 
-    /// The instances as they are now, in order of cluster, ip and port; only the healthy ones if that was asked for.
+    /// The current instances, in order of cluster, ip and port; only the healthy ones if that was asked for.
     /// Empty before the first list has come.
     ///
     /// ```

@@ -89,7 +89,7 @@ impl Record {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// `succeeded`: as the caller said; `None` for a call that was dropped.
+    /// `succeeded` is the outcome that the caller reported. `None` for a call that was dropped.
     pub(super) fn call_ended(&self, succeeded: Option<bool>) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         match succeeded {
