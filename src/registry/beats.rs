@@ -263,7 +263,7 @@ impl Shared {
         self.register_again(&beat.key, instance).await
     }
 
-    /// Deregisters the leftover of an instance, if there is one. An error says that it is to be repeated.
+    /// Deregisters the leftover of an instance, if there is one. After an error the caller has to repeat this.
     async fn deregister_leftover(&self, key: &Arc<InstanceKey>) -> Result<(), Error> {
         let leftover = self.desired.leftover(key, |left| left.heartbeat.is_some().then_some(left.ephemeral)).flatten();
         let Some(ephemeral) = leftover else { return Ok(()) };

@@ -346,7 +346,7 @@ impl Turn {
     /// Waits until all turns before this one have ended.
     pub(crate) async fn come(&mut self) {
         if let Some(before) = self.before.take() {
-            // The error says that the sender was dropped, which is how turns end.
+            // An error means that the sender was dropped, which is how turns end.
             let _ = before.await;
         }
     }

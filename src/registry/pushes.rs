@@ -155,7 +155,8 @@ impl Shared {
     fn pushed(&self, pushed: Pushed) {
         let service = ServiceName::from_wire(&pushed.list.name, &pushed.list.group_name);
         let subscribers = self.subscriptions.of_service(&service);
-        // A server that is not in use any more still pushes for a while, lists that lack our heartbeats.
+        // A server that is no longer in use still pushes for a while. Its lists lack instances that do not beat there
+        // any more.
         let epoch = self.nacos.epoch();
         let is_current = self.has_fixed_push_port() || pushed.epoch == epoch;
         let may_be_list = pushed.trusted && !self.config.push.hint_only && is_current;

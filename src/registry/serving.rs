@@ -9,7 +9,8 @@ use crate::{
     model::connection::ConnectionState,
 };
 
-/// `serve` begins and will register services. The process is not ready until then. The answer has the settings.
+/// Says that `serve` begins and will register services. The process is not ready until then. The answer has the
+/// settings.
 #[derive(Message)]
 #[rtype(result = "Result<Config, Error>")]
 pub(crate) struct BeginServing;
@@ -25,7 +26,8 @@ impl Handler<BeginServing> for Registry {
     }
 }
 
-/// `serve` does not find the address to register, and keeps trying. Until then only a strict readiness waits for it.
+/// Says that `serve` has not found the address to register and keeps trying. Until it has, only a strict readiness
+/// waits.
 /// Send it once for each `BeginServing`.
 #[derive(Message)]
 #[rtype(result = "Result<(), Error>")]
@@ -42,7 +44,8 @@ impl Handler<AddressMissing> for Registry {
     }
 }
 
-/// `serve` has sent the registrations of all services. Each is registered, or will be when a registry server can be
+/// Says that `serve` has sent the registrations of all services. Each is registered, or will be when a registry server
+/// can be reached.
 /// reached.
 #[derive(Message)]
 #[rtype(result = "Result<(), Error>")]

@@ -62,15 +62,15 @@ pub(crate) struct Shared {
     /// Limits the beats under way to the number of connections, so that an application's own requests wait behind few
     /// beats.
     pub(super) beat_permits: Semaphore,
-    /// How long after the moment at which they were due beats were sent.
+    /// How long after they were due heartbeats were sent.
     pub(super) heartbeat_lateness: Durations,
     pub(crate) started_at: std::time::Instant,
     /// Whether the Registry has a thread of its own, so that callers wait in other threads.
     pub(super) has_own_thread: bool,
-    /// How many servers have begun to serve, and have not registered their services yet.
+    /// The number of servers that `serve` has started and whose services are not registered yet.
     #[cfg(feature = "actix-web")]
     pub(super) unregistered_servers: std::cell::Cell<usize>,
-    /// How many of these do not find the address to register.
+    /// The number of these servers for which no address to register has been found.
     #[cfg(feature = "actix-web")]
     pub(super) servers_without_address: std::cell::Cell<usize>,
     pub(crate) log: Logger,

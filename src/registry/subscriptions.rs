@@ -342,7 +342,8 @@ impl Shared {
     ) -> ServiceView {
         loop {
             let subscriber = self.subscriber(key, registry);
-            // One that ended meanwhile, because its last view was dropped, is followed by a new one.
+            // If the Subscriber has ended meanwhile, because its last view was dropped, the next round starts a new
+            // one.
             if let Ok(view) = subscriber.send(AddView { healthy_only }).await {
                 return view;
             }

@@ -67,7 +67,8 @@ macro_rules! value_setters {
 
 pub(super) use value_setters;
 
-/// The values that a registration or a beat starts from: those of a known instance, otherwise the defaults. The id was
+/// The values that a registration or a beat starts from: those of a known instance, otherwise the defaults. The id is
+/// that of a server and is not sent.
 /// given by a server and is not sent back.
 pub(super) fn initial_values(known: Option<Instance>) -> Instance {
     let values = known.unwrap_or_else(|| Instance::new("", 0));
