@@ -29,7 +29,7 @@ pub(super) struct UnderWay {
     pub(super) _carried: Carried,
 }
 
-/// Whether an instance says by this status that it cannot serve.
+/// Whether this status means that the instance cannot serve.
 pub(super) fn is_failure(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
@@ -49,7 +49,7 @@ pub(super) fn headers_of(answer: &ConnectResponse) -> &HeaderMap {
 }
 
 impl UnderWay {
-    /// The connection belongs to the caller for as long as the caller wants.
+    /// The instance has answered, and the connection stays open as long as the caller wants.
     fn answered(mut self) -> Self {
         if let Some(call) = &mut self.call {
             call.answered();

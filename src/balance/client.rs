@@ -41,8 +41,8 @@ const REDIRECTS: u8 = 10;
 /// An [`awc::Client`] whose requests to `http://orders/…` go to instances of the service `orders`.
 ///
 /// It derefs to [`awc::Client`] and is used like it. Requests to hosts that are not services are sent unchanged. Like
-/// awc's client it belongs to one thread, so build one per worker. All clients of the process share what they learn
-/// about instances, and the budget of retries.
+/// awc's client it belongs to one thread, so build one per worker. All clients of the process share the ejections and
+/// the measured latencies of instances, and the budget of retries.
 ///
 /// ```
 /// use actix_nacos::{balance::{Client, Retry}, embedded::EmbeddedServer, prelude::*};

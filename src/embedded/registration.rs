@@ -36,7 +36,7 @@ pub(crate) struct BeatTaken {
     pub(crate) interval: i64,
 }
 
-/// The reason why an instance is not registered, in the words of Nacos.
+/// The reason why an instance is not registered, with the error text of Nacos.
 #[derive(Debug)]
 pub(crate) enum Rejected {
     /// A value of the instance is invalid.
@@ -114,7 +114,7 @@ impl State {
         now + interval - since_last_sweep
     }
 
-    /// Returns whether there was such an instance.
+    /// Deregisters an instance. Returns whether there was such an instance.
     pub(crate) fn deregister(&mut self, key: &ServiceKey, ip: &str, port: i64, cluster: &str, ephemeral: bool) -> bool {
         let instance_key = self.instance_key(ip, port, cluster, ephemeral);
         self.remove_instance(key, &instance_key)

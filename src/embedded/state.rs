@@ -31,7 +31,7 @@ pub(crate) struct State {
     pub(crate) namespaces: BTreeMap<String, (String, String)>,
 }
 
-/// An event that becomes due.
+/// An event and what to do when it is due.
 #[derive(Debug)]
 pub(crate) enum Due {
     /// Check whether the instance has beaten in time.

@@ -1,4 +1,4 @@
-//! Answers with self-contained web pages, and with the event streams that these pages show.
+//! Answers that contain self-contained web pages and their event streams.
 
 use std::convert::Infallible;
 

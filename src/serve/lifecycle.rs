@@ -90,13 +90,13 @@ where
 /// 5. The server stops: it takes no new connection, and ends the requests that are under way
 ///    ([`HttpServer::shutdown_timeout`]).
 ///
-/// A second signal ends the process at once, with the exit code 130 (Ctrl-C) or 143 (SIGTERM), and so does every signal after
-/// the service has ended. The server handles no signals by itself.
+/// A second signal ends the process at once, with the exit code 130 (Ctrl-C) or 143 (SIGTERM), and so does every signal
+/// after the service has ended. The server handles no signals by itself.
 ///
 /// # Errors
-/// [`Error::Io`] if the server cannot run; [`Error::InvalidInput`] if it listens nowhere, or if a service cannot be registered
-/// as it was given; when [`strict`](Serve::strict), whatever keeps a service from being registered. In each case the instances are
-/// deregistered and the server has stopped.
+/// [`Error::Io`] if the server cannot run. [`Error::InvalidInput`] if it listens nowhere, or if a service is invalid.
+/// If the service is [`strict`](Serve::strict), also the error because of which a service could not be registered. In
+/// each case the instances are deregistered and the server has stopped.
 #[must_use = "serves nothing until it is awaited"]
 pub struct Serve {
     server: Result<(Server, SocketAddr), Error>,

@@ -15,7 +15,7 @@ use crate::{
 ///
 /// | route | what it is | answers |
 /// |---|---|---|
-/// | `/livez` | 200 as long as the process serves, whatever becomes of the registry | everybody |
+/// | `/livez` | 200 as long as the process serves, also in an outage of the registry | everybody |
 /// | `/readyz` | 200 when requests may come: see [`strict`](StatusRoutes::strict) | everybody |
 /// | `/offline` | GET or POST: deregisters, and answers when callers have noticed | loopback, or who has the token |
 /// | `/metrics` | metrics in the Prometheus text format | loopback, or see below |
