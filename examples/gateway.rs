@@ -1,7 +1,8 @@
 //! A reverse proxy for services by name: `cargo run --example gateway -- orders billing`.
 //!
-//! `/orders/items` is forwarded to `/items` of an instance of `orders`. When an instance dies, requests go to another one;
-//! an instance that keeps failing is left out for a while. `/metrics` and the live page at `/registry/` show what is going on.
+//! `/orders/items` is forwarded to `/items` of an instance of `orders`. When an instance dies, requests go to another
+//! one. An instance that keeps failing gets no requests for a while. `/metrics` and the live page at `/registry/` show
+//! the requests and the instances.
 
 mod cli;
 
@@ -30,10 +31,10 @@ Usage: gateway [OPTIONS] SERVICE...
   --port PORT         where to listen [a free one]
   --help              print this";
 
-/// Headers that belong to one connection.
+/// Headers that concern one connection, so they are not forwarded.
 const HOP_BY_HOP: [HeaderName; 10] = [
     header::CONNECTION,
-    // actix-web has answered the expectation already.
+    // actix-web has already answered `Expect: 100-continue`.
     header::EXPECT,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -81,17 +82,17 @@ async fn run(config: Option<Config>, port: u16, services: &[String]) -> Result<(
     Ok(actix_nacos::serve(server, registry).await?)
 }
 
-/// Redirects are the caller's to follow, and an upload takes as long as its sender needs.
+/// Passes redirects on to the caller, and gives uploads as much time as their senders need.
 fn settings(registry: &actix::Addr<Registry>) -> ClientBuilder {
     Client::builder(registry).retry(Retry::once()).redirects(0).deadline(Duration::from_secs(600))
 }
 
-/// One per worker: like awc's clients it belongs to its thread.
+/// Makes the client of one worker, because a client belongs to one thread.
 fn client(by_name: &ClientBuilder) -> Client {
     by_name.clone().finish()
 }
 
-/// Views that keep the lists current while nobody calls. A list that does not come is no reason not to start.
+/// Creates views, which keep the lists current while there are no calls. The gateway also starts if a list is missing.
 async fn first_lists(registry: &actix::Addr<Registry>, services: &[String]) -> Result<Vec<ServiceView>, Error> {
     let mut views = Vec::new();
     for service in services {
@@ -120,7 +121,7 @@ async fn forward(
     }
 }
 
-/// Path and query without the service.
+/// Returns path and query without the service.
 fn below_service(request: &HttpRequest) -> String {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     match path[1..].find(['/', '?']) {
@@ -148,7 +149,7 @@ fn prepare(request: &HttpRequest, http: &Client, url: String) -> ClientRequest {
     forwarded
 }
 
-/// All but those of the connection. The length goes with the body.
+/// Copies all headers except those of the connection. The length is sent with the body.
 fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
     let named: Vec<_> = from.get_all(header::CONNECTION).filter_map(|value| value.to_str().ok()).collect();
     let is_named = |name: &HeaderName| {
@@ -162,7 +163,7 @@ fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
     }
 }
 
-/// A request without a body can be sent again. One with a body can as long as nothing of it was read.
+/// A request without a body can be sent again. A request with a body can be sent again only if nothing of it was read.
 fn send(forwarded: ClientRequest, request: &HttpRequest, body: web::Payload) -> SendClientRequest {
     let is_chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
     match length(request.headers()) {
@@ -197,7 +198,7 @@ fn unavailable(error: &SendRequestError) -> HttpResponse {
     response.body(format!("{error}\n"))
 }
 
-/// The embedded server lives as long as what is returned.
+/// The embedded server stops when the returned value is dropped.
 fn or_embedded(config: Option<Config>) -> std::io::Result<(Config, Option<EmbeddedServer>)> {
     if let Some(config) = config {
         return Ok((config, None));

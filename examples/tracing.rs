@@ -1,7 +1,7 @@
 //! Log records as events of `tracing`: `cargo run --example tracing`.
 //!
-//! An application that logs by `tracing` sees what happens to its instances with fields that it can search for. Nothing is to
-//! be set up but its own subscriber.
+//! An application that logs by `tracing` receives the records about its instances as events with fields, by which it
+//! can search. It only has to set up its own subscriber.
 
 mod cli;
 
