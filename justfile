@@ -1,9 +1,9 @@
-# The commands of daily work. `.ci/run` is what must pass before a merge.
+# The commands for daily work. `.ci/run` must pass before a merge.
 
 default:
     @just --list
 
-# Everything that is quick and must hold before a commit.
+# The quick checks before a commit: format, lints, tests, documentation.
 check: fmt-check clippy test doc
 
 fmt:
@@ -18,32 +18,32 @@ clippy:
 test:
     cargo test
 
-# The tests of the TLS features too.
+# All tests, with those of the TLS features.
 test-all:
     cargo test --all-features
 
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --all-features
 
-# Every feature alone and all together, without what only tests need.
+# Lints with each feature alone, with each pair of features and with all, without the dependencies of the tests.
 features:
     cargo hack --feature-powerset --depth 2 --exclude-features default,_testing --no-dev-deps clippy -- -D warnings
 
 deny:
     cargo deny check licenses bans sources
 
-# Needs the advisory database, which is fetched.
+# Known vulnerabilities. Fetches the advisory database.
 advisories:
     cargo deny check advisories
 
 quickstart:
     cargo run --example quickstart
 
-# Against a server that runs already: `just conformance 127.0.0.1:8848`; without one, on the embedded server.
+# The conformance suite on a running server, `just conformance 127.0.0.1:8848`, or on the embedded server.
 conformance server="":
     NACOS_SERVER_ADDR={{ server }} cargo test --test conformance
 
-# What the client costs, inside and across the wire, against a stub server.
+# The costs of the client, inside the process, and across the wire against a stub server.
 bench:
     cargo bench --bench inside --bench view --bench load
 
@@ -51,12 +51,12 @@ bench:
 bench-growth:
     cargo bench --bench load -- growth
 
-# Beside what a user could take instead; writes its table into docs/performance.md. What both workspaces have alike is
-# built once.
+# The costs of other clients. Writes its table into docs/performance.md. Uses the same target folder, so that common
+# dependencies are built once.
 bench-peers *arguments="--write docs/performance.md":
     cargo run --release --target-dir target --manifest-path benches/peers/Cargo.toml -- {{ arguments }}
 
-# Every bench once and short, so that none rots.
+# Every bench once, shortly, to see that it still works.
 bench-smoke:
     cargo test --bench '*' -- --test
 
@@ -64,6 +64,6 @@ bench-smoke:
 reliability *arguments:
     cargo bench --bench reliability -- {{ arguments }}
 
-# All that must pass before a merge.
+# All checks that must pass before a merge.
 ci:
     .ci/run

@@ -71,7 +71,7 @@ pub struct RegistryStatus {
     /// How late heartbeats were sent, counted from the moment at which they were due. The timer grid makes them up to
     /// half a second late.
     pub heartbeat_lateness: Histogram,
-    /// The number of epochs so far: how often the server in use may have forgotten what it was told.
+    /// The number of epochs so far: how often the server in use may have forgotten its instances.
     pub epochs: u64,
     /// The last 100 events, the oldest first.
     pub events: Vec<RegistryEvent>,
