@@ -188,8 +188,8 @@ impl ClientBuilder {
         self
     }
 
-    /// The key of a request, for [`Policy::ConsistentHash`](crate::Policy::ConsistentHash): requests with the same key go to
-    /// the same instance. Default: none.
+    /// Sets how the key of a request is found, for [`Policy::ConsistentHash`](crate::Policy::ConsistentHash): requests
+    /// with the same key go to the same instance. Default: none.
     #[must_use]
     pub fn key(mut self, key: impl Fn(&RequestHead) -> Option<String> + Send + Sync + 'static) -> Self {
         self.settings.key = Some(Arc::new(key));
@@ -214,7 +214,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a call may take until the head of the answer has come, waiting and all attempts together. Default: 10 s.
+    /// How long a call may take until the head of the answer has come: waiting and all attempts together. Default: 10
+    /// s.
     ///
     /// While an attempt waits for the request's own body, only the deadline applies.
     #[must_use]
@@ -223,8 +224,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How many redirects a call follows, to any host. Each request on the way has its own [`deadline`](Self::deadline).
-    /// A proxy passes redirects on: 0. Default: 10, as in awc.
+    /// How many redirects a call follows, to any host. Each request on the way has its own
+    /// [`deadline`](Self::deadline). A proxy that passes redirects on needs 0. Default: 10, as in awc.
     #[must_use]
     pub fn redirects(mut self, limit: u8) -> Self {
         self.redirects = limit;

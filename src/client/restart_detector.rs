@@ -63,7 +63,8 @@ async fn watch(servers: &Servers, server: &Rc<Server>) {
                 }
                 Some(&mut closed_early_noted)
             }
-            // Only a refused connection counts. A failed lookup or a silent address does not show that the server is down.
+            // Only a refused connection counts. A failed lookup or a silent address does not show that the server is
+            // down.
             _ => server.dialer.was_refused_since(began).then_some(&mut refused_noted),
         };
         // Note an outage once, however many connections show it.

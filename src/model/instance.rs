@@ -188,8 +188,8 @@ impl Instance {
         self.validate_interval()
     }
 
-    /// An interval must also be shorter than the timeouts that servers use if the metadata has none: Nacos 2 and 3 reject
-    /// the instance otherwise, and Nacos 1.4 removes it between two beats.
+    /// An interval must also be shorter than the timeouts that servers use if the metadata has none: Nacos 2 and 3
+    /// reject the instance otherwise, and Nacos 1.4 removes it between two beats.
     fn validate_interval(&self) -> Result<(), Error> {
         let Some(interval) = self.preserved(HEART_BEAT_INTERVAL) else { return Ok(()) };
         let timeouts = [(HEART_BEAT_TIMEOUT, self.heartbeat_timeout()), (IP_DELETE_TIMEOUT, self.delete_timeout())];

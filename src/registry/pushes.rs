@@ -1,4 +1,4 @@
-//! Pushed lists: the socket that servers push to, and which subscriptions a pushed list is for.
+//! Pushed lists: the socket that servers push to, which pushes are believed, and which subscriptions they are for.
 
 use std::{
     cell::{Cell, RefCell},
@@ -151,7 +151,7 @@ impl Shared {
         self.config.push.any_source || self.nacos.servers().trusts(ip)
     }
 
-    /// Passes a pushed list to the subscriptions that it is for.
+    /// Passes a pushed list to the subscriptions that it is for. Decides whether the list is believed or only a hint.
     fn pushed(&self, pushed: Pushed) {
         let service = ServiceName::from_wire(&pushed.list.name, &pushed.list.group_name);
         let subscribers = self.subscriptions.of_service(&service);

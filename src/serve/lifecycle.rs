@@ -81,9 +81,9 @@ where
 
 /// A service that [`serve`] makes; `await` it, under `#[actix_web::main]` or `#[tokio::main]`.
 ///
-/// 1. The server starts, and then each service is registered, at the address that it listens on. Where that is every address
-///    of the machine (`0.0.0.0`), the one by which the machine reaches the registry is registered
-///    ([`Config::local_ip`](crate::Config::local_ip)).
+/// 1. The server starts. Then each service is registered at the address that the server listens on. If the server
+///    listens on every address of the machine (`0.0.0.0`), the address by which the machine reaches the registry is
+///    registered ([`Config::local_ip`](crate::Config::local_ip)).
 /// 2. It serves until SIGTERM or Ctrl-C comes, or [`until`](Serve::until) says so.
 /// 3. `/readyz` answers 503, and the instances are deregistered ([`Shutdown`]).
 /// 4. It keeps serving as long as callers need to notice, or for [`drain`](Serve::drain).
@@ -116,8 +116,8 @@ struct Service {
 }
 
 impl Serve {
-    /// Registers an instance of `service` (or `GROUP@@service`) at the first port that the server listens on. Call it once for
-    /// each service.
+    /// Registers an instance of `service` (or `GROUP@@service`) at the first port that the server listens on. Call it
+    /// once for each service.
     pub fn register(self, service: impl Into<ServiceRef>) -> Self {
         self.register_with(service, |instance| instance)
     }
@@ -146,7 +146,7 @@ impl Serve {
 
     /// The address by which callers reach this machine. Default: the address that [`Serve`] finds.
     ///
-    /// If callers reach the server by a proxy, for example because the server listens on a Unix socket, give the proxy's
+    /// If callers reach the server by a proxy, for example because the server listens on a Unix socket, set the proxy's
     /// address here and its port in [`register_with`](Serve::register_with).
     pub fn ip(mut self, ip: impl Into<String>) -> Self {
         self.ip = Some(ip.into());

@@ -184,7 +184,7 @@ async fn every_message_rejects_metadata_that_is_too_large_or_has_a_bad_interval(
     ];
     for (key, value, rule) in bad {
         let metadata = Metadata::from([(key.to_owned(), value.clone())]);
-        // The timeout is invalid alone and together with a valid interval.
+        // The value is invalid alone, and a timeout also together with a valid interval.
         for interval in [None, Some(HEART_BEAT_INTERVAL).filter(|interval| *interval != key)] {
             let register = RegisterInstance::new("orders", IP, 80).metadata(key, &*value);
             let register = interval.map_or(register.clone(), |interval| register.metadata(interval, "1000"));

@@ -299,7 +299,7 @@ async fn the_middleware_works_in_a_plain_awc_client() {
     let server = echo();
     let world = World::with(&[&server]).await;
     world.register_dead().await;
-    // More calls than retries are allowed in a second, so only the ejection keeps them from failing.
+    // There are more calls than the budget has retries, so the dead instance must be ejected after one failure.
     let builder = world.builder().selection(Selection::default().eject(Eject::consecutive(1)));
     let http = awc::Client::builder().disable_timeout().wrap(builder.clone().middleware()).finish();
     let connecting = builder.middleware();

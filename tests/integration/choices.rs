@@ -1,4 +1,5 @@
-//! Choosing instances through a Registry: the settings of `Discover`, ejections in the status and as messages, `Choose`.
+//! Choosing instances through a Registry: the settings of `Discover`, ejections in the status and in messages,
+//! `Choose`.
 
 use std::time::Duration;
 

@@ -138,8 +138,8 @@ async fn sixty_four_pages_may_be_open_and_the_next_when_one_is_closed() {
     let mut open = Vec::new();
     for _ in 0..64 {
         let mut events = Events::open(&url).await;
-        // Read everything first: closing with unread data resets the connection, which is easier to notice for the
-        // server.
+        // Reads everything. Otherwise the close would reset the connection, and the server would notice that more
+        // easily.
         events.next().await.unwrap();
         open.push(events);
     }

@@ -119,7 +119,7 @@ async fn a_wrong_secret_is_a_clear_error() {
 async fn each_attempt_is_signed_anew() {
     let fake = Fake::start(|seen| match seen.path() {
         "/nacos/v1/ns/instance/list" => Answer::usual(seen),
-        // A request without an answer is repeated at once if the connection breaks.
+        // Closes the connection without an answer. The client then repeats the request at once.
         _ => Answer::Silence(ms(20)),
     });
     let registry = start(config_at(&fake.server_address()).access_key("id", SECRET).operation_timeout(ms(500)));

@@ -11,10 +11,11 @@ pub enum Policy {
     /// calls in flight, in proportion to the weight, times the mean latency of recent calls. Use it for instances that
     /// differ in speed.
     LeastLoaded,
-    /// One after the other, in proportion to the weights. All views with the same [`Selection`](crate::Selection) take turns.
+    /// One after the other, in proportion to the weights. All views with the same [`Selection`](crate::Selection) share
+    /// the turns.
     WeightedRoundRobin,
-    /// The same instance for the same key, as long as it can be called: see [`begin_for`](crate::ServiceView::begin_for).
-    /// Keys are spread by the weights; when one of n instances comes or goes, about 1/n of the keys move. Calls without a
-    /// key are spread at random.
+    /// The same instance for the same key, as long as it can be called: see
+    /// [`begin_for`](crate::ServiceView::begin_for). Keys are spread by the weights. When one of n instances comes or
+    /// goes, about 1/n of the keys move. Calls without a key are spread at random.
     ConsistentHash,
 }

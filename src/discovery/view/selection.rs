@@ -19,8 +19,9 @@ type Predicate = Arc<dyn Fn(&Instance) -> bool + Send + Sync>;
 
 /// Which instances a view shows and prefers, and how it chooses among them.
 ///
-/// [`Discover`](crate::Discover) and [`Choose`](crate::Choose) have the same setters; [`ServiceView::with`](crate::ServiceView::with)
-/// adds to the selection of a view that exists. Views of one service with equal selections share their lists and tables.
+/// [`Discover`](crate::Discover) and [`Choose`](crate::Choose) have the same setters.
+/// [`ServiceView::with`](crate::ServiceView::with) makes another view with a changed selection. Views of one service
+/// with equal selections share their lists and tables.
 ///
 /// ```
 /// use std::time::Duration;
@@ -68,8 +69,8 @@ impl Selection {
 
     /// Shows and chooses only instances of this cluster. Call it again to add another cluster. Default: all clusters.
     ///
-    /// All such views share one list from the server. [`Discover::clusters`](crate::Discover::clusters) asks the server for
-    /// a smaller list instead.
+    /// All such views share one list from the server. [`Discover::clusters`](crate::Discover::clusters) requests a
+    /// smaller list from the server instead.
     #[must_use]
     pub fn only_cluster(mut self, cluster: impl Into<String>) -> Self {
         self.only.clusters.insert(cluster.into());
@@ -112,8 +113,9 @@ impl Selection {
         self
     }
 
-    /// Gives an instance that appears in the list later than the view's first list a share that grows during this time
-    /// from a tenth of its weight to its weight. Default: zero, which is no warm-up. [`Policy::ConsistentHash`] has none.
+    /// Gives a growing share to an instance that appears in the list later than the view's first list. During this time
+    /// the share grows from a tenth of its weight to its weight. Default: zero, which is no warm-up.
+    /// [`Policy::ConsistentHash`] has none.
     #[must_use]
     pub fn warm_up(mut self, time: Duration) -> Self {
         self.warm_up = time.min(LONGEST_DURATION);
@@ -127,8 +129,8 @@ impl Selection {
         self
     }
 
-    /// A [`Call`](crate::Call) that is dropped without an outcome counts as failed when it lasted longer than this, otherwise
-    /// as cancelled. Default: 1 s.
+    /// A [`Call`](crate::Call) that is dropped without an outcome counts as failed when it lasted longer than this,
+    /// otherwise as cancelled. Default: 1 s.
     #[must_use]
     pub fn slow_after(mut self, limit: Duration) -> Self {
         self.slow_after = limit;
