@@ -12,8 +12,7 @@ use tokio::sync::SemaphorePermit;
 use super::{
     calls::Call,
     health::{pause, Failure, FailureKind},
-    nacos::Nacos,
-    nacos::Patience,
+    nacos::{Answered, Nacos, Patience},
     server::Server,
     servers::Choice,
     transport::Auth,
@@ -25,13 +24,6 @@ use crate::{
 
 /// How often an operation without servers checks whether the server list has been fetched.
 const SERVER_LIST_WAIT: Duration = Duration::from_millis(50);
-
-/// The value in an answer, and the server that answered.
-pub(super) struct Answered<T> {
-    pub(super) value: T,
-    pub(super) server: Rc<Server>,
-    pub(super) protocol: WireProtocol,
-}
 
 /// The progress of one operation.
 #[derive(Default)]

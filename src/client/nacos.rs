@@ -7,10 +7,10 @@ use slog::Logger;
 use tokio::sync::watch;
 
 use super::{
-    attempt::Answered,
     calls::{self, LeftOut, ListQuery},
     list_cache::ListCache,
     request_counters::RequestCounters,
+    server::Server,
     servers::Servers,
     session::Session,
     transport::{self, Transport},
@@ -72,6 +72,13 @@ impl Patience {
             Patience::Operation | Patience::Round => of_operation,
         }
     }
+}
+
+/// The value in an answer, and the server that answered.
+pub(super) struct Answered<T> {
+    pub(super) value: T,
+    pub(super) server: Rc<Server>,
+    pub(super) protocol: WireProtocol,
 }
 
 /// A list and its origin.
