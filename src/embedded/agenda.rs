@@ -1,6 +1,32 @@
 //! Events in the order in which they become due.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use super::catalogue::{InstanceKey, ServiceKey};
+
+/// An event that becomes due.
+#[derive(Debug)]
+pub(crate) enum Due {
+    /// Check whether the instance has beaten in time.
+    CheckBeat { service: Arc<ServiceKey>, instance: Arc<InstanceKey>, registration: u64 },
+    /// Remove the service if it still has no instances.
+    CleanService { service: Arc<ServiceKey>, empty_since: Duration },
+    /// Show a change of the service in its lists.
+    RenewList { service: Arc<ServiceKey> },
+    /// Push the changes that have been collected.
+    Push { service: Arc<ServiceKey> },
+    /// Send the push again if it has not been acknowledged.
+    PushAgain(PushId),
+    /// Send a datagram that a fault has delayed.
+    SendDelayed(PushId),
+}
+
+/// Identifies a push by its receiver and its own `lastRefTime`, which the acknowledgement repeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PushId {
+    pub(super) to: SocketAddr,
+    pub(super) last_ref_time: i64,
+}
 
 pub(crate) struct Agenda<T> {
     /// The number keeps events that are due at the same time in the order in which they were entered.

@@ -1,21 +1,12 @@
-//! Users, tokens, signatures, and access control.
+//! Access control by tokens and signatures, and the login.
 
-use crate::config::AccessKey;
-use std::{collections::HashMap, time::Duration};
-
-use base64::{engine::general_purpose::URL_SAFE_NO_PAD, Engine as _};
 use serde::Serialize;
 
-use crate::wire::{signature, v1::LoginAnswer};
-
-use super::{call::Call, reply::Reply, settings::Settings, state::State};
-
-pub(crate) struct Sessions {
-    users: Vec<(String, String)>,
-    ttl: Duration,
-    /// The end of each token's validity. Expired tokens stay, because the error for them differs.
-    tokens: HashMap<String, Duration>,
-}
+use super::{call::Call, reply::Reply, state::State};
+use crate::{
+    config::AccessKey,
+    wire::{signature, v1::LoginAnswer},
+};
 
 /// The access control of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,62 +23,6 @@ struct LoggedIn<'a> {
     #[serde(flatten)]
     login: LoginAnswer,
     username: &'a str,
-}
-
-impl Sessions {
-    pub(crate) fn new(settings: &Settings) -> Self {
-        Sessions { users: settings.users.clone(), ttl: settings.token_ttl, tokens: HashMap::new() }
-    }
-
-    pub(crate) fn are_required(&self) -> bool {
-        !self.users.is_empty()
-    }
-
-    pub(crate) fn expire_all(&mut self) {
-        self.tokens.values_mut().for_each(|until| *until = Duration::ZERO);
-    }
-
-    /// Invalidates all tokens, as if another server had signed them.
-    pub(crate) fn forget_tokens(&mut self) {
-        self.tokens.clear();
-    }
-
-    /// Opens a session. The token has the form of Nacos' JSON web tokens; its signature is random.
-    fn open(&mut self, username: &str, now: Duration) -> String {
-        let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#);
-        let payload = URL_SAFE_NO_PAD.encode(serde_json::json!({ "sub": username }).to_string());
-        let signature = [fastrand::u128(..).to_be_bytes(), fastrand::u128(..).to_be_bytes()].concat();
-        let token = format!("{header}.{payload}.{}", URL_SAFE_NO_PAD.encode(signature));
-        self.tokens.insert(token.clone(), now + self.ttl);
-        token
-    }
-
-    fn knows(&self, username: &str, password: &str) -> bool {
-        self.users.iter().any(|(user, secret)| user == username && secret == password)
-    }
-
-    /// The text of the rejection, if the request is not authorized.
-    fn rejection(&self, call: &Call, now: Duration) -> Option<&'static str> {
-        let is_v1_4 = call.parameters.dialect.is_v1_4();
-        if let Some(token) = call.token() {
-            return match self.tokens.get(token) {
-                Some(until) if *until > now => None,
-                Some(_) => Some("token expired!"),
-                None if !is_v1_4 && is_web_token(token) => Some("Invalid signature"),
-                None => Some("token invalid!"),
-            };
-        }
-        let parameters = &call.parameters;
-        let is_known = self.knows(parameters.or("username", ""), parameters.or("password", ""));
-        (!is_known).then_some(if is_v1_4 { "unknown user!" } else { "user not found!" })
-    }
-}
-
-/// Whether the token has the form of a JSON web token.
-fn is_web_token(token: &str) -> bool {
-    let parts: Vec<&str> = token.split('.').collect();
-    let is_encoded = |part: &str| part.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
-    parts.len() == 3 && parts.into_iter().all(|part| !part.is_empty() && is_encoded(part))
 }
 
 /// The text of the rejection, if the signature is missing or wrong. The texts are ours: no answer of Nacos was
@@ -155,7 +90,7 @@ pub(crate) fn login(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     if state.dialect().is_v1_4() {
         return Err(Reply::text(403, "unknown user!"));
     }
-    if !state.sessions.users.iter().any(|(user, _)| user == username) {
+    if !state.sessions.has_user(username) {
         return Err(Reply::text(500, format!("caused: User {username} not found;")));
     }
     if call.path.contains("/v3/") {
@@ -182,7 +117,7 @@ fn log_in_without_users(state: &mut State, call: &Call, username: &str, password
 
 fn logged_in(state: &mut State, username: &str) -> Reply {
     let now = state.now();
-    let token_ttl = state.sessions.ttl.as_secs_f64().ceil() as i64;
+    let token_ttl = state.sessions.ttl().as_secs_f64().ceil() as i64;
     let login = LoginAnswer { access_token: state.sessions.open(username, now), token_ttl, global_admin: true };
     Reply::json(&LoggedIn { login, username })
 }

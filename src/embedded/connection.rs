@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 use crate::config::LONGEST_DURATION;
 
-use super::{faults::IdleTimeouts, shared::Shared};
+use super::{active_faults::IdleTimeouts, shared::Shared};
 
 /// Stored in the data of a connection, and dropped with it.
 pub(crate) struct OpenConnection {

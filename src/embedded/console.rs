@@ -29,9 +29,10 @@ use serde::Deserialize;
 use serde_json::{json, Value};
 
 use super::{
+    active_faults::FaultSettings,
     catalogue::{Instance, Service, ServiceKey},
     connection::Busy,
-    faults::{FaultSettings, Faults},
+    faults::Faults,
     shared::Shared,
     state::State,
 };

@@ -25,12 +25,12 @@ use futures_util::stream;
 use crate::{error::Operation, wire::signature::SECURITY_TOKEN_HEADER};
 
 use super::{
+    active_faults::Spoilt,
     agent::Agent,
     call::Call,
     connection::OpenConnection,
     console,
     dialect::Dialect,
-    faults::Spoilt,
     parameters::Parameters,
     reply::{Reply, JSON},
     routes::{self, Route},

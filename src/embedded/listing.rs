@@ -14,11 +14,12 @@ use crate::{
 };
 
 use super::{
+    agenda::Due,
     agent::Agent,
     catalogue::{Instance, Service, ServiceKey},
     dialect::Dialect,
     settings::Settings,
-    state::{Due, State},
+    state::State,
 };
 
 /// The instances in one list.

@@ -38,6 +38,7 @@ use std::{
     time::Duration,
 };
 
+mod active_faults;
 mod agenda;
 mod agent;
 mod auth;
@@ -58,9 +59,11 @@ mod listing;
 mod modification;
 pub(crate) mod parameters;
 mod push;
+mod pushes;
 mod registration;
 mod reply;
 mod routes;
+mod sessions;
 mod settings;
 mod shared;
 mod state;
@@ -78,16 +81,17 @@ mod v3_client;
 #[doc = include_str!("../../docs/embedded.md")]
 mod guide {}
 
+pub use active_faults::Spoilt;
 pub use builder::EmbeddedServerBuilder;
 pub use counters::Counters;
 pub use dialect::{Dialect, UnknownDialect};
-pub use faults::{Faults, Spoilt};
+pub use faults::Faults;
 pub use inspection::InstanceSnapshot;
 
 use crate::config::LONGEST_DURATION;
-use faults::ActiveFaults;
+use active_faults::ActiveFaults;
 use inspection::key_of;
-use push::Pushes;
+use pushes::Pushes;
 use settings::Settings;
 use shared::Shared;
 use state::State;

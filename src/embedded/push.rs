@@ -1,24 +1,20 @@
 //! Pushes changes over UDP to clients that requested a list with a UDP port.
 
-use std::{
-    collections::{HashMap, HashSet},
-    io::Write,
-    net::{SocketAddr, UdpSocket},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use flate2::{write::GzEncoder, Compression};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde::Deserialize;
 
 use super::{
+    active_faults::PushFate,
+    agenda::{Due, PushId},
     agent::Agent,
     catalogue::{Instance, Service, ServiceKey},
-    faults::{ActiveFaults, PushFate},
     listing::{Delivery, ListRequest},
-    state::{Due, State},
+    pushes::{Audience, DelayedDatagram, Sent, Subscriber},
+    state::State,
 };
+use crate::wire::datagram::Packet;
 
 /// Datagrams of this size and above are compressed (`UdpPushService.compressIfNecessary`).
 const COMPRESSED_FROM: usize = 1024;
@@ -26,189 +22,11 @@ const COMPRESSED_FROM: usize = 1024;
 /// How long a datagram waits at most for the datagram that shall overtake it.
 const OVERTAKING_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Identifies a push by its receiver and its own `lastRefTime`, which the acknowledgement repeats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct PushId {
-    to: SocketAddr,
-    last_ref_time: i64,
-}
-
-struct Subscriber {
-    address: SocketAddr,
-    agent: Agent,
-    clusters: String,
-    /// The name that the client gave itself.
-    app: String,
-    asked: Duration,
-}
-
-impl Subscriber {
-    fn described(&self, key: &ServiceKey, is_v1_4: bool) -> serde_json::Value {
-        let mut described = json!({
-            "addrStr": self.address.to_string(),
-            "agent": self.agent.text(),
-            "app": self.app,
-            "ip": self.address.ip().to_string(),
-            "namespaceId": key.namespace,
-            "serviceName": key.service.to_string(),
-        });
-        if !is_v1_4 {
-            described["port"] = json!(self.address.port());
-            described["cluster"] = json!(self.clusters);
-        }
-        described
-    }
-}
-
-/// The receivers for whom changes are collected.
-enum Audience {
-    All,
-    /// Only new subscribers.
-    Some(Vec<SocketAddr>),
-}
-
-struct Sent {
-    datagram: Arc<[u8]>,
-    sent_again: bool,
-}
-
-/// A datagram that a fault delays.
-struct DelayedDatagram {
-    datagram: Arc<[u8]>,
-    /// Sent right after the next datagram to the same receiver.
-    is_overtaken: bool,
-}
-
-pub(crate) struct Pushes {
-    socket: UdpSocket,
-    faults: Arc<Mutex<ActiveFaults>>,
-    subscribers: HashMap<Arc<ServiceKey>, Vec<Subscriber>>,
-    gathering: HashMap<Arc<ServiceKey>, Audience>,
-    unacknowledged: HashMap<PushId, Sent>,
-    delayed: HashMap<PushId, DelayedDatagram>,
-    /// Events that became due while the server hung.
-    postponed: Vec<Due>,
-    /// Nothing is sent while the server refuses connections.
-    is_paused: bool,
-    last_ref_time: i64,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Datagram<'a> {
-    r#type: &'a str,
-    /// The list as a text, not as an object.
-    data: &'a str,
-    last_ref_time: i64,
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Acknowledgement {
     r#type: String,
     last_ref_time: serde_json::Value,
-}
-
-impl Pushes {
-    /// `socket` must be non-blocking.
-    pub(crate) fn new(socket: UdpSocket, faults: Arc<Mutex<ActiveFaults>>) -> Self {
-        Pushes {
-            socket,
-            faults,
-            subscribers: HashMap::new(),
-            gathering: HashMap::new(),
-            unacknowledged: HashMap::new(),
-            delayed: HashMap::new(),
-            postponed: Vec::new(),
-            is_paused: false,
-            last_ref_time: 0,
-        }
-    }
-
-    pub(crate) fn forget_subscribers(&mut self) {
-        self.subscribers.clear();
-        self.forget_queued();
-    }
-
-    fn forget_queued(&mut self) {
-        self.gathering.clear();
-        self.unacknowledged.clear();
-        self.delayed.clear();
-        self.postponed.clear();
-    }
-
-    pub(crate) fn resume(&mut self) {
-        self.is_paused = false;
-    }
-
-    /// Whether a fault makes the whole server hang.
-    fn hang(&self) -> bool {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner).hang(None)
-    }
-
-    pub(crate) fn subscribers(&self, service: &ServiceKey) -> usize {
-        self.subscribers.get(service).map_or(0, Vec::len)
-    }
-
-    /// The number of subscriptions to all services.
-    pub(crate) fn subscriptions(&self) -> usize {
-        self.subscribers.values().map(Vec::len).sum()
-    }
-
-    /// The number of addresses that get pushes.
-    pub(crate) fn receivers(&self) -> usize {
-        self.subscribers.values().flatten().map(|subscriber| subscriber.address).collect::<HashSet<_>>().len()
-    }
-
-    /// Descriptions of the subscribers of all services whose group and name contain those of `pattern`.
-    pub(crate) fn described(&self, pattern: &ServiceKey, is_v1_4: bool) -> Vec<serde_json::Value> {
-        let ServiceKey { namespace, service: part } = pattern;
-        let matching = self.subscribers.iter().filter(|(key, _)| {
-            key.namespace == *namespace
-                && key.service.group.contains(&part.group)
-                && key.service.name.contains(&part.name)
-        });
-        matching.flat_map(|(key, subscribers)| subscribers.iter().map(move |s| s.described(key, is_v1_4))).collect()
-    }
-
-    /// Returns whether the subscriber is new. Since 2.x an address is one subscriber of a service, whatever clusters it
-    /// requests. On 1.4 it is one subscriber for each clusters text (`PushClient`).
-    fn subscribe(&mut self, service: Arc<ServiceKey>, subscriber: Subscriber, by_clusters: bool) -> bool {
-        let known = self.subscribers.entry(service).or_default();
-        let same = |other: &&mut Subscriber| {
-            other.address == subscriber.address && (!by_clusters || other.clusters == subscriber.clusters)
-        };
-        match known.iter_mut().find(same) {
-            Some(known) => {
-                *known = subscriber;
-                false
-            }
-            None => {
-                known.push(subscriber);
-                true
-            }
-        }
-    }
-
-    /// Stands for Java's `System.nanoTime()`: clients only compare and repeat it, and never read it as a time.
-    fn next_ref_time(&mut self, now: Duration) -> i64 {
-        self.last_ref_time = (self.last_ref_time + 1).max(now.as_nanos() as i64);
-        self.last_ref_time
-    }
-
-    /// Ignores errors: a datagram that cannot be sent is lost.
-    fn send(&self, to: SocketAddr, datagram: &[u8]) {
-        let _ = self.socket.send_to(datagram, to);
-    }
-
-    fn overtaken(&self, to: SocketAddr) -> Vec<PushId> {
-        let held = self.delayed.iter().filter(|(push, held)| push.to == to && held.is_overtaken);
-        held.map(|(push, _)| *push).collect()
-    }
-
-    fn fate(&self) -> PushFate {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner).push_fate()
-    }
 }
 
 impl State {
@@ -345,7 +163,7 @@ impl State {
 
     fn push_to(&mut self, to: SocketAddr, list: &str) {
         let push = PushId { to, last_ref_time: self.pushes.next_ref_time(self.clock.now()) };
-        let datagram = Datagram { r#type: "dom", data: list, last_ref_time: push.last_ref_time };
+        let datagram = Packet { kind: "dom".into(), data: Some(list.into()), last_ref_time: push.last_ref_time };
         let Ok(datagram) = serde_json::to_vec(&datagram).map_err(Into::into).and_then(compress) else { return };
         let datagram: Arc<[u8]> = datagram.into();
         self.pushes.unacknowledged.insert(push, Sent { datagram: datagram.clone(), sent_again: false });
@@ -400,15 +218,6 @@ impl State {
         let (true, Some(last_ref_time)) = (r#type == "push-ack", last_ref_time) else { return };
         if self.pushes.unacknowledged.remove(&PushId { to: from, last_ref_time }).is_some() {
             self.counters.pushes_acknowledged += 1;
-        }
-    }
-}
-
-impl Audience {
-    fn includes(&self, address: &SocketAddr) -> bool {
-        match self {
-            Audience::All => true,
-            Audience::Some(addresses) => addresses.contains(address),
         }
     }
 }

@@ -8,10 +8,11 @@ use crate::{
 };
 
 use super::{
+    agenda::Due,
     catalogue::{Instance, InstanceKey, Service, ServiceKey},
     dialect::Dialect,
     parameters::is_cluster_name,
-    state::{Due, State},
+    state::State,
 };
 
 /// How long 2.x keeps a service without instances, and an operator's override without an instance

@@ -12,8 +12,8 @@ use std::{
 use tokio::sync::{mpsc::UnboundedSender, Notify};
 
 use super::{
+    active_faults::{ActiveFaults, IdleTimeouts},
     dialect::Dialect,
-    faults::{ActiveFaults, IdleTimeouts},
     state::State,
 };
 

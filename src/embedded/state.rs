@@ -1,19 +1,19 @@
-//! The state of the server, and the events that become due.
+//! The state of the server.
 //!
 //! One mutex protects the whole state ([`Shared`](super::shared::Shared)). A request changes the state and enters
 //! events for later into the agenda. The timer of the server's thread, or
 //! [`EmbeddedServer::advance`](super::EmbeddedServer::advance), handles the events when they are due.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    agenda::Agenda,
-    auth::Sessions,
-    catalogue::{Catalogue, InstanceKey, ServiceKey},
+    agenda::{Agenda, Due},
+    catalogue::Catalogue,
     clock::Clock,
     counters::Counters,
     dialect::Dialect,
-    push::{PushId, Pushes},
+    pushes::Pushes,
+    sessions::Sessions,
     settings::Settings,
 };
 
@@ -29,23 +29,6 @@ pub(crate) struct State {
     pub(crate) light_beats: bool,
     /// Name and description by id. `public` always exists and is not contained.
     pub(crate) namespaces: BTreeMap<String, (String, String)>,
-}
-
-/// An event and what to do when it is due.
-#[derive(Debug)]
-pub(crate) enum Due {
-    /// Check whether the instance has beaten in time.
-    CheckBeat { service: Arc<ServiceKey>, instance: Arc<InstanceKey>, registration: u64 },
-    /// Remove the service if it still has no instances.
-    CleanService { service: Arc<ServiceKey>, empty_since: Duration },
-    /// Show a change of the service in its lists.
-    RenewList { service: Arc<ServiceKey> },
-    /// Push the changes that have been collected.
-    Push { service: Arc<ServiceKey> },
-    /// Send the push again if it has not been acknowledged.
-    PushAgain(PushId),
-    /// Send a datagram that a fault has delayed.
-    SendDelayed(PushId),
 }
 
 impl State {
