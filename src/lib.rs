@@ -318,20 +318,22 @@ pub use discovery::{
 pub use error::{Error, NoInstanceReasons, Operation};
 pub use model::{
     change::{Change, ServiceChanged, Source},
-    connection::ConnectionState,
+    connection::{ConnectionChanged, ConnectionState},
     heartbeat::HeartbeatReply,
     histogram::{Bucket, Histogram},
     instance::{
         Instance, InstanceKey, Metadata, DEFAULT_CLUSTER, HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT,
     },
-    service::{ServiceInfo, ServiceName, ServiceRef, DEFAULT_GROUP},
+    instance_state::{InstanceState, InstanceStateChanged},
+    names::{ServiceName, ServiceRef, DEFAULT_GROUP},
+    service::ServiceInfo,
 };
 pub use registry::{
-    Choose, ConnectionChanged, DeregisterInstance, Discover, GetInstance, GetStatus, InstanceState,
-    InstanceStateChanged, InstanceStatus, ListInstances, ListServices, ModifyInstance, NotDeregistered, PushStatus,
-    RegisterInstance, Registration, Registry, RegistryStatus, SendHeartbeat, ServerStatus, ServiceList, SessionStatus,
-    SetAccessKey, SetCredentials, Shutdown, ShutdownGuard, ShutdownReport, StopSubscribe, Subscribe, Unsubscribe,
-    UnwatchConnection, UnwatchEjections, UnwatchInstances, WatchConnection, WatchEjections, WatchInstances,
+    Choose, DeregisterInstance, Discover, GetInstance, GetStatus, InstanceStatus, ListInstances, ListServices,
+    ModifyInstance, NotDeregistered, PushStatus, RegisterInstance, Registration, Registry, RegistryStatus,
+    SendHeartbeat, ServerStatus, ServiceList, SessionStatus, SetAccessKey, SetCredentials, Shutdown, ShutdownGuard,
+    ShutdownReport, StopSubscribe, Subscribe, Unsubscribe, UnwatchConnection, UnwatchEjections, UnwatchInstances,
+    WatchConnection, WatchEjections, WatchInstances,
 };
 pub use runtime::{
     blocking::block_on,

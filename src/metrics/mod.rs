@@ -10,8 +10,8 @@ use crate::{
     client::request_counters::{RequestStatus, REQUESTS},
     discovery::{subscription::SubscriptionStatus, view::CallTotals},
     error::Operation,
-    model::connection::ConnectionState,
-    registry::{InstanceState, PushStatus, RegistryStatus, ServerStatus},
+    model::{connection::ConnectionState, instance_state::InstanceState},
+    registry::{PushStatus, RegistryStatus, ServerStatus},
 };
 
 impl RegistryStatus {

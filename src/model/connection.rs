@@ -1,5 +1,6 @@
 //! Whether the servers can be reached.
 
+use actix::Message;
 use serde::Serialize;
 
 /// Whether the servers can be reached. See [`GetStatus`](crate::GetStatus) and
@@ -19,4 +20,17 @@ pub enum ConnectionState {
     Degraded,
     /// No server answers.
     Lost,
+}
+
+/// Tells a listener how the servers can be reached now: see
+/// [`WatchConnection`](crate::WatchConnection). After several changes in quick
+/// succession, only the newest state is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Message)]
+#[rtype(result = "()")]
+#[non_exhaustive]
+pub struct ConnectionChanged {
+    /// The state now.
+    pub state: ConnectionState,
+    /// The server in use, as `host:port`. `None` if no server is known yet.
+    pub server: Option<String>,
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     heartbeat::DEFAULT_INTERVAL,
-    service::{validate_name, ServiceName, DEFAULT_GROUP},
+    names::{validate_cluster, validate_name, ServiceName, DEFAULT_GROUP},
 };
 use crate::error::Error;
 
@@ -290,15 +290,6 @@ fn validate_address(ip: &str, port: u16) -> Result<(), Error> {
     }
     if port == 0 {
         return Err(Error::invalid("port", "must be between 1 and 65535"));
-    }
-    Ok(())
-}
-
-/// A comma is not allowed because list requests separate clusters by commas.
-pub(crate) fn validate_cluster(cluster: &str) -> Result<(), Error> {
-    validate_name("cluster", cluster)?;
-    if cluster.contains(',') {
-        return Err(Error::invalid("cluster", format!("{cluster:?} contains a comma")));
     }
     Ok(())
 }

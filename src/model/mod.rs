@@ -7,4 +7,6 @@ pub(crate) mod connection;
 pub(crate) mod heartbeat;
 pub(crate) mod histogram;
 pub(crate) mod instance;
+pub(crate) mod instance_state;
+pub(crate) mod names;
 pub(crate) mod service;

@@ -11,7 +11,6 @@ use super::{
     actor::Registry,
     desired::DesiredInstance,
     heartbeat::{Beat, BeatOutcome, Heartbeat},
-    instance_state::InstanceState,
     instances::as_sent,
     shared::{Phase, Shared},
     target::{target_conversions, target_setters, Target},
@@ -23,6 +22,7 @@ use crate::{
     model::{
         heartbeat::HeartbeatReply,
         instance::{Instance, InstanceKey},
+        instance_state::InstanceState,
         service::ServiceRef,
     },
     runtime::{history::RegistryEventKind, supervision},

@@ -4,26 +4,13 @@ use std::{future::ready, rc::Rc};
 
 use actix::{Context, Handler, Message, Recipient, ResponseFuture, WeakRecipient};
 use futures_util::stream::{once, unfold, StreamExt as _};
-use serde::Serialize;
 
 use super::{actor::Registry, shared::Shared};
 use crate::{
     discovery::listeners::Listener,
     error::{Error, Operation},
-    model::connection::ConnectionState,
+    model::connection::ConnectionChanged,
 };
-
-/// Tells a listener how the servers can be reached now: see [`WatchConnection`]. After several changes in quick
-/// succession, only the newest state is sent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Message)]
-#[rtype(result = "()")]
-#[non_exhaustive]
-pub struct ConnectionChanged {
-    /// The state now.
-    pub state: ConnectionState,
-    /// The server in use, as `host:port`. `None` if no server is known yet.
-    pub server: Option<String>,
-}
 
 /// Sends `listener` a [`ConnectionChanged`] with the present state of the connection, then one for every change.
 ///
@@ -178,7 +165,7 @@ mod tests {
     use actix_rt::time::sleep;
 
     use super::{super::watchers::CHECK_INTERVAL, *};
-    use crate::config::Config;
+    use crate::{config::Config, model::connection::ConnectionState};
 
     /// Records the states that it receives.
     #[derive(Default)]

@@ -16,14 +16,19 @@ use tokio::sync::oneshot;
 
 use super::{
     heartbeat::{Heartbeat, StopBeating},
-    instance_state::InstanceState,
-    r_nacos::BEATS_PER_READ,
-    registration::StatePublisher,
+    published_state::StatePublisher,
 };
 use crate::{
     error::Error,
-    model::instance::{Instance, InstanceKey},
+    model::{
+        instance::{Instance, InstanceKey},
+        instance_state::{InstanceState, InstanceStateChanged},
+    },
 };
+
+/// On r-nacos each instance is read after this many beats. That is every 30 s, at the interval of 5 s that r-nacos asks
+/// for.
+const BEATS_PER_READ: u32 = 6;
 
 /// One instance that this application wants registered.
 pub(crate) struct DesiredInstance {
@@ -145,6 +150,15 @@ impl DesiredInstance {
             self.state = InstanceState::Lost;
         }
         self.last_error = Some(error.clone());
+    }
+
+    /// What listeners are told about the state.
+    pub(super) fn state_change(&self) -> InstanceStateChanged {
+        let error = match self.state {
+            InstanceState::Rejected | InstanceState::Lost => self.last_error.clone(),
+            InstanceState::Pending | InstanceState::Registered => None,
+        };
+        InstanceStateChanged { instance: (*self.key).clone(), state: self.state, error }
     }
 
     /// Whether servers consider the instance unhealthy, or have removed it, because its beats are missing.

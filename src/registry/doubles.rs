@@ -1,11 +1,16 @@
 //! Constructors for tests of applications: what a Registry sends or returns, built by hand. All other fields can be
 //! assigned.
 
-use super::{instance_state::InstanceState, ConnectionChanged, InstanceStatus, NotDeregistered, ServerStatus};
+use super::{InstanceStatus, NotDeregistered, ServerStatus};
 use crate::{
     discovery::subscription::SubscriptionStatus,
     error::Error,
-    model::{connection::ConnectionState, instance::InstanceKey, service::ServiceName},
+    model::{
+        connection::{ConnectionChanged, ConnectionState},
+        instance::InstanceKey,
+        instance_state::InstanceState,
+        service::ServiceName,
+    },
 };
 
 impl ServerStatus {

@@ -1,51 +1,20 @@
-//! The state of each registered instance on the servers, and the messages that watch it.
+//! Messages that watch the state of each registered instance on the servers, and what follows from a change of state.
 
 use std::sync::Arc;
 
 use actix::{Context, Handler, Message, Recipient, ResponseFuture, WeakRecipient};
-use serde::Serialize;
 use slog::{debug, info, warn};
 
 use super::{actor::Registry, desired::DesiredInstance, shared::Shared};
 use crate::{
     discovery::listeners::Listener,
     error::{Error, Operation},
-    model::instance::InstanceKey,
+    model::{
+        instance::InstanceKey,
+        instance_state::{InstanceState, InstanceStateChanged},
+    },
     runtime::history::RegistryEventKind,
 };
-
-/// Whether the servers have an instance that this application registered. Serialises in lower case, as `"registered"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum InstanceState {
-    /// The instance waits for a server that can be reached: see
-    /// [`when_reachable`](super::RegisterInstance::when_reachable).
-    Pending,
-    /// A server has accepted the registration, and heartbeats arrive.
-    Registered,
-    /// The servers reject the registration or the heartbeats, for example because the login lacks a right. The Registry
-    /// tries again at every heartbeat interval. The error says what to correct.
-    Rejected,
-    /// A server has forgotten the instance, or its heartbeats have failed for longer than the heartbeat timeout (15 s,
-    /// or the metadata entry [`HEART_BEAT_TIMEOUT`](crate::HEART_BEAT_TIMEOUT)). Callers may not find it, or see it as
-    /// unhealthy. It is registered again as soon as a server accepts it.
-    Lost,
-}
-
-/// Tells a listener the state of one registered instance: see [`WatchInstances`].
-#[derive(Debug, Clone, PartialEq, Message)]
-#[rtype(result = "()")]
-#[non_exhaustive]
-pub struct InstanceStateChanged {
-    /// The instance.
-    pub instance: InstanceKey,
-    /// The state now.
-    pub state: InstanceState,
-    /// Why the instance is rejected, or why its last heartbeat failed. `None` in every other state, and if a server has
-    /// forgotten the instance.
-    pub error: Option<Error>,
-}
 
 /// Sends `listener` an [`InstanceStateChanged`] with the present state of each instance that this Registry registered,
 /// then one for every change. No message is sent when an instance is deregistered.
@@ -174,21 +143,11 @@ impl Handler<UnwatchInstances> for Registry {
     }
 }
 
-impl InstanceStateChanged {
-    pub(super) fn of(desired: &DesiredInstance) -> Self {
-        let error = match desired.state {
-            InstanceState::Rejected | InstanceState::Lost => desired.last_error.clone(),
-            InstanceState::Pending | InstanceState::Registered => None,
-        };
-        InstanceStateChanged { instance: (*desired.key).clone(), state: desired.state, error }
-    }
-}
-
 impl Shared {
     /// The state of each registered instance now.
     fn instance_states(&self) -> Vec<InstanceStateChanged> {
         let mut present = Vec::new();
-        self.desired.for_each(|desired| present.push(InstanceStateChanged::of(desired)));
+        self.desired.for_each(|desired| present.push(desired.state_change()));
         present
     }
 
@@ -199,7 +158,7 @@ impl Shared {
             let before = desired.state;
             change(desired);
             desired.publisher.publish(desired.state, desired.last_error.as_ref());
-            changed = (desired.state != before).then(|| (before, InstanceStateChanged::of(desired)));
+            changed = (desired.state != before).then(|| (before, desired.state_change()));
         });
         if let Some((before, change)) = changed {
             self.notify_of_state(before, &change);

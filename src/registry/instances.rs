@@ -11,7 +11,6 @@ use slog::info;
 use super::{
     actor::Registry,
     desired::{DesiredInstance, Turn},
-    instance_state::{InstanceState, InstanceStateChanged},
     registration::Registration,
     shared::Shared,
     target::{target_conversions, target_setters, Target},
@@ -22,6 +21,7 @@ use crate::{
     error::{Error, Operation},
     model::{
         instance::{Instance, InstanceKey, HEART_BEAT_INTERVAL},
+        instance_state::InstanceState,
         service::ServiceRef,
     },
 };
@@ -160,8 +160,8 @@ impl Handler<RegisterInstance> for Registry {
                 } else {
                     shared.register(key.clone(), values).await?;
                 }
-                let registration = |desired: &DesiredInstance| desired.publisher.registration(key.clone(), registry);
-                shared.desired.get(&key, registration).ok_or(Error::Stopped)
+                let published = shared.desired.get(&key, |desired| desired.publisher.published());
+                Ok(Registration::new(key, published.ok_or(Error::Stopped)?, registry))
             }
         })
     }
@@ -221,7 +221,7 @@ impl Shared {
             self.start_heartbeat(if is_pending { heartbeat.at_once() } else { heartbeat })
         });
         let desired = DesiredInstance::new(key.clone(), values, heartbeat);
-        let pending = InstanceStateChanged::of(&desired);
+        let pending = desired.state_change();
         self.desired.insert(desired);
         if is_pending {
             self.desired.update(&key, |desired| desired.publisher.publish(InstanceState::Pending, None));

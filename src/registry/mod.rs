@@ -4,6 +4,7 @@
 mod actor;
 mod beats;
 mod choose;
+mod choosers;
 mod connection;
 mod credentials;
 mod desired;
@@ -16,10 +17,13 @@ mod instance_state;
 mod instances;
 mod lists;
 mod modify;
+mod published_state;
+mod push_socket;
 mod pushes;
 mod r_nacos;
 mod recent_writes;
 mod registration;
+mod server_kind;
 #[cfg(feature = "actix-web")]
 mod serving;
 mod shared;
@@ -27,9 +31,11 @@ mod shutdown;
 #[cfg(feature = "actix-web")]
 pub(crate) mod snapshot;
 mod status;
+mod subscribe;
 mod subscriptions;
 mod target;
 mod values;
+mod watch_ejections;
 mod watchers;
 
 #[cfg(feature = "actix-web")]
@@ -38,17 +44,17 @@ pub use self::{
     actor::Registry,
     beats::SendHeartbeat,
     choose::Choose,
-    connection::{ConnectionChanged, UnwatchConnection, WatchConnection},
+    connection::{UnwatchConnection, WatchConnection},
     credentials::{SetAccessKey, SetCredentials},
-    ejections::{UnwatchEjections, WatchEjections},
     get::GetInstance,
-    instance_state::{InstanceState, InstanceStateChanged, UnwatchInstances, WatchInstances},
+    instance_state::{UnwatchInstances, WatchInstances},
     instances::{DeregisterInstance, RegisterInstance},
     lists::{ListInstances, ListServices, ServiceList},
     modify::ModifyInstance,
-    pushes::PushStatus,
+    push_socket::PushStatus,
     registration::Registration,
     shutdown::{NotDeregistered, Shutdown, ShutdownGuard, ShutdownReport},
     status::{GetStatus, InstanceStatus, RegistryStatus, ServerStatus, SessionStatus},
-    subscriptions::{Discover, StopSubscribe, Subscribe, Unsubscribe},
+    subscribe::{Discover, StopSubscribe, Subscribe, Unsubscribe},
+    watch_ejections::{UnwatchEjections, WatchEjections},
 };

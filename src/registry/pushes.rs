@@ -1,97 +1,20 @@
-//! Pushed lists: the socket that servers push to, which pushes are believed, and which subscriptions they are for.
+//! Pushed lists: which are believed, and which subscriptions they are for.
 
-use std::{
-    cell::{Cell, RefCell},
-    io,
-    net::{IpAddr, SocketAddr},
-    rc::Rc,
-};
+use std::{io, net::IpAddr, rc::Rc};
 
-use actix::{Addr, Context, Handler, WeakAddr};
-use serde::Serialize;
-use slog::{debug, info, warn};
+use actix::{Context, Handler, WeakAddr};
 
 use super::{actor::Registry, shared::Shared};
 use crate::{
     client::Listed,
     discovery::{
-        push_receiver::{OverBudget, PushReceiver, PushTally, Pushed, StopReceiving},
+        push_receiver::{OverBudget, PushReceiver, Pushed},
         subscriber::{Hint, PushedList},
         subscription::SubscriptionKey,
     },
     model::service::ServiceName,
-    runtime::supervision,
     wire::{exchange::WireProtocol, v1::PushAddress},
 };
-
-/// How many lists may wait in the mailbox. A server pushes again a list that was not acknowledged.
-const RECEIVER_MAILBOX: usize = 16;
-
-/// The push socket of one Registry. The first subscription opens it, and each epoch opens a new one: what arrives at an
-/// older socket was sent by a server that is not in use any more, or before the server restarted.
-#[derive(Default)]
-pub(crate) struct Pushes {
-    /// `None` until a socket could be opened. Until then lists are only polled, and each poll tries again.
-    receiver: RefCell<Option<Receiver>>,
-    tally: Rc<PushTally>,
-    /// Whether the log already says that no socket could be opened.
-    is_failure_logged: Cell<bool>,
-}
-
-/// The UDP socket that servers push changed lists to, with the number of datagrams since the start of the Registry.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct PushStatus {
-    /// The UDP port to which the socket is bound.
-    pub port: u16,
-    /// Lists that servers have pushed.
-    pub pushes: u64,
-    /// Datagrams from addresses that belong to no server. They are dropped, or at most make the Registry poll a list
-    /// early.
-    pub untrusted: u64,
-    /// Datagrams from servers that could not be decoded.
-    pub unreadable: u64,
-    /// Datagrams from servers that were not decoded because too many arrived within a second. All lists are polled
-    /// early instead.
-    pub over_budget: u64,
-}
-
-struct Receiver {
-    address: Addr<PushReceiver>,
-    local: SocketAddr,
-    epoch: u64,
-}
-
-impl Pushes {
-    /// `None` before the first subscription, if pushes are off, and while no socket could be opened.
-    pub(crate) fn status(&self) -> Option<PushStatus> {
-        let port = self.receiver.borrow().as_ref()?.local.port();
-        Some(PushStatus {
-            port,
-            pushes: self.tally.pushes.get(),
-            untrusted: self.tally.untrusted.get(),
-            unreadable: self.tally.unreadable.get(),
-            over_budget: self.tally.over_budget.get(),
-        })
-    }
-
-    #[cfg(feature = "_testing")]
-    pub(crate) fn receiver(&self) -> Option<Addr<PushReceiver>> {
-        self.receiver.borrow().as_ref().map(|receiver| receiver.address.clone())
-    }
-
-    pub(crate) fn stop(&self) {
-        if let Some(receiver) = self.receiver.take() {
-            receiver.address.do_send(StopReceiving);
-        }
-    }
-
-    /// The port of the socket, if there is one that belongs to this epoch or has a fixed port.
-    fn port(&self, epoch: u64, is_fixed: bool) -> Option<u16> {
-        let receiver = self.receiver.borrow();
-        receiver.as_ref().filter(|receiver| receiver.epoch == epoch || is_fixed).map(|receiver| receiver.local.port())
-    }
-}
 
 impl Shared {
     /// Where the server in use is to push changes. `None` if pushes are off, or if the server cannot push.
@@ -107,8 +30,8 @@ impl Shared {
         server.resolved.resolve(&server.address).await;
         let ip = settings.advertise_ip.or_else(|| server.resolved.local_ip())?;
         let port = self.pushes.port(self.nacos.epoch(), self.has_fixed_push_port());
-        let port =
-            port.or_else(|| self.open_receiver(ip, registry).map_err(|error| self.log_open_failure(&error)).ok())?;
+        let open = || self.open_receiver(ip, registry);
+        let port = port.or_else(|| open().map_err(|error| self.pushes.log_open_failure(&error, &self.log)).ok())?;
         Some(PushAddress { ip, port: settings.advertise_port.unwrap_or(port) })
     }
 
@@ -116,7 +39,7 @@ impl Shared {
         self.config.push.bind.is_some_and(|address| address.port() != 0)
     }
 
-    /// Opens a socket in place of the previous one, and returns its port.
+    /// Opens a socket for the present epoch, and returns its port.
     fn open_receiver(self: &Rc<Self>, reached_by: IpAddr, registry: &WeakAddr<Registry>) -> io::Result<u16> {
         let any = |ip: IpAddr| if ip.is_ipv4() { [0; 4].into() } else { IpAddr::from([0u16; 8]) };
         let bind = self.config.push.bind.unwrap_or_else(|| (any(reached_by), 0).into());
@@ -124,25 +47,9 @@ impl Shared {
         let trusts = Rc::new(move |ip| shared.upgrade().is_some_and(|shared| shared.trusts(ip)));
         let recipients = (registry.clone().recipient(), registry.clone().recipient());
         let epoch = self.nacos.epoch();
-        let bound = PushReceiver::bind(bind, epoch, trusts, recipients, self.pushes.tally.clone());
+        let bound = PushReceiver::bind(bind, epoch, trusts, recipients, self.pushes.tally());
         let receiver = bound.map_err(|error| io::Error::new(error.kind(), format!("{bind}: {error}")))?;
-        let local = receiver.local_addr()?;
-        if self.pushes.is_failure_logged.take() {
-            info!(self.log, "opened push socket"; "address" => %local);
-        } else {
-            debug!(self.log, "opened push socket"; "address" => %local);
-        }
-        self.pushes.stop();
-        let address = supervision::start(receiver, RECEIVER_MAILBOX, self.log.clone());
-        self.pushes.receiver.replace(Some(Receiver { address, local, epoch }));
-        Ok(local.port())
-    }
-
-    /// Logs one line until a socket is opened, however many polls try meanwhile.
-    fn log_open_failure(&self, error: &io::Error) {
-        if !self.pushes.is_failure_logged.replace(true) {
-            warn!(self.log, "failed to open push socket, lists are only polled"; "error" => %error);
-        }
+        self.pushes.replace_receiver(receiver, epoch, &self.log)
     }
 
     /// Whether a datagram from `ip` may set a list. The sender's address is all that distinguishes a push from a

@@ -9,13 +9,14 @@
 //! the weight. Therefore an instance that has been silent for so long is registered instead of sending a beat: see
 //! [`DesiredInstance::to_register`].
 
-use std::{cell::Cell, pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use actix_rt::time::Instant;
 use slog::debug;
 
 use super::{
     desired::DesiredInstance,
+    server_kind::{kind_of, kind_of_instance, Kind},
     shared::{Phase, Shared},
 };
 use crate::{
@@ -25,32 +26,8 @@ use crate::{
     wire::exchange::WireProtocol,
 };
 
-/// On r-nacos each instance is read after this many beats. That is every 30 s, at the interval of 5 s that r-nacos asks
-/// for.
-pub(super) const BEATS_PER_READ: u32 = 6;
-
 /// How long to wait before another read, if an answer does not show whether the server is r-nacos.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(30);
-
-/// Whether the server in use is Nacos or r-nacos, detected once in each epoch.
-#[derive(Default)]
-pub(crate) struct ServerKind {
-    found: Cell<Option<(u64, Kind)>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Kind {
-    /// An instance is being read. If the answer does not show the kind, the next read may start at this time.
-    Unknown(Instant),
-    Nacos,
-    RNacos,
-}
-
-impl ServerKind {
-    fn in_epoch(&self, epoch: u64) -> Option<Kind> {
-        self.found.get().filter(|(found_in, _)| *found_in == epoch).map(|(_, kind)| kind)
-    }
-}
 
 impl Shared {
     /// Starts to read the instance, if that is due after an accepted beat. The read takes no turn of the instance,
@@ -73,7 +50,7 @@ impl Shared {
         let last_written = self.desired.get(key, |desired| desired.last_written);
         let shown = self.nacos.read_in_use(key).await;
         if let Some(kind) = kind_of(&shown) {
-            self.server_kind.found.set(Some((epoch, kind)));
+            self.server_kind.set(epoch, kind);
         }
         if self.server_kind.in_epoch(epoch) != Some(Kind::RNacos) {
             return Ok(());
@@ -137,31 +114,10 @@ impl Shared {
             Some(Kind::Unknown(_)) | None => {
                 let speaks_v3 = self.speaks_v3();
                 let kind = if speaks_v3 { Kind::Nacos } else { Kind::Unknown(Instant::now() + READ_AGAIN_AFTER) };
-                self.server_kind.found.set(Some((epoch, kind)));
+                self.server_kind.set(epoch, kind);
                 !speaks_v3
             }
         }
-    }
-}
-
-/// The kind of the server, by its answer to reading an instance. `None` if the answer does not show it.
-fn kind_of(shown: &Result<Option<Instance>, Error>) -> Option<Kind> {
-    match shown {
-        Ok(shown) => shown.as_ref().map(kind_of_instance),
-        // Only Nacos 3 does not support the request.
-        Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => Some(Kind::Nacos),
-        Err(_) => None,
-    }
-}
-
-/// The kind of the server that shows `instance`.
-fn kind_of_instance(instance: &Instance) -> Kind {
-    // The id on Nacos also has the cluster and the service.
-    let is_r_nacos = instance.instance_id == format!("{}#{}", instance.ip, instance.port);
-    if is_r_nacos {
-        Kind::RNacos
-    } else {
-        Kind::Nacos
     }
 }
 
@@ -175,21 +131,6 @@ fn has_lost_values(shown: &Instance, wanted: &Instance) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn shown(instance_id: &str) -> Result<Option<Instance>, Error> {
-        Ok(Some(Instance { instance_id: instance_id.into(), ..Instance::new("127.0.0.7", 80) }))
-    }
-
-    #[test]
-    fn r_nacos_is_known_by_the_id_of_an_instance() {
-        assert_eq!(kind_of(&shown("127.0.0.7#80")), Some(Kind::RNacos));
-        assert_eq!(kind_of(&shown("127.0.0.7#80#DEFAULT#DEFAULT_GROUP@@orders")), Some(Kind::Nacos));
-        let (operation, server, reason) = (Operation::Get, "a:1".to_owned(), String::new());
-        let gone = Error::Unsupported { operation, server: server.clone(), reason: reason.clone() };
-        assert_eq!(kind_of(&Err(gone)), Some(Kind::Nacos));
-        assert_eq!(kind_of(&Err(Error::Unreachable { operation, server, reason })), None);
-        assert_eq!(kind_of(&Ok(None)), None, "another server answered");
-    }
 
     #[test]
     fn only_defaults_that_were_not_registered_are_lost_values() {

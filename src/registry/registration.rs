@@ -1,19 +1,14 @@
 //! The answer to `RegisterInstance`: the state of one instance, readable from any thread.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use actix::{Context, Handler, Message, ResponseFuture, WeakAddr};
 use actix_rt::time::timeout;
-use tokio::sync::Notify;
 
-use super::{actor::Registry, instance_state::InstanceState};
+use super::{actor::Registry, published_state::PublishedState};
 use crate::{
     error::{Error, Operation},
-    model::instance::InstanceKey,
+    model::{instance::InstanceKey, instance_state::InstanceState},
 };
 
 /// The state of an instance that was registered, or that will be registered once a server can be reached
@@ -49,6 +44,14 @@ pub struct Registration {
 }
 
 impl Registration {
+    pub(super) fn new(
+        instance: Arc<InstanceKey>,
+        published: Arc<PublishedState>,
+        registry: WeakAddr<Registry>,
+    ) -> Self {
+        Registration { instance, published, registry }
+    }
+
     /// The instance.
     pub fn instance(&self) -> &InstanceKey {
         &self.instance
@@ -135,90 +138,5 @@ impl Handler<AwaitRegistered> for Registry {
             let outcome = timeout(limit, published.registered()).await;
             outcome.unwrap_or_else(|_| Err(published.error_after(limit)))
         })
-    }
-}
-
-/// The state of one instance, shared between the Registry and all threads that read it.
-struct PublishedState {
-    now: Mutex<StateAndError>,
-    changed: Notify,
-}
-
-#[derive(Clone, PartialEq)]
-struct StateAndError {
-    state: Option<InstanceState>,
-    error: Option<Error>,
-}
-
-impl PublishedState {
-    fn lock(&self) -> MutexGuard<'_, StateAndError> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set(&self, state: Option<InstanceState>, error: Option<Error>) {
-        let before = std::mem::replace(&mut *self.lock(), StateAndError { state, error });
-        if before.state != state {
-            self.changed.notify_waiters();
-        }
-    }
-
-    /// The result of waiting for the registration; `None` while it is still undecided.
-    fn outcome(&self) -> Option<Result<(), Error>> {
-        let now = self.lock();
-        match now.state {
-            Some(InstanceState::Registered) => Some(Ok(())),
-            Some(_) => None,
-            None => Some(Err(now.error.clone().unwrap_or(Error::Stopped))),
-        }
-    }
-
-    async fn registered(&self) -> Result<(), Error> {
-        loop {
-            // Create this before the check, so that no change in between is missed.
-            let changed = self.changed.notified();
-            if let Some(outcome) = self.outcome() {
-                return outcome;
-            }
-            changed.await;
-        }
-    }
-
-    fn error_after(&self, limit: Duration) -> Error {
-        let late = || Error::Timeout { operation: Operation::Register, server: "the registry".into(), after: limit };
-        self.lock().error.clone().unwrap_or_else(late)
-    }
-}
-
-/// Publishes the state of one desired instance. When the Registry ends, this is dropped, and the state becomes
-/// `Stopped`.
-pub(super) struct StatePublisher(Arc<PublishedState>);
-
-impl StatePublisher {
-    pub(super) fn new() -> Self {
-        let now = StateAndError { state: Some(InstanceState::Pending), error: None };
-        StatePublisher(Arc::new(PublishedState { now: Mutex::new(now), changed: Notify::new() }))
-    }
-
-    /// `error` is the error of the last attempt.
-    pub(super) fn publish(&self, state: InstanceState, error: Option<&Error>) {
-        let is_registered = state == InstanceState::Registered;
-        self.0.set(Some(state), error.filter(|_| !is_registered).cloned());
-    }
-
-    /// Publishes that the application has deregistered the instance.
-    pub(super) fn deregistered(self, key: &InstanceKey) {
-        self.0.set(None, Some(Error::NotFound { instance: key.to_string(), may_be_disabled: false }));
-    }
-
-    pub(super) fn registration(&self, instance: Arc<InstanceKey>, registry: WeakAddr<Registry>) -> Registration {
-        Registration { instance, published: self.0.clone(), registry }
-    }
-}
-
-impl Drop for StatePublisher {
-    fn drop(&mut self) {
-        if self.0.lock().state.is_some() {
-            self.0.set(None, Some(Error::Stopped));
-        }
     }
 }

@@ -2,11 +2,11 @@
 
 use actix::{Context, Handler, Message, ResponseFuture};
 
-use super::{actor::Registry, desired::DesiredInstance, instance_state::InstanceState, shared::Shared};
+use super::{actor::Registry, desired::DesiredInstance, shared::Shared};
 use crate::{
     config::Config,
     error::{Error, Operation},
-    model::connection::ConnectionState,
+    model::{connection::ConnectionState, instance_state::InstanceState},
 };
 
 /// Says that `serve` begins and will register services. The process is not ready until then. The answer has the

@@ -17,24 +17,15 @@ use slog::{info, Logger};
 use tokio::sync::{watch, Semaphore};
 
 use super::{
-    choose::{forget_idle_choosers, Choosers},
-    connection::ConnectionChanged,
-    desired::DesiredInstances,
-    ejections::{report_ejections, Ejections},
-    heartbeat::Beat,
-    instance_state::InstanceStateChanged,
-    pushes::Pushes,
-    r_nacos::ServerKind,
-    recent_writes::RecentWrites,
-    subscriptions::Subscriptions,
-    watchers::Watchers,
+    choosers::Choosers, desired::DesiredInstances, ejections::Ejections, heartbeat::Beat, push_socket::Pushes,
+    recent_writes::RecentWrites, server_kind::ServerKind, subscriptions::Subscriptions, watchers::Watchers,
 };
 use crate::{
     client::{refresh_server_list, restart_detector::detect_restarts, Nacos},
     config::Config,
     discovery::subscriber::EpochBegan,
     error::{Error, Operation},
-    model::histogram::Durations,
+    model::{connection::ConnectionChanged, histogram::Durations, instance_state::InstanceStateChanged},
     runtime::{
         history::History,
         supervision::{log_panic, supervise_task},
@@ -50,8 +41,8 @@ pub(crate) struct Shared {
     pub(crate) desired: DesiredInstances,
     pub(crate) subscriptions: Subscriptions,
     pub(crate) pushes: Pushes,
-    pub(super) ejections: Ejections,
-    pub(super) choosers: Choosers,
+    pub(super) ejections: Rc<Ejections>,
+    pub(super) choosers: Rc<Choosers>,
     pub(super) connection_watchers: Watchers<ConnectionChanged, ()>,
     pub(super) instance_watchers: Watchers<InstanceStateChanged>,
     pub(super) server_kind: ServerKind,
@@ -103,8 +94,8 @@ impl Shared {
             desired: DesiredInstances::default(),
             subscriptions: Subscriptions::default(),
             pushes: Pushes::default(),
-            ejections: Ejections::default(),
-            choosers: Choosers::default(),
+            ejections: Rc::default(),
+            choosers: Rc::default(),
             connection_watchers: Watchers::default(),
             instance_watchers: Watchers::default(),
             server_kind: ServerKind::default(),
@@ -154,10 +145,10 @@ impl Shared {
     pub(super) fn spawn_background_tasks(self: &Rc<Self>) {
         let recent_writes = self.recent_writes.clone();
         self.spawn_background_task(move || recent_writes.clone().forget_in_time());
-        let shared = Rc::downgrade(self);
-        self.spawn_background_task(move || report_ejections(shared.clone()));
-        let shared = Rc::downgrade(self);
-        self.spawn_background_task(move || forget_idle_choosers(shared.clone()));
+        let (ejections, history, log) = (self.ejections.clone(), self.history.clone(), self.log.clone());
+        self.spawn_background_task(move || ejections.clone().report(history.clone(), log.clone()));
+        let choosers = self.choosers.clone();
+        self.spawn_background_task(move || choosers.clone().forget_idle_in_time());
         if self.nacos.is_disabled() {
             info!(self.log, "registry is disabled, nothing is registered and all lists are empty");
             return;

@@ -5,9 +5,7 @@ use std::time::Instant;
 use actix::{Context, Handler, Message, ResponseFuture};
 use serde::Serialize;
 
-use super::{
-    actor::Registry, desired::DesiredInstance, instance_state::InstanceState, pushes::PushStatus, shared::Shared,
-};
+use super::{actor::Registry, desired::DesiredInstance, push_socket::PushStatus, shared::Shared};
 use crate::{
     client::{request_counters::RequestStatus, server::Server},
     config::Protocol,
@@ -16,7 +14,7 @@ use crate::{
         view::{CallTotals, EjectionStatus},
     },
     error::{Error, Operation},
-    model::{connection::ConnectionState, histogram::Histogram, instance::InstanceKey},
+    model::{connection::ConnectionState, histogram::Histogram, instance::InstanceKey, instance_state::InstanceState},
     runtime::history::{ListChange, RegistryEvent},
 };
 

@@ -7,9 +7,10 @@ use crate::{
     model::{
         connection::ConnectionState,
         instance::{Instance, InstanceKey},
+        instance_state::InstanceState,
         service::{ServiceName, DEFAULT_GROUP},
     },
-    registry::{snapshot::Snapshot, InstanceState, InstanceStatus, RegistryStatus},
+    registry::{snapshot::Snapshot, InstanceStatus, RegistryStatus},
 };
 
 /// This many problems of one kind are listed. Further ones are counted.

@@ -1,0 +1,73 @@
+//! Whether the server in use is Nacos or r-nacos.
+
+use std::cell::Cell;
+
+use actix_rt::time::Instant;
+
+use crate::{error::Error, model::instance::Instance};
+
+/// The kind of the server in use, detected once in each epoch.
+#[derive(Default)]
+pub(crate) struct ServerKind {
+    found: Cell<Option<(u64, Kind)>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Kind {
+    /// An instance is being read. If the answer does not show the kind, the next read may start at this time.
+    Unknown(Instant),
+    Nacos,
+    RNacos,
+}
+
+impl ServerKind {
+    pub(super) fn in_epoch(&self, epoch: u64) -> Option<Kind> {
+        self.found.get().filter(|(found_in, _)| *found_in == epoch).map(|(_, kind)| kind)
+    }
+
+    pub(super) fn set(&self, epoch: u64, kind: Kind) {
+        self.found.set(Some((epoch, kind)));
+    }
+}
+
+/// The kind of the server, by its answer to reading an instance. `None` if the answer does not show it.
+pub(super) fn kind_of(shown: &Result<Option<Instance>, Error>) -> Option<Kind> {
+    match shown {
+        Ok(shown) => shown.as_ref().map(kind_of_instance),
+        // Only Nacos 3 does not support the request.
+        Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => Some(Kind::Nacos),
+        Err(_) => None,
+    }
+}
+
+/// The kind of the server that shows `instance`.
+pub(super) fn kind_of_instance(instance: &Instance) -> Kind {
+    // The id on Nacos also has the cluster and the service.
+    let is_r_nacos = instance.instance_id == format!("{}#{}", instance.ip, instance.port);
+    if is_r_nacos {
+        Kind::RNacos
+    } else {
+        Kind::Nacos
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Operation;
+
+    fn shown(instance_id: &str) -> Result<Option<Instance>, Error> {
+        Ok(Some(Instance { instance_id: instance_id.into(), ..Instance::new("127.0.0.7", 80) }))
+    }
+
+    #[test]
+    fn r_nacos_is_known_by_the_id_of_an_instance() {
+        assert_eq!(kind_of(&shown("127.0.0.7#80")), Some(Kind::RNacos));
+        assert_eq!(kind_of(&shown("127.0.0.7#80#DEFAULT#DEFAULT_GROUP@@orders")), Some(Kind::Nacos));
+        let (operation, server, reason) = (Operation::Get, "a:1".to_owned(), String::new());
+        let gone = Error::Unsupported { operation, server: server.clone(), reason: reason.clone() };
+        assert_eq!(kind_of(&Err(gone)), Some(Kind::Nacos));
+        assert_eq!(kind_of(&Err(Error::Unreachable { operation, server, reason })), None);
+        assert_eq!(kind_of(&Ok(None)), None, "another server answered");
+    }
+}

@@ -1,0 +1,81 @@
+//! Messages that watch the ejections of all services.
+
+use actix::{Context, Handler, Message, Recipient, ResponseFuture, WeakRecipient};
+
+use super::actor::Registry;
+use crate::{
+    discovery::{listeners::Listener, view::EjectionChanged},
+    error::{Error, Operation},
+};
+
+/// Notifies `listener` whenever an instance of any service is ejected, or its ejection ends ([`EjectionChanged`]).
+///
+/// The same listener watching twice is notified once, and kept alive if one of the two is not
+/// [`weak`](WatchEjections::weak). A listener that falls more than 1,024 changes behind misses some;
+/// [`GetStatus`](super::GetStatus) lists all ejected instances. A listener that has stopped is forgotten.
+/// [`UnwatchEjections`] ends the notifications of a running one.
+///
+/// # Errors
+/// Only [`Error::Stopped`].
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct WatchEjections {
+    listener: Listener<EjectionChanged>,
+}
+
+impl WatchEjections {
+    /// Notifies the listener and keeps it alive, until [`UnwatchEjections`], until the listener stops itself, or until
+    /// the Registry ends.
+    pub fn new(listener: Recipient<EjectionChanged>) -> Self {
+        WatchEjections { listener: Listener::Strong(listener) }
+    }
+
+    /// Like [`new`](WatchEjections::new), but does not keep the listener alive.
+    pub fn weak(listener: WeakRecipient<EjectionChanged>) -> Self {
+        WatchEjections { listener: Listener::Weak(listener) }
+    }
+}
+
+impl Handler<WatchEjections> for Registry {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, WatchEjections { listener }: WatchEjections, _: &mut Context<Self>) -> Self::Result {
+        self.dispatch(Operation::Status, |shared| {
+            shared.ejections.watchers.watch_queue(listener, Vec::new);
+            std::future::ready(Ok(()))
+        })
+    }
+}
+
+/// Ends the notifications of [`WatchEjections`], for one listener or for all. An unknown listener is no error.
+///
+/// # Errors
+/// Only [`Error::Stopped`].
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct UnwatchEjections {
+    listener: Option<Recipient<EjectionChanged>>,
+}
+
+impl UnwatchEjections {
+    /// Ends the notifications of this listener, whether it is kept alive or not.
+    pub fn new(listener: Recipient<EjectionChanged>) -> Self {
+        UnwatchEjections { listener: Some(listener) }
+    }
+
+    /// Ends the notifications of all listeners.
+    pub fn all() -> Self {
+        UnwatchEjections { listener: None }
+    }
+}
+
+impl Handler<UnwatchEjections> for Registry {
+    type Result = ResponseFuture<Result<(), Error>>;
+
+    fn handle(&mut self, UnwatchEjections { listener }: UnwatchEjections, _: &mut Context<Self>) -> Self::Result {
+        self.dispatch(Operation::Status, |shared| {
+            shared.ejections.watchers.unwatch(listener.as_ref());
+            std::future::ready(Ok(()))
+        })
+    }
+}
