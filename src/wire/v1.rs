@@ -76,27 +76,30 @@ pub(crate) fn metadata_json(metadata: &Metadata) -> String {
     serde_json::to_string(metadata).unwrap_or_else(|_| "{}".into())
 }
 
-/// The parameters that identify an instance.
+/// The parameters that identify an instance, and those that single operations add.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct KeyParameters<'a> {
-    namespace_id: &'a str,
-    group_name: &'a str,
-    service_name: String,
-    cluster_name: &'a str,
-    ip: &'a str,
-    port: u16,
+pub(super) struct KeyParameters<'a> {
+    pub(super) namespace_id: &'a str,
+    pub(super) group_name: &'a str,
+    pub(super) service_name: String,
+    pub(super) cluster_name: &'a str,
+    pub(super) ip: &'a str,
+    pub(super) port: u16,
     /// A second name of `cluster_name` for GET: some servers read only one of the two.
     #[serde(skip_serializing_if = "Option::is_none")]
-    cluster: Option<&'a str>,
+    pub(super) cluster: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    ephemeral: Option<bool>,
+    pub(super) ephemeral: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    beat: Option<String>,
+    pub(super) beat: Option<String>,
+    /// Makes a registration of v3 a beat.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) heart_beat: Option<bool>,
 }
 
 impl<'a> KeyParameters<'a> {
-    fn of(namespace: &'a str, key: &'a InstanceKey) -> Self {
+    pub(super) fn of(namespace: &'a str, key: &'a InstanceKey) -> Self {
         KeyParameters {
             namespace_id: namespace,
             group_name: &key.service.group,
@@ -107,6 +110,7 @@ impl<'a> KeyParameters<'a> {
             cluster: None,
             ephemeral: None,
             beat: None,
+            heart_beat: None,
         }
     }
 }

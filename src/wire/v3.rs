@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{
     exchange::{excerpt, Answer, Rejection, Request},
-    v1::{self, Found, Host, Hosts, InstanceParameters, ListAnswer, LoginAnswer, ServiceListAnswer},
+    v1::{self, Found, Host, Hosts, InstanceParameters, KeyParameters, ListAnswer, LoginAnswer, ServiceListAnswer},
 };
 use crate::model::{
     heartbeat::HeartbeatReply,
@@ -48,35 +48,8 @@ fn ungrouped(parameters: InstanceParameters, service: &ServiceName) -> InstanceP
     InstanceParameters { service_name: service.name.clone(), ..parameters }
 }
 
-/// The parameters that identify an instance.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct KeyParameters<'a> {
-    namespace_id: &'a str,
-    group_name: &'a str,
-    service_name: &'a str,
-    cluster_name: &'a str,
-    ip: &'a str,
-    port: u16,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ephemeral: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    heart_beat: Option<bool>,
-}
-
-impl<'a> KeyParameters<'a> {
-    fn of(namespace: &'a str, key: &'a InstanceKey) -> Self {
-        KeyParameters {
-            namespace_id: namespace,
-            group_name: &key.service.group,
-            service_name: &key.service.name,
-            cluster_name: &key.cluster,
-            ip: &key.ip,
-            port: key.port,
-            ephemeral: None,
-            heart_beat: None,
-        }
-    }
+fn key_parameters<'a>(namespace: &'a str, key: &'a InstanceKey) -> KeyParameters<'a> {
+    KeyParameters { service_name: key.service.name.clone(), ..KeyParameters::of(namespace, key) }
 }
 
 pub(crate) fn register(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
@@ -85,13 +58,13 @@ pub(crate) fn register(namespace: &str, service: &ServiceName, instance: &Instan
 }
 
 pub(crate) fn deregister(namespace: &str, key: &InstanceKey, ephemeral: bool) -> Request {
-    let parameters = KeyParameters { ephemeral: Some(ephemeral), ..KeyParameters::of(namespace, key) };
+    let parameters = KeyParameters { ephemeral: Some(ephemeral), ..key_parameters(namespace, key) };
     Request::by_query(Method::DELETE, INSTANCE, &parameters)
 }
 
 /// A light beat: this API ignores the values of the instance.
 pub(crate) fn beat(namespace: &str, key: &InstanceKey) -> Request {
-    let parameters = KeyParameters { heart_beat: Some(true), ..KeyParameters::of(namespace, key) };
+    let parameters = KeyParameters { heart_beat: Some(true), ..key_parameters(namespace, key) };
     Request::by_form(INSTANCE, &parameters)
 }
 
@@ -122,7 +95,7 @@ pub(crate) fn list(namespace: &str, service: &ServiceName, clusters: &str, healt
 
 /// By the admin API.
 pub(crate) fn get(namespace: &str, key: &InstanceKey) -> Request {
-    Request::by_query(Method::GET, ADMIN_INSTANCE, &KeyParameters::of(namespace, key))
+    Request::by_query(Method::GET, ADMIN_INSTANCE, &key_parameters(namespace, key))
 }
 
 /// Writes all values, by the admin API.
