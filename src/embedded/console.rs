@@ -5,7 +5,6 @@
 //! own.
 
 use std::{
-    net::IpAddr,
     rc::Rc,
     sync::{
         atomic::{AtomicUsize, Ordering},
@@ -16,8 +15,7 @@ use std::{
 
 use actix_web::{
     http::{
-        header::{HeaderMap, HOST, ORIGIN},
-        uri::Authority,
+        header::{HeaderMap, ORIGIN},
         Method, StatusCode,
     },
     rt,
@@ -74,7 +72,7 @@ pub(crate) fn answer(
     busy: Option<Busy>,
 ) -> HttpResponse {
     let headers = request.headers();
-    if !names_this_machine(headers) {
+    if !web_page::names_this_machine(headers) {
         return text(StatusCode::FORBIDDEN, "open the console as http://127.0.0.1 or http://localhost\n");
     }
     match (request.method(), request.path()) {
@@ -97,30 +95,16 @@ fn text(status: StatusCode, text: impl Into<String>) -> HttpResponse {
     HttpResponse::build(status).content_type("text/plain; charset=utf-8").body(text.into())
 }
 
-fn names_this_machine(headers: &HeaderMap) -> bool {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).and_then(|host| host.parse::<Authority>().ok());
-    host.is_some_and(|host| {
-        let name = host.host().trim_start_matches('[').trim_end_matches(']');
-        name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-    })
-}
-
-/// Browsers send `Sec-Fetch-Site` with all requests, and `Origin` with those that may change something.
+/// Browsers send `Sec-Fetch-Site` with all requests.
 fn is_of_another_site(headers: &HeaderMap) -> bool {
     let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
-    has_foreign_origin(headers) || site.is_some_and(|site| site != b"same-origin")
+    web_page::has_foreign_origin(headers) || site.is_some_and(|site| site != b"same-origin")
 }
 
 /// Whether a page of another site makes this request to the Nacos API. Unlike the console's events, the API may be
 /// opened from the address bar.
 pub(crate) fn is_cross_site(headers: &HeaderMap) -> bool {
-    has_foreign_origin(headers) || headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site")
-}
-
-fn has_foreign_origin(headers: &HeaderMap) -> bool {
-    let own = headers.get(HOST).map(|host| [b"http://", host.as_bytes()].concat());
-    let origin = headers.get(ORIGIN).map(|origin| origin.as_bytes());
-    origin.is_some_and(|origin| own.as_deref() != Some(origin))
+    web_page::has_foreign_origin(headers) || headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site")
 }
 
 // What the console shows.

@@ -1,11 +1,15 @@
-//! Answers that contain self-contained web pages and their event streams.
+//! Answers that contain self-contained web pages and their event streams. Detects requests that pages of other sites
+//! make.
 
-use std::convert::Infallible;
+use std::{convert::Infallible, net::IpAddr};
 
 use actix_web::{
-    http::header::{
-        CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
-        X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    http::{
+        header::{
+            HeaderMap, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, ORIGIN,
+            REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+        },
+        uri::Authority,
     },
     web::Bytes,
     HttpResponse,
@@ -52,6 +56,26 @@ pub(crate) fn event_stream(events: impl Stream<Item = Result<Bytes, Infallible>>
         .insert_header((CONTENT_ENCODING, "identity"))
         .insert_header(("X-Accel-Buffering", "no"))
         .streaming(events)
+}
+
+/// Whether `Host` names this machine. Rejects DNS rebinding: another site may make its name resolve to 127.0.0.1, but
+/// that name is in `Host`.
+pub(crate) fn names_this_machine(headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).and_then(|host| host.parse::<Authority>().ok());
+    host.is_some_and(|host| {
+        let name = host.host().trim_start_matches('[').trim_end_matches(']');
+        name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    })
+}
+
+/// Whether `Origin` names another site than `Host`. Browsers send it with requests that may change something.
+pub(crate) fn has_foreign_origin(headers: &HeaderMap) -> bool {
+    let host = headers.get(HOST).map(|host| host.as_bytes()).filter(|host| !host.is_empty());
+    let is_own = |origin: &[u8]| {
+        let named = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
+        host.is_some() && named == host
+    };
+    headers.get(ORIGIN).is_some_and(|origin| !is_own(origin.as_bytes()))
 }
 
 /// Asserts that a page works within its policy. For the tests of each page.

@@ -1,15 +1,15 @@
 //! Decides who may see metrics and the page, and who may take the process out of service.
 
-use std::net::IpAddr;
-
 use actix_web::{
     http::{
-        header::{HeaderMap, AUTHORIZATION, HOST, ORIGIN, WWW_AUTHENTICATE},
+        header::{HeaderMap, AUTHORIZATION, HOST, WWW_AUTHENTICATE},
         Version,
     },
     HttpRequest, HttpResponse,
 };
 use base64::{engine::general_purpose::STANDARD as BASE64, Engine as _};
+
+use crate::runtime::web_page;
 
 /// Headers that proxies add to a request that they forward, besides those that begin with `x-forwarded-`.
 const FORWARDING: [&str; 6] = ["forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"];
@@ -97,7 +97,7 @@ fn is_from_this_machine(request: &HttpRequest) -> bool {
     let peer = request.peer_addr().map(|peer| peer.ip().to_canonical());
     peer.is_some_and(|peer| peer.is_loopback())
         && !is_forwarded(request)
-        && names_this_machine(headers)
+        && (!headers.contains_key(HOST) || web_page::names_this_machine(headers))
         && !is_cross_site(headers)
 }
 
@@ -108,23 +108,8 @@ fn is_forwarded(request: &HttpRequest) -> bool {
     request.version() < Version::HTTP_11 || request.headers().keys().any(|name| is_added(name.as_str()))
 }
 
-/// Rejects DNS rebinding: another site may make its name resolve to 127.0.0.1, but that name is in `Host`.
-fn names_this_machine(headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(HOST) else { return true };
-    let Some(host) = host.to_str().ok().and_then(|host| host.parse::<actix_web::http::uri::Authority>().ok()) else {
-        return false;
-    };
-    let host = host.host().trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
-}
-
+/// Browsers send `Sec-Fetch-Site` with all requests.
 fn is_cross_site(headers: &HeaderMap) -> bool {
     let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
-    let is_own = |origin: &[u8]| {
-        let host = headers.get(HOST).map(|host| host.as_bytes()).unwrap_or_default();
-        !host.is_empty()
-            && [&b"http://"[..], b"https://"].iter().any(|scheme| origin.strip_prefix(*scheme) == Some(host))
-    };
-    site.is_some_and(|site| site != b"same-origin" && site != b"none")
-        || headers.get(ORIGIN).is_some_and(|origin| !is_own(origin.as_bytes()))
+    site.is_some_and(|site| site != b"same-origin" && site != b"none") || web_page::has_foreign_origin(headers)
 }
