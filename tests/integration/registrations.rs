@@ -235,15 +235,21 @@ fn instance_at(server: &EmbeddedServer, port: u16) -> InstanceSnapshot {
 /// The dialects in which another client can change an instance without an administrator's login.
 const CHANGED_BY_ANYBODY: [Dialect; 2] = [Dialect::V1_4, Dialect::V2_5];
 
+/// An owner of two instances, and an operator who has disabled one of them.
+async fn owner_and_operator(server: &EmbeddedServer) -> (Addr<Registry>, Addr<Registry>) {
+    let (owner, operator) = (registry(server), registry(server));
+    ask(&owner, beating(80).weight(2.0)).await.unwrap();
+    // The operator's client finds out from the second instance that the service is ephemeral.
+    ask(&owner, beating(81)).await.unwrap();
+    ask(&operator, ModifyInstance::new("orders", IP, 80).enabled(false)).await.unwrap();
+    (owner, operator)
+}
+
 #[actix::test]
 async fn the_owner_sees_that_its_instance_was_disabled_by_an_operator() {
     for dialect in CHANGED_BY_ANYBODY {
         let server = support::builder().dialect(dialect).start().unwrap();
-        let (owner, operator) = (registry(&server), registry(&server));
-        ask(&owner, beating(80).weight(2.0)).await.unwrap();
-        // The operator's client finds out from the second instance that the service is ephemeral.
-        ask(&owner, beating(81)).await.unwrap();
-        ask(&operator, ModifyInstance::new("orders", IP, 80).enabled(false)).await.unwrap();
+        let (owner, operator) = owner_and_operator(&server).await;
         let found = ask(&owner, GetInstance::new("orders", IP, 80)).await.unwrap();
         assert_eq!((found.enabled, found.weight), (false, 2.0), "on {dialect}");
         ask(&operator, ModifyInstance::new("orders", IP, 80).enabled(true)).await.unwrap();
@@ -257,11 +263,7 @@ async fn the_owner_sees_that_its_instance_was_disabled_by_an_operator() {
 async fn a_change_by_the_owner_undoes_no_change_by_an_operator() {
     for dialect in CHANGED_BY_ANYBODY {
         let server = support::builder().dialect(dialect).start().unwrap();
-        let (owner, operator) = (registry(&server), registry(&server));
-        ask(&owner, beating(80).weight(2.0)).await.unwrap();
-        // The operator's client finds out from the second instance that the service is ephemeral.
-        ask(&owner, beating(81)).await.unwrap();
-        ask(&operator, ModifyInstance::new("orders", IP, 80).enabled(false)).await.unwrap();
+        let (owner, operator) = owner_and_operator(&server).await;
         ask(&owner, ModifyInstance::new("orders", IP, 80).weight(4.0)).await.unwrap();
         assert!(!instance_at(&server, 80).enabled, "by a change of weight on {dialect}");
         ask(&operator, ModifyInstance::new("orders", IP, 80).weight(9.0)).await.unwrap();

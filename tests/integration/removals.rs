@@ -22,8 +22,8 @@ use crate::{
         time_to_remove::{self, Shape, Sizes},
     },
     support::{
-        ask, config_at, eventually, in_use, listed_ports, ms, ports, ports_of, server, servers, shut_down, start,
-        until, Folder, News, IP,
+        ask, config_at, eventually, in_use, listed_ports, ms, ports, ports_of, registry, server, servers, shut_down,
+        start, until, Folder, News, IP,
     },
 };
 
@@ -62,6 +62,18 @@ async fn view_of(registry: &Addr<Registry>, instances: usize) -> ServiceView {
     view
 }
 
+/// A Registry with `instances` instances, and another one with a view of them.
+async fn owner_and_caller(
+    server: &EmbeddedServer,
+    caller: Config,
+    instances: u16,
+) -> (Addr<Registry>, Addr<Registry>, ServiceView) {
+    let (owner, caller) = (registry(server), start(caller));
+    register_all(&owner, 1..=instances).await;
+    let view = view_of(&caller, instances.into()).await;
+    (owner, caller, view)
+}
+
 /// Checks that the view shows these ports within the time.
 async fn shows_in_time(view: &ServiceView, wanted: &[u16], bound: Duration) {
     let began = Instant::now();
@@ -89,9 +101,7 @@ fn server_that_closes_idle_connections() -> EmbeddedServer {
 
 async fn removed_after_idle_connections_were_closed(shape: Shape, closed: u64) {
     let server = server_that_closes_idle_connections();
-    let (owner, caller) = (start(config_at(&server.server_address())), start(pushed(&server)));
-    register_all(&owner, 1..=shape.of).await;
-    let view = view_of(&caller, shape.of.into()).await;
+    let (owner, caller, view) = owner_and_caller(&server, pushed(&server), shape.of).await;
     let before = server.counters().connections;
     // The client opens a watched connection again when it was closed.
     until("idle connections were closed", || server.counters().connections >= before + closed).await;
@@ -146,10 +156,7 @@ async fn removals_are_seen_within_a_poll_interval_where_nothing_is_pushed() {
 #[actix::test]
 async fn one_failed_poll_delays_no_removal() {
     let server = server();
-    let owner = start(config_at(&server.server_address()));
-    let caller = start(pushed_and_polled(&server.server_address()));
-    register_all(&owner, 1..=10).await;
-    let view = view_of(&caller, 10).await;
+    let (owner, caller, view) = owner_and_caller(&server, pushed_and_polled(&server.server_address()), 10).await;
 
     let lists = || server.counters().requests_for(Operation::List);
     let before = lists();
@@ -168,10 +175,7 @@ async fn one_failed_poll_delays_no_removal() {
 #[actix::test]
 async fn a_removal_after_a_restart_is_believed_once_a_list_has_had_the_instance_again() {
     let server = server();
-    let owner = start(config_at(&server.server_address()));
-    let caller = start(pushed_and_polled(&server.server_address()));
-    register_all(&owner, 1..=4).await;
-    let view = view_of(&caller, 4).await;
+    let (owner, caller, view) = owner_and_caller(&server, pushed_and_polled(&server.server_address()), 4).await;
 
     server.restart_empty().expect("the same port");
     until("all are back", || ports(&server, "orders") == [1, 2, 3, 4]).await;
@@ -189,7 +193,7 @@ async fn a_removal_after_a_restart_is_believed_once_a_list_has_had_the_instance_
 async fn cached_instances_that_the_first_list_of_a_server_lacks_are_gone_with_that_list() {
     let (server, folder) = (server(), Folder::new());
     let caching = || config_at(&server.server_address()).cache_dir(&folder.0);
-    let owner = start(config_at(&server.server_address()));
+    let owner = registry(&server);
     register_all(&owner, 1..=3).await;
     let earlier = start(caching());
     view_of(&earlier, 3).await;
@@ -375,7 +379,7 @@ async fn an_instance_that_registers_after_a_restart_is_pushed() {
     server.restart_empty().expect("the same port");
     until("the restart was noticed", || ports(&server, "orders") == [80]).await;
 
-    let other = start(config_at(&server.server_address()));
+    let other = registry(&server);
     register_all(&other, [81]).await;
     shows_in_time(&view, &[80, 81], ms(1500)).await;
     shut_down(&other).await;
@@ -386,7 +390,7 @@ async fn an_instance_that_registers_after_a_restart_is_pushed() {
 async fn a_restart_does_not_multiply_the_polls_of_services_whose_instances_are_gone() {
     const SERVICES: usize = 200;
     let (server, interval) = (server(), ms(3000));
-    let owner = start(config_at(&server.server_address()));
+    let owner = registry(&server);
     let service = |number: usize| format!("orders-{number}");
     let register = |number| ask(&owner, RegisterInstance::new(service(number), IP, 80));
     join_all((0..SERVICES).map(register)).await.into_iter().for_each(|answer| drop(answer.unwrap()));

@@ -17,7 +17,7 @@ use crate::{
     support::{ask, shut_down, start, unique},
 };
 
-const INSTANCES: usize = 3;
+pub const INSTANCES: usize = 3;
 /// The number of calls of a caller that has just started.
 const FIRST_CALLS: usize = 10;
 
@@ -40,7 +40,8 @@ pub struct Figures {
     pub first_calls: Calls,
 }
 
-struct Instance {
+/// One instance: an HTTP server on a port of its own, and its Registry.
+pub struct Instance {
     registry: Addr<Registry>,
     server: ServerHandle,
 }
@@ -59,15 +60,36 @@ impl Instance {
         Instance { registry, server: handle }
     }
 
-    async fn stop(self) {
-        let report = ask(&self.registry, Shutdown::default().drain_until_noticed()).await.expect("a report");
+    pub async fn start_all(nacos: &EmbeddedServer, service: &str) -> Vec<Self> {
+        join_all((0..INSTANCES).map(|_| Instance::start(nacos, service))).await
+    }
+
+    /// Ends one instance after the other by `shutdown`, and starts another in its place.
+    pub async fn restart_all(
+        old: Vec<Self>,
+        nacos: &EmbeddedServer,
+        service: &str,
+        shutdown: Shutdown,
+        between: Duration,
+    ) -> Vec<Self> {
+        let mut new = Vec::new();
+        for instance in old {
+            instance.stop(shutdown.clone()).await;
+            new.push(Instance::start(nacos, service).await);
+            actix_rt::time::sleep(between).await;
+        }
+        new
+    }
+
+    pub async fn stop(self, shutdown: Shutdown) {
+        let report = ask(&self.registry, shutdown).await.expect("a report");
         assert_eq!((report.deregistered, report.failed.len()), (1, 0));
         self.server.stop(true).await;
     }
 }
 
 async fn hello() -> &'static str {
-    "hello"
+    "hello from an instance"
 }
 
 /// Starts a caller and makes its first calls at once.
@@ -86,19 +108,15 @@ async fn just_started(nacos: &EmbeddedServer, service: &str) -> Calls {
 
 pub async fn rolling(nacos: &EmbeddedServer, sizes: &Sizes) -> Figures {
     let service = unique("greeter");
-    let mut old = join_all((0..INSTANCES).map(|_| Instance::start(nacos, &service))).await;
+    let old = Instance::start_all(nacos, &service).await;
     let registry = start(Config::new(nacos.server_address()));
     let http = Client::builder(&registry).service(&service).retry(Retry::once()).finish();
 
     let (caller, is_over) = (Caller::default(), Cell::new(false));
     let deploy = async {
         actix_rt::time::sleep(sizes.before).await;
-        let mut new = Vec::new();
-        while let Some(instance) = old.pop() {
-            instance.stop().await;
-            new.push(Instance::start(nacos, &service).await);
-            actix_rt::time::sleep(sizes.between).await;
-        }
+        let shutdown = Shutdown::default().drain_until_noticed();
+        let new = Instance::restart_all(old, nacos, &service, shutdown, sizes.between).await;
         is_over.set(true);
         new
     };
