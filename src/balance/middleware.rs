@@ -343,7 +343,7 @@ where
 
     fn note(&self, instance: &Instance, failure: &Failure) {
         debug!(self.balancer.log, "call failed"; "service" => %self.known.view.service(),
-            "instance" => instance.authority(), "reason" => failure.describe());
+            "instance" => instance.authority(), "error" => failure.describe());
     }
 
     /// The end of the last attempt. An answer that counts as a failure is still returned as an answer.

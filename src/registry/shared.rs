@@ -191,6 +191,6 @@ async fn recover(shared: Weak<Shared>, mut epochs: watch::Receiver<u64>) {
 
 /// Logs a panic in an operation, and gives the error that answers it.
 pub(super) fn panicked(log: &Logger, operation: Operation, panic: &(dyn std::any::Any + Send)) -> Error {
-    let message = log_panic(log, "operation panicked", operation, panic);
+    let message = log_panic(log, "operation panicked", "operation", operation, panic);
     Error::Panicked { operation, message }
 }

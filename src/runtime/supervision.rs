@@ -80,7 +80,7 @@ impl<A: Supervised + Actor<Context = Context<A>>> Supervise<A> {
             (self.panics, self.window_began) = (0, Instant::now());
         }
         self.panics += 1;
-        log_panic(&self.log, "restarted actor after a panic", type_name::<A>(), panic);
+        log_panic(&self.log, "restarted actor after a panic", "actor", type_name::<A>(), panic);
         if self.panics > QUICK_RESTARTS {
             self.pause = Some(Box::pin(sleep(RESTART_PAUSE)));
         }
@@ -110,16 +110,22 @@ impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervise<A> {
 /// Runs a background task until it is done, and starts it again after a panic.
 pub(crate) async fn supervise_task<F: Future<Output = ()>>(task: impl Fn() -> F, log: &Logger) {
     while let Err(panic) = AssertUnwindSafe(task()).catch_unwind().await {
-        log_panic(log, "restarted background task after a panic", type_name::<F>(), &*panic);
+        log_panic(log, "restarted background task after a panic", "task", type_name::<F>(), &*panic);
         sleep(TASK_PAUSE).await;
     }
 }
 
-/// Logs a panic in `location` and returns its text. Never panics itself, although a drain may: slog's `Fuse` panics
+/// Logs a panic in `location`, which the line names as `key`, and returns its text. Never panics itself, although a drain may: slog's `Fuse` panics
 /// when its output is closed, which may be the very panic that is being logged.
-pub(crate) fn log_panic(log: &Logger, message: &str, location: impl Display, panic: &(dyn Any + Send)) -> String {
+pub(crate) fn log_panic(
+    log: &Logger,
+    message: &str,
+    key: &'static str,
+    location: impl Display,
+    panic: &(dyn Any + Send),
+) -> String {
     let text = panic_text(panic);
-    let line = || error!(log, "{message}"; "in" => %location, "error" => &text);
+    let line = || error!(log, "{message}"; key => %location, "error" => &text);
     let _ = catch_unwind(AssertUnwindSafe(line));
     text
 }

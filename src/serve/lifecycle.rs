@@ -271,7 +271,7 @@ async fn live(host: &Host, services: Vec<Service>, end: End) -> Result<(), Error
         Either::Right((Ok(()) | Err(Error::Stopped), told)) => (Ok(()), told.await),
         Either::Right((Err(error), _)) => (Err(error), "a failed registration"),
     };
-    quietly(|| info!(host.config.logger, "going offline, a second signal ends at once"; "told_by" => by));
+    quietly(|| info!(host.config.logger, "going offline, a second signal ends at once"; "reason" => by));
     go_offline(host, if outcome.is_ok() { shutdown } else { Shutdown::default() }).await;
     outcome
 }
@@ -344,7 +344,7 @@ async fn go_offline(host: &Host, shutdown: Shutdown) {
             let _ = timeout(longest, ended).await;
         }
         Err(error) => {
-            quietly(|| warn!(log, "deregistering failed"; "error" => %error));
+            quietly(|| warn!(log, "failed to deregister instances"; "error" => %error));
             sleep(drain).await;
         }
     }
