@@ -1,4 +1,19 @@
 //! Decides what an answer says about the instance, and ends a call when the answer's body ends.
+//!
+//! A call is not over when awc returns the answer's head. The instance may still break off in the middle of the
+//! body, and until the body has come the instance is busy with the call. So the [`Call`] and the connection travel
+//! inside the answer, as [`UnderWay`], and end with it:
+//!
+//! | what happens | the call |
+//! |---|---|
+//! | all bytes of `Content-Length` were read, or the body ended | succeeded |
+//! | the body broke off, or ended before `Content-Length` | failed; the reader gets an error too |
+//! | the caller drops a body that has arrived already | succeeded |
+//! | the caller drops a body that has not arrived | cancelled, or failed if it took longer than `slow_after` |
+//! | `101 Switching Protocols` (a WebSocket) | succeeded when the tunnel is closed |
+//! | an event stream (`text/event-stream`) | its latency ends with the head; succeeded when the caller drops it |
+//!
+//! Invariant: each call is reported exactly once. [`Call`]'s `Drop` reports a call that nobody has reported.
 
 use std::{
     cell::Cell,
@@ -20,6 +35,9 @@ use super::connections::Carried;
 use crate::discovery::view::Call;
 
 /// When a body is dropped, at most this many pieces that have already arrived are read.
+///
+/// Bounds the work of a `drop`, which must not become a download. Small answers, such as those of a health check,
+/// fit in one piece.
 const PIECES_READ_AT_DROP: usize = 8;
 
 /// A call under way. While it exists, its connection does not count as idle.
@@ -29,7 +47,10 @@ pub(super) struct UnderWay {
     pub(super) _carried: Carried,
 }
 
-/// Whether this status means that the instance cannot serve.
+/// Whether an instance says by this status that it cannot serve.
+///
+/// Other 5xx say that the instance works and the request is at fault, or the application behind it. Leaving out the
+/// instance would not help. [`ClientBuilder::failure_when`](super::ClientBuilder::failure_when) replaces this rule.
 pub(super) fn is_failure(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
@@ -49,7 +70,10 @@ pub(super) fn headers_of(answer: &ConnectResponse) -> &HeaderMap {
 }
 
 impl UnderWay {
-    /// The instance has answered, and the connection stays open as long as the caller wants.
+    /// The connection belongs to the caller for as long as the caller wants.
+    ///
+    /// So the time of a tunnel or of an event stream is no latency, and does not make the instance look slow. A
+    /// probe ends here: its success readmits the instance without waiting for the end of the stream.
     fn answered(mut self) -> Self {
         if let Some(call) = &mut self.call {
             call.answered();
@@ -57,6 +81,7 @@ impl UnderWay {
         self
     }
 
+    /// Reports the outcome. Does nothing for a host that is not a service.
     fn ended(self, succeeded: bool) {
         match self.call {
             Some(call) if succeeded => call.succeeded(),
@@ -86,6 +111,7 @@ pub(super) fn until_its_end(answer: ConnectResponse, under_way: UnderWay) -> Con
     }
 }
 
+/// Puts the call into the body. An answer without a body has ended already.
 fn with_call(answer: ClientResponse, under_way: UnderWay) -> ClientResponse {
     answer.map_body(|head, payload| {
         // These have no body, whatever their headers say.
@@ -107,6 +133,9 @@ fn with_call(answer: ClientResponse, under_way: UnderWay) -> ClientResponse {
 }
 
 /// The body of an answer, with the call that it belongs to.
+///
+/// awc pools a connection only after its body was read to the end. [`Carried`] lives as long as this body, so the
+/// connection does not count as idle before that.
 struct CountedBody {
     payload: Payload,
     /// The bytes that are still missing, if the answer has a `Content-Length`.
@@ -172,6 +201,9 @@ impl Drop for CountedBody {
 }
 
 /// The connection of a tunnel, such as a WebSocket, with the call that it belongs to.
+///
+/// The instance counts as busy as long as the tunnel is open. That is what `Policy::LeastLoaded` needs for
+/// WebSockets.
 struct Tunnel {
     io: BoxedSocket,
     under_way: Option<UnderWay>,

@@ -2,6 +2,15 @@
 //!
 //! awc has no public name for its body type. [`RequestFactory`] makes such bodies: it sends requests with a client
 //! whose connector keeps the request instead of sending it.
+//!
+//! A retry needs the body again, but awc hands the middleware a body that can be read once. So the body is kept in
+//! a [`Source`], and each attempt gets a [`Replay`] of it:
+//!
+//! - A body in memory arrives in one piece. The piece is kept, without a copy, and is sent as often as wanted.
+//! - A streamed body is passed through and not stored, because it may be of any size. It can be sent again as long
+//!   as nothing of it was read, for example after a refused connection.
+//!
+//! Bodies of length 0 and requests without a body take neither way: they can always be sent again.
 
 use std::{
     cell::{Cell, RefCell},
@@ -53,6 +62,9 @@ impl Body {
     }
 
     /// Whether the application has not given the next piece yet.
+    ///
+    /// The time that an application takes to produce its body is not the instance's fault, so it does not count
+    /// towards the attempt's time limit.
     pub(super) fn is_awaited(&self) -> bool {
         matches!(self, Body::Source(source) if source.is_awaited.get())
     }
@@ -68,6 +80,8 @@ impl Body {
 }
 
 /// The body that the application gave, shared by the attempts.
+///
+/// `progress` decides whether another attempt is possible: see [`Body::can_be_sent`].
 pub(super) struct Source {
     body: RefCell<BoxBody>,
     size: BodySize,
@@ -99,12 +113,15 @@ impl Source {
         next
     }
 
+    /// Whether this first piece has all bytes that the size announced.
     fn is_whole(&self, progress: &Progress, piece: &Bytes) -> bool {
         matches!(progress, Progress::Unread) && self.size == BodySize::Sized(piece.len() as u64)
     }
 }
 
 /// The body of one attempt.
+///
+/// Reads the kept piece, or else goes on where the source is. Only one attempt runs at a time.
 struct Replay {
     source: Rc<Source>,
     has_ended: bool,
@@ -136,6 +153,9 @@ impl MessageBody for Replay {
 }
 
 /// Makes awc requests with these bodies.
+///
+/// It depends on awc calling the middleware synchronously in the first poll of `send_body`. If a version of awc
+/// does not, requests with a body fail with a text that says so, and requests without a body still work.
 pub(super) struct RequestFactory {
     frozen: Result<FrozenClientRequest, String>,
     caught: Rc<Cell<Option<ConnectRequest>>>,
@@ -150,6 +170,10 @@ impl RequestFactory {
         RequestFactory { frozen, caught }
     }
 
+    /// Makes a request with this head and body.
+    ///
+    /// # Errors
+    /// [`SendRequestError::Body`] if awc has not passed the body to the [`Catch`] connector.
     pub(super) fn request(&self, head: RequestHeadType, body: BoxBody) -> Result<ConnectRequest, SendRequestError> {
         if let Ok(frozen) = &self.frozen {
             let _ = frozen.send_body(body).now_or_never();
@@ -162,6 +186,8 @@ impl RequestFactory {
 }
 
 /// The connector that keeps the request.
+///
+/// The error that it answers with is never seen: the future that returns it is dropped.
 struct Catch(Rc<Cell<Option<ConnectRequest>>>);
 
 impl<S> Transform<S, ConnectRequest> for Catch {

@@ -1,4 +1,11 @@
 //! Limits the retries to a service. All clients of the process share one budget per service.
+//!
+//! Retries help when one instance fails and harm when all do: then they multiply the load on instances that are
+//! overloaded already. The budget allows [`RETRIES_PER_REQUEST`] of the requests of the last [`WINDOW_SECONDS`], so
+//! with all instances down the load of a busy service grows by a fifth at most. [`RETRIES_PER_SECOND`] lets a
+//! service with few requests retry at all.
+//!
+//! The numbers are fixed. An application that wants fewer retries sets [`Retry`](super::Retry).
 
 use std::{
     collections::HashMap,
@@ -23,6 +30,8 @@ pub(super) struct Budget {
 }
 
 /// What happened in one second.
+///
+/// An entry is reused after [`WINDOW_SECONDS`]. `number` tells whether its counts are still of this window.
 #[derive(Debug, Clone, Copy, Default)]
 struct Second {
     /// The number of the second, counted from the start of the budget.
@@ -40,6 +49,9 @@ impl Budget {
     }
 
     /// Returns the budget of `service`, which all clients of this process share, also those of different registries.
+    ///
+    /// The budget lives as long as a client that has called the service. A weak reference in the table lets it go
+    /// then.
     pub(super) fn of(service: &ServiceName) -> Arc<Self> {
         static BUDGETS: OnceLock<Mutex<HashMap<ServiceName, Weak<Budget>>>> = OnceLock::new();
         let mut budgets = BUDGETS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);

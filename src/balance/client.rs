@@ -1,4 +1,8 @@
 //! The ready client, and the settings of calls by name.
+//!
+//! [`ClientBuilder`] only stores settings. [`finish`](ClientBuilder::finish) and
+//! [`middleware`](ClientBuilder::middleware) check them, build the table of hosts and make the parts that belong to
+//! a thread. No service is asked for before its first call.
 
 use std::{fmt, ops::Deref, rc::Rc, sync::Arc, time::Duration};
 
@@ -26,6 +30,8 @@ use crate::{
 };
 
 /// How long one attempt may take until the head of the answer has come.
+///
+/// Shorter than [`DEADLINE`], so that one silent instance leaves time for another attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long opening a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -64,6 +70,18 @@ const REDIRECTS: u8 = 10;
 ///     Ok(())
 /// }
 /// ```
+///
+/// # When has a call failed?
+///
+/// An instance fails a call when it cannot be reached, does not answer within
+/// [`attempt_timeout`](ClientBuilder::attempt_timeout), breaks the connection, cuts the body off, or answers 502,
+/// 503 or 504. A failed call counts towards the instance's [ejection](crate::Eject), and may be
+/// [retried](ClientBuilder::retry). The answer of the last attempt is returned even if it is a 503.
+///
+/// # What if no registry server answers?
+///
+/// Calls go on with the last list. While the service has no instance to call, a call waits for
+/// [`wait`](ClientBuilder::wait) and then fails with [`Error::NoInstance`].
 #[derive(Clone)]
 pub struct Client(awc::Client);
 
@@ -93,6 +111,31 @@ impl fmt::Debug for Client {
 /// makes the client.
 ///
 /// If a setting is invalid, every call of the client fails with [`Error::InvalidInput`]: see [`cause`](super::cause).
+///
+/// # Time limits
+///
+/// | setting | default | what it covers |
+/// |---|---|---|
+/// | [`attempt_timeout`](Self::attempt_timeout) | 5 s | one attempt, until the head of the answer has come |
+/// | [`connect_timeout`](Self::connect_timeout) | 2 s | opening a connection, within the attempt |
+/// | [`wait`](Self::wait) | 2 s | waiting for an instance that can be called |
+/// | [`deadline`](Self::deadline) | 10 s | all of these together |
+///
+/// No limit covers the body of an answer. Set one with [`ClientResponse::timeout`](awc::ClientResponse::timeout).
+///
+/// # Examples
+///
+/// One client per worker of a server:
+///
+/// ```
+/// use actix_nacos::{balance::{Client, Retry}, prelude::*};
+/// use actix_web::{web, App};
+/// # fn serve(registry: &actix::Addr<Registry>) {
+/// let by_name = Client::builder(registry).service("orders").service("SHOP@@billing").retry(Retry::once());
+/// let app = move || App::new().app_data(web::Data::new(by_name.clone().finish()));
+/// # let _ = app;
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct ClientBuilder {
     registry: WeakAddr<Registry>,
@@ -142,6 +185,9 @@ impl ClientBuilder {
     /// ignored. The case of the host does not matter.
     ///
     /// A service whose name is not a valid host name needs [`host`](ClientBuilder::host).
+    ///
+    /// Call it once for each service. Two services with the same name in different groups both claim the host of
+    /// that name, which is an error; give one of them a host of its own with [`host`](ClientBuilder::host).
     #[must_use]
     pub fn service(mut self, service: impl Into<ServiceRef>) -> Self {
         self.services.push(service.into());
@@ -157,6 +203,9 @@ impl ClientBuilder {
     /// let http = Client::builder(registry).host("greeter", greeter);
     /// # }
     /// ```
+    ///
+    /// The host may contain letters, digits, `-`, `.` and `_`. The [selection](ClientBuilder::selection) of the
+    /// client does not apply: `discover` has its own.
     #[must_use]
     pub fn host(mut self, host: impl Into<String>, discover: Discover) -> Self {
         self.hosts.push((host.into(), discover));
@@ -166,6 +215,10 @@ impl ClientBuilder {
     /// Every host with this suffix is a service: with `.nacos`, `http://orders.nacos/…` calls `orders`, and
     /// `http://orders.SHOP.nacos/…` calls `SHOP@@orders`. The client stops watching a service that was not called for
     /// 10 minutes.
+    ///
+    /// Use it for a gateway, which does not know its services when it starts. A service whose name has dots needs
+    /// its group in the host, because the last part before the suffix is read as the group. Any valid name is
+    /// accepted: Nacos does not distinguish a service without instances from one that does not exist.
     #[must_use]
     pub fn suffix(mut self, suffix: impl Into<String>) -> Self {
         self.suffix = Some(suffix.into());
@@ -174,6 +227,12 @@ impl ClientBuilder {
 
     /// How many services are watched under the [suffix](ClientBuilder::suffix). When the limit is reached, a service
     /// without instances is replaced. If there is none, calls to further services fail. Default: 1,000.
+    ///
+    /// The limit protects the process from callers that invent host names. A service that has instances is never
+    /// replaced.
+    ///
+    /// # Errors
+    /// Calls to further services fail with [`Error::InvalidInput`], whose field is `host`.
     #[must_use]
     pub fn services_under_suffix(mut self, limit: usize) -> Self {
         self.services_under_suffix = limit;
@@ -188,8 +247,20 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets how the key of a request is found, for [`Policy::ConsistentHash`](crate::Policy::ConsistentHash): requests
-    /// with the same key go to the same instance. Default: none.
+    /// The key of a request, for [`Policy::ConsistentHash`](crate::Policy::ConsistentHash): requests with the same key go to
+    /// the same instance. Default: none.
+    ///
+    /// A request for which `key` returns `None` is sent to an instance at random. Other policies ignore the key.
+    ///
+    /// ```
+    /// use actix_nacos::{balance::Client, prelude::*, Policy};
+    /// # fn of(registry: &actix::Addr<Registry>) {
+    /// let by_session = Client::builder(registry)
+    ///     .service("carts")
+    ///     .selection(Selection::default().policy(Policy::ConsistentHash))
+    ///     .key(|head| head.headers.get("session")?.to_str().ok().map(Into::into));
+    /// # }
+    /// ```
     #[must_use]
     pub fn key(mut self, key: impl Fn(&RequestHead) -> Option<String> + Send + Sync + 'static) -> Self {
         self.settings.key = Some(Arc::new(key));
@@ -224,8 +295,10 @@ impl ClientBuilder {
         self
     }
 
-    /// How many redirects a call follows, to any host. Each request on the way has its own
-    /// [`deadline`](Self::deadline). A proxy that passes redirects on needs 0. Default: 10, as in awc.
+    /// How many redirects a call follows, to any host. Each request on the way has its own [`deadline`](Self::deadline).
+    /// A proxy passes redirects on: 0. Default: 10, as in awc.
+    ///
+    /// A redirect to a host that is a service is a call by name again. To any other host it is a plain request.
     #[must_use]
     pub fn redirects(mut self, limit: u8) -> Self {
         self.redirects = limit;
@@ -233,6 +306,9 @@ impl ClientBuilder {
     }
 
     /// How long a call waits while no instance can be called, before it fails with [`Error::NoInstance`]. Default: 2 s.
+    ///
+    /// A service may have no instance while it is deployed. Waiting a little is better for a caller than an error;
+    /// a proxy that must answer fast sets it to zero. It applies to the first attempt only: a retry does not wait.
     #[must_use]
     pub fn wait(mut self, limit: Duration) -> Self {
         self.settings.wait = limit;
@@ -266,6 +342,19 @@ impl ClientBuilder {
 
     /// Decides which answers count as failures of the instance. A failure may be retried, and counts towards ejection.
     /// Default: the statuses 502, 503 and 504.
+    ///
+    /// Give it only answers that another instance would answer better. It must not block, since it runs in the
+    /// worker.
+    ///
+    /// ```
+    /// use actix_nacos::{balance::Client, prelude::*};
+    /// # fn of(registry: &actix::Addr<Registry>) {
+    /// // An instance that limits its callers answers 429: let another one take the request.
+    /// let http = Client::builder(registry)
+    ///     .service("orders")
+    ///     .failure_when(|status, _| matches!(status.as_u16(), 429 | 502 | 503 | 504));
+    /// # }
+    /// ```
     #[must_use]
     pub fn failure_when(mut self, is_failure: impl Fn(StatusCode, &HeaderMap) -> bool + Send + Sync + 'static) -> Self {
         self.settings.is_failure = Arc::new(is_failure);
@@ -283,6 +372,9 @@ impl ClientBuilder {
     }
 
     /// The name that the certificate of a service's instances must have. Default: the name of the service.
+    ///
+    /// The address of an instance is not checked, since an instance's certificate seldom has its IP address. Use
+    /// this when all services have one certificate, for example `|_| "internal.example".into()`.
     #[must_use]
     pub fn certificate_name(mut self, name: impl Fn(&ServiceName) -> String + Send + Sync + 'static) -> Self {
         self.settings.certificate_name = Arc::new(name);
@@ -298,6 +390,12 @@ impl ClientBuilder {
 
     /// Makes the client for this thread. Its time limits replace awc's, and it closes connections that were idle for 4
     /// s.
+    ///
+    /// Everything else, such as default headers, is as in a new [`awc::ClientBuilder`]. To change it, use
+    /// [`middleware`](ClientBuilder::middleware).
+    ///
+    /// Never fails and never panics: an invalid setting makes each call fail. The settings are invalid if a
+    /// service's name is no host name, if two services have one host, or if the TLS files cannot be read.
     pub fn finish(self) -> Client {
         let redirects = self.redirects;
         let (limits, tls) = ((self.connect_timeout, self.max_connections), tls::client_config(&self.tls));
@@ -331,6 +429,8 @@ impl ClientBuilder {
         self.balancer(false, None)
     }
 
+    /// `limits_others`: whether the attempt's time limit also covers requests to hosts that are not services. The
+    /// ready client turns awc's limit off, so its middleware must set one.
     fn balancer(self, limits_others: bool, error: Option<Error>) -> Middleware {
         Middleware(Rc::new(Balancer {
             services: error.map_or_else(|| self.make_services(), Err),
@@ -343,6 +443,10 @@ impl ClientBuilder {
         }))
     }
 
+    /// Builds the table of hosts. Does not ask the Registry for anything.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] for a name that is no host name, and for a host that two services have.
     fn make_services(&self) -> Result<Services, Error> {
         let mut named = Vec::new();
         for service in &self.services {

@@ -3,6 +3,14 @@
 //!
 //! awc closes an idle connection only when it is about to use it again. Without this module, connections to an instance
 //! that gets no more calls would stay open.
+//!
+//! A [`Table`] has one [`Entry`] per authority, with and without TLS. A [`Carried`] marks each call under way. An
+//! entry without a call for [`IDLE_TIME`] is removed. One task per client closes the idle ones, and it ends when
+//! the table is empty, so an unused client costs nothing.
+//!
+//! awc's pool keeps connections by the authority of the URI, and the URI is rewritten to the address of the
+//! instance. So a call by name and a plain request to the same address share connections, unless their certificates
+//! are checked for different names.
 
 use std::{
     cell::{Cell, RefCell},
@@ -33,6 +41,8 @@ use super::outgoing::not_callable;
 
 /// A connection without a call for this long is closed. It is shorter than the 5 s after which actix-web closes idle
 /// connections.
+///
+/// A connection that the server closes first may break a request that is just being sent on it.
 pub(super) const IDLE_TIME: Duration = Duration::from_secs(4);
 /// How often to look for idle connections.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -61,6 +71,7 @@ impl Key {
     }
 }
 
+/// `sockets` are weak, because awc owns the connections.
 struct Entry {
     /// The name that the certificate must have. `None` without TLS.
     server_name: Option<Rc<str>>,
@@ -71,6 +82,11 @@ struct Entry {
 
 impl Connections {
     /// Begins a call to `address`, with TLS if there is a `server_name`.
+    ///
+    /// Returns the authority to use, which may have zeros before the port: see the comment inside.
+    ///
+    /// # Errors
+    /// [`SendRequestError::Connect`] if `address` is no authority.
     pub(super) fn begin(&self, address: &str, server_name: Option<&str>) -> Result<Carried, SendRequestError> {
         let mut entries = self.0.entries.borrow_mut();
         let mut written = address.to_owned();
@@ -121,6 +137,7 @@ impl Connections {
         })
     }
 
+    /// Remembers a connection that awc has opened, so that it can be closed when it is idle.
     fn keep(&self, uri: &Uri, stream: TcpStream) -> Socket {
         let socket = Socket(Rc::new(Stream { open: RefCell::new(Some(stream)), reader: Cell::new(None) }));
         let mut entries = self.0.entries.borrow_mut();
@@ -132,6 +149,10 @@ impl Connections {
     }
 
     /// Returns the URI with the host that the certificate must be for.
+    ///
+    /// # Errors
+    /// [`ConnectError::Io`] if [`certificate_name`](super::ClientBuilder::certificate_name) has given a name that
+    /// no host can have.
     fn named(&self, uri: Uri) -> Result<Uri, ConnectError> {
         let Some(name) = self.server_name(&uri) else { return Ok(uri) };
         let named = Uri::builder().scheme(Scheme::HTTPS).authority(&*name).path_and_query("/").build();
@@ -174,6 +195,8 @@ impl Table {
 }
 
 /// One call to an address. While it exists, connections to the address are not idle.
+///
+/// Dropping it starts the idle time.
 pub(super) struct Carried {
     key: Key,
     connections: Connections,
@@ -195,6 +218,9 @@ impl Drop for Carried {
 }
 
 /// A connection that can be closed while awc holds it.
+///
+/// awc has no call that closes a pooled connection. Closing the stream below awc's codec looks to awc like the
+/// server's end of the connection.
 pub(super) struct Socket(Rc<Stream>);
 
 struct Stream {

@@ -1,4 +1,7 @@
 //! Errors of this crate inside awc's error.
+//!
+//! awc lets a middleware fail only with its own `SendRequestError`. Errors of this crate travel in its variant
+//! `Custom`, and [`cause`] takes them out again.
 
 use std::{error::Error as StdError, fmt};
 
@@ -20,6 +23,16 @@ use crate::{error::Error, model::service::ServiceName};
 ///     }
 /// }
 /// ```
+///
+/// What to do about each:
+///
+/// | error | meaning | what helps |
+/// |---|---|---|
+/// | [`Error::NoInstance`] | no instance could be called within [`wait`](super::ClientBuilder::wait) | answer 503; its `reasons` say why |
+/// | [`Error::InvalidInput`] | a setting of the client is wrong | fix the program: every call fails |
+/// | [`Error::Stopped`] | the Registry ended before the service was called once | nothing: the process is ending |
+///
+/// A service that was called before the Registry ended is still called, by its last list.
 pub fn cause(error: &SendRequestError) -> Option<&Error> {
     match error {
         SendRequestError::Custom(error, _) => error.downcast_ref(),
@@ -33,6 +46,8 @@ pub(super) fn into_awc(error: Error) -> SendRequestError {
 }
 
 /// Adds to the error of a call that the list is stale, so that the instance may be gone.
+///
+/// The original error stays the source, so that its text is not lost.
 pub(super) fn of_stale_list(error: SendRequestError, service: &ServiceName) -> SendRequestError {
     let context = format!("the list of {service} is stale, no registry server answers");
     SendRequestError::Custom(Box::new(StaleList(error)), Box::new(Plain(context)))

@@ -1,4 +1,8 @@
 //! Decides which host names are services.
+//!
+//! Host names have no case and allow few characters; names of Nacos services have a case and allow nearly all. So
+//! only services whose name is a host name can be called without a setting. Hosts are looked up in lower case, and
+//! the service keeps its own spelling. Under a suffix the service's name is taken as the host has it.
 
 use crate::{
     error::Error,

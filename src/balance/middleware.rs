@@ -1,4 +1,20 @@
 //! The middleware of an awc client. It sends requests by name to instances.
+//!
+//! [`Balancer`] has what lives as long as the client, [`Sending`] what lives as long as one request. The loop in
+//! [`Sending::run`] is the whole algorithm: choose an instance, attempt, and on a failure choose another one if the
+//! request may be sent again.
+//!
+//! Who is blamed for a failed attempt:
+//!
+//! | what happened | the instance | another attempt |
+//! |---|---|---|
+//! | no connection | failed | yes, for every method |
+//! | broken connection, no answer in time, 502, 503, 504 | failed | if the request may reach two instances |
+//! | the application's own body did not come | cancelled | not if a part of the body was read |
+//! | awc refuses to send the request (bad URL, body error) | cancelled | no, another instance would not help |
+//!
+//! Dropping the returned future, for example by a time limit on the request, drops the [`Call`]. It then counts as
+//! cancelled, or as failed after `slow_after`.
 
 use std::{fmt, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
@@ -29,6 +45,8 @@ use crate::{
 };
 
 /// The metadata key that makes calls to an instance use https.
+///
+/// Spring Cloud's Nacos client sets and reads the same key.
 const SECURE: &str = "secure";
 
 /// Whether an answer counts as a failure of the instance.
@@ -52,9 +70,31 @@ pub(super) struct Settings {
 
 /// Sends calls by name to instances, as a middleware of an [`awc::Client`] that the application builds itself. See
 /// [`ClientBuilder::middleware`](super::ClientBuilder::middleware).
+///
+/// # What does it change for other requests?
+///
+/// Requests to hosts that are not services pass through unchanged. Their connections are closed when they were idle
+/// for 4 s, if the client uses the [connector](Middleware::connector).
+///
+/// # Examples
+///
+/// ```
+/// use actix_nacos::{balance::Client, prelude::*};
+/// # fn own_client(registry: &actix::Addr<Registry>) -> awc::Client {
+/// let by_name = Client::builder(registry).service("orders").middleware();
+/// let connector = awc::Connector::new().connector(by_name.connector());
+/// awc::Client::builder()
+///     .disable_timeout() // `attempt_timeout` and `deadline` replace it
+///     .connector(connector)
+///     .add_default_header(("x-caller", "billing"))
+///     .wrap(by_name)
+///     .finish()
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Middleware(pub(super) Rc<Balancer>);
 
+/// What all calls of one client share.
 pub(super) struct Balancer {
     pub(super) registry: WeakAddr<Registry>,
     /// An invalid setting makes every call fail.
@@ -93,6 +133,8 @@ impl fmt::Debug for Middleware {
     }
 }
 
+/// Called by awc when the client is built with `.wrap(…)`. A clone of the middleware shares its services and
+/// connections, so two clients of one thread may use the same one.
 impl<S> Transform<S, ConnectRequest> for Middleware
 where
     S: ActixService<ConnectRequest, Response = ConnectResponse, Error = SendRequestError> + 'static,
@@ -105,6 +147,8 @@ where
 }
 
 /// The service that [`Middleware`] makes around awc's connector.
+///
+/// Applications do not name it, except where they write the type of their own wrapped client.
 pub struct Balanced<S> {
     connector: Rc<S>,
     balancer: Rc<Balancer>,
@@ -116,6 +160,7 @@ impl<S> fmt::Debug for Balanced<S> {
     }
 }
 
+/// A redirect and each send of a frozen request pass through here again, so each of them chooses an instance anew.
 impl<S> ActixService<ConnectRequest> for Balanced<S>
 where
     S: ActixService<ConnectRequest, Response = ConnectResponse, Error = SendRequestError> + 'static,
@@ -137,6 +182,8 @@ where
 }
 
 /// How an attempt failed.
+///
+/// The difference decides about the blame and about another attempt: see the module.
 enum Failure {
     /// The instance answered that it cannot serve.
     Refused(ConnectResponse),
@@ -196,11 +243,16 @@ struct Sending<'a, S> {
 }
 
 impl Balancer {
+    /// Returns the service that the request's host names; none for any other host.
+    ///
+    /// # Errors
+    /// The error of the client's settings, and that of a full table of services under the suffix.
     fn find(&self, request: &ConnectRequest) -> Result<Option<Rc<Service>>, Error> {
         let services = self.services.as_ref().map_err(Error::clone)?;
         uri_of(request).host().map_or(Ok(None), |host| services.find(host))
     }
 
+    /// Sends a request to a host that is not a service.
     async fn pass_through<S>(&self, connector: &S, request: ConnectRequest) -> Result<ConnectResponse, SendRequestError>
     where
         S: ActixService<ConnectRequest, Response = ConnectResponse, Error = SendRequestError>,
@@ -220,6 +272,8 @@ impl Balancer {
         Ok(until_its_end(answer, UnderWay { call: None, _carried: carried }))
     }
 
+    /// Sends a request to an instance of the service. The first call of a service waits for the Registry to
+    /// discover it, within the deadline.
     async fn send<S>(
         &self,
         connector: &S,
@@ -242,6 +296,7 @@ impl<S> Sending<'_, S>
 where
     S: ActixService<ConnectRequest, Response = ConnectResponse, Error = SendRequestError>,
 {
+    /// Attempts until there is an answer, or until no other attempt is allowed.
     async fn run(mut self) -> Result<ConnectResponse, SendRequestError> {
         let mut call = self.first_call().await.map_err(into_awc)?;
         loop {
@@ -278,6 +333,10 @@ where
     }
 
     /// Begins the call of the next attempt, if another attempt is allowed.
+    ///
+    /// The checks that cost nothing come first. The budget comes last, so that only retries that really happen are
+    /// taken from it. If every instance was tried, a retry on the same instance helps only when the connection was
+    /// at fault.
     fn next_call(&self, failure: &Failure) -> Option<Call> {
         let retry = &self.balancer.settings.retry;
         let is_allowed = self.tried.len() <= retry.times
@@ -294,6 +353,7 @@ where
         (is_useful && self.known.budget.take_retry(std::time::Instant::now())).then_some(call)
     }
 
+    /// Sends the request to the call's instance, and reports the outcome to the call.
     async fn attempt(&mut self, call: Call) -> Result<ConnectResponse, Failure> {
         let Balancer { connections, factory, settings, .. } = self.balancer;
         let by_tls = outgoing::wants_tls(self.request.called())

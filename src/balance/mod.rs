@@ -11,6 +11,27 @@
 //! 4. `answer` ends the call when the body of the answer ends.
 //! 5. After a failure, `retry` decides whether the request may be sent to another instance, and `budget` whether
 //!    there are retries left.
+//!
+//! # Which part do I need?
+//!
+//! | you have | use |
+//! |---|---|
+//! | handlers that call HTTP services | [`Client`], made once per worker by [`Client::builder`] |
+//! | an [`awc::Client`] with settings of its own | [`Middleware`], made by [`ClientBuilder::middleware`] |
+//! | a protocol other than HTTP | [`ServiceView::begin`](crate::ServiceView::begin), without this module |
+//!
+//! # What is shared and what is not
+//!
+//! A client belongs to one thread, because awc's client does. Connections belong to the client. What is known about
+//! instances belongs to the process: lists, calls in flight, latencies, ejections and the budget of retries are the
+//! same for all workers. So an instance that fails for one worker is left out by all of them.
+//!
+//! # Errors
+//!
+//! Calls return awc's [`SendRequestError`](awc::error::SendRequestError). [`cause`] finds the error of this crate
+//! in it. If the last attempt was answered, the answer is returned, whatever its status is.
+//!
+//! `docs/guide/call-others.md` has recipes: redirects and proxies, https, time limits, own awc clients.
 
 mod answer;
 mod body;

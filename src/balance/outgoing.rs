@@ -1,4 +1,8 @@
 //! Rewrites a request by name for each instance that it is sent to.
+//!
+//! awc's pool is keyed by the authority of the URI, so the URI itself is rewritten. Giving awc only the socket
+//! address would send every call to the instance of the first one. The scheme becomes `https` (`wss` for a tunnel)
+//! if the URL or the instance's metadata want TLS, and `http` (`ws`) otherwise.
 
 use std::{io, rc::Rc};
 
@@ -16,6 +20,17 @@ use awc::{
 use super::body::{Body, RequestFactory};
 
 /// The value of the `Host` header of a request by name, unless the request has set it.
+///
+/// Take [`AsCalled`](HostHeader::AsCalled) for services that answer for several names and look at the name.
+/// [`Instance`](HostHeader::Instance) suits instances that accept only their own address.
+///
+/// ```
+/// use actix_nacos::balance::{Client, HostHeader};
+/// # fn of(registry: &actix::Addr<actix_nacos::Registry>) {
+/// let public_name = actix_http::header::HeaderValue::from_static("shop.example");
+/// let http = Client::builder(registry).service("shop").host_header(HostHeader::Fixed(public_name));
+/// # }
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HostHeader {
@@ -29,6 +44,9 @@ pub enum HostHeader {
 }
 
 /// A request that can be sent to one instance after another.
+///
+/// Most requests succeed at the first attempt, so that attempt copies nothing: the head is shared, and a request
+/// without a body reuses awc's own body (`first`).
 pub(super) struct Outgoing {
     called: Uri,
     /// `host` or `host:port` of the URL. `None` if the request has a `Host` header.
@@ -99,6 +117,9 @@ impl Outgoing {
     }
 
     /// Makes the request to the instance at `authority`.
+    ///
+    /// # Errors
+    /// [`SendRequestError`] if the URI cannot have this authority, or if awc makes no body.
     pub(super) fn to(
         &mut self,
         authority: Authority,

@@ -1,4 +1,7 @@
 //! Which requests are sent again, and how often.
+//!
+//! awc reports errors by where they appeared, not by whether the server has seen the request. [`was_never_sent`]
+//! and [`is_idempotent`] make that distinction, on which the safety of a retry depends.
 
 use std::{fmt, sync::Arc};
 
@@ -12,6 +15,20 @@ use awc::error::{ConnectError, SendRequestError};
 /// repeated: by default GET, HEAD, OPTIONS, TRACE, PUT and DELETE. All clients of the process together retry at most a
 /// fifth of a service's requests over 10 s, but at least 3 per second. A request with a streamed body is sent again
 /// only if nothing of the body was read.
+///
+/// Each attempt has its own [`attempt_timeout`](super::ClientBuilder::attempt_timeout);
+/// [`deadline`](super::ClientBuilder::deadline) covers all of them. Retries do not pause between attempts, because
+/// they go to another instance.
+///
+/// # Examples
+///
+/// ```
+/// use actix_nacos::balance::{Client, Retry};
+/// # fn of(registry: &actix::Addr<actix_nacos::Registry>) {
+/// // Two more instances are tried; a POST is repeated only if no instance can have received it.
+/// let http = Client::builder(registry).service("orders").retry(Retry::times(2));
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Retry {
     pub(super) times: usize,
@@ -20,16 +37,22 @@ pub struct Retry {
 
 impl Retry {
     /// No request is sent again.
+    ///
+    /// Also not after a refused connection. The first failure is the answer.
     pub fn never() -> Self {
         Retry::times(0)
     }
 
     /// A request is sent again at most once.
+    ///
+    /// The default: it hides the failure of one instance, and doubles the load of a call at most.
     pub fn once() -> Self {
         Retry::times(1)
     }
 
     /// A request is sent again at most `times` times, each time to an instance that was not tried yet, if there is one.
+    ///
+    /// More than 2 seldom helps: by then [`deadline`](super::ClientBuilder::deadline) is near.
     pub fn times(times: usize) -> Self {
         Retry { times, may_repeat: Arc::new(|head| is_idempotent(&head.method)) }
     }

@@ -1,4 +1,10 @@
 //! The services that one client calls, with their hosts and views.
+//!
+//! A [`Service`] is discovered by its first call, and keeps its view from then on. The views of all workers show
+//! one list, so the first call of a further worker does not wait for a registry server.
+//!
+//! A client knows two kinds of services: those that the application named, which are kept for ever, and those found
+//! [under a suffix](UnderSuffix), which come from URLs and are therefore limited in number and in time.
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -50,6 +56,10 @@ impl Service {
     }
 
     /// Returns the view and the budget. The first call discovers the service.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if the Registry has ended; what [`Discover`] is answered with. A failure is not
+    /// remembered: the next call asks again.
     pub(super) async fn known(&self, registry: &WeakAddr<Registry>) -> Result<&Known, Error> {
         if let Some(known) = self.known.get() {
             return Ok(known);
@@ -61,6 +71,7 @@ impl Service {
         Ok(self.known.get_or_init(|| Known { view, budget }))
     }
 
+    /// Whether forgetting the service costs nothing: it has no instance, or was not discovered yet.
     fn lists_nothing(&self) -> bool {
         self.known.get().is_none_or(|known| known.view.instances().is_empty())
     }
@@ -126,6 +137,8 @@ impl UnderSuffix {
 
     /// Forgets a service without instances if the limit is reached. A service that has instances is never forgotten
     /// in favour of a name that may be a mistake.
+    ///
+    /// A service whose call is under way (`strong_count` above 1) stays, too.
     fn forget_one_if_full(&self, host: &str) -> Result<(), Error> {
         let mut services = self.services.borrow_mut();
         if services.len() < self.limit {

@@ -1,4 +1,7 @@
 //! TLS of the ready client, with HTTP/2 if the instance offers it.
+//!
+//! Both libraries offer ALPN `h2` and `http/1.1`. If both features are on, rustls is used. Without either feature
+//! the module `none` takes their place, so that `client` needs no `cfg`.
 
 #[cfg(any(feature = "rustls", feature = "openssl"))]
 pub(super) use self::by_library::{client_config, with};
