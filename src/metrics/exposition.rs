@@ -1,4 +1,13 @@
 //! The text format of Prometheus, version 0.0.4.
+//!
+//! A family is a `# HELP` and a `# TYPE` line, followed by its samples. All samples of a family must stand
+//! together, so [`Exposition`] writes them as they come and has no map of families.
+//!
+//! ```text
+//! # HELP actix_nacos_instances Instances that this process keeps registered, by state.
+//! # TYPE actix_nacos_instances gauge
+//! actix_nacos_instances{state="registered"} 2
+//! ```
 
 use std::fmt::{Display, Write as _};
 
@@ -13,6 +22,8 @@ pub(super) enum Kind {
 }
 
 /// Builds the text of metric families with their samples. A family without samples is left out.
+///
+/// The header is written with the first sample. So a family whose loop finds nothing leaves no trace.
 #[derive(Debug, Default)]
 pub(super) struct Exposition {
     text: String,
@@ -28,14 +39,18 @@ impl Exposition {
         (self.name, self.kind, self.help, self.has_header) = (name, Some(kind), help, false);
     }
 
+    /// Adds a sample of the present family: an integer.
     pub(super) fn count(&mut self, labels: &[(&str, &str)], value: u64) {
         self.line("", labels, None, value);
     }
 
+    /// Adds a sample of the present family: a float, such as a time in seconds.
     pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: f64) {
         self.line("", labels, None, value);
     }
 
+    /// Adds the samples of a histogram. Bucket counts are cumulative in the format and in [`Histogram`], and the
+    /// last bucket, `+Inf`, equals the count.
     pub(super) fn histogram(&mut self, labels: &[(&str, &str)], histogram: &Histogram) {
         for bucket in &histogram.buckets {
             self.line("_bucket", labels, Some(&bucket.at_most_seconds), bucket.count);
@@ -49,6 +64,7 @@ impl Exposition {
         self.text
     }
 
+    /// Writes one sample. `suffix` is added to the family's name; `at_most` is the label `le` of a bucket.
     fn line(&mut self, suffix: &str, labels: &[(&str, &str)], at_most: Option<&dyn Display>, value: impl Display) {
         self.header();
         self.text.push_str(self.name);

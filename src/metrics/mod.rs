@@ -2,6 +2,16 @@
 //!
 //! Each group of metrics has its own function, and [`RegistryStatus::to_prometheus`] calls all of them. The number of
 //! series grows with services and servers, never with instances. `CONTRIBUTING.md` says what a new metric needs.
+//!
+//! Metrics are made of a [`RegistryStatus`] alone, without the Registry. So an application can take a status from
+//! anywhere, for example from a test, and no metric needs a counter of its own.
+//!
+//! Rules for all families:
+//!
+//! - A name begins with `actix_nacos_`, and ends with its unit (`_seconds`) or with `_total` for a counter.
+//! - A label has few values. Instances are never labels: a deployment would make a new series for each of them.
+//! - A counter exists from the start with 0. Prometheus loses the first increment of a counter that appears later.
+//! - Times are in seconds, as Prometheus wants. The status has milliseconds.
 
 mod exposition;
 
@@ -22,6 +32,46 @@ impl RegistryStatus {
     /// let text = actix_nacos::RegistryStatus::default().to_prometheus();
     /// assert!(text.contains("actix_nacos_connection{state=\"unknown\"} 1\n"));
     /// ```
+    ///
+    /// | families | labels | what they show |
+    /// |---|---|---|
+    /// | `connection`, `servers` | `state` | whether servers can be reached |
+    /// | `server_requests_total`, `server_failed_requests_total` | `server` | the requests to each server |
+    /// | `requests_total`, `request_duration_seconds` | `operation`, `outcome` | what was asked, and how long it took |
+    /// | `heartbeat_lateness_seconds`, `oldest_heartbeat_age_seconds` | | whether heartbeats are in time |
+    /// | `instances` | `state` | the instances that this process registered |
+    /// | `service_{instances,list_age_seconds,stale}` | `service`, `group`, `clusters` | the watched lists |
+    /// | `service_{polls,changes,pushes}_total` | the same | how lists arrive and change |
+    /// | `calls_total`, `call_retries_total` | `service`, `group` | the calls that views began |
+    /// | `service_ejected_instances`, `ejections_total` | `service`, `group` | instances that are left out |
+    /// | `push_datagrams_total` | `result` | the push socket; missing while there is none |
+    /// | `epochs_total`, `logins_total`, `logged_in` | | restarts of servers, the login |
+    /// | `uptime_seconds` | | restarts of the process |
+    ///
+    /// With the feature `actix-web`, `StatusRoutes` serves this text at `/metrics`. Making it takes no request and
+    /// no lock. It grows with servers and watched services. The counters begin at 0 with each Registry; Prometheus'
+    /// `rate` and `increase` handle that.
+    ///
+    /// # Examples
+    ///
+    /// A route in any framework:
+    ///
+    /// ```
+    /// use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+    ///
+    /// async fn metrics(registry: &actix::Addr<Registry>) -> Result<String, Error> {
+    ///     Ok(registry.send(GetStatus).await??.to_prometheus())
+    /// }
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Error> {
+    /// let server = EmbeddedServer::start().expect("a server");
+    /// let registry = Registry::start(Config::new(server.server_address()))?;
+    /// registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080)).await??;
+    /// let text = metrics(&registry).await?;
+    /// assert!(text.contains("actix_nacos_instances{state=\"registered\"} 1\n"));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn to_prometheus(&self) -> String {
         let mut text = Exposition::default();
         uptime(&mut text, self.uptime_ms);
@@ -39,11 +89,13 @@ impl RegistryStatus {
     }
 }
 
+/// Falls to 0 when the process restarts, which explains jumps of the other metrics.
 fn uptime(text: &mut Exposition, millis: u64) {
     text.family("actix_nacos_uptime_seconds", Kind::Gauge, "Time since the registry client started.");
     text.sample(&[], seconds(millis));
 }
 
+/// One series for each state, with 1 for the present one. A query for a state never has to handle a missing series.
 fn connection(text: &mut Exposition, now: ConnectionState) {
     text.family("actix_nacos_connection", Kind::Gauge, "Whether this is the state of the connection to the registry.");
     for (name, state) in [
@@ -56,6 +108,7 @@ fn connection(text: &mut Exposition, now: ConnectionState) {
     }
 }
 
+/// The states exclude each other: a server in use that fails counts as failing.
 fn servers(text: &mut Exposition, servers: &[ServerStatus]) {
     text.family("actix_nacos_servers", Kind::Gauge, "Registry servers by state.");
     let state_of = |server: &ServerStatus| match server {
@@ -80,6 +133,8 @@ fn servers(text: &mut Exposition, servers: &[ServerStatus]) {
 
 /// Lists each operation from the start, because Prometheus loses the first increment of a counter that did not exist
 /// before.
+///
+/// The histogram lists only operations that were used, because each has a series per bucket.
 fn requests(text: &mut Exposition, requests: &[RequestStatus]) {
     let of = |operation| requests.iter().find(|request| request.operation == operation);
     let help = "Requests to registry servers by operation and outcome.";
@@ -102,6 +157,7 @@ fn requests(text: &mut Exposition, requests: &[RequestStatus]) {
     }
 }
 
+/// The value of the label `operation`. Dashboards depend on it, so it never changes.
 fn name_of(operation: Operation) -> &'static str {
     match operation {
         Operation::Register => "register",
@@ -115,6 +171,8 @@ fn name_of(operation: Operation) -> &'static str {
     }
 }
 
+/// Two views of the same thing: how late heartbeats are sent, which shows a busy thread, and how old the oldest
+/// success is, which shows an instance that is about to lapse.
 fn heartbeats(text: &mut Exposition, status: &RegistryStatus) {
     let help = "How long after they were due heartbeats were sent; the timer grid accounts for up to 0.5 s.";
     text.family("actix_nacos_heartbeat_lateness_seconds", Kind::Histogram, help);
@@ -127,6 +185,7 @@ fn heartbeats(text: &mut Exposition, status: &RegistryStatus) {
     }
 }
 
+/// `lost` above 0 means that callers may not find an instance of this process.
 fn instances(text: &mut Exposition, status: &RegistryStatus) {
     text.family("actix_nacos_instances", Kind::Gauge, "Instances that this process keeps registered, by state.");
     for (name, state) in [
@@ -141,6 +200,8 @@ fn instances(text: &mut Exposition, status: &RegistryStatus) {
 }
 
 /// The services that are watched.
+///
+/// A service without a list has no `service_instances`, which is different from a service without instances.
 fn services(text: &mut Exposition, services: &[SubscriptionStatus]) {
     let help = "Instances of a watched service, each in one state.";
     text.family("actix_nacos_service_instances", Kind::Gauge, help);
@@ -172,12 +233,14 @@ fn services(text: &mut Exposition, services: &[SubscriptionStatus]) {
     }
 }
 
+/// Writes one sample for each watched service.
 fn each(text: &mut Exposition, services: &[SubscriptionStatus], value: impl Fn(&SubscriptionStatus) -> u64) {
     for service in services {
         text.count(&labels_of(service), value(service));
     }
 }
 
+/// A service that is watched for different clusters is several subscriptions, so the clusters are a label.
 fn labels_of(service: &SubscriptionStatus) -> [(&'static str, &str); 3] {
     [("service", &service.service.name), ("group", &service.service.group), ("clusters", &service.clusters)]
 }
@@ -209,6 +272,9 @@ fn calls(text: &mut Exposition, calls: &[CallTotals]) {
 }
 
 /// An ejected instance is also counted by its state in the list.
+///
+/// A service may be watched by several subscriptions, and ejections belong to the service: each one is written
+/// once.
 fn ejections(text: &mut Exposition, status: &RegistryStatus) {
     let help = "Instances of a watched service that are left out because calls of them failed.";
     text.family("actix_nacos_service_ejected_instances", Kind::Gauge, help);
@@ -242,6 +308,8 @@ fn pushes(text: &mut Exposition, push: Option<&PushStatus>) {
     }
 }
 
+/// Each epoch after the start means that a server restarted or was changed: see "Recovery" in
+/// `docs/architecture.md`. The login is left out without credentials.
 fn epochs(text: &mut Exposition, status: &RegistryStatus) {
     let help = "How often the server in use may have forgotten what it was told.";
     text.family("actix_nacos_epochs_total", Kind::Counter, help);
@@ -253,6 +321,7 @@ fn epochs(text: &mut Exposition, status: &RegistryStatus) {
     text.count(&[], u64::from(session.logged_in));
 }
 
+/// The status counts in milliseconds.
 fn seconds(millis: u64) -> f64 {
     millis as f64 / 1_000.0
 }

@@ -1,4 +1,16 @@
 //! Decides who may see metrics and the page, and who may take the process out of service.
+//!
+//! Three levels, by what a route reveals or does:
+//!
+//! | routes | who may |
+//! |---|---|
+//! | `/livez`, `/readyz` | everybody: they show no names |
+//! | `/metrics`, the page | this machine, the token, or everybody if the routes are public |
+//! | `/offline` | this machine, or the token as a bearer; never everybody |
+//!
+//! "This machine" is a request from loopback that no proxy forwarded and no other site's page made. The peer's
+//! address alone is not enough: a proxy on this machine also connects from loopback, and a browser on this machine
+//! runs the pages of all sites. A doubtful request is rejected.
 
 use actix_web::{
     http::{
@@ -56,6 +68,7 @@ impl Access {
         response.body(format!("wants the token: {place}\n"))
     }
 
+    /// An empty token is no token. Otherwise an unset environment variable would let everybody in.
     fn has_token(&self, headers: &HeaderMap, read: impl Fn(&[u8]) -> Option<Vec<u8>>) -> bool {
         let Some(token) = self.token.as_deref().filter(|token| !token.is_empty()) else { return false };
         let given = headers.get(AUTHORIZATION).and_then(|value| read(value.as_bytes()));
@@ -103,12 +116,15 @@ fn is_from_this_machine(request: &HttpRequest) -> bool {
 
 /// Some proxies add no header. By default nginx before 1.29.7 then sends HTTP/1.0, which hardly any other client does.
 /// Later versions send HTTP/1.1, and look like a local program unless `X-Forwarded-For` is configured there.
+///
+/// A client that adds such a header itself only loses access.
 fn is_forwarded(request: &HttpRequest) -> bool {
     let is_added = |name: &str| name.starts_with("x-forwarded-") || FORWARDING.contains(&name);
     request.version() < Version::HTTP_11 || request.headers().keys().any(|name| is_added(name.as_str()))
 }
 
-/// Browsers send `Sec-Fetch-Site` with all requests.
+/// Whether a page of another site has made the request. Present browsers send `Sec-Fetch-Site` with all requests, older
+/// ones `Origin` with requests that change something.
 fn is_cross_site(headers: &HeaderMap) -> bool {
     let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
     site.is_some_and(|site| site != b"same-origin" && site != b"none") || web_page::has_foreign_origin(headers)

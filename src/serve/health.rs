@@ -1,4 +1,12 @@
 //! Health checks, and going offline by request.
+//!
+//! The three checks answer different questions, and mixing them up takes services out of order for no reason:
+//!
+//! - `/livez`: is this process to be restarted? It does not ask the Registry: restarting a process does not mend
+//!   Nacos.
+//! - `/readyz`: may requests be sent here? Only a rejected or unfinished registration and a shutdown say no. An
+//!   outage of the registry does not, since callers still have their lists.
+//! - `/offline`: deregister now. A hook that runs before the process is stopped calls it.
 
 use std::time::Duration;
 
@@ -21,6 +29,7 @@ pub(super) async fn livez() -> HttpResponse {
     text(StatusCode::OK, "ok".into())
 }
 
+/// Answers 200 or 503. The body of a 503 is one line with the reason.
 pub(super) async fn readyz(routes: web::Data<StatusRoutes>) -> HttpResponse {
     match timeout(LONGEST_CHECK, readiness(&routes)).await {
         Ok(Ok(readiness)) if readiness.is_ready() => text(StatusCode::OK, "ok".into()),
@@ -30,6 +39,8 @@ pub(super) async fn readyz(routes: web::Data<StatusRoutes>) -> HttpResponse {
     }
 }
 
+/// # Errors
+/// [`Error::Stopped`] from the moment a shutdown begins.
 async fn readiness(routes: &StatusRoutes) -> Result<Readiness, Error> {
     routes.registry()?.send(GetReadiness { strict: routes.is_strict() }).await?
 }
@@ -44,6 +55,13 @@ fn reason(Readiness { is_starting, rejected, pending }: Readiness) -> String {
 
 /// Takes the process out of service, for example for `preStop` of Kubernetes, and answers when callers have noticed.
 /// The process keeps serving. Further requests wait for the same shutdown.
+///
+/// | answer | meaning |
+/// |---|---|
+/// | 200 with a report as JSON | this request has shut the Registry down |
+/// | 200 `offline` | somebody else had, and it is done |
+/// | 401, 403 | no token that is accepted here |
+/// | 500 with the error as JSON | the Registry failed to shut down |
 pub(super) async fn offline(routes: web::Data<StatusRoutes>, request: HttpRequest) -> HttpResponse {
     if let Some(rejection) = routes.access().refuses_to_change(&request) {
         return rejection;

@@ -1,4 +1,17 @@
 //! The life of a service: register once the server listens, go offline on a signal, stop.
+//!
+//! The order is the point of this file. A service may be registered only while its server takes requests, and the
+//! server may stop only when callers have stopped sending. [`live`] is the part between the two, and the server
+//! runs beside it in the same task.
+//!
+//! Invariants:
+//!
+//! - However the service ends, its instances are deregistered before [`Serve`] resolves, if a registry server
+//!   answers within [`Config::shutdown_timeout`].
+//! - After the first signal, nothing that fails keeps the process from ending. Each wait has a limit, and a logger
+//!   that panics is caught.
+//! - The drain is skipped where nobody can be helped by it: when the server has stopped by itself, and when the
+//!   registration has failed.
 
 use std::{
     fmt,
@@ -32,6 +45,8 @@ use crate::{
 };
 
 /// The pause before the address of this machine is looked up again.
+///
+/// In a container the network may come up after the process.
 const LOOK_UP_PAUSE: Duration = Duration::from_secs(1);
 /// How often to check whether a shutdown that was requested elsewhere is done.
 const SHUTDOWN_CHECK: Duration = Duration::from_millis(20);
@@ -53,6 +68,9 @@ const SHUTDOWN_CHECK: Duration = Duration::from_millis(20);
 /// ```
 ///
 /// [`Serve`] says what happens when, and has the settings.
+///
+/// # Panics
+/// Never. A server that is bound to no port is an error of the future, not a panic.
 pub fn serve<F, I, S, B>(server: HttpServer<F, I, S, B>, registry: Addr<Registry>) -> Serve
 where
     F: Fn() -> I + Send + Clone + 'static,
@@ -94,9 +112,36 @@ where
 /// after the service has ended. The server handles no signals by itself.
 ///
 /// # Errors
-/// [`Error::Io`] if the server cannot run. [`Error::InvalidInput`] if it listens nowhere, or if a service is invalid.
-/// If the service is [`strict`](Serve::strict), also the error because of which a service could not be registered. In
-/// each case the instances are deregistered and the server has stopped.
+/// [`Error::Io`] if the server cannot run; [`Error::InvalidInput`] if it listens nowhere, or if a service cannot be registered
+/// as it was given; when [`strict`](Serve::strict), whatever keeps a service from being registered. In each case the instances are
+/// deregistered and the server has stopped.
+///
+/// # Examples
+///
+/// Several services, and an end that the application decides:
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// use actix_web::{App, HttpServer};
+///
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// let nacos = EmbeddedServer::start().expect("a server");
+/// let registry = Registry::start(Config::new(nacos.server_address()))?;
+/// let server = HttpServer::new(App::new).workers(1).bind(("127.0.0.1", 0))?;
+/// let enough = actix_rt::time::sleep(Duration::from_millis(200));
+/// actix_nacos::serve(server, registry)
+///     .register("orders")
+///     .register_with("orders-admin", |instance| instance.metadata("role", "admin"))
+///     .drain(Duration::ZERO)
+///     .until(enough)
+///     .await?;
+/// assert!(nacos.instances("orders").is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "serves nothing until it is awaited"]
 pub struct Serve {
     server: Result<(Server, SocketAddr), Error>,
@@ -116,8 +161,11 @@ struct Service {
 }
 
 impl Serve {
-    /// Registers an instance of `service` (or `GROUP@@service`) at the first port that the server listens on. Call it
-    /// once for each service.
+    /// Registers an instance of `service` (or `GROUP@@service`) at the first port that the server listens on. Call it once for
+    /// each service.
+    ///
+    /// Without a call of `register`, the server is served and nothing is registered. All services of a process may
+    /// share one port.
     pub fn register(self, service: impl Into<ServiceRef>) -> Self {
         self.register_with(service, |instance| instance)
     }
@@ -135,6 +183,9 @@ impl Serve {
     /// service.await
     /// # }
     /// ```
+    ///
+    /// `change` receives the registration with the address and port of the server. It is called once, after the
+    /// server has started. A server with several ports registers only the first one unless `change` sets another.
     pub fn register_with(
         mut self,
         service: impl Into<ServiceRef>,
@@ -148,6 +199,8 @@ impl Serve {
     ///
     /// If callers reach the server by a proxy, for example because the server listens on a Unix socket, set the proxy's
     /// address here and its port in [`register_with`](Serve::register_with).
+    ///
+    /// Set it in a container whose callers are outside: they need the address of the host.
     pub fn ip(mut self, ip: impl Into<String>) -> Self {
         self.ip = Some(ip.into());
         self
@@ -156,6 +209,10 @@ impl Serve {
     /// Ends with an error if a service cannot be registered within
     /// [`Config::operation_timeout`](crate::Config::operation_timeout). Default: off; the server keeps serving, and the
     /// services are registered as soon as a registry server can be reached.
+    ///
+    /// Use it for a process that must not serve unless it can be found, for example a job that is scheduled again
+    /// on failure. In Kubernetes prefer [`StatusRoutes::strict`](super::StatusRoutes::strict), which keeps the
+    /// process running.
     pub fn strict(mut self) -> Self {
         self.is_strict = true;
         self
@@ -164,6 +221,9 @@ impl Serve {
     /// How long to keep serving after deregistering. Default: as long as callers need to notice
     /// ([`Shutdown::drain_until_noticed`]). A drain by `/offline` has a time of its own: set
     /// [`StatusRoutes::drain`](super::StatusRoutes::drain), too.
+    ///
+    /// Set it longer than callers cache the list. Kubernetes kills a process after `terminationGracePeriodSeconds`
+    /// (30 s by default), so deregistering, drain and the server's shutdown must fit into that.
     pub fn drain(mut self, time: Duration) -> Self {
         self.shutdown = self.shutdown.drain(time);
         self
@@ -177,12 +237,16 @@ impl Serve {
     }
 
     /// Also goes offline when `end` is done. Default: only on signals.
+    ///
+    /// The end is as orderly as after a signal: deregister, drain, stop. A second call replaces the first one.
     pub fn until(mut self, end: impl Future<Output = ()> + Send + 'static) -> Self {
         self.until = Box::pin(end);
         self
     }
 
     /// Leaves signals to the application: only [`until`](Serve::until) ends the service. Default: off.
+    ///
+    /// Then nothing ends the process early during the drain either.
     pub fn disable_signals(mut self) -> Self {
         self.takes_signals = false;
         self
@@ -216,6 +280,8 @@ impl Serve {
     }
 }
 
+/// The future is `Send`, so it can be spawned. Dropping it before its end drains nothing; the instances are
+/// deregistered when the last address of the Registry is dropped.
 impl IntoFuture for Serve {
     type Output = Result<(), Error>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
@@ -249,6 +315,8 @@ struct End {
 }
 
 /// Registers the services, waits for the end, and drains. The server runs meanwhile. Stop it when this returns.
+///
+/// Returns early if a registration is an error that waiting cannot mend.
 async fn live(host: &Host, services: Vec<Service>, end: End) -> Result<(), Error> {
     // Holds the signals until the end. After `until`, a first signal must not end the process during the drain.
     let End { mut signals, until, shutdown } = end;
@@ -277,6 +345,11 @@ async fn live(host: &Host, services: Vec<Service>, end: End) -> Result<(), Error
 }
 
 impl Host {
+    /// Sends all registrations at once, and tells the Registry that they were sent: until then the process is not
+    /// ready.
+    ///
+    /// # Errors
+    /// The first registration that fails. Without `strict` that is only an invalid one; all others are pending.
     async fn register_all(&self, services: Vec<Service>) -> Result<(), Error> {
         let mut lacked_address = false;
         if !services.is_empty() {
@@ -293,6 +366,9 @@ impl Host {
     }
 
     /// Returns the address to register. Sets `is_missing` and tells the Registry if it cannot be found yet.
+    ///
+    /// # Errors
+    /// With `strict`: whatever keeps the address from being found. Otherwise only what another attempt cannot mend.
     async fn ip(&self, is_missing: &mut bool) -> Result<String, Error> {
         if let Some(ip) = &self.ip {
             return Ok(ip.clone());
@@ -328,6 +404,8 @@ impl Host {
 }
 
 /// Deregisters and drains. It never fails, because the server must be stopped afterwards in any case.
+///
+/// A shutdown that was begun elsewhere is awaited instead.
 async fn go_offline(host: &Host, shutdown: Shutdown) {
     let log = &host.config.logger;
     let (drain, longest) = (shutdown.longest_drain(), shutdown.longest(host.config.shutdown_timeout));

@@ -3,6 +3,32 @@
 //! All streams share one snapshot, which is divided into parts: the servers, each registered instance, each service,
 //! each event. A stream sends the parts that differ from those that it sent before. It makes the next event only when
 //! the system's socket has taken the last one. So a slow browser misses intermediate states and delays nobody.
+//!
+//! Invariants:
+//!
+//! - One snapshot serves all pages. It is taken when something has happened or a [`TICK`] has passed, and not more
+//!   often than [`PAUSE_PER_COST`] allows.
+//! - A part's JSON depends only on its content: times are absolute (`at`), not "ago", so an unchanged part is equal
+//!   text.
+//! - What the page shows is bounded (`SHOWN_…`), however large the Registry is. Counts are exact.
+//!
+//! The stream, as the page reads it (`text/event-stream`):
+//!
+//! | event | data |
+//! |---|---|
+//! | `all` | `{"now": <ms since 1970>, "parts": {<key>: <part>, …}}`, once at the start |
+//! | `change` | the same, with the parts that differ; a part that is gone is `null` |
+//! | `ended` | `{}`: the Registry has ended, no further event follows |
+//! | a comment | nothing new for [`KEEP_ALIVE`] |
+//!
+//! | key of a part | what it describes |
+//! |---|---|
+//! | `registry`, `problems` | the Registry, and what is wrong |
+//! | `server:<host:port>` | one server |
+//! | `own:<instance>` | one instance that this process registered |
+//! | `list:<service>:<clusters>` | when and how the list of a watched service arrived: changes with every poll |
+//! | `service:<service>:<clusters>` | the content of that list: changes seldom and may be long |
+//! | `event:<number>`, `listchange:<number>` | one entry of the history |
 
 use std::{
     collections::BTreeMap,
@@ -35,6 +61,8 @@ use crate::{
 };
 
 /// How many pages may be open at once.
+///
+/// Each stream is a connection of the server. A browser that forgets to close pages must not use them up.
 const MAX_STREAMS: usize = 64;
 
 /// Heartbeats and polls do not wake a stream. They show after this time.
@@ -67,12 +95,14 @@ pub(super) struct Live {
     latest: Mutex<Latest>,
 }
 
+/// The last snapshot. `taken` is `None` before the first one.
 #[derive(Default)]
 struct Latest {
     parts: Arc<Parts>,
     taken: Option<Taken>,
 }
 
+/// `version` is that of the history, read before the snapshot: the snapshot shows at least that much.
 struct Taken {
     at: Instant,
     version: u64,
@@ -90,6 +120,7 @@ impl Drop for Permit {
 }
 
 impl Live {
+    /// Counts one more page. `None` if [`MAX_STREAMS`] are open.
     fn permit(self: &Arc<Self>) -> Option<Permit> {
         let one_more = |streams| (streams < MAX_STREAMS).then_some(streams + 1);
         self.streams.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
@@ -155,6 +186,7 @@ impl Reader {
         Some(Bytes::from(event))
     }
 
+    /// Returns the next event, or a comment if there is nothing to say for a while.
     async fn next_change(&mut self) -> Result<String, Error> {
         loop {
             let version = self.wait_for_progress().await?;
@@ -223,6 +255,7 @@ impl Times {
     }
 }
 
+/// Divides a snapshot into parts. Each part is turned into text once, for all pages.
 fn parts(snapshot: &Snapshot, now: SystemTime) -> Parts {
     let times = Times { now_millis: unix_millis(now) };
     let status = &snapshot.status;
@@ -345,6 +378,8 @@ fn listed_instance(host: &Arc<Instance>, calls: Option<CallStatus>, list: &ListS
 }
 
 /// An array of pairs, so that the page keeps the order.
+///
+/// Metadata may have 64 KiB per instance, so only its beginning is sent.
 fn shown_metadata(metadata: &Metadata) -> Value {
     let shown = metadata.iter().take(SHOWN_METADATA).map(|(key, value)| [shortened(key), shortened(value)]);
     let more = metadata.len().saturating_sub(SHOWN_METADATA);

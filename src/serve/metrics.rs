@@ -1,4 +1,7 @@
 //! The route of the metrics.
+//!
+//! Prometheus sends the token as `authorization: {credentials: …}` of a scrape job. See
+//! [`RegistryStatus::to_prometheus`](crate::RegistryStatus::to_prometheus) for the text.
 
 use std::time::Duration;
 
@@ -12,6 +15,7 @@ const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The time limit of a scrape. Prometheus gives up after 10 s by default.
 const LONGEST_SCRAPE: Duration = Duration::from_secs(5);
 
+/// Answers 200 with the text, 401 or 403 to a request without access, and 503 after the Registry's end.
 pub(super) async fn metrics(routes: web::Data<StatusRoutes>, request: HttpRequest) -> HttpResponse {
     if let Some(rejection) = routes.access().refuses_to_show(&request) {
         return rejection;

@@ -1,5 +1,8 @@
 //! The routes of the live page: one document that loads nothing from other sites, and the stream of events that it
 //! shows.
+//!
+//! The document is static. Its content security policy names its own script and style by their hashes, so a name
+//! that Nacos lists can run no script in the page, whatever it contains.
 
 use std::sync::LazyLock;
 
@@ -26,6 +29,8 @@ pub(super) fn configure(app: &mut ServiceConfig, prefix: &str, routes: web::Data
     app.service(page);
 }
 
+/// The document itself reveals nothing. It is protected so that a browser asks for the password before the page
+/// asks for its events.
 async fn page(routes: web::Data<StatusRoutes>, request: HttpRequest) -> HttpResponse {
     if let Some(rejection) = routes.access().refuses_to_show(&request) {
         return rejection;
@@ -33,6 +38,7 @@ async fn page(routes: web::Data<StatusRoutes>, request: HttpRequest) -> HttpResp
     web_page::document(PAGE, &POLICY)
 }
 
+/// The stream, or 503 if too many pages are open.
 async fn events(routes: web::Data<StatusRoutes>, request: HttpRequest) -> HttpResponse {
     if let Some(rejection) = routes.access().refuses_to_show(&request) {
         return rejection;

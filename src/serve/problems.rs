@@ -1,4 +1,10 @@
 //! Describes what is wrong, for the live page.
+//!
+//! The page begins with these lines, so they are what an operator reads first. Each says what does not work, for
+//! whom, and the last error if there is one. A state that mends itself and harms nobody is no problem.
+//!
+//! An [error](Severity::Error) is something that callers notice now. A [warning](Severity::Warning) explains what
+//! will look odd, or harms if it lasts.
 
 use serde::Serialize;
 
@@ -74,6 +80,7 @@ impl Found {
         }
     }
 
+    /// A failing server is no problem of its own while another one serves; then it is a warning with its name.
     fn add_servers(&mut self, status: &RegistryStatus) {
         let failing = status.servers.iter().filter(|server| server.failures > 0);
         let last_error = failing.clone().filter_map(|server| server.last_error.as_deref()).next_back();
@@ -99,11 +106,13 @@ impl Found {
         }
     }
 
+    /// A refused login. The requests themselves may still be served, by a server that needs no login.
     fn add_session(&mut self, status: &RegistryStatus) {
         let Some(error) = status.session.as_ref().and_then(|session| session.last_error.as_ref()) else { return };
         self.error(format!("The server refuses the login: {error}."));
     }
 
+    /// Instances of this process: rejected and lost ones are errors, since callers do not find them.
     fn add_instances(&mut self, status: &RegistryStatus) {
         let in_state = |state| status.instances.iter().filter(move |instance| instance.state == state);
         let because = |instance: &InstanceStatus| {
@@ -126,6 +135,7 @@ impl Found {
         self.add_each(Severity::Warning, pending, "not registered yet");
     }
 
+    /// Watched services: nobody to call is an error; ejected, stale, withheld and protected lists are warnings.
     fn add_lists(&mut self, lists: &[ListSnapshot]) {
         let empty = lists.iter().filter_map(nobody_to_call);
         self.add_each(Severity::Error, empty, "without an instance to call");

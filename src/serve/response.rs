@@ -1,4 +1,6 @@
 //! The HTTP answer for a handler that returns an error of this crate.
+//!
+//! `ResponseError` belongs to actix-web, so this is the one place where an error of the crate becomes a status.
 
 use actix_web::{http::StatusCode, HttpResponse, ResponseError};
 
@@ -9,6 +11,27 @@ use crate::error::Error;
 /// The status is 503 for a retryable error and for a Registry that has ended, 502 if a registry server rejected the
 /// request, and otherwise 500. The body is only the name of the status, because errors name servers, which callers need
 /// not know.
+///
+/// | error | status | why |
+/// |---|---|---|
+/// | a retryable one, [`Error::Stopped`] | 503 | the caller may try again, here or at another instance |
+/// | [`Error::NotFound`], `Refused`, `Unauthorized`, `Unsupported` | 502 | the registry has answered, and said no |
+/// | any other | 500 | a mistake in the program |
+///
+/// # Examples
+///
+/// ```
+/// use actix::Addr;
+/// use actix_nacos::prelude::*;
+/// use actix_web::{web, HttpResponse};
+///
+/// async fn services(registry: web::Data<Addr<Registry>>) -> Result<HttpResponse, Error> {
+///     let page = registry.send(ListServices::new(1, 100)).await??;
+///     Ok(HttpResponse::Ok().json(page))
+/// }
+/// ```
+///
+/// To show the error itself, map it before `?`: `.map_err(actix_web::error::ErrorBadGateway)`.
 impl ResponseError for Error {
     fn status_code(&self) -> StatusCode {
         match self {

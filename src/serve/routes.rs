@@ -1,4 +1,7 @@
 //! The routes for health, metrics and the live page.
+//!
+//! [`StatusRoutes`] is plain settings until [`configure`](StatusRoutes::configure) mounts it. Each worker of the
+//! server mounts a clone; the clones share the streams of the live page.
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,6 +40,17 @@ use crate::{
 /// let app = move || App::new().configure(|app| status.configure(app));
 /// # Ok::<(), Error>(())
 /// ```
+///
+/// # In Kubernetes
+///
+/// ```yaml
+/// livenessProbe: {httpGet: {path: /livez, port: 8080}}
+/// readinessProbe: {httpGet: {path: /readyz, port: 8080}}
+/// ```
+///
+/// With [`serve`](super::serve), SIGTERM does what `/offline` does, and callers that find the pod in Nacos need no
+/// `preStop` hook. An `httpGet` hook on `/offline` needs the token, because the kubelet does not come from
+/// loopback. `docs/guide/go-offline.md` has the details.
 #[derive(Clone)]
 pub struct StatusRoutes {
     registry: WeakAddr<Registry>,
@@ -54,6 +68,8 @@ pub struct StatusRoutes {
 
 impl StatusRoutes {
     /// Creates routes for this Registry.
+    ///
+    /// They have all default paths. Nothing is asked before the first request.
     pub fn new(registry: &Addr<Registry>) -> Self {
         StatusRoutes {
             registry: registry.downgrade(),
@@ -71,10 +87,13 @@ impl StatusRoutes {
 
     /// Lets `/readyz` answer 503 until every instance has been registered once. Default: off.
     ///
-    /// `/readyz` answers 200 when each instance is registered, or waits because no registry server takes it. So a
-    /// process also becomes ready during an outage of the registry. `/readyz` answers 503 while a registry server
-    /// rejects an instance, while the first attempt to register is under way, and from the moment a [`Shutdown`]
-    /// begins. An instance that was registered and is lost does not change the answer.
+    /// `/readyz` answers 200 when each instance is registered, or waits because no registry server takes it; so a process also
+    /// starts in an outage of the registry. It answers 503 while a registry server rejects an instance, while the first attempt to
+    /// register is under way, and from the moment a [`Shutdown`] begins. An instance that was registered and lost does not
+    /// change it.
+    ///
+    /// Use it where a process must not get requests before others can find it, for example in a rolling update that
+    /// waits for readiness. In an outage of the registry, new processes then do not become ready.
     #[must_use]
     pub fn strict(mut self) -> Self {
         self.strict = true;
@@ -82,6 +101,9 @@ impl StatusRoutes {
     }
 
     /// Lets metrics and the page answer everybody. `/offline` is never public. Default: off.
+    ///
+    /// Use it only where the network decides who can reach the port: the page names servers, services, addresses
+    /// and metadata.
     #[must_use]
     pub fn public(mut self) -> Self {
         self.access.public = true;
@@ -91,6 +113,9 @@ impl StatusRoutes {
     /// Lets metrics, page and `/offline` answer requests that carry this token, as `Authorization: Bearer <token>`.
     /// Metrics and page also accept it as the password of basic authentication, which browsers ask for. Requests from
     /// loopback need none. White space around the token is ignored. Default: no token.
+    ///
+    /// An empty token is never accepted, so a missing environment variable opens nothing. Other requests without
+    /// the token are answered with 401, or with 403 if no token is set.
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
         // The last byte of a mounted secret is often a newline, which no header can contain.
@@ -101,6 +126,8 @@ impl StatusRoutes {
     /// How long `/offline` waits after deregistering. Default: as long as callers need to notice
     /// ([`Shutdown::drain_until_noticed`]). A drain after a signal has a time of its own: set
     /// [`Serve::drain`](super::Serve::drain), too.
+    ///
+    /// The request waits that long, so its client needs a longer time limit.
     #[must_use]
     pub fn drain(mut self, time: Duration) -> Self {
         self.shutdown = self.shutdown.drain(time);
@@ -108,6 +135,13 @@ impl StatusRoutes {
     }
 
     /// Where the liveness check is; `None` leaves it out. Default: `/livez`.
+    ///
+    /// ```
+    /// # use actix_nacos::{Config, Registry, StatusRoutes};
+    /// # let registry = Registry::start(Config::disabled())?;
+    /// let health_only = StatusRoutes::new(&registry).livez("/healthz").offline(None).metrics(None).prefix(None);
+    /// # Ok::<(), actix_nacos::Error>(())
+    /// ```
     #[must_use]
     pub fn livez<'a>(mut self, path: impl Into<Option<&'a str>>) -> Self {
         self.livez = path.into().map(Into::into);
@@ -115,6 +149,8 @@ impl StatusRoutes {
     }
 
     /// Where the readiness check is; `None` leaves it out. Default: `/readyz`.
+    ///
+    /// HEAD is answered like GET. The answer is there within 0.8 s, so a probe's time limit of 1 s is enough.
     #[must_use]
     pub fn readyz<'a>(mut self, path: impl Into<Option<&'a str>>) -> Self {
         self.readyz = path.into().map(Into::into);
@@ -122,6 +158,9 @@ impl StatusRoutes {
     }
 
     /// Where the process is taken out of service; `None` leaves it out. Default: `/offline`.
+    ///
+    /// It is answered after the drain, with a `ShutdownReport` as JSON. The process keeps running: whoever called
+    /// it ends it.
     #[must_use]
     pub fn offline<'a>(mut self, path: impl Into<Option<&'a str>>) -> Self {
         self.offline = path.into().map(Into::into);
@@ -129,6 +168,8 @@ impl StatusRoutes {
     }
 
     /// Where the metrics are; `None` leaves them out. Default: `/metrics`.
+    ///
+    /// The text is made anew for each scrape, within 5 s or else the answer is 503.
     #[must_use]
     pub fn metrics<'a>(mut self, path: impl Into<Option<&'a str>>) -> Self {
         self.metrics = path.into().map(Into::into);
@@ -136,6 +177,9 @@ impl StatusRoutes {
     }
 
     /// Under which path the page is; `None` leaves it out. Default: `/registry`, for a page at `/registry/`.
+    ///
+    /// The page's events are at `<prefix>/events`. The answer tells nginx not to buffer them (`X-Accel-Buffering:
+    /// no`); other proxies may have to be told.
     #[must_use]
     pub fn prefix<'a>(mut self, prefix: impl Into<Option<&'a str>>) -> Self {
         self.prefix = prefix.into().map(Into::into);
@@ -143,6 +187,9 @@ impl StatusRoutes {
     }
 
     /// Mounts the routes: `App::new().configure(|app| status.configure(app))`.
+    ///
+    /// Call it in the `App`'s factory, so that each worker has the routes. Routes of the application with the same
+    /// paths win if they are mounted before.
     pub fn configure(&self, app: &mut ServiceConfig) {
         let shared = web::Data::new(self.clone());
         if let Some(path) = &self.livez {
@@ -187,6 +234,9 @@ impl StatusRoutes {
     }
 
     /// Asks the Registry for its status, also while it drains.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] after the Registry's end.
     pub(super) async fn status(&self) -> Result<RegistryStatus, Error> {
         self.registry()?.send(GetSnapshot).await?.map(|snapshot| snapshot.status)
     }

@@ -3,6 +3,10 @@
 //! A process has one handler per signal, so this state belongs to the process and not to a Registry. A separate thread
 //! receives the signals, so that a handler of the application that blocks a runtime does not prevent the end of the
 //! process.
+//!
+//! The first signal belongs to the services that are running: it is stored, and each of them goes offline. Every
+//! further one ends the process at once, with the exit code that shells expect (128 + the signal's number). So a
+//! drain can always be cut short by a second Ctrl-C.
 
 use std::{
     io,
@@ -22,6 +26,8 @@ static STATE: LazyLock<State> = LazyLock::new(|| State {
     is_listening: Mutex::new(false),
 });
 
+/// The handlers are installed by the first service and are never removed: a process cannot go back to the default
+/// handling by means of tokio. [`received`] does what the default would do.
 struct State {
     /// The number of services that the first signal takes offline.
     serving: AtomicUsize,
@@ -31,9 +37,14 @@ struct State {
 }
 
 /// The signals for one service. After its end, signals end the process, unless another service is running.
+///
+/// `serve` of two servers in one process takes both offline by one signal.
 pub(super) struct Signals(watch::Receiver<Option<&'static str>>);
 
 /// Reserves the first signal for this service. Every later signal ends the process, as it does without a handler.
+///
+/// # Errors
+/// The error of the system, if a handler cannot be installed or no thread can be started.
 pub(super) fn listen() -> io::Result<Signals> {
     let mut is_listening = STATE.is_listening.lock().unwrap_or_else(PoisonError::into_inner);
     if !*is_listening {
