@@ -110,6 +110,8 @@ impl FaultSettings {
 }
 
 /// The faults that one request meets.
+///
+/// Drawn once, when the request arrives.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) before: Duration,
@@ -149,6 +151,8 @@ impl Default for ActiveFaults {
 }
 
 impl ActiveFaults {
+    /// Whether the faults of requests apply to this operation. With a limit, requests without an operation are
+    /// spared.
     fn concern(&self, operation: Option<Operation>) -> bool {
         self.only.is_empty() || operation.is_some_and(|operation| self.only.contains(&operation))
     }
@@ -170,6 +174,7 @@ impl ActiveFaults {
         }
     }
 
+    /// Draws the fate of one datagram, also of one that is sent again.
     pub(crate) fn push_fate(&mut self) -> PushFate {
         if self.hits(self.drop_pushes) {
             return PushFate::Dropped;

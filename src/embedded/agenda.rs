@@ -1,4 +1,7 @@
 //! Events in the order in which they become due.
+//!
+//! Times are those of the server's [clock](super::clock), not of the machine. So a test that advances the clock
+//! finds all events, in their order, without waiting.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -28,6 +31,8 @@ pub(crate) struct PushId {
     pub(super) last_ref_time: i64,
 }
 
+/// A queue by due time. It only stores: the timer of the server's thread and
+/// [`State::advance`](super::state::State::advance) take events out of it.
 pub(crate) struct Agenda<T> {
     /// The number keeps events that are due at the same time in the order in which they were entered.
     entries: BTreeMap<(Duration, u64), T>,
@@ -39,11 +44,13 @@ impl<T> Agenda<T> {
         Agenda { entries: BTreeMap::new(), entered: 0 }
     }
 
+    /// Enters an event. There may be any number of equal events; handlers ignore those that are outdated.
     pub(crate) fn enter(&mut self, at: Duration, what: T) {
         self.entered += 1;
         self.entries.insert((at, self.entered), what);
     }
 
+    /// When the timer must fire next. `None` if nothing is planned.
     pub(crate) fn next_due(&self) -> Option<Duration> {
         self.entries.first_key_value().map(|((at, _), _)| *at)
     }
@@ -55,6 +62,7 @@ impl<T> Agenda<T> {
         Some((at, what))
     }
 
+    /// Removes the events that nobody needs any more.
     pub(crate) fn discard(&mut self, is_discarded: impl Fn(&T) -> bool) {
         self.entries.retain(|_, what| !is_discarded(what));
     }

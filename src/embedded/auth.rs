@@ -1,4 +1,13 @@
-//! Access control by tokens and signatures, and the login.
+//! Users, tokens, signatures, and access control.
+//!
+//! What Nacos checks by a plugin is fixed here: a token for each user, no rights, and the signatures of Alibaba
+//! Cloud's managed Nacos (MSE). Each user may do everything.
+//!
+//! - A token counts if the server has issued it, and has not expired. Its form is that of a JSON web token, because
+//!   Nacos rejects other texts with another message.
+//! - The statuses and texts of rejections are those of the recordings, per dialect. Clients have to read the
+//!   status: all bad tokens get 403, with different texts.
+//! - Signatures are checked after tokens. Their age is not checked.
 
 use serde::Serialize;
 
@@ -18,6 +27,7 @@ pub(crate) enum Guard {
     Admin,
 }
 
+/// The answer to a login: the fields that clients read, and the name.
 #[derive(Serialize)]
 struct LoggedIn<'a> {
     #[serde(flatten)]
@@ -48,6 +58,9 @@ fn signature_rejection(keys: &[AccessKey], call: &Call) -> Option<&'static str> 
 
 impl State {
     /// Rejects a request that is not authorized.
+    ///
+    /// # Errors
+    /// The 403 to answer with.
     pub(crate) fn authorize(&self, call: &Call, guard: Guard) -> Result<(), Reply> {
         let (needs_token, needs_signature) = match guard {
             Guard::Open => (false, false),
@@ -77,6 +90,9 @@ impl State {
 }
 
 /// `POST /v1/auth/login` and `POST /v3/auth/user/login`.
+///
+/// # Errors
+/// The rejection: its status and text depend on the dialect and on the path.
 pub(crate) fn login(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let username = text_of(call, "username")?;
     let password = text_of(call, "password")?;

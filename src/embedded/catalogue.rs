@@ -1,4 +1,14 @@
 //! The registered services, their instances, and the changes that operators made to them.
+//!
+//! The tables behind every list. What makes them more than a map of instances:
+//!
+//! - **Identity.** On 1.4 the cluster is part of an instance's identity. Since 2.x an address is one client with
+//!   one instance per service, so the same address in another cluster replaces the instance.
+//! - **Overrides.** On 1.4 a PUT changes the instance. Since 2.x it is stored beside the instance, wins over what
+//!   the owner registers, and outlives the instance by a minute.
+//! - **Two views.** `instances` has the present state. `listed` has what lists and GET show, which lags since 2.x.
+//!
+//! Services and instances are ordered by their keys, so pages and lists are the same each time.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -26,6 +36,7 @@ pub(crate) struct InstanceKey {
     pub(crate) cluster: String,
 }
 
+/// An instance as it was registered. [`Service::effective`] is what clients see of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Instance {
     pub(crate) ip: String,
@@ -63,12 +74,14 @@ impl Default for Override {
 /// Cluster, ip and port.
 pub(crate) type InstanceAddress = (String, String, i64);
 
+/// What an operator has set for a service, not for its instances.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ServiceMetadata {
     pub(crate) protect_threshold: f32,
     pub(crate) metadata: Metadata,
 }
 
+/// One service with all that depends on it. Created by its first instance, or by an operator.
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) key: Arc<ServiceKey>,
@@ -133,6 +146,7 @@ impl Instance {
         (self.cluster.clone(), self.ip.clone(), self.port)
     }
 
+    /// Whether this is the instance at this cluster, ip and port.
     pub(crate) fn is_at(&self, (cluster, ip, port): (&str, &str, i64)) -> bool {
         self.cluster == cluster && self.ip == ip && self.port == port
     }
@@ -144,6 +158,7 @@ impl Instance {
     }
 }
 
+/// All services of all namespaces.
 #[derive(Debug, Default)]
 pub(crate) struct Catalogue {
     services: BTreeMap<Arc<ServiceKey>, Service>,
@@ -159,6 +174,7 @@ impl Catalogue {
         self.services.get_mut(key)
     }
 
+    /// Returns the service, and creates it for a first instance. `ephemeral` counts only for a new service.
     pub(crate) fn service_or_new(&mut self, key: &ServiceKey, ephemeral: bool, now: Duration) -> &mut Service {
         let key = match self.services.get_key_value(key) {
             Some((key, _)) => key.clone(),
@@ -175,6 +191,7 @@ impl Catalogue {
         self.services.values()
     }
 
+    /// A new number for each registration of a new instance, by which outdated checks are recognised.
     pub(crate) fn next_registration(&mut self) -> u64 {
         self.registrations += 1;
         self.registrations

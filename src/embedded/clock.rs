@@ -1,7 +1,12 @@
 //! The server's clock, which tests can advance, stop and skew.
+//!
+//! Two clocks in one. [`now`](Clock::now) counts from the start and drives all timeouts; it never goes back.
+//! [`unix_millis`](Clock::unix_millis) is what answers contain; it may be skewed, and then only clients are
+//! affected.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// The real time, plus what tests have added (`moved_on`). A clock that stands still counts only what was added.
 pub(crate) struct Clock {
     started: Instant,
     unix_at_start: Duration,
@@ -31,6 +36,7 @@ impl Clock {
         }
     }
 
+    /// Moves forward to `time`. A time in the past changes nothing.
     pub(crate) fn jump_to(&mut self, time: Duration) {
         self.moved_on += time.saturating_sub(self.now());
     }

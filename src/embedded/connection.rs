@@ -1,4 +1,8 @@
 //! Open connections. An idle connection is closed after a timeout, as Tomcat does.
+//!
+//! actix-web has a keep-alive timeout, but it is fixed when the server starts, and faults change it while the
+//! server runs. So each connection has a task of its own that closes its socket when it has been idle for too long.
+//! A connection that has not sent a request yet is idle, too.
 
 use std::{
     any::Any,
@@ -22,6 +26,8 @@ use crate::config::LONGEST_DURATION;
 use super::{active_faults::IdleTimeouts, shared::Shared};
 
 /// Stored in the data of a connection, and dropped with it.
+///
+/// Counts the connection as open as long as it lives. A restart waits until none is left.
 pub(crate) struct OpenConnection {
     shared: Arc<Shared>,
     idle: Rc<Idle>,
@@ -48,6 +54,8 @@ struct IdleState {
 }
 
 /// Marks a connection as busy until dropped.
+///
+/// A request holds it from its arrival until its answer is made, so a slow answer does not end the connection.
 pub(crate) struct Busy {
     shared: Arc<Shared>,
     idle: Rc<Idle>,
@@ -136,6 +144,8 @@ async fn close_when_idle(shared: Arc<Shared>, idle: Rc<Idle>) {
     }
 }
 
+/// Duplicates the socket's descriptor. `None` if the system refuses; then this connection is never closed for being
+/// idle.
 fn second_handle(connection: &dyn Any) -> Option<TcpStream> {
     let connection = connection.downcast_ref::<rt::net::TcpStream>()?;
     #[cfg(unix)]

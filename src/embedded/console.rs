@@ -3,6 +3,17 @@
 //! A page of another site must neither read the console nor change anything. So `Host` must name this machine, which
 //! excludes another site whose name was made to resolve to 127.0.0.1 (DNS rebinding). `Origin` must be the console's
 //! own.
+//!
+//! Three routes outside of the context path:
+//!
+//! | route | what it does |
+//! |---|---|
+//! | `GET /` | the page; it loads nothing from elsewhere, and its policy allows only its own script |
+//! | `GET /console/events` | a stream: the whole state as JSON, when it has changed, at most every 0.2 s |
+//! | `POST /console/order` | one [`Order`] as JSON, answered with 204, or 400 and a reason |
+//!
+//! While the console is on, the Nacos API rejects requests from pages of other sites as well: otherwise such a page
+//! could register instances that the console then shows.
 
 use std::{
     rc::Rc,
@@ -109,6 +120,7 @@ pub(crate) fn is_cross_site(headers: &HeaderMap) -> bool {
 
 // What the console shows.
 
+/// A permit of one open console, of [`MAX_STREAMS`] in the process.
 struct OpenStream;
 
 impl OpenStream {
@@ -125,6 +137,7 @@ impl Drop for OpenStream {
     }
 }
 
+/// One open console. `sent` is the state that it has, as text.
 struct Reader {
     _open: OpenStream,
     _busy: Option<Busy>,
@@ -173,6 +186,7 @@ impl Reader {
     }
 }
 
+/// The state that the page shows. Large registries are cut; the counts are exact.
 fn shown(state: &State, faults: &FaultSettings) -> Value {
     let counters = &state.counters;
     let services: Vec<Value> = state.catalogue.services().take(SHOWN_SERVICES).map(|one| service(state, one)).collect();
@@ -217,6 +231,7 @@ fn instance(instance: &Instance) -> Value {
 
 // What the console changes.
 
+/// What a person does on the page.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "order", rename_all = "snake_case")]
 enum Order {
@@ -246,6 +261,7 @@ enum Order {
     },
 }
 
+/// Names one instance, as the page has received it.
 #[derive(Debug, Deserialize)]
 struct Target {
     namespace: String,
@@ -270,6 +286,7 @@ impl Target {
     }
 }
 
+/// Carries out an order, after checks that only the console's own page passes.
 fn obey(request: &HttpRequest, body: &Bytes, shared: &Arc<Shared>) -> HttpResponse {
     // Another site's form can send its content types without permission, but not this one.
     if request.content_type() != "application/json" || !request.headers().contains_key(ORIGIN) {

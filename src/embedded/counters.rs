@@ -1,4 +1,6 @@
 //! Counters of requests and pushes for tests.
+//!
+//! Handlers and pushes count under the mutex of the state, so a copy of all counters is consistent.
 
 use std::collections::HashMap;
 
@@ -14,6 +16,21 @@ use crate::error::Operation;
 /// # let registry = Registry::start(Config::new(server.server_address()))?;
 /// registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080)).await??;
 /// assert_eq!(server.counters().requests_for(Operation::Register), 1);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// To count the requests of one step, take the counters before and after:
+///
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*, Operation};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = EmbeddedServer::start()?;
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// let before = server.counters().requests_for(Operation::List);
+/// registry.send(ListInstances::new("orders")).await??;
+/// assert_eq!(server.counters().requests_for(Operation::List) - before, 1);
 /// # Ok(())
 /// # }
 /// ```
@@ -35,6 +52,9 @@ pub struct Counters {
 
 impl Counters {
     /// The requests for one operation, of v1 and v3 together. PUT, PATCH and batches count as [`Operation::Modify`].
+    ///
+    /// A request counts when it arrives, whether it is served or not. Logins count as [`Operation::Login`].
+    /// Requests to other paths only count in [`requests`](Counters::requests).
     pub fn requests_for(&self, operation: Operation) -> u64 {
         self.by_operation.get(&operation).copied().unwrap_or(0)
     }

@@ -1,4 +1,8 @@
 //! The version of Nacos that the server behaves like.
+//!
+//! Everything that depends on the version asks the dialect; the rest of the server has no version of its own. The
+//! behaviour was recorded from the versions that [`Dialect::version`] names, except that of 3.2, which comes from
+//! the source of Nacos.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -13,6 +17,16 @@ use std::{fmt, str::FromStr, time::Duration};
 /// assert_eq!(Dialect::default().to_string(), "2.5");
 /// assert!("4.0".parse::<Dialect>().is_err());
 /// ```
+///
+/// What a client notices of the differences:
+///
+/// | | 1.4 | 2.5 | 3.0 | 3.2 |
+/// |---|---|---|---|---|
+/// | protocol | v1 | v1 | v1 in part, v3 | v3 |
+/// | a change shows in lists | at once | after 0.5 s | after 0.5 s | after 0.5 s |
+/// | pushes | after 1 s | after 0.5 s | after 0.5 s | none |
+/// | get and modify an instance | v1 | v1 | v3, administrators only | v3, administrators only |
+/// | an operator's change outlives the instance | no | yes | yes | yes |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Dialect {
@@ -30,6 +44,8 @@ pub enum Dialect {
 
 impl Dialect {
     /// All dialects, the oldest first.
+    ///
+    /// For tests that must hold on every version.
     pub fn all() -> impl Iterator<Item = Dialect> {
         [Dialect::V1_4, Dialect::V2_5, Dialect::V3_0, Dialect::V3_2].into_iter()
     }
@@ -91,6 +107,8 @@ impl fmt::Display for Dialect {
 }
 
 /// The error of parsing a [`Dialect`]: there is no dialect of this name.
+///
+/// Only the short names are known: `2.5`, not `2.5.1`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a dialect; use 1.4, 2.5, 3.0 or 3.2")]
 pub struct UnknownDialect(String);

@@ -1,4 +1,11 @@
-//! The handle that injects faults.
+//! Fault injection.
+//!
+//! [`Faults`] is the application's handle, [`ActiveFaults`] what is set now. A request asks for its [`Plan`] when
+//! it arrives, a push for its [`PushFate`] when it is sent; so a change of the faults does not affect what is under
+//! way, except requests that hang.
+//!
+//! The dice are seeded and are rolled only for active faults, under one mutex. So a test that sends its requests
+//! one after the other meets the same faults in every run, on every machine.
 
 use std::{
     fmt,
@@ -34,6 +41,21 @@ use super::{
 /// faults.clear();
 /// # Ok::<(), std::io::Error>(())
 /// ```
+///
+/// | a client that survives | needs |
+/// |---|---|
+/// | [`refuse_connections`](Self::refuse_connections) | other servers, or patience |
+/// | [`hang`](Self::hang), [`delay_requests`](Self::delay_requests) | time limits |
+/// | [`delay_answers`](Self::delay_answers) | requests that may arrive twice |
+/// | [`fail_share`](Self::fail_share), [`spoil_share`](Self::spoil_share) | retries, and checks of answers |
+/// | [`idle_timeout`](Self::idle_timeout) | retries on a new connection |
+/// | [`forget_everything`](Self::forget_everything) | to read answers to heartbeats, and to register again |
+/// | [`expire_tokens`](Self::expire_tokens), [`change_token_key`](Self::change_token_key) | to log in again |
+/// | [`drop_pushes`](Self::drop_pushes), [`reorder_pushes`](Self::reorder_pushes) | to poll, and to order lists |
+/// | [`skew_clock`](Self::skew_clock) | not to compare clocks of different servers |
+///
+/// Faults add up: a request may be delayed and then fail. [`only_for`](Self::only_for) limits those of requests to
+/// some operations. A share outside of 0 to 1 counts as the nearer bound.
 #[derive(Clone)]
 pub struct Faults {
     pub(crate) shared: Arc<Shared>,
@@ -65,6 +87,9 @@ impl Faults {
 
     /// Takes all faults back: the server accepts connections, requests that hang continue, and the clock is right
     /// again. Data that has been forgotten or has expired stays lost.
+    ///
+    /// Call it at the end of a test's bad phase, and then wait for the effect that the test is about. It also
+    /// resets the seed.
     pub fn clear(&self) {
         self.set(|faults| *faults = ActiveFaults::default());
         self.skew_clock(0);
@@ -72,6 +97,9 @@ impl Faults {
     }
 
     /// Restarts the random generators with `seed`.
+    ///
+    /// Without this call the seed is 0. A test that looks for rare orders of events tries many seeds, and prints
+    /// the one that fails.
     pub fn seed(&self, seed: u64) {
         self.set(|faults| {
             faults.dice = fastrand::Rng::with_seed(seed);
@@ -89,30 +117,65 @@ impl Faults {
     /// server.faults().fail_share(1.0, 500);
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    ///
+    /// Limits the faults that are set now and those that are set later. Pushes, refused connections and idle
+    /// timeouts are not limited.
     pub fn only_for(&self, operations: &[Operation]) {
         self.set(|faults| faults.only = operations.to_vec());
     }
 
     /// Closes all connections and the port, like a server that is down. Registrations stay, and expire as usual.
     /// Nothing is pushed meanwhile, and changes of this time are not pushed afterwards either.
+    ///
+    /// Returns when the port is closed. Clients with an open connection notice at once, others with their next
+    /// request.
+    ///
+    /// ```
+    /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+    /// # use std::time::Duration;
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = EmbeddedServer::start()?;
+    /// let config = Config::new(server.server_address()).operation_timeout(Duration::from_millis(200));
+    /// let registry = Registry::start(config)?;
+    /// server.faults().refuse_connections();
+    /// let failed = registry.send(ListInstances::new("orders")).await?;
+    /// assert!(failed.is_err_and(|error| error.is_retryable()));
+    /// server.faults().accept_connections();
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn refuse_connections(&self) {
         self.shared.stop_listening();
     }
 
     /// Takes [`refuse_connections`](Faults::refuse_connections) back. If another program has taken the port meanwhile,
     /// the server continues to refuse connections.
+    ///
+    /// Returns when the server listens. Without a call of `refuse_connections` before, nothing happens.
     pub fn accept_connections(&self) {
         self.shared.listen_again();
     }
 
     /// Closes connections, also those already open, after this idle time instead of the
     /// [`idle_timeout`](super::EmbeddedServerBuilder::idle_timeout) in the settings.
+    ///
+    /// A short one makes clients send requests on connections that the server has just closed, as a proxy with a
+    /// short keep-alive does.
     pub fn idle_timeout(&self, timeout: Duration) {
         self.set(|faults| faults.idle_timeouts = Some(IdleTimeouts::always(timeout)));
     }
 
     /// Closes idle connections at random times, as proxies and load balancers do. A timeout within `timeouts` is drawn
     /// whenever a connection becomes idle.
+    ///
+    /// ```
+    /// # use actix_nacos::embedded::EmbeddedServer;
+    /// # use std::time::Duration;
+    /// # let server = EmbeddedServer::start()?;
+    /// server.faults().random_idle_timeout(Duration::ZERO..=Duration::from_millis(500));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn random_idle_timeout(&self, timeouts: RangeInclusive<Duration>) {
         let (one, other) = timeouts.into_inner();
         self.set(|faults| faults.idle_timeouts = Some(IdleTimeouts::between(one, other)));
@@ -120,6 +183,9 @@ impl Faults {
 
     /// Receives requests without serving them, until this is called with `false`; then they are served. Pushes wait as
     /// well, unless [`only_for`](Faults::only_for) limits the faults to some operations.
+    ///
+    /// Clients see a server that accepts connections and never answers, which is what an overloaded or stopped
+    /// process looks like.
     pub fn hang(&self, hang: bool) {
         self.set(|faults| faults.hang = hang);
     }
@@ -154,49 +220,86 @@ impl Faults {
 
     /// Answers a share of the requests with `status` (500, 502, 503, …) without serving them. A share of 0 takes this
     /// back.
+    ///
+    /// The body is the text `injected fault: 503`. A Registry takes 4xx as a rejection, which it does not repeat.
     pub fn fail_share(&self, share: f64, status: u16) {
         self.set(|faults| faults.fail = Some((share, status)));
     }
 
     /// Spoils a share of the answers. A share of 0 takes this back.
+    ///
+    /// The server has served the request: a registration whose answer is spoilt is registered.
     pub fn spoil_share(&self, share: f64, spoilt: Spoilt) {
         self.set(|faults| faults.spoil = Some((share, spoilt)));
     }
 
     /// Forgets an instance as if it had never been registered, and notifies subscribers. `service` is `name` or
     /// `GROUP@@name` in the namespace `public`. Returns whether there was such an instance.
+    ///
+    /// The next heartbeat of its owner is answered "unknown instance" (20404, on v3 21003). A client that reads the
+    /// answer registers the instance again; this crate's Registry does.
+    ///
+    /// ```
+    /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = EmbeddedServer::start()?;
+    /// # let registry = Registry::start(Config::new(server.server_address()))?;
+    /// registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080)).await??;
+    /// assert!(server.faults().forget_instance("orders", "127.0.0.7", 8080));
+    /// assert!(server.instances("orders").is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn forget_instance(&self, service: &str, ip: &str, port: u16) -> bool {
         self.shared.with(|state| state.forget_instance(service, ip, port))
     }
 
     /// Forgets all services, instances and subscribers, but keeps connections and tokens, so that clients do not notice
     /// at once.
+    ///
+    /// That is what a server looks like that was restarted behind a load balancer: clients see only lists that are
+    /// too short.
     pub fn forget_everything(&self) {
         self.shared.with(|state| state.forget_registrations());
     }
 
     /// Expires all tokens.
+    ///
+    /// Without users there are no tokens, and nothing happens.
     pub fn expire_tokens(&self) {
         self.shared.with(|state| state.sessions.expire_all());
     }
 
     /// Changes the key that tokens are signed with. All existing tokens are rejected from now on.
+    ///
+    /// As after a change of `token.secret.key` and a restart of Nacos, or after a change to a server with another
+    /// key.
     pub fn change_token_key(&self) {
         self.shared.with(|state| state.sessions.forget_tokens());
     }
 
     /// Moves the time in answers (`lastRefTime`, `timestamp`) forward by this many milliseconds, or back if negative,
     /// limited to the range of `i64`. Timeouts are not affected.
+    ///
+    /// Clocks of cluster members differ. A client that changes the server must not drop the new server's lists
+    /// because they look older.
     pub fn skew_clock(&self, milliseconds: i64) {
         self.shared.with(|state| state.clock.skew = milliseconds);
     }
 
     /// Drops a share of the pushes, which still count as sent. A share of 0 takes this back.
+    ///
+    /// Nobody acknowledges a dropped push, so it is sent again after
+    /// [`push_retry`](super::EmbeddedServerBuilder::push_retry), and may be dropped again.
     pub fn drop_pushes(&self, share: f64) {
         self.set(|faults| faults.drop_pushes = share);
     }
 
     /// Delays a share of the pushes by `by`. A share of 0 takes this back.
+    ///
+    /// By the server's clock: with [`time_stands_still`](super::EmbeddedServerBuilder::time_stands_still) a delayed
+    /// push waits for an advance.
     pub fn delay_pushes(&self, share: f64, by: Duration) {
         self.set(|faults| faults.delay_pushes = Some((share, by.min(LONGEST_DURATION))));
     }
@@ -208,6 +311,16 @@ impl Faults {
 
     /// Sends a share of the pushes after the next push to the same receiver, or after a second if there is none. A
     /// share of 0 takes this back.
+    ///
+    /// ```
+    /// # use actix_nacos::embedded::EmbeddedServer;
+    /// # let server = EmbeddedServer::start()?;
+    /// let faults = server.faults();
+    /// faults.reorder_pushes(0.5);
+    /// faults.double_pushes(0.2);
+    /// faults.drop_pushes(0.1);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn reorder_pushes(&self, share: f64) {
         self.set(|faults| faults.reorder_pushes = share);
     }

@@ -1,4 +1,19 @@
 //! The check of all parameters in front of the controllers of 2.x and 3.x (`ParamCheckerFilter`, `ParamCheckRule`).
+//!
+//! Nacos 2.x and 3.x check names before any controller sees the request; 1.4 has no such filter. The limits since
+//! 2.3:
+//!
+//! | parameter | limit | characters |
+//! |---|---|---|
+//! | `namespaceId` | 64 | letters, digits, `-`, `_` |
+//! | `serviceName` | 512 | no blank, no Chinese character, no leading `@`, no second `@@` |
+//! | `groupName` | 128 | letters, digits, `-`, `_`, `.`, `:` |
+//! | cluster | 64 | letters, digits, `-`, `_` |
+//! | `ip` | 128 | no blank, no Chinese character |
+//! | `metadata` | 1,024 | any; keys and values together |
+//!
+//! Lengths are Java characters: UTF-16 units. A rejection is a 400 with plain text, in v3 as well; unreadable
+//! metadata is a 500.
 
 use crate::model::{instance::Metadata, service::DEFAULT_GROUP};
 
@@ -13,6 +28,9 @@ use super::{
 const METADATA_LIMIT: usize = 1024;
 
 /// Rejects what the filter of Nacos rejects. `path` and time appear on the error page.
+///
+/// # Errors
+/// The answer of the filter. The checks come in Nacos' order, since the first one that fails is answered.
 pub(crate) fn check(parameters: &Parameters, path: &str, unix_millis: i64) -> Result<(), Reply> {
     if parameters.dialect.is_v1_4() {
         return Ok(());
@@ -116,14 +134,17 @@ fn check_name(field: &str, name: &str, limit: usize, is_legal: impl FnOnce(&str)
     Err(Reply::filtered(&format!("Param '{field}' is illegal, illegal characters should not appear in the param.")))
 }
 
+/// The text for a value above its limit.
 fn too_long(field: &str, limit: usize) -> Reply {
     Reply::filtered(&format!("Param '{field}' is illegal, the param length should not exceed {limit}."))
 }
 
+/// Neither blanks nor Chinese characters, which is what the filter looks for.
 fn is_plain(text: &str) -> bool {
     !text.chars().any(|c| c.is_whitespace() || ('\u{4E00}'..='\u{9FA5}').contains(&c))
 }
 
+/// Blank keys and values count nothing.
 fn length(metadata: &Metadata) -> usize {
     let count = |text: &str| if text.trim().is_empty() { 0 } else { units(text) };
     metadata.iter().map(|(key, value)| count(key) + count(value)).sum()

@@ -3,6 +3,9 @@
 //! A request passes through these steps: [`read`] parses it and finds its [`Route`]. The active faults may delay it or
 //! make it fail. [`routes::serve`] checks the authorization and the parameters, and calls the handler, which changes
 //! the [state](super::state). The faults may then delay or spoil the answer.
+//!
+//! Requests of an earlier [`Era`] are never answered: after a restart a real server would be another process, which
+//! knows nothing of them.
 
 use std::{
     io,
@@ -38,10 +41,14 @@ use super::{
     v3_client,
 };
 
+/// The longest body that is read, in bytes.
 const MAX_REQUEST: usize = 16 * 1024 * 1024;
+/// The length of the answer [`Spoilt::TooLarge`], in bytes. A client must stop reading long before.
 const TOO_LARGE: u64 = 64 * 1024 * 1024;
 
 /// The time from one start of listening to the next restart.
+///
+/// The settings are copied, so that a request is read by the dialect that the server had when it began to listen.
 struct Era {
     shared: Arc<Shared>,
     number: u64,
@@ -83,6 +90,7 @@ pub(crate) fn serve(shared: Arc<Shared>, address: SocketAddr) -> io::Result<(Ser
     Ok((handle, address))
 }
 
+/// Takes one request through all steps. Never fails: a rejection is an answer, too.
 async fn answer(request: HttpRequest, body: Bytes, era: Data<Era>) -> HttpResponse {
     let shared = &era.shared;
     if shared.is_over(era.number) {
@@ -135,6 +143,7 @@ async fn hang(shared: &Shared, operation: Option<Operation>) {
     }
 }
 
+/// Parses a request and finds its route. The faults need to know the operation before the request is served.
 fn read(request: &HttpRequest, body: &Bytes, era: &Era) -> (Call, Route) {
     let dialect = era.dialect;
     let method = request.method().as_str();
@@ -163,6 +172,7 @@ fn form<'a>(dialect: Dialect, request: &HttpRequest, body: &'a Bytes) -> Option<
     (is_form && is_read).then_some(body)
 }
 
+/// The answer without its body.
 fn write(reply: &Reply) -> HttpResponseBuilder {
     let status = actix_web::http::StatusCode::from_u16(reply.status);
     let mut response = HttpResponse::build(status.unwrap_or(actix_web::http::StatusCode::INTERNAL_SERVER_ERROR));

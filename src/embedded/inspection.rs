@@ -1,4 +1,7 @@
 //! Snapshots of the server's state for tests.
+//!
+//! What the API shows depends on dialect and delays. Tests want to know what the server really has, so these
+//! snapshots show the present state with the overrides of operators, whatever lists show.
 
 use std::time::Duration;
 
@@ -26,6 +29,8 @@ use super::{
 /// # Ok(())
 /// # }
 /// ```
+///
+/// It is a copy and does not change. On 1.4, 2.x and 3.x the same fields mean the same.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct InstanceSnapshot {
@@ -49,6 +54,7 @@ pub struct InstanceSnapshot {
     pub since_last_beat: Duration,
 }
 
+/// Reads `name` or `GROUP@@name`.
 pub(crate) fn key_of(namespace: &str, service: &str) -> ServiceKey {
     ServiceKey { namespace: namespace.into(), service: ServiceName::from_wire(service, DEFAULT_GROUP) }
 }

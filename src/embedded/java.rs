@@ -1,4 +1,8 @@
 //! Parses text by the rules of Java and of Jackson, the JSON library of Nacos.
+//!
+//! Clients of all kinds send texts that Java reads in its own way, and some of them depend on it: numbers as
+//! strings, metadata as `k=v` pairs, JSON followed by garbage. Where a rule looks odd, a recording or Nacos' source
+//! has it.
 
 use serde_json::{Map, Value};
 
@@ -18,6 +22,8 @@ pub(crate) fn split<'a>(text: &'a str, separator: &str) -> Vec<&'a str> {
 }
 
 /// A JSON object or null, or `k=v` pairs separated by commas (`UtilsAndCommons.parseMetadata`).
+///
+/// `None` if it is neither. Callers have filtered blank texts out.
 pub(crate) fn metadata(text: &str) -> Option<Metadata> {
     // Jackson ignores what follows the first value.
     match serde_json::Deserializer::from_str(text).into_iter::<Value>().next() {
@@ -49,6 +55,8 @@ fn scalar(value: &Value) -> Option<String> {
 
 /// The fields of a JSON object, bound like by Jackson: scalars are converted, and null counts as missing. The error is
 /// the name of a field that cannot be bound.
+///
+/// `{"port": "8080"}` and `{"port": 8080.0}` both bind to the number 8080.
 pub(crate) struct Fields(Map<String, Value>);
 
 impl Fields {
@@ -69,6 +77,8 @@ impl Fields {
     }
 
     /// An `int`. 0 if the field is missing.
+    ///
+    /// A fraction is cut off, and a number outside of 32 bits is an error.
     pub(crate) fn integer(&self, name: &'static str) -> Result<i64, &'static str> {
         let read = |value: &Value| match value {
             Value::Number(number) => number.as_i64().or_else(|| Some(number.as_f64()?.trunc() as i64)),
@@ -90,6 +100,7 @@ impl Fields {
         Ok(self.bind(name, read)?.unwrap_or(0.0))
     }
 
+    /// A `boolean`. Explicit null is false, which differs from a missing field.
     pub(crate) fn flag(&self, name: &'static str, default: bool) -> Result<bool, &'static str> {
         if self.0.get(name).is_some_and(Value::is_null) {
             return Ok(false);

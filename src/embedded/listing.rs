@@ -1,4 +1,17 @@
 //! Lists of instances in the form of each dialect.
+//!
+//! A list goes through three steps: which instances are visible (late, since 2.x), which of them the request
+//! selects ([`Selection`]), and how the dialect writes them ([`ListedHost`] and the list structs).
+//!
+//! | field of a list | 1.4 | 2.5 | 3.0 |
+//! |---|---|---|---|
+//! | `name` | `GROUP@@service` | the same | the same |
+//! | `dom`, `env`, `useSpecifiedURL`, `metadata` | yes | no | no |
+//! | `groupName` | no | yes, not in pushes | yes, not in pushes |
+//! | `allIPs` / `allIps` | no | `allIPs` | `allIps` |
+//! | `reachProtectionThreshold`, `valid` | no | yes | yes |
+//! | `lastRefTime` | ms since 1970, by the server's clock | the same | the same |
+//! | `cacheMillis` | 3,000, or 10,000 with pushes | 10,000 | 10,000 |
 
 use std::{
     collections::hash_map::DefaultHasher,
@@ -23,6 +36,9 @@ use super::{
 };
 
 /// The instances in one list.
+///
+/// Disabled instances are in no list. `reaches_protection_threshold` says that so few instances are healthy that
+/// all are shown as healthy, so that the few are not overrun.
 #[derive(Default)]
 pub(crate) struct Selection {
     pub(crate) hosts: Vec<Instance>,
@@ -75,16 +91,21 @@ impl Selection {
     }
 }
 
+/// How many of these instances are healthy.
 fn healthy(hosts: &[Instance]) -> usize {
     hosts.iter().filter(|instance| instance.healthy).count()
 }
 
 /// For an empty service the share is NaN, which reaches no threshold.
+///
+/// Compared as Nacos does, in 32 bits: a share that equals the threshold reaches it.
 fn is_reached(threshold: f32, healthy: usize, all: usize) -> bool {
     healthy as f32 / all as f32 <= threshold.max(0.0)
 }
 
 /// An instance in a list, with the fields that only this dialect has.
+///
+/// Fields that only one version has are ignored by clients, and are written because other clients may read them.
 pub(crate) struct ListedHost {
     host: Host,
     addition: Addition,
@@ -146,6 +167,7 @@ impl ListedHost {
     }
 }
 
+/// The fields that every version has.
 fn host(key: &ServiceKey, instance: Instance, service_name: &str) -> Host {
     Host {
         instance_id: if instance.has_id { instance_id(key, &instance) } else { String::new() },
@@ -161,6 +183,7 @@ fn host(key: &ServiceKey, instance: Instance, service_name: &str) -> Host {
     }
 }
 
+/// `ip#port#cluster#GROUP@@service`. r-nacos writes `ip#port`, by which clients tell the two apart.
 pub(crate) fn instance_id(key: &ServiceKey, instance: &Instance) -> String {
     format!("{}#{}#{}#{}", instance.ip, instance.port, instance.cluster, key.service)
 }
@@ -232,6 +255,9 @@ pub(crate) struct ListRequest<'a> {
 
 impl State {
     /// The instances of a service that lists and GET show now. `None` for an unknown service.
+    ///
+    /// The first list stores what it shows; later ones show that until the renewal that the next change has
+    /// planned.
     pub(crate) fn visible_instances(&mut self, key: &ServiceKey) -> Option<Arc<Vec<Instance>>> {
         let is_late = !self.settings.list_delay().is_zero();
         let service = self.catalogue.service_mut(key)?;
@@ -253,6 +279,7 @@ impl State {
         }
     }
 
+    /// Shows the present state from now on.
     pub(crate) fn renew_list(&mut self, key: &ServiceKey) {
         let is_late = !self.settings.list_delay().is_zero();
         if let Some(service) = self.catalogue.service_mut(key).filter(|_| is_late) {
@@ -306,6 +333,7 @@ impl State {
         })
     }
 
+    /// 2.x and 3.x differ in the spelling of one field. An unknown service has an empty list.
     fn list_since_2(
         &self,
         key: &ServiceKey,
@@ -329,6 +357,7 @@ impl State {
         })
     }
 
+    /// The instances as the dialect writes them.
     pub(crate) fn listed(&self, key: &ServiceKey, hosts: Vec<Instance>, service_name: &str) -> Vec<ListedHost> {
         hosts.into_iter().map(|instance| ListedHost::new(&self.settings, key, instance, service_name)).collect()
     }

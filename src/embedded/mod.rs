@@ -29,6 +29,24 @@
 //! - [`EmbeddedServer::restart_empty`] loses all registrations. [`EmbeddedServer::faults`] injects many other faults.
 //! - [`EmbeddedServer::advance`] moves the server's clock: 30 seconds without a beat pass at once.
 //! - [`EmbeddedServerBuilder::console`] shows all that in a browser, and injects faults from there.
+//!
+//! # How it is built
+//!
+//! | part | files |
+//! |---|---|
+//! | the handle of the application | this file, `builder`, `faults`, `inspection`, `counters`, `dialect` |
+//! | the thread and its sockets | `thread`, `http`, `connection`, `shared` |
+//! | the state behind one mutex | `state`, `catalogue`, `push`, `auth`, `clock`, `agenda` |
+//! | what changes and shows it | `registration`, `modification`, `listing` |
+//! | a request, from text to answer | `call`, `agent`, `parameters`, `filter`, `java`, `routes`, `reply` |
+//! | the handlers, by the API's paths | `v1_instance`, `v1_service` and other `v1_*`, `v3_client`, `v3_admin` |
+//! | the page for the browser | `console` |
+//!
+//! - The handlers only change the state and return an answer. They wait for nothing, so a test that has an answer
+//!   sees its effect. What happens later is an entry in the agenda.
+//! - The server shares the structs of the wire format with the client, and is tested against recordings of Nacos
+//!   1.4.8, 2.5.1 and 3.0.3. So client and server cannot agree on the same mistake.
+//! - Names in brackets, such as (`ClientInfo`), are the classes of Nacos whose behaviour is copied.
 
 use std::{
     fmt, io,
@@ -97,6 +115,34 @@ use shared::Shared;
 use state::State;
 
 /// A running Nacos server. It stops when it is dropped; the drop waits until its thread, sockets and timers are gone.
+///
+/// All methods take `&self` and can be called from any thread, also while requests are under way. The server
+/// listens on 127.0.0.1 only and has no TLS; it is not meant for production.
+///
+/// # Examples
+///
+/// A test: the server is killed, comes back empty, and is filled again by the client.
+///
+/// ```
+/// use actix_nacos::{embedded::EmbeddedServer, prelude::*, HEART_BEAT_INTERVAL};
+/// use std::time::{Duration, Instant};
+///
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let server = EmbeddedServer::start()?;
+/// let registry = Registry::start(Config::new(server.server_address()))?;
+/// let orders = RegisterInstance::new("orders", "127.0.0.7", 8080).metadata(HEART_BEAT_INTERVAL, "100");
+/// registry.send(orders).await??;
+///
+/// server.restart_empty()?;
+/// let deadline = Instant::now() + Duration::from_secs(10);
+/// while server.instances("orders").is_empty() {
+///     assert!(Instant::now() < deadline, "the instance was not registered again");
+///     actix_rt::time::sleep(Duration::from_millis(10)).await;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "the server stops when it is dropped: bind it to a variable"]
 pub struct EmbeddedServer {
     address: SocketAddr,
@@ -110,6 +156,9 @@ impl EmbeddedServer {
     ///
     /// # Errors
     /// No port, thread or socket is available.
+    ///
+    /// Returns when the server listens, within milliseconds. Several servers can run in one process; each has
+    /// threads, a TCP port and a UDP port of its own, so tests that run at the same time do not meet.
     pub fn start() -> io::Result<Self> {
         Self::builder().start()
     }
@@ -127,6 +176,8 @@ impl EmbeddedServer {
     ///     .start()?;
     /// # Ok::<(), std::io::Error>(())
     /// ```
+    ///
+    /// Each default is what Nacos does, so leave out everything that the test is not about.
     pub fn builder() -> EmbeddedServerBuilder {
         EmbeddedServerBuilder::default()
     }
@@ -146,17 +197,29 @@ impl EmbeddedServer {
     }
 
     /// The address on which the server listens. A restart does not change it.
+    ///
+    /// For clients other than [`Config`](crate::Config), such as a test that speaks raw HTTP.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// The address as `127.0.0.1:port`, for [`Config::new`](crate::Config::new). Sufficient if the context path is
     /// `/nacos`.
+    ///
+    /// With another [context path](EmbeddedServerBuilder::context_path), also set
+    /// [`Config::context_path`](crate::Config::context_path).
     pub fn server_address(&self) -> String {
         self.address.to_string()
     }
 
     /// The base URL of the API: `http://127.0.0.1:port` and the context path.
+    ///
+    /// ```
+    /// # use actix_nacos::embedded::EmbeddedServer;
+    /// let server = EmbeddedServer::builder().port(0).context_path("/registry").start()?;
+    /// assert_eq!(server.url(), format!("http://{}/registry", server.server_address()));
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
     pub fn url(&self) -> String {
         let context_path = self.shared.with(|state| state.settings.context_path.clone());
         format!("http://{}{context_path}", self.address)
@@ -164,16 +227,36 @@ impl EmbeddedServer {
 
     /// The address from which the server sends pushes and on which it receives acknowledgements. A restart does not
     /// change it.
+    ///
+    /// A test that plays a client sends its acknowledgements there. The server sends pushes to the address that the
+    /// list request names (`clientIP` and `udpPort`).
     pub fn push_address(&self) -> SocketAddr {
         self.push_address
     }
 
     /// The dialect that the server speaks now.
+    ///
+    /// The one that was set in the builder, or the last one of [`restart_as`](Self::restart_as).
     pub fn dialect(&self) -> Dialect {
         self.shared.with(|state| state.dialect())
     }
 
     /// A handle that injects faults. A fault takes effect at once and lasts until it is taken back.
+    ///
+    /// ```
+    /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let server = EmbeddedServer::start()?;
+    /// let registry = Registry::start(Config::new(server.server_address()))?;
+    /// server.faults().fail_share(1.0, 503);
+    /// let failed = registry.send(RegisterInstance::new("orders", "127.0.0.7", 8080).when_reachable()).await??;
+    /// assert!(!failed.is_registered());
+    /// server.faults().clear();
+    /// failed.registered_within(std::time::Duration::from_secs(30)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn faults(&self) -> Faults {
         Faults { shared: self.shared.clone() }
     }
@@ -186,6 +269,9 @@ impl EmbeddedServer {
     ///
     /// # Errors
     /// Another program has taken the port.
+    ///
+    /// Clients notice the closed connections. To lose the data without that, use [`Faults::forget_everything`]. To
+    /// be down for a time of the test's choice, use [`Faults::refuse_connections`].
     pub fn restart_empty(&self) -> io::Result<()> {
         self.shared.restart(None)
     }
@@ -204,11 +290,17 @@ impl EmbeddedServer {
     ///
     /// # Errors
     /// Another program has taken the port.
+    ///
+    /// What was registered is gone, as after [`restart_empty`](Self::restart_empty). A Registry finds the new
+    /// protocol by itself.
     pub fn restart_as(&self, dialect: Dialect) -> io::Result<()> {
         self.shared.restart(Some(dialect))
     }
 
     /// Stops the server. Another server can listen on the same port immediately afterwards.
+    ///
+    /// The same as dropping the server, for code that reads better with a verb. Blocks until the thread has ended.
+    /// Clients see closed connections, and refused ones afterwards.
     pub fn stop(self) {
         drop(self);
     }
@@ -229,32 +321,48 @@ impl EmbeddedServer {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// It works with a clock that runs, too. Only the server's time moves: the timers of clients, such as
+    /// heartbeats, do not. So an instance of a living client expires by an advance of 31 s, and is registered again
+    /// by its next heartbeat.
     pub fn advance(&self, by: Duration) {
         self.shared.with(|state| state.advance(by.min(LONGEST_DURATION)));
     }
 
     /// All instances of `name` or `GROUP@@name` in the namespace `public`, including disabled and unhealthy ones.
+    ///
+    /// Shows changes at once, while lists of the API show them after
+    /// [`list_delay`](EmbeddedServerBuilder::list_delay). Empty for a service that does not exist.
     pub fn instances(&self, service: &str) -> Vec<InstanceSnapshot> {
         self.instances_in("public", service)
     }
 
     /// All instances of a service in another namespace, including disabled and unhealthy ones.
+    ///
+    /// `namespace` is the id of the namespace, as in [`Config::namespace`](crate::Config::namespace).
     pub fn instances_in(&self, namespace: &str, service: &str) -> Vec<InstanceSnapshot> {
         self.shared.with(|state| state.snapshot(&key_of(namespace, service)))
     }
 
     /// The services of the namespace `public` as `GROUP@@name`, sorted.
+    ///
+    /// A service stays for a minute after its last instance, as in Nacos since 2.x; on 1.4 it stays for ever.
     pub fn services(&self) -> Vec<String> {
         self.shared.with(|state| state.services_in("public").map(|service| service.key.service.to_string()).collect())
     }
 
     /// The number of receivers to which changes of the service are pushed. Receivers whose time is up may be included
     /// until the server's next check.
+    ///
+    /// A test that waits for a push first waits until this is above 0: the subscription begins with the client's
+    /// first list request, and clients whose user agent Nacos does not push to never count.
     pub fn subscribers(&self, service: &str) -> usize {
         self.shared.with(|state| state.pushes.subscribers(&key_of("public", service)))
     }
 
     /// The numbers of requests received and pushes sent. See [`Counters`] for an example.
+    ///
+    /// The values are a copy. Compare two of them to count what happened in between.
     pub fn counters(&self) -> Counters {
         self.shared.with(|state| state.counters.clone())
     }
@@ -266,6 +374,8 @@ impl fmt::Debug for EmbeddedServer {
     }
 }
 
+/// Blocks until the thread has ended, so that the next server can have the port. Do not drop the server in a task
+/// that must not block for some milliseconds.
 impl Drop for EmbeddedServer {
     fn drop(&mut self) {
         self.shared.end();

@@ -1,4 +1,8 @@
 //! Changes by operators: 1.4 changes the instance itself, 2.x and later store an override.
+//!
+//! The difference matters to clients. On 1.4 a PATCH changes the given values of the instance. Since 2.x it makes
+//! an override, whose values not given are Nacos' defaults: a PATCH of the metadata alone sets the weight to 1. And
+//! an override stays when the owner registers again.
 
 use crate::model::instance::Metadata;
 
@@ -24,6 +28,7 @@ pub(crate) struct Batch {
     pub(crate) consistency: Option<bool>,
 }
 
+/// What a batch does with the metadata of each instance: adds these pairs, or removes these keys.
 pub(crate) enum BatchAction {
     Put(Metadata),
     Remove(Metadata),
@@ -31,6 +36,8 @@ pub(crate) enum BatchAction {
 
 impl State {
     /// PUT: sets all values. False if the instance does not exist on 1.4. 2.x accepts that.
+    ///
+    /// A PUT also counts as a beat on 1.4.
     pub(crate) fn overwrite(&mut self, key: &ServiceKey, instance: Instance) -> bool {
         let is_v1_4 = self.dialect().is_v1_4();
         let now = self.now();
@@ -78,6 +85,8 @@ impl State {
     }
 
     /// Changes the metadata of many instances. Returns the instances that were changed.
+    ///
+    /// Nacos answers with the addresses of these instances.
     pub(crate) fn batch(&mut self, key: &ServiceKey, batch: &Batch, action: &BatchAction) -> Vec<Instance> {
         let is_v1_4 = self.dialect().is_v1_4();
         let visible = self.visible_instances(key).unwrap_or_default();

@@ -1,4 +1,7 @@
 //! The parameters of a request, parsed like by Nacos.
+//!
+//! Parameters come in the query, and in a form body where the dialect reads one. A blank value counts as missing,
+//! as in Nacos' `WebUtils`. A value that cannot be read is answered with the dialect's own text.
 
 use crate::model::{
     instance::{Metadata, DEFAULT_CLUSTER},
@@ -35,10 +38,13 @@ impl Parameters {
         self.get(name).unwrap_or(default)
     }
 
+    /// # Errors
+    /// 400 with Nacos' text, if the parameter is missing or blank.
     pub(crate) fn required(&self, name: &str) -> Result<&str, Reply> {
         self.get(name).ok_or_else(|| self.error(400, &format!("Param '{name}' is required.")))
     }
 
+    /// An error of a v1 controller in the form of the dialect.
     pub(crate) fn error(&self, status: u16, message: &str) -> Reply {
         Reply::v1_error(self.dialect, status, message)
     }
@@ -66,6 +72,8 @@ impl Parameters {
         Ok(weight)
     }
 
+    /// # Errors
+    /// 500, as Nacos answers to metadata that is neither JSON nor `k=v` pairs.
     pub(crate) fn metadata(&self) -> Result<Option<Metadata>, Reply> {
         let Some(text) = self.get("metadata") else { return Ok(None) };
         let metadata = java::metadata(text).ok_or_else(|| self.error(500, &bad_metadata(text)))?;
@@ -76,6 +84,10 @@ impl Parameters {
         self.or("namespaceId", "public")
     }
 
+    /// Reads `serviceName`, which may name its group, and `groupName` otherwise.
+    ///
+    /// # Errors
+    /// 400 for a name that the dialect does not take.
     pub(crate) fn service(&self) -> Result<ServiceKey, Reply> {
         let name = self.required("serviceName")?;
         check_format(name).map_err(|rule| self.error(400, rule))?;
@@ -99,6 +111,7 @@ impl Parameters {
     }
 }
 
+/// The rule of 1.4, and of registrations since 2.x.
 pub(crate) fn is_cluster_name(name: &str) -> bool {
     name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
@@ -113,6 +126,7 @@ pub(crate) fn check_format(name: &str) -> Result<(), &'static str> {
     }
 }
 
+/// Nacos' text for metadata that it cannot read.
 pub(crate) fn bad_metadata(text: &str) -> String {
     format!("metadata format incorrect:{text}")
 }

@@ -1,4 +1,23 @@
 //! Pushes changes over UDP to clients that requested a list with a UDP port.
+//!
+//! The life of a push:
+//!
+//! 1. A list request with `udpPort` and `clientIP`, from a client that takes pushes, makes a [`Subscriber`]. Each
+//!    further request renews the subscription.
+//! 2. A change is gathered for [`push_delay`](super::EmbeddedServerBuilder::push_delay), so that several changes
+//!    make one push. Then each subscriber gets the present list of its clusters.
+//! 3. A push that is not acknowledged is sent once more, with its old content.
+//! 4. A subscriber that has not asked for the list for
+//!    [`subscriber_timeout`](super::EmbeddedServerBuilder::subscriber_timeout) gets no more pushes.
+//!
+//! | field of the datagram | meaning |
+//! |---|---|
+//! | `type` | `dom` |
+//! | `data` | the list as JSON, in a string |
+//! | `lastRefTime` | the server's `System.nanoTime()`; identifies the push, and is no time |
+//!
+//! An acknowledgement is `{"type":"push-ack","lastRefTime":"<the same>","data":""}`, sent back to the server's
+//! port. Datagrams of 1 KiB and more are gzipped.
 
 use std::{collections::HashMap, io::Write, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -56,6 +75,8 @@ impl State {
         }
     }
 
+    /// Plans a push, unless one is planned. A planned push for some receivers becomes one for all if the service
+    /// changes.
     fn gather(&mut self, service: &Arc<ServiceKey>, audience: Audience) {
         if self.pushes.is_paused {
             return;
@@ -161,6 +182,7 @@ impl State {
         addressed
     }
 
+    /// Sends one new push, and plans its repetition.
     fn push_to(&mut self, to: SocketAddr, list: &str) {
         let push = PushId { to, last_ref_time: self.pushes.next_ref_time(self.clock.now()) };
         let datagram = Packet { kind: "dom".into(), data: Some(list.into()), last_ref_time: push.last_ref_time };
@@ -185,6 +207,7 @@ impl State {
         self.put_on_the_wire(push, datagram);
     }
 
+    /// Sends a datagram as the faults allow.
     fn put_on_the_wire(&mut self, push: PushId, datagram: Arc<[u8]>) {
         let overtaken = self.pushes.overtaken(push.to);
         match self.pushes.fate() {

@@ -26,6 +26,7 @@ pub(super) struct Subscriber {
 }
 
 impl Subscriber {
+    /// As `/v1/ns/service/subscribers` shows it.
     fn described(&self, key: &ServiceKey, is_v1_4: bool) -> serde_json::Value {
         let mut described = json!({
             "addrStr": self.address.to_string(),
@@ -62,6 +63,7 @@ pub(super) struct DelayedDatagram {
     pub(super) is_overtaken: bool,
 }
 
+/// All subscribers, and the pushes on their way. Lists are made when they are sent, not when the change happens.
 pub(crate) struct Pushes {
     socket: UdpSocket,
     faults: Arc<Mutex<ActiveFaults>>,
@@ -92,6 +94,7 @@ impl Pushes {
         }
     }
 
+    /// As after a restart: nobody is pushed to until lists are requested again.
     pub(crate) fn forget_subscribers(&mut self) {
         self.subscribers.clear();
         self.forget_queued();

@@ -1,4 +1,15 @@
 //! Registers instances, receives their beats, and removes them.
+//!
+//! The life of an ephemeral instance: a registration or a full beat creates it, each beat renews it, and a check
+//! every 5 s finds out that beats are missing.
+//!
+//! | time without a beat | what happens | set by |
+//! |---|---|---|
+//! | 15 s | unhealthy | `preserved.heart.beat.timeout` in its metadata, or the server's setting |
+//! | 30 s | removed | `preserved.ip.delete.timeout`, or the server's setting |
+//!
+//! Each instance has one check in the agenda, with the number of its registration. A check whose number is not the
+//! instance's is outdated and does nothing. A persistent instance has no checks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,6 +31,8 @@ use super::{
 const EMPTY_SERVICE_LIFETIME: Duration = Duration::from_secs(60);
 
 /// A received beat.
+///
+/// A light beat has no `instance`: it names only the address, and renews what exists.
 pub(crate) struct Beat {
     pub(crate) ip: String,
     pub(crate) port: i64,
@@ -31,6 +44,7 @@ pub(crate) struct Beat {
     pub(crate) renews: Option<ServiceKey>,
 }
 
+/// The answer to a beat: `code` 10200 (taken) or 20404 (unknown), and the interval that the server wants.
 pub(crate) struct BeatTaken {
     pub(crate) code: i64,
     /// In milliseconds.
@@ -55,12 +69,18 @@ impl Rejected {
 }
 
 impl State {
+    /// The identity of an instance: see [`InstanceKey`].
     fn instance_key(&self, ip: &str, port: i64, cluster: &str, ephemeral: bool) -> InstanceKey {
         let cluster = if self.dialect().is_v1_4() { cluster.to_owned() } else { String::new() };
         InstanceKey { ip: ip.to_owned(), port, ephemeral, cluster }
     }
 
     /// Registers an instance, or replaces the instance with the same key.
+    ///
+    /// Registering again replaces all values. Overrides of operators stay.
+    ///
+    /// # Errors
+    /// [`Rejected`], with the text for the answer. Since 2.x a service is ephemeral or persistent as a whole.
     pub(crate) fn register(&mut self, key: &ServiceKey, instance: Instance) -> Result<(), Rejected> {
         let now = self.now();
         let is_v1_4 = self.dialect().is_v1_4();
@@ -82,6 +102,10 @@ impl State {
     }
 
     /// Checks the rules for all registrations and changes since 2.x (`NamingUtils.checkInstanceIsLegal`).
+    ///
+    /// # Errors
+    /// [`Rejected::Illegal`] for a beat interval that is longer than a timeout, and for a cluster with other
+    /// characters.
     pub(crate) fn check(&self, instance: &Instance) -> Result<(), Rejected> {
         if self.dialect().is_v1_4() {
             return Ok(());
@@ -121,6 +145,7 @@ impl State {
         self.remove_instance(key, &instance_key)
     }
 
+    /// Removes an instance, plans the end of a service that is empty now, and shows and pushes the change.
     fn remove_instance(&mut self, key: &ServiceKey, instance: &InstanceKey) -> bool {
         let now = self.now();
         let Some(service) = self.catalogue.service_mut(key) else { return false };
@@ -142,6 +167,7 @@ impl State {
         }
     }
 
+    /// Removes the service if it has been empty since then without a break.
     pub(crate) fn clean_service(&mut self, key: &ServiceKey, empty_since: Duration) {
         if self.catalogue.service(key).is_some_and(|service| service.empty_since == Some(empty_since)) {
             self.catalogue.remove(key);
@@ -149,6 +175,9 @@ impl State {
     }
 
     /// Handles a beat: registers an unknown instance if the beat is full, otherwise keeps the instance alive.
+    ///
+    /// # Errors
+    /// [`Rejected`], if the instance of a full beat cannot be registered.
     pub(crate) fn beat(&mut self, key: &ServiceKey, beat: Beat) -> Result<BeatTaken, Rejected> {
         if self.beating(key, &beat).is_none() {
             let Some(instance) = beat.instance.clone() else {
@@ -174,6 +203,7 @@ impl State {
         keys.find(|key| service.instances.contains_key(key))
     }
 
+    /// Renews the instance. One that was unhealthy is healthy again, which is a change that is pushed.
     fn keep_alive(&mut self, key: &ServiceKey, beat: &Beat) {
         let now = self.now();
         let Some(instance_key) = self.beating(key, beat) else { return };
@@ -267,6 +297,7 @@ impl Service {
         }
     }
 
+    /// Removes an instance. Its override begins to expire. Returns whether there was such an instance.
     fn let_out(&mut self, key: &InstanceKey, now: Duration) -> bool {
         let Some(gone) = self.instances.remove(key) else { return false };
         if let Some(over) = self.overrides.get_mut(&gone.address()) {
@@ -279,6 +310,7 @@ impl Service {
     }
 }
 
+/// Nacos' text for an ephemeral instance of a persistent service, and the reverse.
 fn mixing(service: &Service) -> String {
     let (is, comes) = if service.ephemeral { ("ephemeral", "persistent") } else { ("persistent", "ephemeral") };
     let name = &service.key.service;

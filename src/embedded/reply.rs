@@ -1,4 +1,8 @@
 //! Answers in the forms of Nacos.
+//!
+//! Nacos has four forms of errors, by where a request fails: plain text from a v1 controller, plain text that ends
+//! with a line break from the filter, a Spring page as JSON, and a frame with `code`, `message` and `data` in v3.
+//! Clients see all of them.
 
 use serde::Serialize;
 
@@ -18,6 +22,7 @@ const TEXT: &str = "text/plain;charset=UTF-8";
 pub(crate) const JSON: &str = "application/json";
 
 impl Reply {
+    /// The answer to a change in v1: the text `ok`.
     pub(crate) fn ok() -> Self {
         Reply::text(200, "ok")
     }
@@ -47,6 +52,7 @@ impl Reply {
         Reply { status: 400, content_type: None, body: format!("{message}\r\n") }
     }
 
+    /// The answer to a path of v1's naming API that does not exist: 501, not 404.
     pub(crate) fn not_implemented(method: &str, path: &str, unix_millis: i64) -> Self {
         let message = format!("no such api:{method}:{path}");
         Reply::spring(501, &message, path, unix_millis)

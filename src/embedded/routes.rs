@@ -1,4 +1,7 @@
 //! The handler of each request, by dialect.
+//!
+//! One table for each API. A route says who may use it ([`Guard`]) and which [`Operation`] it is, so that faults
+//! and counters can be limited to operations. The order in [`find`]: what 3.0 has turned off, then v1, then v3.
 
 use crate::error::Operation;
 
@@ -20,6 +23,7 @@ pub(crate) struct Route {
     action: Action,
 }
 
+/// A path that is not there is answered in two ways: 501 below v1's naming API, 404 elsewhere.
 enum Action {
     Serve(Handler),
     /// Turned off in favour of another API, by the settings of `api`.
@@ -47,6 +51,8 @@ pub(crate) fn find(dialect: Dialect, method: &str, path: Option<&str>) -> Route 
 }
 
 /// Serves the request.
+///
+/// Token first, then the filter, then the handler, as in Nacos: a request without a token learns nothing else.
 pub(crate) fn serve(state: &mut State, route: &Route, call: &Call) -> Reply {
     let unix_millis = state.clock.unix_millis();
     match &route.action {
@@ -83,6 +89,7 @@ impl Route {
     }
 }
 
+/// The v1 API of 1.4, 2.x and 3.0.
 fn v1(dialect: Dialect, method: &str, path: &str) -> Option<Route> {
     use Operation::{Beat, Deregister, Get, List, ListServices, Modify, Register};
     let is_v1_4 = dialect.is_v1_4();
@@ -119,6 +126,8 @@ fn v1(dialect: Dialect, method: &str, path: &str) -> Option<Route> {
     })
 }
 
+/// The parts of the v3 API that clients use. The client API is for everybody, the admin API needs a token in any
+/// case.
 fn v3(method: &str, path: &str) -> Option<Route> {
     use Operation::{Deregister, Get, List, ListServices, Modify, Register};
     Some(match (method, path) {

@@ -22,6 +22,7 @@ impl Sessions {
         !self.users.is_empty()
     }
 
+    /// Later requests get `token expired!`, as after the lifetime.
     pub(crate) fn expire_all(&mut self) {
         self.tokens.values_mut().for_each(|until| *until = Duration::ZERO);
     }

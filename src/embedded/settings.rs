@@ -1,10 +1,15 @@
 //! The settings of a server.
+//!
+//! `None` means "as the dialect does". So a change of the dialect by a restart changes these defaults, and not what
+//! the application has set.
 
 use std::time::Duration;
 
 use super::dialect::Dialect;
 use crate::config::AccessKey;
 
+/// What [`EmbeddedServerBuilder`](super::EmbeddedServerBuilder) collects. Lives as long as the server; restarts
+/// keep it.
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) port: u16,

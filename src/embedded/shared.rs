@@ -1,4 +1,14 @@
 //! The data that the server's thread, its HTTP worker and the application's handles share.
+//!
+//! | who | does what |
+//! |---|---|
+//! | the server's thread | runs the timer, takes acknowledgements, obeys [`Command`]s |
+//! | the HTTP worker | serves requests |
+//! | handles, in any thread | read the state, set faults, send commands |
+//!
+//! All of them work on the state under one mutex, for microseconds, and never wait while they hold it. Restarting
+//! and stopping the listener need the thread that owns it; they are commands, and the caller blocks until they are
+//! done.
 
 use std::{
     io,
@@ -17,6 +27,7 @@ use super::{
     state::State,
 };
 
+/// Lock order: the state before the faults.
 pub(crate) struct Shared {
     state: Mutex<State>,
     faults: Arc<Mutex<ActiveFaults>>,
@@ -56,6 +67,7 @@ impl Shared {
         }
     }
 
+    /// Works on the state. Wakes the timer if the next event has become earlier. Do not call it within itself.
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let due_before = state.agenda.next_due();
@@ -83,6 +95,7 @@ impl Shared {
         (timeouts, self.faults().draw(timeouts))
     }
 
+    /// Requests of an era that is over must not be answered.
     pub(crate) fn is_over(&self, era: u64) -> bool {
         self.era.load(Ordering::Acquire) != era
     }
@@ -96,6 +109,8 @@ impl Shared {
         let _ = self.command(Command::ListenAgain);
     }
 
+    /// # Errors
+    /// The error of binding the port again, or `NotConnected` if the server has ended.
     pub(crate) fn restart(&self, dialect: Option<Dialect>) -> io::Result<()> {
         self.command(|done| Command::Restart(dialect, done))
     }

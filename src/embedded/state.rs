@@ -3,6 +3,9 @@
 //! One mutex protects the whole state ([`Shared`](super::shared::Shared)). A request changes the state and enters
 //! events for later into the agenda. The timer of the server's thread, or
 //! [`EmbeddedServer::advance`](super::EmbeddedServer::advance), handles the events when they are due.
+//!
+//! Invariant: an entry of the agenda may be outdated when it is taken, never missing. So whoever changes the state
+//! need not remove entries; handlers check whether an entry still applies.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,6 +20,7 @@ use super::{
     settings::Settings,
 };
 
+/// What the process of a Nacos server would have in memory.
 pub(crate) struct State {
     pub(crate) settings: Settings,
     pub(crate) clock: Clock,
@@ -86,6 +90,7 @@ impl State {
         self.clock.jump_to(end);
     }
 
+    /// Handles one event. `at` is when it was due, which may be earlier than now.
     fn handle_due(&mut self, at: Duration, due: Due) {
         match due {
             Due::CheckBeat { service, instance, registration } => {

@@ -1,4 +1,7 @@
 //! The thread of the server, with its actix System, its timer and its sockets.
+//!
+//! The thread lives as long as [`EmbeddedServer`](super::EmbeddedServer). The HTTP server in it is made anew by
+//! each restart; the UDP socket, the timer and the state stay. Commands are obeyed one after the other.
 
 use std::{
     io,
@@ -23,6 +26,9 @@ const BIND_TIMEOUT: Duration = Duration::from_secs(2);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Starts the thread and returns when the server listens.
+///
+/// # Errors
+/// The error of binding the port or of starting the thread. No thread is left then.
 pub(crate) fn start(
     shared: Arc<Shared>,
     port: u16,
@@ -40,6 +46,7 @@ pub(crate) fn start(
     }
 }
 
+/// Runs until [`Command::End`]. Tells `listening_tx` the address, or why there is none.
 async fn run(
     shared: Arc<Shared>,
     port: u16,
@@ -66,6 +73,7 @@ async fn run(
     acknowledgements.abort();
 }
 
+/// The HTTP server of the present era. Its address stays the same.
 struct Listener {
     shared: Arc<Shared>,
     address: SocketAddr,
@@ -99,6 +107,10 @@ impl Listener {
         std::ops::ControlFlow::Continue(())
     }
 
+    /// Listens again. Does nothing if the server listens already.
+    ///
+    /// # Errors
+    /// The port is taken by another program.
     async fn listen(&mut self) -> io::Result<()> {
         if self.handle.is_none() {
             self.handle = Some(listen_again(&self.shared, self.address).await?);
@@ -121,6 +133,7 @@ impl Listener {
     }
 }
 
+/// Tries until the sockets of the previous era have left the port.
 async fn listen_again(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<ServerHandle> {
     let deadline = Instant::now() + BIND_TIMEOUT;
     loop {
@@ -149,6 +162,7 @@ async fn run_timer(shared: Arc<Shared>) {
     }
 }
 
+/// Takes acknowledgements from the socket that pushes are sent from.
 async fn receive_acknowledgements(shared: Arc<Shared>, socket: UdpSocket) {
     let Ok(socket) = rt::net::UdpSocket::from_std(socket) else { return };
     let mut datagram = vec![0; 64 * 1024];

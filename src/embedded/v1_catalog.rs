@@ -1,4 +1,6 @@
 //! `/v1/ns/catalog`: the lists of consoles (`CatalogController`).
+//!
+//! No client needs these. They are here for consoles that are pointed at the embedded server.
 
 use std::collections::BTreeMap;
 
@@ -69,6 +71,7 @@ pub(crate) fn instances(state: &mut State, call: &Call) -> Result<Reply, Reply> 
     Ok(Reply::json(&json!({ "list": list, "count": count })))
 }
 
+/// The page number and the size, which these requests must have.
 fn page(parameters: &Parameters) -> Result<(usize, usize), Reply> {
     parameters.required("pageNo")?;
     parameters.required("pageSize")?;

@@ -1,4 +1,15 @@
 //! `/v1/ns/instance` and below (`InstanceController`).
+//!
+//! | request | what it does | answers |
+//! |---|---|---|
+//! | POST | registers | `ok` |
+//! | DELETE | deregisters; an unknown instance is no error | `ok` |
+//! | PUT | sets all values | `ok`; on 1.4 an error for an unknown instance |
+//! | PATCH | sets the given values | `ok`, or an error for an unknown instance |
+//! | GET | one instance, without `enabled` and `ephemeral` | JSON; unknown: 404, on 1.4 500 |
+//! | GET `/list` | the list, and a subscription if `udpPort` is given | JSON; an unknown service is empty |
+//! | PUT `/beat` | renews; a full beat registers | JSON with `code` |
+//! | PUT, DELETE `/metadata/batch` | changes the metadata of several instances | the changed instances |
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -45,6 +56,7 @@ fn instance(parameters: &Parameters) -> Result<Instance, Reply> {
     })
 }
 
+/// 400 with Nacos' own text.
 fn rejected(rejected: Rejected) -> Reply {
     Reply::text(400, rejected.into_text())
 }
@@ -124,6 +136,7 @@ pub(crate) fn patch(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     }
 }
 
+/// The answer to GET. It lacks `enabled` and `ephemeral` on every version.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct OneInstance<'a> {
@@ -177,6 +190,7 @@ pub(crate) fn find(state: &mut State, key: &ServiceKey, address: (&str, &str, i6
     visible.iter().find(|instance| instance.is_at(address)).cloned().ok_or("no matched ip found!".into())
 }
 
+/// The subscription is made before the list, so that no change between the two is missed.
 pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let parameters = &call.parameters;
     let key = parameters.service()?;
@@ -194,6 +208,7 @@ pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     Ok(Reply { status: 200, content_type: Some(JSON), body })
 }
 
+/// 1.4 leaves `lightBeatEnabled` out of the answer to an unknown instance.
 pub(crate) fn beat(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let key = call.parameters.service()?;
     let beat = read_beat(&call.parameters, &key)?;
@@ -210,6 +225,11 @@ pub(crate) fn beat(state: &mut State, call: &Call) -> Result<Reply, Reply> {
 }
 
 /// Values in the body take precedence over the parameters.
+///
+/// Without a body it is a light beat.
+///
+/// # Errors
+/// An unreadable body is answered with 500, as Nacos does.
 fn read_beat(parameters: &Parameters, key: &ServiceKey) -> Result<Beat, Reply> {
     let cluster = parameters.or("clusterName", DEFAULT_CLUSTER);
     let Some(body) = parameters.get("beat") else {
@@ -248,6 +268,8 @@ fn read_beat(parameters: &Parameters, key: &ServiceKey) -> Result<Beat, Reply> {
 }
 
 /// The body of a full beat (`RsInfo`). Clients send different fields.
+///
+/// Values that are missing have the defaults of Nacos' class: weight 0, and ephemeral.
 pub(crate) struct BeatBody {
     pub(crate) ip: String,
     pub(crate) port: i64,
@@ -285,6 +307,7 @@ pub(crate) fn remove_metadata(state: &mut State, call: &Call) -> Result<Reply, R
     change_metadata(state, call, BatchAction::Remove)
 }
 
+/// Both batches. The answer names the instances that were changed.
 fn change_metadata(
     state: &mut State,
     call: &Call,

@@ -1,4 +1,6 @@
 //! `/v1/console/namespaces`: the names of namespaces. Instances do not need a namespace that was created here.
+//!
+//! Nacos keeps namespaces for its console and for rights. A client may use any id.
 
 use serde_json::{json, Value};
 
@@ -21,6 +23,7 @@ pub(crate) fn get(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     Ok(Reply::json(&json!({ "code": 200, "message": null, "data": all })))
 }
 
+/// `public` first, then those that were created.
 fn all(state: &State) -> Vec<Value> {
     // The id of `public` is empty before 3.x.
     let public = ("", "public", "Default Namespace", 0);

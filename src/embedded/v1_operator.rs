@@ -1,4 +1,7 @@
 //! `/v1/ns/operator` and `/v1/console`: requests of operators and load balancers.
+//!
+//! Load balancers and operators' scripts ask for these. Figures that the embedded server has are true; the rest has
+//! the values of an idle server.
 
 use std::collections::BTreeSet;
 
@@ -6,8 +9,10 @@ use serde_json::json;
 
 use super::{call::Call, reply::Reply, state::State};
 
+/// The switch that tells clients to leave the body out of beats.
 const LIGHT_BEATS: &str = "lightBeatEnabled";
 
+/// Since 2.x only the status is shown, unless `onlyStatus=false`.
 pub(crate) fn metrics(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     if !call.parameters.dialect.is_v1_4() {
         return Ok(Reply::json(&state.metrics_since_2(call.parameters.flag("onlyStatus").unwrap_or(true))));
@@ -27,6 +32,7 @@ pub(crate) fn metrics(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     })))
 }
 
+/// The members of the cluster, which only 1.4 shows: this server alone.
 pub(crate) fn servers(state: &mut State, _: &Call) -> Result<Reply, Reply> {
     let port = state.settings.port;
     let address = format!("127.0.0.1:{port}");
@@ -48,6 +54,7 @@ pub(crate) fn health(_: &mut State, _: &Call) -> Result<Reply, Reply> {
     Ok(Reply::text(200, "OK"))
 }
 
+/// The settings, as `/v1/console/server/state` shows them.
 pub(crate) fn server_state(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     if call.parameters.dialect.is_v1_4() {
         return Ok(Reply::json(&json!({

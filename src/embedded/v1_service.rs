@@ -1,4 +1,7 @@
 //! `/v1/ns/service` and below (`ServiceController`).
+//!
+//! Services exist because of their instances. An operator can also create one, to set its metadata and its
+//! protection threshold before the first instance comes.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -18,6 +21,7 @@ use super::{
     state::State,
 };
 
+/// A page of names, without the group. An unreadable page number counts as 0, like the first page.
 pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let parameters = &call.parameters;
     parameters.required("pageNo")?;
@@ -48,6 +52,7 @@ pub(crate) fn subscribers(state: &mut State, call: &Call) -> Result<Reply, Reply
     Ok(Reply::json(&json!({ "subscribers": page, "count": count })))
 }
 
+/// The answer to GET. Nacos' answers have a selector and health checkers, which have no effect here.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct OneService<'a> {
@@ -85,6 +90,7 @@ pub(crate) fn get(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     }))
 }
 
+/// Since 2.x a created service is a persistent one: an ephemeral instance is rejected.
 pub(crate) fn create(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let parameters = &call.parameters;
     let key = parameters.service()?;
@@ -199,6 +205,7 @@ fn check_selector(parameters: &Parameters) -> Result<(), Reply> {
     }
 }
 
+/// Reads the values of an operator's request.
 fn service_metadata(call: &Call) -> Result<ServiceMetadata, Reply> {
     check_selector(&call.parameters)?;
     Ok(ServiceMetadata {

@@ -1,4 +1,7 @@
 //! `/v3/admin`: the part that clients use (`ServiceControllerV3`, `InstanceControllerV3`).
+//!
+//! Since 3.0 what only operators need is behind `/v3/admin`, which needs an administrator's token by default.
+//! Clients need it to get and modify single instances, and to list services.
 
 use serde::Serialize;
 use serde_json::json;
@@ -33,6 +36,7 @@ pub(crate) fn server_state(state: &mut State, _: &Call) -> Result<Reply, Reply> 
     Ok(success(settings))
 }
 
+/// The frame of paged answers.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Page<T> {
@@ -42,6 +46,7 @@ struct Page<T> {
     page_items: Vec<T>,
 }
 
+/// One service in a page. `triggerFlag` says that its protection threshold is reached.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ServiceView<'a> {
@@ -86,6 +91,8 @@ pub(crate) fn view(service: &Service) -> ServiceView<'_> {
     }
 }
 
+/// # Errors
+/// 400 for zero and for what is no number.
 fn positive(parameters: &Parameters, name: &str, default: usize) -> Result<usize, Reply> {
     let Some(text) = parameters.get(name) else { return Ok(default) };
     let rule = || format!("Required parameter '{name}' should be positive integer, current is {text}");
@@ -93,6 +100,7 @@ fn positive(parameters: &Parameters, name: &str, default: usize) -> Result<usize
     number.ok_or_else(|| failure(400, PARAMETER_VALIDATE_ERROR, rule()))
 }
 
+/// One instance with all fields, unlike in v1. An unknown one is answered with 404 and code 20004.
 pub(crate) fn get(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     let key = service(&call.parameters)?;
     let requested = instance(&call.parameters)?;
@@ -118,6 +126,7 @@ pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     Ok(success(state.listed(&key, hosts, &key.service.to_string())))
 }
 
+/// As PUT in v1: all values, stored as an override.
 pub(crate) fn overwrite(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     required(&call.parameters, "serviceName", "String")?;
     let key = service(&call.parameters)?;

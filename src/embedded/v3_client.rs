@@ -1,4 +1,13 @@
 //! `/v3/client/ns/instance` and below (`InstanceOpenApiController`).
+//!
+//! | request | what it does |
+//! |---|---|
+//! | POST | registers; with `heartBeat=true` it beats, and code 21003 says that the instance is unknown |
+//! | DELETE | deregisters |
+//! | GET `/list` | the instances of the clusters in `clusterName` (default: `DEFAULT`), as an array |
+//!
+//! Every answer is a [frame](Framed); code 0 is success. There are no pushes, no `cacheMillis` and no
+//! `lastRefTime`.
 
 use serde::Serialize;
 
