@@ -2,6 +2,9 @@
 //!
 //! Each subscription has a file. It is written under another name and then renamed, so a reader never finds half of
 //! one. A file that is malformed, too old or of another subscription is ignored.
+//!
+//! The format is private: JSON with the key, the time and the list. A file of another version that cannot be read
+//! is ignored like any other unusable one. Deleting the folder is always safe.
 
 use std::{
     fs, io,
@@ -22,6 +25,9 @@ const MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 const MAX_READABLE_LENGTH: usize = 120;
 
 /// The cache file of one subscription.
+///
+/// Several Registries may share a folder. The last one that writes a subscription's file wins; the lists are the
+/// same.
 #[derive(Debug, Clone)]
 pub(crate) struct CacheFile {
     path: PathBuf,
@@ -30,6 +36,7 @@ pub(crate) struct CacheFile {
     key: String,
 }
 
+/// The content of a file.
 #[derive(Serialize, Deserialize)]
 struct Cached {
     key: String,
@@ -38,6 +45,8 @@ struct Cached {
 }
 
 impl CacheFile {
+    /// The name begins with readable text, for people who look into the folder. The hash tells files apart whose
+    /// readable texts are equal.
     pub(crate) fn new(folder: &Path, namespace: &str, subscription: &SubscriptionKey) -> Self {
         let key = serde_json::json!([namespace, subscription.service.to_string(), subscription.clusters]).to_string();
         let readable = format!("{namespace}/{}/{}", subscription.service, subscription.clusters);

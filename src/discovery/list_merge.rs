@@ -10,6 +10,15 @@
 //!    removal, until a list of this epoch contains them or a time has passed.
 //!
 //! `docs/architecture.md` gives the reasons under "Recovery".
+//!
+//! | arrival | the current list | what happens |
+//! |---|---|---|
+//! | a poll | none, or of an older epoch | accepted; what it lacks is withheld |
+//! | a poll, sent after the current list arrived | of the same epoch | accepted |
+//! | a poll, sent before | of the same epoch | accepted if the server's clock is not older |
+//! | a push | none, or of an older epoch | dropped: a poll is needed |
+//! | a push | of the same epoch | accepted if the server's clock is not older |
+//! | a list of a server that is not in use | any | a poll sent after it is accepted, and removes nothing |
 
 use std::{
     collections::HashMap,
@@ -105,6 +114,9 @@ pub(crate) enum Merged {
 }
 
 /// The current list of one service, and the rules by which another list replaces it.
+///
+/// Invariants: `withheld` has only instances of the current list. A list from the disk withholds nothing, since its
+/// instances may have been gone for a day.
 #[derive(Debug)]
 pub(crate) struct ListMerge {
     current: Option<CurrentList>,
@@ -173,6 +185,8 @@ impl ListMerge {
 
     /// Merges a list that has just arrived. Its instances must be in order and of the right clusters
     /// ([`ServiceInfo::tidy`]).
+    ///
+    /// With `protect_from_empty`, an empty list that would remove instances needs a second poll to confirm it.
     pub(crate) fn merge(&mut self, mut listed: Listed, arrival: Arrival) -> Merged {
         let begins_epoch = self.begins_epoch(&listed);
         // A push may have been sent before the epoch began, so only a poll shows what the server remembers.
@@ -206,6 +220,7 @@ impl ListMerge {
         Merged::Changed(Step { from: Some(from), difference })
     }
 
+    /// Whether this is the first list of an epoch. A list of a server that is not in use belongs to no epoch.
     fn begins_epoch(&self, listed: &Listed) -> bool {
         listed.epoch.is_some() && self.current.as_ref().is_none_or(|current| current.epoch != listed.epoch)
     }
@@ -224,6 +239,7 @@ impl ListMerge {
         }
     }
 
+    /// Makes `listed` the current list.
     fn replace(&mut self, listed: Listed, source: Source) {
         let Listed { info, epoch, protocol } = listed;
         // A time from the disk says nothing about the server that will answer.
@@ -293,6 +309,7 @@ fn is_otherwise_equal(one: &ServiceInfo, other: &ServiceInfo) -> bool {
     one.cache_millis == other.cache_millis && one.reach_protection_threshold == other.reach_protection_threshold
 }
 
+/// Adds the withheld instances to the list, in their order.
 fn put_back(info: &mut ServiceInfo, withheld: Vec<Arc<Instance>>) {
     if withheld.is_empty() {
         return;

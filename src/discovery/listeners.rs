@@ -1,4 +1,11 @@
 //! The listeners of one subscription: which list each has received, and which message each receives next. No actor.
+//!
+//! Each listener receives the difference between two lists that it can rely on: the one that it received last, and
+//! the current one. So a listener that was busy misses no change, only intermediate states, and its `added`,
+//! `changed` and `removed` always fit together. Nothing is queued per listener except the pointer to its last list.
+//!
+//! [`Listeners`] sends and remembers; it awaits nothing. What is to be awaited is returned as [`Delivery`], because
+//! only an actor can wait.
 
 use std::{
     collections::{hash_map::Entry, HashMap, HashSet},
@@ -12,6 +19,8 @@ use super::list_merge::{CurrentList, Step};
 use crate::model::{change::ServiceChanged, service::ServiceInfo};
 
 /// The recipient of a listener, as the application passed it.
+///
+/// A strong one is kept alive by the subscription. A weak one ends when the application drops it.
 #[derive(Debug, Clone)]
 pub(crate) enum Listener<M: Message<Result = ()> + Send + 'static> {
     Strong(Recipient<M>),
@@ -128,6 +137,8 @@ impl Listeners {
     }
 
     /// Removes one listener, or all.
+    ///
+    /// A message that is under way to it is still handled.
     pub(crate) fn remove(&mut self, listener: Option<&Recipient<ServiceChanged>>) {
         match listener {
             Some(listener) => drop(self.states.remove(&ListenerId::of(listener))),
@@ -135,6 +146,7 @@ impl Listeners {
         }
     }
 
+    /// Forgets the listeners whose actors have ended.
     pub(crate) fn remove_ended(&mut self) {
         self.states.retain(|_, state| state.listener.is_alive());
     }

@@ -1,4 +1,21 @@
 //! Keeps the lists of services current, and notifies listeners and views of changes.
+//!
+//! A list takes this way: a poll or a push brings it ([`push_receiver`]), the service's [`subscriber`] gives it to
+//! [`list_merge`], which decides whether it is newer and what it removes, and the result goes to [`listeners`], to
+//! the [`view`]s and to the [`disk_cache`].
+//!
+//! | module | owns | does not know |
+//! |---|---|---|
+//! | [`subscription`] | the key and the status of a subscription | how lists arrive |
+//! | [`subscriber`] | the actor of one subscription: polling, notifying | HTTP: it asks the Registry by a message |
+//! | [`list_merge`] | the rules by which one list replaces another | actors, I/O, time limits of requests |
+//! | [`listeners`] | what each listener received last | what a change means |
+//! | [`push_receiver`] | the UDP socket | which subscription a list is for |
+//! | [`disk_cache`] | the files | when to read or write them |
+//! | [`view`] | reads from any thread, the choice, the outcomes of calls | where lists come from |
+//!
+//! Invariant: a subscription has one current list. Views and listeners never see a list that `list_merge` has not
+//! let through, and all of them see the same one.
 
 pub(crate) mod disk_cache;
 pub(crate) mod list_merge;

@@ -2,6 +2,16 @@
 //!
 //! Nothing authenticates a datagram, and anybody can send one. So datagrams use bounded memory and a bounded share of
 //! the thread's time: a flood of them must not delay heartbeats.
+//!
+//! | limit | value | beyond it |
+//! |---|---|---|
+//! | text decoded per second | 2 MiB, of which untrusted sources get 256 KiB | dropped; servers' lists are polled |
+//! | datagrams decoded per second | 1,000, of which untrusted sources get 20 | the same |
+//! | lists that wait for the Registry | 64, or 16 for untrusted sources | dropped, not acknowledged |
+//!
+//! An acknowledgement is sent to the sender of the datagram, and only to a trusted one: the receiver must not
+//! become a reflector for forged sources. It is sent when the Registry has taken the list, so a list that is
+//! dropped is pushed again.
 
 use std::{
     cell::Cell,
@@ -39,6 +49,8 @@ const MAX_WAITING_LISTS: usize = 64;
 const MAX_WAITING_UNTRUSTED_LISTS: usize = 16;
 
 /// Carries a list that was pushed.
+///
+/// Sent to the Registry, which finds the subscriptions.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct Pushed {
@@ -73,6 +85,7 @@ pub(crate) struct PushTally {
     pub(crate) over_budget: Cell<u64>,
 }
 
+/// `Cell` is enough, since all counting is in the Registry's thread.
 fn count(counter: &Cell<u64>) {
     counter.set(counter.get() + 1);
 }
@@ -196,6 +209,7 @@ impl PushReceiver {
         });
     }
 
+    /// Sends the acknowledgement without waiting for it.
     fn acknowledge(&self, to: SocketAddr, acknowledgement: &Acknowledgement, ctx: &mut Context<Self>) {
         let (socket, bytes) = (self.socket.clone(), acknowledgement.encode());
         // If the acknowledgement is lost, the server repeats the push.
@@ -248,6 +262,7 @@ struct Datagram {
     bytes: Vec<u8>,
 }
 
+/// What arrives at the socket, for ever: an error of the socket does not end it.
 fn datagrams(socket: Rc<UdpSocket>) -> impl Stream<Item = Datagram> {
     unfold((socket, vec![0; MAX_DATAGRAM_SIZE]), |(socket, mut buffer)| async move {
         loop {

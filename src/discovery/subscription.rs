@@ -1,4 +1,7 @@
 //! The key of a subscription, and its status.
+//!
+//! Nacos identifies a subscription by service and clusters: `a,b` and `b,a` are the same here, because the key has
+//! the clusters in order. A subscription to all clusters and one to a single cluster are two, with two lists.
 
 use serde::Serialize;
 

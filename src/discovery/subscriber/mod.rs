@@ -1,4 +1,18 @@
 //! The Subscriber actor: keeps one service's list current, and notifies its listeners and views of changes.
+//!
+//! When the next poll is due:
+//!
+//! | situation | interval |
+//! |---|---|
+//! | as a rule | 85 % of the `cacheMillis` of the list, within `min_poll_interval` and `max_poll_interval` |
+//! | after a failed poll | at most 2 s |
+//! | a hint, a change of the epoch, an empty list to confirm | soon: a second after the last poll at the earliest |
+//! | instances are withheld | when the first hold ends |
+//! | after a change, where the server does not push (v3) | 2 s, for 20 s |
+//! | after the first poll | 50 to 100 % of the interval, so that services are not polled together |
+//!
+//! The actor never waits: polls, disk accesses and deliveries are futures of its context. A panic restarts it with
+//! its list and its listeners, and loses [`UnderWay`], which `started` builds again.
 
 #[cfg(feature = "actix-web")]
 pub(crate) mod snapshot;
@@ -40,6 +54,8 @@ use crate::{
 /// The longest interval between a failed poll and the next one.
 const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// After this time a listener whose mailbox was full is notified again.
+///
+/// The listener then receives the newest list, so nothing is lost by waiting.
 const FULL_MAILBOX_RETRY: Duration = Duration::from_millis(50);
 /// The shortest interval between a poll and a poll that is brought forward, so that a flood of hints does not cause a
 /// flood of polls.
@@ -48,6 +64,8 @@ const MIN_EARLY_INTERVAL: Duration = Duration::from_secs(1);
 const EPOCH_POLL_SPREAD: Duration = Duration::from_secs(1);
 
 /// After this time the list is written to the cache although it has not changed: files that are too old are ignored.
+///
+/// Well below the day after which a file is too old.
 const CACHE_REFRESH_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// The polling interval for [`CHANGE_SERIES_WINDOW`] after a change, where the server does not push.
@@ -55,7 +73,9 @@ const CHANGE_SERIES_INTERVAL: Duration = Duration::from_secs(2);
 /// Changes seldom come alone: a deployment replaces its instances one after the other.
 const CHANGE_SERIES_WINDOW: Duration = Duration::from_secs(20);
 
-/// Asks the Registry to request the list from a server now.
+/// Asks the Registry for the list as the server has it now.
+///
+/// The answer says the epoch and the protocol, which a public [`ListInstances`](crate::ListInstances) does not.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<Listed, Error>")]
 pub(crate) struct PollList(pub(crate) SubscriptionKey);
@@ -71,6 +91,8 @@ pub(crate) struct Listen(pub(crate) Listener<ServiceChanged>);
 pub(crate) struct StopListening(pub(crate) Option<Recipient<ServiceChanged>>);
 
 /// Adds a view.
+///
+/// Views share the list. `healthy_only` changes only what a view shows.
 #[derive(Message)]
 #[rtype(result = "ServiceView")]
 pub(crate) struct AddView {
@@ -98,6 +120,7 @@ pub(crate) struct EpochBegan;
 #[rtype(result = "()")]
 pub(crate) struct StopWatching;
 
+/// Asks for the entry of this subscription in the status.
 #[derive(Message)]
 #[rtype(result = "SubscriptionStatus")]
 pub(crate) struct DescribeSubscription;
@@ -242,6 +265,7 @@ impl Subscriber {
         ctx.spawn(answered.map(move |answer, subscriber, ctx| subscriber.polled(sent, answer, ctx)));
     }
 
+    /// Takes the answer to the poll that was sent at `sent`, and arms the next poll.
     fn polled(&mut self, sent: Instant, answer: Result<Result<Listed, Error>, MailboxError>, ctx: &mut Context<Self>) {
         self.status.polls += 1;
         match answer {
@@ -259,6 +283,7 @@ impl Subscriber {
         self.poll_after(self.next_interval(repeat_soon), ctx);
     }
 
+    /// Views keep the list that they have, and are stale. Without one, the cache file is the only hope.
     fn poll_failed(&mut self, error: Error, ctx: &mut Context<Self>) {
         debug!(self.settings.log, "failed to fetch service list";
             "service" => %self.subscription.service, "error" => %error);
@@ -269,6 +294,8 @@ impl Subscriber {
         }
     }
 
+    /// When to poll again, by the table of the module. `repeat_soon`: something happened while the poll was under
+    /// way.
     fn next_interval(&self, repeat_soon: bool) -> Duration {
         let settings = &self.settings;
         // Nacos 1.4 stops pushing to a client that polls later than the cache time, so leave time for the timer grid
@@ -298,6 +325,8 @@ impl Subscriber {
     }
 
     /// Nacos 3 servers that speak v3 do not push.
+    ///
+    /// There, changes show only in polls, so polling is faster while a deployment goes on.
     fn expects_more_changes(&self) -> bool {
         self.merge.current().is_some_and(|list| {
             list.protocol == WireProtocol::V3
@@ -355,6 +384,7 @@ impl Subscriber {
         }));
     }
 
+    /// Writes the current list to the cache file. While a write is under way, one more is planned.
     fn save_cached(&mut self, ctx: &mut Context<Self>) {
         let (Some(file), Some(current)) = (self.settings.cache.clone(), self.merge.current()) else { return };
         if current.source == Source::Cache {
@@ -383,6 +413,7 @@ impl Subscriber {
 
     // Merging and notifying.
 
+    /// Merges a list and does what follows from the result.
     fn apply(&mut self, listed: Listed, arrival: Arrival, ctx: &mut Context<Self>) {
         let had_withheld = self.merge.withheld() > 0;
         match self.merge.merge(listed, arrival) {
@@ -457,6 +488,7 @@ impl Subscriber {
         }
     }
 
+    /// Notifies one listener of the current list, if there is one.
     fn notify(&mut self, listener: ListenerId, ctx: &mut Context<Self>) {
         let Some(current) = self.merge.current() else { return };
         let deliveries = self.listeners.notify([listener], current, &Step::default());
@@ -480,6 +512,7 @@ impl Subscriber {
         self.end_if_unused(ctx);
     }
 
+    /// Plans to notify the listeners whose mailboxes were full.
     fn retry_pending(&mut self, ctx: &mut Context<Self>) {
         if !self.under_way.retry_is_armed && self.listeners.are_pending() {
             self.under_way.retry_is_armed = true;
@@ -496,6 +529,7 @@ impl Subscriber {
         ctx.add_stream(handled);
     }
 
+    /// Whether nobody needs the list. A [`Registry`](crate::Registry) then stops polling it.
     fn is_unused(&self) -> bool {
         self.listeners.is_empty() && self.view.readers() == 0
     }
@@ -511,6 +545,7 @@ impl Subscriber {
         }
     }
 
+    /// Ends the actor when the last view is dropped, without waiting for the next poll.
     fn end_when_abandoned(&mut self, ctx: &mut Context<Self>) {
         let abandoned = self.view.abandoned().into_actor(self);
         ctx.spawn(abandoned.map(|(), subscriber, ctx| subscriber.end_if_unused(ctx)));

@@ -1,4 +1,7 @@
 //! A subscription with its whole list, for the status page.
+//!
+//! It costs copies of pointers, not of instances. The status page takes one per change, so a list is read as it is
+//! published.
 
 use std::sync::Arc;
 
@@ -10,6 +13,7 @@ use crate::{
     model::{change::Source, instance::Instance, service::ServiceInfo},
 };
 
+/// Asks for all that the page shows of this subscription.
 #[derive(Message)]
 #[rtype(result = "ListSnapshot")]
 pub(crate) struct TakeSnapshot;

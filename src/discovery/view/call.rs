@@ -1,4 +1,7 @@
 //! A call of a chosen instance, and how it ended.
+//!
+//! The outcome of a call goes to the record of its instance, when the call is dropped: `succeeded` and `failed`
+//! only say which. So a call is counted exactly once, whatever way the application's code leaves.
 
 use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
@@ -17,16 +20,37 @@ use crate::{
     model::instance::Instance,
 };
 
-/// A call of the instance that [`ServiceView::begin`] chose. Derefs to [`Instance`].
-///
-/// Report how the call ended with [`succeeded`](Call::succeeded) or [`failed`](Call::failed). A call that is dropped
-/// without a report counts as cancelled, which does not count against the instance. If it lasted longer than
-/// [`slow_after`](crate::Selection::slow_after), it counts as failed.
-///
 /// A call that is cancelled counts as begun after its end: it took no time.
 const NEVER_SLOW: Duration = Duration::from_secs(60);
 
-/// A `Call` keeps the instance and not the list in memory, so keep it as long as the call lasts.
+/// A call of the instance that [`ServiceView::begin`] chose. Derefs to [`Instance`].
+///
+/// Report how the call ended with [`succeeded`](Call::succeeded) or [`failed`](Call::failed). A call that is
+/// dropped without a report counts as cancelled, which does not count against the instance. If it lasted longer
+/// than [`slow_after`](crate::Selection::slow_after), it counts as failed.
+///
+/// A `Call` keeps the instance and not the list in memory, so keep it as long as the call lasts: until then it
+/// counts as in flight, which [`Policy::LeastLoaded`] looks at. It is `Send`, and may be reported from any thread.
+///
+/// | report | counts as | failures in a row |
+/// |---|---|---|
+/// | [`succeeded`](Call::succeeded) | success | back to 0; a probe ends the ejection |
+/// | [`failed`](Call::failed), or dropped late | failure | one more; may [eject](crate::Eject) the instance |
+/// | dropped in time | cancelled | unchanged; after a probe, the next call is the probe |
+///
+/// ```
+/// use actix_nacos::{Instance, ServiceName, ServiceView};
+///
+/// let orders = ServiceView::fixed(ServiceName::parse("orders")?, [Instance::new("127.0.0.7", 8080)]);
+/// let call = orders.begin()?;
+/// match std::net::TcpStream::connect(call.authority()) {
+///     Ok(_) => call.succeeded(),
+///     Err(_) => call.failed(),
+/// }
+/// # fn is_send<T: Send>() {}
+/// # is_send::<actix_nacos::Call>();
+/// # Ok::<(), actix_nacos::Error>(())
+/// ```
 #[must_use = "a call that is dropped at once is cancelled"]
 pub struct Call {
     target: Arc<Target>,
@@ -39,17 +63,24 @@ pub struct Call {
 
 impl Call {
     /// The instance to call.
+    ///
+    /// Clone the `Arc` to exclude the instance from a retry: see [`begin_excluding`](ServiceView::begin_excluding).
     pub fn instance(&self) -> &Arc<Instance> {
         &self.target.instance
     }
 
     /// Reports that the instance answered as it should.
+    ///
+    /// Report it when the answer is complete, so that the time in flight and the latency are true.
     pub fn succeeded(mut self) {
         self.succeeded = Some(true);
     }
 
     /// Reports that the instance did not answer, or answered that it cannot serve. If the request itself was wrong,
     /// report [`succeeded`](Call::succeeded): the instance did its work.
+    ///
+    /// Failures that are the caller's fault, such as an invalid request or a cancelled user action, would eject
+    /// healthy instances.
     pub fn failed(mut self) {
         self.succeeded = Some(false);
     }
@@ -74,6 +105,8 @@ impl Call {
 
     /// Whether the instance is ejected. Then either no other instance could be called, or this call is the probe that
     /// ends the ejection if it succeeds.
+    ///
+    /// Nothing has to be done about it. Report the outcome like that of any other call.
     pub fn is_ejected(&self) -> bool {
         self.admission != Admission::Granted
     }
@@ -168,6 +201,21 @@ impl ServiceView {
     ///
     /// # Errors
     /// As [`begin`](ServiceView::begin).
+    ///
+    /// If all were tried, one of them is chosen again. A call with a tried instance counts as a retry in
+    /// [`CallTotals::retries`](crate::CallTotals::retries). Repeat only requests that may arrive twice.
+    ///
+    /// ```
+    /// use actix_nacos::{Error, Instance, ServiceName, ServiceView};
+    ///
+    /// let instances = [Instance::new("127.0.0.7", 80), Instance::new("127.0.0.8", 80)];
+    /// let orders = ServiceView::fixed(ServiceName::parse("orders")?, instances);
+    /// let first = orders.begin()?;
+    /// let tried = [first.instance().clone()];
+    /// first.failed();
+    /// assert_ne!(orders.begin_excluding(&tried)?.ip, tried[0].ip);
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn begin_excluding(&self, tried: &[Arc<Instance>]) -> Result<Call, Error> {
         self.begin_call(None, tried)
     }
@@ -177,6 +225,18 @@ impl ServiceView {
     ///
     /// # Errors
     /// As [`begin`](ServiceView::begin).
+    ///
+    /// When the instance of a key cannot be called, its keys are spread over all others, and return to it
+    /// afterwards.
+    ///
+    /// ```
+    /// use actix_nacos::{Error, Instance, Policy, ServiceName, ServiceView};
+    ///
+    /// let carts = ServiceView::fixed(ServiceName::parse("carts")?, (1..=9).map(|n| Instance::new("127.0.0.7", n)));
+    /// let carts = carts.with(|selection| selection.policy(Policy::ConsistentHash));
+    /// assert_eq!(carts.begin_for("user-17")?.port, carts.begin_for("user-17")?.port);
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn begin_for(&self, key: impl AsRef<[u8]>) -> Result<Call, Error> {
         self.begin_for_excluding(key, &[])
     }
@@ -213,6 +273,7 @@ impl ServiceView {
         self.no_instance_in(&self.shared.list.load())
     }
 
+    /// Counts each instance under the first reason that applies to it.
     #[cold]
     fn no_instance_in(&self, list: &List) -> Error {
         let mut reasons = NoInstanceReasons { filtered: list.listed - list.all.hosts.len(), ..Default::default() };

@@ -2,6 +2,16 @@
 //!
 //! A choice draws an instance by the policy. It draws again if the instance must not be called, because it is ejected
 //! or was tried. After [`DRAWS`] draws it looks at all instances. Nothing here allocates or locks.
+//!
+//! The order of preference:
+//!
+//! 1. an instance that the selection prefers, that was not tried and is not ejected (`first`);
+//! 2. any other callable instance that was not tried and is not ejected (`others`);
+//! 3. an ejected instance that was not tried: a call that probably fails is better than none;
+//! 4. an instance that was tried and is not ejected; then any instance.
+//!
+//! A new instance in its warm-up is skipped by chance, never by rule: if all draws find new ones, one of them is
+//! chosen.
 
 use std::sync::{atomic::Ordering, Arc};
 
@@ -21,6 +31,8 @@ use crate::model::instance::Instance;
 const DRAWS: u32 = 8;
 
 /// The input of one choice.
+///
+/// It borrows all it needs, so that it lives on the stack of the caller.
 pub(super) struct Choice<'a> {
     pub(super) shared: &'a SharedList,
     pub(super) list: &'a List,
@@ -34,6 +46,8 @@ pub(super) struct Choice<'a> {
 }
 
 /// The place of the chosen instance, and whether the call is a probe.
+///
+/// `place` is an index into the list's hosts and into its targets.
 pub(super) struct Chosen {
     pub(super) place: usize,
     pub(super) admission: Admission,
@@ -48,6 +62,7 @@ impl Choice<'_> {
             .or_else(|| self.last_resort())
     }
 
+    /// Chooses from one group. `None` if no instance of it may be called.
     #[inline]
     fn choose_from(&self, group: &Group, random: u64) -> Option<Chosen> {
         if group.table.len() == 0 {
@@ -76,6 +91,7 @@ impl Choice<'_> {
         cold.map(|place| Chosen { place, admission: Admission::Granted }).or_else(|| self.look(group))
     }
 
+    /// Draws a place by the policy, without looking at the instance. Attempts after the first draw anew.
     #[inline]
     fn drawn(&self, group: &Group, random: u64, attempt: u32) -> Option<usize> {
         let random = if attempt == 0 { random } else { fastrand::u64(..) };
@@ -92,6 +108,7 @@ impl Choice<'_> {
         }
     }
 
+    /// Whether the instance at this place may be called now. May claim the probe of an ejected one.
     #[inline]
     fn admitted(&self, place: usize) -> Option<Chosen> {
         let target = self.targets[place].as_ref()?;
@@ -107,6 +124,7 @@ impl Choice<'_> {
         }
     }
 
+    /// By identity, and not by pointer alone: a list that came meanwhile has other pointers for the same instance.
     fn was_tried(&self, target: &Target) -> bool {
         let same = |tried: &Arc<Instance>| {
             Arc::ptr_eq(tried, &target.instance) || tried.key_in_service() == target.instance.key_in_service()
@@ -138,6 +156,7 @@ impl Choice<'_> {
         }
     }
 
+    /// `None` if there is no other instance that may be called.
     fn draw_other(&self, group: &Group, first: usize) -> Option<Chosen> {
         for _ in 0..DRAWS / 2 {
             let place = group.table.pick(fastrand::u64(..)).filter(|place| *place != first);
@@ -185,6 +204,7 @@ impl Choice<'_> {
         Some(Chosen { place, admission })
     }
 
+    /// Draws by the weights among the candidates, in one pass over all of them.
     fn by_weight(
         &self,
         places: impl Iterator<Item = usize> + Clone,

@@ -1,4 +1,7 @@
 //! Views whose list is set by a test.
+//!
+//! A [`ViewControl`] owns the same writer as a Subscriber does, so a controlled view takes the same code paths as a
+//! real one.
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -45,6 +48,8 @@ impl ServiceView {
 
 /// Sets what a [controlled](ServiceView::controlled) view shows. Dropping the control looks to the view like the end of
 /// the Registry.
+///
+/// It is `Send`, and its methods take `&self`: a test may publish from another thread than the one that reads.
 pub struct ViewControl {
     service: ServiceName,
     writer: ViewWriter,
@@ -52,12 +57,23 @@ pub struct ViewControl {
 
 impl ViewControl {
     /// Publishes these instances, which are not stale, and wakes those who wait for a change.
+    ///
+    /// The list replaces the previous one as a whole; what it lacks is removed.
     pub fn publish(&self, instances: impl IntoIterator<Item = Instance>) {
         let info = ServiceInfo::new(self.service.clone(), instances);
         self.writer.publish(Arc::new(info), false, |_| false);
     }
 
     /// Sets [`ServiceView::is_stale`] until the next list. Default: false.
+    ///
+    /// ```
+    /// # use actix_nacos::{ServiceName, ServiceView};
+    /// let (view, control) = ServiceView::controlled(ServiceName::parse("orders")?);
+    /// control.publish([]);
+    /// control.set_stale(true);
+    /// assert!(view.is_stale());
+    /// # Ok::<(), actix_nacos::Error>(())
+    /// ```
     pub fn set_stale(&self, stale: bool) {
         self.writer.set_stale(stale);
     }
@@ -75,6 +91,8 @@ impl ViewControl {
     /// assert_eq!(view.begin()?.ip, "127.0.0.8");
     /// # Ok::<(), actix_nacos::Error>(())
     /// ```
+    ///
+    /// It ejects regardless of [`Eject::max_share`](crate::Eject::max_share), also the last instance.
     pub fn eject(&self, ip: &str, port: u16, time: Duration) -> bool {
         let instances = self.writer.view(false).info();
         let found = instances.hosts.iter().find(|instance| instance.ip == ip && instance.port == port);
@@ -85,6 +103,8 @@ impl ViewControl {
     }
 
     /// Another view of the same list, which shows only healthy instances.
+    ///
+    /// As [`Discover::healthy_only`](crate::Discover::healthy_only) gives it.
     pub fn healthy_view(&self) -> ServiceView {
         self.writer.view(true)
     }

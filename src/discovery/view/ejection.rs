@@ -6,6 +6,17 @@
 //! The path of an ejection: [`Record::count_failure`] counts failures in a row, [`ServiceRecords::call_failed`] decides
 //! by the view's [`Eject`], and `eject` sets the record's time. When the time is over, [`Record::admit`] makes one call
 //! the probe.
+//!
+//! | event | what changes |
+//! |---|---|
+//! | the n-th failure in a row | ejected for `base`, if the share of ejected instances allows it |
+//! | the time is over | nothing yet: the next call is the probe, others still leave the instance out |
+//! | the probe succeeds | the instance is back; its failures are forgotten |
+//! | the probe fails | ejected again, for twice as long, up to `longest` |
+//! | the probe is cancelled, or takes more than 30 s | the next call may be the probe |
+//! | the instance leaves the list | the ejection ends; its history is kept for 10 s, in case it comes back |
+//!
+//! Ejections belong to the process: Nacos is not told, and other callers find out by themselves.
 
 use std::{
     collections::HashMap,
@@ -49,6 +60,12 @@ const LONGEST_EJECTION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// let eject = Eject::consecutive(5).base(Duration::from_secs(30)).longest(Duration::from_secs(300)).max_share(0.5);
 /// assert_eq!(eject, Eject::default());
 /// ```
+///
+/// An instance may be listed as healthy and still fail every call: its heartbeats come from another thread than its
+/// answers. Nacos notices only missing heartbeats, after 15 s. Ejection notices by the calls themselves.
+///
+/// Use fewer failures for calls that are expensive to fail, more for calls that fail one by one for reasons of
+/// their own.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Eject {
     pub(super) failures: u32,
@@ -66,17 +83,24 @@ impl Default for Eject {
 impl Eject {
     /// Ejects an instance after this many failed calls in a row, counted over all views of the process. 0 is the same
     /// as [`never`](Eject::never). Default: 5.
+    ///
+    /// A single success between two failures starts the count anew, so an instance that fails half of its calls is
+    /// seldom ejected. Lower the number, or report slow answers as failed.
     pub fn consecutive(failures: u32) -> Self {
         Eject { failures, base: Duration::from_secs(30), longest: Duration::from_secs(300), max_share: 0.5 }
     }
 
     /// Failed calls of this view eject no instance. Instances that other views ejected are still left out.
+    ///
+    /// Use it for calls whose failures say nothing about the instance.
     pub fn never() -> Self {
         Eject::consecutive(0)
     }
 
     /// How long the first ejection lasts. The time doubles with each further ejection, and halves for each `base` that
     /// passes without one. Default: 30 s.
+    ///
+    /// The probe needs a call: without calls an ejection lasts until the next one.
     #[must_use]
     pub fn base(mut self, time: Duration) -> Self {
         self.base = time;
@@ -84,6 +108,8 @@ impl Eject {
     }
 
     /// How long an ejection lasts at most. Default: 300 s.
+    ///
+    /// Capped at a year.
     #[must_use]
     pub fn longest(mut self, time: Duration) -> Self {
         self.longest = time;
@@ -92,12 +118,16 @@ impl Eject {
 
     /// The share of a view's instances that may be ejected at the same time, from 0 to 1. One instance may always be
     /// ejected, and the last one never is. Default: 0.5.
+    ///
+    /// The limit keeps a failure of the network or of a shared database from ejecting everybody, which would send
+    /// all calls to the few that are left. It counts the callable instances of the view whose call failed.
     #[must_use]
     pub fn max_share(mut self, share: f64) -> Self {
         self.max_share = share;
         self
     }
 
+    /// With 5 failures: at the 5th, 10th, 15th and so on.
     fn is_due(&self, failures: u32) -> bool {
         // An instance that may not be ejected now is considered again after as many further failures.
         self.failures > 0 && failures >= self.failures && failures.is_multiple_of(self.failures)
@@ -113,6 +143,9 @@ impl Eject {
 /// The calls of a service that views of this Registry began, since the first view of the service. The counts start
 /// again at 0 when no view of the service is left.
 /// service is left.
+///
+/// [`RegistryStatus::calls`](crate::RegistryStatus::calls) has one for each service. Outcomes count when the call
+/// ends.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct CallTotals {
@@ -128,7 +161,9 @@ pub struct CallTotals {
     pub retries: u64,
 }
 
-/// An instance that is ejected, because its calls failed.
+/// An instance that is left out because its calls failed.
+///
+/// [`RegistryStatus::ejections`](crate::RegistryStatus::ejections) lists them all.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct EjectionStatus {
@@ -141,6 +176,8 @@ pub struct EjectionStatus {
 }
 
 /// Notifies a listener that an instance was ejected, or that its ejection ended.
+///
+/// [`WatchEjections`](crate::WatchEjections) subscribes to it. Messages of one instance come in order.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "()")]
 #[non_exhaustive]
@@ -161,6 +198,8 @@ impl EjectionChanged {
 }
 
 /// The calls of one instance, by all views together.
+///
+/// The status page shows it beside each instance.
 #[cfg(feature = "actix-web")]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct CallStatus {

@@ -3,6 +3,13 @@
 //! Each instance arrives at the slots at random times, more often the larger its weight. Slots and times depend only on
 //! the instance. A slot belongs to the instance that arrives there first. So a new instance takes slots from the
 //! others, and a removed one leaves its slots to the others. No slot moves between two instances that stay.
+//!
+//! Rendezvous hashing alone would compare all instances for each key. The table does that once per list, for
+//! [`SLOTS`] slots, and a key then looks up one slot. It takes 256 KiB per list and group, and only for views with
+//! `Policy::ConsistentHash`.
+//!
+//! The result must be the same in every process and version, since different callers must agree on the instance of
+//! a key. So nothing here may depend on the order of the list, on a random seed, or on the hashers of std.
 
 use std::sync::Arc;
 
@@ -45,6 +52,7 @@ impl HashTable {
         Some(HashTable { owners: first.into_iter().map(|(_, place)| place).collect() })
     }
 
+    /// Two keys with the same slot always go to the same instance.
     pub(super) fn pick(&self, hash: u64) -> usize {
         // Uniform over the slots, by the upper bits of the hash.
         let slot = (u128::from(hash) * self.owners.len() as u128) >> 64;
@@ -53,6 +61,8 @@ impl HashTable {
 }
 
 /// The arrivals of one instance, one after the other.
+///
+/// An iterator without the trait: `time` and `slot` are those of the next arrival.
 struct Arrivals {
     place: u32,
     /// In units of the largest weight.

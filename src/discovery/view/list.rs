@@ -1,4 +1,7 @@
 //! One published list, prepared for choices.
+//!
+//! [`List::prepare`] does the expensive part, in the writer's thread: filters, preferences, tables. A reader then
+//! needs one random number and a look into a table.
 
 use std::{
     cmp::Ordering,
@@ -29,6 +32,9 @@ impl Published {
 }
 
 /// The list that the views with one selection read.
+///
+/// Immutable, except for `targets`, which the first call fills in. Views that only use `select_one` never need
+/// them.
 #[derive(Debug)]
 pub(super) struct List {
     /// The instances that the filters accept.
@@ -66,6 +72,8 @@ struct NewInstances {
 }
 
 /// What a call keeps of the list that its instance was chosen from.
+///
+/// It keeps one instance alive, and not the list: calls may last much longer than a list.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) instance: Arc<Instance>,
@@ -106,6 +114,7 @@ impl List {
         }
     }
 
+    /// What a view shows: all instances, or the healthy ones.
     pub(super) fn of(&self, healthy_only: bool) -> &Arc<ServiceInfo> {
         if healthy_only {
             &self.healthy
@@ -114,6 +123,7 @@ impl List {
         }
     }
 
+    /// Whether a choice would find an instance.
     pub(super) fn can_be_called(&self) -> bool {
         self.first.table.len() > 0
     }
@@ -200,6 +210,8 @@ fn filtered(info: &Arc<ServiceInfo>, keeps_all: bool, keep: impl Fn(&Instance) -
 
 /// The places of the callable instances. Withheld instances are left out once half of the callable ones are confirmed.
 /// If they were left out earlier, the first confirmed instance would get all the calls.
+///
+/// An instance takes calls if it is enabled, healthy, of a weight above 0 and of a port other than 0.
 fn confirmed(hosts: &[Arc<Instance>], is_withheld: impl Fn(&Arc<Instance>) -> bool) -> Vec<u32> {
     // A list of more than u32::MAX instances fits in no memory.
     let callable = (0u32..).zip(hosts).filter(|(_, host)| host.takes_calls() && host.weight.is_finite());

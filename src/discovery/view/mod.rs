@@ -9,6 +9,22 @@
 //! - `call`: a call and its outcome. `record`: the calls of one instance. `ejection`: ejects instances.
 //! - `waiting`: waits for lists and instances. `stream`: lists and changes as streams.
 //! - `controlled`: views for tests of applications.
+//!
+//! # Why it is built like this
+//!
+//! A choice happens for every call of the application, perhaps a million times a second, in many threads; a list
+//! changes a few times an hour. So all work is moved from the choice to the change. A published
+//! [`List`](list::List) is never modified: it is replaced as a whole. What calls change is in the
+//! [`Record`](record::Record)s, which outlive the lists and are shared by all selections of a service.
+//!
+//! Invariants:
+//!
+//! - `select_one` and `begin` take no lock and, after a view's first call, allocate nothing
+//!   (`tests/allocations.rs`).
+//! - The application's predicates run when a list is published or a view is made: never in a choice, and never
+//!   under a lock.
+//! - A `Guard` of the list is never kept across an `await` of ours; a [`Call`] keeps an `Arc` of one instance
+//!   instead.
 
 mod alias_table;
 mod call;
@@ -79,6 +95,25 @@ use crate::model::{
 /// }
 /// # Ok::<(), actix_nacos::Error>(())
 /// ```
+///
+/// # Which method do I need?
+///
+/// | to | call |
+/// |---|---|
+/// | call an instance and report the outcome | [`begin`](Self::begin) |
+/// | call another instance after a failure | [`begin_excluding`](Self::begin_excluding) |
+/// | call the same instance for the same key | [`begin_for`](Self::begin_for) |
+/// | choose where no outcome can be reported | [`select_one`](Self::select_one) |
+/// | look at all instances | [`instances`](Self::instances), [`info`](Self::info) |
+/// | wait at the start | [`available_within`](Self::available_within), [`ready_within`](Self::ready_within) |
+/// | follow changes without an actor | [`changed`](Self::changed), [`changes`](Self::changes), [`lists`](Self::lists) |
+/// | choose differently for some calls | [`with`](Self::with) |
+///
+/// # How old can the list be?
+///
+/// Where the server pushes (Nacos up to 3.1, with UDP from the server to the client), a change shows after about a
+/// second. Elsewhere it shows with the next poll, after 10 s at most by default. While no server answers, the list
+/// stays and [`is_stale`](Self::is_stale) is true; calls should go on.
 pub struct ServiceView {
     shared: Arc<SharedList>,
     healthy_only: bool,
@@ -93,6 +128,8 @@ impl ServiceView {
     /// [`controlled`](ServiceView::controlled) for a list that changes.
     ///
     /// It is ready, never stale, and [`changed`](ServiceView::changed) waits for ever.
+    ///
+    /// The instances are put in order, and may be chosen by every policy. Ejection works, too.
     pub fn fixed(service: ServiceName, instances: impl IntoIterator<Item = Instance>) -> Self {
         let info = ServiceInfo::new(service.clone(), instances);
         let source = ViewSource::new(service.clone(), String::new(), ServiceRecords::new(service, None));
@@ -118,6 +155,9 @@ impl ServiceView {
     /// assert_eq!(local.begin()?.ip, "127.0.0.7");
     /// # Ok::<(), actix_nacos::Error>(())
     /// ```
+    ///
+    /// Cheap if a view with an equal selection exists; otherwise the list is filtered once, in the caller's thread.
+    /// Keep the new view instead of making it for each call.
     #[must_use]
     pub fn with(&self, change: impl FnOnce(Selection) -> Selection) -> ServiceView {
         let selection = change(self.shared.selection.clone());
@@ -130,11 +170,16 @@ impl ServiceView {
     }
 
     /// The service that is viewed.
+    ///
+    /// With its group, which `Display` writes as `GROUP@@name`.
     pub fn service(&self) -> &ServiceName {
         &self.shared.source.service
     }
 
     /// The clusters that are viewed, comma separated; empty for all.
+    ///
+    /// The clusters of [`Discover::clusters`](crate::Discover::clusters), which the server was asked for. Those of
+    /// [`Selection::only_cluster`] are part of the [selection](Self::selection).
     pub fn clusters(&self) -> &str {
         &self.shared.source.clusters
     }
@@ -155,6 +200,9 @@ impl ServiceView {
     /// }
     /// # Ok::<(), actix_nacos::Error>(())
     /// ```
+    ///
+    /// Contains also instances that cannot be called: unhealthy ones, those of weight 0, and ejected ones. Drop the
+    /// result soon, because it keeps the whole list in memory.
     #[inline]
     pub fn instances(&self) -> Instances {
         Instances { list: self.shared.list.load(), healthy_only: self.healthy_only }
@@ -163,11 +211,22 @@ impl ServiceView {
     /// The instances that are withheld from removal: the server in use may have forgotten them, and has not listed them
     /// since. They are listed like the others, but not chosen once half of the callable instances are listed again. See
     /// [`Config::outage_hold`](crate::Config::outage_hold).
+    ///
+    /// ```
+    /// # use actix_nacos::{Instance, ServiceName, ServiceView};
+    /// # let orders = ServiceView::fixed(ServiceName::parse("orders")?, [Instance::new("127.0.0.7", 8080)]);
+    /// if !orders.withheld().is_empty() {
+    ///     println!("the registry has lost {} of {} instances", orders.withheld().len(), orders.instances().len());
+    /// }
+    /// # Ok::<(), actix_nacos::Error>(())
+    /// ```
     pub fn withheld(&self) -> Vec<Arc<Instance>> {
         self.shared.list.load().withheld.clone()
     }
 
     /// The instances that are not chosen for a while because calls to them failed: see [`Eject`].
+    ///
+    /// Takes a lock and allocates, unless nothing is ejected. It is meant for a status page, not for every call.
     pub fn ejected(&self) -> Vec<Arc<Instance>> {
         let records = &self.shared.records;
         if !records.any_ejected() {
@@ -178,6 +237,9 @@ impl ServiceView {
 
     /// The whole list from the server, without the instances that the view's filters leave out; only the healthy
     /// instances if that was asked for.
+    ///
+    /// Besides the instances it has what the server says of the list: `cache_millis`, `last_ref_time` and whether
+    /// the protection threshold is reached.
     pub fn info(&self) -> Arc<ServiceInfo> {
         self.shared.list.load().of(self.healthy_only).clone()
     }
@@ -189,6 +251,16 @@ impl ServiceView {
     /// Drop the guard after the call, because it keeps the whole list in memory. To keep the instance, use
     /// [`Selected::into_owned`].
     // Inlining into the caller's crate saves a third of the time (`benches/view.rs`).
+    /// The policies that need to know calls, such as [`Policy::LeastLoaded`], only know those of
+    /// [`begin`](Self::begin). [`Policy::ConsistentHash`] has no key here, so it draws at random.
+    ///
+    /// ```
+    /// # use actix_nacos::{Instance, ServiceName, ServiceView};
+    /// # let orders = ServiceView::fixed(ServiceName::parse("orders")?, [Instance::new("127.0.0.7", 8080)]);
+    /// let address = orders.select_one().map(|instance| instance.authority()); // take what is needed, then await
+    /// assert_eq!(address.as_deref(), Some("127.0.0.7:8080"));
+    /// # Ok::<(), actix_nacos::Error>(())
+    /// ```
     #[inline]
     pub fn select_one(&self) -> Option<Selected> {
         // Draw before loading the guard, which is a fence: the other order takes 33 ns instead of 20.
@@ -211,16 +283,23 @@ impl ServiceView {
     }
 
     /// Whether the first list has come.
+    ///
+    /// Stays true from then on. A list from the disk cache counts, and is [stale](Self::is_stale).
     pub fn is_ready(&self) -> bool {
         self.shared.is_ready()
     }
 
     /// Whether the list may be out of date, because no server can be reached or the Registry has ended.
+    ///
+    /// A stale list is the best that is known: instances seldom change while the registry is down. Show it on a
+    /// status page, and go on calling.
     pub fn is_stale(&self) -> bool {
         self.shared.source.is_stale()
     }
 }
 
+/// A clone reads the same list and has the same selection. It counts as a view of its own for
+/// [`SubscriptionStatus::views`](crate::SubscriptionStatus::views).
 impl Clone for ServiceView {
     fn clone(&self) -> Self {
         self.shared.source.readers.fetch_add(1, Ordering::Relaxed);
@@ -233,6 +312,7 @@ impl Clone for ServiceView {
     }
 }
 
+/// The last view that is dropped ends the polling of its list, if nobody has subscribed to it.
 impl Drop for ServiceView {
     fn drop(&mut self) {
         let source = &self.shared.source;
@@ -257,6 +337,9 @@ impl fmt::Debug for ServiceView {
 }
 
 /// The instances at one moment. Derefs to a slice. It borrows the list and copies nothing.
+///
+/// The slice is in order of cluster, ip and port, and does not change while it is borrowed. A later list needs
+/// another call of [`ServiceView::instances`].
 pub struct Instances {
     list: Guard<Arc<List>>,
     healthy_only: bool,
@@ -277,6 +360,8 @@ impl fmt::Debug for Instances {
 }
 
 /// The instance that [`ServiceView::select_one`] chose. Derefs to [`Instance`].
+///
+/// It borrows the whole list: keep it for the length of an expression.
 pub struct Selected {
     list: Guard<Arc<List>>,
     index: usize,

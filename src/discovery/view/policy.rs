@@ -1,6 +1,21 @@
 //! The policies by which a view chooses an instance.
+//!
+//! A policy decides only among instances that may be called: filters, health, ejection and preferences come first.
 
 /// How an instance is chosen among those that can be called.
+///
+/// | policy | best for | cost beside a random draw |
+/// |---|---|---|
+/// | [`WeightedRandom`](Policy::WeightedRandom) | instances that are alike | none |
+/// | [`LeastLoaded`](Policy::LeastLoaded) | instances or calls that differ in speed | a second draw, the clock |
+/// | [`WeightedRoundRobin`](Policy::WeightedRoundRobin) | few and long calls | a counter that all threads share |
+/// | [`ConsistentHash`](Policy::ConsistentHash) | caches and sessions in the instances | a table of 256 KiB per list |
+///
+/// ```
+/// use actix_nacos::{Discover, Policy};
+///
+/// let orders = Discover::new("orders").policy(Policy::LeastLoaded);
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Policy {

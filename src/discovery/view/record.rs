@@ -1,4 +1,10 @@
 //! The calls to one instance: how many are in flight, how they end, and how long they take.
+//!
+//! All fields are atomics: a call begins and ends without a lock. A few values are updated by a load and a store,
+//! so that a sample may be lost when two threads meet; none of them is a count.
+//!
+//! The latency is a mean in which recent samples weigh more: it follows a change within about a second, and fades
+//! while no call is measured, so that an instance that was slow once gets another try.
 
 use std::{
     ops::AddAssign,
@@ -21,6 +27,9 @@ const LONGEST_PROBE: Duration = Duration::from_secs(30);
 
 /// Shared by all views of a service in the process. A record has its own cache line, so that calls to other instances
 /// do not slow down calls to this one.
+///
+/// The counts of failed and cancelled calls have 32 bits and wrap around; a successful call is the common case and
+/// has 64.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(super) struct Record {
@@ -85,6 +94,7 @@ impl Record {
 
     // Calls.
 
+    /// Counts a call in flight. Each is followed by one [`call_ended`](Record::call_ended).
     pub(super) fn call_began(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
@@ -99,6 +109,7 @@ impl Record {
         }
     }
 
+    /// The counts so far. They are read one after the other, so they may be from slightly different moments.
     pub(super) fn ended_calls(&self) -> EndedCalls {
         EndedCalls {
             succeeded: self.succeeded.load(Ordering::Relaxed),
@@ -176,10 +187,12 @@ impl Record {
         }
     }
 
+    /// Ejects the instance, or sets another end.
     pub(super) fn eject_until(&self, end: Instant) {
         self.ejected_until.store(self.nanos(end).max(1), Ordering::Release);
     }
 
+    /// Ends the ejection. The instance starts anew, without failures.
     pub(super) fn readmit(&self) {
         self.failures.store(0, Ordering::Relaxed);
         self.ejected_until.store(0, Ordering::Release);
@@ -250,6 +263,7 @@ pub(super) fn is_less_loaded(second: (&Record, f32), first: (&Record, f32), now:
     }
 }
 
+/// The latency that counts for the comparison: less the older its last sample is.
 fn faded((mean, age): (f32, f32)) -> f32 {
     let fades = 1.0 + age / LATENCY_FADES;
     LATENCY_NOISE + mean / (fades * fades)

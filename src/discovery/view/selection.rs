@@ -1,4 +1,8 @@
 //! The settings of a view: filters, preferences, policy, warm-up, ejection.
+//!
+//! Two kinds of settings: filters and preferences decide what is in a published list, so they are applied once per
+//! list; policy, warm-up and ejection decide at each choice. Equal selections share one published list, which is
+//! why a selection can be compared.
 
 use std::{
     collections::BTreeSet,
@@ -34,6 +38,14 @@ type Predicate = Arc<dyn Fn(&Instance) -> bool + Send + Sync>;
 ///     .only_metadata("version", "2")
 ///     .eject(Eject::consecutive(3).base(Duration::from_secs(10)));
 /// ```
+///
+/// | setter | does it hide instances? | if nothing matches |
+/// |---|---|---|
+/// | `only_cluster`, `only_metadata`, `only` | yes | [`NoInstance`](crate::Error::NoInstance) |
+/// | `prefer_cluster`, `prefer_metadata` | no | the other instances are chosen |
+///
+/// All filters must match. Several clusters of one setter are alternatives, several metadata pairs must all be
+/// there.
 #[derive(Clone)]
 pub struct Selection {
     pub(super) policy: Policy,
@@ -61,6 +73,9 @@ impl Default for Selection {
 
 impl Selection {
     /// How an instance is chosen. Default: [`Policy::WeightedRandom`].
+    ///
+    /// Views with different policies of the same service share records, so ejections and calls in flight count for
+    /// all.
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
@@ -69,8 +84,10 @@ impl Selection {
 
     /// Shows and chooses only instances of this cluster. Call it again to add another cluster. Default: all clusters.
     ///
-    /// All such views share one list from the server. [`Discover::clusters`](crate::Discover::clusters) requests a
-    /// smaller list from the server instead.
+    /// All such views share one list from the server. [`Discover::clusters`](crate::Discover::clusters) asks the server for
+    /// a smaller list instead.
+    ///
+    /// Names are compared exactly, with their case.
     #[must_use]
     pub fn only_cluster(mut self, cluster: impl Into<String>) -> Self {
         self.only.clusters.insert(cluster.into());
@@ -79,6 +96,17 @@ impl Selection {
 
     /// Shows and chooses only instances with this metadata. Call it again to require another pair as well. Default: all
     /// instances.
+    ///
+    /// ```
+    /// use actix_nacos::{Instance, Selection, ServiceName, ServiceView};
+    ///
+    /// let mut canary = Instance::new("127.0.0.7", 8080);
+    /// canary.metadata.insert("version".into(), "2".into());
+    /// let orders = ServiceView::fixed(ServiceName::parse("orders")?, [canary, Instance::new("127.0.0.8", 8080)]);
+    /// let second = orders.with(|selection| selection.only_metadata("version", "2"));
+    /// assert_eq!(second.instances().len(), 1);
+    /// # Ok::<(), actix_nacos::Error>(())
+    /// ```
     #[must_use]
     pub fn only_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.only.metadata.insert(key.into(), value.into());
@@ -90,6 +118,9 @@ impl Selection {
     ///
     /// `predicate` is called once for each instance of a new list, in the Registry's thread, so it must not block. If
     /// it panics, the instance is not accepted.
+    ///
+    /// Two selections with predicates are equal only if the predicates are clones of one another, so make a
+    /// selection once and clone it.
     #[must_use]
     pub fn only(mut self, predicate: impl Fn(&Instance) -> bool + Send + Sync + 'static) -> Self {
         self.predicates.push(Arc::new(predicate));
@@ -98,6 +129,9 @@ impl Selection {
 
     /// Chooses instances of this cluster as long as one of them can be called, otherwise any instance. Call it again to
     /// prefer another cluster as well. Default: no preference.
+    ///
+    /// An instance of the cluster that is unhealthy or ejected does not count as one that can be called. The
+    /// preference is decided when a list arrives and, for ejections, at each choice.
     #[must_use]
     pub fn prefer_cluster(mut self, cluster: impl Into<String>) -> Self {
         self.prefer.clusters.insert(cluster.into());
@@ -107,15 +141,19 @@ impl Selection {
     /// Chooses instances with this metadata as long as one of them can be called, otherwise any instance. With several
     /// preferences, also with [`prefer_cluster`](Selection::prefer_cluster), an instance must match all of them.
     /// Default: no preference.
+    ///
+    /// For example the zone of the caller: `prefer_metadata("zone", "eu-1")`.
     #[must_use]
     pub fn prefer_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.prefer.metadata.insert(key.into(), value.into());
         self
     }
 
-    /// Gives a growing share to an instance that appears in the list later than the view's first list. During this time
-    /// the share grows from a tenth of its weight to its weight. Default: zero, which is no warm-up.
-    /// [`Policy::ConsistentHash`] has none.
+    /// Gives an instance that appears in the list later than the view's first list a share that grows during this time
+    /// from a tenth of its weight to its weight. Default: zero, which is no warm-up. [`Policy::ConsistentHash`] has none.
+    ///
+    /// Use it for instances that are slow at first, because of cold caches or a just-in-time compiler. 30 s to 2
+    /// min are usual. If all instances are new, they share the calls as usual.
     #[must_use]
     pub fn warm_up(mut self, time: Duration) -> Self {
         self.warm_up = time.min(LONGEST_DURATION);
@@ -123,14 +161,19 @@ impl Selection {
     }
 
     /// When this view's failed calls eject an instance. Default: [`Eject::consecutive`]`(5)`.
+    ///
+    /// [`Eject`] has the numbers. [`Eject::never`] turns it off for this view.
     #[must_use]
     pub fn eject(mut self, eject: Eject) -> Self {
         self.eject = eject;
         self
     }
 
-    /// A [`Call`](crate::Call) that is dropped without an outcome counts as failed when it lasted longer than this,
-    /// otherwise as cancelled. Default: 1 s.
+    /// A [`Call`](crate::Call) that is dropped without an outcome counts as failed when it lasted longer than this, otherwise
+    /// as cancelled. Default: 1 s.
+    ///
+    /// A caller that gives up after a time limit drops its call. Set this a little below that limit, so that such
+    /// calls count against the instance.
     #[must_use]
     pub fn slow_after(mut self, limit: Duration) -> Self {
         self.slow_after = limit;
@@ -142,6 +185,7 @@ impl Selection {
         self.only.is_empty() && self.predicates.is_empty()
     }
 
+    /// Whether the filters accept the instance.
     pub(super) fn shows(&self, instance: &Instance) -> bool {
         let accepts = |predicate: &Predicate| catch_unwind(AssertUnwindSafe(|| predicate(instance))).unwrap_or(false);
         self.only.matches(instance) && self.predicates.iter().all(accepts)
@@ -149,6 +193,8 @@ impl Selection {
 }
 
 /// Two predicates are equal if they are the same `Arc`.
+///
+/// So equal settings that were built separately are equal, unless they have predicates.
 impl PartialEq for Selection {
     fn eq(&self, other: &Self) -> bool {
         let same = |(one, other): (&Predicate, &Predicate)| Arc::ptr_eq(one, other);

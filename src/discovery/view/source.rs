@@ -1,4 +1,14 @@
 //! The state that the writer and all views of one subscription share, and the publishing of lists.
+//!
+//! | type | one per | shared by |
+//! |---|---|---|
+//! | [`ViewSource`] | subscription | the writer and all views |
+//! | [`SharedList`] | selection of a subscription | the views with this selection |
+//! | [`ViewWriter`] | subscription | nobody: its Subscriber owns it |
+//!
+//! Lists are published in this order: store the list, store its staleness, raise the version, wake the readers. A
+//! reader that sees the version therefore sees the rest. Locks are only taken to publish and to make views; readers
+//! take none.
 
 use std::{
     collections::HashSet,
@@ -30,6 +40,8 @@ use crate::{
 };
 
 /// The shared state of one subscription's views.
+///
+/// It outlives the writer: views of an ended Registry keep reading.
 pub(super) struct ViewSource {
     pub(super) service: ServiceName,
     pub(super) clusters: String,
@@ -118,12 +130,14 @@ impl ViewSource {
         }
     }
 
+    /// Says that no further list will come, and wakes everybody who waits for one.
     fn end(&self) {
         self.ended.store(true, Ordering::Release);
         let shared: Vec<_> = self.lists().shared.iter().filter_map(Weak::upgrade).collect();
         shared.iter().for_each(|shared| shared.changed.notify_waiters());
     }
 
+    /// Whether the last poll failed, or the writer has ended.
     pub(super) fn is_stale(&self) -> bool {
         self.stale.load(Ordering::Acquire) || self.ended.load(Ordering::Acquire)
     }
@@ -149,6 +163,8 @@ impl fmt::Debug for ViewSource {
 }
 
 /// The list of all views with one selection.
+///
+/// `turns` begins at a random number, so that the processes of a deployment do not begin with the same instance.
 #[derive(Debug)]
 pub(super) struct SharedList {
     pub(super) list: Apart<ArcSwap<List>>,
@@ -212,6 +228,7 @@ impl SharedList {
         is_first || !is_same
     }
 
+    /// 0 before the first list.
     pub(super) fn version(&self) -> u64 {
         self.version.load(Ordering::Acquire)
     }
@@ -249,6 +266,7 @@ impl ViewWriter {
         self.source.publish(info, stale, is_withheld);
     }
 
+    /// Nobody is woken: staleness alone is no change of the list.
     pub(crate) fn set_stale(&self, stale: bool) {
         self.source.stale.store(stale, Ordering::Release);
     }

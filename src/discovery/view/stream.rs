@@ -1,4 +1,7 @@
 //! A view's lists and their changes as streams.
+//!
+//! Both streams are built on [`ServiceView::changed`], so they need no actor and no runtime of their own. They hold
+//! a view, which keeps the service watched.
 
 use std::{
     collections::VecDeque,
@@ -26,6 +29,22 @@ impl ServiceView {
     /// Returns the present list, if there is one, and then every newer list: see [`changed`](ServiceView::changed). If
     /// lists arrive faster than the stream is polled, only the newest one is returned. The stream ends with the
     /// Registry.
+    ///
+    /// ```
+    /// use actix_nacos::{Instance, ServiceName, ServiceView};
+    /// use futures_util::StreamExt;
+    ///
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), actix_nacos::Error> {
+    /// let (view, control) = ServiceView::controlled(ServiceName::parse("orders")?);
+    /// let mut lists = view.lists();
+    /// control.publish([Instance::new("127.0.0.7", 8080)]);
+    /// assert_eq!(lists.next().await.map(|list| list.hosts.len()), Some(1));
+    /// drop(control); // as the end of the Registry
+    /// assert!(lists.next().await.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn lists(&self) -> Lists {
         let mut view = self.clone();
         // Version 0 is before the first list, so the present list is always returned.
@@ -38,6 +57,24 @@ impl ServiceView {
     /// the newest list. The stream ends with the Registry.
     ///
     /// Balancers such as tower's take such a stream: see `docs/guide/choose-instances.md`.
+    ///
+    /// Withheld and unhealthy instances are in the list, so they are not reported as removed. To follow only
+    /// instances that can be called, use a view with a filter: `view.with(|selection| selection.only(|instance|
+    /// instance.healthy))`.
+    ///
+    /// ```
+    /// use actix_nacos::{Instance, InstanceChange, ServiceName, ServiceView};
+    /// use futures_util::StreamExt;
+    ///
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), actix_nacos::Error> {
+    /// let (view, control) = ServiceView::controlled(ServiceName::parse("orders")?);
+    /// let mut changes = view.changes();
+    /// control.publish([Instance::new("127.0.0.7", 8080)]);
+    /// assert!(matches!(changes.next().await, Some(InstanceChange::Added(instance)) if instance.port == 8080));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn changes(&self) -> InstanceChanges {
         InstanceChanges { lists: self.lists(), last: Vec::new(), changes: VecDeque::new() }
     }
@@ -51,6 +88,9 @@ fn changed(mut view: ServiceView) -> Changed {
 }
 
 /// The stream that [`ServiceView::lists`] gives. It keeps the service watched as a view does.
+///
+/// An item is the same `Arc` that [`ServiceView::info`] returns at that moment. It never waits for the application:
+/// a slow reader skips lists.
 #[must_use = "streams do nothing unless polled"]
 pub struct Lists {
     next: Changed,
@@ -69,6 +109,9 @@ impl Stream for Lists {
 }
 
 /// What changed in a list.
+///
+/// Instances are the same if their cluster, ip and port are. Everything else is a value, whose change is
+/// [`Changed`](InstanceChange::Changed): weight, health, metadata, enabled.
 #[derive(Debug, Clone, PartialEq)]
 pub enum InstanceChange {
     /// An instance that was not in the list before.
@@ -85,6 +128,9 @@ pub enum InstanceChange {
 }
 
 /// The stream that [`ServiceView::changes`] gives. It keeps the service watched as a view does.
+///
+/// Added instances come first, then changed and removed ones. After the last one, a reader that applied all has the
+/// list.
 #[must_use = "streams do nothing unless polled"]
 pub struct InstanceChanges {
     lists: Lists,

@@ -1,4 +1,7 @@
 //! Waits for a view's lists. The caller needs no timer.
+//!
+//! A view may be used in a thread without any runtime, where no timer exists. So a waiting view sends its
+//! [`Deadline`] to the [`Timekeeper`], which runs in the Registry's thread, and is told when it is over.
 
 use std::{
     cell::Cell,
@@ -26,6 +29,9 @@ impl ServiceView {
     ///
     /// # Errors
     /// [`Error::Stopped`] if the Registry has ended before.
+    ///
+    /// A service that does not exist has an empty list, which counts. Without a time limit this waits as long as no
+    /// server answers: prefer [`ready_within`](Self::ready_within).
     pub async fn ready(&self) -> Result<(), Error> {
         self.shared.until(|shared| shared.is_ready().then_some(())).await
     }
@@ -35,6 +41,8 @@ impl ServiceView {
     ///
     /// # Errors
     /// [`Error::Timeout`] after `limit`; [`Error::Stopped`] if the Registry has ended before.
+    ///
+    /// Returns at once if there is a list already, also a stale one from the disk cache.
     pub async fn ready_within(&self, limit: Duration) -> Result<(), Error> {
         let timeout = || Error::Timeout { operation: Operation::List, server: "the registry".into(), after: limit };
         self.limited(limit, self.ready()).await.unwrap_or_else(|| Err(timeout()))
@@ -63,6 +71,8 @@ impl ServiceView {
     /// # Errors
     /// [`Error::NoInstance`] after `limit`, and at once for a view with a [fixed](ServiceView::fixed) list;
     /// [`Error::Stopped`] if the Registry has ended before.
+    ///
+    /// Instances that are only ejected count as callable, since one of them would be chosen.
     pub async fn available_within(&self, limit: Duration) -> Result<(), Error> {
         let available = self.shared.until(|shared| shared.list.load().can_be_called().then_some(()));
         self.limited(limit, available).await.unwrap_or_else(|| Err(self.no_instance()))
@@ -73,6 +83,8 @@ impl ServiceView {
     ///
     /// # Errors
     /// As [`available_within`](ServiceView::available_within).
+    ///
+    /// Use it in `main` before the application starts.
     pub fn available_blocking(&self, limit: Duration) -> Result<(), Error> {
         block_on(self.available_within(limit))
     }
@@ -84,6 +96,23 @@ impl ServiceView {
     ///
     /// # Errors
     /// [`Error::Stopped`] once the Registry has ended: there will be no other list.
+    ///
+    /// Cancelling the wait loses nothing: the next call returns for the same list.
+    ///
+    /// ```
+    /// use actix_nacos::{Instance, ServiceName, ServiceView};
+    ///
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), actix_nacos::Error> {
+    /// let (mut view, control) = ServiceView::controlled(ServiceName::parse("orders")?);
+    /// control.publish([Instance::new("127.0.0.7", 8080)]);
+    /// view.changed().await?; // the first list
+    /// control.publish([]);
+    /// view.changed().await?;
+    /// assert!(view.instances().is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn changed(&mut self) -> Result<(), Error> {
         let seen = self.seen;
         self.seen = self.shared.until(|shared| Some(shared.version()).filter(|version| *version != seen)).await?;
@@ -128,6 +157,8 @@ pub(super) async fn wait<T>(bell: &Notify, look: impl Fn() -> Option<T>) -> T {
 }
 
 /// The channel by which a view requests a timer.
+///
+/// Weak, so that views do not keep the Timekeeper running after the writer's end.
 pub(super) type Clock = mpsc::WeakUnboundedSender<Deadline>;
 
 /// Runs the timers of all views of one subscription.
