@@ -2,6 +2,27 @@
 //!
 //! Anybody can send a datagram. So decoding never panics, inflates no more than the caller allows, and rejects a
 //! datagram unless its text is a complete list.
+//!
+//! A push:
+//!
+//! | field | type | meaning |
+//! |---|---|---|
+//! | `type` | text | `dom` or `service`: a list; `dump`: a request for all lists of the client; others are unknown |
+//! | `data` | text | for a list: the list as JSON, the same as the answer to `GET /v1/ns/instance/list` |
+//! | `lastRefTime` | number | nanoseconds from an arbitrary moment; identifies the push |
+//!
+//! The acknowledgement, which must come from the socket that received the push:
+//!
+//! | field | type | meaning |
+//! |---|---|---|
+//! | `type` | text | `push-ack`, `dump-ack` or `unknown-ack` |
+//! | `lastRefTime` | text | the number of the push, as text |
+//! | `data` | text | empty |
+//!
+//! Facts about servers: Nacos up to 3.1 pushes to clients whose user agent it knows and whose last list request
+//! named a UDP port. A datagram of 1 KiB or more is gzipped. One that is not acknowledged is sent once more after
+//! 10 s, with its old content and after newer ones. So lists are ordered by the `lastRefTime` *inside* of `data`,
+//! in milliseconds.
 
 use std::io::Read;
 
@@ -11,10 +32,15 @@ use serde::{Deserialize, Serialize};
 use super::v1::ListAnswer;
 
 /// The size of the largest datagram, in bytes.
+///
+/// UDP allows no more, so a list that is longer when gzipped cannot be pushed; polls find its changes.
 pub(crate) const MAX_DATAGRAM_SIZE: usize = 65_535;
+/// The first two bytes of gzip, which JSON never begins with.
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// The content of a datagram, plain or gzipped.
+///
+/// The embedded server writes it, and the client reads it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Packet {
@@ -29,6 +55,8 @@ pub(crate) struct Packet {
 }
 
 /// The reply to a push, sent to the address that the datagram came from.
+///
+/// Without it, the server sends the push again after 10 s.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Acknowledgement {
@@ -57,6 +85,8 @@ pub(crate) enum PushContent {
 }
 
 /// Why a datagram was not decoded. It must not be acknowledged.
+///
+/// An acknowledgement would tell the server not to send the list again.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum NotDecoded {
     /// The datagram is not a push.
@@ -104,6 +134,7 @@ impl PushMessage {
 }
 
 impl Acknowledgement {
+    /// The text to send. Never compressed.
     pub(crate) fn encode(&self) -> Vec<u8> {
         // Strings always serialise.
         serde_json::to_vec(self).unwrap_or_default()
@@ -116,6 +147,10 @@ pub(crate) fn may_be_a_push(datagram: &[u8]) -> bool {
 }
 
 /// Inflates a datagram into `text`, up to one byte more than `limit`.
+///
+/// # Errors
+/// [`NotDecoded::OverLimit`] as soon as there is more text than allowed: a small datagram may inflate to a thousand
+/// times its size.
 fn inflate(datagram: &[u8], limit: usize, text: &mut Vec<u8>) -> Result<(), NotDecoded> {
     // The checksum is compared at the end, so the text must be read to its end.
     let mut limited = GzDecoder::new(datagram).take((limit as u64).saturating_add(1));
@@ -126,6 +161,9 @@ fn inflate(datagram: &[u8], limit: usize, text: &mut Vec<u8>) -> Result<(), NotD
     Ok(())
 }
 
+/// # Errors
+/// [`NotDecoded::Malformed`] for a text that is no list, and for a list without a name, which could be of any
+/// service.
 fn read_list(data: Option<&str>) -> Result<ListAnswer, NotDecoded> {
     let data = data.ok_or_else(|| NotDecoded::Malformed("the push has no data".into()))?;
     let list: ListAnswer = first_object(data.as_bytes())?;

@@ -1,4 +1,18 @@
 //! A request, its answer, and the ways in which an answer can be unsuccessful. No I/O.
+//!
+//! [`Request`] says what to send, without a server and without a token. [`Answer`] is a status and a body that came
+//! back. A reading function turns an answer into a value or a [`Rejection`], and the client adds the server's name
+//! and the operation, which makes an [`Error`] of it.
+//!
+//! How a status is read, unless the API says more:
+//!
+//! | status | rejection | what the client does |
+//! |---|---|---|
+//! | 200 | none, if the body is as expected | uses the value |
+//! | 401, 403 | [`Forbidden`](Rejection::Forbidden) | logs in again once, then asks another server |
+//! | 404, 405, 410, 501 | [`Unsupported`](Rejection::Unsupported) | asks in the other protocol, then another server |
+//! | 429, 5xx | [`Refused`](Rejection::Refused), which may be repeated | asks another server |
+//! | any other | [`Refused`](Rejection::Refused) | asks another server |
 
 use std::fmt;
 
@@ -11,9 +25,13 @@ use crate::{
 };
 
 /// In bytes. Tomcat and most proxies reject request lines above 8 KiB; some count the headers too.
+///
+/// Longer parameters go into a form body, where the method has one and the server reads it.
 const MAX_QUERY: usize = 4 * 1024;
 
 /// An HTTP API of Nacos. Unlike [`Protocol`] it has no `Auto`.
+///
+/// A server may speak both: 3.0 does. Then v1 is used, because only v1 has pushes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WireProtocol {
     V1,
@@ -30,6 +48,7 @@ impl WireProtocol {
         }
     }
 
+    /// The API to try when a server does not offer this one.
     pub(crate) fn other(self) -> Self {
         match self {
             WireProtocol::V1 => WireProtocol::V3,
@@ -48,6 +67,8 @@ impl From<WireProtocol> for Protocol {
 }
 
 /// A request for which no server has been chosen yet.
+///
+/// It can be sent again and to another server, since it borrows nothing and contains no address, token or time.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) method: Method,
@@ -102,6 +123,8 @@ fn encode(parameters: &impl Serialize) -> String {
 const MAX_EXCERPT: usize = 300;
 
 /// The beginning of a server's text in one line, without control characters that a terminal would interpret.
+///
+/// Texts of servers go into errors and logs, so they are cut at [`MAX_EXCERPT`] characters and cannot inject lines.
 pub(crate) fn excerpt(text: &str) -> String {
     let words: Vec<_> = text.split_whitespace().take(MAX_EXCERPT).collect();
     let printable = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
@@ -113,6 +136,8 @@ pub(crate) fn excerpt(text: &str) -> String {
 }
 
 /// The answer of a server.
+///
+/// The body is decoded already: plain UTF-8, not compressed.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -132,6 +157,8 @@ impl Answer {
     }
 
     /// Whether the server did not find the parameters of a request, although the request had all of them.
+    ///
+    /// Nacos 1.4 answers so to a form body, which it does not read for POST.
     pub(crate) fn lacks_parameters(&self) -> bool {
         let text = self.excerpt().to_lowercase();
         self.status == 400 && ["required", "not present", "missing"].iter().any(|word| text.contains(word))
@@ -142,6 +169,10 @@ impl Answer {
         matches!(self.status, 400 | 414 | 431)
     }
 
+    /// Reads the body as JSON.
+    ///
+    /// # Errors
+    /// [`Rejection::Unreadable`], which quotes the beginning of the body.
     pub(crate) fn json<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, Rejection> {
         serde_json::from_slice(&self.body)
             .map_err(|error| Rejection::Unreadable(format!("{error} in {:?}", self.excerpt())))
@@ -149,6 +180,8 @@ impl Answer {
 }
 
 /// The meaning of an unsuccessful answer. Becomes an [`Error`] where the server and the operation are known.
+///
+/// It does not say whether another attempt may help: [`Error::is_retryable`] does, by the status.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Rejection {
     /// The instance does not exist.
@@ -166,6 +199,7 @@ pub(crate) enum Rejection {
 }
 
 impl Rejection {
+    /// Adds who answered, and what was asked about which instance.
     pub(crate) fn into_error(self, operation: Operation, server: &str, instance: impl fmt::Display) -> Error {
         let server = server.to_owned();
         match self {

@@ -2,6 +2,16 @@
 //!
 //! Many clients write into one registry, and one unusual field of one instance must not hide a whole service. So these
 //! functions, for `#[serde(deserialize_with)]`, accept any JSON value and return a default for an unusable one.
+//!
+//! | function | JSON that is used | for anything else |
+//! |---|---|---|
+//! | [`text`] | a text | empty |
+//! | [`flag`] | true, false, `"true"`, `"False"` | `None`; the caller has the default |
+//! | [`number`] | a whole number, also as text | `None` |
+//! | [`weight`] | a number, also as text | 0: no calls |
+//! | [`metadata`] | an object | no metadata |
+//!
+//! Whatever identifies an instance is not guessed: without `ip` and `port` an entry is left out.
 
 use std::str::FromStr;
 

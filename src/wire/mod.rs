@@ -4,6 +4,24 @@
 //! use the types in [`exchange`]. The client and the embedded server share the structs of the answers, so a field that
 //! is renamed on one side is renamed on the other side too. `recordings.rs` compares the functions with recorded
 //! exchanges of real servers.
+//!
+//! | operation | v1 | v3 |
+//! |---|---|---|
+//! | register | POST `/v1/ns/instance` | POST `/v3/client/ns/instance` |
+//! | beat | PUT `/v1/ns/instance/beat` | POST `/v3/client/ns/instance` with `heartBeat=true` |
+//! | deregister | DELETE `/v1/ns/instance` | DELETE `/v3/client/ns/instance` |
+//! | list | GET `/v1/ns/instance/list` | GET `/v3/client/ns/instance/list` |
+//! | get | GET `/v1/ns/instance` | GET `/v3/admin/ns/instance` |
+//! | overwrite | PUT `/v1/ns/instance` | PUT `/v3/admin/ns/instance` |
+//! | list services | GET `/v1/ns/service/list` | GET `/v3/admin/ns/service/list` |
+//! | login | POST `/v1/auth/login` | POST `/v3/auth/user/login` |
+//!
+//! All paths are below the context path, `/nacos` by default. Which server has which API stands in
+//! `docs/servers.md`.
+//!
+//! What this layer decides: names, encodings and order of parameters; which answer is a success; what a missing or
+//! odd field means. What it does not decide: which server is asked, how often, with which token, and what becomes
+//! of the result.
 
 pub(crate) mod datagram;
 pub(crate) mod exchange;

@@ -1,6 +1,15 @@
 //! Compares requests and answers of v1 with the recorded exchanges of real servers (`tests/fixtures/`).
 //!
 //! The expected values are read from the recorded JSON without any of the crate's own structs.
+//!
+//! A recording is a JSON file with the exchanges of one scripted conversation, recorded on loopback with the default
+//! settings of the server. The script is the same for every server, except for those with authentication
+//! (`…-auth`, `…-access`). `at_ms` counts from the start: pauses between requests are part of the script.
+//!
+//! | test | what it shows |
+//! |---|---|
+//! | `v1_reads_every_recorded_answer` | each answer is read as what it says, field by field |
+//! | `our_requests_equal_the_recorded_requests` | for the same purpose the client sends the same parameters |
 
 use crate::model::heartbeat::{BEAT_TAKEN, BEAT_UNKNOWN};
 use std::collections::BTreeMap;

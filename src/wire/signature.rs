@@ -2,6 +2,21 @@
 //!
 //! A signed request carries the parameters `ak` (the access key's id), `data`, `signature` and `app`; with V4 also
 //! `signatureVersion=v4`. Temporary credentials add the header `Spas-SecurityToken`.
+//!
+//! | parameter | value |
+//! |---|---|
+//! | `ak` | the id of the access key |
+//! | `app` | `unknown` |
+//! | `data` | `<ms since 1970>@@<GROUP@@service>`, or the time alone if the request names no service |
+//! | `signature` | base64 of HMAC-SHA1 of `data`, with the secret |
+//! | `signatureVersion` | `v4`, only with V4 |
+//!
+//! With V4 another key takes the place of the secret: base64 of a chain of HMAC-SHA256 over the UTC date
+//! (`yyyyMMdd`), the region, `mse-nacos` and `aliyun_v4_request`, which begins with the key `aliyun_v4` + secret.
+//! The signature itself stays HMAC-SHA1.
+//!
+//! The rules come from the source of Nacos' Java client (`SignUtil`, `client-basic/…/auth/ram`) and are tested with
+//! vectors. They were not tried at Alibaba Cloud.
 
 use base64::{engine::general_purpose::STANDARD, Engine as _};
 use hmac::{digest::KeyInit, EagerHash, Hmac, Mac};
@@ -26,6 +41,9 @@ const APP: (&str, &str) = ("app", "unknown");
 
 impl AccessKey {
     /// The query of `request` together with the parameters of the signature.
+    ///
+    /// A request is signed anew for each attempt, because the time is part of it. Its parameters themselves are not
+    /// signed.
     pub(crate) fn signed_query(&self, request: &Request, epoch_millis: i64) -> String {
         let data = data(epoch_millis, named_service(request).as_ref());
         let mut query = form_urlencoded::Serializer::for_suffix(request.query.clone(), 0);
@@ -79,6 +97,7 @@ fn v4_key(secret: &str, region: &str, epoch_millis: i64) -> String {
     STANDARD.encode(chain.into_iter().fold(first, |key, part| hmac::<Sha256>(&key, part)))
 }
 
+/// The authentication code of `text` under `key`.
 fn hmac<D: EagerHash>(key: &[u8], text: &str) -> Vec<u8> {
     // HMAC accepts keys of any length.
     let Ok(mut mac) = Hmac::<D>::new_from_slice(key) else { return Vec::new() };

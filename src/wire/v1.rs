@@ -2,6 +2,35 @@
 //!
 //! The structs of answers serve both sides: the client reads them, the embedded server writes them.
 //! Parameters go into the query, because Nacos 1.4 reads them only there.
+//!
+//! Parameters, in the query unless they are too long for it:
+//!
+//! | parameter | sent by | meaning |
+//! |---|---|---|
+//! | `namespaceId` | all | the id of the namespace; `public` by default |
+//! | `groupName` | all but the login | the group |
+//! | `serviceName` | all but the login and list services | `GROUP@@service`, which every version takes |
+//! | `clusterName` | register, beat, deregister, overwrite, get | one cluster; GET also sends it as `cluster` |
+//! | `clusters` | list | several, comma separated; empty for all |
+//! | `ip`, `port` | the same as `clusterName` | the address |
+//! | `weight` | register, overwrite | 0 to 10,000 |
+//! | `enabled`, `healthy`, `ephemeral` | register, overwrite | `true` or `false` |
+//! | `metadata` | register, overwrite | a JSON object as text |
+//! | `beat` | beat | a JSON object as text ([`BeatBody`]); a light beat leaves it out |
+//! | `healthyOnly` | list | `true`: without unhealthy instances |
+//! | `udpPort`, `clientIP` | list | where to push changes of this list |
+//! | `pageNo`, `pageSize` | list services | the page, counted from 1 |
+//!
+//! Answers:
+//!
+//! | operation | success |
+//! |---|---|
+//! | register, deregister, overwrite | the text `ok` |
+//! | beat | `clientBeatInterval` (ms), `code` (10200 taken, 20404 unknown: register again), `lightBeatEnabled` |
+//! | list | [`ListAnswer`]; a service that does not exist has an empty `hosts` |
+//! | get | one [`Host`]; without `enabled` and `ephemeral` on 1.4 and 2.x |
+//! | list services | `count`, `doms` |
+//! | login | `accessToken`, `tokenTtl` (seconds), `globalAdmin` |
 
 use crate::model::heartbeat::DEFAULT_INTERVAL;
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -22,6 +51,7 @@ use crate::model::{
     service::{ServiceInfo, ServiceName},
 };
 
+/// Also for GET, PUT and DELETE.
 pub(crate) const INSTANCE: &str = "/v1/ns/instance";
 pub(crate) const INSTANCE_LIST: &str = "/v1/ns/instance/list";
 pub(crate) const INSTANCE_BEAT: &str = "/v1/ns/instance/beat";
@@ -29,6 +59,8 @@ pub(crate) const SERVICE_LIST: &str = "/v1/ns/service/list";
 pub(crate) const LOGIN: &str = "/v1/auth/login";
 
 /// The parameters that register or modify an instance, in the order in which they are sent.
+///
+/// All of them are always sent. What is left out would be a default of the server, and versions differ in these.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct InstanceParameters {
@@ -115,26 +147,34 @@ impl<'a> KeyParameters<'a> {
     }
 }
 
+/// Registers an instance, or replaces all its values. Means the same on every version, unlike a PUT.
 pub(crate) fn register(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
     Request::by_query(Method::POST, INSTANCE, &InstanceParameters::to_register(namespace, service, instance))
 }
 
 /// Writes all values, because 1.4 deletes the values that are left out.
+///
+/// On 2.x and 3.x a PUT is an operator's override, which outlives the instance. So it is only used for instances of
+/// somebody else.
 pub(crate) fn overwrite(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
     Request::by_query(Method::PUT, INSTANCE, &InstanceParameters::of(namespace, service, instance))
 }
 
+/// `ephemeral` must be what the instance was registered as: servers keep both kinds apart.
 pub(crate) fn deregister(namespace: &str, key: &InstanceKey, ephemeral: bool) -> Request {
     let parameters = KeyParameters { ephemeral: Some(ephemeral), ..KeyParameters::of(namespace, key) };
     Request::by_query(Method::DELETE, INSTANCE, &parameters)
 }
 
+/// Reads one instance. 3.0 answers 410.
 pub(crate) fn get(namespace: &str, key: &InstanceKey) -> Request {
     let parameters = KeyParameters { cluster: Some(&key.cluster), ..KeyParameters::of(namespace, key) };
     Request::by_query(Method::GET, INSTANCE, &parameters)
 }
 
 /// The address that the server is asked to push to.
+///
+/// The server sends to this address, whatever address the request came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PushAddress {
     pub(crate) ip: std::net::IpAddr,
@@ -155,6 +195,8 @@ struct ListParameters<'a> {
     client_ip: Option<std::net::IpAddr>,
 }
 
+/// Reads the list of a service. With `push_to` the server also pushes changes for a while: about 10 s on 1.4, 30 s
+/// on 2.x and 3.0.
 pub(crate) fn list(
     namespace: &str,
     service: &ServiceName,
@@ -175,6 +217,9 @@ pub(crate) fn list(
 }
 
 /// The body of a full beat (`BeatInfo`). A light beat leaves it out.
+///
+/// Beats of a registered instance never change its values; they count only when the server does not know the
+/// instance.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BeatBody {
@@ -195,6 +240,8 @@ pub(crate) struct BeatBody {
 }
 
 /// A full beat with `values`, a light beat without.
+///
+/// Ephemeral instances only: servers check persistent ones themselves, and do not take their beats.
 pub(crate) fn beat(namespace: &str, key: &InstanceKey, values: Option<&Instance>) -> Request {
     let beat = values.map(|instance| beat_body(key, instance));
     let parameters = KeyParameters { ephemeral: Some(true), beat, ..KeyParameters::of(namespace, key) };
@@ -217,6 +264,7 @@ fn beat_body(key: &InstanceKey, instance: &Instance) -> String {
     serde_json::to_string(&body).unwrap_or_default()
 }
 
+/// Reads a page of the names of a group's services.
 pub(crate) fn list_services(namespace: &str, group: &str, page_no: u32, page_size: u32) -> Request {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -236,6 +284,8 @@ pub(crate) fn login(path: &'static str, username: &str, password: &str) -> Reque
 }
 
 /// An instance in an answer. Any field may be missing, null or of another type: see [`lenient`].
+///
+/// Defaults of missing fields are those of Nacos: weight 1, healthy, enabled, ephemeral.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Host {
@@ -312,6 +362,9 @@ impl Host {
 
 /// The hosts of a list. An entry that is not an object becomes a host without an address. If no entry is an object, the
 /// list contains something else and is an error: it must not look like a service without instances.
+///
+/// A user of one broken client must not hide the whole service from everybody, so single broken entries are let
+/// through.
 #[derive(Debug, Clone)]
 pub(crate) struct Hosts(pub(crate) Vec<Host>);
 
@@ -379,6 +432,18 @@ impl<'de> Visitor<'de> for EntryVisitor {
 }
 
 /// A list of a service's instances, polled or pushed. Servers differ in the fields that they send; all send `hosts`.
+///
+/// | field | versions | meaning |
+/// |---|---|---|
+/// | `name` | all | `GROUP@@service` |
+/// | `groupName` | 2.x, 3.0 | the group |
+/// | `clusters` | all | as requested |
+/// | `cacheMillis` | all | how long the list may be used, in ms; 10,000 by default |
+/// | `hosts` | all | the instances, without disabled ones |
+/// | `lastRefTime` | all but an unknown service on 1.4 | when the list was made: ms since 1970, by the server's clock |
+/// | `checksum` | 1.4, r-nacos | not used: r-nacos changes it with each answer |
+/// | `allIPs`, `allIps` | 2.x; 3.0 | not used |
+/// | `reachProtectionThreshold` | 2.x, 3.0 | too few are healthy, so all are listed as healthy |
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ListAnswer {
@@ -405,6 +470,9 @@ pub(crate) struct ListAnswer {
 
 impl ListAnswer {
     /// The list of the service `requested`. Leaves hosts without an address out.
+    ///
+    /// The name in the answer is ignored: servers differ in how they write it, and the list is of what was
+    /// requested.
     pub(crate) fn into_info(self, requested: &ServiceName) -> ServiceInfo {
         ServiceInfo {
             name: requested.name.clone(),
@@ -420,6 +488,7 @@ impl ListAnswer {
     }
 }
 
+/// The answer to a beat. Fields that no version has are kept for the application.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BeatAnswer {
@@ -433,12 +502,14 @@ pub(crate) struct BeatAnswer {
     pub(crate) extra: BTreeMap<String, serde_json::Value>,
 }
 
+/// A page of services: the number of all of them, and the names without the group.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ServiceListAnswer {
     pub(crate) count: u64,
     pub(crate) doms: Vec<String>,
 }
 
+/// The answer to a login. It has no `Debug`, so that no token gets into a log.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct LoginAnswer {
@@ -459,6 +530,9 @@ pub(crate) struct SpringError {
     pub(crate) path: String,
 }
 
+/// # Errors
+/// [`Rejection::Unreadable`] if a success has another text than `ok`: a proxy's page must not count as a
+/// registration.
 pub(crate) fn read_ok(answer: &Answer) -> Result<(), Rejection> {
     check_status(answer)?;
     match answer.body.as_slice() {
@@ -474,6 +548,9 @@ pub(crate) fn read_list(answer: &Answer) -> Result<ListAnswer, Rejection> {
 }
 
 /// The instance of `key`. Answers of 1.4 and 2.x contain neither `enabled` nor `ephemeral`.
+///
+/// # Errors
+/// [`Rejection::NotFound`] if the server does not have it, whatever its status says.
 pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found, Rejection> {
     if instance_is_missing(answer) {
         return Err(Rejection::NotFound);
@@ -518,6 +595,7 @@ fn instance_is_missing(answer: &Answer) -> bool {
     }
 }
 
+/// The server's answer, also "unknown instance": that is an answer and no rejection.
 pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Rejection> {
     /// Every server sends these fields, and most servers send no others. Reading only them halves the time.
     #[derive(Deserialize)]
@@ -540,12 +618,16 @@ pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Rejection> {
     })
 }
 
+/// The page as the server sent it.
 pub(crate) fn read_services(answer: &Answer) -> Result<ServiceListAnswer, Rejection> {
     check_status(answer)?;
     answer.json()
 }
 
 /// Never quotes an unreadable answer, which may contain a token.
+///
+/// # Errors
+/// [`Rejection::LoginRejected`] if the server does not take user and password. Any other rejection may pass.
 pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Rejection> {
     let text = answer.excerpt();
     match answer.status {
@@ -596,6 +678,7 @@ fn yes() -> bool {
     true
 }
 
+/// No server can list it.
 fn no_port() -> i64 {
     -1
 }
@@ -608,6 +691,7 @@ fn one() -> f64 {
     1.0
 }
 
+/// What Nacos sends to clients that get pushes.
 fn ten_seconds() -> u64 {
     10_000
 }

@@ -6,6 +6,26 @@
 //! 3.0.3. "By source" marks what was read in the source of 3.0.3 and not measured.
 //!
 //! Requests carry service names without their group, because this API would take a grouped name for a plain name.
+//!
+//! | | v1 | v3 |
+//! |---|---|---|
+//! | a POST has its parameters in | the query | a form body |
+//! | `serviceName` | `GROUP@@service` | the service alone, beside `groupName` |
+//! | a success is | a text or an object | a [`Frame`] with code 0 |
+//! | a beat carries | the values, or nothing | nothing: an unknown instance must be registered |
+//! | "unknown instance" is | code 20404 | code 21003, with HTTP 200 |
+//! | a list has | a time, a cache time, a threshold | only instances; clusters have to be named |
+//! | a change is | pushed, or polled | polled |
+//! | get and overwrite are for | everybody | administrators |
+//!
+//! The codes that matter here:
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | success |
+//! | 20004 | resource not found: no such instance (GET of the admin API, with HTTP 404) |
+//! | 21003 | instance not found: the answer to a beat |
+//! | any other | an error; `message` and `data` say what is wrong |
 
 use crate::model::heartbeat::BEAT_UNKNOWN;
 use awc::http::Method;
@@ -36,6 +56,8 @@ pub(crate) const INSTANCE_NOT_FOUND: i64 = 21003;
 
 /// The frame of every answer and error. The exception is a filter in front of the API, which rejects requests with
 /// plain text or Spring's error page.
+///
+/// `data` of an error is a text, usually the more precise of the two.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Frame<T> {
     pub(crate) code: i64,
@@ -44,6 +66,7 @@ pub(crate) struct Frame<T> {
     pub(crate) data: T,
 }
 
+/// The parameters of v1 with the service's name alone.
 fn ungrouped(parameters: InstanceParameters, service: &ServiceName) -> InstanceParameters {
     InstanceParameters { service_name: service.name.clone(), ..parameters }
 }
@@ -52,11 +75,13 @@ fn key_parameters<'a>(namespace: &'a str, key: &'a InstanceKey) -> KeyParameters
     KeyParameters { service_name: key.service.name.clone(), ..KeyParameters::of(namespace, key) }
 }
 
+/// Registers an instance, or replaces all its values.
 pub(crate) fn register(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
     let parameters = InstanceParameters::to_register(namespace, service, instance);
     Request::by_form(INSTANCE, &ungrouped(parameters, service))
 }
 
+/// An unknown instance is no error.
 pub(crate) fn deregister(namespace: &str, key: &InstanceKey, ephemeral: bool) -> Request {
     let parameters = KeyParameters { ephemeral: Some(ephemeral), ..key_parameters(namespace, key) };
     Request::by_query(Method::DELETE, INSTANCE, &parameters)
@@ -73,6 +98,8 @@ pub(crate) fn beat(namespace: &str, key: &InstanceKey) -> Request {
 const ALL_CLUSTERS: &str = ",";
 
 /// The answer may ignore `healthy_only` (3.0.3 does) and the clusters, so the caller has to filter the list again.
+///
+/// No push can be asked for: the client API has none.
 pub(crate) fn list(namespace: &str, service: &ServiceName, clusters: &str, healthy_only: bool) -> Request {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
@@ -119,10 +146,13 @@ pub(crate) fn list_services(namespace: &str, group: &str, page_no: u32, page_siz
     Request::by_query(Method::GET, ADMIN_SERVICE_LIST, &page)
 }
 
+/// The same form as v1's, at another path.
 pub(crate) fn login(username: &str, password: &str) -> Request {
     v1::login(LOGIN, username, password)
 }
 
+/// # Errors
+/// As the frame says; [`Rejection::Unreadable`] if a success has other data than `ok`.
 pub(crate) fn read_ok(answer: &Answer) -> Result<(), Rejection> {
     match open::<String>(answer)?.as_str() {
         "ok" => Ok(()),
@@ -145,6 +175,8 @@ pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Rejection> {
 
 /// A list of `service`, neither sorted nor filtered. The answer says neither how long the list may be used nor when it
 /// was made.
+///
+/// So the usual 10 s are assumed for the cache time. The time 0 means that the server's clock orders nothing.
 pub(crate) fn read_list(answer: &Answer, service: &ServiceName) -> Result<ListAnswer, Rejection> {
     let Hosts(hosts) = open(answer)?;
     Ok(ListAnswer {
@@ -161,6 +193,9 @@ pub(crate) fn read_list(answer: &Answer, service: &ServiceName) -> Result<ListAn
 }
 
 /// The instance of `key`.
+///
+/// # Errors
+/// [`Rejection::NotFound`] if there is none. [`Rejection::Forbidden`] unless the token is an administrator's.
 pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found, Rejection> {
     if answer.status == 404 && code(answer) == Some(RESOURCE_NOT_FOUND) {
         return Err(Rejection::NotFound);
@@ -225,6 +260,7 @@ fn open<T: DeserializeOwned>(answer: &Answer) -> Result<T, Rejection> {
     }
 }
 
+/// The frame of an answer with any data. `None` if it is no frame.
 fn frame(answer: &Answer) -> Option<Frame<Value>> {
     answer.json().ok()
 }
