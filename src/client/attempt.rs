@@ -2,6 +2,27 @@
 //!
 //! Every operation may be repeated, also at another server. Registering, deregistering, modifying or beating twice has
 //! the effect of once, and the other operations only read.
+//!
+//! # Which server, how often
+//!
+//! A *round* asks each server once, the server in use first. After a round without success, a pause of 50 ms to 2 s
+//! follows, and another round, until the deadline. [`Patience::Round`] stops after one round: a heartbeat or a poll
+//! comes back soon by itself.
+//!
+//! | the answer | what happens next |
+//! |---|---|
+//! | a success, or "not found" | the end |
+//! | a failure: no connection, no answer, 5xx, 429, unreadable | the next server |
+//! | a rejection: 4xx, a refused login | the next healthy server; if none accepts, the first rejection |
+//!
+//! A rejection ends the operation early, because waiting does not change it. The exception is a failing server in
+//! use, which might accept the request when it is back.
+//!
+//! # Which protocol
+//!
+//! v1 is tried first at a server that is not known. If it offers no v1 for this operation, v3 is tried in the same
+//! attempt. What is learned is kept for the server. Only operations that both APIs have teach anything: 3.0 has v1
+//! for those, and offers GET in v3 alone.
 
 use std::{hash::BuildHasher as _, rc::Rc, time::Duration};
 
@@ -23,9 +44,14 @@ use crate::{
 };
 
 /// How often an operation without servers checks whether the server list has been fetched.
+///
+/// An application that starts by an endpoint has no server for the first moments.
 const SERVER_LIST_WAIT: Duration = Duration::from_millis(50);
 
 /// The progress of one operation.
+///
+/// A rejection is kept from the first server and a failure from the last one: the first server is the one in use,
+/// and the last failure tells how things are now.
 #[derive(Default)]
 struct Progress {
     deadline: Option<Instant>,
@@ -41,6 +67,7 @@ struct Progress {
 }
 
 impl Progress {
+    /// Notes that a server does not accept the request.
     fn reject(&mut self, server: Rc<Server>, rejection: Error) {
         if rejects_all(&rejection) {
             self.reject_all.push(server.clone());
@@ -49,6 +76,7 @@ impl Progress {
         self.tried.push(server);
     }
 
+    /// Notes that a server did not do it.
     fn fail(&mut self, server: Rc<Server>, failure: Error, is_cut_short: bool) {
         self.tried.push(server);
         // A request that the deadline cut short explains less than an earlier failure.
@@ -71,6 +99,9 @@ impl Progress {
 impl Nacos {
     /// Sends the request to one server after the other and reads the answers, until one is a success or no other server
     /// is expected to answer better.
+    ///
+    /// # Errors
+    /// The first rejection, if waiting would not help; otherwise the last failure.
     pub(super) async fn attempt<C: Call>(&self, call: &C, patience: Patience) -> Result<Answered<C::Value>, Error> {
         let operation = C::OPERATION;
         let mut progress = Progress::default();
@@ -117,6 +148,8 @@ impl Nacos {
     }
 
     /// Waits for a permit and for a server that may be asked. `None` if no server is worth waiting for.
+    ///
+    /// The permit is held as long as the request is under way.
     async fn next_server(
         &self,
         operation: Operation,
@@ -202,6 +235,9 @@ impl Nacos {
 
     /// Sends long parameters in a form, unless the server was found to read the parameters of this method only from the
     /// query.
+    ///
+    /// Nacos 1.4 reads the parameters of a POST only from the query, and answers 400 to a form. A proxy may reject
+    /// a long query with 400, 414 or 431. What a server reads is remembered by method.
     pub(super) async fn send(
         &self,
         server: &Server,
@@ -242,6 +278,9 @@ impl Nacos {
     }
 
     /// Notes a failure. Returns whether it counts against the server.
+    ///
+    /// A failed connection that was not refused may be a problem of the network or of the name server, so it opens
+    /// no breaker at once.
     fn note_failure<C: Call>(&self, call: &C, server: &Server, sent: Instant, error: &Error) -> bool {
         debug!(self.log, "request failed";
             "server" => &server.name, "operation" => %C::OPERATION, "error" => %error);
@@ -270,6 +309,8 @@ fn is_rejection(error: &Error) -> bool {
 }
 
 /// Whether the server would reject every request: the login is wrong, it is not a Nacos, or a gateway redirects.
+///
+/// Such a server is left like one that fails: another server comes into use.
 fn rejects_all(rejection: &Error) -> bool {
     !matches!(rejection, Error::Refused { status, .. } if *status >= 400)
 }

@@ -1,4 +1,7 @@
 //! The operations of the client: how each is requested and read in both protocols.
+//!
+//! A new operation is a struct with a [`Call`] here, and a method in `nacos.rs`. Everything that operations have in
+//! common, such as retries and tokens, is elsewhere and knows only the trait.
 
 use std::{cell::RefCell, collections::HashSet};
 
@@ -21,12 +24,19 @@ use crate::{
 };
 
 /// An operation. Its request and the value of its answer depend only on its fields, and for [`List`] on the list cache.
+///
+/// The request is made anew for each server, because the protocol may differ.
 pub(super) trait Call {
     type Value;
     const OPERATION: Operation;
 
+    /// The request in this protocol, without server and token.
     fn request(&self, protocol: WireProtocol) -> Request;
 
+    /// The value of the answer.
+    ///
+    /// # Errors
+    /// What the server says instead. A connection that fails is no answer, and not seen here.
     fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<Self::Value, Rejection>;
 
     /// The service or instance that the operation is about, as errors name it. A failure for one subject does not count
@@ -34,6 +44,7 @@ pub(super) trait Call {
     fn subject(&self) -> String;
 }
 
+/// Registers an instance with all its values.
 pub(super) struct Register<'a> {
     pub(super) namespace: &'a str,
     pub(super) service: &'a ServiceName,
@@ -60,6 +71,7 @@ impl Call for Register<'_> {
     }
 }
 
+/// Deregisters one instance of one kind.
 pub(super) struct Deregister<'a> {
     pub(super) namespace: &'a str,
     pub(super) key: &'a InstanceKey,
@@ -86,6 +98,7 @@ impl Call for Deregister<'_> {
     }
 }
 
+/// Keeps an ephemeral instance alive. v3 has only light beats.
 pub(super) struct Beat<'a> {
     pub(super) namespace: &'a str,
     pub(super) key: &'a InstanceKey,
@@ -137,6 +150,7 @@ impl<'a> ListQuery<'a> {
 /// Services with unusable instances.
 pub(super) type LeftOut = HashSet<ServiceName>;
 
+/// Reads a list, by the cache if the hosts have not changed.
 pub(super) struct List<'a> {
     pub(super) namespace: &'a str,
     pub(super) query: &'a ListQuery<'a>,
@@ -146,6 +160,7 @@ pub(super) struct List<'a> {
 }
 
 impl List<'_> {
+    /// Parses, filters and sorts a list. Servers may ignore the filters: r-nacos does, and v3.
     fn read_list(&self, protocol: WireProtocol, answer: &Answer) -> Result<ServiceInfo, Rejection> {
         let list = match protocol {
             WireProtocol::V1 => v1::read_list(answer)?,
@@ -191,6 +206,7 @@ impl Call for List<'_> {
     }
 }
 
+/// Reads a page of service names.
 pub(super) struct ListServices<'a> {
     pub(super) namespace: &'a str,
     pub(super) group: &'a str,
@@ -222,6 +238,8 @@ impl Call for ListServices<'_> {
 }
 
 /// Writes all values of an instance that another process registered.
+///
+/// Own instances are registered again instead, which means the same on all versions.
 pub(super) struct Overwrite<'a> {
     pub(super) namespace: &'a str,
     pub(super) service: &'a ServiceName,
@@ -251,6 +269,7 @@ impl Call for Overwrite<'_> {
     }
 }
 
+/// Reads one instance.
 pub(super) struct Get<'a> {
     pub(super) namespace: &'a str,
     pub(super) key: &'a InstanceKey,
@@ -280,6 +299,8 @@ impl Call for Get<'_> {
 }
 
 /// The login. Its request carries no token.
+///
+/// `login.rs` sends it by itself, since no other request may wait for its own login.
 pub(super) struct Login<'a>(pub(super) &'a Credentials);
 
 impl Call for Login<'_> {

@@ -1,4 +1,14 @@
 //! The state of the connection to the servers, and its log lines.
+//!
+//! | state | when |
+//! |---|---|
+//! | `Unknown` | before the first answer or failure that decides |
+//! | `Connected` | a request was answered, and no server has failed lately |
+//! | `Degraded` | a request was answered, and one of several servers has failed within a minute |
+//! | `Lost` | every server is lost, or has rejected everything; at least one is lost |
+//!
+//! It is derived after each request from the health of all servers, and is not stored in between. So no event can
+//! be missed, and the log has one line for each change.
 
 use std::{rc::Rc, time::Duration};
 

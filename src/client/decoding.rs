@@ -1,4 +1,11 @@
 //! Decodes answers that a proxy changed: compressed, in another charset, with a byte order mark, or a redirection.
+//!
+//! Nacos answers plain UTF-8. A gateway between client and server may do otherwise, also when nobody has asked for
+//! it, and then the user needs either the list or an error that says what is wrong. Limits apply to the decoded
+//! size, so that a small answer cannot inflate without end.
+//!
+//! A redirect is never followed: the login would go to an address that nobody has configured. The error says where
+//! it leads.
 
 use std::{io::Read, str::FromStr as _};
 
@@ -11,6 +18,8 @@ use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 
 /// The body as UTF-8, limited to `limit` bytes. A body that cannot be decoded, or that belongs to a redirection of a
 /// request for `path`, is replaced by a line of text that says so.
+///
+/// The text in place of a body becomes part of an error, since no operation accepts it.
 pub(super) fn decode(status: StatusCode, headers: &HeaderMap, body: Vec<u8>, path: &str, limit: usize) -> Vec<u8> {
     if let Some(location) = header(headers, LOCATION).filter(|_| status.is_redirection()) {
         return redirection(location, path).into_bytes();
@@ -21,6 +30,7 @@ pub(super) fn decode(status: StatusCode, headers: &HeaderMap, body: Vec<u8>, pat
     }
 }
 
+/// A header as text, if it is one.
 fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
@@ -37,6 +47,7 @@ fn redirection(location: &str, path: &str) -> String {
     }
 }
 
+/// Scheme, host, port and path of a redirection.
 fn without_secrets(to: &Uri) -> Option<String> {
     match (to.scheme_str(), to.host()) {
         (Some(scheme), Some(host)) => Some(format!("{scheme}://{host}:{}{}", port(to)?, to.path())),
@@ -50,6 +61,7 @@ fn server_of(to: &Uri, path: &str) -> Option<String> {
     Some(format!("{}://{}:{}{context_path}", to.scheme_str()?, to.host()?, port(to)?))
 }
 
+/// The port, or the default of the scheme.
 fn port(to: &Uri) -> Option<u16> {
     to.port_u16().or(match to.scheme_str()? {
         "http" => Some(80),
@@ -81,6 +93,8 @@ fn is_zlib(body: &[u8]) -> bool {
     matches!(*body, [first, second, ..] if first & 0x0f == 8 && u16::from_be_bytes([first, second]) % 31 == 0)
 }
 
+/// # Errors
+/// A text for the user, if the body is corrupt or too long.
 fn read(inflated: impl Read, encoding: &str, limit: usize) -> Result<Vec<u8>, String> {
     let mut body = Vec::new();
     match inflated.take(limit as u64 + 1).read_to_end(&mut body) {

@@ -1,4 +1,11 @@
 //! Opens connections to one server, whose name may have several IP addresses.
+//!
+//! A name may resolve to several addresses, of which some do not work: an IPv6 address without a route, or a member
+//! of a cluster behind one name that is down. So addresses are tried in turn, a new one every 250 ms, and the first
+//! that connects wins. awc's own connector would wait for each address until the timeout.
+//!
+//! It also answers what a failed connection means. Only a *refused* one shows that no server listens; the restart
+//! detector and the health depend on that difference.
 
 use std::{cell::Cell, future::Future, io, net::SocketAddr, rc::Rc, time::Duration};
 
@@ -22,6 +29,8 @@ use crate::config::{ServerAddress, LONGEST_DURATION};
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Tries the addresses of a server one after the other, and remembers which address answers.
+///
+/// Clones share what they know, because awc takes a clone of the connector.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     host: Rc<str>,
@@ -31,6 +40,7 @@ pub(crate) struct Dialer {
     history: Rc<History>,
 }
 
+/// It lives as long as the server, and forgets an address when another one answers.
 #[derive(Default)]
 struct History {
     /// The address of the last connection.
@@ -59,6 +69,7 @@ impl Dialer {
         }
     }
 
+    /// Remembers the address that has just accepted a connection.
     fn note_connected(&self, address: SocketAddr) {
         let before = self.history.connected.replace(Some(address));
         if before != Some(address) && (before.is_some() || self.history.silent.get().is_some()) {
@@ -101,6 +112,8 @@ impl Dialer {
         addresses
     }
 
+    /// # Errors
+    /// The last error, when no address is left.
     async fn connect_to_one_of(&self, addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
         let mut addresses = addresses.into_iter();
         let mut attempts = FuturesUnordered::new();

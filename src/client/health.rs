@@ -6,6 +6,25 @@
 //!
 //! A refused connection opens the breaker of the server at once. Otherwise a breaker opens when requests for a second
 //! service or instance fail too, because requests for a single one may fail for reasons of their own.
+//!
+//! # Example
+//!
+//! A server answers everything except beats, which hang:
+//!
+//! 1. The first beat times out. It counts against the operation, since the server answers lists meanwhile.
+//! 2. A beat of a second instance times out: the breaker of beats opens, for a tenth of a second at first. Lists
+//!    are not affected.
+//! 3. Beats go to another server. If one answers, it comes into use, since beats decide about that.
+//! 4. If there is no other server, one beat after the other is tried, with pauses up to 2 s.
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | subject | the service or instance that a request is about |
+//! | outage | failures after which the server may have forgotten its instances: the next success begins an epoch |
+//! | lost | nothing is answered, or no list; the connection is lost if all servers are |
+//! | trial | one request to a server whose breaker is half-open; others wait for its end |
 
 use std::{collections::HashMap, time::Duration};
 
@@ -16,6 +35,8 @@ use crate::error::{Error, Operation};
 /// How long a breaker stays open after the first failure. Each further failure doubles the time.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest time that a breaker stays open, and so the longest delay until a recovered server is used again.
+///
+/// A registration that waits for a server that restarts is at most this late.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 
 /// The server in use is not left for a server that failed within this time, unless the server in use answers nothing.
@@ -25,6 +46,8 @@ const FLAPPING_PAUSE: Duration = Duration::from_secs(60);
 const FAILURES_PER_OUTAGE: u32 = 3;
 
 /// How a request failed.
+///
+/// Decided where the error is known: see `Transport::failure_kind`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FailureKind {
     /// No connection could be opened.
@@ -56,6 +79,9 @@ pub(super) enum Availability {
 }
 
 /// A circuit breaker. Counts failures in a row, and stays open for a time that grows with each failure.
+///
+/// Open while `open_until` is in the future, half-open after that, closed when it is `None`. Only an answer closes
+/// it.
 #[derive(Debug, Clone, Default)]
 struct Breaker {
     /// Requests that were under way at the same time count once.
@@ -68,6 +94,7 @@ struct Breaker {
 }
 
 impl Breaker {
+    /// Counts a failure. `opens` decides whether the breaker opens now.
     fn fail(&mut self, failure: &Failure, opens: impl Fn(&Self) -> bool) {
         let now = Instant::now();
         let (subject, _) = *self.first.get_or_insert((failure.subject, failure.sent));
@@ -89,6 +116,8 @@ impl Breaker {
 }
 
 /// The results of the requests to one server, and the breakers that follow from them.
+///
+/// A copy is taken for the status, so it has no interior mutability.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Health {
     server: Breaker,
@@ -110,6 +139,7 @@ pub(crate) struct Health {
 }
 
 impl Health {
+    /// Whether a request of this operation may be sent now. Both breakers must allow it.
     pub(super) fn availability(&self, operation: Operation) -> Availability {
         let now = Instant::now();
         let at_operation = self.operations.get(&operation).and_then(|breaker| breaker.open_until);
@@ -123,6 +153,7 @@ impl Health {
         Availability::HalfOpen
     }
 
+    /// Notes that a request tries a half-open breaker. Others wait for its end, but not longer than `longest`.
     pub(super) fn begin_trial(&mut self, operation: Operation, longest: Duration) {
         self.trials_until[usize::from(operation.keeps_registered())] = Some(Instant::now() + longest);
     }
@@ -150,10 +181,12 @@ impl Health {
         self.end_trial(operation);
     }
 
+    /// Lets others try.
     pub(super) fn end_trial(&mut self, operation: Operation) {
         self.trials_until[usize::from(operation.keeps_registered())] = None;
     }
 
+    /// A bad answer closes the server's breaker: the server is there, whatever it says.
     pub(super) fn fail(&mut self, failure: Failure) {
         self.requests += 1;
         self.failed_requests += 1;
@@ -180,6 +213,7 @@ impl Health {
         self.last_error = Some(failure.error);
     }
 
+    /// Whether the next success begins an epoch.
     pub(super) fn is_in_outage(&self) -> bool {
         self.is_in_outage
     }

@@ -4,6 +4,9 @@
 //! The instances also stay the same objects in memory, which makes it cheap to compare two lists, and to drop an old
 //! list in another thread. Only the fields beside the hosts differ each time: the server's clock, and the checksum of
 //! r-nacos.
+//!
+//! The key is the query, not the server: a list of another server with the same text has the same instances. It
+//! costs about 350 bytes per instance, and each cached list is forgotten a minute after its last use.
 
 use std::{
     cell::{Cell, RefCell},
@@ -26,6 +29,7 @@ pub(super) struct ListCache {
     swept: Cell<Instant>,
 }
 
+/// `hosts` are the instances that views and listeners share, so an unchanged list has the same pointers.
 struct CachedList {
     /// The text of the hosts, from `[` to `]`.
     text: Vec<u8>,
@@ -41,6 +45,11 @@ impl ListCache {
 
     /// Parses `answer` by `read`, which returns a sorted and filtered list. `key` contains everything that the list
     /// depends on.
+    ///
+    /// If the text is unchanged, only the rest of the answer is parsed, with an empty list in place of the hosts.
+    ///
+    /// # Errors
+    /// Those of `read`. A list that cannot be read is not cached.
     pub(super) fn read(
         &self,
         key: &str,
@@ -62,6 +71,7 @@ impl ListCache {
         Ok(ServiceInfo { hosts, ..info })
     }
 
+    /// The instances of the cached list, if its text is the same.
     fn unchanged(&self, key: &str, text: &[u8]) -> Option<Vec<Arc<Instance>>> {
         let mut lists = self.lists.borrow_mut();
         let list = lists.get_mut(key).filter(|list| list.text == text)?;

@@ -1,4 +1,10 @@
 //! Sends requests with a token, and logs in to get one.
+//!
+//! The order for one request: take the token, or log in for one; send; if the server forbids it, take another token
+//! once and send again. `session.rs` decides when a login is due, and this file sends it and logs what comes of it.
+//!
+//! A 403 does not tell whether the token or the right is missing: servers have a dozen texts for it, and they
+//! change. So any 403 may cause one login, and no more than one per [pause](super::session).
 
 use std::rc::Rc;
 
@@ -21,6 +27,9 @@ use crate::{
 
 impl Nacos {
     /// Sends one request in one protocol. Sends it again if the token was rejected and there is another token.
+    ///
+    /// # Errors
+    /// The outer error is that no answer came, also none to the login. The inner one is the server's rejection.
     pub(super) async fn speak<C: Call>(
         &self,
         call: &C,
@@ -76,6 +85,8 @@ impl Nacos {
         }
     }
 
+    /// # Errors
+    /// [`Error::Unauthorized`] if the server does not accept the login, also if it offers none.
     async fn log_in(
         &self,
         server: &Rc<Server>,

@@ -12,6 +12,19 @@
 //! [`servers`] knows all servers and which of them is in use. [`health`] has the circuit breakers of one server.
 //! [`connection`] derives the state of the connection from them. [`restart_detector`] and [`server_list`] are
 //! background tasks.
+//!
+//! What it owns: the connections, the tokens, the health of the servers, and which of them is in use. What it does
+//! not own: what should be registered or watched. The Registry decides that, and asks the client again when an
+//! epoch begins.
+//!
+//! Invariants:
+//!
+//! - Everything runs in one thread, because awc's client does. State is in `Cell`s and `RefCell`s that are never
+//!   borrowed across an `await`.
+//! - An error names the operation and the server, and says whether another attempt may help.
+//! - From its first permit on, an operation ends within its deadline, whatever a server does: each wait has a
+//!   limit.
+//! - Secrets are in no `Debug`, no log and no URL. Tokens are sent in a header, passwords in a form body.
 
 mod attempt;
 mod calls;

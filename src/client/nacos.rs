@@ -1,4 +1,10 @@
 //! The client of a Registry, with one method per operation.
+//!
+//! Each method makes a [`calls`] value and hands it to [`attempt`](Nacos::attempt). Methods that need several
+//! requests, such as [`current`](Nacos::current), share one deadline among them.
+//!
+//! A disabled client ([`Config::disabled`]) answers by itself: registrations succeed, lists are empty, nothing is
+//! sent.
 
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
@@ -33,6 +39,8 @@ use crate::{
 const LIST_DELAY: Duration = Duration::from_secs(1);
 
 /// The client of one Registry: its servers, its login, its connections.
+///
+/// It has no idea of what is registered: the epoch tells its user when to register again.
 pub(crate) struct Nacos {
     pub(super) namespace: String,
     /// `None` if the protocol is found out for each server.
@@ -55,6 +63,11 @@ pub(crate) struct Nacos {
 }
 
 /// How long to repeat a request.
+///
+/// | who asks | patience |
+/// |---|---|
+/// | an application's message | `Operation` or `Until`: it waits for an answer |
+/// | a Heartbeat, a Subscriber | `Round`: the next beat or poll comes soon, and would find the same |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
     /// For [`Config::operation_timeout`], from the moment when the first request can be sent.
@@ -66,6 +79,7 @@ pub(crate) enum Patience {
 }
 
 impl Patience {
+    /// When to give up, for an operation that would end at `of_operation`.
     pub(super) fn deadline(self, of_operation: Instant) -> Instant {
         match self {
             Patience::Until(deadline) => deadline,
@@ -141,12 +155,15 @@ impl Nacos {
 
     /// Notes that the server in use does not know an instance that beats at `interval`. Unless a beat was late, the
     /// server has forgotten its instances.
+    ///
+    /// A beat that was late explains the answer: the server has removed that instance alone.
     pub(crate) fn note_unknown(&self, was_late: bool, interval: Duration) {
         if !was_late {
             self.servers.note_unknown(interval);
         }
     }
 
+    /// The state after the last request.
     pub(crate) fn connection(&self) -> ConnectionState {
         *self.connection.borrow()
     }
@@ -176,6 +193,10 @@ impl Nacos {
     }
 
     /// Registers an instance, or replaces the values of a registered one.
+    ///
+    /// # Errors
+    /// The first rejection or the last failure: see [`attempt`](super::attempt). After a retryable error, the
+    /// server may have registered the instance all the same.
     pub(crate) async fn register(
         &self,
         service: &ServiceName,
@@ -190,6 +211,8 @@ impl Nacos {
     }
 
     /// Deregisters an instance.
+    ///
+    /// An instance that is not registered is no error.
     pub(crate) async fn deregister(&self, key: &InstanceKey, ephemeral: bool, patience: Patience) -> Result<(), Error> {
         if self.disabled {
             return Ok(());
@@ -199,6 +222,8 @@ impl Nacos {
     }
 
     /// Sends a beat. A light beat carries no values, so it cannot register an unknown instance.
+    ///
+    /// "Unknown instance" is an answer: see [`HeartbeatReply::is_unknown`].
     pub(crate) async fn beat(
         &self,
         key: &InstanceKey,
@@ -214,6 +239,8 @@ impl Nacos {
     }
 
     /// Fetches a list, sorted and filtered.
+    ///
+    /// A service that does not exist has an empty list.
     pub(crate) async fn list(&self, query: &ListQuery<'_>, patience: Patience) -> Result<Listed, Error> {
         if self.disabled {
             let info = ServiceInfo::empty(query.service, query.clusters);
@@ -244,6 +271,8 @@ impl Nacos {
     }
 
     /// Writes all values of an instance that another process registered.
+    ///
+    /// On 2.x and later these values win over the owner's until they are overwritten again.
     pub(crate) async fn overwrite(
         &self,
         service: &ServiceName,
@@ -310,6 +339,7 @@ impl Nacos {
         self.attempt(&calls::Get { namespace: &self.namespace, key }, patience).await
     }
 
+    /// Finds the instance in a list, which has all values but leaves disabled instances out.
     async fn find_in_list(
         &self,
         key: &InstanceKey,
@@ -362,6 +392,7 @@ fn complete(instance: Instance, list: &ServiceInfo, key: &InstanceKey) -> Curren
     Current { instance, is_complete: agreed.is_some() }
 }
 
+/// The instance with this key.
 fn find<'a>(list: &'a ServiceInfo, key: &InstanceKey) -> Option<&'a Instance> {
     list.hosts.iter().find(|host| key.identifies(host)).map(|host| &**host)
 }

@@ -1,4 +1,6 @@
 //! Replaces `tls.rs` when no TLS feature is on. No server address can be `https` then.
+//!
+//! It has the same names and types, so that no other file needs a `cfg`. `Config` rejects https addresses before.
 
 use std::io;
 

@@ -1,4 +1,7 @@
-//! Counts requests by operation and outcome.
+//! What came of the requests, by operation.
+//!
+//! Each request counts, not each operation: a registration that failed at one server and succeeded at another
+//! counts once as failed and once as succeeded. Logins and server lists are not counted.
 
 use std::{cell::Cell, time::Duration};
 
@@ -20,7 +23,9 @@ pub(crate) const REQUESTS: [Operation; 7] = [
     Operation::ListServices,
 ];
 
-/// The requests of one operation. If an operation is tried at several servers, each request counts.
+/// The requests of one operation. An operation that is tried at several servers has sent several.
+///
+/// [`RegistryStatus::requests`](crate::RegistryStatus::requests) has one for each operation that was requested.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct RequestStatus {
@@ -37,6 +42,8 @@ pub struct RequestStatus {
 }
 
 /// Counts requests, in the Registry's thread.
+///
+/// Fixed in size, since the operations are.
 #[derive(Debug, Default)]
 pub(crate) struct RequestCounters([OperationCounters; REQUESTS.len()]);
 
@@ -49,6 +56,7 @@ struct OperationCounters {
 }
 
 impl RequestCounters {
+    /// Counts one request and its time.
     pub(crate) fn count<T>(&self, operation: Operation, took: Duration, outcome: &Result<T, Error>) {
         let index = REQUESTS.iter().position(|counted| *counted == operation);
         let Some(counters) = index.and_then(|index| self.0.get(index)) else { return };

@@ -1,4 +1,8 @@
 //! The IP addresses of a server, and the local address from which it is reached.
+//!
+//! Two questions need the addresses of a server: does a datagram come from it, and which address of this machine
+//! does it see, which is where it is asked to push. Both must follow a server that moves: the addresses are
+//! forgotten when a request gets no answer, and looked up again with the next list.
 
 use std::{
     cell::{Cell, RefCell},
@@ -12,6 +16,8 @@ use tokio::{net::lookup_host, sync::Mutex};
 use crate::config::{local_ip_towards, ServerAddress};
 
 /// Bounds a lookup, because lists wait for it.
+///
+/// A list without a push address is better than a late one.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause after a failed lookup.
 const LOOKUP_PAUSE: Duration = Duration::from_secs(2);
@@ -45,6 +51,7 @@ impl Resolved {
         self.addresses.borrow().1
     }
 
+    /// Whether the server was found at this address.
     pub(crate) fn contains(&self, ip: IpAddr) -> bool {
         self.addresses.borrow().0.contains(&ip)
     }

@@ -7,6 +7,17 @@
 //! Servers and load balancers close idle connections at any time, so the end of the connection alone has no effect: it
 //! is opened again at once. An outage is only a connection that is refused, or that is accepted and closed again within
 //! a second.
+//!
+//! | what the detector sees | what it means |
+//! |---|---|
+//! | the connection ends | nothing: it is opened again |
+//! | the new connection is refused | an outage |
+//! | it is accepted and ends within 1 s | an outage, if a connection has lasted for 5 s before |
+//! | it lasts for 1 s | the server is there; an outage that was noted ends, and an epoch begins |
+//! | no address, or no answer to the attempt | nothing: the network may be at fault |
+//!
+//! It sends nothing, and reads only to notice the end. Idle connections cost a server little, and there is one per
+//! Registry.
 
 use std::{rc::Rc, time::Duration};
 
@@ -43,6 +54,7 @@ pub(crate) async fn detect_restarts(servers: Rc<Servers>) {
     }
 }
 
+/// Never returns. The caller drops it when another server comes into use.
 async fn watch(servers: &Servers, server: &Rc<Server>) {
     // Whether an outage of this kind has been noted already.
     let (mut refused_noted, mut closed_early_noted) = (false, false);

@@ -1,4 +1,8 @@
 //! One server: its address, its connections, its state.
+//!
+//! A [`Server`] is created when the list of servers first names it, and lives as long as the list does. Everything
+//! that belongs to one server is here, so that nothing about it stays behind: its client, and with it its
+//! connections, are dropped with it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -44,6 +48,7 @@ impl Server {
         }
     }
 
+    /// The protocol that the server was last found to speak. `None` before the first answer.
     pub(crate) fn protocol(&self) -> Option<WireProtocol> {
         self.protocol.get()
     }
@@ -53,10 +58,12 @@ impl Server {
         self.protocol.replace(Some(protocol))
     }
 
+    /// Whether the server reads the parameters of this method only from the query.
     pub(super) fn is_query_only(&self, method: &Method) -> bool {
         self.query_only.borrow().contains(method)
     }
 
+    /// Remembers where the server reads the parameters of this method.
     pub(super) fn note_query_only(&self, method: &Method, is_query_only: bool) {
         let mut methods = self.query_only.borrow_mut();
         if is_query_only {
@@ -66,10 +73,12 @@ impl Server {
         }
     }
 
+    /// Whether this is an address of the server, as far as it is known.
     pub(super) fn is_at(&self, ip: IpAddr) -> bool {
         self.resolved.contains(ip) || self.address.host.parse::<IpAddr>() == Ok(ip)
     }
 
+    /// A copy, for the status.
     pub(crate) fn health(&self) -> Health {
         self.health.borrow().clone()
     }

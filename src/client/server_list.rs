@@ -1,4 +1,10 @@
 //! Fetches the list of servers from a URL, such as an address server of Nacos.
+//!
+//! The page has one server per line, as `host`, `host:port` or a URL; empty lines and lines that begin with `#` are
+//! skipped. It is asked for at the configured interval, and every second until there is a first list.
+//!
+//! A page that cannot be read changes nothing. Losing a server that is there is worse than keeping one that is
+//! gone: the health of the servers finds the latter.
 
 use std::{rc::Rc, time::Duration};
 
@@ -40,6 +46,10 @@ pub(crate) async fn refresh_server_list(nacos: Rc<Nacos>, url: String, context_p
 }
 
 impl Nacos {
+    /// Fetches the page once, and replaces the list.
+    ///
+    /// # Errors
+    /// Any failure of the request, and [`Error::Unreadable`] for a page that is no list. The previous list stays.
     async fn ask_endpoint(&self, url: &str, context_path: &str) -> Result<(), Error> {
         let request =
             Request { method: Method::GET, path: "", query: String::new(), form: None, form_may_be_query: false };
@@ -62,6 +72,9 @@ impl Nacos {
 
 /// Parses a list in the form that [`Config::at_endpoint`](crate::Config::at_endpoint) describes. One malformed line
 /// invalidates the whole list: otherwise a truncated page would drop servers that are still there.
+///
+/// # Errors
+/// What is wrong with the page.
 pub(crate) fn read_list(page: &str, context_path: &str) -> Result<Vec<ServerAddress>, String> {
     let lines = page.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let lines: Vec<_> = lines.collect();
@@ -74,6 +87,7 @@ pub(crate) fn read_list(page: &str, context_path: &str) -> Result<Vec<ServerAddr
     }
 }
 
+/// Reads one address, with the default port if it has none.
 fn read_line(line: &str, context_path: &str) -> Result<ServerAddress, String> {
     if line.len() > MAX_LINE {
         return Err(format!("it contains a line of {} bytes, which is not an address", line.len()));

@@ -3,6 +3,17 @@
 //! Servers are not probed. The server in use is left when a breaker of registrations, beats or lists opens and another
 //! server answers that operation. While all breakers are open, each server is tried once or twice per step of a growing
 //! pause, so that the number of requests does not grow with the number of instances.
+//!
+//! *In use* is a state of this process, not of the cluster: it is the server that is asked first, and whose answers
+//! about instances count. It changes seldom, because each change begins an epoch, in which everything is registered
+//! again.
+//!
+//! | operation | may change the server in use |
+//! |---|---|
+//! | register, beat, list | yes: [`Operation::decides_server`] |
+//! | every other one | no: an answer from another server is an answer, no more |
+//!
+//! An epoch begins for one of the reasons that [`Servers::begin_epoch`] is called with. All of them are here.
 
 use std::{
     cell::{Cell, RefCell},
@@ -30,6 +41,8 @@ use crate::{
 };
 
 /// All servers. Empty only until the server list has been fetched.
+///
+/// `current` may point beyond the list while the list is empty.
 pub(crate) struct Servers {
     list: RefCell<Vec<Rc<Server>>>,
     /// The index of the server in use.
@@ -94,6 +107,7 @@ impl Servers {
         }
     }
 
+    /// A client for an address that is no server of the list, such as the endpoint.
     pub(crate) fn new_client(&self, address: &ServerAddress) -> Client {
         (self.new_client)(&Dialer::new(address))
     }
@@ -102,6 +116,7 @@ impl Servers {
         self.list.borrow().clone()
     }
 
+    /// The server in use. `None` until the server list has been fetched.
     pub(crate) fn current(&self) -> Option<Rc<Server>> {
         self.list.borrow().get(self.current.get()).cloned()
     }
@@ -128,6 +143,7 @@ impl Servers {
         self.epoch.subscribe()
     }
 
+    /// What follows from it is in `registry/`: here it is only a number.
     fn begin_epoch(&self, reason: &str) {
         let server = self.current().map_or_else(String::new, |server| server.name.clone());
         debug!(self.log, "server may have forgotten instances, registering them again";
@@ -174,6 +190,8 @@ impl Servers {
     /// Chooses the server in use if a request may be sent to it, otherwise the next server that is healthy. If there is
     /// none, chooses a server whose breaker is half-open, except with `only_healthy`. Never chooses a server in
     /// `tried`.
+    ///
+    /// Requests spread over the servers only by what is in use: there is no balancing between healthy servers.
     pub(crate) fn choose(&self, operation: Operation, tried: &[Rc<Server>], only_healthy: bool) -> Choice {
         let list = self.list.borrow();
         let order = (0..list.len()).map(|step| &list[(self.current.get() + step) % list.len()]);
@@ -229,6 +247,7 @@ impl Servers {
         }
     }
 
+    /// Makes `server` the one in use, which begins an epoch. Does nothing if it has left the list.
     fn use_now(&self, server: &Rc<Server>) {
         let index = self.list.borrow().iter().position(|listed| Rc::ptr_eq(listed, server));
         if let Some(index) = index {
@@ -247,6 +266,7 @@ impl Servers {
         self.note(server, operation, |health| health.reject(operation));
     }
 
+    /// Notes a failed request. The server's addresses are looked up again, in case it has moved.
     pub(crate) fn failed(&self, server: &Server, failure: Failure) {
         if failure.kind != FailureKind::BadAnswer {
             server.resolved.forget();
@@ -257,6 +277,7 @@ impl Servers {
         self.note(server, failure.operation, |health| health.fail(failure));
     }
 
+    /// Changes the health of a server. Wakes waiting requests, and records that the server was lost or is back.
     fn note<T>(&self, server: &Server, operation: Operation, change: impl FnOnce(&mut Health) -> T) -> T {
         let mut health = server.health.borrow_mut();
         if health.is_open_for(operation) {

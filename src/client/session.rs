@@ -1,6 +1,21 @@
 //! The login: one token for all requests to a server, fetched by one login at a time.
 //!
 //! Only durations that are measured here count. The server's clock is never used.
+//!
+//! | situation | what is sent |
+//! |---|---|
+//! | no credentials | requests without a token |
+//! | a token, younger than 85 % of its lifetime | the token |
+//! | an older token | the token of a new login; the old one until it ends, if the login fails |
+//! | the login was rejected, but requests are served | no token; the login is tried again at growing pauses |
+//! | the login was rejected, and so are requests without a token | nothing until the next login: 1 s, 2 s, … 60 s |
+//! | a request with a token was forbidden | once again, with a new token; the next login for this reason after 10 s |
+//!
+//! Why a server may serve without a token although it rejects the login: Nacos with authentication turned off has
+//! no users and rejects every login. A client with credentials must work there, too.
+//!
+//! Invariant: one login at a time, for all servers together. Whoever waited for a login at the same server uses its
+//! outcome, also its failure.
 
 use std::{cell::RefCell, collections::HashMap, future::Future, rc::Rc, time::Duration};
 
@@ -10,6 +25,8 @@ use tokio::sync::Mutex;
 use crate::{config::LONGEST_DURATION, error::Error, wire::v1::LoginAnswer};
 
 /// The share of its lifetime after which a token is renewed.
+///
+/// A renewal that fails leaves time for others: with the default lifetime of 5 h, 45 minutes.
 const RENEW_AFTER: f64 = 0.85;
 /// The pause after a failed renewal while the token is still valid.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
@@ -27,6 +44,8 @@ pub(crate) struct Credentials {
 }
 
 /// The login of one Registry.
+///
+/// It only decides. The login itself is passed in as a function, so that the rules are tested without a server.
 pub(crate) struct Session {
     credentials: RefCell<Option<Rc<Credentials>>>,
     state: RefCell<State>,
@@ -120,6 +139,9 @@ impl Session {
     ///
     /// # Errors
     /// The error of `login`.
+    ///
+    /// A login that was replaced meanwhile ([`replace_credentials`](Session::replace_credentials)) is repeated with
+    /// the new credentials.
     pub(crate) async fn token<F>(
         &self,
         server: &str,
@@ -174,6 +196,10 @@ impl Session {
         self.renew(server, Cause::TokenRejected(rejected), credentials, login).await.map(Some)
     }
 
+    /// Logs in, unless another caller just has.
+    ///
+    /// # Errors
+    /// The outcome of the login, or of the one that this caller has waited for.
     async fn renew<F>(
         &self,
         server: &str,
@@ -270,6 +296,7 @@ impl Session {
         rejection.note_served(false)
     }
 
+    /// Whether there are credentials.
     pub(crate) fn is_needed(&self) -> bool {
         self.credentials().is_some()
     }
@@ -278,6 +305,8 @@ impl Session {
         self.credentials.borrow().clone()
     }
 
+    /// The state for the status page. With several servers, the last error is that of the server whose pause ends
+    /// last.
     pub(crate) fn health(&self) -> SessionHealth {
         let state = self.state.borrow();
         let rejections = state.servers.values().filter_map(|access| access.rejection.as_ref());
@@ -313,16 +342,19 @@ impl Session {
         self.token_if(server, |token| rejected != Some(&*token.text) && token.ends_at > Instant::now())
     }
 
+    /// The token of this server, if `is_wanted` says so.
     fn token_if(&self, server: &str, is_wanted: impl Fn(&Token) -> bool) -> Option<Rc<str>> {
         let state = self.state.borrow();
         let token = state.servers.get(server)?.token.as_ref();
         token.filter(|token| is_wanted(token)).map(|token| token.text.clone())
     }
 
+    /// Whether a rejected token may cause a login at this server now.
     fn may_replace(&self, server: &str) -> bool {
         self.state.borrow().servers.get(server).is_none_or(Access::may_replace)
     }
 
+    /// Looks at the server's rejection of the login, if there is one.
     fn with_rejection<T>(&self, server: &str, look: impl FnOnce(&LoginRejection) -> T) -> Option<T> {
         self.state.borrow().servers.get(server)?.rejection.as_ref().map(look)
     }
@@ -331,6 +363,8 @@ impl Session {
         self.with_rejection(server, |rejection| rejection.error.clone())
     }
 
+    /// # Errors
+    /// The rejection, while the pause after it lasts.
     fn recently_rejected(&self, server: &str) -> Result<(), Error> {
         let lately = |rejection: &LoginRejection| (rejection.until > Instant::now()).then(|| rejection.error.clone());
         self.with_rejection(server, lately).flatten().map_or(Ok(()), Err)
@@ -353,6 +387,7 @@ impl Session {
         }
     }
 
+    /// Stores what came of a login.
     fn remember(&self, server: &str, cause: Cause<'_>, outcome: Result<LoginAnswer, Error>) -> Result<Rc<str>, Error> {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
@@ -401,6 +436,8 @@ impl Access {
     }
 
     /// Delays the next login after a failed one, if requests can be served without a new token.
+    ///
+    /// Without the delay, each request would first try to log in.
     fn delay_renewal(&mut self) {
         let now = Instant::now();
         if let Some(token) = &mut self.token {
@@ -413,6 +450,7 @@ impl Access {
         }
     }
 
+    /// Stores a rejection. The pause grows with each one in a row.
     fn reject(&mut self, error: Error) {
         let (since, before) = (Instant::now(), self.rejection.take());
         let times = before.as_ref().map_or(0, |before| before.times);
@@ -435,6 +473,7 @@ impl LoginRejection {
     }
 }
 
+/// The lifetime counts from the arrival of the answer, and is at least a second.
 impl Token {
     fn new(answer: LoginAnswer) -> Self {
         let since = Instant::now();

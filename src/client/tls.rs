@@ -2,6 +2,9 @@
 //!
 //! awc's own TLS is not used, because it verifies certificates against an IPv6 address with brackets, which never
 //! matches.
+//!
+//! The names of the server in the certificate are checked, always. There is no setting that turns this off; a
+//! server with a certificate of its own needs [`TlsConfig::ca_file`](crate::TlsConfig::ca_file).
 
 use std::io;
 
@@ -36,6 +39,9 @@ fn unusable(what: &str, path: &std::path::Path, error: impl std::fmt::Display) -
 
 /// Whether a server may need https. Reading the platform's roots takes time and memory, and is skipped otherwise. A
 /// server list may contain an https server later.
+///
+/// # Errors
+/// [`Error::InvalidInput`] for an address that cannot be parsed.
 fn is_needed(config: &Config) -> Result<bool, Error> {
     Ok(config.endpoint.is_some() || is_certain(config)?)
 }

@@ -1,4 +1,16 @@
 //! Sends one request to one server. Only this file sees awc's errors, which cannot leave their thread.
+//!
+//! Two things are limited here for all operations together:
+//!
+//! - **Requests under way**, by permits. A quarter of `max_connections` is for heartbeats and registrations alone,
+//!   so that they never wait behind an application's own requests.
+//! - **Time.** A request takes `request_timeout` at most, or what is left until the deadline of its operation.
+//!
+//! A broken connection is tried once more at once: keep-alive connections are closed by servers at any time, and
+//! the request may have met just that moment. All requests may be repeated, so no harm is done if it arrived.
+//!
+//! What is not in an answer: the body is decoded and limited to 64 MiB; redirects are not followed; cookies are not
+//! kept.
 
 use std::{
     borrow::Cow,
@@ -36,6 +48,8 @@ const ANSWER_LIMIT: usize = 64 * 1024 * 1024;
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Limits the requests under way and the duration of each.
+///
+/// With one connection configured, one is shared and one is reserved: two in all.
 pub(crate) struct Transport {
     /// For all requests.
     permits: Semaphore,
@@ -67,6 +81,8 @@ impl Auth<'_> {
 }
 
 /// The reason why there is no answer.
+///
+/// It becomes an [`Error`] where the operation is known.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum NoAnswer {
     ConnectFailed(String),
@@ -153,6 +169,9 @@ impl Transport {
     }
 
     /// Sends `request` to the server at `base_url` and waits for the answer until `deadline`.
+    ///
+    /// # Errors
+    /// [`NoAnswer`], with the limit that was really used for a timeout.
     pub(crate) async fn send(
         &self,
         client: &Client,
@@ -173,6 +192,7 @@ impl Transport {
         timeout(limit, exchange).await.unwrap_or(Err(NoAnswer::Timeout(limit)))
     }
 
+    /// Sends the request once and reads the whole answer.
     async fn exchange(
         &self,
         client: &Client,
@@ -212,6 +232,7 @@ impl Transport {
         Ok(Answer { status: status.as_u16(), body })
     }
 
+    /// Translates awc's error, which cannot leave the thread.
     fn not_sent(&self, error: SendRequestError) -> NoAnswer {
         match error {
             SendRequestError::Timeout | SendRequestError::Connect(ConnectError::Timeout) => {
@@ -226,6 +247,7 @@ impl Transport {
     }
 }
 
+/// The length that the answer announced.
 fn promised_length<S>(response: &ClientResponse<S>) -> Option<usize> {
     response.headers().get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
