@@ -7,6 +7,11 @@ use super::instance::InstanceKey;
 use crate::error::Error;
 
 /// Whether the servers have an instance that this application registered. Serialises in lower case, as `"registered"`.
+///
+/// | state | what to do |
+/// |---|---|
+/// | [`Pending`](Self::Pending), [`Lost`](Self::Lost) | wait: the Registry goes on by itself |
+/// | [`Rejected`](Self::Rejected) | read the error and correct the cause, such as a missing right |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]

@@ -1,4 +1,10 @@
 //! The Registry actor: how it starts, dispatches messages, and ends.
+//!
+//! A message takes this way: the mailbox, [`Registry::dispatch`], which begins the work in order and watches it, a
+//! future that works on [`Shared`], and the answer. The actor itself has no timers and no state beyond `Shared`, so
+//! a restart after a panic loses nothing.
+//!
+//! The end has an order, too: deregister, stop the actors, give the last answers, end the thread.
 
 use std::{
     future::Future,
@@ -71,6 +77,21 @@ const YIELDS_FOR_LAST_ANSWERS: usize = 64;
 /// `addr.send(message).await` gives a `Result` in a `Result`: the outer error is actix's `MailboxError`, the inner one
 /// is [`Error`]. `MailboxError` converts into `Error`, so `addr.send(message).await??` works in a function that returns
 /// `Result<_, Error>`.
+///
+/// # Which message do I need?
+///
+/// | to | send |
+/// |---|---|
+/// | be found by others | [`RegisterInstance`](crate::RegisterInstance) |
+/// | be found no more | [`DeregisterInstance`](crate::DeregisterInstance) |
+/// | change what others see of an instance | [`ModifyInstance`](crate::ModifyInstance) |
+/// | call others | [`Discover`](crate::Discover), or [`Choose`](crate::Choose) for an actor |
+/// | be notified of changes of a service | [`Subscribe`](crate::Subscribe), [`Unsubscribe`](crate::Unsubscribe) |
+/// | ask a server once for a list | [`ListInstances`](crate::ListInstances), [`ListServices`](crate::ListServices) |
+/// | ask a server once for an instance | [`GetInstance`](crate::GetInstance) |
+/// | know how things are | [`GetStatus`](crate::GetStatus) |
+/// | be told of outages and rejections | [`WatchConnection`](crate::WatchConnection), [`WatchInstances`](crate::WatchInstances) |
+/// | go offline | [`Shutdown`](crate::Shutdown), or a [`ShutdownGuard`](crate::ShutdownGuard) |
 pub struct Registry {
     /// The state that the futures of handlers share with the actor. Stays in one thread.
     pub(super) shared: Rc<Shared>,
@@ -163,6 +184,8 @@ impl Registry {
     }
 
     /// Runs the actor until it stops, then deregisters what is left, then lets callers fetch the last answers.
+    ///
+    /// It is the main function of the Registry's thread.
     async fn run(self, mailbox: channel::AddressReceiver<Registry>) {
         let shared = self.shared.clone();
         let log = shared.log.clone();
@@ -184,6 +207,10 @@ impl Registry {
     /// The entry point of all messages except beats, which call [`Shared::catch_panics`] once they have a permit. Runs
     /// `work` with the shared state until the Registry is offline. A panic in `work` or in its future costs only this
     /// answer.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] from the moment a shutdown begins, [`Error::Panicked`] after a panic, and those of
+    /// `work`.
     pub(crate) fn dispatch<T, F>(
         &self,
         operation: Operation,

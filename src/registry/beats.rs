@@ -1,5 +1,17 @@
 //! Heartbeats: those that an application sends itself, those of the Heartbeat actors, and registering an instance again
 //! that a server may have forgotten.
+//!
+//! What a beat that is due becomes:
+//!
+//! | the instance | what is sent |
+//! |---|---|
+//! | was deregistered, and a server may still have it | a deregistration |
+//! | no server has taken it in this epoch, or it was silent for the delete timeout | a registration |
+//! | a change of it failed, and may have been applied | a registration with the values before the change |
+//! | any other | a beat; "unknown instance" is followed by a registration |
+//!
+//! Invariant: a beat reads the desired state after its turn has come, so it never brings back what was deregistered
+//! before.
 
 use std::{pin::pin, rc::Rc, sync::Arc};
 
@@ -50,6 +62,11 @@ use crate::{
 ///   field that the error names.
 /// - Any other error names the server and the reason. If [`is_retryable`](Error::is_retryable) is true, send the
 ///   message again.
+///
+/// Use it for instances that another process supervises, or where the application decides whether a beat is
+/// deserved. The application has to send it in time: every
+/// [`client_beat_interval`](HeartbeatReply::client_beat_interval) milliseconds. Without beats Nacos calls an
+/// instance unhealthy after 15 s and removes it after 30 s.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<HeartbeatReply, Error>")]
 pub struct SendHeartbeat {
@@ -168,6 +185,7 @@ impl Shared {
         self.beat_permits.acquire().await.ok()
     }
 
+    /// Waits for the instance's turn, unless the turns before it leave the instance registered.
     async fn beat_in_turn<'a>(
         &'a self,
         beat: &Beat,
@@ -319,6 +337,8 @@ impl Shared {
     }
 
     /// Registers the instance again with the values `before` a change that failed and may have been applied.
+    ///
+    /// The next beat does it. A persistent instance gets a Heartbeat for this one purpose.
     pub(super) fn restore(&self, key: &Arc<InstanceKey>, before: Option<Rc<Instance>>) {
         self.desired.update(key, |desired| desired.restore = before);
         self.start_restoring(key);

@@ -1,4 +1,7 @@
 //! The message that chooses an instance, for actors that prefer a message to a view.
+//!
+//! A view has to be kept somewhere, which actors that only send messages do not want. So the Registry keeps the
+//! views for them, one per service and selection, and forgets the least recently used ones.
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -37,6 +40,9 @@ use crate::{
 /// # Errors
 /// [`Error::NoInstance`] if no instance can be called [in time](Choose::within); [`Error::InvalidInput`], which names
 /// the field.
+///
+/// Instances that other views ejected are left out here, too. The message costs a trip through the mailbox, about
+/// 50 µs from another thread; a choice from a view costs 20 ns.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Arc<Instance>, Error>")]
 pub struct Choose {
@@ -55,6 +61,8 @@ impl Choose {
     filter_setters!();
 
     /// How long to wait until an instance can be called. Default: 5 s.
+    ///
+    /// Zero answers at once. The time counts from the moment when the message is handled.
     #[must_use]
     pub fn within(mut self, limit: Duration) -> Self {
         self.limit = limit;

@@ -1,4 +1,7 @@
 //! Messages that watch the connection to the servers.
+//!
+//! The task of each listener waits for changes of a `watch` channel, which holds one value. So a busy listener
+//! skips states, and nothing queues up.
 
 use std::{future::ready, rc::Rc};
 
@@ -50,6 +53,9 @@ use crate::{
 ///
 /// # Errors
 /// Only [`Error::Stopped`], if the Registry has ended.
+///
+/// Use it to show or report an outage. Nothing has to be done about one: views keep their lists, heartbeats and
+/// registrations are repeated, and instances are registered again afterwards.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct WatchConnection {

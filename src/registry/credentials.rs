@@ -1,4 +1,7 @@
 //! Messages that replace the credentials of a running Registry.
+//!
+//! Both take effect for requests that are sent from then on; no request is interrupted. Neither waits for a server,
+//! so the answer says nothing about whether the new credentials are right.
 
 use std::fmt;
 

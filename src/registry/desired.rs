@@ -1,5 +1,21 @@
 //! The desired state: which instances this application wants registered, and the turns in which messages about an
 //! instance take effect.
+//!
+//! Two tables by instance. *Desired* instances are to be registered; *leftovers* may be registered and are not to
+//! be. An instance may be in both for a while: registered again while its previous registration is being taken
+//! back.
+//!
+//! A [`Turn`] is the right to work on one instance. Each message takes one when the mailbox receives it, and drops
+//! it when its work is done; so messages about one instance take effect in their order, and others never wait.
+//! Turns are *exclusive* if they may remove the instance or change its kind. A beat waits for those, and passes the
+//! others, which may last as long as an operation may.
+//!
+//! Invariants:
+//!
+//! - Only the holder of a turn changes the entries of its instance, except beats that pass changes, which only note
+//!   success.
+//! - Each desired ephemeral instance has exactly one Heartbeat, unless the Registry is disabled; each leftover that
+//!   is worked on has one.
 
 use std::{
     cell::{Cell, RefCell},
@@ -31,6 +47,9 @@ use crate::{
 const BEATS_PER_READ: u32 = 6;
 
 /// One instance that this application wants registered.
+///
+/// `instance` has what the application wants, which may differ from what the server has: an operator may have
+/// changed it.
 pub(crate) struct DesiredInstance {
     pub(crate) key: Arc<InstanceKey>,
     /// The values that the application gave. `healthy` becomes true with the first registration, because a later one
@@ -89,6 +108,8 @@ impl DesiredInstance {
 
     /// The values to register instead of the next beat in `epoch`, if any. Previous values are restored only in the
     /// epoch that knows the instance: in another epoch the server has not seen the change that failed.
+    ///
+    /// `None` means that a beat is enough.
     pub(crate) fn to_register(&self, epoch: u64) -> Option<Rc<Instance>> {
         if self.known_to == Some(epoch) && !self.is_expired() {
             self.restore.clone()
@@ -143,6 +164,9 @@ impl DesiredInstance {
     }
 
     /// A registration or a beat failed.
+    ///
+    /// An error that waiting does not mend makes the instance rejected. Others do so only when beats have failed
+    /// for too long.
     pub(crate) fn failed(&mut self, error: &Error) {
         if !error.is_retryable() {
             self.state = InstanceState::Rejected;
@@ -229,6 +253,8 @@ impl DesiredInstances {
 
     /// Adds the instance, or replaces it. A replaced instance's Heartbeat ends, and each existing `Registration`
     /// reports the new one from now on.
+    ///
+    /// The state that applications read goes over to the new entry, so that they see one life.
     pub(crate) fn insert(&self, mut desired: DesiredInstance) {
         if let Some(mut previous) = self.remove(&desired.key) {
             std::mem::swap(&mut previous.publisher, &mut desired.publisher);
@@ -280,6 +306,8 @@ impl DesiredInstances {
 }
 
 /// The turns of one instance that have not ended.
+///
+/// It exists as long as it has turns, so idle instances cost nothing here.
 struct Queue {
     /// The number of the last turn.
     last: u64,
@@ -321,6 +349,8 @@ impl Turns {
 
 /// A place in the queue of one instance. An application's message takes it when the mailbox receives the message, a
 /// beat when it has a permit. Dropping a turn starts the next one.
+///
+/// Turns form a chain: each waits for the end of the one before, by a channel that the other end drops.
 pub(crate) struct Turn {
     turns: Rc<Turns>,
     key: Arc<InstanceKey>,
@@ -338,6 +368,8 @@ impl Turn {
     }
 
     /// Whether a beat may overtake all turns before this one.
+    ///
+    /// Then no message before it can remove the instance or make it persistent.
     pub(crate) fn is_behind_changes_only(&self) -> bool {
         self.is_behind_others() && !self.is_behind_exclusive
     }

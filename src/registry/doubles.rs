@@ -1,5 +1,8 @@
 //! Constructors for tests of applications: what a Registry sends or returns, built by hand. All other fields can be
 //! assigned.
+//!
+//! The structs are `#[non_exhaustive]`, so that fields can be added. Without these constructors, nobody outside of
+//! the crate could make one.
 
 use super::{InstanceStatus, NotDeregistered, ServerStatus};
 use crate::{

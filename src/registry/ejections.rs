@@ -1,4 +1,7 @@
 //! The ejections of all services: the records that views share, the status, and the listeners.
+//!
+//! Ejections happen in the threads of callers, under a lock of the service. They are reported by a channel to the
+//! Registry's thread, which counts, logs and notifies; a caller never waits for that.
 
 use std::{
     cell::{Cell, RefCell},

@@ -1,4 +1,7 @@
 //! Which service a message is about, and which clusters of the service.
+//!
+//! The names are checked when the message is handled, not when it is built, so that builders need no `Result`.
+//! Clusters are sorted and deduplicated then: equal filters share one subscription.
 
 use crate::{
     discovery::subscription::SubscriptionKey,

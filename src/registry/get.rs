@@ -1,4 +1,8 @@
 //! The message that reads one instance.
+//!
+//! No server shows everything: GET of 1.4 and 2.x lacks `enabled` and `ephemeral`, lists lack disabled instances,
+//! and 3.0 offers GET to administrators alone. The client combines them, and what this Registry knows of its own
+//! instances fills the rest.
 
 use std::sync::Arc;
 
@@ -47,6 +51,9 @@ use crate::{
 /// - [`Error::InvalidInput`] if a value is invalid. Correct the field that the error names.
 /// - Any other error names the server and the reason. If [`is_retryable`](Error::is_retryable) is true, send the
 ///   message again.
+///
+/// Use it for a decision about one instance, or after a change. It costs one or two requests; to look at many
+/// instances, use [`ListInstances`](super::ListInstances) or a view.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<Instance, Error>")]
 pub struct GetInstance {

@@ -1,4 +1,14 @@
 //! The Heartbeat actor, which keeps one registered instance alive.
+//!
+//! | after | the next beat is due |
+//! |---|---|
+//! | a success | in its phase of the next interval |
+//! | a first failure | after 0.75 to 3 s, or in its phase if that is sooner |
+//! | each further failure | after 7.5 to 30 s, or in its phase if that is sooner |
+//! | a rejection | in its phase |
+//!
+//! With the usual interval of 5 s, only the first failure is repeated before the next beat. So an outage does not
+//! multiply the beats.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,6 +35,8 @@ const LATER_RETRY: Duration = Duration::from_secs(30);
 
 /// Asks the Registry to keep a registered instance alive. The Registry decides what to send: a beat, or a registration
 /// with the values desired now.
+///
+/// The answer tells the Heartbeat whether to go on.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<BeatOutcome, Error>")]
 pub(crate) struct Beat {
@@ -98,12 +110,15 @@ impl Heartbeat {
         self
     }
 
+    /// Arms the timer for the due time, rounded up to the grid.
     fn arm(&mut self, ctx: &mut Context<Self>) {
         // A beat in its phase may wait for the coarse grid. A repeated beat is urgent.
         let interval = if self.failures > 0 { FIRST_RETRY.min(self.interval) } else { self.interval };
         ctx.run_later(self.grid.wait_for(self.due, interval), Self::beat);
     }
 
+    /// Sends the beat and waits for its answer. No timer is armed meanwhile, so there is one beat under way at
+    /// most.
     fn beat(&mut self, ctx: &mut Context<Self>) {
         let Some(registry) = self.registry.upgrade() else { return ctx.stop() };
         let beat = Beat { key: self.key.clone(), light: self.light, interval: self.interval, due: self.due };

@@ -2,6 +2,9 @@
 //!
 //! Like every message about one instance, these take the instance's turn as soon as the mailbox receives them. So they
 //! reach the server in the order in which they were sent.
+//!
+//! A request may fail and be applied all the same. So a registration first notes a leftover, and only its success
+//! makes it a desired instance. If the Registry ends in between, the shutdown deregisters the leftover.
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -78,6 +81,8 @@ impl RegisterInstance {
     target_setters!();
 
     /// Replaces the address given to [`new`](RegisterInstance::new).
+    ///
+    /// Use it to change a message that was made elsewhere, as in `Serve::register_with`.
     #[must_use]
     pub fn ip(mut self, ip: impl Into<String>) -> Self {
         self.target.ip = ip.into();
@@ -112,6 +117,9 @@ impl RegisterInstance {
     }
 
     /// Sets whether the instance is healthy when it is registered for the first time. Default: true.
+    ///
+    /// Use false for an instance that others shall see before it takes calls. Its first heartbeat makes an
+    /// ephemeral instance healthy, so it matters mostly for persistent ones.
     #[must_use]
     pub fn healthy(mut self, healthy: bool) -> Self {
         self.values.healthy = healthy;
@@ -134,6 +142,9 @@ impl RegisterInstance {
     ///
     /// [`Registration::registered_within`] waits for the registration. [`GetStatus`](crate::GetStatus) and
     /// [`WatchInstances`](crate::WatchInstances) report the state, too.
+    ///
+    /// Use it for a process that must start although the registry is down. Invalid values are still an error at
+    /// once.
     #[must_use]
     pub fn when_reachable(mut self) -> Self {
         self.when_reachable = true;
@@ -240,6 +251,8 @@ impl Shared {
 }
 
 /// The instance as a server shows it after a registration with these values.
+///
+/// That is what a server shows, so comparisons with what it shows must use this and not the desired values.
 pub(super) fn as_sent(instance: &Instance) -> Instance {
     Instance { metadata: instance.metadata_to_register().into_owned(), ..instance.clone() }
 }

@@ -1,4 +1,8 @@
 //! Messages that list the instances of a service, and the services of a group.
+//!
+//! [`ListInstances`] is for a look now and then, and its own request each time. The Subscribers poll by
+//! [`PollList`], which also subscribes to pushes, keeps to one round of the servers, and says which epoch the list
+//! is of.
 
 use actix::{Context, Handler, Message, ResponseFuture};
 use serde::Serialize;
@@ -38,6 +42,8 @@ use crate::{
 /// - [`Error::InvalidInput`] if a value is invalid. Correct the field that the error names.
 /// - Any other error names the server and the reason. If [`is_retryable`](Error::is_retryable) is true, send the
 ///   message again.
+///
+/// While no server answers, this is an error; a view still has its last list.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<ServiceInfo, Error>")]
 pub struct ListInstances {
@@ -56,6 +62,9 @@ impl ListInstances {
 
     /// Sets the id of the namespace; an empty one means `public`. Default:
     /// [`Config::namespace`](crate::Config::namespace).
+    ///
+    /// Subscriptions and views exist only for the namespace of [`Config`](crate::Config): start another Registry
+    /// for another one.
     #[must_use]
     pub fn namespace(mut self, id: impl Into<String>) -> Self {
         self.namespace = Some(id.into());
@@ -63,6 +72,9 @@ impl ListInstances {
     }
 
     /// Selects only healthy instances. Default: all instances.
+    ///
+    /// When few instances are healthy, the service's protection threshold makes Nacos call all of them healthy.
+    /// Then [`reach_protection_threshold`](crate::ServiceInfo::reach_protection_threshold) is true.
     #[must_use]
     pub fn healthy_only(mut self) -> Self {
         self.healthy_only = true;
@@ -129,6 +141,9 @@ impl Handler<PollList> for Registry {
 /// - [`Error::Unauthorized`] on Nacos 3.2 and later, unless the login is an administrator's.
 /// - Any other error names the server and the reason. If [`is_retryable`](Error::is_retryable) is true, send the
 ///   message again.
+///
+/// To get all services, ask for pages until one is empty. Services are added and removed meanwhile, so pages may
+/// overlap.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<ServiceList, Error>")]
 pub struct ListServices {

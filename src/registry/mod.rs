@@ -1,5 +1,20 @@
 //! The Registry actor. It owns the Nacos client, takes one message per operation, and keeps the desired state: what is
 //! to be registered, and what is subscribed to.
+//!
+//! | theme | files |
+//! |---|---|
+//! | the actor and its state | `actor`, `shared`, `shutdown` |
+//! | messages about one instance | `instances`, `modify`, `get`, `beats` |
+//! | messages about services | `lists`, `subscriptions`, `choose` |
+//! | messages that watch and report | `connection`, `instance_state`, `ejections`, `status`, `snapshot` |
+//! | messages that change settings | `credentials` |
+//! | what messages share | `target`, `filter`, `values`, `watchers`, `doubles` |
+//! | what keeps instances registered | `desired`, `heartbeat`, `registration`, `recent_writes`, `r_nacos` |
+//! | pushes | `pushes` |
+//! | for `serve` | `serving` |
+//!
+//! A message is a struct with its setters, the rules of its values, and the handler below it. The handler queues
+//! for the instance's turn if there is one, and returns a future, so the mailbox is never held up.
 
 mod actor;
 mod beats;

@@ -1,4 +1,9 @@
 //! The message that changes some values of an instance.
+//!
+//! Why not by PUT or PATCH, as Nacos offers: what they mean differs. On 1.4 a PUT wipes what it leaves out; on 2.x
+//! a PATCH of the metadata sets the weight to 1, and both become an override that outlives the instance; 3.0 offers
+//! neither to clients. Registering again with all values means the same everywhere, and is allowed to the owner.
+//! Only for instances of somebody else a PUT with all values is the one way.
 
 use std::{rc::Rc, sync::Arc};
 
@@ -58,6 +63,9 @@ use crate::{
 ///   the owner change the instance.
 /// - Any other error names the server and the reason. If [`is_retryable`](Error::is_retryable) is true, send the
 ///   message again.
+///
+/// For an instance that this Registry registered, the change becomes part of the desired state: a server that
+/// restarts gets the instance with the change.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct ModifyInstance {

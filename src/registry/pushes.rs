@@ -1,4 +1,18 @@
-//! Pushed lists: which are believed, and which subscriptions they are for.
+//! Pushed lists: the socket that servers push to, and which subscriptions a pushed list is for.
+//!
+//! Whether a push sets a list, or is only a hint to poll it:
+//!
+//! | the push | it is |
+//! |---|---|
+//! | from the server in use, at the socket of this epoch | the list |
+//! | during an outage of the server in use | a hint: it may have been sent before the outage |
+//! | from another configured server | a hint: that server may know other instances |
+//! | at the socket of an earlier epoch | a hint: it may have been sent before the restart |
+//! | from an unknown address | a hint, or the list with `any_source` |
+//! | any, with `hint_only` | a hint |
+//! | of other clusters than the subscription's | a hint |
+//!
+//! A push is always only an optimisation: whatever is dropped here, the next poll finds.
 
 use std::{io, net::IpAddr, rc::Rc};
 
@@ -18,6 +32,8 @@ use crate::{
 
 impl Shared {
     /// Where the server in use is to push changes. `None` if pushes are off, or if the server cannot push.
+    ///
+    /// Looks the server up if needed, since the advertised address is the one from which this machine reaches it.
     pub(super) async fn push_address(self: &Rc<Self>, registry: &WeakAddr<Registry>) -> Option<PushAddress> {
         let settings = &self.config.push;
         if !settings.enabled || self.nacos.is_disabled() {

@@ -4,6 +4,9 @@
 //! shows meanwhile, it would undo the first change. So for 2 s each written value takes the place of the value that it
 //! replaced, as long as the server still shows the replaced value. Any other value was written by somebody else since,
 //! and stays.
+//!
+//! Example: weight 2 is changed to 3, and 0.1 s later metadata is added. The server still shows weight 2. Without
+//! this memory, the second change would write weight 2 again.
 
 use std::{
     cell::{Cell, RefCell},
@@ -41,6 +44,8 @@ pub(crate) struct RecentWrites {
 }
 
 /// One write. `None` if there was no instance before it, or none after it.
+///
+/// A registration after a deregistration has no `before`: the server may still show nothing.
 struct Write {
     before: Option<Instance>,
     after: Option<Instance>,

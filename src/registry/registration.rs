@@ -1,4 +1,7 @@
 //! The answer to `RegisterInstance`: the state of one instance, readable from any thread.
+//!
+//! The state is behind a mutex that is held for a copy, and not in the mailbox: a health check reads it in
+//! nanoseconds, also while the Registry is busy. Waiting goes through the Registry, which has a timer.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -36,6 +39,14 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+///
+/// | [`state`](Self::state) | [`error`](Self::error) |
+/// |---|---|
+/// | `Some(Pending)` | that of the last attempt, if one has failed |
+/// | `Some(Registered)` | none |
+/// | `Some(Rejected)` | the server's rejection |
+/// | `Some(Lost)` | that of the last heartbeat; none if a server has forgotten the instance |
+/// | `None` | [`Error::NotFound`] or [`Error::Stopped`] |
 #[derive(Clone)]
 pub struct Registration {
     instance: Arc<InstanceKey>,
@@ -53,6 +64,8 @@ impl Registration {
     }
 
     /// The instance.
+    ///
+    /// Converts into a message: `DeregisterInstance::from(registration.instance())`.
     pub fn instance(&self) -> &InstanceKey {
         &self.instance
     }

@@ -1,4 +1,7 @@
 //! The readiness of a process whose server is run by `serve`.
+//!
+//! `serve` tells the Registry how far it is, because `/readyz` is answered from the Registry's state: a process
+//! that has not asked for its registrations yet is not ready, although nothing is pending.
 
 use actix::{Context, Handler, Message, ResponseFuture};
 

@@ -1,4 +1,7 @@
 //! The state that the Registry shares with the futures of its handlers, and how these futures are run.
+//!
+//! Handlers return futures that outlive the handler, and each needs the whole state. So the state is one `Rc`,
+//! whose parts are `Cell`s and `RefCell`s. The rule that makes this sound: nothing is borrowed across an `await`.
 
 use std::{
     future::Future,
@@ -69,6 +72,8 @@ pub(crate) struct Shared {
 }
 
 /// The phases of a Registry, in the order in which it goes through them.
+///
+/// A phase is never left for an earlier one. Whoever waits for a phase is woken by the `watch` channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     Serving,

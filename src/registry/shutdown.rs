@@ -1,4 +1,11 @@
 //! Shutdown: deregisters the instances, then ends the Registry.
+//!
+//! 1. New messages are answered with [`Error::Stopped`], and the Heartbeats end.
+//! 2. The shutdown queues behind each message about an instance that is under way.
+//! 3. Instances are deregistered, up to `max_connections` at a time, until the deadline.
+//! 4. The phase becomes offline: what is still under way is abandoned.
+//! 5. The drain: views stay current, and the application serves.
+//! 6. Subscriptions, sockets and the thread end.
 
 use std::{
     cell::{Cell, RefCell},
@@ -70,6 +77,10 @@ const GUARD_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// # Errors
 /// Only [`Error::Stopped`], if the Registry has ended or is shutting down already. Instances that could not be
 /// deregistered are in the report and are no error: servers remove ephemeral instances after 30 s without heartbeats.
+///
+/// Which drain to take: none for a process that only calls others;
+/// [`drain_until_noticed`](Self::drain_until_noticed) for a service that others find in Nacos.
+/// `docs/guide/go-offline.md` has the whole order of an orderly end.
 #[derive(Debug, Clone, Default, Message)]
 #[rtype(result = "Result<ShutdownReport, Error>")]
 pub struct Shutdown {
@@ -90,6 +101,9 @@ impl Shutdown {
     }
 
     /// Deregisters the registered persistent instances, too. Default: off, they outlive the process.
+    ///
+    /// Persistent instances are for services that Nacos checks itself, and that shall be listed while they are
+    /// down.
     #[must_use]
     pub fn persistent_too(mut self) -> Self {
         self.persistent_too = true;
@@ -154,6 +168,8 @@ impl Drain {
 }
 
 /// The result of a [`Shutdown`].
+///
+/// An instance that failed is removed by the servers after 30 s without heartbeats, if it is ephemeral.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct ShutdownReport {

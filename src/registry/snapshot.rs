@@ -1,4 +1,7 @@
 //! The snapshot of the Registry that the live page shows.
+//!
+//! It is like the status, with the lists themselves, and is also answered while the Registry drains. It is not
+//! public: its shape follows the page.
 
 use actix::{Context, Handler, Message, ResponseFuture};
 use futures_util::future::join_all;

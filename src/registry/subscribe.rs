@@ -67,6 +67,8 @@ const SUBSCRIBER_MAILBOX: usize = 16;
 /// - [`Error::Stopped`] if the Registry has ended.
 ///
 /// Unreachable servers are no error: the first list is sent when a server answers.
+///
+/// The listener's [`ServiceChanged`] comes in the order of the lists. For reads without an actor use [`Discover`].
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct Subscribe {
@@ -235,6 +237,8 @@ impl Handler<StopSubscribe> for Registry {
 /// - [`Error::Stopped`] if the Registry has ended.
 ///
 /// Unreachable servers are no error. The view is empty until its first list arrives: see [`ServiceView::ready_within`].
+///
+/// Send it once at the start and keep the view; a message for each call would cost a thousand times as much.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<ServiceView, Error>")]
 pub struct Discover {

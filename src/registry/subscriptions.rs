@@ -1,4 +1,7 @@
-//! The Subscriber actors that run.
+//! Messages about the list of a service: subscribe, unsubscribe, stop all subscriptions, discover.
+//!
+//! A Subscriber starts with the first listener or view of its key, and ends by itself with the last one. So the map
+//! here may have ended entries, which are replaced or removed when they are found.
 
 use std::{cell::RefCell, collections::HashMap};
 

@@ -1,4 +1,8 @@
 //! Which instance a message is about.
+//!
+//! Names from an application are checked strictly, since they become registrations. Names from a list or a status
+//! are only checked for what no server accepts: whatever a server has must be possible to read, change and
+//! deregister.
 
 use std::sync::Arc;
 

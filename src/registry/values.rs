@@ -1,4 +1,7 @@
 //! The values of an instance in messages: setters that several messages have, and values that change an instance.
+//!
+//! Registering starts from the defaults and sets all values; modifying changes some and leaves the rest. Both have
+//! the same setters, so the macro writes them once, for a field of either type.
 
 use std::collections::BTreeMap;
 

@@ -17,6 +17,37 @@ use crate::{
 ///
 /// # Errors
 /// Only [`Error::Stopped`].
+///
+/// ```
+/// use actix::prelude::*;
+/// use actix_nacos::prelude::*;
+/// # use actix_nacos::embedded::EmbeddedServer;
+///
+/// struct Alarm;
+///
+/// impl Actor for Alarm {
+///     type Context = Context<Self>;
+/// }
+///
+/// impl Handler<EjectionChanged> for Alarm {
+///     type Result = ();
+///
+///     fn handle(&mut self, change: EjectionChanged, _: &mut Context<Self>) {
+///         match change.ejected_for {
+///             Some(time) => eprintln!("{} is left out for {time:?}, the {}. time", change.instance, change.times),
+///             None => eprintln!("{} is back", change.instance),
+///         }
+///     }
+/// }
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+///
+/// registry.send(WatchEjections::new(Alarm.start().recipient())).await??;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct WatchEjections {

@@ -1,4 +1,8 @@
 //! The listeners of one kind of change. Each has a task of its own, so that a slow listener delays no other.
+//!
+//! `try_send` to a weak listener never says "full", because each upgraded address may put one message beyond the
+//! limit. So a task per listener sends one message, waits until it is handled, and only then sends the next one.
+//! What waits meanwhile is bounded by [`QUEUE`].
 
 use std::{
     cell::RefCell,
