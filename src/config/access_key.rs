@@ -1,4 +1,6 @@
 //! The access key that signs requests.
+//!
+//! It has no `Debug`, so that no secret gets into a log.
 
 /// An access key of Alibaba Cloud.
 #[derive(Clone)]

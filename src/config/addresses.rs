@@ -1,4 +1,7 @@
 //! Addresses: of a server, of several servers, of a server list, and of this machine.
+//!
+//! Every text that may contain a password is kept out of errors and logs: an address with an `@` is rejected
+//! without being quoted, and URLs are shown without their query.
 
 use std::{
     fmt,
@@ -28,6 +31,8 @@ use crate::error::{Error, Operation};
 /// assert_eq!(servers, ServerList::from("192.0.2.1:8848, 192.0.2.2:8848"));
 /// let config = Config::new(servers);
 /// ```
+///
+/// The order matters little: a Registry begins with a random one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerList(pub(super) Vec<String>);
 

@@ -1,4 +1,7 @@
 //! Settings from environment variables.
+//!
+//! One table, [`VARIABLES`], has each setting's variable, key and reader. An error names the variable, not the
+//! setting, because the variable is what has to be corrected.
 
 use std::{env::VarError, str::FromStr, time::Duration};
 

@@ -3,6 +3,10 @@
 //! A setting consists of a field with a default and a check in this file, a setter and a getter in `settings.rs`, a row
 //! in the table at [`Config`], and an environment variable in `environment.rs`. A test compares the table with the
 //! variables.
+//!
+//! Settings are plain values until a Registry starts: setters never fail, and [`Config::validate`] checks all of
+//! them at once. What a setter was given counts more than what a file or the environment had, if it is called
+//! later.
 
 mod access_key;
 mod addresses;
@@ -42,6 +46,9 @@ pub(crate) const LONGEST_DURATION: Duration = Duration::from_secs(10 * 365 * 24 
 /// The HTTP API of Nacos that is spoken with a server.
 ///
 /// In a file and in `NACOS_PROTOCOL`: `auto`, `v1` or `v3`.
+///
+/// Leave it at [`Auto`](Self::Auto) unless a proxy answers unknown paths in a way that hides which API the server
+/// has. A server that changes its API, by an upgrade or behind a load balancer, is only noticed with `Auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -217,6 +224,12 @@ impl Config {
     /// let cluster = Config::new(["http://192.0.2.1:8848/nacos", "http://192.0.2.2:8848/nacos"]);
     /// assert!(one.validate().is_ok() && cluster.validate().is_ok());
     /// ```
+    ///
+    /// All addresses should be members of one cluster. The Registry uses one of them at a time, a random one at
+    /// first, and another one when that fails. A host name with several IP addresses is one server.
+    ///
+    /// No address is looked up here. An invalid one is an error of [`validate`](Config::validate) and of
+    /// [`Registry::start`](crate::Registry::start).
     pub fn new(servers: impl Into<ServerList>) -> Self {
         Self::default().servers(servers)
     }
@@ -235,6 +248,8 @@ impl Config {
     /// let config = Config::at_endpoint("http://192.0.2.9:8080/nacos/serverlist");
     /// assert!(config.validate().is_ok());
     /// ```
+    ///
+    /// While there is no list yet, messages wait for it within their time limits, and it is asked for every second.
     pub fn at_endpoint(url: impl Into<String>) -> Self {
         Self::default().endpoint(url)
     }
@@ -252,6 +267,8 @@ impl Config {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// In the environment: `NACOS_DISABLED=true`. So the same program runs with and without Nacos.
     pub fn disabled() -> Self {
         Config { disabled: true, ..Self::default() }
     }
@@ -260,6 +277,9 @@ impl Config {
     ///
     /// # Errors
     /// [`Error::InvalidInput`] with the setting as its field and the rule as its reason.
+    ///
+    /// The first rule that is broken is reported. It is checked by [`Registry::start`](crate::Registry::start),
+    /// too, so call it only to check earlier.
     pub fn validate(&self) -> Result<(), Error> {
         let addresses = self.addresses()?;
         if addresses.is_empty() && self.endpoint.is_none() && !self.disabled {

@@ -1,4 +1,6 @@
 //! The setters and getters of `Config`.
+//!
+//! The table at [`Config`] has all defaults at a glance.
 
 use std::{
     path::{Path, PathBuf},
@@ -41,6 +43,9 @@ impl Config {
     }
 
     /// Sets the id (not the name) of the namespace. Default: `public`. An empty id means `public` too.
+    ///
+    /// Namespaces separate services completely: a Registry sees only its own. Nacos does not say if a namespace
+    /// does not exist; its lists are empty then. The console shows the id beside the name.
     #[must_use]
     pub fn namespace(mut self, id: impl Into<String>) -> Self {
         self.namespace = id.into();
@@ -57,6 +62,9 @@ impl Config {
     /// If a server rejects the login but accepts requests without a token, as with authentication turned off, the
     /// server is used without a token, and one warning is logged. [`SetCredentials`](crate::SetCredentials) replaces
     /// the credentials of a running Registry.
+    ///
+    /// The password is sent in the body of the login alone. Requests carry the token, in the header
+    /// `Authorization`. A token is renewed before it ends, and replaced when a server rejects it.
     #[must_use]
     pub fn credentials(mut self, username: impl Into<String>, password: impl Into<String>) -> Self {
         self.username = Some(username.into());
@@ -158,6 +166,9 @@ impl Config {
     }
 
     /// Sets the timeout of a single request. At least 1 ms. Default: 3 s, like Nacos' Java client.
+    ///
+    /// A server that does not answer within this time has failed this request, and the next server is asked. Keep
+    /// it well below [`operation_timeout`](Config::operation_timeout), so that there is time for another server.
     #[must_use]
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
@@ -184,6 +195,8 @@ impl Config {
     ///     .operation_timeout(Duration::from_secs(2));
     /// assert!(config.validate().is_ok());
     /// ```
+    ///
+    /// Heartbeats and polls are not repeated that long: they try each server once.
     #[must_use]
     pub fn operation_timeout(mut self, timeout: Duration) -> Self {
         self.operation_timeout = timeout;
@@ -197,6 +210,9 @@ impl Config {
 
     /// Sets the timeout for deregistering all instances: in a [`Shutdown`](crate::Shutdown) without a timeout of its
     /// own, and when the last address of the Registry is dropped. At least 1 ms. Default: 10 s.
+    ///
+    /// Kubernetes kills a process 30 s after it asked it to end, by default; the drain time comes on top of this
+    /// timeout.
     #[must_use]
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
@@ -214,6 +230,9 @@ impl Config {
     /// A quarter of the connections, and at least one, is reserved for heartbeats and registrations; with 1, one more
     /// connection is opened for them. Up to the same number of idle connections is kept per server. One more idle
     /// connection detects restarts of the server.
+    ///
+    /// As a rule of thumb, 32 requests at a time that take 16 ms each are 2,000 per second, which are the
+    /// heartbeats of 10,000 instances. See `docs/guide/tune-for-100000-instances.md`.
     #[must_use]
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
@@ -227,6 +246,8 @@ impl Config {
 
     /// Sets how many messages the Registry's mailbox holds before `try_send` returns `Full`. From 1 to 1,000,000.
     /// Default: 4,096.
+    ///
+    /// `send` waits for a place beyond that, and `do_send` ignores the limit.
     #[must_use]
     pub fn mailbox_capacity(mut self, messages: usize) -> Self {
         self.mailbox_capacity = messages;
@@ -259,6 +280,9 @@ impl Config {
 
     /// Accepts an empty list after a non-empty one only if the next poll returns an empty list too. Default: false, an
     /// empty list is a change like any other.
+    ///
+    /// Use it where an empty list is more likely a mistake than the truth, for example when the registry is
+    /// rebuilt. It delays the removal of the last instance by a second or so.
     #[must_use]
     pub fn protect_from_empty(mut self, yes: bool) -> Self {
         self.protect_from_empty = yes;
@@ -293,6 +317,10 @@ impl Config {
     ///
     /// Several processes and Registries may share a folder. Lists from the cache arrive with
     /// [`Source::Cache`](crate::Source::Cache), and views that serve them are [stale](crate::ServiceView::is_stale).
+    ///
+    /// A file is ignored after 24 hours, because its instances may be long gone. It is a JSON file per service and
+    /// clusters; the folder may be deleted at any time. Calls to instances that are gone fail, so combine it with
+    /// retries.
     #[must_use]
     pub fn cache_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cache_dir = Some(folder.into());

@@ -1,4 +1,7 @@
 //! TLS settings for `https` servers.
+//!
+//! These settings are used for registry servers ([`Config::tls`](crate::Config::tls)) and for calls by name
+//! (`balance::ClientBuilder::tls`).
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +17,8 @@ use serde::{Deserialize, Serialize};
 /// let tls = TlsConfig::default().ca_file("ca.pem").client_certificate("client.pem", "client.key");
 /// let config = Config::new("192.0.2.1:8848").tls(tls);
 /// ```
+///
+/// Certificates are always checked. That of a registry server must be for the host in the server's address.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
@@ -25,6 +30,13 @@ pub struct TlsConfig {
 impl TlsConfig {
     /// Trusts the certificates in this PEM file in addition to the platform's roots. Default: only the platform's
     /// roots.
+    ///
+    /// Use it for servers with a certificate of a company's own authority. The file may contain several
+    /// certificates.
+    ///
+    /// # Errors
+    /// [`Registry::start`](crate::Registry::start) fails with `InvalidInput` if there is an `https` server and the
+    /// file cannot be read.
     #[must_use]
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca_file = Some(path.into());
@@ -33,6 +45,9 @@ impl TlsConfig {
 
     /// Presents a client certificate: its chain from the PEM file `certificate`, its private key from the PEM file
     /// `key`. Default: no client certificate.
+    ///
+    /// The key must not be encrypted. Both files are read when the Registry starts or the client is made, and not
+    /// again.
     #[must_use]
     pub fn client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.client_certificate_file = Some(certificate.into());

@@ -1,4 +1,6 @@
 //! The messages that listeners receive.
+//!
+//! A change is built once and shared by all listeners that have received the same list before.
 
 use std::{
     ops::Deref,
@@ -15,6 +17,8 @@ use super::{
 };
 
 /// How a list was obtained.
+///
+/// Take it as information for logs. A list is believed, or not, before listeners receive it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -64,6 +68,10 @@ pub enum Source {
 ///     }
 /// }
 /// ```
+///
+/// The message carries the whole list, so a listener needs no memory of its own: `change.info.hosts` is always
+/// complete. Use `added`, `changed` and `removed` where something has to be done for each instance, such as opening
+/// a connection.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct ServiceChanged(Arc<Change>);
@@ -77,6 +85,9 @@ impl Deref for ServiceChanged {
 }
 
 /// The difference between the current list of a service and the list that this listener received last.
+///
+/// Instances are the same if cluster, ip and port are. [`changed`](Change::changed) has instances with another
+/// weight, health, `enabled`, `ephemeral` or metadata; another `instance_id` is no change.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Change {
@@ -133,6 +144,8 @@ impl ServiceChanged {
     }
 
     /// Replaces the source of the list. For tests of listeners.
+    ///
+    /// Tests use it for listeners that treat a list from the [disk cache](Source::Cache) differently.
     #[must_use]
     pub fn learned_by(self, source: Source) -> Self {
         let mut change = Arc::unwrap_or_clone(self.0);

@@ -1,4 +1,6 @@
 //! Whether the servers can be reached.
+//!
+//! It is derived from the health of all servers in `client/connection.rs`.
 
 use actix::Message;
 use serde::Serialize;
@@ -7,6 +9,16 @@ use serde::Serialize;
 /// [`WatchConnection`](crate::WatchConnection).
 ///
 /// Serialises in lower case (`"connected"`).
+///
+/// | state | registrations and heartbeats | lists and calls |
+/// |---|---|---|
+/// | [`Unknown`](Self::Unknown) | wait for the first answer | no list yet, except from the disk cache |
+/// | [`Connected`](Self::Connected) | in time | current |
+/// | [`Degraded`](Self::Degraded) | in time, at another server | current |
+/// | [`Lost`](Self::Lost) | are repeated until a server answers | go on with the last lists, which are stale |
+///
+/// None of them needs an action of the application. Do not make a process unready because of `Lost`: it can still
+/// serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]

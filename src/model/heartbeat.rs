@@ -1,4 +1,7 @@
 //! The server's reply to a heartbeat.
+//!
+//! Facts about Nacos: a heartbeat every 5 s; unhealthy after 15 s without, removed after 30 s. The server's answer
+//! may ask for another interval, and may allow *light* beats, which leave the instance's values out.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,6 +19,14 @@ pub(crate) const BEAT_UNKNOWN: i64 = 20404;
 ///
 /// Serialises with the field names of Nacos (`clientBeatInterval`, …). The v3 API only says whether a beat was
 /// accepted. The interval is 0 then, and light beats are not enabled.
+///
+/// ```
+/// use actix_nacos::HeartbeatReply;
+///
+/// let reply: HeartbeatReply =
+///     serde_json::from_str(r#"{"clientBeatInterval": 5000, "code": 20404, "lightBeatEnabled": true}"#).unwrap();
+/// assert!(reply.is_unknown());
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -38,6 +49,9 @@ impl HeartbeatReply {
     }
 
     /// Whether the server does not know the instance, so that the instance has to be registered again.
+    ///
+    /// [`SendHeartbeat`](crate::SendHeartbeat) registers the instance by itself then, and answers that it was
+    /// taken.
     pub fn is_unknown(&self) -> bool {
         self.code == BEAT_UNKNOWN
     }

@@ -1,4 +1,7 @@
-//! A histogram of durations.
+//! Durations, counted by how long they were.
+//!
+//! The bounds are fixed, so that histograms of different processes and versions can be added up. They suit requests
+//! to a server: 1 ms to 10 s.
 
 use std::{cell::Cell, time::Duration};
 
@@ -21,7 +24,24 @@ const BOUNDS: [Duration; 13] = [
     Duration::from_millis(10_000),
 ];
 
-/// A histogram of durations.
+/// How many durations were how long.
+///
+/// Made for Prometheus: buckets are cumulative. The number above the last bound is `count` minus the count of the
+/// last bucket. It grows from the start of the Registry and never falls.
+///
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// registry.send(ListInstances::new("orders")).await??;
+/// let status = registry.send(GetStatus).await??;
+/// let duration = &status.requests[0].duration;
+/// println!("{} requests took {} s on average", duration.count, duration.sum_seconds / duration.count as f64);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Histogram {
@@ -52,6 +72,7 @@ pub(crate) struct Durations {
 }
 
 impl Durations {
+    /// Counts one duration.
     pub(crate) fn count(&self, duration: Duration) {
         let index = BOUNDS.partition_point(|bound| *bound < duration);
         if let Some(count) = self.counts.get(index) {
@@ -60,6 +81,7 @@ impl Durations {
         self.sum.set(self.sum.get().saturating_add(duration));
     }
 
+    /// The counts so far, as buckets that add up.
     pub(crate) fn histogram(&self) -> Histogram {
         let mut count = 0;
         let mut up_to = |(bound, at): (&Duration, &Cell<u64>)| {

@@ -1,4 +1,15 @@
 //! An instance of a service, its key, and the rules for its values.
+//!
+//! | value | what this crate accepts | what servers do beyond that |
+//! |---|---|---|
+//! | `ip` | a text without blanks and control characters, not `0.0.0.0` | 2.3 and later: no Chinese characters |
+//! | `port` | 1 to 65,535 | 1.4 and r-nacos list others |
+//! | `weight` | 0 to 10,000 | r-nacos takes any |
+//! | cluster | 512 characters, no comma, no control character | letters, digits, `-`; 2.3 and later: 64 characters |
+//! | metadata | 64 KiB | 2.3 and later: 1,024 characters |
+//! | timeouts | positive milliseconds, longer than the interval | 2.x and 3.x check the same |
+//!
+//! An instance that a server lists is never rejected by these rules.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
@@ -16,6 +27,10 @@ pub const DEFAULT_CLUSTER: &str = "DEFAULT";
 /// Key-value pairs that belong to an instance. This crate allows at most 64 KiB over all keys and values.
 ///
 /// Nacos 2.3 and later reject more than 1,024 characters unless configured otherwise.
+///
+/// The keys under `preserved.` belong to Nacos: [`HEART_BEAT_INTERVAL`], [`HEART_BEAT_TIMEOUT`] and
+/// [`IP_DELETE_TIMEOUT`]. All clients of a service receive the metadata of all instances with every list, so keep
+/// it short.
 pub type Metadata = BTreeMap<String, String>;
 
 /// Metadata key for the interval between two beats, in milliseconds.
@@ -33,9 +48,14 @@ pub type Metadata = BTreeMap<String, String>;
 pub const HEART_BEAT_INTERVAL: &str = "preserved.heart.beat.interval";
 /// Metadata key for the time without a beat after which the server marks the instance as unhealthy, in milliseconds.
 /// Default: 15 s.
+///
+/// The server looks every 5 s, so it may notice up to that much later. Unhealthy instances stay in lists, and views
+/// do not choose them.
 pub const HEART_BEAT_TIMEOUT: &str = "preserved.heart.beat.timeout";
 /// Metadata key for the time without a beat after which the server removes the instance, in milliseconds. Default: 30
 /// s.
+///
+/// Keep it well above [`HEART_BEAT_TIMEOUT`]: an instance that is removed comes back only by a registration.
 pub const IP_DELETE_TIMEOUT: &str = "preserved.ip.delete.timeout";
 
 /// In bytes. Servers have a lower limit or none. This limit is ours: every list transfers the metadata of all
@@ -56,6 +76,9 @@ const DEFAULT_DELETE_TIMEOUT: Duration = Duration::from_secs(30);
 /// instance.weight = 0.5;
 /// assert_eq!(instance.authority(), "127.0.0.7:8080");
 /// ```
+///
+/// It is a copy: changing it changes nothing on a server. Messages take an instance to name it:
+/// `DeregisterInstance::from(&instance)`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -86,6 +109,8 @@ pub struct Instance {
 impl Instance {
     /// Creates an instance with the defaults of Nacos: cluster `DEFAULT`, weight 1, healthy, enabled, ephemeral, no
     /// metadata.
+    ///
+    /// Nothing is checked here. A message that is made from the instance checks its values.
     pub fn new(ip: impl Into<String>, port: u16) -> Self {
         Instance {
             instance_id: String::new(),
@@ -221,6 +246,9 @@ impl Instance {
 /// instance.service_name = "SHOP@@orders".into();
 /// assert_eq!(InstanceKey::from(&instance).to_string(), "127.0.0.7:8080 of SHOP@@orders (cluster DEFAULT)");
 /// ```
+///
+/// Two instances with the same key are the same instance on 1.4. Since 2.0, Nacos allows one instance per ip and
+/// port in a service, whatever its cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct InstanceKey {
     /// The service with its group.
@@ -261,6 +289,8 @@ impl InstanceKey {
 }
 
 /// Takes the service from `service_name` (`GROUP@@service`), which every listed instance has.
+///
+/// A bare service name is taken to be in [`DEFAULT_GROUP`](crate::DEFAULT_GROUP).
 impl From<&Instance> for InstanceKey {
     fn from(instance: &Instance) -> Self {
         InstanceKey::of(&ServiceName::from_wire(&instance.service_name, DEFAULT_GROUP), instance)

@@ -1,6 +1,18 @@
 //! The values that applications and servers exchange: instances, services, changes.
 //!
 //! These types do no I/O and know neither servers nor actors.
+//!
+//! They are the vocabulary of every other layer, so they have no behaviour beyond checks, order and comparison.
+//! Rules for values that an application gives are strict and name the field; values from servers are taken as they
+//! are.
+//!
+//! | module | what it has |
+//! |---|---|
+//! | [`service`] | names, lists, the difference between two lists |
+//! | [`instance`] | an instance, its key, the rules for its values |
+//! | [`change`] | the message that listeners receive |
+//! | [`connection`], [`heartbeat`] | the state of the connection, the reply to a heartbeat |
+//! | [`histogram`] | counted durations |
 
 pub(crate) mod change;
 pub(crate) mod connection;

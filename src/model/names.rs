@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 
 /// The group of a service for which no group is given.
+///
+/// Every Nacos client uses the same.
 pub const DEFAULT_GROUP: &str = "DEFAULT_GROUP";
 
 /// Separates group and service in Nacos' grouped names.
@@ -18,6 +20,9 @@ const LONGEST_NAME: usize = 512;
 /// A service name with its group.
 ///
 /// Displays as `GROUP@@service`.
+///
+/// Services with the same name in different groups have nothing in common. Nacos writes the two with `@@` between
+/// them, and messages of this crate accept that form wherever a service is named.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ServiceName {
     /// The group. Default: [`DEFAULT_GROUP`].
@@ -157,6 +162,9 @@ pub(crate) fn cluster_filter(clusters: &[String]) -> Result<String, Error> {
 /// let by_name = ListInstances::new(ServiceName::parse("PAY@@ledger")?);
 /// # Ok::<(), actix_nacos::Error>(())
 /// ```
+///
+/// Converting never fails, so that builders need no `Result`. An invalid name is the answer of the message:
+/// [`Error::InvalidInput`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceRef(Reference);
 

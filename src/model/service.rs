@@ -1,4 +1,7 @@
-//! The list of a service's instances, and the difference between two lists.
+//! A service's name, the list of its instances, and the difference between two lists.
+//!
+//! Invariant of lists: `hosts` are sorted by cluster, ip and port and have no duplicates ([`ServiceInfo::tidy`]).
+//! Comparing two lists then takes one walk through both, and unchanged instances are recognised by their pointer.
 
 use std::{cmp::Ordering, sync::Arc, time::Duration};
 
@@ -20,6 +23,8 @@ pub(crate) use super::names::{cluster_filter, validate_group, ServiceName, Servi
 /// assert_eq!(list.hosts[0].service_name, "SHOP@@orders");
 /// # Ok::<(), actix_nacos::Error>(())
 /// ```
+///
+/// A service that does not exist has an empty list: Nacos does not tell the two apart.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -79,6 +84,8 @@ impl ServiceInfo {
 
     /// How long the server asks its clients to use this list: [`cache_millis`](ServiceInfo::cache_millis) as a
     /// duration.
+    ///
+    /// The Registry polls after 85 % of it, within [`Config::poll_interval`](crate::Config::poll_interval).
     pub fn cache_time(&self) -> Duration {
         Duration::from_millis(self.cache_millis)
     }
@@ -98,6 +105,8 @@ impl ServiceInfo {
 }
 
 /// The difference between two lists.
+///
+/// Each part is in the order of the lists.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Difference {
     pub(crate) added: Vec<Arc<Instance>>,

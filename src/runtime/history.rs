@@ -1,4 +1,7 @@
 //! The recent events and list changes of a Registry, for the status and its page.
+//!
+//! Two rings of 100 entries, so the memory is bounded however long a Registry runs. They answer "what happened"
+//! after the fact; the log has more, but is elsewhere. Any thread records, under a lock that is held for an entry.
 
 use std::{
     collections::VecDeque,
@@ -29,6 +32,19 @@ const NAMED_INSTANCES: usize = 5;
 /// An event that an operator may want to know about afterwards.
 ///
 /// [`RegistryStatus::events`](crate::RegistryStatus::events) contains the last 100 events.
+///
+/// ```
+/// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Error> {
+/// # let server = EmbeddedServer::start().unwrap();
+/// # let registry = Registry::start(Config::new(server.server_address()))?;
+/// for event in registry.send(GetStatus).await??.events {
+///     println!("{:?} {:?} x{} {:?}", event.at, event.kind, event.count, event.reason);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct RegistryEvent {

@@ -1,6 +1,9 @@
 //! A common grid for timers: timers that are due at the same point of the grid cost one wake-up of the process.
 //!
 //! With it, 100,000 heartbeats at 5 s wake the process twice a second instead of 20,000 times.
+//!
+//! The grid is absolute: it counts from one origin per Registry. Timers that are rounded relative to their own
+//! start would never meet.
 
 use std::time::Duration;
 

@@ -1,5 +1,8 @@
-//! Answers that contain self-contained web pages and their event streams. Detects requests that pages of other sites
-//! make.
+//! Answers with self-contained web pages, and with the event streams that these pages show.
+//!
+//! A page shows what others have written: names, metadata, error texts of servers. So it must be impossible for
+//! them to be run. The policy names the page's own script by its hash, loads nothing from elsewhere, and forbids
+//! frames.
 
 use std::{convert::Infallible, net::IpAddr};
 
