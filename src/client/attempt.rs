@@ -142,6 +142,8 @@ impl Nacos {
 
     /// Whether a rejection is the answer unless a healthy server gives a better one. Waiting for failing servers is not
     /// worth it then, except for the server in use, which may recover.
+    ///
+    /// So an application that is rejected by the only healthy server learns of it at once.
     fn has_answer(&self, operation: Operation, progress: &Progress) -> bool {
         let may_come_back = progress.has_current_failed || self.servers.is_current_open_for(operation);
         progress.first_rejection.is_some() && !may_come_back
@@ -197,6 +199,8 @@ impl Nacos {
     }
 
     /// The error when every breaker is open: the last error of the server in use.
+    ///
+    /// It happens to operations of one round, which do not wait for a breaker.
     fn no_server(&self, operation: Operation) -> Error {
         let current = self.servers.current();
         let server = current.as_ref().map_or_else(|| "any server".to_owned(), |server| server.name.clone());
@@ -207,6 +211,9 @@ impl Nacos {
 
     /// Asks one server in the protocol that it was found to speak, and in the other protocol if it does not speak that
     /// one.
+    ///
+    /// # Errors
+    /// That of the protocol that was tried last.
     async fn ask<C: Call>(
         &self,
         call: &C,

@@ -130,6 +130,8 @@ impl Call for Beat<'_> {
 }
 
 /// The query of a list.
+///
+/// Lists that differ in any of these are different for the cache.
 #[derive(Clone, Copy)]
 pub(crate) struct ListQuery<'a> {
     /// `None` for the configured namespace.
@@ -148,6 +150,8 @@ impl<'a> ListQuery<'a> {
 }
 
 /// Services with unusable instances.
+///
+/// Kept for the life of the client, so that the warning comes once.
 pub(super) type LeftOut = HashSet<ServiceName>;
 
 /// Reads a list, by the cache if the hosts have not changed.

@@ -59,6 +59,8 @@ pub(crate) enum FailureKind {
 }
 
 /// One failed request.
+///
+/// `sent` tells failures that were under way together from those that followed each other.
 pub(crate) struct Failure {
     pub(crate) kind: FailureKind,
     pub(crate) operation: Operation,
@@ -69,6 +71,8 @@ pub(crate) struct Failure {
 }
 
 /// Whether a request may be sent.
+///
+/// Computed when asked, from the moments that are stored: no timer moves a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Availability {
     Closed,
@@ -249,6 +253,8 @@ impl Health {
 
     /// Whether the server answers nothing, or answers every list with a failure. A server that lists some services and
     /// fails for others is not lost.
+    ///
+    /// An outage of other operations alone does not make a server lost.
     pub(super) fn is_lost(&self) -> bool {
         let lists = self.operations.get(&Operation::List);
         self.server.is_outage(self.last_success) || lists.is_some_and(|lists| lists.is_outage(self.last_success))
@@ -260,6 +266,8 @@ impl Health {
     }
 
     /// Whether a failure within this time counts against the server or has opened a breaker.
+    ///
+    /// Failures of one subject count here although they open no breaker.
     pub(super) fn has_failed_within(&self, time: Duration) -> bool {
         let is_suspect =
             self.server.failures > 0 || self.operations.values().any(|breaker| breaker.open_until.is_some());

@@ -96,6 +96,8 @@ pub(super) struct Answered<T> {
 }
 
 /// A list and its origin.
+///
+/// `epoch` decides which rules `ListMerge` applies to it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Listed {
     pub(crate) info: ServiceInfo,
@@ -289,6 +291,8 @@ impl Nacos {
     ///
     /// # Errors
     /// [`Error::NotFound`], with `may_be_disabled` if the server has no GET.
+    ///
+    /// A disabled instance is recognised by being in GET and not in a list that is new enough.
     pub(crate) async fn current(
         &self,
         key: &InstanceKey,
@@ -372,6 +376,8 @@ impl Nacos {
 }
 
 /// The values of an instance, as far as they are known.
+///
+/// Only a disabled instance leaves it open, if the other instances of its service do not show the kind.
 #[derive(Debug)]
 pub(crate) struct Current {
     pub(crate) instance: Instance,
@@ -381,6 +387,8 @@ pub(crate) struct Current {
 
 /// Completes an instance from GET by a newer list. An instance that is not listed is disabled. It is as ephemeral as
 /// the other instances of its service, because 2.x and later do not mix both kinds in one service.
+///
+/// It needs a list that was requested after the instance must be in it.
 fn complete(instance: Instance, list: &ServiceInfo, key: &InstanceKey) -> Current {
     if let Some(listed) = find(list, key) {
         let instance = Instance { enabled: true, ephemeral: listed.ephemeral, ..instance };

@@ -92,6 +92,8 @@ impl Servers {
     }
 
     /// Replaces the list. Known servers keep their state.
+    ///
+    /// Requests to a server that left the list go on; its connections are closed after them.
     pub(crate) fn replace(&self, addresses: Vec<ServerAddress>) {
         let current = self.current();
         let server_at = |address| {
@@ -157,6 +159,8 @@ impl Servers {
 
     /// Begins an epoch because the server in use does not know an instance although its beats were in time. At most one
     /// epoch per `interval`, because all instances of a restarted server are unknown.
+    ///
+    /// Otherwise every beat of thousands of instances would begin one.
     pub(crate) fn note_unknown(&self, interval: Duration) {
         if self.unknown_at.get().is_none_or(|last| last.elapsed() >= interval) {
             self.unknown_at.set(Some(Instant::now()));
@@ -165,6 +169,8 @@ impl Servers {
     }
 
     /// Notes the protocol of `server`. A server that speaks another protocol than before has been replaced.
+    ///
+    /// The first protocol that is found is no change.
     pub(crate) fn note_protocol(&self, server: &Rc<Server>, protocol: WireProtocol) {
         let before = server.replace_protocol(protocol);
         if before.is_some_and(|before| before != protocol) && self.is_in_use(server) {
@@ -226,6 +232,8 @@ impl Servers {
     }
 
     /// Notes that `server` did the operation. It comes into use if the server in use fails or rejects everything.
+    ///
+    /// A server that merely answers better than the one in use is not enough: see [`Health::is_left_for`].
     pub(crate) fn succeeded(
         &self,
         server: &Rc<Server>,
@@ -308,6 +316,8 @@ impl Servers {
     // Datagrams
 
     /// Whether `ip` is an address of a server.
+    ///
+    /// By the addresses that were last looked up. Port and content are not looked at.
     pub(crate) fn trusts(&self, ip: IpAddr) -> bool {
         self.list.borrow().iter().any(|server| server.is_at(ip))
     }

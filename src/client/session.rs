@@ -63,6 +63,8 @@ struct State {
 }
 
 /// The access to one server.
+///
+/// Created by the first login at this server.
 #[derive(Default)]
 struct Access {
     token: Option<Token>,
@@ -76,6 +78,8 @@ struct Access {
 
 /// A server's rejection of the login. The server may still serve requests without a token: with authentication turned
 /// off it may not know the user.
+///
+/// It ends with the next login that is accepted, or with new credentials.
 struct LoginRejection {
     error: Error,
     /// The number of rejections in a row.
@@ -90,6 +94,9 @@ struct LoginRejection {
 }
 
 /// The reason for a login.
+///
+/// A login that is due may be skipped when another caller has just logged in. A login because of a rejected token
+/// may not happen too often.
 #[derive(Clone, Copy)]
 enum Cause<'a> {
     /// There is no token, or it has to be renewed.
@@ -98,6 +105,7 @@ enum Cause<'a> {
     TokenRejected(Option<&'a str>),
 }
 
+/// Moments are of this machine's clock, from the lifetime that the server named.
 struct Token {
     text: Rc<str>,
     since: Instant,
@@ -177,6 +185,8 @@ impl Session {
     ///
     /// # Errors
     /// The error of the last login, if that login failed.
+    ///
+    /// The caller repeats its request once with the token, and takes the answer as it is.
     pub(crate) async fn replacement<F>(
         &self,
         server: &str,
@@ -228,6 +238,8 @@ impl Session {
     }
 
     /// Logs in with the current credentials, and again if they are replaced meanwhile.
+    ///
+    /// So a caller never gets a token of credentials that were replaced.
     async fn log_in<F>(&self, mut credentials: Rc<Credentials>, login: impl Fn(Rc<Credentials>) -> F) -> F::Output
     where
         F: Future<Output = Result<LoginAnswer, Error>>,
@@ -246,6 +258,8 @@ impl Session {
     ///
     /// # Errors
     /// The server's last rejection of the login, if it serves nothing without a token. Ok again when a login is due.
+    ///
+    /// It keeps requests from a server that would reject them, and lets another server have them.
     pub(crate) fn check(&self, server: &str) -> Result<(), Error> {
         let is_closed = self.with_rejection(server, |rejection| rejection.is_closed) == Some(true);
         if !is_closed || self.living_token(server).is_some() {
@@ -266,6 +280,8 @@ impl Session {
 
     /// Notes that the server served a request with this token, or without one. Returns the rejection of the login the
     /// first time that the server serves a request although it rejected the login.
+    ///
+    /// The rejection is for a warning, once: the login may be a mistake although everything works.
     pub(crate) fn note_served(&self, server: &str, token: Option<&str>) -> Option<Error> {
         let mut state = self.state.borrow_mut();
         let access = state.servers.get_mut(server)?;
@@ -318,6 +334,8 @@ impl Session {
     }
 
     /// Whether there is a valid token for at least one server.
+    ///
+    /// Tokens that have ended do not count.
     fn is_logged_in(&self) -> bool {
         let now = Instant::now();
         self.state

@@ -61,6 +61,8 @@ pub(crate) struct Transport {
 }
 
 /// The authentication of a request: a token, a signature, or both.
+///
+/// Both are added to the request when it is sent, so that a request can be built without them and sent with others.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Auth<'a> {
     pub(crate) token: Option<&'a str>,
@@ -107,6 +109,9 @@ impl NoAnswer {
 
 /// Creates a function that creates clients. All clients have the same configuration; each belongs to the server of its
 /// dialer. Clients must be created and used in the same arbiter, because awc's client is bound to its thread.
+///
+/// # Errors
+/// [`Error::InvalidInput`] for certificates that cannot be read.
 pub(crate) fn client_factory(config: &Config) -> Result<impl Fn(&Dialer) -> Client, Error> {
     let (timeout, limit) = (config.request_timeout, config.max_connections.saturating_add(1));
     let tls = tls::connector(config)?;
@@ -146,6 +151,8 @@ impl Transport {
 
     /// Waits until another request may be sent. Requests wait here and not in awc's pool, where the wait would count
     /// against the request's timeout. Never returns `None`, because the semaphores are never closed.
+    ///
+    /// Deregistrations are in the second group while the Registry shuts down.
     pub(crate) async fn permit(&self, operation: Operation) -> Option<SemaphorePermit<'_>> {
         let is_last = self.is_closing.get() && operation == Operation::Deregister;
         if !operation.keeps_registered() && !is_last {
@@ -160,6 +167,8 @@ impl Transport {
 
     /// How `error` counts against the server. `None` if it does not: a request that its operation's deadline cut short
     /// shows nothing about the server, and a 429 is an answer.
+    ///
+    /// Half of the request timeout is enough to blame a server for a timeout.
     pub(crate) fn failure_kind(&self, error: &Error) -> Option<FailureKind> {
         match error {
             Error::Timeout { after, .. } => (*after >= self.timeout / 2).then_some(FailureKind::NoAnswer),

@@ -68,6 +68,8 @@ pub(crate) struct Acknowledgement {
 }
 
 /// A decoded datagram.
+///
+/// A push that was read completely. [`acknowledgement`](PushMessage::acknowledgement) makes the reply.
 #[derive(Debug, Clone)]
 pub(crate) struct PushMessage {
     pub(crate) content: PushContent,
@@ -100,6 +102,9 @@ impl PushMessage {
     /// the work depends on.
     ///
     /// Bytes after the first JSON value, or after the first gzip member, are ignored.
+    ///
+    /// # Errors
+    /// [`NotDecoded`]; the number of bytes is still that of the work that was done.
     pub(crate) fn decode(datagram: &[u8], limit: usize) -> (usize, Result<Self, NotDecoded>) {
         if datagram.starts_with(&GZIP_MAGIC) {
             let mut text = Vec::new();
@@ -175,6 +180,8 @@ fn read_list(data: Option<&str>) -> Result<ListAnswer, NotDecoded> {
 
 /// Reads one JSON object and ignores what follows. Arrays must be rejected here: serde would read their elements as
 /// fields.
+///
+/// Numbers, texts and arrays are not pushes, even where serde could read them.
 fn first_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, NotDecoded> {
     if !begins_an_object(text) {
         return Err(NotDecoded::Malformed("not a JSON object".into()));

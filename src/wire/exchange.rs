@@ -85,6 +85,8 @@ pub(crate) struct Request {
 impl Request {
     /// Puts the parameters into the query. Parameters that are too long for a request line go into a form body if the
     /// method has one. [`in_query`](Request::in_query) is for servers that do not read a form body.
+    ///
+    /// Everything of v1 goes this way except the login.
     pub(crate) fn by_query(method: Method, path: &'static str, parameters: &impl Serialize) -> Self {
         let parameters = encode(parameters);
         if parameters.len() > MAX_QUERY && matches!(method, Method::POST | Method::PUT) {
@@ -102,6 +104,8 @@ impl Request {
     }
 
     /// Puts the parameters into a form body.
+    ///
+    /// For what must not be in a URL, and for v3, whose POST reads a form.
     pub(crate) fn by_form(path: &'static str, parameters: &impl Serialize) -> Self {
         let form = Some(encode(parameters));
         Request { method: Method::POST, path, query: String::new(), form, form_may_be_query: false }
@@ -146,6 +150,8 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// The beginning of the body, in one line, for an error text.
+    ///
+    /// Only for people: nothing is decided by it except where a function says so.
     pub(crate) fn excerpt(&self) -> String {
         // An answer may have many megabytes. Only its beginning is examined.
         let text = String::from_utf8_lossy(&self.body[..self.body.len().min(8 * MAX_EXCERPT)]);

@@ -104,6 +104,8 @@ impl InstanceParameters {
 }
 
 /// Serialising a map of strings cannot fail.
+///
+/// A JSON object, since every version reads that. Servers also read `k=v` pairs, which cannot hold every text.
 pub(crate) fn metadata_json(metadata: &Metadata) -> String {
     serde_json::to_string(metadata).unwrap_or_else(|_| "{}".into())
 }
@@ -181,6 +183,7 @@ pub(crate) struct PushAddress {
     pub(crate) port: u16,
 }
 
+/// `udpPort` and `clientIP` are sent together or not at all: a server takes a missing port as no subscription.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ListParameters<'a> {
@@ -248,6 +251,7 @@ pub(crate) fn beat(namespace: &str, key: &InstanceKey, values: Option<&Instance>
     Request::by_query(Method::PUT, INSTANCE_BEAT, &parameters)
 }
 
+/// `period` is informative: servers take the interval from the metadata.
 fn beat_body(key: &InstanceKey, instance: &Instance) -> String {
     let period = instance.preserved_interval().unwrap_or(DEFAULT_INTERVAL).as_millis() as u64;
     let body = BeatBody {
@@ -279,6 +283,8 @@ pub(crate) fn list_services(namespace: &str, group: &str, page_no: u32, page_siz
 }
 
 /// Sends the password in a form body, to keep it out of URLs. Every server reads the form of a login.
+///
+/// `path` is that of the API whose login is asked for.
 pub(crate) fn login(path: &'static str, username: &str, password: &str) -> Request {
     Request::by_form(path, &[("username", username), ("password", password)])
 }
@@ -318,6 +324,8 @@ pub(crate) struct Host {
 impl Host {
     /// Whether the host has an address. Port 0 is valid: Dubbo registers consumers with it, to be listed but not
     /// called.
+    ///
+    /// An entry without an address is left out of the list, and the rest of the list is used.
     pub(crate) fn is_usable(&self) -> bool {
         !self.ip.trim().is_empty() && self.port().is_some()
     }
@@ -335,6 +343,9 @@ impl Host {
     }
 
     /// `None` if the host is not [usable](Host::is_usable).
+    ///
+    /// The service's name in the entry is kept only if it is the requested one: 1.4 sends bare names to some
+    /// clients.
     pub(crate) fn into_instance(self, service: &ServiceName) -> Option<Instance> {
         let port = self.port().filter(|_| self.is_usable())?;
         Some(Instance {
@@ -521,6 +532,8 @@ pub(crate) struct LoginAnswer {
 }
 
 /// The error page of Spring as JSON.
+///
+/// 1.4 to 3.x send it for errors that no controller handled, such as a rejected token or a path that is not there.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct SpringError {
     pub(crate) timestamp: String,
@@ -542,6 +555,9 @@ pub(crate) fn read_ok(answer: &Answer) -> Result<(), Rejection> {
 }
 
 /// The list as the server sent it, not sorted yet.
+///
+/// # Errors
+/// [`Rejection::Unreadable`] if there is no `hosts`: any other field may be missing.
 pub(crate) fn read_list(answer: &Answer) -> Result<ListAnswer, Rejection> {
     check_status(answer)?;
     answer.json()
@@ -573,6 +589,8 @@ pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found,
 }
 
 /// An instance, and whether the answer contained two fields that some servers leave out.
+///
+/// What is missing is taken from the service's list.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) instance: Instance,
@@ -581,6 +599,9 @@ pub(crate) struct Found {
 }
 
 /// A missing instance is 404 with a text on 2.x, 500 with a text on 1.4, and 500 with the text `error` on r-nacos.
+///
+/// The texts are compared, since the same statuses mean other things: 404 without a text is a server without this
+/// API.
 fn instance_is_missing(answer: &Answer) -> bool {
     let text = String::from_utf8_lossy(&answer.body);
     match answer.status {
@@ -644,7 +665,10 @@ pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Rejection> {
     }
 }
 
-/// Rejects a token that no header can carry. Otherwise the HTTP client would fail each request without sending it.
+/// A token must be fit for a header: an HTTP client would refuse any other one without sending the request.
+///
+/// # Errors
+/// [`Rejection::Unreadable`], without the body.
 fn read_token(body: &[u8]) -> Result<LoginAnswer, Rejection> {
     let login: LoginAnswer = serde_json::from_slice(body).map_err(|error| unreadable_login(&error))?;
     if login.access_token.is_empty() || !login.access_token.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -658,6 +682,9 @@ fn unreadable_login(error: &serde_json::Error) -> Rejection {
 }
 
 /// Converts every status that is not a success.
+///
+/// # Errors
+/// See the table in [`exchange`](super::exchange).
 pub(crate) fn check_status(answer: &Answer) -> Result<(), Rejection> {
     match answer.status {
         200 => Ok(()),
@@ -668,6 +695,8 @@ pub(crate) fn check_status(answer: &Answer) -> Result<(), Rejection> {
 }
 
 /// The body is Spring's error page, a text, or empty.
+///
+/// The text is quoted for the user, and never decides anything: versions word it differently.
 fn forbidden(answer: &Answer) -> Rejection {
     let page = serde_json::from_slice::<SpringError>(&answer.body);
     let text = page.map_or_else(|_| answer.excerpt(), |error| excerpt(&error.message));

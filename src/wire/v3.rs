@@ -42,8 +42,10 @@ use crate::model::{
     service::ServiceName,
 };
 
+/// POST registers or beats, DELETE deregisters.
 pub(crate) const INSTANCE: &str = "/v3/client/ns/instance";
 pub(crate) const INSTANCE_LIST: &str = "/v3/client/ns/instance/list";
+/// GET reads and PUT overwrites; both need an administrator's token.
 pub(crate) const ADMIN_INSTANCE: &str = "/v3/admin/ns/instance";
 pub(crate) const ADMIN_SERVICE_LIST: &str = "/v3/admin/ns/service/list";
 pub(crate) const LOGIN: &str = "/v3/auth/user/login";
@@ -242,6 +244,9 @@ pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Rejection> {
 }
 
 /// The data of a successful answer.
+///
+/// # Errors
+/// Statuses first, then the code of the frame, since an error may come with HTTP 200.
 fn open<T: DeserializeOwned>(answer: &Answer) -> Result<T, Rejection> {
     match answer.status {
         200 => {}
@@ -270,6 +275,8 @@ fn code(answer: &Answer) -> Option<i64> {
 }
 
 /// The error in the frame of an answer. If the HTTP status is 200, the code takes the place of the status.
+///
+/// A code such as 30000 then decides whether another attempt may help.
 fn framed_rejection(answer: &Answer) -> Option<Rejection> {
     let frame = frame(answer).filter(|frame| frame.code != SUCCESS)?;
     let status = if answer.status == 200 { u16::try_from(frame.code).unwrap_or(u16::MAX) } else { answer.status };
@@ -283,6 +290,8 @@ fn framed_rejection(answer: &Answer) -> Option<Rejection> {
 }
 
 /// Says what may help when the admin API denies access.
+///
+/// The server's own text does not mention that an ordinary user will never be allowed.
 fn with_admin_hint(rejection: Rejection) -> Rejection {
     match rejection {
         Rejection::Forbidden(said) => {
