@@ -195,7 +195,7 @@ impl EmbeddedServerBuilder {
     /// get no pushes.
     ///
     /// Clients poll that often. Shorten it for tests of polling; this crate's clients also keep to
-    /// [`Config::min_poll_interval`](crate::Config::min_poll_interval).
+    /// [`Config::poll_interval`](crate::Config::poll_interval).
     pub fn cache_millis(mut self, time: Duration) -> Self {
         self.settings.cache_millis = Some(time.min(LONGEST_DURATION));
         self

@@ -290,7 +290,7 @@ impl InstanceKey {
 
 /// Takes the service from `service_name` (`GROUP@@service`), which every listed instance has.
 ///
-/// A bare service name is taken to be in [`DEFAULT_GROUP`](crate::DEFAULT_GROUP).
+/// A bare service name is taken to be in [`DEFAULT_GROUP`].
 impl From<&Instance> for InstanceKey {
     fn from(instance: &Instance) -> Self {
         InstanceKey::of(&ServiceName::from_wire(&instance.service_name, DEFAULT_GROUP), instance)
