@@ -289,10 +289,10 @@ impl Nacos {
     /// on Nacos 1.4 and 2.x. `written` is when this Registry registered the instance, if it did: lists show it after
     /// [`LIST_DELAY`].
     ///
+    /// A disabled instance is recognised by being in GET and not in a list that is new enough.
+    ///
     /// # Errors
     /// [`Error::NotFound`], with `may_be_disabled` if the server has no GET.
-    ///
-    /// A disabled instance is recognised by being in GET and not in a list that is new enough.
     pub(crate) async fn current(
         &self,
         key: &InstanceKey,

@@ -145,11 +145,11 @@ impl Session {
     /// a server that hangs costs all of them one timeout together. If the login fails, the old token is used until it
     /// expires. A rejected login is repeated after a pause that grows.
     ///
-    /// # Errors
-    /// The error of `login`.
-    ///
     /// A login that was replaced meanwhile ([`replace_credentials`](Session::replace_credentials)) is repeated with
     /// the new credentials.
+    ///
+    /// # Errors
+    /// The error of `login`.
     pub(crate) async fn token<F>(
         &self,
         server: &str,
@@ -183,10 +183,10 @@ impl Session {
     /// that was accepted before: once for all requests that were rejected with it, and not again before
     /// [`REPLACEMENT_PAUSE`] has passed.
     ///
+    /// The caller repeats its request once with the token, and takes the answer as it is.
+    ///
     /// # Errors
     /// The error of the last login, if that login failed.
-    ///
-    /// The caller repeats its request once with the token, and takes the answer as it is.
     pub(crate) async fn replacement<F>(
         &self,
         server: &str,
@@ -256,10 +256,10 @@ impl Session {
 
     /// Whether requests may be sent to this server.
     ///
+    /// It keeps requests from a server that would reject them, and lets another server have them.
+    ///
     /// # Errors
     /// The server's last rejection of the login, if it serves nothing without a token. Ok again when a login is due.
-    ///
-    /// It keeps requests from a server that would reject them, and lets another server have them.
     pub(crate) fn check(&self, server: &str) -> Result<(), Error> {
         let is_closed = self.with_rejection(server, |rejection| rejection.is_closed) == Some(true);
         if !is_closed || self.living_token(server).is_some() {

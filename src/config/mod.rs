@@ -275,11 +275,11 @@ impl Config {
 
     /// Checks whether a Registry can be started with these settings.
     ///
-    /// # Errors
-    /// [`Error::InvalidInput`] with the setting as its field and the rule as its reason.
-    ///
     /// The first rule that is broken is reported. It is checked by [`Registry::start`](crate::Registry::start),
     /// too, so call it only to check earlier.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] with the setting as its field and the rule as its reason.
     pub fn validate(&self) -> Result<(), Error> {
         let addresses = self.addresses()?;
         if addresses.is_empty() && self.endpoint.is_none() && !self.disabled {

@@ -52,10 +52,10 @@ impl fmt::Debug for EmbeddedServerBuilder {
 impl EmbeddedServerBuilder {
     /// Starts the server. Returns when it listens.
     ///
+    /// The builder can be cloned before, to start several servers with the same settings.
+    ///
     /// # Errors
     /// The port is taken, or no thread or socket is available.
-    ///
-    /// The builder can be cloned before, to start several servers with the same settings.
     pub fn start(self) -> io::Result<EmbeddedServer> {
         EmbeddedServer::start_with(self.settings)
     }

@@ -154,11 +154,11 @@ pub struct EmbeddedServer {
 impl EmbeddedServer {
     /// Starts a server with the defaults of the [builder](Self::builder): Nacos 2.5 on a free port of 127.0.0.1.
     ///
-    /// # Errors
-    /// No port, thread or socket is available.
-    ///
     /// Returns when the server listens, within milliseconds. Several servers can run in one process; each has
     /// threads, a TCP port and a UDP port of its own, so tests that run at the same time do not meet.
+    ///
+    /// # Errors
+    /// No port, thread or socket is available.
     pub fn start() -> io::Result<Self> {
         Self::builder().start()
     }
@@ -267,11 +267,11 @@ impl EmbeddedServer {
     /// [`restart_downtime`](EmbeddedServerBuilder::restart_downtime), and listens on the same port again. Returns when
     /// the server listens.
     ///
-    /// # Errors
-    /// Another program has taken the port.
-    ///
     /// Clients notice the closed connections. To lose the data without that, use [`Faults::forget_everything`]. To
     /// be down for a time of the test's choice, use [`Faults::refuse_connections`].
+    ///
+    /// # Errors
+    /// Another program has taken the port.
     pub fn restart_empty(&self) -> io::Result<()> {
         self.shared.restart(None)
     }
@@ -288,11 +288,11 @@ impl EmbeddedServer {
     /// # Ok::<(), std::io::Error>(())
     /// ```
     ///
-    /// # Errors
-    /// Another program has taken the port.
-    ///
     /// What was registered is gone, as after [`restart_empty`](Self::restart_empty). A Registry finds the new
     /// protocol by itself.
+    ///
+    /// # Errors
+    /// Another program has taken the port.
     pub fn restart_as(&self, dialect: Dialect) -> io::Result<()> {
         self.shared.restart(Some(dialect))
     }

@@ -57,16 +57,16 @@ use crate::{
 /// # }
 /// ```
 ///
+/// Use it for instances that another process supervises, or where the application decides whether a beat is
+/// deserved. The application has to send it in time: every
+/// [`client_beat_interval`](HeartbeatReply::client_beat_interval) milliseconds. Without beats Nacos calls an
+/// instance unhealthy after 15 s and removes it after 30 s.
+///
 /// # Errors
 /// - [`Error::InvalidInput`] if a value is invalid, and for a persistent instance, which has no heartbeats. Correct the
 ///   field that the error names.
 /// - Any other error names the server and the reason. If [`is_retryable`](Error::is_retryable) is true, send the
 ///   message again.
-///
-/// Use it for instances that another process supervises, or where the application decides whether a beat is
-/// deserved. The application has to send it in time: every
-/// [`client_beat_interval`](HeartbeatReply::client_beat_interval) milliseconds. Without beats Nacos calls an
-/// instance unhealthy after 15 s and removes it after 30 s.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<HeartbeatReply, Error>")]
 pub struct SendHeartbeat {

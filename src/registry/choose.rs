@@ -37,12 +37,12 @@ use crate::{
 /// # }
 /// ```
 ///
+/// Instances that other views ejected are left out here, too. The message costs a trip through the mailbox, about
+/// 50 µs from another thread; a choice from a view costs 20 ns.
+///
 /// # Errors
 /// [`Error::NoInstance`] if no instance can be called [in time](Choose::within); [`Error::InvalidInput`], which names
 /// the field.
-///
-/// Instances that other views ejected are left out here, too. The message costs a trip through the mailbox, about
-/// 50 µs from another thread; a choice from a view costs 20 ns.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Arc<Instance>, Error>")]
 pub struct Choose {

@@ -51,11 +51,11 @@ use crate::{
 /// not [`weak`](WatchConnection::weak). A listener that is busy receives the newest state later. One that has stopped
 /// is forgotten; [`UnwatchConnection`] ends the watching of one that has not.
 ///
-/// # Errors
-/// Only [`Error::Stopped`], if the Registry has ended.
-///
 /// Use it to show or report an outage. Nothing has to be done about one: views keep their lists, heartbeats and
 /// registrations are repeated, and instances are registered again afterwards.
+///
+/// # Errors
+/// Only [`Error::Stopped`], if the Registry has ended.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct WatchConnection {

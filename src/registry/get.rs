@@ -45,15 +45,15 @@ use crate::{
 /// # }
 /// ```
 ///
+/// Use it for a decision about one instance, or after a change. It costs one or two requests; to look at many
+/// instances, use [`ListInstances`](super::ListInstances) or a view.
+///
 /// # Errors
 /// - [`Error::NotFound`] if the server has no such instance. Nacos 3 can only be asked for lists, which leave out
 ///   disabled instances; then `may_be_disabled` is true.
 /// - [`Error::InvalidInput`] if a value is invalid. Correct the field that the error names.
 /// - Any other error names the server and the reason. If [`is_retryable`](Error::is_retryable) is true, send the
 ///   message again.
-///
-/// Use it for a decision about one instance, or after a change. It costs one or two requests; to look at many
-/// instances, use [`ListInstances`](super::ListInstances) or a view.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<Instance, Error>")]
 pub struct GetInstance {

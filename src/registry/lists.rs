@@ -38,12 +38,12 @@ use crate::{
 /// # }
 /// ```
 ///
+/// While no server answers, this is an error; a view still has its last list.
+///
 /// # Errors
 /// - [`Error::InvalidInput`] if a value is invalid. Correct the field that the error names.
 /// - Any other error names the server and the reason. If [`is_retryable`](Error::is_retryable) is true, send the
 ///   message again.
-///
-/// While no server answers, this is an error; a view still has its last list.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<ServiceInfo, Error>")]
 pub struct ListInstances {
@@ -135,15 +135,15 @@ impl Handler<PollList> for Registry {
 /// # }
 /// ```
 ///
+/// To get all services, ask for pages until one is empty. Services are added and removed meanwhile, so pages may
+/// overlap.
+///
 /// # Errors
 /// - [`Error::InvalidInput`] if the group, the page number or the page size is invalid. Correct the field that the
 ///   error names.
 /// - [`Error::Unauthorized`] on Nacos 3.2 and later, unless the login is an administrator's.
 /// - Any other error names the server and the reason. If [`is_retryable`](Error::is_retryable) is true, send the
 ///   message again.
-///
-/// To get all services, ask for pages until one is empty. Services are added and removed meanwhile, so pages may
-/// overlap.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<ServiceList, Error>")]
 pub struct ListServices {

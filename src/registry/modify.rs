@@ -54,6 +54,9 @@ use crate::{
 /// # }
 /// ```
 ///
+/// For an instance that this Registry registered, the change becomes part of the desired state: a server that
+/// restarts gets the instance with the change.
+///
 /// # Errors
 /// - [`Error::InvalidInput`] if a value is invalid. Correct the field that the error names.
 /// - [`Error::NotFound`] if the server has no such instance. Register it first.
@@ -63,9 +66,6 @@ use crate::{
 ///   the owner change the instance.
 /// - Any other error names the server and the reason. If [`is_retryable`](Error::is_retryable) is true, send the
 ///   message again.
-///
-/// For an instance that this Registry registered, the change becomes part of the desired state: a server that
-/// restarts gets the instance with the change.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct ModifyInstance {

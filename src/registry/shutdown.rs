@@ -74,13 +74,13 @@ const GUARD_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// # }
 /// ```
 ///
-/// # Errors
-/// Only [`Error::Stopped`], if the Registry has ended or is shutting down already. Instances that could not be
-/// deregistered are in the report and are no error: servers remove ephemeral instances after 30 s without heartbeats.
-///
 /// Which drain to take: none for a process that only calls others;
 /// [`drain_until_noticed`](Self::drain_until_noticed) for a service that others find in Nacos.
 /// `docs/guide/go-offline.md` has the whole order of an orderly end.
+///
+/// # Errors
+/// Only [`Error::Stopped`], if the Registry has ended or is shutting down already. Instances that could not be
+/// deregistered are in the report and are no error: servers remove ephemeral instances after 30 s without heartbeats.
 #[derive(Debug, Clone, Default, Message)]
 #[rtype(result = "Result<ShutdownReport, Error>")]
 pub struct Shutdown {

@@ -39,11 +39,11 @@ use crate::{
 /// # }
 /// ```
 ///
-/// # Errors
-/// Only [`Error::Stopped`], if the Registry has ended.
-///
 /// The answer takes time in proportion to instances and subscriptions: with 100,000 instances, do not ask every
 /// second.
+///
+/// # Errors
+/// Only [`Error::Stopped`], if the Registry has ended.
 #[derive(Debug, Clone, Copy, Default, Message)]
 #[rtype(result = "Result<RegistryStatus, Error>")]
 pub struct GetStatus;

@@ -62,13 +62,13 @@ const SUBSCRIBER_MAILBOX: usize = 16;
 ///   received last.
 /// - A listener that has stopped is forgotten. [`Unsubscribe`] ends the subscription of one that has not.
 ///
+/// The listener's [`ServiceChanged`] comes in the order of the lists. For reads without an actor use [`Discover`].
+///
 /// # Errors
 /// - [`Error::InvalidInput`] if a name is invalid. Correct the field that the error names.
 /// - [`Error::Stopped`] if the Registry has ended.
 ///
 /// Unreachable servers are no error: the first list is sent when a server answers.
-///
-/// The listener's [`ServiceChanged`] comes in the order of the lists. For reads without an actor use [`Discover`].
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct Subscribe {
@@ -232,13 +232,13 @@ impl Handler<StopSubscribe> for Registry {
 /// # }
 /// ```
 ///
+/// Send it once at the start and keep the view; a message for each call would cost a thousand times as much.
+///
 /// # Errors
 /// - [`Error::InvalidInput`] if a name is invalid. Correct the field that the error names.
 /// - [`Error::Stopped`] if the Registry has ended.
 ///
 /// Unreachable servers are no error. The view is empty until its first list arrives: see [`ServiceView::ready_within`].
-///
-/// Send it once at the start and keep the view; a message for each call would cost a thousand times as much.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<ServiceView, Error>")]
 pub struct Discover {

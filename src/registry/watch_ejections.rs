@@ -15,9 +15,6 @@ use crate::{
 /// [`GetStatus`](super::GetStatus) lists all ejected instances. A listener that has stopped is forgotten.
 /// [`UnwatchEjections`] ends the notifications of a running one.
 ///
-/// # Errors
-/// Only [`Error::Stopped`].
-///
 /// ```
 /// use actix::prelude::*;
 /// use actix_nacos::prelude::*;
@@ -48,6 +45,9 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # Errors
+/// Only [`Error::Stopped`].
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct WatchEjections {

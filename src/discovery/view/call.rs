@@ -199,9 +199,6 @@ impl ServiceView {
     /// Like [`begin`](ServiceView::begin), but does not choose an instance that was tried, as long as there is another
     /// one.
     ///
-    /// # Errors
-    /// As [`begin`](ServiceView::begin).
-    ///
     /// If all were tried, one of them is chosen again. A call with a tried instance counts as a retry in
     /// [`CallTotals::retries`](crate::CallTotals::retries). Repeat only requests that may arrive twice.
     ///
@@ -216,15 +213,15 @@ impl ServiceView {
     /// assert_ne!(orders.begin_excluding(&tried)?.ip, tried[0].ip);
     /// # Ok::<(), Error>(())
     /// ```
+    ///
+    /// # Errors
+    /// As [`begin`](ServiceView::begin).
     pub fn begin_excluding(&self, tried: &[Arc<Instance>]) -> Result<Call, Error> {
         self.begin_call(None, tried)
     }
 
     /// Like [`begin`](ServiceView::begin), for a key. With [`Policy::ConsistentHash`] the same key gets the same
     /// instance, in every process that has the same list. Other policies ignore the key.
-    ///
-    /// # Errors
-    /// As [`begin`](ServiceView::begin).
     ///
     /// When the instance of a key cannot be called, its keys are spread over all others, and return to it
     /// afterwards.
@@ -237,6 +234,9 @@ impl ServiceView {
     /// assert_eq!(carts.begin_for("user-17")?.port, carts.begin_for("user-17")?.port);
     /// # Ok::<(), Error>(())
     /// ```
+    ///
+    /// # Errors
+    /// As [`begin`](ServiceView::begin).
     pub fn begin_for(&self, key: impl AsRef<[u8]>) -> Result<Call, Error> {
         self.begin_for_excluding(key, &[])
     }

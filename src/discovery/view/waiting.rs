@@ -27,11 +27,11 @@ use crate::{
 impl ServiceView {
     /// Waits until the first list has come.
     ///
-    /// # Errors
-    /// [`Error::Stopped`] if the Registry has ended before.
-    ///
     /// A service that does not exist has an empty list, which counts. Without a time limit this waits as long as no
     /// server answers: prefer [`ready_within`](Self::ready_within).
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] if the Registry has ended before.
     pub async fn ready(&self) -> Result<(), Error> {
         self.shared.until(|shared| shared.is_ready().then_some(())).await
     }
@@ -39,10 +39,10 @@ impl ServiceView {
     /// Waits until the first list has come, but not longer than `limit`. The timer runs in the Registry's thread, so
     /// this works under any runtime.
     ///
+    /// Returns at once if there is a list already, also a stale one from the disk cache.
+    ///
     /// # Errors
     /// [`Error::Timeout`] after `limit`; [`Error::Stopped`] if the Registry has ended before.
-    ///
-    /// Returns at once if there is a list already, also a stale one from the disk cache.
     pub async fn ready_within(&self, limit: Duration) -> Result<(), Error> {
         let timeout = || Error::Timeout { operation: Operation::List, server: "the registry".into(), after: limit };
         self.limited(limit, self.ready()).await.unwrap_or_else(|| Err(timeout()))
@@ -68,11 +68,11 @@ impl ServiceView {
     /// # }
     /// ```
     ///
+    /// Instances that are only ejected count as callable, since one of them would be chosen.
+    ///
     /// # Errors
     /// [`Error::NoInstance`] after `limit`, and at once for a view with a [fixed](ServiceView::fixed) list;
     /// [`Error::Stopped`] if the Registry has ended before.
-    ///
-    /// Instances that are only ejected count as callable, since one of them would be chosen.
     pub async fn available_within(&self, limit: Duration) -> Result<(), Error> {
         let available = self.shared.until(|shared| shared.list.load().can_be_called().then_some(()));
         self.limited(limit, available).await.unwrap_or_else(|| Err(self.no_instance()))
@@ -81,10 +81,10 @@ impl ServiceView {
     /// Like [`available_within`](ServiceView::available_within), but blocks a plain thread. Do not call it in a thread
     /// that runs an arbiter or another runtime: see [`block_on`].
     ///
+    /// Use it in `main` before the application starts.
+    ///
     /// # Errors
     /// As [`available_within`](ServiceView::available_within).
-    ///
-    /// Use it in `main` before the application starts.
     pub fn available_blocking(&self, limit: Duration) -> Result<(), Error> {
         block_on(self.available_within(limit))
     }
@@ -93,9 +93,6 @@ impl ServiceView {
     /// list waits for the first list. A later view starts from the present list, and a clone from the list of its
     /// original. Several lists in between count as one change. A list that shows nothing new to this view is no change.
     /// When the method returns, [`is_stale`](ServiceView::is_stale) already refers to the new list.
-    ///
-    /// # Errors
-    /// [`Error::Stopped`] once the Registry has ended: there will be no other list.
     ///
     /// Cancelling the wait loses nothing: the next call returns for the same list.
     ///
@@ -113,6 +110,9 @@ impl ServiceView {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] once the Registry has ended: there will be no other list.
     pub async fn changed(&mut self) -> Result<(), Error> {
         let seen = self.seen;
         self.seen = self.shared.until(|shared| Some(shared.version()).filter(|version| *version != seen)).await?;
