@@ -145,8 +145,7 @@ impl Session {
     /// a server that hangs costs all of them one timeout together. If the login fails, the old token is used until it
     /// expires. A rejected login is repeated after a pause that grows.
     ///
-    /// A login that was replaced meanwhile ([`replace_credentials`](Session::replace_credentials)) is repeated with
-    /// the new credentials.
+    /// A login whose credentials were [replaced](Session::replace_credentials) meanwhile is repeated with the new ones.
     ///
     /// # Errors
     /// The error of `login`.

@@ -221,7 +221,8 @@ impl Faults {
     /// Answers a share of the requests with `status` (500, 502, 503, …) without serving them. A share of 0 takes this
     /// back.
     ///
-    /// The body is the text `injected fault: 503`. A Registry takes 4xx as a rejection, which it does not repeat.
+    /// The body is the text `injected fault: 503`. A Registry repeats requests that get a 5xx or 429, and takes any
+    /// other status as a rejection.
     pub fn fail_share(&self, share: f64, status: u16) {
         self.set(|faults| faults.fail = Some((share, status)));
     }
@@ -236,8 +237,8 @@ impl Faults {
     /// Forgets an instance as if it had never been registered, and notifies subscribers. `service` is `name` or
     /// `GROUP@@name` in the namespace `public`. Returns whether there was such an instance.
     ///
-    /// The next heartbeat of its owner is answered "unknown instance" (20404, on v3 21003). A client that reads the
-    /// answer registers the instance again; this crate's Registry does.
+    /// The next light heartbeat of its owner is answered "unknown instance" (20404, on v3 21003). A client that reads
+    /// the answer registers the instance again, as this crate's Registry does. A full heartbeat registers it at once.
     ///
     /// ```
     /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
@@ -266,7 +267,7 @@ impl Faults {
 
     /// Expires all tokens.
     ///
-    /// Without users there are no tokens, and nothing happens.
+    /// Without users no request needs a token, so clients notice nothing.
     pub fn expire_tokens(&self) {
         self.shared.with(|state| state.sessions.expire_all());
     }
