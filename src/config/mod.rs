@@ -5,8 +5,8 @@
 //! variables.
 //!
 //! Settings are plain values until a Registry starts: setters never fail, and [`Config::validate`] checks all of
-//! them at once. What a setter was given counts more than what a file or the environment had, if it is called
-//! later.
+//! them at once. Whatever is set last counts: a setter that is called on a `Config` from a file or from the
+//! environment replaces that value.
 
 mod access_key;
 mod addresses;

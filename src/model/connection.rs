@@ -14,7 +14,7 @@ use serde::Serialize;
 /// |---|---|---|
 /// | [`Unknown`](Self::Unknown) | wait for the first answer | no list yet, except from the disk cache |
 /// | [`Connected`](Self::Connected) | in time | current |
-/// | [`Degraded`](Self::Degraded) | in time, at another server | current |
+/// | [`Degraded`](Self::Degraded) | in time, perhaps at another server | current |
 /// | [`Lost`](Self::Lost) | are repeated until a server answers | go on with the last lists, which are stale |
 ///
 /// None of them needs an action of the application. Do not make a process unready because of `Lost`: it can still

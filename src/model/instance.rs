@@ -55,7 +55,8 @@ pub const HEART_BEAT_TIMEOUT: &str = "preserved.heart.beat.timeout";
 /// Metadata key for the time without a beat after which the server removes the instance, in milliseconds. Default: 30
 /// s.
 ///
-/// Keep it well above [`HEART_BEAT_TIMEOUT`]: an instance that is removed comes back only by a registration.
+/// Keep it well above [`HEART_BEAT_TIMEOUT`]: an instance that is removed comes back only by a registration
+/// or a full heartbeat.
 pub const IP_DELETE_TIMEOUT: &str = "preserved.ip.delete.timeout";
 
 /// In bytes. Servers have a lower limit or none. This limit is ours: every list transfers the metadata of all

@@ -165,8 +165,8 @@ impl DesiredInstance {
 
     /// A registration or a beat failed.
     ///
-    /// An error that waiting does not mend makes the instance rejected. Others do so only when beats have failed
-    /// for too long.
+    /// An error that waiting does not mend makes the instance rejected. Any other error makes a registered instance
+    /// lost once its beats have failed for too long.
     pub(crate) fn failed(&mut self, error: &Error) {
         if !error.is_retryable() {
             self.state = InstanceState::Rejected;
