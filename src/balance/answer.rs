@@ -47,7 +47,7 @@ pub(super) struct UnderWay {
     pub(super) _carried: Carried,
 }
 
-/// Whether an instance says by this status that it cannot serve.
+/// Whether this status means that the instance cannot serve.
 ///
 /// Other 5xx say that the instance works and the request is at fault, or the application behind it. Leaving out the
 /// instance would not help. [`ClientBuilder::failure_when`](super::ClientBuilder::failure_when) replaces this rule.
@@ -70,7 +70,7 @@ pub(super) fn headers_of(answer: &ConnectResponse) -> &HeaderMap {
 }
 
 impl UnderWay {
-    /// The connection belongs to the caller for as long as the caller wants.
+    /// The instance has answered, and the connection stays open as long as the caller wants.
     ///
     /// So the time of a tunnel or of an event stream is no latency, and does not make the instance look slow. A
     /// probe ends here: its success readmits the instance without waiting for the end of the stream.

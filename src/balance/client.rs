@@ -247,8 +247,8 @@ impl ClientBuilder {
         self
     }
 
-    /// The key of a request, for [`Policy::ConsistentHash`](crate::Policy::ConsistentHash): requests with the same key go to
-    /// the same instance. Default: none.
+    /// Sets how the key of a request is found, for [`Policy::ConsistentHash`](crate::Policy::ConsistentHash): requests
+    /// with the same key go to the same instance. Default: none.
     ///
     /// A request for which `key` returns `None` is sent to an instance at random. Other policies ignore the key.
     ///
@@ -295,8 +295,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How many redirects a call follows, to any host. Each request on the way has its own [`deadline`](Self::deadline).
-    /// A proxy passes redirects on: 0. Default: 10, as in awc.
+    /// How many redirects a call follows, to any host. Each request on the way has its own
+    /// [`deadline`](Self::deadline). A proxy that passes redirects on needs 0. Default: 10, as in awc.
     ///
     /// A redirect to a host that is a service is a call by name again. To any other host it is a plain request.
     #[must_use]
@@ -343,8 +343,8 @@ impl ClientBuilder {
     /// Decides which answers count as failures of the instance. A failure may be retried, and counts towards ejection.
     /// Default: the statuses 502, 503 and 504.
     ///
-    /// Give it only answers that another instance would answer better. It must not block, since it runs in the
-    /// worker.
+    /// Count an answer as a failure only if another instance may answer better. It must not block, since it runs in
+    /// the worker.
     ///
     /// ```
     /// use actix_nacos::{balance::Client, prelude::*};

@@ -28,7 +28,7 @@ use crate::{error::Error, model::service::ServiceName};
 ///
 /// | error | meaning | what helps |
 /// |---|---|---|
-/// | [`Error::NoInstance`] | no instance could be called within [`wait`](super::ClientBuilder::wait) | answer 503; its `reasons` say why |
+/// | [`Error::NoInstance`] | no instance could be called in time | answer 503; its `reasons` say why |
 /// | [`Error::InvalidInput`] | a setting of the client is wrong | fix the program: every call fails |
 /// | [`Error::Stopped`] | the Registry ended before the service was called once | nothing: the process is ending |
 ///

@@ -31,7 +31,7 @@
 //! Calls return awc's [`SendRequestError`](awc::error::SendRequestError). [`cause`] finds the error of this crate
 //! in it. If the last attempt was answered, the answer is returned, whatever its status is.
 //!
-//! `docs/guide/call-others.md` has recipes: redirects and proxies, https, time limits, own awc clients.
+//! `docs/guide/call-others.md` has recipes: names in URLs, retries, time limits, https, own awc clients.
 
 mod answer;
 mod body;

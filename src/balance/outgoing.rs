@@ -21,7 +21,7 @@ use super::body::{Body, RequestFactory};
 
 /// The value of the `Host` header of a request by name, unless the request has set it.
 ///
-/// Take [`AsCalled`](HostHeader::AsCalled) for services that answer for several names and look at the name.
+/// Take [`AsCalled`](HostHeader::AsCalled) for services that serve several host names.
 /// [`Instance`](HostHeader::Instance) suits instances that accept only their own address.
 ///
 /// ```

@@ -7,8 +7,8 @@
 //! | `Degraded` | a request was answered, and one of several servers has failed within a minute |
 //! | `Lost` | every server is lost, or has rejected everything; at least one is lost |
 //!
-//! It is derived after each request from the health of all servers, and is not stored in between. So no event can
-//! be missed, and the log has one line for each change.
+//! It is derived anew after each request, from the health of all servers. So no event can be missed, and the log
+//! has one line for each change.
 
 use std::{rc::Rc, time::Duration};
 

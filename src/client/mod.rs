@@ -24,7 +24,8 @@
 //! - An error names the operation and the server, and says whether another attempt may help.
 //! - From its first permit on, an operation ends within its deadline, whatever a server does: each wait has a
 //!   limit.
-//! - Secrets are in no `Debug`, no log and no URL. Tokens are sent in a header, passwords in a form body.
+//! - Passwords, tokens and secret keys are in no `Debug`, no log and no URL. Tokens are sent in a header, passwords
+//!   in a form body.
 
 mod attempt;
 mod calls;

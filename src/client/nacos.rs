@@ -89,6 +89,8 @@ impl Patience {
 }
 
 /// The value in an answer, and the server that answered.
+///
+/// The server decides whether a list is of the server in use.
 pub(super) struct Answered<T> {
     pub(super) value: T,
     pub(super) server: Rc<Server>,

@@ -1,4 +1,4 @@
-//! What came of the requests, by operation.
+//! Counts requests by operation and outcome.
 //!
 //! Each request counts, not each operation: a registration that failed at one server and succeeded at another
 //! counts once as failed and once as succeeded. Logins and server lists are not counted.
@@ -23,7 +23,7 @@ pub(crate) const REQUESTS: [Operation; 7] = [
     Operation::ListServices,
 ];
 
-/// The requests of one operation. An operation that is tried at several servers has sent several.
+/// The requests of one operation. If an operation is tried at several servers, each request counts.
 ///
 /// [`RegistryStatus::requests`](crate::RegistryStatus::requests) has one for each operation that was requested.
 #[derive(Debug, Clone, PartialEq, Serialize)]

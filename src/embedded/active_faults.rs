@@ -1,4 +1,10 @@
 //! The faults that are active, and which of them a request or a push meets.
+//!
+//! A request asks for its [`Plan`] when it arrives, a push for its [`PushFate`] when it is sent; so a change of the
+//! faults does not affect what is under way, except requests that hang.
+//!
+//! The dice are seeded and are rolled only for active faults, under one mutex. So a test that sends its requests
+//! one after the other meets the same faults in every run, on every machine.
 
 use std::time::Duration;
 
@@ -7,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::{config::LONGEST_DURATION, error::Operation};
 
 /// A fault in an answer. The request itself has been served.
+///
+/// A client must treat each of them as an unreadable answer: neither as success, nor as an empty list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

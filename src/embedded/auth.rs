@@ -1,10 +1,8 @@
-//! Users, tokens, signatures, and access control.
+//! Access control by tokens and signatures, and the login.
 //!
 //! What Nacos checks by a plugin is fixed here: a token for each user, no rights, and the signatures of Alibaba
 //! Cloud's managed Nacos (MSE). Each user may do everything.
 //!
-//! - A token counts if the server has issued it, and has not expired. Its form is that of a JSON web token, because
-//!   Nacos rejects other texts with another message.
 //! - The statuses and texts of rejections are those of the recordings, per dialect. Clients have to read the
 //!   status: all bad tokens get 403, with different texts.
 //! - Signatures are checked after tokens. Their age is not checked.

@@ -1,11 +1,7 @@
-//! Fault injection.
+//! The handle that injects faults.
 //!
-//! [`Faults`] is the application's handle, [`ActiveFaults`] what is set now. A request asks for its [`Plan`] when
-//! it arrives, a push for its [`PushFate`] when it is sent; so a change of the faults does not affect what is under
-//! way, except requests that hang.
-//!
-//! The dice are seeded and are rolled only for active faults, under one mutex. So a test that sends its requests
-//! one after the other meets the same faults in every run, on every machine.
+//! [`Faults`] is the application's handle: each method changes the active faults, and takes effect for what comes
+//! then. What is under way already keeps its fate, except requests that hang.
 
 use std::{
     fmt,

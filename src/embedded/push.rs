@@ -2,7 +2,7 @@
 //!
 //! The life of a push:
 //!
-//! 1. A list request with `udpPort` and `clientIP`, from a client that takes pushes, makes a [`Subscriber`]. Each
+//! 1. A list request with `udpPort` and `clientIP`, from a client that takes pushes, makes a subscriber. Each
 //!    further request renews the subscription.
 //! 2. A change is gathered for [`push_delay`](super::EmbeddedServerBuilder::push_delay), so that several changes
 //!    make one push. Then each subscriber gets the present list of its clusters.
@@ -245,6 +245,7 @@ impl State {
     }
 }
 
+/// Nacos compresses only what is worth it. Clients tell gzip by its first two bytes.
 fn compress(datagram: Vec<u8>) -> std::io::Result<Vec<u8>> {
     if datagram.len() < COMPRESSED_FROM {
         return Ok(datagram);

@@ -1,4 +1,7 @@
 //! The subscribers to pushes, and the pushes under way.
+//!
+//! What `push` works on, without its rules: who is pushed to, what is gathered, what waits for an acknowledgement,
+//! and what a fault holds back. It also has the socket.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,6 +19,7 @@ use super::{
     catalogue::ServiceKey,
 };
 
+/// A receiver of pushes of one service. `asked` is when it last requested the list, by the server's clock.
 pub(super) struct Subscriber {
     pub(super) address: SocketAddr,
     pub(super) agent: Agent,
@@ -51,6 +55,7 @@ pub(super) enum Audience {
     Some(Vec<SocketAddr>),
 }
 
+/// A push that waits for its acknowledgement, with its datagram for a second sending.
 pub(super) struct Sent {
     pub(super) datagram: Arc<[u8]>,
     pub(super) sent_again: bool,
@@ -171,11 +176,13 @@ impl Pushes {
         let _ = self.socket.send_to(datagram, to);
     }
 
+    /// The pushes to this receiver that wait until another one has overtaken them.
     pub(super) fn overtaken(&self, to: SocketAddr) -> Vec<PushId> {
         let held = self.delayed.iter().filter(|(push, held)| push.to == to && held.is_overtaken);
         held.map(|(push, _)| *push).collect()
     }
 
+    /// What the active faults do to the datagram that is sent now.
     pub(super) fn fate(&self) -> PushFate {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).push_fate()
     }

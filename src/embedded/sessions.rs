@@ -1,4 +1,8 @@
 //! Users and their tokens.
+//!
+//! A token counts if the server has issued it, and has not expired. Its form is that of a JSON web token, because
+//! Nacos rejects other texts with another message. An expired token is remembered, because the message for it
+//! differs, too.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -6,6 +10,7 @@ use base64::{engine::general_purpose::URL_SAFE_NO_PAD, Engine as _};
 
 use super::{call::Call, settings::Settings};
 
+/// The users, and the tokens that they were given.
 pub(crate) struct Sessions {
     users: Vec<(String, String)>,
     ttl: Duration,
@@ -55,6 +60,8 @@ impl Sessions {
     }
 
     /// The text of the rejection, if the request is not authorized.
+    ///
+    /// Without a token, the user name and the password may be in the parameters of the request itself.
     pub(super) fn rejection(&self, call: &Call, now: Duration) -> Option<&'static str> {
         let is_v1_4 = call.parameters.dialect.is_v1_4();
         if let Some(token) = call.token() {

@@ -18,7 +18,7 @@ use super::{
 
 /// How a list was obtained.
 ///
-/// Take it as information for logs. A list is believed, or not, before listeners receive it.
+/// Use it for logs. Listeners only receive lists that the Registry believes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]

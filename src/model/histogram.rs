@@ -1,4 +1,4 @@
-//! Durations, counted by how long they were.
+//! A histogram of durations.
 //!
 //! The bounds are fixed, so that histograms of different processes and versions can be added up. They suit requests
 //! to a server: 1 ms to 10 s.
@@ -24,7 +24,7 @@ const BOUNDS: [Duration; 13] = [
     Duration::from_millis(10_000),
 ];
 
-/// How many durations were how long.
+/// A histogram of durations.
 ///
 /// Made for Prometheus: buckets are cumulative. The number above the last bound is `count` minus the count of the
 /// last bucket. It grows from the start of the Registry and never falls.

@@ -1,4 +1,14 @@
 //! The state of a registered instance on the servers.
+//!
+//! ```text
+//! Pending ──► Registered ──► Lost ──► Registered
+//!    │            │           │
+//!    └────────────┴───────────┴──► Rejected ──► Registered
+//! ```
+//!
+//! The Registry changes it in `registry/instance_state.rs`. A registration without `when_reachable` begins as
+//! `Registered`, or not at all. `Pending` only comes first. Only an accepted registration or beat leads to
+//! `Registered`.
 
 use actix::Message;
 use serde::Serialize;

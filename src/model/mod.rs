@@ -8,8 +8,10 @@
 //!
 //! | module | what it has |
 //! |---|---|
-//! | [`service`] | names, lists, the difference between two lists |
+//! | [`names`] | names of services, groups and clusters |
+//! | [`service`] | lists, the difference between two lists |
 //! | [`instance`] | an instance, its key, the rules for its values |
+//! | [`instance_state`] | whether the servers have a registered instance |
 //! | [`change`] | the message that listeners receive |
 //! | [`connection`], [`heartbeat`] | the state of the connection, the reply to a heartbeat |
 //! | [`histogram`] | counted durations |

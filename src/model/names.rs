@@ -1,4 +1,7 @@
 //! The names of services, groups and clusters, and the rules for them.
+//!
+//! Nacos writes the group into the name (`GROUP@@service`), so a name that contains the separator could belong to
+//! another group. What servers accept beyond that depends on their version: they say so in their answers.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! A service's name, the list of its instances, and the difference between two lists.
+//! The list of a service's instances, and the difference between two lists.
 //!
 //! Invariant of lists: `hosts` are sorted by cluster, ip and port and have no duplicates ([`ServiceInfo::tidy`]).
 //! Comparing two lists then takes one walk through both, and unchanged instances are recognised by their pointer.

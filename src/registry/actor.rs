@@ -90,7 +90,8 @@ const YIELDS_FOR_LAST_ANSWERS: usize = 64;
 /// | ask a server once for a list | [`ListInstances`](crate::ListInstances), [`ListServices`](crate::ListServices) |
 /// | ask a server once for an instance | [`GetInstance`](crate::GetInstance) |
 /// | know how things are | [`GetStatus`](crate::GetStatus) |
-/// | be notified of outages and rejections | [`WatchConnection`](crate::WatchConnection), [`WatchInstances`](crate::WatchInstances) |
+/// | be notified of outages | [`WatchConnection`](crate::WatchConnection) |
+/// | be notified of rejected and lost instances | [`WatchInstances`](crate::WatchInstances) |
 /// | go offline | [`Shutdown`](crate::Shutdown), or a [`ShutdownGuard`](crate::ShutdownGuard) |
 pub struct Registry {
     /// The state that the futures of handlers share with the actor. Stays in one thread.

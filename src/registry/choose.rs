@@ -1,7 +1,4 @@
 //! The message that chooses an instance, for actors that prefer a message to a view.
-//!
-//! A view has to be kept somewhere, which actors that only send messages do not want. So the Registry keeps the
-//! views for them, one per service and selection, and forgets the least recently used ones.
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 

@@ -1,4 +1,7 @@
 //! The views that [`Choose`](super::Choose) messages choose from.
+//!
+//! A view has to be kept somewhere, which actors that only send messages do not want. So the Registry keeps the
+//! views for them, one per service and selection, and forgets the least recently used ones.
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
 
@@ -18,6 +21,8 @@ const MOST_SELECTIONS: usize = 16;
 const MOST_SERVICES: usize = 1_000;
 
 /// The views of recent messages.
+///
+/// The limits bound what messages with ever new services or predicates can cost.
 #[derive(Default)]
 pub(crate) struct Choosers {
     kept: RefCell<HashMap<SubscriptionKey, Vec<Chooser>>>,

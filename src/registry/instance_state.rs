@@ -1,13 +1,4 @@
-//! The state of each registered instance on the servers, and the messages that watch it.
-//!
-//! ```text
-//! Pending ──► Registered ──► Lost ──► Registered
-//!    │            │           │
-//!    └────────────┴───────────┴──► Rejected ──► Registered
-//! ```
-//!
-//! A registration without `when_reachable` begins as `Registered`, or not at all. `Pending` only comes first. Only
-//! an accepted registration or beat leads to `Registered`.
+//! Messages that watch the state of each registered instance on the servers, and what follows from a change of state.
 
 use std::sync::Arc;
 

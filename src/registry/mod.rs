@@ -5,12 +5,14 @@
 //! |---|---|
 //! | the actor and its state | `actor`, `shared`, `shutdown` |
 //! | messages about one instance | `instances`, `modify`, `get`, `beats` |
-//! | messages about services | `lists`, `subscriptions`, `choose` |
-//! | messages that watch and report | `connection`, `instance_state`, `ejections`, `status`, `snapshot` |
+//! | messages about services | `lists`, `subscribe`, `choose` |
+//! | messages that watch and report | `connection`, `instance_state`, `watch_ejections`, `status`, `snapshot` |
 //! | messages that change settings | `credentials` |
 //! | what messages share | `target`, `filter`, `values`, `watchers`, `doubles` |
-//! | what keeps instances registered | `desired`, `heartbeat`, `registration`, `recent_writes`, `r_nacos` |
-//! | pushes | `pushes` |
+//! | what keeps instances registered | `desired`, `heartbeat`, `recent_writes`, `r_nacos`, `server_kind` |
+//! | what applications read of an instance | `registration`, `published_state` |
+//! | what is watched | `subscriptions`, `choosers`, `ejections` |
+//! | pushes | `push_socket`, `pushes` |
 //! | for `serve` | `serving` |
 //!
 //! A message is a struct with its setters, the rules of its values, and the handler below it. The handler queues

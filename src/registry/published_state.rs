@@ -1,4 +1,7 @@
 //! The state of one desired instance, published to all threads.
+//!
+//! The state is behind a mutex that is held for a copy, and not in the mailbox: a health check reads it in
+//! nanoseconds, also while the Registry is busy. Waiting goes through the Registry, which has a timer.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -65,6 +68,8 @@ impl PublishedState {
 
 /// Publishes the state of one desired instance. When the Registry ends, this is dropped, and the state becomes
 /// `Stopped`.
+///
+/// Every `Registration` of the instance reads from it, also those of earlier registrations of the same instance.
 pub(super) struct StatePublisher(Arc<PublishedState>);
 
 impl StatePublisher {

@@ -1,4 +1,4 @@
-//! Pushed lists: the socket that servers push to, and which subscriptions a pushed list is for.
+//! Pushed lists: which are believed, and which subscriptions they are for.
 //!
 //! Whether a push sets a list, or is only a hint to poll it:
 //!

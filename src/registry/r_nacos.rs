@@ -8,10 +8,6 @@
 //! r-nacos keeps the metadata of an instance that has expired, so after a beat it looks as if an operator had changed
 //! the weight. Therefore an instance that has been silent for so long is registered instead of sending a beat: see
 //! [`DesiredInstance::to_register`].
-//!
-//! The kind is found by reading one registered instance per epoch: Nacos writes its `instanceId` as
-//! `ip#port#cluster#GROUP@@service`, r-nacos as `ip#port`. Nacos 3 refuses the read, which also tells. Until the
-//! kind is known, nothing is restored by these rules.
 
 use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
 

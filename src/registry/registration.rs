@@ -1,7 +1,4 @@
 //! The answer to `RegisterInstance`: the state of one instance, readable from any thread.
-//!
-//! The state is behind a mutex that is held for a copy, and not in the mailbox: a health check reads it in
-//! nanoseconds, also while the Registry is busy. Waiting goes through the Registry, which has a timer.
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -1,4 +1,8 @@
 //! Whether the server in use is Nacos or r-nacos.
+//!
+//! The kind is found by reading one registered instance per epoch: Nacos writes its `instanceId` as
+//! `ip#port#cluster#GROUP@@service`, r-nacos as `ip#port`. Nacos 3 refuses the read, which also tells. Until the
+//! kind is known, nothing is restored by these rules.
 
 use std::cell::Cell;
 
@@ -12,6 +16,7 @@ pub(crate) struct ServerKind {
     found: Cell<Option<(u64, Kind)>>,
 }
 
+/// A server that speaks v3 is Nacos: r-nacos is asked in v1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Kind {
     /// An instance is being read. If the answer does not show the kind, the next read may start at this time.

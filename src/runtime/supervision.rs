@@ -118,8 +118,8 @@ pub(crate) async fn supervise_task<F: Future<Output = ()>>(task: impl Fn() -> F,
     }
 }
 
-/// Logs a panic in `location`, which the line names as `key`, and returns its text. Never panics itself, although a drain may: slog's `Fuse` panics
-/// when its output is closed, which may be the very panic that is being logged.
+/// Logs a panic in `location`, which the line names as `key`, and returns its text. Never panics itself, although a
+/// drain may: slog's `Fuse` panics when its output is closed, which may be the very panic that is being logged.
 pub(crate) fn log_panic(
     log: &Logger,
     message: &str,

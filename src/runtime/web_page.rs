@@ -3,6 +3,8 @@
 //! A page shows what others have written: names, metadata, error texts of servers. So it must be impossible for
 //! them to be run. The policy names the page's own script by its hash, loads nothing from elsewhere, and forbids
 //! frames.
+//!
+//! It also finds the requests that pages of other sites make: by `Host`, and by `Origin`.
 
 use std::{convert::Infallible, net::IpAddr};
 

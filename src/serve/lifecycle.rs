@@ -112,9 +112,9 @@ where
 /// after the service has ended. The server handles no signals by itself.
 ///
 /// # Errors
-/// [`Error::Io`] if the server cannot run; [`Error::InvalidInput`] if it listens nowhere, or if a service cannot be registered
-/// as it was given; when [`strict`](Serve::strict), whatever keeps a service from being registered. In each case the instances are
-/// deregistered and the server has stopped.
+/// [`Error::Io`] if the server cannot run. [`Error::InvalidInput`] if it listens nowhere, or if a service is invalid.
+/// If the service is [`strict`](Serve::strict), also the error because of which a service could not be registered. In
+/// each case the instances are deregistered and the server has stopped.
 ///
 /// # Examples
 ///
@@ -161,8 +161,8 @@ struct Service {
 }
 
 impl Serve {
-    /// Registers an instance of `service` (or `GROUP@@service`) at the first port that the server listens on. Call it once for
-    /// each service.
+    /// Registers an instance of `service` (or `GROUP@@service`) at the first port that the server listens on. Call it
+    /// once for each service.
     ///
     /// Without a call of `register`, the server is served and nothing is registered. All services of a process may
     /// share one port.

@@ -87,10 +87,10 @@ impl StatusRoutes {
 
     /// Lets `/readyz` answer 503 until every instance has been registered once. Default: off.
     ///
-    /// `/readyz` answers 200 when each instance is registered, or waits because no registry server takes it; so a process also
-    /// starts in an outage of the registry. It answers 503 while a registry server rejects an instance, while the first attempt to
-    /// register is under way, and from the moment a [`Shutdown`] begins. An instance that was registered and lost does not
-    /// change it.
+    /// `/readyz` answers 200 when each instance is registered, or waits because no registry server takes it. So a
+    /// process also becomes ready during an outage of the registry. `/readyz` answers 503 while a registry server
+    /// rejects an instance, while the first attempt to register is under way, and from the moment a [`Shutdown`]
+    /// begins. An instance that was registered and is lost does not change the answer.
     ///
     /// Use it where a process must not get requests before others can find it, for example in a rolling update that
     /// waits for readiness. In an outage of the registry, new processes then do not become ready.

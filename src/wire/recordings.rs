@@ -2,8 +2,8 @@
 //!
 //! The expected values are read from the recorded JSON without any of the crate's own structs.
 //!
-//! A recording is a JSON file with the exchanges of one scripted conversation, recorded on loopback with the default
-//! settings of the server. The script is the same for every server, except for those with authentication
+//! A recording is a JSON file with the exchanges of one scripted conversation, recorded on loopback with the
+//! default settings of the server. The script is the same for every server, except for those with authentication
 //! (`…-auth`, `…-access`). `at_ms` counts from the start: pauses between requests are part of the script.
 //!
 //! | test | what it shows |

@@ -111,6 +111,9 @@ pub(crate) fn metadata_json(metadata: &Metadata) -> String {
 }
 
 /// The parameters that identify an instance, and those that single operations add.
+///
+/// v1 and v3 share it: `beat` and `cluster` are v1's, `heartBeat` is v3's and turns the POST of a registration into
+/// a beat.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct KeyParameters<'a> {
@@ -665,7 +668,7 @@ pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Rejection> {
     }
 }
 
-/// A token must be fit for a header: an HTTP client would refuse any other one without sending the request.
+/// Rejects a token that no header can carry. Otherwise the HTTP client would fail each request without sending it.
 ///
 /// # Errors
 /// [`Rejection::Unreadable`], without the body.

@@ -73,7 +73,7 @@ const CHANGE_SERIES_INTERVAL: Duration = Duration::from_secs(2);
 /// Changes seldom come alone: a deployment replaces its instances one after the other.
 const CHANGE_SERIES_WINDOW: Duration = Duration::from_secs(20);
 
-/// Asks the Registry for the list as the server has it now.
+/// Asks the Registry to request the list from a server now.
 ///
 /// The answer says the epoch and the protocol, which a public [`ListInstances`](crate::ListInstances) does not.
 #[derive(Debug, Clone, PartialEq, Message)]
@@ -283,7 +283,7 @@ impl Subscriber {
         self.poll_after(self.next_interval(repeat_soon), ctx);
     }
 
-    /// Views keep the list that they have, and are stale. Without one, the cache file is the only hope.
+    /// Views keep the list that they have, and are stale. Without one, the list of the cache file is used.
     fn poll_failed(&mut self, error: Error, ctx: &mut Context<Self>) {
         debug!(self.settings.log, "failed to fetch service list";
             "service" => %self.subscription.service, "error" => %error);

@@ -1,7 +1,8 @@
 //! A weighted choice in constant time: Walker's alias table, built by Vose's method.
 //!
 //! A draw costs one random number, one multiplication and one memory access, whatever the number of instances.
-//! Building the table takes time in proportion to it, once per list. The weights are rounded to 2^-32 of a slot.
+//! Building the table takes time in proportion to that number, once per list. The weights are rounded to 2^-32 of a
+//! slot.
 
 use std::hint::select_unpredictable;
 

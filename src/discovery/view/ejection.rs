@@ -100,7 +100,7 @@ impl Eject {
     /// How long the first ejection lasts. The time doubles with each further ejection, and halves for each `base` that
     /// passes without one. Default: 30 s.
     ///
-    /// The probe needs a call: without calls an ejection lasts until the next one.
+    /// The probe needs a call: without calls an ejection lasts until the next call.
     #[must_use]
     pub fn base(mut self, time: Duration) -> Self {
         self.base = time;
@@ -161,7 +161,7 @@ pub struct CallTotals {
     pub retries: u64,
 }
 
-/// An instance that is left out because its calls failed.
+/// An instance that is ejected, because its calls failed.
 ///
 /// [`RegistryStatus::ejections`](crate::RegistryStatus::ejections) lists them all.
 #[derive(Debug, Clone, PartialEq, Serialize)]

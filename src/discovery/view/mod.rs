@@ -13,9 +13,9 @@
 //! # Why it is built like this
 //!
 //! A choice happens for every call of the application, perhaps a million times a second, in many threads; a list
-//! changes a few times an hour. So all work is moved from the choice to the change. A published
-//! [`List`] is never modified: it is replaced as a whole. What calls change is in the
-//! [`Record`](record::Record)s, which outlive the lists and are shared by all selections of a service.
+//! changes a few times an hour. So all work is moved from the choice to the change. A published [`List`] is never
+//! modified: it is replaced as a whole. What calls change is in the [`Record`](record::Record)s, which outlive the
+//! lists and are shared by all selections of a service.
 //!
 //! Invariants:
 //!

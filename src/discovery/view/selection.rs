@@ -84,8 +84,8 @@ impl Selection {
 
     /// Shows and chooses only instances of this cluster. Call it again to add another cluster. Default: all clusters.
     ///
-    /// All such views share one list from the server. [`Discover::clusters`](crate::Discover::clusters) asks the server for
-    /// a smaller list instead.
+    /// All such views share one list from the server. [`Discover::clusters`](crate::Discover::clusters) requests a
+    /// smaller list from the server instead.
     ///
     /// Names are compared exactly, with their case.
     #[must_use]
@@ -149,8 +149,9 @@ impl Selection {
         self
     }
 
-    /// Gives an instance that appears in the list later than the view's first list a share that grows during this time
-    /// from a tenth of its weight to its weight. Default: zero, which is no warm-up. [`Policy::ConsistentHash`] has none.
+    /// Gives a growing share to an instance that appears in the list later than the view's first list. During this time
+    /// the share grows from a tenth of its weight to its weight. Default: zero, which is no warm-up.
+    /// [`Policy::ConsistentHash`] has none.
     ///
     /// Use it for instances that are slow at first, because of cold caches or a just-in-time compiler. 30 s to 2
     /// min are usual. If all instances are new, they share the calls as usual.
@@ -169,8 +170,8 @@ impl Selection {
         self
     }
 
-    /// A [`Call`](crate::Call) that is dropped without an outcome counts as failed when it lasted longer than this, otherwise
-    /// as cancelled. Default: 1 s.
+    /// A [`Call`](crate::Call) that is dropped without an outcome counts as failed when it lasted longer than this,
+    /// otherwise as cancelled. Default: 1 s.
     ///
     /// A caller that gives up after a time limit drops its call. Set this a little below that limit, so that such
     /// calls count against the instance.
