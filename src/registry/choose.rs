@@ -15,8 +15,8 @@ use crate::{
     model::{instance::Instance, service::ServiceRef},
 };
 
-/// Chooses an instance to call, like a [`ServiceView`](crate::ServiceView) with the same settings. You cannot report the outcome of the
-/// call; for that, use [`begin`](crate::ServiceView::begin) of a view.
+/// Chooses an instance to call, like a [`ServiceView`](crate::ServiceView) with the same settings. You cannot report
+/// the outcome of the call; for that, use [`begin`](crate::ServiceView::begin) of a view.
 ///
 /// The first message about a service begins to watch the service. The watch ends after 10 minutes without another
 /// message.

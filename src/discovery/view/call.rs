@@ -169,7 +169,7 @@ impl fmt::Debug for Call {
 }
 
 impl ServiceView {
-    /// Begins a call: chooses an instance by the view's [`Policy`](crate::Policy), among those that are healthy,
+    /// Begins a call: chooses an instance by the view's [`Policy`], among those that are healthy,
     /// enabled, of a weight above 0, of a port other than 0 and not ejected. When all of those are ejected, one of them
     /// is chosen, and [`Call::is_ejected`] is true. Takes no lock and allocates nothing, except for the first call of a
     /// view.
