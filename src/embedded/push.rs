@@ -92,8 +92,8 @@ impl State {
         }
     }
 
-    /// Sends no pushes until [`Pushes::resume`](super::pushes::Pushes::resume), and drops all queued pushes.
-    /// Subscribers stay.
+    /// Sends no pushes until [`Pushes::resume`](super::pushes::Pushes::resume), and drops all queued pushes. Subscribers
+    /// stay.
     pub(crate) fn pause_pushes(&mut self) {
         self.pushes.is_paused = true;
         self.pushes.forget_queued();

@@ -34,9 +34,8 @@ pub enum ConnectionState {
     Lost,
 }
 
-/// Tells a listener how the servers can be reached now: see
-/// [`WatchConnection`](crate::WatchConnection). After several changes in quick
-/// succession, only the newest state is sent.
+/// Tells a listener how the servers can be reached now: see [`WatchConnection`](crate::WatchConnection). After several
+/// changes in quick succession, only the newest state is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Message)]
 #[rtype(result = "()")]
 #[non_exhaustive]
