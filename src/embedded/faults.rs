@@ -1,7 +1,4 @@
-//! The handle that injects faults.
-//!
-//! [`Faults`] is the application's handle: each method changes the active faults, and takes effect for what comes
-//! then. What is under way already keeps its fate, except requests that hang.
+//! The application's handle for fault injection. It sets the [active faults](super::active_faults).
 
 use std::{
     fmt,

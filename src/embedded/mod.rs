@@ -36,7 +36,7 @@
 //! |---|---|
 //! | the handle of the application | this file, `builder`, `faults`, `inspection`, `counters`, `dialect` |
 //! | the thread and its sockets | `thread`, `http`, `connection`, `shared` |
-//! | the state behind one mutex | `state`, `catalogue`, `pushes`, `sessions`, `clock`, `agenda`, `active_faults` |
+//! | the state behind one mutex | `state`, `catalogue`, `pushes`, `sessions`, `active_faults`, `clock`, `agenda` |
 //! | what changes and shows it | `registration`, `modification`, `listing`, `push`, `auth` |
 //! | a request, from text to answer | `call`, `agent`, `parameters`, `filter`, `java`, `routes`, `reply` |
 //! | the handlers, by the API's paths | `v1_instance`, `v1_service` and other `v1_*`, `v3_client`, `v3_admin` |

@@ -11,9 +11,9 @@
 //! | [`names`] | names of services, groups and clusters |
 //! | [`service`] | lists, the difference between two lists |
 //! | [`instance`] | an instance, its key, the rules for its values |
-//! | [`instance_state`] | whether the servers have a registered instance |
-//! | [`change`] | the message that listeners receive |
-//! | [`connection`], [`heartbeat`] | the state of the connection, the reply to a heartbeat |
+//! | [`change`] | the message about a changed list |
+//! | [`connection`], [`instance_state`] | the states of the connection and of an instance, and their messages |
+//! | [`heartbeat`] | the reply to a heartbeat |
 //! | [`histogram`] | counted durations |
 
 pub(crate) mod change;

@@ -9,11 +9,13 @@
 //! | messages that watch and report | `connection`, `instance_state`, `watch_ejections`, `status`, `snapshot` |
 //! | messages that change settings | `credentials` |
 //! | what messages share | `target`, `filter`, `values`, `watchers`, `doubles` |
-//! | what keeps instances registered | `desired`, `heartbeat`, `recent_writes`, `r_nacos`, `server_kind` |
-//! | what applications read of an instance | `registration`, `published_state` |
-//! | what is watched | `subscriptions`, `choosers`, `ejections` |
-//! | pushes | `push_socket`, `pushes` |
+//! | what keeps instances registered | `heartbeat`, `registration`, `r_nacos` |
+//! | parts of the state, about instances | `desired`, `published_state`, `recent_writes`, `server_kind` |
+//! | parts of the state, about services | `subscriptions`, `choosers`, `ejections`, `push_socket` |
+//! | pushes | `pushes` |
 //! | for `serve` | `serving` |
+//!
+//! The parts of the state know neither the actor nor `shared`, so that imports go one way.
 //!
 //! A message is a struct with its setters, the rules of its values, and the handler below it. The handler queues
 //! for the instance's turn if there is one, and returns a future, so the mailbox is never held up.

@@ -1,4 +1,4 @@
-//! The Subscriber actors that run.
+//! The Subscriber actors of a Registry.
 //!
 //! A Subscriber starts with the first listener or view of its key, and ends by itself with the last one. So the map
 //! here may have ended entries, which are replaced or removed when they are found.
