@@ -1,4 +1,7 @@
 //! The application's handle for fault injection. It sets the [active faults](super::active_faults).
+//!
+//! A change takes effect for later requests and pushes. Requests that are under way keep their faults, except those
+//! that hang.
 
 use std::{
     fmt,

@@ -1,13 +1,4 @@
 //! Messages that watch the state of each registered instance on the servers, and what a change of state leads to.
-//!
-//! ```text
-//! Pending ──► Registered ──► Lost ──► Registered
-//!    │            │           │
-//!    └────────────┴───────────┴──► Rejected ──► Registered
-//! ```
-//!
-//! A registration without `when_reachable` begins as `Registered`, or not at all. `Pending` only comes first. Only
-//! an accepted registration or beat leads to `Registered`.
 
 use std::sync::Arc;
 

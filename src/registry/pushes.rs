@@ -1,4 +1,4 @@
-//! Pushed lists: where servers push to, and which subscriptions a pushed list is for.
+//! Pushed lists: where servers push to, which lists are believed, and which subscriptions they are for.
 //!
 //! Whether a push sets a list, or is only a hint to poll it:
 //!
