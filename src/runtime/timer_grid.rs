@@ -32,15 +32,21 @@ impl Grid {
     pub(crate) fn next_in_phase(&self, phase: f64, interval: Duration, after: Instant) -> Instant {
         let since = after.saturating_duration_since(self.origin).as_secs_f64() / interval.as_secs_f64();
         let intervals = (since - phase).floor() + 1.0 + phase;
-        self.origin + interval.mul_f64(intervals)
+        let next = self.origin + interval.mul_f64(intervals);
+        // If `after` is such a moment, rounding may find it again.
+        if next > after {
+            next
+        } else {
+            next + interval
+        }
     }
 
     /// How long to wait for the first point of the grid at or after `due`, for a timer that fires every `interval`.
     /// Each point of the coarse grid is also a point of the fine grid.
     pub(crate) fn wait_for(&self, due: Instant, interval: Duration) -> Duration {
         let step = if interval < COARSE_FROM { FINE } else { COARSE };
-        let since = due.saturating_duration_since(self.origin).as_millis();
-        let points = u32::try_from(since.div_ceil(step.as_millis())).unwrap_or(u32::MAX);
+        let since = due.saturating_duration_since(self.origin).as_nanos();
+        let points = u32::try_from(since.div_ceil(step.as_nanos())).unwrap_or(u32::MAX);
         (self.origin + step.saturating_mul(points)).saturating_duration_since(Instant::now())
     }
 }
@@ -63,5 +69,26 @@ mod tests {
                 last = next;
             }
         }
+    }
+
+    #[test]
+    fn a_moment_is_never_its_own_successor() {
+        let grid = Grid::new();
+        for interval in [Duration::from_secs(1), Duration::from_secs(5), Duration::from_millis(333)] {
+            for _ in 0..10_000 {
+                let phase = fastrand::f64();
+                let moment = grid.next_in_phase(phase, interval, grid.origin + interval.mul_f64(fastrand::f64() * 1e4));
+                let apart = grid.next_in_phase(phase, interval, moment) - moment;
+                assert!(apart.abs_diff(interval) < Duration::from_micros(1), "{apart:?} after {moment:?}");
+            }
+        }
+    }
+
+    #[actix::test]
+    async fn a_timer_fires_when_it_is_due_or_later() {
+        tokio::time::pause();
+        let grid = Grid::new();
+        let due = grid.origin + FINE + Duration::from_micros(300);
+        assert_eq!(grid.wait_for(due, FINE), 2 * FINE, "not a part of a millisecond early");
     }
 }
