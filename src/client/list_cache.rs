@@ -12,8 +12,10 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use actix_rt::time::Instant;
 
 use crate::{
     model::{instance::Instance, service::ServiceInfo},

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::model::service::ServiceName;
 
 /// Identifies a subscription. All listeners and views with the same key share one Subscriber.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SubscriptionKey {
     pub(crate) service: ServiceName,
     /// Comma separated, in order; empty for all.

@@ -4,7 +4,9 @@
 //! [`unix_millis`](Clock::unix_millis) is what answers contain; it may be skewed, and then only clients are
 //! affected.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use actix_web::rt::time::Instant;
 
 /// The real time, plus what tests have added (`moved_on`). A clock that stands still counts only what was added.
 pub(crate) struct Clock {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use actix::WeakRecipient;
+use actix_rt::time::Instant;
 use futures_util::{
     future::{select, Either, FutureExt as _},
     pin_mut,
@@ -58,7 +59,7 @@ pub(crate) struct Shared {
     pub(super) beat_permits: Semaphore,
     /// How long after they were due heartbeats were sent.
     pub(super) heartbeat_lateness: Durations,
-    pub(crate) started_at: std::time::Instant,
+    pub(crate) started_at: Instant,
     /// Whether the Registry has a thread of its own, so that callers wait in other threads.
     pub(super) has_own_thread: bool,
     /// The number of servers that `serve` has started and whose services are not registered yet.
@@ -109,7 +110,7 @@ impl Shared {
             beat_recipient,
             beat_permits: Semaphore::new(config.max_connections),
             heartbeat_lateness: Durations::default(),
-            started_at: std::time::Instant::now(),
+            started_at: Instant::now(),
             has_own_thread,
             #[cfg(feature = "actix-web")]
             unregistered_servers: std::cell::Cell::new(0),

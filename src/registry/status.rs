@@ -3,9 +3,8 @@
 //! Everything is read from counters and tables that exist anyway. Times are "milliseconds ago", so that a reader
 //! needs no clock in common with the process.
 
-use std::time::Instant;
-
 use actix::{Context, Handler, Message, ResponseFuture};
+use actix_rt::time::Instant;
 use serde::Serialize;
 
 use super::{actor::Registry, desired::DesiredInstance, push_socket::PushStatus, shared::Shared};
@@ -222,8 +221,8 @@ impl ServerStatus {
             failures: health.failures,
             requests: health.requests,
             failed_requests: health.failed_requests,
-            last_success_ms_ago: health.last_success.map(|at| ms_ago(at.into_std())),
-            last_failure_ms_ago: health.last_failure.map(|at| ms_ago(at.into_std())),
+            last_success_ms_ago: health.last_success.map(ms_ago),
+            last_failure_ms_ago: health.last_failure.map(ms_ago),
             last_error: health.last_error.map(|error| error.to_string()),
         }
     }
@@ -236,9 +235,9 @@ impl InstanceStatus {
             ephemeral: desired.instance.ephemeral,
             registered: desired.state == InstanceState::Registered,
             state: desired.state,
-            since_ms_ago: ms_ago(desired.since.into_std()),
+            since_ms_ago: ms_ago(desired.since),
             beats: desired.beats,
-            last_success_ms_ago: desired.last_success.map(|at| ms_ago(at.into_std())),
+            last_success_ms_ago: desired.last_success.map(ms_ago),
             last_error: desired.last_error.as_ref().map(ToString::to_string),
         }
     }

@@ -23,11 +23,13 @@ pub(crate) struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// The running Subscribers. A Subscriber ends by itself when it has no listener and no view any more.
+    /// The running Subscribers, in order. A Subscriber ends by itself when it has no listener and no view any more.
     pub(crate) fn all(&self) -> Vec<(SubscriptionKey, Addr<Subscriber>)> {
         let mut subscribers = self.subscribers.borrow_mut();
         subscribers.retain(|_, subscriber| subscriber.connected());
-        subscribers.iter().map(|(key, subscriber)| (key.clone(), subscriber.clone())).collect()
+        let mut all: Vec<_> = subscribers.iter().map(|(key, subscriber)| (key.clone(), subscriber.clone())).collect();
+        all.sort_by(|(one, _), (other, _)| one.cmp(other));
+        all
     }
 
     pub(crate) fn of_service(&self, service: &ServiceName) -> Vec<(SubscriptionKey, Addr<Subscriber>)> {
