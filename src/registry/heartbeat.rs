@@ -150,7 +150,7 @@ impl Heartbeat {
     }
 
     fn next_in_phase(&self) -> Instant {
-        // A timer may fire a millisecond early. Then the moment that has just been served must not be found again.
+        // The moment that has just been served must not be found again.
         self.grid.next_in_phase(self.phase, self.interval, self.due.max(Instant::now()))
     }
 
