@@ -9,10 +9,7 @@
 
 use std::{cell::Cell, future::Future, io, net::SocketAddr, rc::Rc, time::Duration};
 
-use actix_rt::{
-    net::TcpStream,
-    time::{timeout, Instant},
-};
+use actix_rt::time::{timeout, Instant};
 use actix_service::{fn_service, Service};
 use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
 use awc::http::Uri;
@@ -23,7 +20,10 @@ use super::{
     stream::Stream,
     tls::{self, TlsConnectorService},
 };
-use crate::config::{ServerAddress, LONGEST_DURATION};
+use crate::{
+    config::{ServerAddress, LONGEST_DURATION},
+    runtime::sockets::TcpStream,
+};
 
 /// How long to wait for one address before the next address is tried too (RFC 8305, connection attempt delay).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);

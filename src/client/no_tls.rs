@@ -4,10 +4,8 @@
 
 use std::io;
 
-use actix_rt::net::TcpStream;
-
 use super::stream::Stream;
-use crate::{config::Config, error::Error};
+use crate::{config::Config, error::Error, runtime::sockets::TcpStream};
 
 /// Has no value.
 #[derive(Clone)]

@@ -21,14 +21,12 @@
 
 use std::{rc::Rc, time::Duration};
 
-use actix_rt::{
-    net::TcpStream,
-    time::{sleep, timeout, Instant},
-};
+use actix_rt::time::{sleep, timeout, Instant};
 use futures_util::{future::select, pin_mut};
 use tokio::io::AsyncReadExt as _;
 
 use super::{server::Server, servers::Servers};
+use crate::runtime::sockets::TcpStream;
 
 /// The pause before a refused connection is tried again. A connection that ends within this time does not count as one,
 /// because a proxy accepts connections even if there is no server behind it.

@@ -8,14 +8,13 @@
 
 use std::io;
 
-use actix_rt::net::TcpStream;
 use actix_service::Service as _;
 use actix_tls::connect::{Connection, Host};
 
 pub(crate) use self::by_library::{client_config, ClientConfig};
 pub(super) use self::by_library::{connector, TlsConnectorService};
 use super::stream::Stream;
-use crate::{config::Config, error::Error};
+use crate::{config::Config, error::Error, runtime::sockets::TcpStream};
 
 /// A host name or an IP address without brackets.
 struct ServerName(String);

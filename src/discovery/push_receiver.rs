@@ -22,15 +22,15 @@ use std::{
 };
 
 use actix::{prelude::*, WeakRecipient};
-use actix_rt::{
-    net::UdpSocket,
-    time::{sleep, Instant},
-};
+use actix_rt::time::{sleep, Instant};
 use futures_util::stream::{unfold, Stream};
 
-use crate::wire::{
-    datagram::{may_be_a_push, Acknowledgement, NotDecoded, PushContent, PushMessage, MAX_DATAGRAM_SIZE},
-    v1::ListAnswer,
+use crate::{
+    runtime::sockets::{StdUdpSocket, UdpSocket},
+    wire::{
+        datagram::{may_be_a_push, Acknowledgement, NotDecoded, PushContent, PushMessage, MAX_DATAGRAM_SIZE},
+        v1::ListAnswer,
+    },
 };
 
 /// How many bytes of text, and how many datagrams, are decoded per second, from all sources together. The longest list
@@ -160,7 +160,7 @@ impl PushReceiver {
         (recipient, over_budget): (WeakRecipient<Pushed>, WeakRecipient<OverBudget>),
         tally: Rc<PushTally>,
     ) -> io::Result<Self> {
-        let socket = std::net::UdpSocket::bind(address)?;
+        let socket = StdUdpSocket::bind(address)?;
         socket.set_nonblocking(true)?;
         Ok(PushReceiver {
             socket: Rc::new(UdpSocket::from_std(socket)?),
@@ -326,7 +326,7 @@ impl Handler<StopReceiving> for PushReceiver {
 mod tests {
     use std::sync::Arc;
 
-    use actix_rt::time::timeout;
+    use actix_rt::{net::UdpSocket, time::timeout};
     use serde_json::json;
     use tokio::sync::{mpsc, Notify};
 

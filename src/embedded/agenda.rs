@@ -25,7 +25,7 @@ pub(crate) enum Due {
 }
 
 /// Identifies a push by its receiver and its own `lastRefTime`, which the acknowledgement repeats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PushId {
     pub(super) to: SocketAddr,
     pub(super) last_ref_time: i64,

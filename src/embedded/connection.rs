@@ -11,12 +11,12 @@ use std::{
     pin::pin,
     rc::Rc,
     sync::{atomic::Ordering, Arc},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use actix_web::{
     dev::Extensions,
-    rt::{self, task::JoinHandle},
+    rt::{self, task::JoinHandle, time::Instant},
 };
 use futures_util::future::select;
 use tokio::sync::Notify;
@@ -34,6 +34,8 @@ pub(crate) struct OpenConnection {
     closer: JoinHandle<()>,
 }
 
+type Closer = Box<dyn FnOnce()>;
+
 /// The idle state of a connection.
 struct Idle {
     state: RefCell<IdleState>,
@@ -42,8 +44,8 @@ struct Idle {
 }
 
 struct IdleState {
-    /// A duplicate of the connection's socket, because actix-web owns the connection.
-    socket: Option<TcpStream>,
+    /// Closes the connection, which actix-web owns.
+    close: Option<Closer>,
     /// When the connection became idle. `None` while a request is under way.
     since: Option<Instant>,
     timeouts: IdleTimeouts,
@@ -67,8 +69,8 @@ impl OpenConnection {
         shared.with(|state| state.counters.connections += 1);
         shared.open_connections.fetch_add(1, Ordering::AcqRel);
         let (timeouts, timeout) = shared.draw_idle_timeout();
-        let socket = second_handle(connection);
-        let state = IdleState { socket, since: Some(Instant::now()), timeouts, timeout, looks_at: None };
+        let close = closer(connection);
+        let state = IdleState { close, since: Some(Instant::now()), timeouts, timeout, looks_at: None };
         let idle = Rc::new(Idle { state: RefCell::new(state), earlier: Notify::new() });
         let closer = rt::spawn(close_when_idle(shared.clone(), idle.clone()));
         data.insert(OpenConnection { shared: shared.clone(), idle, closer });
@@ -85,7 +87,7 @@ impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.closer.abort();
         // The task ends later, but the file descriptor must be closed now.
-        self.idle.state.borrow_mut().socket = None;
+        self.idle.state.borrow_mut().close = None;
         self.shared.open_connections.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -123,9 +125,8 @@ impl Idle {
     /// Shuts the socket down. The client and actix-web then read the end of the stream, and actix-web drops the
     /// connection.
     fn close(&self) {
-        if let Some(socket) = self.state.borrow_mut().socket.take() {
-            // An error means that the client has already closed the connection.
-            let _ = socket.shutdown(Shutdown::Both);
+        if let Some(close) = self.state.borrow_mut().close.take() {
+            close();
         }
     }
 }
@@ -144,13 +145,19 @@ async fn close_when_idle(shared: Arc<Shared>, idle: Rc<Idle>) {
     }
 }
 
-/// Duplicates the socket's descriptor. `None` if the system refuses; then this connection is never closed for being
-/// idle.
-fn second_handle(connection: &dyn Any) -> Option<TcpStream> {
+/// A function that closes the connection by a duplicate of its descriptor. `None` if the system refuses; then this
+/// connection is never closed for being idle.
+fn closer(connection: &dyn Any) -> Option<Closer> {
+    #[cfg(feature = "_testing")]
+    if let Some(simulated) = connection.downcast_ref::<crate::runtime::sockets::TcpStream>() {
+        return simulated.closer();
+    }
     let connection = connection.downcast_ref::<rt::net::TcpStream>()?;
     #[cfg(unix)]
     let handle = std::os::fd::AsFd::as_fd(connection).try_clone_to_owned();
     #[cfg(windows)]
     let handle = std::os::windows::io::AsSocket::as_socket(connection).try_clone_to_owned();
-    handle.ok().map(TcpStream::from)
+    let socket = TcpStream::from(handle.ok()?);
+    // An error means that the client has already closed the connection.
+    Some(Box::new(move || drop(socket.shutdown(Shutdown::Both))))
 }

@@ -16,12 +16,12 @@ use std::{
 };
 
 use actix_web::{
-    body::SizedStream,
-    dev::ServerHandle,
+    body::{MessageBody, SizedStream},
+    dev::{ServerHandle, ServiceFactory, ServiceRequest, ServiceResponse},
     http::KeepAlive,
     rt,
     web::{self, Bytes, Data, PayloadConfig},
-    App, HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, HttpServer,
+    App, Error, HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, HttpServer,
 };
 use futures_util::stream;
 
@@ -70,24 +70,82 @@ impl Era {
     }
 }
 
+/// An open port, with the connections to it.
+pub(crate) enum Listening {
+    System(ServerHandle),
+    #[cfg(feature = "_testing")]
+    Simulated(rt::task::JoinHandle<()>),
+}
+
+impl Listening {
+    /// Closes the port and all connections, also those with a request under way.
+    pub(crate) async fn stop(self) {
+        match self {
+            Listening::System(handle) => handle.stop(false).await,
+            #[cfg(feature = "_testing")]
+            Listening::Simulated(server) => server.abort(),
+        }
+    }
+}
+
 /// Listens on `address` with one worker. actix-web sets `SO_REUSEADDR`.
-pub(crate) fn serve(shared: Arc<Shared>, address: SocketAddr) -> io::Result<(ServerHandle, SocketAddr)> {
+pub(crate) fn serve(shared: Arc<Shared>, address: SocketAddr) -> io::Result<(Listening, SocketAddr)> {
     let era = Data::new(Era::now(shared.clone()));
-    let server = HttpServer::new(move || {
-        App::new().app_data(PayloadConfig::new(MAX_REQUEST)).app_data(era.clone()).default_service(web::to(answer))
-    })
-    .workers(1)
-    // `OpenConnection` closes idle connections, because its timeout can change.
-    .keep_alive(KeepAlive::Os)
-    .client_request_timeout(Duration::ZERO)
-    .disable_signals()
-    .on_connect(move |connection, data| OpenConnection::accepted(&shared, connection, data))
-    .bind(address)?;
+    #[cfg(feature = "_testing")]
+    if let Some(bound) = crate::runtime::sockets::TcpListener::bind(address) {
+        return bound.map(|(listener, address)| (serve_simulated(shared, era, listener), address));
+    }
+    let server = HttpServer::new(move || app(&era))
+        .workers(1)
+        // `OpenConnection` closes idle connections, because its timeout can change.
+        .keep_alive(KeepAlive::Os)
+        .client_request_timeout(Duration::ZERO)
+        .disable_signals()
+        .on_connect(move |connection, data| OpenConnection::accepted(&shared, connection, data))
+        .bind(address)?;
     let address = server.addrs().first().copied().unwrap_or(address);
     let server = server.run();
     let handle = server.handle();
     rt::spawn(server);
-    Ok((handle, address))
+    Ok((Listening::System(handle), address))
+}
+
+fn app(
+    era: &Data<Era>,
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<impl MessageBody>,
+        Error = Error,
+        InitError = (),
+    >,
+> {
+    App::new().app_data(PayloadConfig::new(MAX_REQUEST)).app_data(era.clone()).default_service(web::to(answer))
+}
+
+/// Serves in this thread, as [`HttpServer`] does in its worker.
+#[cfg(feature = "_testing")]
+fn serve_simulated(
+    shared: Arc<Shared>,
+    era: Data<Era>,
+    mut listener: crate::runtime::sockets::TcpListener,
+) -> Listening {
+    use actix_service::{map_config, IntoServiceFactory as _, Service as _, ServiceFactoryExt as _};
+
+    let app = app(&era).into_factory().map_err(|error: Error| error.error_response());
+    let http = actix_http::HttpService::build()
+        .keep_alive(KeepAlive::Os)
+        .client_request_timeout(Duration::ZERO)
+        .on_connect_ext(move |connection, data| OpenConnection::accepted(&shared, connection, data))
+        .h1(map_config(app, |()| actix_web::dev::AppConfig::default()));
+    Listening::Simulated(rt::spawn(async move {
+        let Ok(service) = http.new_service(()).await else { return };
+        let mut connections = tokio::task::JoinSet::new();
+        while let Some(connection) = listener.accept().await {
+            connections.spawn_local(service.call((connection, None)));
+        }
+    }))
 }
 
 /// Takes one request through all steps. Never fails: a rejection is an answer, too.

@@ -50,7 +50,7 @@
 
 use std::{
     fmt, io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
     thread::JoinHandle,
     time::Duration,
@@ -106,7 +106,7 @@ pub use dialect::{Dialect, UnknownDialect};
 pub use faults::Faults;
 pub use inspection::InstanceSnapshot;
 
-use crate::config::LONGEST_DURATION;
+use crate::{config::LONGEST_DURATION, runtime::sockets::StdUdpSocket};
 use active_faults::ActiveFaults;
 use inspection::key_of;
 use pushes::Pushes;
@@ -148,6 +148,7 @@ pub struct EmbeddedServer {
     address: SocketAddr,
     push_address: SocketAddr,
     shared: Arc<Shared>,
+    /// `None` in a simulation.
     thread: Option<JoinHandle<()>>,
 }
 
@@ -183,7 +184,7 @@ impl EmbeddedServer {
     }
 
     fn start_with(settings: Settings) -> io::Result<Self> {
-        let pushes = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let pushes = StdUdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
         pushes.set_nonblocking(true)?;
         let push_address = pushes.local_addr()?;
         let faults = Arc::new(Mutex::new(ActiveFaults::default()));
@@ -193,7 +194,7 @@ impl EmbeddedServer {
         let shared = Arc::new(Shared::new(state, faults, commands_tx));
         let (address, thread) = thread::start(shared.clone(), port, pushes, commands_rx)?;
         shared.with(|state| state.settings.port = address.port());
-        Ok(EmbeddedServer { address, push_address, shared, thread: Some(thread) })
+        Ok(EmbeddedServer { address, push_address, shared, thread })
     }
 
     /// The address on which the server listens. A restart does not change it.

@@ -4,8 +4,8 @@
 //! and what a fault holds back. It also has the socket.
 
 use std::{
-    collections::{HashMap, HashSet},
-    net::{SocketAddr, UdpSocket},
+    collections::{BTreeMap, HashMap, HashSet},
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -18,6 +18,7 @@ use super::{
     agent::Agent,
     catalogue::ServiceKey,
 };
+use crate::runtime::sockets::StdUdpSocket;
 
 /// A receiver of pushes of one service. `asked` is when it last requested the list, by the server's clock.
 pub(super) struct Subscriber {
@@ -70,12 +71,12 @@ pub(super) struct DelayedDatagram {
 
 /// All subscribers, and the pushes on their way. Lists are made when they are sent, not when the change happens.
 pub(crate) struct Pushes {
-    socket: UdpSocket,
+    socket: StdUdpSocket,
     faults: Arc<Mutex<ActiveFaults>>,
     pub(super) subscribers: HashMap<Arc<ServiceKey>, Vec<Subscriber>>,
     pub(super) gathering: HashMap<Arc<ServiceKey>, Audience>,
     pub(super) unacknowledged: HashMap<PushId, Sent>,
-    pub(super) delayed: HashMap<PushId, DelayedDatagram>,
+    pub(super) delayed: BTreeMap<PushId, DelayedDatagram>,
     /// Events that became due while the server hung.
     pub(super) postponed: Vec<Due>,
     /// Nothing is sent while the server refuses connections.
@@ -85,14 +86,14 @@ pub(crate) struct Pushes {
 
 impl Pushes {
     /// `socket` must be non-blocking.
-    pub(crate) fn new(socket: UdpSocket, faults: Arc<Mutex<ActiveFaults>>) -> Self {
+    pub(crate) fn new(socket: StdUdpSocket, faults: Arc<Mutex<ActiveFaults>>) -> Self {
         Pushes {
             socket,
             faults,
             subscribers: HashMap::new(),
             gathering: HashMap::new(),
             unacknowledged: HashMap::new(),
-            delayed: HashMap::new(),
+            delayed: BTreeMap::new(),
             postponed: Vec::new(),
             is_paused: false,
             last_ref_time: 0,

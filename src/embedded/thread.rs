@@ -5,17 +5,19 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr},
     sync::{atomic::Ordering, mpsc, Arc},
     thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use actix_web::{dev::ServerHandle, rt};
+use actix_web::rt::{self, time::Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::runtime::sockets::{self, StdUdpSocket, UdpSocket};
+
 use super::{
-    http,
+    http::{self, Listening},
     shared::{Command, Shared},
 };
 
@@ -25,22 +27,33 @@ const BIND_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait for connections to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Starts the thread and returns when the server listens.
-///
-/// # Errors
-/// The error of binding the port or of starting the thread. No thread is left then.
+/// Starts the thread and returns when the server listens. A simulation has only the caller's thread.
 pub(crate) fn start(
     shared: Arc<Shared>,
     port: u16,
-    pushes: UdpSocket,
+    pushes: StdUdpSocket,
     commands: UnboundedReceiver<Command>,
-) -> io::Result<(SocketAddr, JoinHandle<()>)> {
+) -> io::Result<(SocketAddr, Option<JoinHandle<()>>)> {
+    let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    if sockets::is_simulated() {
+        let (listening, address) = http::serve(shared.clone(), wanted)?;
+        rt::spawn(run(shared, listening, address, pushes, commands));
+        return Ok((address, None));
+    }
     let (listening_tx, listening_rx) = mpsc::channel();
     let thread = std::thread::Builder::new().name("embedded-nacos".into()).spawn(move || {
-        rt::System::new().block_on(run(shared, port, pushes, commands, listening_tx));
+        rt::System::new().block_on(async move {
+            match http::serve(shared.clone(), wanted) {
+                Ok((listening, address)) => {
+                    let _ = listening_tx.send(Ok(address));
+                    run(shared, listening, address, pushes, commands).await;
+                }
+                Err(error) => drop(listening_tx.send(Err(error))),
+            }
+        });
     })?;
     match listening_rx.recv() {
-        Ok(Ok(address)) => Ok((address, thread)),
+        Ok(Ok(address)) => Ok((address, Some(thread))),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(io::Error::other("the thread of the embedded server ended before it listened")),
     }
@@ -49,20 +62,14 @@ pub(crate) fn start(
 /// Runs until [`Command::End`]. Tells `listening_tx` the address, or why there is none.
 async fn run(
     shared: Arc<Shared>,
-    port: u16,
-    pushes: UdpSocket,
+    listening: Listening,
+    address: SocketAddr,
+    pushes: StdUdpSocket,
     mut commands: UnboundedReceiver<Command>,
-    listening_tx: mpsc::Sender<io::Result<SocketAddr>>,
 ) {
-    let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let (handle, address) = match http::serve(shared.clone(), wanted) {
-        Ok(listening) => listening,
-        Err(error) => return drop(listening_tx.send(Err(error))),
-    };
     let timer = rt::spawn(run_timer(shared.clone()));
     let acknowledgements = rt::spawn(receive_acknowledgements(shared.clone(), pushes));
-    let _ = listening_tx.send(Ok(address));
-    let mut listener = Listener { shared, address, handle: Some(handle) };
+    let mut listener = Listener { shared, address, listening: Some(listening) };
     while let Some(command) = commands.recv().await {
         if listener.handle_command(command).await.is_break() {
             break;
@@ -78,7 +85,7 @@ struct Listener {
     shared: Arc<Shared>,
     address: SocketAddr,
     /// `None` while connections are refused.
-    handle: Option<ServerHandle>,
+    listening: Option<Listening>,
 }
 
 impl Listener {
@@ -112,8 +119,8 @@ impl Listener {
     /// # Errors
     /// The port is taken by another program.
     async fn listen(&mut self) -> io::Result<()> {
-        if self.handle.is_none() {
-            self.handle = Some(listen_again(&self.shared, self.address).await?);
+        if self.listening.is_none() {
+            self.listening = Some(listen_again(&self.shared, self.address).await?);
             self.shared.with(|state| state.pushes.resume());
         }
         Ok(())
@@ -121,10 +128,10 @@ impl Listener {
 
     /// Closes the port and all connections, also those with a request under way.
     async fn stop(&mut self) {
-        let Some(handle) = self.handle.take() else { return };
+        let Some(listening) = self.listening.take() else { return };
         self.shared.era.fetch_add(1, Ordering::AcqRel);
         self.shared.with(|state| state.pause_pushes());
-        handle.stop(false).await;
+        listening.stop().await;
         // The worker ends on a thread of its own, which cannot be joined.
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         while self.shared.open_connections.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
@@ -134,14 +141,14 @@ impl Listener {
 }
 
 /// Tries until the sockets of the previous era have left the port.
-async fn listen_again(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<ServerHandle> {
+async fn listen_again(shared: &Arc<Shared>, address: SocketAddr) -> io::Result<Listening> {
     let deadline = Instant::now() + BIND_TIMEOUT;
     loop {
         match http::serve(shared.clone(), address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
                 rt::time::sleep(Duration::from_millis(10)).await;
             }
-            listening => return listening.map(|(handle, _)| handle),
+            listening => return listening.map(|(listening, _)| listening),
         }
     }
 }
@@ -163,8 +170,8 @@ async fn run_timer(shared: Arc<Shared>) {
 }
 
 /// Takes acknowledgements from the socket that pushes are sent from.
-async fn receive_acknowledgements(shared: Arc<Shared>, socket: UdpSocket) {
-    let Ok(socket) = rt::net::UdpSocket::from_std(socket) else { return };
+async fn receive_acknowledgements(shared: Arc<Shared>, socket: StdUdpSocket) {
+    let Ok(socket) = UdpSocket::from_std(socket) else { return };
     let mut datagram = vec![0; 64 * 1024];
     loop {
         // An error belongs to an earlier send to a port that is closed.

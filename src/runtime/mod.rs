@@ -5,6 +5,7 @@
 
 pub(crate) mod blocking;
 pub(crate) mod history;
+pub(crate) mod sockets;
 pub(crate) mod supervision;
 pub(crate) mod timer_grid;
 #[cfg(any(feature = "actix-web", feature = "embedded"))]

@@ -4,3 +4,4 @@ pub mod bench;
 pub mod failpoints;
 #[cfg(feature = "embedded")]
 pub mod fuzz;
+pub mod network;
