@@ -19,6 +19,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use actix_http::error::ParseError;
 use actix_rt::time::{timeout, Instant};
 use awc::{
     error::{ConnectError, PayloadError, SendRequestError},
@@ -247,6 +248,8 @@ impl Transport {
             SendRequestError::Timeout | SendRequestError::Connect(ConnectError::Timeout) => {
                 NoAnswer::Timeout(self.timeout)
             }
+            // A connection that was reset, as by a server that closed it just then.
+            SendRequestError::Response(ParseError::Io(error)) => NoAnswer::Broken(error.to_string()),
             SendRequestError::Response(error) => NoAnswer::Unreadable(format!("not HTTP: {error}")),
             SendRequestError::Connect(error) if !matches!(error, ConnectError::Disconnected) => {
                 NoAnswer::ConnectFailed(error.to_string())
@@ -267,5 +270,21 @@ fn not_read(error: PayloadError) -> NoAnswer {
         PayloadError::Incomplete(_) => NoAnswer::Unreadable("cut off".into()),
         PayloadError::EncodingCorrupted => NoAnswer::Unreadable("corrupt transfer encoding".into()),
         error => NoAnswer::Broken(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_was_reset_is_broken_and_not_unreadable() {
+        let transport = Transport::new(&Config::disabled());
+        let reset = SendRequestError::Response(ParseError::Io(io::ErrorKind::ConnectionReset.into()));
+        assert!(matches!(transport.not_sent(reset), NoAnswer::Broken(_)));
+        let no_http = SendRequestError::Response(ParseError::Method);
+        assert!(matches!(transport.not_sent(no_http), NoAnswer::Unreadable(_)));
     }
 }
