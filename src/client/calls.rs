@@ -33,6 +33,11 @@ pub(super) trait Call {
     /// The request in this protocol, without server and token.
     fn request(&self, protocol: WireProtocol) -> Request;
 
+    /// The request to a server that is not in use.
+    fn request_elsewhere(&self, protocol: WireProtocol) -> Request {
+        self.request(protocol)
+    }
+
     /// The value of the answer.
     ///
     /// # Errors
@@ -164,6 +169,14 @@ pub(super) struct List<'a> {
 }
 
 impl List<'_> {
+    fn request_with(&self, protocol: WireProtocol, push_to: Option<PushAddress>) -> Request {
+        let ListQuery { service, clusters, healthy_only, .. } = *self.query;
+        match protocol {
+            WireProtocol::V1 => v1::list(self.namespace, service, clusters, healthy_only, push_to),
+            WireProtocol::V3 => v3::list(self.namespace, service, clusters, healthy_only),
+        }
+    }
+
     /// Parses, filters and sorts a list. Servers may ignore the filters: r-nacos does, and v3.
     fn read_list(&self, protocol: WireProtocol, answer: &Answer) -> Result<ServiceInfo, Rejection> {
         let list = match protocol {
@@ -191,11 +204,12 @@ impl Call for List<'_> {
     const OPERATION: Operation = Operation::List;
 
     fn request(&self, protocol: WireProtocol) -> Request {
-        let ListQuery { service, clusters, healthy_only, push_to, .. } = *self.query;
-        match protocol {
-            WireProtocol::V1 => v1::list(self.namespace, service, clusters, healthy_only, push_to),
-            WireProtocol::V3 => v3::list(self.namespace, service, clusters, healthy_only),
-        }
+        self.request_with(protocol, self.query.push_to)
+    }
+
+    /// Asks for no pushes. If the servers share an address, they would be taken for those of the server in use.
+    fn request_elsewhere(&self, protocol: WireProtocol) -> Request {
+        self.request_with(protocol, None)
     }
 
     fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<ServiceInfo, Rejection> {

@@ -37,7 +37,9 @@ impl Nacos {
         protocol: WireProtocol,
         deadline: Instant,
     ) -> Result<Result<C::Value, Rejection>, Error> {
-        let (operation, request) = (C::OPERATION, call.request(protocol));
+        let operation = C::OPERATION;
+        let is_in_use = self.servers.is_in_use(server);
+        let request = if is_in_use { call.request(protocol) } else { call.request_elsewhere(protocol) };
         let send = async |token: Option<&str>| {
             self.send(server, operation, deadline, &request, token).await.map(|answer| call.read(protocol, &answer))
         };

@@ -344,6 +344,25 @@ async fn a_push_from_the_previous_server_is_not_believed_although_both_have_one_
 }
 
 #[actix::test]
+async fn a_server_that_is_not_in_use_is_not_asked_for_pushes() {
+    let (servers, addresses) = servers(2);
+    let registry = start(pushed_and_polled(&addresses));
+    register_all(&registry, 1..=3).await;
+    let view = view_of(&registry, 3).await;
+    let used = in_use(&registry, &servers).await;
+    let other = servers.iter().find(|server| server.address() != used.address()).unwrap();
+
+    used.faults().only_for(&[Operation::List]);
+    used.faults().fail_share(1.0, 503);
+    until("the other server is polled", || other.counters().requests_for(Operation::List) > 0).await;
+    used.faults().clear();
+    polled_again(&registry).await;
+    assert_eq!((used.subscribers("orders"), other.subscribers("orders")), (1, 0));
+    assert_eq!(view.instances().len(), 3);
+    shut_down(&registry).await;
+}
+
+#[actix::test]
 async fn a_push_after_a_change_of_server_is_a_hint_until_the_first_poll_where_the_push_port_is_fixed() {
     let (servers, addresses) = servers(2);
     let mut watched = Watched::at(&addresses, PushConfig::default().bind(free_udp_port())).await;
