@@ -4,6 +4,7 @@
 //! after the fact; the log has more, but is elsewhere. Any thread records, under a lock that is held for an entry.
 
 use std::{
+    cell::LazyCell,
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -25,6 +26,11 @@ const CAPACITY: usize = 100;
 /// Events of instances and services may come by the thousand. Events of one kind that follow each other within this
 /// time are counted as one event.
 const COUNTED_WITHIN: Duration = Duration::from_secs(10);
+/// Events of one server are rarer, and may go on for days. Those of one kind and one server that follow each other
+/// within this time are counted as one event, so that a server that comes and goes pushes out no other event.
+const COUNTED_WITHIN_OF_SERVER: Duration = Duration::from_secs(5 * 60);
+/// The longest time that one event stands for. After that a new event begins.
+const LONGEST_EVENT: Duration = Duration::from_secs(60 * 60);
 
 /// The number of instances that a list change names for each kind of change.
 const NAMED_INSTANCES: usize = 5;
@@ -56,8 +62,13 @@ pub struct RegistryEvent {
     pub at: SystemTime,
     /// The kind of the event.
     pub kind: RegistryEventKind,
+    /// When the event last happened. Equals `at` unless several events are counted as one. Serialises as milliseconds
+    /// since 1970, with the key `last_at_unix_ms`.
+    #[serde(rename = "last_at_unix_ms", serialize_with = "unix_millis")]
+    pub last_at: SystemTime,
     /// The number of events that are counted as this one. Events of instances and services that follow each other
-    /// within 10 s are counted as one event, which names the first instance or service.
+    /// within 10 s are counted as one event, which names the first instance or service. So are events of the same
+    /// server within 5 minutes. After an hour a new event begins.
     pub count: u64,
     /// The server, as `host:port`.
     pub server: Option<String>,
@@ -96,9 +107,9 @@ pub enum RegistryEventKind {
 }
 
 impl RegistryEventKind {
-    /// Whether thousands of events may come at once.
-    fn is_counted(self) -> bool {
-        !matches!(self, RegistryEventKind::EpochBegan | RegistryEventKind::ServerLost | RegistryEventKind::ServerBack)
+    /// Whether the event is one of a server, and not of an instance or a service.
+    fn is_of_server(self) -> bool {
+        matches!(self, RegistryEventKind::EpochBegan | RegistryEventKind::ServerLost | RegistryEventKind::ServerBack)
     }
 }
 
@@ -168,11 +179,29 @@ pub(crate) struct History {
 
 #[derive(Debug, Default)]
 struct Rings {
-    /// Each with the time of its last occurrence.
-    events: VecDeque<(Instant, RegistryEvent)>,
+    events: VecDeque<Recorded>,
     changes: VecDeque<ListChange>,
     events_so_far: u64,
     changes_so_far: u64,
+}
+
+/// An event, with times that no change of the clock moves.
+#[derive(Debug)]
+struct Recorded {
+    first: Instant,
+    last: Instant,
+    event: RegistryEvent,
+}
+
+impl Recorded {
+    /// Whether an event of this kind that happens now is counted as this one. `server` is that of the event.
+    fn counts<'a>(&self, kind: RegistryEventKind, server: impl FnOnce() -> &'a Option<String>, now: Instant) -> bool {
+        let within = if kind.is_of_server() { COUNTED_WITHIN_OF_SERVER } else { COUNTED_WITHIN };
+        self.event.kind == kind
+            && now - self.last < within
+            && now - self.first < LONGEST_EVENT
+            && (!kind.is_of_server() || self.event.server == *server())
+    }
 }
 
 impl History {
@@ -180,23 +209,26 @@ impl History {
         Arc::new(History { rings: Mutex::default(), progress: watch::channel(Progress::default()).0 })
     }
 
-    /// Records an event. `describe` completes the event, and is not called if the event is only counted.
+    /// Records an event. `describe` completes the event. It is not called for an event of an instance or a service that
+    /// is only counted, because thousands of them may come at once.
     pub(crate) fn record(&self, kind: RegistryEventKind, describe: impl FnOnce(&mut RegistryEvent)) {
-        let now = Instant::now();
-        let mut rings = self.rings();
-        let recent = rings.events.iter_mut().rev().take_while(|(last, _)| now - *last < COUNTED_WITHIN);
-        let mut of_kind = recent.filter(|(_, event)| event.kind == kind && kind.is_counted());
-        if let Some((last, event)) = of_kind.next() {
-            *last = now;
-            event.count += 1;
-        } else {
-            let number = rings.events_so_far + 1;
-            let (at, count) = (SystemTime::now(), 1);
-            let mut event =
-                RegistryEvent { number, at, kind, count, server: None, service: None, instance: None, reason: None };
+        let (now, at) = (Instant::now(), SystemTime::now());
+        let new = LazyCell::new(|| {
+            let (server, service, instance, reason) = (None, None, None, None);
+            let (number, last_at, count) = (0, at, 1);
+            let mut event = RegistryEvent { number, at, last_at, kind, count, server, service, instance, reason };
             describe(&mut event);
-            rings.events_so_far = number;
-            push(&mut rings.events, (now, event));
+            event
+        });
+        let mut rings = self.rings();
+        if let Some(known) = rings.events.iter_mut().rev().find(|known| known.counts(kind, || &new.server, now)) {
+            known.last = now;
+            known.event.last_at = at;
+            known.event.count += 1;
+        } else {
+            rings.events_so_far += 1;
+            let event = RegistryEvent { number: rings.events_so_far, ..new.clone() };
+            push(&mut rings.events, Recorded { first: now, last: now, event });
         }
         drop(rings);
         self.note_change();
@@ -241,7 +273,7 @@ impl History {
 
     /// The recent events, the oldest first.
     pub(crate) fn events(&self) -> Vec<RegistryEvent> {
-        self.rings().events.iter().map(|(_, event)| event.clone()).collect()
+        self.rings().events.iter().map(|known| known.event.clone()).collect()
     }
 
     /// The recent list changes, the oldest first.
@@ -275,16 +307,39 @@ mod tests {
         history.record(kind, |event| event.reason = Some(reason.into()));
     }
 
+    fn record_of(history: &History, kind: RegistryEventKind, server: &str) {
+        history.record(kind, |event| event.server = Some(server.into()));
+    }
+
     #[test]
     fn the_last_hundred_events_are_kept_in_order() {
         let history = History::new();
         for number in 1..=250 {
-            record(&history, RegistryEventKind::EpochBegan, &number.to_string());
+            record_of(&history, RegistryEventKind::EpochBegan, &number.to_string());
         }
         let events = history.events();
         let numbers: Vec<u64> = events.iter().map(|event| event.number).collect();
         assert_eq!(numbers, (151..=250).collect::<Vec<_>>());
-        assert_eq!(events[0].reason.as_deref(), Some("151"));
+        assert_eq!(events[0].server.as_deref(), Some("151"));
+    }
+
+    #[actix::test]
+    async fn a_server_that_comes_and_goes_for_a_day_pushes_no_other_event_out() {
+        tokio::time::pause();
+        let history = History::new();
+        record(&history, RegistryEventKind::InstanceRejected, "before");
+        record_of(&history, RegistryEventKind::ServerLost, "another");
+        for _ in 0..24 * 60 {
+            sleep(Duration::from_secs(60)).await;
+            record_of(&history, RegistryEventKind::ServerLost, "flapping");
+            record_of(&history, RegistryEventKind::ServerBack, "flapping");
+        }
+        let events = history.events();
+        assert_eq!(events[0].reason.as_deref(), Some("before"));
+        assert_eq!(events[1].server.as_deref(), Some("another"));
+        assert_eq!(events.len(), 2 + 2 * 24);
+        assert_eq!(events.iter().map(|event| event.count).sum::<u64>(), 2 + 2 * 24 * 60);
+        assert!(events[2].count == 60 && events[2].last_at >= events[2].at);
     }
 
     #[actix::test]
