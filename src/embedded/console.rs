@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `GET /` | the page; it loads nothing from elsewhere, and its policy allows only its own script |
 //! | `GET /console/events` | a stream: the whole state as JSON, when it has changed, at most every 0.2 s |
-//! | `POST /console/order` | one [`Order`] as JSON, answered with 204, or 400 and a reason |
+//! | `POST /console/command` | one [`Command`] as JSON, answered with 204, or 400 and a reason |
 //!
 //! While the console is on, the Nacos API rejects requests from pages of other sites as well: otherwise such a page
 //! could register instances that the console then shows.
@@ -45,10 +45,12 @@ use super::{
     shared::Shared,
     state::State,
 };
-use crate::{model::service::ServiceName, runtime::web_page};
+use crate::{
+    model::service::ServiceName,
+    runtime::web_page::{self, WebPage},
+};
 
-const PAGE: &str = include_str!("console.html");
-static POLICY: LazyLock<String> = LazyLock::new(|| web_page::policy(PAGE));
+static PAGE: LazyLock<WebPage> = LazyLock::new(|| WebPage::new(include_str!("console.html")));
 
 /// How many consoles may be open at once.
 const MAX_STREAMS: usize = 16;
@@ -71,7 +73,7 @@ static OPEN_STREAMS: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether this path belongs to the console and not to Nacos.
 pub(crate) fn has(path: &str) -> bool {
-    matches!(path, "/" | "/console/events" | "/console/order")
+    matches!(path, "/" | "/console/events" | "/console/command")
 }
 
 /// Answers a request. `busy` keeps the connection from counting as idle while a console is open.
@@ -87,14 +89,14 @@ pub(crate) fn answer(
         return text(StatusCode::FORBIDDEN, "open the console as http://127.0.0.1 or http://localhost\n");
     }
     match (request.method(), request.path()) {
-        (&Method::GET, "/") => web_page::document(PAGE, &POLICY),
+        (&Method::GET, "/") => PAGE.answer(),
         (&Method::GET, _) | (&Method::POST, _) if is_of_another_site(headers) => refuse_other_site(),
         (&Method::GET, "/console/events") => match events(shared.clone(), era, busy) {
             Some(events) => web_page::event_stream(events),
             None => text(StatusCode::SERVICE_UNAVAILABLE, "too many consoles are open\n"),
         },
-        (&Method::POST, "/console/order") => obey(request, body, shared),
-        _ => text(StatusCode::METHOD_NOT_ALLOWED, "no such order\n"),
+        (&Method::POST, "/console/command") => run(request, body, shared),
+        _ => text(StatusCode::METHOD_NOT_ALLOWED, "no such command\n"),
     }
 }
 
@@ -104,6 +106,10 @@ pub(crate) fn refuse_other_site() -> HttpResponse {
 
 fn text(status: StatusCode, text: impl Into<String>) -> HttpResponse {
     HttpResponse::build(status).content_type("text/plain; charset=utf-8").body(text.into())
+}
+
+pub(crate) fn refuse_foreign_host() -> HttpResponse {
+    text(StatusCode::FORBIDDEN, "reach the embedded server as 127.0.0.1 or localhost\n")
 }
 
 /// Browsers send `Sec-Fetch-Site` with all requests.
@@ -233,8 +239,8 @@ fn instance(instance: &Instance) -> Value {
 
 /// What a person does on the page.
 #[derive(Debug, Deserialize)]
-#[serde(tag = "order", rename_all = "snake_case")]
-enum Order {
+#[serde(tag = "command", rename_all = "snake_case")]
+enum Command {
     /// Enables or disables an instance. Lists leave disabled instances out.
     Enable {
         instance: Target,
@@ -286,45 +292,45 @@ impl Target {
     }
 }
 
-/// Carries out an order, after checks that only the console's own page passes.
-fn obey(request: &HttpRequest, body: &Bytes, shared: &Arc<Shared>) -> HttpResponse {
+/// Carries out a command, after checks that only the console's own page passes.
+fn run(request: &HttpRequest, body: &Bytes, shared: &Arc<Shared>) -> HttpResponse {
     // Another site's form can send its content types without permission, but not this one.
     if request.content_type() != "application/json" || !request.headers().contains_key(ORIGIN) {
         return text(StatusCode::FORBIDDEN, "wants JSON, and the console's own Origin\n");
     }
     let done =
-        serde_json::from_slice(body).map_err(|error| error.to_string()).and_then(|order| carry_out(order, shared));
+        serde_json::from_slice(body).map_err(|error| error.to_string()).and_then(|command| carry_out(command, shared));
     match done {
         Ok(()) => HttpResponse::NoContent().finish(),
         Err(mistake) => text(StatusCode::BAD_REQUEST, format!("{mistake}\n")),
     }
 }
 
-fn carry_out(order: Order, shared: &Arc<Shared>) -> Result<(), String> {
+fn carry_out(command: Command, shared: &Arc<Shared>) -> Result<(), String> {
     let faults = Faults { shared: shared.clone() };
-    match order {
-        Order::Enable { instance, enabled } => change(shared, &instance, |known| known.enabled = enabled)?,
-        Order::Weigh { instance, weight } => {
+    match command {
+        Command::Enable { instance, enabled } => change(shared, &instance, |known| known.enabled = enabled)?,
+        Command::Weigh { instance, weight } => {
             if !(0.0..=10_000.0).contains(&weight) {
                 return Err("a weight is 0 to 10,000".into());
             }
             change(shared, &instance, |known| known.weight = weight)?;
         }
-        Order::Remove { instance } => shared.with(|state| {
+        Command::Remove { instance } => shared.with(|state| {
             let known = instance.find(state).ok_or("there is no such instance")?;
             state.deregister(&instance.service(), &known.ip, known.port, &known.cluster, known.ephemeral);
             Ok::<(), String>(())
         })?,
-        Order::Faults { faults: wanted } => faults.apply(wanted)?,
-        Order::Clear => in_background(move || faults.clear()),
-        Order::ForgetEverything => faults.forget_everything(),
-        Order::ExpireTokens => faults.expire_tokens(),
-        Order::Restart => {
+        Command::Faults { faults: wanted } => faults.apply(wanted)?,
+        Command::Clear => in_background(move || faults.clear()),
+        Command::ForgetEverything => faults.forget_everything(),
+        Command::ExpireTokens => faults.expire_tokens(),
+        Command::Restart => {
             let shared = shared.clone();
             // If another program has taken the port, there is no console to report the error to.
             in_background(move || drop(shared.restart(None)));
         }
-        Order::Refuse { seconds } => in_background(move || {
+        Command::Refuse { seconds } => in_background(move || {
             faults.refuse_connections();
             std::thread::sleep(Duration::from_secs(seconds.min(LONGEST_REFUSAL)));
             faults.accept_connections();
@@ -350,7 +356,7 @@ fn in_background(work: impl FnOnce() + Send + 'static) {
         work();
     };
     // If no thread can be started, the command is lost. The console then shows no effect.
-    let _ = std::thread::Builder::new().name("embedded-nacos-order".into()).spawn(waits);
+    let _ = std::thread::Builder::new().name("embedded-nacos-command".into()).spawn(waits);
 }
 
 #[cfg(test)]
@@ -359,6 +365,6 @@ mod tests {
 
     #[test]
     fn the_console_needs_nothing_that_its_policy_forbids() {
-        web_page::assert_within_policy(PAGE);
+        PAGE.assert_within_policy();
     }
 }

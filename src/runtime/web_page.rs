@@ -1,5 +1,8 @@
 //! Answers with self-contained web pages, and with the event streams that these pages show.
 //!
+//! A page's file has what is its own. Where it says `<!--head-->`, `/*shared style*/` and `/*shared script*/`, the text
+//! that all pages share is inserted.
+//!
 //! A page shows what others have written: names, metadata, error texts of servers. So it must be impossible for
 //! them to be run. The policy names the page's own script by its hash, loads nothing from elsewhere, and forbids
 //! frames.
@@ -23,8 +26,54 @@ use base64::{engine::general_purpose::STANDARD as BASE64, Engine as _};
 use futures_util::Stream;
 use sha2::{Digest as _, Sha256};
 
+const HEAD: &str = include_str!("web_page_head.html");
+const STYLE: &str = include_str!("web_page.css");
+const SCRIPT: &str = include_str!("web_page.js");
+
+/// A page with what all pages share, and its policy.
+pub(crate) struct WebPage {
+    html: Bytes,
+    policy: String,
+}
+
+impl WebPage {
+    pub(crate) fn new(own: &str) -> Self {
+        let html = own.replacen("<!--head-->", HEAD.trim_end(), 1);
+        let html = html.replacen("/*shared style*/", STYLE.trim_end(), 1);
+        let html = html.replacen("/*shared script*/", SCRIPT.trim_end(), 1);
+        WebPage { policy: policy(&html), html: html.into() }
+    }
+
+    pub(crate) fn answer(&self) -> HttpResponse {
+        HttpResponse::Ok()
+            .insert_header((CONTENT_TYPE, "text/html; charset=utf-8"))
+            .insert_header((CONTENT_SECURITY_POLICY, self.policy.as_str()))
+            .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
+            .insert_header((X_FRAME_OPTIONS, "DENY"))
+            .insert_header((REFERRER_POLICY, "no-referrer"))
+            .insert_header((CACHE_CONTROL, "no-store"))
+            .body(self.html.clone())
+    }
+
+    /// Asserts that the page works within its policy, and that all shared text is in it. For the tests of each page.
+    #[cfg(test)]
+    pub(crate) fn assert_within_policy(&self) {
+        let page = std::str::from_utf8(&self.html).unwrap();
+        for shared in [HEAD, STYLE, SCRIPT] {
+            assert_eq!(page.matches(shared.trim_end()).count(), 1);
+        }
+        assert_eq!((page.matches("<script").count(), page.matches("<style").count()), (1, 1));
+        for forbidden in [" src=", "@import", "url(", " style=", " onclick", "innerHTML", "insertAdjacent", "eval("] {
+            assert!(!page.contains(forbidden), "{forbidden}");
+        }
+        let is_absolute = page.contains("href=\"/") || page.contains("fetch(\"/");
+        assert!(!is_absolute, "a proxy may put the page under another path");
+        assert_ne!(hash_of(page, "script"), hash_of(page, "missing"));
+    }
+}
+
 /// The Content-Security-Policy that allows only the page's own script and style, by their hashes.
-pub(crate) fn policy(page: &str) -> String {
+fn policy(page: &str) -> String {
     format!(
         "default-src 'none'; script-src '{}'; style-src '{}'; connect-src 'self'; img-src data:; base-uri 'none'; \
          form-action 'none'; frame-ancestors 'none'",
@@ -41,17 +90,6 @@ fn hash_of(page: &str, element: &str) -> String {
     format!("sha256-{}", BASE64.encode(Sha256::digest(content)))
 }
 
-pub(crate) fn document(page: &'static str, policy: &str) -> HttpResponse {
-    HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, "text/html; charset=utf-8"))
-        .insert_header((CONTENT_SECURITY_POLICY, policy))
-        .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .insert_header((X_FRAME_OPTIONS, "DENY"))
-        .insert_header((REFERRER_POLICY, "no-referrer"))
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .body(page)
-}
-
 pub(crate) fn event_stream(events: impl Stream<Item = Result<Bytes, Infallible>> + 'static) -> HttpResponse {
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/event-stream"))
@@ -66,11 +104,34 @@ pub(crate) fn event_stream(events: impl Stream<Item = Result<Bytes, Infallible>>
 /// Whether `Host` names this machine. Rejects DNS rebinding: another site may make its name resolve to 127.0.0.1, but
 /// that name is in `Host`.
 pub(crate) fn names_this_machine(headers: &HeaderMap) -> bool {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).and_then(|host| host.parse::<Authority>().ok());
-    host.is_some_and(|host| {
-        let name = host.host().trim_start_matches('[').trim_end_matches(']');
-        name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    let host = host(headers);
+    host.is_some_and(|name| {
+        is_localhost(&name) || name.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
     })
+}
+
+/// Whether `Host` is a name that may belong to a site: another site may make its name resolve to 127.0.0.1. Programs
+/// reach a server as `localhost`, by an address, by a name without a dot, such as an entry in `/etc/hosts`, or by one
+/// below `internal`, as containers do. None of these can be the name of a site.
+pub(crate) fn may_be_rebound(headers: &HeaderMap) -> bool {
+    if !headers.contains_key(HOST) {
+        // Every browser sends it.
+        return false;
+    }
+    host(headers).is_none_or(|name| {
+        let is_address = name.parse::<IpAddr>().is_ok();
+        !is_address && !is_localhost(&name) && name.contains('.') && !name.ends_with(".internal")
+    })
+}
+
+/// The name in `Host`, without port and brackets. `None` if there is none that can be read.
+fn host(headers: &HeaderMap) -> Option<String> {
+    let host: Authority = headers.get(HOST)?.to_str().ok()?.parse().ok()?;
+    Some(host.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase())
+}
+
+fn is_localhost(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 /// Whether `Origin` names another site than `Host`. Browsers send it with requests that may change something.
@@ -81,15 +142,4 @@ pub(crate) fn has_foreign_origin(headers: &HeaderMap) -> bool {
         host.is_some() && named == host
     };
     headers.get(ORIGIN).is_some_and(|origin| !is_own(origin.as_bytes()))
-}
-
-/// Asserts that a page works within its policy. For the tests of each page.
-#[cfg(test)]
-pub(crate) fn assert_within_policy(page: &str) {
-    assert_eq!((page.matches("<script").count(), page.matches("<style").count()), (1, 1));
-    for forbidden in [" src=", "@import", "url(", " style=", " onclick", "innerHTML", "insertAdjacent", "eval("] {
-        assert!(!page.contains(forbidden), "{forbidden}");
-    }
-    assert!(!page.contains("href=\"/") && !page.contains("fetch(\"/"), "a proxy may put the page under another path");
-    assert_ne!(hash_of(page, "script"), hash_of(page, "missing"));
 }

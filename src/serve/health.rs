@@ -13,7 +13,7 @@ use std::time::Duration;
 use actix_rt::time::{sleep, timeout};
 use actix_web::{http::StatusCode, web, HttpRequest, HttpResponse};
 
-use super::StatusRoutes;
+use super::context::RouteContext;
 use crate::{
     error::Error,
     registry::{GetReadiness, Readiness},
@@ -30,8 +30,8 @@ pub(super) async fn livez() -> HttpResponse {
 }
 
 /// Answers 200 or 503. The body of a 503 is one line with the reason.
-pub(super) async fn readyz(routes: web::Data<StatusRoutes>) -> HttpResponse {
-    match timeout(LONGEST_CHECK, readiness(&routes)).await {
+pub(super) async fn readyz(context: web::Data<RouteContext>) -> HttpResponse {
+    match timeout(LONGEST_CHECK, readiness(&context)).await {
         Ok(Ok(readiness)) if readiness.is_ready() => text(StatusCode::OK, "ok".into()),
         Ok(Ok(readiness)) => text(StatusCode::SERVICE_UNAVAILABLE, reason(readiness)),
         Ok(Err(_)) => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: going offline".into()),
@@ -41,8 +41,8 @@ pub(super) async fn readyz(routes: web::Data<StatusRoutes>) -> HttpResponse {
 
 /// # Errors
 /// [`Error::Stopped`] from the moment a shutdown begins.
-async fn readiness(routes: &StatusRoutes) -> Result<Readiness, Error> {
-    routes.registry()?.send(GetReadiness { strict: routes.is_strict() }).await?
+async fn readiness(context: &RouteContext) -> Result<Readiness, Error> {
+    context.registry()?.send(GetReadiness { strict: context.is_strict }).await?
 }
 
 /// Describes the readiness without names, because everybody may read it.
@@ -62,13 +62,13 @@ fn reason(Readiness { is_starting, rejected, pending }: Readiness) -> String {
 /// | 200 `offline` | somebody else had, and it is done |
 /// | 401, 403 | no token that is accepted here |
 /// | 500 with the error as JSON | the Registry failed to shut down |
-pub(super) async fn offline(routes: web::Data<StatusRoutes>, request: HttpRequest) -> HttpResponse {
-    if let Some(rejection) = routes.access().refuses_to_change(&request) {
+pub(super) async fn offline(context: web::Data<RouteContext>, request: HttpRequest) -> HttpResponse {
+    if let Some(rejection) = context.access.refuses_to_change(&request) {
         return rejection;
     }
     let is_offline = || text(StatusCode::OK, "offline".into());
-    let Ok(registry) = routes.registry() else { return is_offline() };
-    match registry.send(routes.shutdown()).await.unwrap_or_else(|closed| Err(closed.into())) {
+    let Ok(registry) = context.registry() else { return is_offline() };
+    match registry.send(context.shutdown.clone()).await.unwrap_or_else(|closed| Err(closed.into())) {
         Ok(report) => HttpResponse::Ok().json(report),
         Err(Error::Stopped) => {
             while registry.connected() {

@@ -1,8 +1,12 @@
 //! Sends what the live page shows, as a stream of events.
 //!
 //! All streams share one snapshot, which is divided into parts: the servers, each registered instance, each service,
-//! each event. A stream sends the parts that differ from those that it sent before. It makes the next event only when
-//! the system's socket has taken the last one. So a slow browser misses intermediate states and delays nobody.
+//! each event. An event has the parts that have changed since the snapshot before, and is rendered once for all pages.
+//! A page that was too slow for an event skips to the newest snapshot.
+//!
+//! A page's queue is one event, which it shares with the other pages. The next one is queued when the system's socket
+//! has taken it. A page that takes nothing for a while loses its permit and its queue. So slow browsers delay nobody,
+//! and what they cost is bounded.
 //!
 //! Invariants:
 //!
@@ -16,8 +20,9 @@
 //!
 //! | event | data |
 //! |---|---|
-//! | `all` | `{"now": <ms since 1970>, "parts": {<key>: <part>, …}}`, once at the start |
+//! | `all` | `{"now": <ms since 1970>, "parts": {<key>: <part>, …}}`, at the start, and when the page skips snapshots |
 //! | `change` | the same, with the parts that differ; a part that is gone is `null` |
+//! | `silent` | `{}`: the Registry does not answer; `all` follows when it does |
 //! | `ended` | `{}`: the Registry has ended, no further event follows |
 //! | a comment | nothing new for [`KEEP_ALIVE`] |
 //!
@@ -33,22 +38,21 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
-    sync::{
-        atomic::{AtomicUsize, Ordering},
-        Arc,
-    },
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use actix::MailboxError;
 use actix_web::web::{Bytes, Data};
 use futures_util::{stream, Stream};
 use serde_json::{json, Value};
 use tokio::{
-    sync::{watch, Mutex},
+    sync::watch,
     time::{sleep, timeout, Instant},
 };
 
-use super::{problems::problems, StatusRoutes};
+use super::{context::RouteContext, problems::problems};
 use crate::{
     discovery::{subscriber::snapshot::ListSnapshot, view::CallStatus},
     error::Error,
@@ -70,6 +74,12 @@ const TICK: Duration = Duration::from_secs(1);
 /// The time after which an idle stream sends a comment. Only a failed write shows that a page was closed, and frees its
 /// permit.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// A page whose socket takes nothing for this time loses its permit. An idle page takes a comment every 5 s.
+const LONGEST_STALL: Duration = Duration::from_secs(20);
+/// How long to wait for the Registry, which answers from memory.
+const LONGEST_ANSWER: Duration = Duration::from_secs(5);
+/// An event is sent in chunks of this many bytes, because the server copies each chunk for each page.
+const CHUNK: usize = 16 * 1024;
 
 /// The shortest time between two snapshots. It grows so that the Registry and a worker of the server spend at most a
 /// tenth of their time on snapshots.
@@ -88,18 +98,20 @@ const SHOWN_TEXT: usize = 100;
 /// The JSON of each part, by its key in the page.
 type Parts = BTreeMap<String, Arc<str>>;
 
-/// The open streams of one [`StatusRoutes`], and the snapshot that they share.
+/// The open pages of one [`StatusRoutes`](super::StatusRoutes), and the snapshot that they share.
 #[derive(Default)]
 pub(super) struct Live {
-    streams: AtomicUsize,
-    latest: Mutex<Latest>,
+    pages: Mutex<Vec<Arc<Page>>>,
+    latest: tokio::sync::Mutex<Latest>,
 }
 
 /// The last snapshot. `taken` is `None` before the first one.
 #[derive(Default)]
 struct Latest {
-    parts: Arc<Parts>,
+    shown: Arc<Shown>,
     taken: Option<Taken>,
+    /// When the Registry last did not answer in time.
+    silent_at: Option<Instant>,
 }
 
 /// `version` is that of the history, read before the snapshot: the snapshot shows at least that much.
@@ -110,100 +122,260 @@ struct Taken {
     pause: Duration,
 }
 
-/// The permit of one open page, one of [`MAX_STREAMS`].
-struct Permit(Arc<Live>);
+/// The parts of one snapshot, and the text of the events that lead to it. All pages share the text.
+#[derive(Default)]
+struct Shown {
+    /// Counted from 1. A snapshot that equals the one before has no number.
+    number: u64,
+    parts: Parts,
+    /// For pages that have the snapshot before.
+    change: Bytes,
+    /// For pages that have none, or an older one. Rendered for the first of them.
+    all: OnceLock<Bytes>,
+}
+
+/// The reason why there is no event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NoEvent {
+    /// The Registry has ended.
+    Ended,
+    /// The Registry does not answer.
+    Silent,
+}
+
+impl From<Error> for NoEvent {
+    fn from(error: Error) -> Self {
+        if error == Error::Stopped {
+            NoEvent::Ended
+        } else {
+            NoEvent::Silent
+        }
+    }
+}
+
+/// Waits for an answer of the Registry.
+async fn answer<T>(waiting: impl Future<Output = Result<Result<T, Error>, MailboxError>>) -> Result<T, NoEvent> {
+    match timeout(LONGEST_ANSWER, waiting).await {
+        Ok(answered) => Ok(answered.map_err(Error::from)??),
+        Err(_) => Err(NoEvent::Silent),
+    }
+}
+
+impl Shown {
+    fn after(before: &Shown, parts: Parts) -> Self {
+        let change = render(&before.parts, &parts);
+        Shown { number: before.number + 1, parts, change, all: OnceLock::new() }
+    }
+
+    /// The name and the parts of the event for a page that has the snapshot with this number. `None` if the page has
+    /// this one.
+    fn event(&self, sent: Option<u64>) -> Option<(&'static str, Bytes)> {
+        match sent {
+            Some(sent) if sent == self.number => None,
+            Some(sent) if sent + 1 == self.number => Some(("change", self.change.clone())),
+            _ => Some(("all", self.all.get_or_init(|| render(&Parts::new(), &self.parts)).clone())),
+        }
+    }
+}
+
+/// The end of an event that brings a page from one state to another. Removed parts are null.
+fn render(before: &Parts, now: &Parts) -> Bytes {
+    let is_new = |(key, part): &(&String, &Arc<str>)| before.get(*key) != Some(part);
+    let new = now.iter().filter(is_new).map(|(key, part)| format!("{}:{part}", json!(key)));
+    let gone = before.keys().filter(|key| !now.contains_key(*key)).map(|key| format!("{}:null", json!(key)));
+    let parts: Vec<String> = new.chain(gone).collect();
+    // `serde_json` writes no line breaks, so the data fits in one line.
+    Bytes::from(format!("{{{}}}}}\n\n", parts.join(",")))
+}
+
+/// The beginning of an event. It is not shared: the page sets its clock by it.
+fn head(name: &str) -> Bytes {
+    let now = unix_millis(SystemTime::now());
+    Bytes::from(format!("event: {name}\ndata: {{\"now\":{now},\"parts\":"))
+}
+
+/// What an open page has not been sent yet.
+#[derive(Default)]
+struct Page(Mutex<Queue>);
+
+#[derive(Default)]
+struct Queue {
+    /// The rest of the event under way.
+    rest: Bytes,
+    /// When the last chunk was given to the server. `None` while the server waits for a chunk.
+    given_at: Option<Instant>,
+    is_dropped: bool,
+}
+
+impl Page {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops a page that takes nothing: frees its queue, and ends its stream when the server asks for the next chunk.
+    /// Returns whether the page was dropped.
+    fn drop_if_stalled(&self) -> bool {
+        let mut queue = self.queue();
+        let is_stalled = queue.given_at.is_some_and(|at| at.elapsed() >= LONGEST_STALL);
+        if is_stalled {
+            *queue = Queue { is_dropped: true, ..Queue::default() };
+        }
+        is_stalled
+    }
+}
+
+/// One of [`MAX_STREAMS`] permits, for one open page.
+struct Permit {
+    live: Arc<Live>,
+    page: Arc<Page>,
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::AcqRel);
+        self.live.pages().retain(|page| !Arc::ptr_eq(page, &self.page));
     }
 }
 
 impl Live {
-    /// Counts one more page. `None` if [`MAX_STREAMS`] are open.
-    fn permit(self: &Arc<Self>) -> Option<Permit> {
-        let one_more = |streams| (streams < MAX_STREAMS).then_some(streams + 1);
-        self.streams.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
-        Some(Permit(self.clone()))
+    fn pages(&self) -> MutexGuard<'_, Vec<Arc<Page>>> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the parts of a snapshot that has at least this version, and is at most a tick old.
-    async fn parts(&self, routes: &StatusRoutes, version: u64) -> Result<Arc<Parts>, Error> {
+    /// Counts one more page. `None` if [`MAX_STREAMS`] are open.
+    fn permit(self: &Arc<Self>) -> Option<Permit> {
+        self.drop_stalled();
+        let mut pages = self.pages();
+        if pages.len() >= MAX_STREAMS {
+            return None;
+        }
+        let page = Arc::<Page>::default();
+        pages.push(page.clone());
+        drop(pages);
+        Some(Permit { live: self.clone(), page })
+    }
+
+    fn drop_stalled(&self) {
+        self.pages().retain(|page| !page.drop_if_stalled());
+    }
+
+    /// Returns a snapshot that has at least this version, and is at most a tick old.
+    async fn shown(&self, context: &RouteContext, version: u64) -> Result<Arc<Shown>, NoEvent> {
         // A second stream waits here for the snapshot that the first one takes.
         let mut latest = self.latest.lock().await;
         if let Some(taken) = &latest.taken {
             if taken.version >= version && taken.at.elapsed() < TICK {
-                return Ok(latest.parts.clone());
+                return Ok(latest.shown.clone());
             }
+        }
+        if latest.silent_at.is_some_and(|at| at.elapsed() < TICK) {
+            return Err(NoEvent::Silent);
+        }
+        if let Some(taken) = &latest.taken {
             sleep(taken.pause.saturating_sub(taken.at.elapsed())).await;
         }
+        self.drop_stalled();
         let began = Instant::now();
-        let snapshot = routes.registry()?.send(GetSnapshot).await??;
-        latest.parts = Arc::new(parts(&snapshot, SystemTime::now()));
+        let snapshot = answer(context.registry()?.send(GetSnapshot)).await;
+        latest.silent_at = (snapshot.as_ref().err() == Some(&NoEvent::Silent)).then(Instant::now);
+        let parts = parts(&snapshot?, SystemTime::now());
+        if latest.shown.number == 0 || latest.shown.parts != parts {
+            latest.shown = Arc::new(Shown::after(&latest.shown, parts));
+        }
         let pause = (began.elapsed() * PAUSE_PER_COST).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
         latest.taken = Some(Taken { at: Instant::now(), version, pause });
-        Ok(latest.parts.clone())
+        Ok(latest.shown.clone())
     }
 }
 
-/// The events for one page. `None` if too many pages are open.
-pub(super) fn events(routes: Data<StatusRoutes>) -> Option<impl Stream<Item = Result<Bytes, Infallible>>> {
-    let permit = routes.live().permit()?;
-    let reader = Reader { permit, routes, progress: None, sent: None, last_sent: Instant::now(), has_ended: false };
+/// The events for one page, in chunks. `None` if too many pages are open.
+pub(super) fn events(
+    context: Data<RouteContext>,
+    live: Arc<Live>,
+) -> Option<impl Stream<Item = Result<Bytes, Infallible>>> {
+    let permit = live.permit()?;
+    let last_sent = Instant::now();
+    let reader = Reader { permit, context, progress: None, sent: None, last_sent, is_silent: false, has_ended: false };
     Some(stream::unfold(reader, |mut reader| async {
-        let event = reader.next().await?;
-        Some((Ok(event), reader))
+        let chunk = reader.next().await?;
+        Some((Ok(chunk), reader))
     }))
 }
 
 /// One open page.
 struct Reader {
     permit: Permit,
-    routes: Data<StatusRoutes>,
+    context: Data<RouteContext>,
     /// `None` before the first event.
     progress: Option<watch::Receiver<Progress>>,
-    /// The parts that the page has.
-    sent: Option<Arc<Parts>>,
+    /// The number of the snapshot that the page has.
+    sent: Option<u64>,
     last_sent: Instant,
+    /// Whether the page was told that the Registry does not answer.
+    is_silent: bool,
     has_ended: bool,
 }
 
 impl Reader {
-    /// Returns the next event. `None` after the Registry's end, because an open stream would delay the server's
-    /// graceful stop.
+    /// Returns the next chunk. `None` after the Registry's end, because an open stream would delay the server's
+    /// graceful stop, and when the page was dropped.
     async fn next(&mut self) -> Option<Bytes> {
-        if self.has_ended {
-            return None;
-        }
-        let event = match self.next_change().await {
-            Ok(event) => event,
-            Err(_) => {
-                self.has_ended = true;
-                "event: ended\ndata: {}\n\n".into()
+        {
+            let mut queue = self.permit.page.queue();
+            queue.given_at = None;
+            if queue.is_dropped || (self.has_ended && queue.rest.is_empty()) {
+                return None;
             }
-        };
+            if !queue.rest.is_empty() {
+                let length = queue.rest.len().min(CHUNK);
+                queue.given_at = Some(Instant::now());
+                return Some(queue.rest.split_to(length));
+            }
+        }
+        let (head, rest) = self.next_event().await;
         self.last_sent = Instant::now();
-        Some(Bytes::from(event))
+        let mut queue = self.permit.page.queue();
+        (queue.rest, queue.given_at) = (rest, Some(self.last_sent));
+        Some(head)
     }
 
-    /// Returns the next event, or a comment if there is nothing to say for a while.
-    async fn next_change(&mut self) -> Result<String, Error> {
+    /// Returns the beginning of the next event, and the rest, which is shared. A comment if there is nothing to say for
+    /// a while.
+    async fn next_event(&mut self) -> (Bytes, Bytes) {
         loop {
-            let version = self.wait_for_progress().await?;
-            let parts = self.permit.0.parts(&self.routes, version).await?;
-            let before = self.sent.replace(parts.clone());
-            if let Some(event) = change(before.as_deref(), &parts) {
-                return Ok(event);
+            match self.next_shown().await {
+                Ok(shown) => {
+                    self.is_silent = false;
+                    let event = shown.event(self.sent);
+                    self.sent = Some(shown.number);
+                    if let Some((name, parts)) = event {
+                        return (head(name), parts);
+                    }
+                }
+                Err(NoEvent::Ended) => {
+                    self.has_ended = true;
+                    return (Bytes::from_static(b"event: ended\ndata: {}\n\n"), Bytes::new());
+                }
+                Err(NoEvent::Silent) if self.is_silent => sleep(TICK).await,
+                Err(NoEvent::Silent) => {
+                    // Afterwards an event must come, even if nothing has changed.
+                    (self.is_silent, self.sent) = (true, None);
+                    return (Bytes::from_static(b"event: silent\ndata: {}\n\n"), Bytes::new());
+                }
             }
             if self.last_sent.elapsed() >= KEEP_ALIVE {
-                return Ok(": nothing new\n\n".into());
+                return (Bytes::from_static(b": nothing new\n\n"), Bytes::new());
             }
         }
+    }
+
+    async fn next_shown(&mut self) -> Result<Arc<Shown>, NoEvent> {
+        let version = self.wait_for_progress().await?;
+        self.permit.live.shown(&self.context, version).await
     }
 
     /// Returns the version that the next snapshot must have. Waits for a change, or for a tick, if the page already has
     /// a snapshot.
-    async fn wait_for_progress(&mut self) -> Result<u64, Error> {
+    async fn wait_for_progress(&mut self) -> Result<u64, NoEvent> {
         let progress = match &mut self.progress {
             Some(progress) => {
                 // After a change and after a tick, a snapshot is due.
@@ -211,31 +383,16 @@ impl Reader {
                 progress
             }
             None => {
-                let progress = self.routes.registry()?.send(WatchProgress).await??;
+                let progress = answer(self.context.registry()?.send(WatchProgress)).await?;
                 self.progress.insert(progress)
             }
         };
         let Progress { version, has_ended } = *progress.borrow_and_update();
         if has_ended {
-            return Err(Error::Stopped);
+            return Err(NoEvent::Ended);
         }
         Ok(version)
     }
-}
-
-/// The event that brings the page from one state to another. `None` if the states are equal. Removed parts are null.
-fn change(before: Option<&Parts>, now: &Parts) -> Option<String> {
-    let is_new = |(key, part): &(&String, &Arc<str>)| before.and_then(|before| before.get(*key)) != Some(part);
-    let new = now.iter().filter(is_new).map(|(key, part)| format!("{}:{part}", json!(key)));
-    let gone = before.into_iter().flat_map(BTreeMap::keys).filter(|key| !now.contains_key(*key));
-    let parts: Vec<String> = new.chain(gone.map(|key| format!("{}:null", json!(key)))).collect();
-    if parts.is_empty() {
-        return None;
-    }
-    let event = if before.is_some() { "change" } else { "all" };
-    let now = unix_millis(SystemTime::now());
-    // `serde_json` writes no line breaks, so the data fits in one line.
-    Some(format!("event: {event}\ndata: {{\"now\":{now},\"parts\":{{{}}}}}\n\n", parts.join(",")))
 }
 
 fn unix_millis(at: SystemTime) -> u64 {
@@ -396,30 +553,113 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use actix::Addr;
+    use futures_util::{future::join_all, StreamExt as _};
+
     use super::*;
+    use crate::{
+        registry::{Registry, Shutdown},
+        serve::access::Access,
+    };
 
     fn state(parts: &[(&str, &str)]) -> Parts {
         parts.iter().map(|(key, part)| ((*key).to_owned(), Arc::from(*part))).collect()
     }
 
-    #[test]
-    fn an_event_has_what_is_new_and_what_is_gone_and_nothing_else() {
-        let (before, now) =
-            (state(&[("a", "1"), ("b", "2"), ("c\"", "3")]), state(&[("a", "1"), ("b", "4"), ("d", "5")]));
-        let event = change(Some(&before), &now).unwrap();
-        assert!(event.starts_with("event: change\ndata: {\"now\":"));
-        assert!(event.ends_with(",\"parts\":{\"b\":4,\"d\":5,\"c\\\"\":null}}\n\n"), "{event}");
-        assert_eq!(change(Some(&now), &now), None);
-        assert!(change(None, &now).unwrap().starts_with("event: all\n"));
+    fn shown(number: u64, parts: &[(&str, &str)]) -> Shown {
+        Shown { number, parts: state(parts), ..Shown::default() }
     }
 
     #[test]
-    fn sixty_four_streams_may_be_open() {
+    fn an_event_has_what_is_new_and_what_is_gone_and_nothing_else() {
+        let before = shown(6, &[("a", "1"), ("b", "2"), ("c\"", "3")]);
+        let now = Shown::after(&before, state(&[("a", "1"), ("b", "4"), ("d", "5")]));
+        let (name, parts) = now.event(Some(6)).unwrap();
+        assert_eq!((name, &parts[..]), ("change", &b"{\"b\":4,\"d\":5,\"c\\\"\":null}}\n\n"[..]));
+        assert_eq!(now.event(Some(7)), None);
+        let event = [head("change"), parts].concat();
+        assert!(event.starts_with(b"event: change\ndata: {\"now\":"));
+    }
+
+    #[test]
+    fn all_pages_share_the_bytes_of_an_event_and_a_late_one_skips_to_the_newest() {
+        let (first, second) = (shown(6, &[("a", "1")]), state(&[("a", "2"), ("b", "1")]));
+        let now = Shown::after(&Shown::after(&first, second), state(&[("a", "3"), ("b", "1")]));
+        let event = |sent| now.event(sent).unwrap();
+        assert_eq!(event(Some(7)).1.as_ptr(), event(Some(7)).1.as_ptr());
+        assert_eq!(event(None).1.as_ptr(), event(Some(6)).1.as_ptr());
+        assert_eq!(event(Some(6)), ("all", Bytes::from_static(b"{\"a\":3,\"b\":1}}\n\n")));
+        assert_eq!(event(Some(7)), ("change", Bytes::from_static(b"{\"a\":3}}\n\n")));
+    }
+
+    #[actix::test]
+    async fn sixty_four_streams_may_be_open() {
         let live = Arc::new(Live::default());
         let mut open: Vec<_> = (0..MAX_STREAMS).map(|_| live.permit().unwrap()).collect();
         assert!(live.permit().is_none());
         open.pop();
         assert!(live.permit().is_some(), "a page was closed");
+    }
+
+    /// A Registry that never answers: nobody reads its mailbox.
+    fn hanging() -> (actix::dev::channel::AddressReceiver<Registry>, Addr<Registry>, Data<RouteContext>) {
+        let (sender, mailbox) = actix::dev::channel::channel(16);
+        let registry = Addr::new(sender);
+        let (access, shutdown) = (Access::default(), Shutdown::default());
+        let context = RouteContext { registry: registry.downgrade(), access, is_strict: false, shutdown };
+        (mailbox, registry, Data::new(context))
+    }
+
+    #[actix::test]
+    async fn a_page_that_takes_nothing_loses_its_permit_and_its_queue() {
+        tokio::time::pause();
+        let (_mailbox, _registry, context) = hanging();
+        let live = Arc::<Live>::default();
+        let mut stalled = pin!(events(context, live.clone()).unwrap());
+        assert!(stalled.next().await.is_some());
+        let page = live.pages()[0].clone();
+        page.queue().rest = Bytes::from(vec![b' '; 10 * CHUNK]);
+        let waiting: Vec<_> = (1..MAX_STREAMS).map(|_| live.permit().unwrap()).collect();
+        sleep(LONGEST_STALL - Duration::from_millis(100)).await;
+        assert!(live.permit().is_none());
+        assert_eq!(stalled.next().await.unwrap().unwrap().len(), CHUNK, "a slow one is not stalled");
+        sleep(LONGEST_STALL).await;
+        let another = live.permit().expect("the permit of the stalled page");
+        assert!(page.queue().rest.is_empty());
+        assert!(stalled.next().await.is_none(), "it was dropped");
+        assert!(live.permit().is_none(), "pages that wait for news are not stalled");
+        drop((another, waiting));
+    }
+
+    #[actix::test]
+    async fn a_registry_that_hangs_is_told_and_closed_pages_are_noticed_all_the_same() {
+        tokio::time::pause();
+        let (_mailbox, _registry, context) = hanging();
+        let live = Arc::<Live>::default();
+        let began = Instant::now();
+        let mut pages: Vec<_> = (0..3).map(|_| Box::pin(events(context.clone(), live.clone()).unwrap())).collect();
+        for event in join_all(pages.iter_mut().map(|page| page.next())).await {
+            assert_eq!(event.unwrap().unwrap(), &b"event: silent\ndata: {}\n\n"[..]);
+        }
+        for comment in join_all(pages.iter_mut().map(|page| page.next())).await {
+            assert_eq!(comment.unwrap().unwrap(), &b": nothing new\n\n"[..]);
+        }
+        assert!(began.elapsed() <= 4 * LONGEST_ANSWER, "{:?}", began.elapsed());
+        pages.clear();
+        assert!(live.pages().is_empty());
+    }
+
+    #[actix::test]
+    async fn streams_that_wait_for_a_snapshot_of_a_hanging_registry_wait_once_for_all() {
+        tokio::time::pause();
+        let (_mailbox, _registry, context) = hanging();
+        let live = Live::default();
+        let began = Instant::now();
+        let answered = join_all((0..MAX_STREAMS).map(|_| live.shown(&context, 1))).await;
+        assert!(answered.into_iter().all(|shown| shown.err() == Some(NoEvent::Silent)));
+        assert!(began.elapsed() < 2 * LONGEST_ANSWER, "{:?}", began.elapsed());
     }
 
     #[test]

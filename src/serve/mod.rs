@@ -18,6 +18,7 @@
 //! Nothing here asks a registry server: each route is answered from the Registry's memory.
 
 mod access;
+mod context;
 mod health;
 mod lifecycle;
 mod live;

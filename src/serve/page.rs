@@ -4,46 +4,48 @@
 //! The document is static. Its content security policy names its own script and style by their hashes, so a name
 //! that Nacos lists can run no script in the page, whatever it contains.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use actix_web::{
     web::{self, ServiceConfig},
     HttpRequest, HttpResponse,
 };
 
-use super::{live, StatusRoutes};
-use crate::runtime::web_page;
+use super::{
+    context::RouteContext,
+    live::{self, Live},
+};
+use crate::runtime::web_page::{self, WebPage};
 
-const PAGE: &str = include_str!("page.html");
-
-static POLICY: LazyLock<String> = LazyLock::new(|| web_page::policy(PAGE));
+static PAGE: LazyLock<WebPage> = LazyLock::new(|| WebPage::new(include_str!("page.html")));
 
 /// Mounts the page at `prefix`, with and without a slash at the end. A redirect from one to the other would never end
-/// in an application that normalizes paths.
-pub(super) fn configure(app: &mut ServiceConfig, prefix: &str, routes: web::Data<StatusRoutes>) {
-    let page = web::scope(prefix)
-        .app_data(routes)
-        .route("", web::get().to(page))
-        .route("/", web::get().to(page))
-        .route("/events", web::get().to(events));
-    app.service(page);
+/// in an application that normalizes paths. A scope would take all paths below the prefix, at the root those of the
+/// application.
+pub(super) fn configure(app: &mut ServiceConfig, prefix: &str, context: &web::Data<RouteContext>, live: &Arc<Live>) {
+    let prefix = prefix.trim_matches('/');
+    let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };
+    let page_paths = [prefix.clone(), format!("{prefix}/")];
+    app.service(web::resource(page_paths).app_data(context.clone()).get(page));
+    let events_path = web::resource(format!("{prefix}/events"));
+    app.service(events_path.app_data(context.clone()).app_data(web::Data::from(live.clone())).get(events));
 }
 
 /// The document itself reveals nothing. It is protected so that a browser asks for the password before the page
 /// asks for its events.
-async fn page(routes: web::Data<StatusRoutes>, request: HttpRequest) -> HttpResponse {
-    if let Some(rejection) = routes.access().refuses_to_show(&request) {
+async fn page(context: web::Data<RouteContext>, request: HttpRequest) -> HttpResponse {
+    if let Some(rejection) = context.access.refuses_to_show(&request) {
         return rejection;
     }
-    web_page::document(PAGE, &POLICY)
+    PAGE.answer()
 }
 
 /// The stream, or 503 if too many pages are open.
-async fn events(routes: web::Data<StatusRoutes>, request: HttpRequest) -> HttpResponse {
-    if let Some(rejection) = routes.access().refuses_to_show(&request) {
+async fn events(context: web::Data<RouteContext>, live: web::Data<Live>, request: HttpRequest) -> HttpResponse {
+    if let Some(rejection) = context.access.refuses_to_show(&request) {
         return rejection;
     }
-    match live::events(routes) {
+    match live::events(context, live.into_inner()) {
         Some(events) => web_page::event_stream(events),
         None => HttpResponse::ServiceUnavailable()
             .content_type("text/plain; charset=utf-8")
@@ -57,6 +59,6 @@ mod tests {
 
     #[test]
     fn the_page_needs_nothing_that_its_policy_forbids() {
-        web_page::assert_within_policy(PAGE);
+        PAGE.assert_within_policy();
     }
 }

@@ -5,14 +5,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use actix::{Addr, WeakAddr};
+use actix::Addr;
 use actix_web::web::{self, ServiceConfig};
 
-use super::{access::Access, health, live::Live, metrics, page};
-use crate::{
-    error::Error,
-    registry::{snapshot::GetSnapshot, Registry, RegistryStatus, Shutdown},
-};
+use super::{access::Access, context::RouteContext, health, live::Live, metrics, page};
+use crate::registry::{Registry, Shutdown};
 
 /// Routes for health checks, metrics and a status page, to be mounted in an actix-web `App`:
 ///
@@ -53,10 +50,7 @@ use crate::{
 /// loopback. `docs/guide/go-offline.md` has the details.
 #[derive(Clone)]
 pub struct StatusRoutes {
-    registry: WeakAddr<Registry>,
-    access: Access,
-    strict: bool,
-    shutdown: Shutdown,
+    context: RouteContext,
     livez: Option<String>,
     readyz: Option<String>,
     offline: Option<String>,
@@ -72,10 +66,12 @@ impl StatusRoutes {
     /// They have all default paths. Nothing is asked before the first request.
     pub fn new(registry: &Addr<Registry>) -> Self {
         StatusRoutes {
-            registry: registry.downgrade(),
-            access: Access::default(),
-            strict: false,
-            shutdown: Shutdown::default().drain_until_noticed(),
+            context: RouteContext {
+                registry: registry.downgrade(),
+                access: Access::default(),
+                is_strict: false,
+                shutdown: Shutdown::default().drain_until_noticed(),
+            },
             livez: Some("/livez".into()),
             readyz: Some("/readyz".into()),
             offline: Some("/offline".into()),
@@ -90,13 +86,14 @@ impl StatusRoutes {
     /// `/readyz` answers 200 when each instance is registered, or waits because no registry server takes it. So a
     /// process also becomes ready during an outage of the registry. `/readyz` answers 503 while a registry server
     /// rejects an instance, while the first attempt to register is under way, and from the moment a [`Shutdown`]
-    /// begins. An instance that was registered and is lost does not change the answer.
+    /// begins. An instance that was registered and is lost does not change the answer. Nor does a single rejection of
+    /// such an instance: only the second one in a row does, a heartbeat interval later.
     ///
     /// Use it where a process must not get requests before others can find it, for example in a rolling update that
     /// waits for readiness. In an outage of the registry, new processes then do not become ready.
     #[must_use]
     pub fn strict(mut self) -> Self {
-        self.strict = true;
+        self.context.is_strict = true;
         self
     }
 
@@ -106,7 +103,7 @@ impl StatusRoutes {
     /// and metadata.
     #[must_use]
     pub fn public(mut self) -> Self {
-        self.access.public = true;
+        self.context.access.public = true;
         self
     }
 
@@ -119,7 +116,7 @@ impl StatusRoutes {
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
         // The last byte of a mounted secret is often a newline, which no header can contain.
-        self.access.token = Some(token.into().trim().to_owned());
+        self.context.access.token = Some(token.into().trim().to_owned());
         self
     }
 
@@ -130,7 +127,7 @@ impl StatusRoutes {
     /// The request waits that long, so its client needs a longer time limit.
     #[must_use]
     pub fn drain(mut self, time: Duration) -> Self {
-        self.shutdown = self.shutdown.drain(time);
+        self.context.shutdown = self.context.shutdown.drain(time);
         self
     }
 
@@ -178,6 +175,10 @@ impl StatusRoutes {
 
     /// Under which path the page is; `None` leaves it out. Default: `/registry`, for a page at `/registry/`.
     ///
+    /// Slashes at both ends make no difference: `"admin"` and `"/admin/"` are the same. `"/"` puts the page at the root
+    /// of the application, or of the scope that the routes are mounted in. The page takes only its own two paths, here
+    /// `/` and `/events`; the application's other routes stay reachable.
+    ///
     /// The page's events are at `<prefix>/events`. The answer tells nginx not to buffer them (`X-Accel-Buffering:
     /// no`); other proxies may have to be told.
     #[must_use]
@@ -191,7 +192,7 @@ impl StatusRoutes {
     /// Call it in the `App`'s factory, so that each worker has the routes. Routes of the application with the same
     /// paths win if they are mounted before.
     pub fn configure(&self, app: &mut ServiceConfig) {
-        let shared = web::Data::new(self.clone());
+        let shared = web::Data::new(self.context.clone());
         if let Some(path) = &self.livez {
             app.service(web::resource(path.as_str()).get(health::livez).head(health::livez));
         }
@@ -207,37 +208,7 @@ impl StatusRoutes {
             app.service(web::resource(path.as_str()).app_data(shared.clone()).get(metrics::metrics));
         }
         if let Some(prefix) = &self.prefix {
-            page::configure(app, prefix.trim_end_matches('/'), shared);
+            page::configure(app, prefix, &shared, &self.live);
         }
-    }
-
-    /// The rules for who may see metrics and the page.
-    pub(super) fn access(&self) -> &Access {
-        &self.access
-    }
-
-    pub(super) fn is_strict(&self) -> bool {
-        self.strict
-    }
-
-    pub(super) fn shutdown(&self) -> Shutdown {
-        self.shutdown.clone()
-    }
-
-    pub(super) fn live(&self) -> &Arc<Live> {
-        &self.live
-    }
-
-    /// The Registry, unless it has ended.
-    pub(super) fn registry(&self) -> Result<Addr<Registry>, Error> {
-        self.registry.upgrade().ok_or(Error::Stopped)
-    }
-
-    /// Asks the Registry for its status, also while it drains.
-    ///
-    /// # Errors
-    /// [`Error::Stopped`] after the Registry's end.
-    pub(super) async fn status(&self) -> Result<RegistryStatus, Error> {
-        self.registry()?.send(GetSnapshot).await?.map(|snapshot| snapshot.status)
     }
 }

@@ -8,8 +8,8 @@ use std::{
 
 use crate::site::{get, Events, Site};
 use crate::support::{ask, eventually, ms, registry, server, shut_down, IP};
-use actix_nacos::{DeregisterInstance, Discover, RegisterInstance, StatusRoutes};
-use actix_web::{middleware::NormalizePath, test, App};
+use actix_nacos::{DeregisterInstance, Discover, RegisterInstance, ServiceName, StatusRoutes};
+use actix_web::{middleware::NormalizePath, test, web, App};
 use serde_json::json;
 
 const HTML: &str = "<script>alert(\"1\")</script> & 'quoted'\n😀";
@@ -36,6 +36,71 @@ async fn without_its_slash_the_page_is_found_also_behind_a_proxy() {
     for path in ["/admin/registry", "/admin/registry/"] {
         assert_eq!(get(&site.url(path), &[]).await.status, 200, "{path}");
     }
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn a_prefix_means_the_same_with_and_without_slashes_and_may_be_the_root() {
+    let server = server();
+    let registry = registry(&server);
+    for prefix in ["admin", "/admin", "admin/", "/admin/", "//admin//"] {
+        let site = Site::start(StatusRoutes::new(&registry).prefix(prefix));
+        for path in ["/admin", "/admin/"] {
+            assert_eq!(get(&site.url(path), &[]).await.header("content-type"), "text/html; charset=utf-8", "{prefix}");
+        }
+        assert_eq!(Events::open(&site.url("/admin/events")).await.next().await.unwrap().name, "all", "{prefix}");
+        assert_eq!(get(&site.url("/admin/other"), &[]).await.status, 404, "{prefix}");
+    }
+    for prefix in ["/", ""] {
+        let routes = StatusRoutes::new(&registry).prefix(prefix).public();
+        let app = App::new().configure(|app| routes.configure(app)).route("/own", web::get().to(async || "own"));
+        let app = test::init_service(app).await;
+        for path in ["/", "/events", "/livez", "/own"] {
+            let answer = test::call_service(&app, test::TestRequest::get().uri(path).to_request()).await;
+            assert_eq!(answer.status(), 200, "{prefix:?} {path}");
+        }
+    }
+    // At the root of a scope, with and without the slash.
+    let site = Site::start_below("/behind", StatusRoutes::new(&registry).prefix("/"));
+    for path in ["", "/"] {
+        assert_eq!(get(&site.url(path), &[]).await.status, 200, "{path}");
+    }
+    shut_down(&registry).await;
+}
+
+/// Servers take no blanks in names. Metadata may have everything.
+#[actix::test]
+async fn strange_names_come_through_unchanged() {
+    let server = server();
+    let (registry, others) = (registry(&server), registry(&server));
+    let long = "x".repeat(499) + "</script>\u{1F511}";
+    let mut views = Vec::new();
+    for name in [HTML.replace(['\n', ' '], "/").as_str(), "a\"b\\c'd`${1}", "\u{202e}evil", long.as_str()] {
+        views.push((
+            name.to_owned(),
+            ask(&registry, Discover::new(ServiceName { group: "DEFAULT_GROUP".into(), name: name.into() }))
+                .await
+                .unwrap(),
+        ));
+        let coming = RegisterInstance::new(ServiceName { group: "DEFAULT_GROUP".into(), name: name.into() }, IP, 80);
+        ask(&others, coming.metadata("quote\"\n\u{2028}", HTML)).await.unwrap();
+    }
+    let site = Site::start(StatusRoutes::new(&registry));
+    let mut events = Events::open(&site.url("/registry/events")).await;
+    let mut seen = std::collections::BTreeMap::new();
+    while seen.len() < views.len() {
+        let event = events.next().await.unwrap();
+        for (key, part) in event.data["parts"].as_object().unwrap() {
+            if key.starts_with("service:") && part["count"] == 1 {
+                assert_eq!(part["instances"][0]["metadata"], json!([["quote\"\n\u{2028}", HTML]]), "{key}");
+                seen.insert(part["service"]["name"].as_str().unwrap().to_owned(), key.clone());
+            }
+        }
+    }
+    for (name, _view) in &views {
+        assert_eq!(seen[name], format!("service:DEFAULT_GROUP@@{name}:"));
+    }
+    shut_down(&others).await;
     shut_down(&registry).await;
 }
 
