@@ -13,7 +13,8 @@
 //! | `POST /console/command` | one [`Command`] as JSON, answered with 204, or 400 and a reason |
 //!
 //! While the console is on, the Nacos API rejects requests from pages of other sites as well: otherwise such a page
-//! could register instances that the console then shows.
+//! could register instances that the console then shows. It always rejects names that may belong to another site
+//! ([`web_page::may_be_rebound`]).
 
 use std::{
     rc::Rc,

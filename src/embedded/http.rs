@@ -25,7 +25,7 @@ use actix_web::{
 };
 use futures_util::stream;
 
-use crate::{error::Operation, wire::signature::SECURITY_TOKEN_HEADER};
+use crate::{error::Operation, runtime::web_page, wire::signature::SECURITY_TOKEN_HEADER};
 
 use super::{
     active_faults::Spoilt,
@@ -157,6 +157,9 @@ async fn answer(request: HttpRequest, body: Bytes, era: Data<Era>) -> HttpRespon
     let busy = request.conn_data::<OpenConnection>().map(OpenConnection::busy);
     if era.has_console && console::has(request.path()) {
         return console::answer(&request, &body, shared, era.number, busy);
+    }
+    if web_page::may_be_rebound(request.headers()) {
+        return console::refuse_foreign_host();
     }
     if era.has_console && console::is_cross_site(request.headers()) {
         return console::refuse_other_site();

@@ -16,10 +16,10 @@ fn url(server: &EmbeddedServer, path: &str) -> String {
     format!("http://{}{path}", server.address())
 }
 
-async fn order(server: &EmbeddedServer, order: &Value) -> Answer {
+async fn command(server: &EmbeddedServer, command: &Value) -> Answer {
     let origin = url(server, "");
     let headers = [("content-type", "application/json"), ("origin", origin.as_str())];
-    send("POST", &url(server, "/console/order"), &headers, &order.to_string()).await
+    send("POST", &url(server, "/console/command"), &headers, &command.to_string()).await
 }
 
 fn target(name: &str, port: u16) -> Value {
@@ -30,7 +30,7 @@ fn target(name: &str, port: u16) -> Value {
 async fn there_is_no_console_unless_asked_for() {
     let server = crate::support::server();
     assert_eq!(get(&url(&server, "/"), &[]).await.status, 404);
-    assert_eq!(order(&server, &json!({ "order": "forget_everything" })).await.status, 404);
+    assert_eq!(command(&server, &json!({ "command": "forget_everything" })).await.status, 404);
     let server = builder().start().unwrap();
     let page = get(&url(&server, "/"), &[]).await;
     assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
@@ -47,7 +47,7 @@ async fn pages_of_other_sites_can_neither_read_nor_change_anything() {
     let own = url(&server, "");
     let port = server.address().port();
     let json = ("content-type", "application/json");
-    let remove = json!({ "order": "remove", "instance": target("orders", 80) }).to_string();
+    let remove = json!({ "command": "remove", "instance": target("orders", 80) }).to_string();
     let (rebound, elsewhere) = (format!("nacos.example.com:{port}"), "http://127.0.0.1:1");
     let refused: [&[(&str, &str)]; 7] = [
         &[json, ("host", &rebound), ("origin", "http://nacos.example.com")],
@@ -59,7 +59,7 @@ async fn pages_of_other_sites_can_neither_read_nor_change_anything() {
         &[("content-type", "text/plain"), ("origin", &own)],
     ];
     for headers in refused {
-        let answer = send("POST", &url(&server, "/console/order"), headers, &remove).await;
+        let answer = send("POST", &url(&server, "/console/command"), headers, &remove).await;
         assert_eq!(answer.status, 403, "{headers:?}");
     }
     for path in ["/", "/console/events"] {
@@ -77,8 +77,28 @@ async fn pages_of_other_sites_can_neither_read_nor_change_anything() {
     assert_eq!(get(&url(&server, "/console/events"), &cross_site).await.status, 403);
     assert_eq!(get(&url(&server, "/console/events"), &[("origin", elsewhere)]).await.status, 403);
     only_instance(&server, "orders");
-    assert_eq!(order(&server, &json!({ "order": "remove", "instance": target("orders", 80) })).await.status, 204);
+    assert_eq!(command(&server, &json!({ "command": "remove", "instance": target("orders", 80) })).await.status, 204);
     shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn a_site_whose_name_was_made_to_resolve_to_this_machine_reaches_no_nacos_api() {
+    for server in [crate::support::server(), builder().start().unwrap()] {
+        let port = server.address().port();
+        let list = url(&server, "/nacos/v1/ns/instance/list?serviceName=orders");
+        let instance = url(&server, &format!("/nacos/v1/ns/instance?serviceName=orders&ip={IP}&port=81"));
+        for host in ["nacos.example.com", "rebound.test", "localhost.example.com", "127.0.0.1.example.com"] {
+            let host = format!("{host}:{port}");
+            assert_eq!(get(&list, &[("host", &host)]).await.status, 403, "{host}");
+            assert_eq!(send("POST", &instance, &[("host", &host)], "").await.status, 403, "{host}");
+        }
+        assert!(server.instances("orders").is_empty());
+        for host in ["localhost", "LOCALHOST", "nacos.localhost", "127.0.0.1", "[::1]", "192.0.2.1", "nacos"] {
+            let host = format!("{host}:{port}");
+            assert_eq!(get(&list, &[("host", &host)]).await.status, 200, "{host}");
+        }
+        assert_eq!(get(&list, &[("host", "host.docker.internal")]).await.status, 200);
+    }
 }
 
 #[actix::test]
@@ -105,27 +125,27 @@ async fn instances_are_disabled_removed_and_get_other_weights() {
         let registry = registry(&server);
         ask(&registry, RegisterInstance::new("orders", IP, 80).metadata("zone", "a")).await.unwrap();
         let instance = target("orders", 80);
-        order(&server, &json!({ "order": "weigh", "instance": instance, "weight": 7.5 })).await;
+        command(&server, &json!({ "command": "weigh", "instance": instance, "weight": 7.5 })).await;
         let known = only_instance(&server, "orders");
         assert_eq!((known.weight, known.metadata["zone"].as_str()), (7.5, "a"), "{dialect}");
-        order(&server, &json!({ "order": "enable", "instance": instance, "enabled": false })).await;
+        command(&server, &json!({ "command": "enable", "instance": instance, "enabled": false })).await;
         assert!(!only_instance(&server, "orders").enabled);
         assert!(ask(&registry, ListInstances::new("orders")).await.unwrap().hosts.is_empty());
-        order(&server, &json!({ "order": "enable", "instance": instance, "enabled": true })).await;
+        command(&server, &json!({ "command": "enable", "instance": instance, "enabled": true })).await;
         assert_eq!(only_instance(&server, "orders").weight, 7.5);
-        order(&server, &json!({ "order": "remove", "instance": instance })).await;
+        command(&server, &json!({ "command": "remove", "instance": instance })).await;
         assert!(server.instances("orders").is_empty());
-        for wrong in [json!({ "order": "remove", "instance": instance }), json!({ "order": "dance" }), json!([])] {
-            assert_eq!(order(&server, &wrong).await.status, 400, "{wrong}");
+        for wrong in [json!({ "command": "remove", "instance": instance }), json!({ "command": "dance" }), json!([])] {
+            assert_eq!(command(&server, &wrong).await.status, 400, "{wrong}");
         }
-        let heavy = json!({ "order": "weigh", "instance": instance, "weight": 10_001 });
-        assert_eq!(order(&server, &heavy).await.status, 400);
+        let heavy = json!({ "command": "weigh", "instance": instance, "weight": 10_001 });
+        assert_eq!(command(&server, &heavy).await.status, 400);
         shut_down(&registry).await;
     }
 }
 
 #[actix::test]
-async fn faults_are_injected_shown_and_taken_back() {
+async fn faults_are_injected_shown_and_removed() {
     let server = builder().start().unwrap();
     let registry = registry(&server);
     let mut events = Events::open(&url(&server, "/console/events")).await;
@@ -133,16 +153,16 @@ async fn faults_are_injected_shown_and_taken_back() {
     assert_eq!((&first["faults"]["fail_share"], &first["faults"]["hang"]), (&json!(0.0), &json!(false)));
     let faults =
         json!({ "fail_share": 1.0, "fail_status": 403, "only": "list", "delay_pushes": 0.5, "spoilt": "html" });
-    assert_eq!(order(&server, &json!({ "order": "faults", "faults": faults })).await.status, 204);
+    assert_eq!(command(&server, &json!({ "command": "faults", "faults": faults })).await.status, 204);
     let failed = ask(&registry, ListInstances::new("orders")).await;
     assert!(matches!(failed, Err(Error::Unauthorized { .. } | Error::Refused { .. })), "{failed:?}");
     ask(&registry, RegisterInstance::new("orders", IP, 80)).await.unwrap();
     let shown = events.until("it is shown", |state| state["faults"]["fail_share"] == 1.0).await;
     assert_eq!((&shown["faults"]["only"], &shown["faults"]["fail_status"]), (&json!("list"), &json!(403)));
     for wrong in [json!({ "fail_share": 1.5 }), json!({ "fail_status": 200 }), json!({ "hang": "yes" })] {
-        assert_eq!(order(&server, &json!({ "order": "faults", "faults": wrong })).await.status, 400);
+        assert_eq!(command(&server, &json!({ "command": "faults", "faults": wrong })).await.status, 400);
     }
-    assert_eq!(order(&server, &json!({ "order": "clear" })).await.status, 204);
+    assert_eq!(command(&server, &json!({ "command": "clear" })).await.status, 204);
     eventually("all is well again", async || ask(&registry, ListInstances::new("orders")).await.ok()).await;
     shut_down(&registry).await;
 }
@@ -155,7 +175,7 @@ async fn a_restart_ends_the_stream_and_the_next_one_shows_an_empty_server() {
     shut_down(&registry).await;
     let mut events = Events::open(&url(&server, "/console/events")).await;
     events.until("it is shown", |state| state["services"][0]["name"] == "orders").await;
-    assert_eq!(order(&server, &json!({ "order": "restart" })).await.status, 204);
+    assert_eq!(command(&server, &json!({ "command": "restart" })).await.status, 204);
     soon("the stream ends", async { while events.next().await.is_some() {} }).await;
     until("it listens again", || std::net::TcpStream::connect(server.address()).is_ok()).await;
     let mut events = Events::open(&url(&server, "/console/events")).await;
