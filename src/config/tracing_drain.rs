@@ -1,7 +1,8 @@
 //! Sends log records to `tracing`, as events with fields.
 //!
-//! `tracing` needs the field names of an event in static metadata of the callsite. A callsite in the source always logs
-//! the same keys. So its metadata is created with its first record, and kept for ever: there are a few dozen callsites.
+//! `tracing` needs the field names of an event in static metadata. A callsite in the source always logs the same keys. So
+//! its metadata is created with its first record, and kept for ever: there are a few dozen callsites. Loggers with values
+//! of their own add keys, so a callsite may have several metadata.
 
 use std::{
     collections::HashMap,
@@ -22,6 +23,9 @@ use tracing_core::{
 
 /// Upper bound for the fields of an event, including its message. Further fields are dropped.
 const MAX_FIELDS: usize = 16;
+/// Upper bound for the metadata of one callsite. Further records use the first one, and lose the fields that it lacks.
+/// Keys are static texts, so only a program that makes up keys and leaks them comes here.
+const MAX_VARIANTS: usize = 32;
 
 /// Sends records to the application's `tracing` subscriber, or to the drain `D` if there is no subscriber.
 pub(super) struct TracingOr<D>(pub(super) D);
@@ -79,6 +83,21 @@ fn send(level: Level, record: &Record<'_>, values: &OwnedKVList) {
 /// The keys and values of one record.
 #[derive(Default)]
 struct Fields(Vec<(Key, FieldValue)>);
+
+impl Fields {
+    /// The names of the event's fields, each once.
+    fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        let is_first = |(index, (key, _)): &(usize, &(Key, FieldValue))| {
+            *key != "message" && self.0[..*index].iter().all(|(before, _)| before != key)
+        };
+        let keys = self.0.iter().enumerate().filter(is_first).map(|(_, (key, _))| *key);
+        std::iter::once("message").chain(keys).take(MAX_FIELDS)
+    }
+
+    fn fit(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.fields().iter().map(|field| field.name()).eq(self.names())
+    }
+}
 
 enum FieldValue {
     Unsigned(u64),
@@ -164,8 +183,8 @@ impl Callsite for LogSite {
     }
 }
 
-/// Callsites by file, line and column.
-type LogSites = HashMap<(&'static str, u32, u32), &'static LogSite>;
+/// The metadata of each callsite, by file, line and column.
+type LogSites = HashMap<(&'static str, u32, u32), Vec<&'static LogSite>>;
 
 fn sites() -> MutexGuard<'static, LogSites> {
     static SITES: OnceLock<Mutex<LogSites>> = OnceLock::new();
@@ -174,28 +193,20 @@ fn sites() -> MutexGuard<'static, LogSites> {
 
 fn site(level: Level, record: &Record<'_>, fields: &Fields) -> &'static LogSite {
     let at = (record.file(), record.line(), record.column());
-    if let Some(site) = sites().get(&at) {
+    let mut known_sites = sites();
+    let variants = known_sites.entry(at).or_default();
+    let fits = |site: &&&'static LogSite| site.0.get().is_some_and(|metadata| fields.fit(metadata));
+    if let Some(site) = variants.iter().find(fits).or(variants.first().filter(|_| variants.len() >= MAX_VARIANTS)) {
         return site;
     }
-    let mut names = vec!["message"];
-    for (key, _) in &fields.0 {
-        if !names.contains(key) && names.len() < MAX_FIELDS {
-            names.push(key);
-        }
-    }
+    let names: Vec<_> = fields.names().collect();
     let site: &'static LogSite = Box::leak(Box::default());
     let _ = site.0.set(describe(site, level, record.module(), record.file(), record.line(), names.leak()));
-    // If two threads create the same callsite, the first one is used.
-    let mut is_new = false;
-    let counts = *sites().entry(at).or_insert_with(|| {
-        is_new = true;
-        site
-    });
-    if is_new {
-        // Register without holding the lock, because a subscriber may log.
-        callsite::register(counts);
-    }
-    counts
+    variants.push(site);
+    drop(known_sites);
+    // Register without holding the lock, because a subscriber may log.
+    callsite::register(site);
+    site
 }
 
 fn describe(
@@ -310,6 +321,27 @@ mod tests {
             assert_eq!(event.fields, fields(number as u64));
         }
         assert_eq!(kept[2].fields[0].1, "debug another site");
+    }
+
+    /// Logs from one line of the source.
+    fn log_through(log: &Logger) {
+        warn!(log, "same line"; "service" => "orders");
+    }
+
+    #[test]
+    fn loggers_with_values_of_their_own_lose_none_at_a_line_that_another_logger_has_used() {
+        let kept = Kept::default();
+        let plain = Logger::root(TracingOr(Discard), o!());
+        let named = plain.new(o!("application" => "shop"));
+        dispatcher::with_default(&Dispatch::new(kept.clone()), || {
+            for log in [&plain, &named, &plain] {
+                log_through(log);
+            }
+        });
+        let kept = kept.0.lock().unwrap();
+        let names = |event: &KeptEvent| event.fields.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>().join(" ");
+        let told: Vec<_> = kept.iter().map(names).collect();
+        assert_eq!(told, ["message service", "message application service", "message service"]);
     }
 
     #[test]
