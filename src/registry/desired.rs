@@ -69,6 +69,8 @@ pub(crate) struct DesiredInstance {
     /// When a server last accepted a registration or a beat.
     pub(crate) last_success: Option<Instant>,
     pub(crate) last_error: Option<Error>,
+    /// Registrations and beats that were rejected since the last success.
+    pub(super) rejections: u32,
     pub(crate) beats: u64,
     /// On r-nacos: the number of beats until the instance is read.
     beats_until_read: u32,
@@ -89,6 +91,7 @@ impl DesiredInstance {
             last_written: None,
             last_success: None,
             last_error: None,
+            rejections: 0,
             beats: 0,
             // Random, so that instances that are registered together are not read together.
             beats_until_read: fastrand::u32(1..=BEATS_PER_READ),
@@ -154,7 +157,7 @@ impl DesiredInstance {
     pub(crate) fn succeeded(&mut self) {
         self.state = InstanceState::Registered;
         self.last_success = Some(Instant::now());
-        self.last_error = None;
+        (self.last_error, self.rejections) = (None, 0);
     }
 
     /// The server has forgotten the instance.
@@ -170,6 +173,7 @@ impl DesiredInstance {
     pub(crate) fn failed(&mut self, error: &Error) {
         if !error.is_retryable() {
             self.state = InstanceState::Rejected;
+            self.rejections = self.rejections.saturating_add(1);
         } else if self.state == InstanceState::Registered && self.is_late() {
             self.state = InstanceState::Lost;
         }

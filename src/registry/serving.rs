@@ -110,11 +110,11 @@ impl Shared {
         let waiting = if strict { 0 } else { self.servers_without_address.get() };
         let mut readiness = Readiness { is_starting: unregistered > waiting, ..Readiness::default() };
         self.desired.for_each(|desired| match desired.state {
-            InstanceState::Rejected => readiness.rejected += 1,
+            InstanceState::Rejected if is_rejected_for_good(desired) => readiness.rejected += 1,
             InstanceState::Pending if strict || !waits_for_server(desired, is_lost) => readiness.pending += 1,
             // An instance that was registered before stays ready, so that an outage of the registry takes no process
             // out of service.
-            InstanceState::Pending | InstanceState::Registered | InstanceState::Lost => {}
+            InstanceState::Pending | InstanceState::Registered | InstanceState::Rejected | InstanceState::Lost => {}
         });
         readiness
     }
@@ -125,11 +125,34 @@ fn waits_for_server(desired: &DesiredInstance, is_lost: bool) -> bool {
     is_lost || desired.last_error.is_some()
 }
 
+/// Whether the servers keep rejecting the instance. A server may reject a single beat of an instance that was
+/// registered, for example while it restarts or reads its rights, and accept the next one. That must not take the
+/// process out of service and back in.
+fn is_rejected_for_good(desired: &DesiredInstance) -> bool {
+    desired.last_success.is_none() || desired.rejections > 1
+}
+
 #[cfg(test)]
 mod tests {
     use actix::Addr;
 
-    use super::*;
+    use super::{super::desired::tests::key, *};
+    use crate::model::instance::Instance;
+
+    #[actix::test]
+    async fn one_rejection_of_a_registered_instance_is_not_for_good() {
+        let rejected = Error::Unauthorized { operation: Operation::Beat, server: "a:1".into(), reason: String::new() };
+        let mut desired = DesiredInstance::new(key(1), Instance::new("127.0.0.7", 1), None);
+        desired.failed(&rejected);
+        assert!(is_rejected_for_good(&desired), "it was never registered");
+        for _ in 0..3 {
+            desired.registered(7);
+            desired.failed(&rejected);
+            assert!(!is_rejected_for_good(&desired), "each success begins anew");
+        }
+        desired.failed(&rejected);
+        assert!(is_rejected_for_good(&desired));
+    }
 
     async fn is_starting(registry: &Addr<Registry>, strict: bool) -> bool {
         registry.send(GetReadiness { strict }).await.unwrap().unwrap().is_starting

@@ -5,7 +5,7 @@
 //! - `/livez`: is this process to be restarted? It does not ask the Registry: restarting a process does not mend
 //!   Nacos.
 //! - `/readyz`: may requests be sent here? Only a rejected or unfinished registration and a shutdown say no. An
-//!   outage of the registry does not, since callers still have their lists.
+//!   outage of the registry does not, since callers still have their lists. Nor does a single rejected heartbeat.
 //! - `/offline`: deregister now. A hook that runs before the process is stopped calls it.
 
 use std::time::Duration;
