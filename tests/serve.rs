@@ -11,23 +11,30 @@ use std::{
     net::TcpListener,
     os::unix::process::ExitStatusExt as _,
     process::{Command, Stdio},
+    sync::Arc,
     thread,
     time::Instant,
 };
 
 use actix::Addr;
-use actix_nacos::{embedded::EmbeddedServer, serve, Error, Registry, Serve, Shutdown, StatusRoutes};
-use actix_web::{web, App, HttpServer};
+use actix_nacos::{
+    balance::{self, Client},
+    embedded::EmbeddedServer,
+    serve, Discover, Error, GetStatus, Operation, Registry, Serve, Shutdown, StatusRoutes,
+};
+use actix_web::{http, web, App, HttpServer};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    sync::oneshot,
+    sync::{mpsc, oneshot, Semaphore},
 };
 
 use base64::{engine::general_purpose::STANDARD as BASE64, Engine as _};
 use support::{
-    ask, config_at, ms, only_instance, ports,
+    ask, config, config_at,
+    logs::logger,
+    ms, only_instance, ports,
     process::{example, Process},
-    registry, server, soon, start, until,
+    registry, server, shut_down, soon, start, until,
 };
 
 /// The answer of a route.
@@ -203,6 +210,122 @@ async fn what_cannot_be_served_or_registered_is_an_error_and_no_panic() {
     let routes = StatusRoutes::new(&registry);
     let outcome = service(listener, registry, routes).register("").await;
     assert!(matches!(outcome, Err(Error::InvalidInput { .. })), "{outcome:?}");
+}
+
+#[actix::test]
+async fn a_panic_in_the_applications_code_ends_the_service_with_an_error() {
+    let nacos = server();
+    let (log, lines) = logger();
+    let registry = start(config(&nacos).logger(log));
+    let (listener, port) = listen();
+    let routes = StatusRoutes::new(&registry);
+    let service = service(listener, registry.clone(), routes).register("orders");
+    let service = service.register_with("admin", |_| panic!("no weight"));
+    let outcome = soon("the end", service.into_future()).await;
+    let message = "no weight".to_owned();
+    assert_eq!(outcome, Err(Error::Panicked { operation: Operation::Register, message }));
+    assert_eq!(status_of(port, "/livez").await, None, "the server has stopped");
+    until("the Registry has ended", || !registry.connected()).await;
+    assert!(ports(&nacos, "orders").is_empty());
+    let line = "application panicked in serve error=no weight operation=register instance";
+    assert_eq!(lines.count(line), 1, "{:?}", lines.loud());
+
+    let registry = support::registry(&nacos);
+    let (listener, _) = listen();
+    let routes = StatusRoutes::new(&registry);
+    let service = self::service(listener, registry, routes).register("orders").until(async { panic!("no end") });
+    let outcome = soon("the end", service.into_future()).await;
+    let message = "no end".to_owned();
+    assert_eq!(outcome, Err(Error::Panicked { operation: Operation::Shutdown, message }));
+    assert!(ports(&nacos, "orders").is_empty());
+}
+
+#[actix::test]
+async fn a_loopback_address_is_registered_with_a_warning_unless_the_registry_is_here_too() {
+    let nacos = server();
+    let elsewhere = "gone.invalid:8848".to_owned();
+    for (servers, ip, warnings) in
+        [(&elsewhere, None, 1), (&elsewhere, Some("orders.example"), 0), (&nacos.server_address(), None, 0)]
+    {
+        let (log, lines) = logger();
+        let registry = start(config_at(servers).logger(log));
+        let (listener, port) = listen();
+        let routes = StatusRoutes::new(&registry);
+        let end = Shutdown::default().deadline(ms(100));
+        let service = service(listener, registry, routes).shutdown(end);
+        let running = Running::start(service.register_with("orders", move |instance| match ip {
+            Some(ip) => instance.ip(ip),
+            None => instance,
+        }));
+        until_status(port, "/readyz", 200).await;
+        assert_eq!(running.end().await, Ok(()));
+        let warned = "registering a loopback address, other machines cannot reach it advice=bind the server";
+        assert_eq!(lines.count(warned), warnings, "{servers} {:?}", lines.loud());
+    }
+}
+
+/// A client asks during the drain, and its answer takes until the server stops.
+#[actix::test]
+async fn a_request_that_is_under_way_when_the_server_stops_is_answered() {
+    let nacos = server();
+    let registry = registry(&nacos);
+    let (listener, port) = listen();
+    let (begun_tx, mut begun) = mpsc::unbounded_channel();
+    let go_on = Arc::new(Semaphore::new(0));
+    let app = {
+        let go_on = go_on.clone();
+        move || {
+            let (begun_tx, go_on) = (begun_tx.clone(), go_on.clone());
+            let slow = move || {
+                let (begun_tx, go_on) = (begun_tx.clone(), go_on.clone());
+                async move {
+                    begun_tx.send(()).unwrap();
+                    go_on.acquire().await.unwrap().forget();
+                    "slow"
+                }
+            };
+            App::new().route("/slow", web::get().to(slow)).route("/", web::get().to(async || "hello"))
+        }
+    };
+    let server = HttpServer::new(app).workers(1).listen(listener).unwrap();
+    let service = serve(server, registry.clone()).disable_signals().register("orders").drain(ms(0));
+    let running = Running::start(service);
+    until("it is registered", || ports(&nacos, "orders") == [port]).await;
+    let slow: Vec<_> = (0..5).map(|_| actix_rt::spawn(get(port, "/slow"))).collect();
+    for _ in 0..5 {
+        soon("the handler begins", begun.recv()).await.unwrap();
+    }
+    let ended = actix_rt::spawn(running.end());
+    until("the Registry has ended", || !registry.connected()).await;
+    // The listener is closed, and clients see that at once.
+    support::eventually("new connections are refused", async || status_of(port, "/").await.is_none().then_some(()))
+        .await;
+    assert!(!ended.is_finished());
+    go_on.add_permits(5);
+    for slow in slow {
+        assert_eq!(soon("the answer", slow).await.unwrap(), Some(Answered { status: 200, body: "slow".into() }));
+    }
+    assert_eq!(ended.await.unwrap(), Ok(()));
+}
+
+#[actix::test]
+async fn beats_that_are_rejected_again_and_again_make_the_process_not_ready() {
+    let nacos = server();
+    let registry = registry(&nacos);
+    let (listener, port) = listen();
+    let routes = StatusRoutes::new(&registry);
+    let service = service(listener, registry.clone(), routes).drain(ms(0));
+    let running = Running::start(service.register_with("orders", |instance| instance.heartbeat_interval(ms(200))));
+    until_status(port, "/readyz", 200).await;
+    nacos.faults().only_for(&[Operation::Beat]);
+    nacos.faults().fail_share(1.0, 403);
+    until_status(port, "/readyz", 503).await;
+    let rejected = ask(&registry, GetStatus).await.unwrap().requests;
+    let rejected = rejected.iter().find(|of| of.operation == Operation::Beat).unwrap().rejected;
+    assert!(rejected >= 2, "{rejected}");
+    nacos.faults().clear();
+    until_status(port, "/readyz", 200).await;
+    assert_eq!(running.end().await, Ok(()));
 }
 
 #[actix::test]
@@ -413,25 +536,36 @@ struct Calls {
     failed: RefCell<Vec<String>>,
 }
 
-/// Calls `/` without pause from several tasks until `is_over` is set.
-async fn call(port: u16, calls: &Calls, is_over: &Cell<bool>) {
-    let caller = async || {
-        let client = awc::Client::default();
-        while !is_over.get() {
-            let outcome = match client.get(format!("http://127.0.0.1:{port}/")).timeout(support::PATIENCE).send().await
-            {
-                Ok(answer) if answer.status().is_success() => Ok(()),
-                Ok(answer) => Err(answer.status().to_string()),
-                Err(error) => Err(error.to_string()),
-            };
-            calls.sent.set(calls.sent.get() + 1);
-            calls.failed.borrow_mut().extend(outcome.err());
+impl Calls {
+    fn ended(&self, outcome: Result<http::StatusCode, String>) {
+        self.sent.set(self.sent.get() + 1);
+        let failure = outcome.map_or_else(Some, |status| (!status.is_success()).then(|| status.to_string()));
+        self.failed.borrow_mut().extend(failure);
+    }
+}
+
+/// Calls the service at its port without pause, as behind a Kubernetes Service, until it is over.
+async fn call_at(port: u16, calls: &Calls, is_over: &Cell<bool>) {
+    let client = awc::Client::default();
+    while !is_over.get() {
+        let outcome = client.get(format!("http://127.0.0.1:{port}/")).timeout(support::PATIENCE).send().await;
+        calls.ended(outcome.map(|answer| answer.status()).map_err(|error| error.to_string()));
+    }
+}
+
+/// Calls the service by its name without pause, over pooled connections, until the registry lists no instance.
+async fn call_by_name(registry: &Addr<Registry>, calls: &Calls) {
+    let client = Client::builder(registry).host("greeter", Discover::new("greeter")).finish();
+    loop {
+        match client.get("http://greeter/").send().await {
+            Err(error) if matches!(balance::cause(&error), Some(Error::NoInstance { .. })) => return,
+            outcome => calls.ended(outcome.map(|answer| answer.status()).map_err(|error| error.to_string())),
         }
-    };
-    futures_util::future::join_all((0..8).map(|_| caller())).await;
+    }
 }
 
 /// Does what Kubernetes does: asks `/readyz`, sends requests while the answer is 200, and sends SIGTERM at the end.
+/// Callers that find the service in the registry send requests until it lists no instance.
 #[actix::test]
 async fn a_service_is_taken_in_and_out_as_kubernetes_does_it_without_a_failed_request() {
     let nacos = server();
@@ -446,25 +580,54 @@ async fn a_service_is_taken_in_and_out_as_kubernetes_does_it_without_a_failed_re
     let metrics = get(port, "/metrics").await.unwrap().body;
     assert!(metrics.contains("actix_nacos_instances{state=\"registered\"} 1\n"), "{metrics}");
 
-    let (calls, is_over) = (Calls::default(), Cell::new(false));
+    let (calls, is_over, callers) = (Calls::default(), Cell::new(false), registry(&nacos));
     let walk = async {
-        support::eventually("many requests are sent", async || (calls.sent.get() > 5000).then_some(())).await;
+        support::eventually("6,000 requests are sent", async || (calls.sent.get() >= 6000).then_some(())).await;
         process.signal("TERM");
         let told = Instant::now();
         until_status(port, "/readyz", 503).await;
         let not_ready_after = told.elapsed();
         assert_eq!(status_of(port, "/livez").await, Some(200));
+        // Under way when the drain ends and the server stops.
+        let offline = actix_rt::spawn(get(port, "/offline"));
         until("it is deregistered", || ports(&nacos, "greeter").is_empty()).await;
+        let sent_before = calls.sent.get();
         // Requests go on until callers have noticed.
         actix_rt::time::sleep((told + ms(1500)).saturating_duration_since(Instant::now())).await;
         is_over.set(true);
-        not_ready_after
+        (not_ready_after, calls.sent.get() - sent_before, offline)
     };
-    let (not_ready_after, ()) = futures_util::future::join(walk, call(port, &calls, &is_over)).await;
+    let at_port = futures_util::future::join_all((0..4).map(|_| call_at(port, &calls, &is_over)));
+    let by_name = futures_util::future::join_all((0..4).map(|_| call_by_name(&callers, &calls)));
+    let ((not_ready_after, in_drain, offline), _, _) = futures_util::future::join3(walk, at_port, by_name).await;
     assert_eq!(calls.failed.take(), Vec::<String>::new(), "of {}", calls.sent.get());
+    assert_eq!(offline.await.unwrap().map(|answered| answered.status), Some(200));
     assert!(not_ready_after < ms(1000), "{not_ready_after:?}");
+    assert!(in_drain > 0, "the drain ended before a request");
     assert_eq!(process.wait().code(), Some(0));
-    println!("{} requests, none failed; not ready {not_ready_after:?} after SIGTERM", calls.sent.get());
+    assert_eq!(status_of(port, "/livez").await, None);
+    println!(
+        "{} requests, {in_drain} of them in the drain, none failed; not ready {not_ready_after:?} after SIGTERM",
+        calls.sent.get()
+    );
+    shut_down(&callers).await;
+}
+
+#[actix::test]
+async fn the_first_signal_after_until_interrupts_neither_the_drain_nor_the_last_requests() {
+    let nacos = server();
+    let Example { mut process, port } =
+        Example::start(&nacos.server_address(), &["--for", "1", "--drain", "1"], Stdio::inherit());
+    until_status(port, "/readyz", 200).await;
+    until_status(port, "/readyz", 503).await;
+    // Holds up the stop of the server: its request has not come yet.
+    let mut open = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    open.write_all(b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n").await.unwrap();
+    until("it is deregistered", || ports(&nacos, "greeter").is_empty()).await;
+    support::eventually("the server stops", async || status_of(port, "/livez").await.is_none().then_some(())).await;
+    assert_eq!(process.has_ended(), None, "it waits for the open connection");
+    process.signal("TERM");
+    assert_eq!(process.wait().code(), Some(0));
 }
 
 #[actix::test]

@@ -89,6 +89,12 @@ impl RegisterInstance {
         self
     }
 
+    /// The address that this message registers.
+    #[cfg(feature = "actix-web")]
+    pub(crate) fn ip_to_register(&self) -> &str {
+        &self.target.ip
+    }
+
     /// Replaces the port given to [`new`](RegisterInstance::new).
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {

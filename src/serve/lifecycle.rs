@@ -9,39 +9,41 @@
 //! - However the service ends, its instances are deregistered before [`Serve`] resolves, if a registry server
 //!   answers within [`Config::shutdown_timeout`].
 //! - After the first signal, nothing that fails keeps the process from ending. Each wait has a limit, and a logger
-//!   that panics is caught.
+//!   that panics is caught. So is code of the application in `register_with` and `until`: its panic ends the service
+//!   in order.
 //! - The drain is skipped where nobody can be helped by it: when the server has stopped by itself, and when the
 //!   registration has failed.
 
 use std::{
     fmt,
     future::{pending, Future, IntoFuture},
-    net::SocketAddr,
+    io,
+    net::{IpAddr, SocketAddr},
     panic::{catch_unwind, AssertUnwindSafe},
     pin::{pin, Pin},
+    thread,
     time::Duration,
 };
 
 use actix::Addr;
 use actix_http::{body::MessageBody, Request, Response};
-use actix_rt::{
-    task::spawn_blocking,
-    time::{sleep, timeout},
-};
+use actix_rt::time::{sleep, timeout};
 use actix_service::{IntoServiceFactory, ServiceFactory};
 use actix_web::{
     dev::{AppConfig, Server},
     HttpServer,
 };
-use futures_util::future::{join, select, try_join_all, BoxFuture, Either};
+use futures_util::future::{join, select, try_join_all, BoxFuture, Either, FutureExt as _};
 use slog::{info, warn};
+use tokio::sync::oneshot;
 
 use super::signals::{self, Signals};
 use crate::{
     config::Config,
-    error::Error,
+    error::{Error, Operation},
     model::service::ServiceRef,
     registry::{AddressMissing, BeginServing, RegisterInstance, RegistrationsAsked, Registry, Shutdown},
+    runtime::supervision::log_panic,
 };
 
 /// The pause before the address of this machine is looked up again.
@@ -113,8 +115,9 @@ where
 ///
 /// # Errors
 /// [`Error::Io`] if the server cannot run. [`Error::InvalidInput`] if it listens nowhere, or if a service is invalid.
-/// If the service is [`strict`](Serve::strict), also the error because of which a service could not be registered. In
-/// each case the instances are deregistered and the server has stopped.
+/// [`Error::Panicked`] if the closure of [`register_with`](Serve::register_with) or the future of
+/// [`until`](Serve::until) panics. If the service is [`strict`](Serve::strict), also the error because of which a
+/// service could not be registered. In each case the instances are deregistered and the server has stopped.
 ///
 /// # Examples
 ///
@@ -186,6 +189,7 @@ impl Serve {
     ///
     /// `change` receives the registration with the address and port of the server. It is called once, after the
     /// server has started. A server with several ports registers only the first one unless `change` sets another.
+    /// If it panics, the service ends in order, with [`Error::Panicked`].
     pub fn register_with(
         mut self,
         service: impl Into<ServiceRef>,
@@ -238,7 +242,8 @@ impl Serve {
 
     /// Also goes offline when `end` is done. Default: only on signals.
     ///
-    /// The end is as orderly as after a signal: deregister, drain, stop. A second call replaces the first one.
+    /// The end is as orderly as after a signal: deregister, drain, stop. A second call replaces the first one. If `end`
+    /// panics, the service ends with [`Error::Panicked`], and does not drain.
     pub fn until(mut self, end: impl Future<Output = ()> + Send + 'static) -> Self {
         self.until = Box::pin(end);
         self
@@ -256,11 +261,13 @@ impl Serve {
     /// signals.
     async fn run(self) -> Result<(), Error> {
         let (server, address) = self.server?;
-        let signals = if self.takes_signals { Some(signals::listen()?) } else { None };
+        // Holds the signals until the server has stopped. After `until` or `/offline` a first signal must not end the
+        // process while it drains, or while its last requests are served.
+        let mut signals = if self.takes_signals { Some(signals::listen()?) } else { None };
         let config = self.registry.send(BeginServing).await??;
         let log = config.logger.clone();
         let host = Host { registry: self.registry, config, address, ip: self.ip, is_strict: self.is_strict };
-        let end = End { signals, until: self.until, shutdown: self.shutdown };
+        let end = End { signals: signals.as_mut(), until: self.until, shutdown: self.shutdown };
         let handle = server.handle();
         let life = pin!(live(&host, self.services, end));
         let outcome = match select(server, life).await {
@@ -308,35 +315,36 @@ struct Host {
 }
 
 /// The events that end a service, and the shutdown to use then.
-struct End {
-    signals: Option<Signals>,
+struct End<'a> {
+    signals: Option<&'a mut Signals>,
     until: BoxFuture<'static, ()>,
     shutdown: Shutdown,
 }
 
 /// Registers the services, waits for the end, and drains. The server runs meanwhile. Stop it when this returns.
 ///
-/// Returns early if a registration is an error that waiting cannot mend.
-async fn live(host: &Host, services: Vec<Service>, end: End) -> Result<(), Error> {
-    // Holds the signals until the end. After `until`, a first signal must not end the process during the drain.
-    let End { mut signals, until, shutdown } = end;
-    let told = pin!(async {
-        let signal = async {
-            match &mut signals {
-                Some(signals) => signals.first().await,
-                None => pending().await,
-            }
-        };
-        match select(pin!(signal), until).await {
-            Either::Left((signal, _)) => signal,
-            Either::Right(_) => "the application",
+/// Returns early if a registration is an error that waiting cannot mend, and if code of the application panics.
+async fn live(host: &Host, services: Vec<Service>, end: End<'_>) -> Result<(), Error> {
+    let End { signals, until, shutdown } = end;
+    let signal = async {
+        match signals {
+            Some(signals) => signals.first().await,
+            None => pending().await,
         }
-    });
-    let registering = pin!(host.register_all(services));
-    let (outcome, by) = match select(told, registering).await {
-        Either::Left((by, _)) => (Ok(()), by),
+    };
+    let until = host.catch_panics(Operation::Shutdown, async { until.map(Ok).await });
+    let told = async {
+        match select(pin!(signal), pin!(until)).await {
+            Either::Left((signal, _)) => (Ok(()), signal),
+            Either::Right((Ok(()), _)) => (Ok(()), "the application"),
+            Either::Right((Err(panic), _)) => (Err(panic), "a panic"),
+        }
+    };
+    let registering = host.catch_panics(Operation::Register, host.register_all(services));
+    let (outcome, by) = match select(pin!(told), pin!(registering)).await {
+        Either::Left((told, _)) => told,
         // `Stopped`: the Registry was shut down elsewhere, for example by `/offline`, before the registration was done.
-        Either::Right((Ok(()) | Err(Error::Stopped), told)) => (Ok(()), told.await),
+        Either::Right((Ok(()) | Err(Error::Stopped), told)) => told.await,
         Either::Right((Err(error), _)) => (Err(error), "a failed registration"),
     };
     quietly(|| info!(host.config.logger, "going offline, a second signal ends at once"; "reason" => by));
@@ -345,6 +353,19 @@ async fn live(host: &Host, services: Vec<Service>, end: End) -> Result<(), Error
 }
 
 impl Host {
+    /// Runs code of the application. After a panic the service must end in order.
+    async fn catch_panics(
+        &self,
+        operation: Operation,
+        work: impl Future<Output = Result<(), Error>>,
+    ) -> Result<(), Error> {
+        AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
+            let message =
+                log_panic(&self.config.logger, "application panicked in serve", "operation", operation, &*panic);
+            Err(Error::Panicked { operation, message })
+        })
+    }
+
     /// Sends all registrations at once, and tells the Registry that they were sent: until then the process is not
     /// ready.
     ///
@@ -356,6 +377,7 @@ impl Host {
             let ip = self.ip(&mut lacked_address).await?;
             let send = |service: Service| {
                 let instance = (service.change)(RegisterInstance::new(service.name, &ip, self.address.port()));
+                self.check_reachable(&instance);
                 let message = if self.is_strict { instance } else { instance.when_reachable() };
                 let sent = self.registry.send(message);
                 async move { sent.await? }
@@ -393,14 +415,34 @@ impl Host {
         }
     }
 
-    /// Runs in a blocking thread, because looking up a name may take seconds.
     async fn local_ip(&self) -> Result<String, Error> {
         let config = self.config.clone();
-        match spawn_blocking(move || config.local_ip()).await {
-            Ok(found) => found.map(|ip| ip.to_string()),
-            Err(error) => Err(Error::NotStarted { reason: error.to_string() }),
+        in_own_thread(move || config.local_ip()).await?.map(|ip| ip.to_string())
+    }
+
+    /// Warns of an address that only this machine reaches, unless the registry is on this machine, too.
+    fn check_reachable(&self, instance: &RegisterInstance) {
+        let is_local = |host: &str| {
+            host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        };
+        let ip = instance.ip_to_register();
+        let servers = self.config.addresses().unwrap_or_default();
+        let is_registry_here = !servers.is_empty() && servers.iter().all(|server| is_local(&server.host));
+        if is_local(ip) && !is_registry_here && !self.config.disabled {
+            quietly(|| {
+                warn!(self.config.logger, "registering a loopback address, other machines cannot reach it";
+                    "ip" => ip, "advice" => "bind the server to 0.0.0.0, or set Serve::ip");
+            });
         }
     }
+}
+
+/// Runs `work`, which may block for minutes, such as looking up a name. A runtime does not end before the threads of
+/// its `spawn_blocking`, so that a signal would not end the process meanwhile.
+async fn in_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let (done_tx, done) = oneshot::channel();
+    thread::Builder::new().name("nacos-look-up".into()).spawn(move || drop(done_tx.send(work())))?;
+    done.await.map_err(|_| io::Error::other("the thread that looks up an address panicked"))
 }
 
 /// Deregisters and drains. It never fails, because the server must be stopped afterwards in any case.
@@ -431,4 +473,26 @@ async fn go_offline(host: &Host, shutdown: Shutdown) {
 /// Logs one line. A logger may panic when its output is closed; that must not prevent the end of the service.
 fn quietly(line: impl FnOnce()) {
     let _ = catch_unwind(AssertUnwindSafe(line));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn a_look_up_that_hangs_does_not_hold_up_the_end_of_a_runtime() {
+        let (answer, answered) = mpsc::channel::<()>();
+        let (ended_tx, ended) = mpsc::channel();
+        thread::spawn(move || {
+            let runtime = actix_rt::Runtime::new().unwrap();
+            let look_up = in_own_thread(move || answered.recv());
+            runtime.block_on(async { timeout(Duration::from_millis(20), look_up).await }).expect_err("it hangs");
+            drop(runtime);
+            ended_tx.send(()).unwrap();
+        });
+        ended.recv_timeout(Duration::from_secs(20)).expect("the runtime has ended");
+        drop(answer);
+    }
 }
