@@ -15,13 +15,15 @@
 
 mod exposition;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use self::exposition::{Exposition, Kind};
 use crate::{
     client::request_counters::{RequestStatus, REQUESTS},
     discovery::{subscription::SubscriptionStatus, view::CallTotals},
     error::Operation,
-    model::{connection::ConnectionState, instance_state::InstanceState},
-    registry::{PushStatus, RegistryStatus, ServerStatus},
+    model::{connection::ConnectionState, histogram::Durations, instance_state::InstanceState, service::ServiceName},
+    registry::{InstanceStatus, PushStatus, RegistryStatus, ServerStatus},
 };
 
 impl RegistryStatus {
@@ -39,6 +41,7 @@ impl RegistryStatus {
     /// | `server_requests_total`, `server_failed_requests_total` | `server` | the requests to each server |
     /// | `requests_total`, `request_duration_seconds` | `operation`, `outcome` | what was asked, and how long it took |
     /// | `heartbeat_lateness_seconds`, `oldest_heartbeat_age_seconds` | | whether heartbeats are in time |
+    /// | `heartbeat_timeout_ratio` | | how close to its heartbeat timeout an instance is |
     /// | `instances` | `state` | the instances that this process registered |
     /// | `service_{instances,list_age_seconds,stale}` | `service`, `group`, `clusters` | the watched lists |
     /// | `service_{polls,changes,pushes}_total` | the same | how lists arrive and change |
@@ -81,7 +84,7 @@ impl RegistryStatus {
         heartbeats(&mut text, self);
         instances(&mut text, self);
         services(&mut text, &self.subscriptions);
-        calls(&mut text, &self.calls);
+        calls(&mut text, self);
         ejections(&mut text, self);
         pushes(&mut text, self.push.as_ref());
         epochs(&mut text, self);
@@ -152,8 +155,10 @@ fn requests(text: &mut Exposition, requests: &[RequestStatus]) {
     }
     let help = "Time from sending a request to its answer or failure.";
     text.family("actix_nacos_request_duration_seconds", Kind::Histogram, help);
-    for status in requests {
-        text.histogram(&[("operation", name_of(status.operation))], &status.duration);
+    let none = Durations::default().histogram();
+    for operation in REQUESTS {
+        let duration = of(operation).map_or(&none, |status| &status.duration);
+        text.histogram(&[("operation", name_of(operation))], duration);
     }
 }
 
@@ -177,11 +182,19 @@ fn heartbeats(text: &mut Exposition, status: &RegistryStatus) {
     let help = "How long after they were due heartbeats were sent; the timer grid accounts for up to 0.5 s.";
     text.family("actix_nacos_heartbeat_lateness_seconds", Kind::Histogram, help);
     text.histogram(&[], &status.heartbeat_lateness);
-    let ages = status.instances.iter().filter(|instance| instance.ephemeral);
-    if let Some(oldest) = ages.filter_map(|instance| instance.last_success_ms_ago).max() {
+    let age = |instance: &InstanceStatus| instance.last_success_ms_ago.filter(|_| instance.ephemeral);
+    if let Some(oldest) = status.instances.iter().filter_map(age).max() {
         let help = "Time since the last heartbeat that a server took, of the instance where that is longest ago.";
         text.family("actix_nacos_oldest_heartbeat_age_seconds", Kind::Gauge, help);
         text.sample(&[], seconds(oldest));
+    }
+    let share = |instance: &InstanceStatus| Some(age(instance)? as f64 / instance.heartbeat_timeout_ms.max(1) as f64);
+    if let Some(largest) = status.instances.iter().filter_map(share).reduce(f64::max) {
+        let help =
+            "Age of the last heartbeat as a share of the instance's heartbeat timeout, of the instance where that \
+                    is largest; at 1 servers call the instance unhealthy.";
+        text.family("actix_nacos_heartbeat_timeout_ratio", Kind::Gauge, help);
+        text.sample(&[], largest);
     }
 }
 
@@ -250,25 +263,35 @@ fn labels<'a>(service: &'a SubscriptionStatus, name: &'static str, value: &'a st
     [one, two, three, (name, value)]
 }
 
-/// The calls by name, and those that views began.
-fn calls(text: &mut Exposition, calls: &[CallTotals]) {
+/// The calls by name, and those that views began. Each watched service is listed from the start, because Prometheus
+/// loses the first increment of a counter that did not exist before.
+fn calls(text: &mut Exposition, status: &RegistryStatus) {
+    let none = CallTotals::none;
+    let mut calls: BTreeMap<_, _> = watched(status).map(|service| (service, none(service.clone()))).collect();
+    calls.extend(status.calls.iter().map(|service| (&service.service, service.clone())));
     text.family("actix_nacos_calls_total", Kind::Counter, "Calls of services by their outcome.");
-    for service in calls {
-        let [name, group] = [("service", service.service.name.as_str()), ("group", service.service.group.as_str())];
+    for service in calls.values() {
+        let [name, group] = service_labels(&service.service);
         for (outcome, count) in
             [("succeeded", service.succeeded), ("failed", service.failed), ("cancelled", service.cancelled)]
         {
             text.count(&[name, group, ("outcome", outcome)], count);
         }
     }
-    text.family(
-        "actix_nacos_call_retries_total",
-        Kind::Counter,
-        "Calls that were begun on another instance as retries.",
-    );
-    for service in calls {
-        text.count(&[("service", &service.service.name), ("group", &service.service.group)], service.retries);
+    let help = "Calls that were begun on another instance as retries.";
+    text.family("actix_nacos_call_retries_total", Kind::Counter, help);
+    for service in calls.values() {
+        text.count(&service_labels(&service.service), service.retries);
     }
+}
+
+/// The watched services; one that is watched in several clusters comes several times.
+fn watched(status: &RegistryStatus) -> impl Iterator<Item = &ServiceName> {
+    status.subscriptions.iter().map(|subscription| &subscription.service)
+}
+
+fn service_labels(service: &ServiceName) -> [(&'static str, &str); 2] {
+    [("service", &service.name), ("group", &service.group)]
 }
 
 /// An ejected instance is also counted by its state in the list.
@@ -278,18 +301,12 @@ fn calls(text: &mut Exposition, calls: &[CallTotals]) {
 fn ejections(text: &mut Exposition, status: &RegistryStatus) {
     let help = "Instances of a watched service that are left out because calls of them failed.";
     text.family("actix_nacos_service_ejected_instances", Kind::Gauge, help);
-    let mut services: Vec<_> = status.subscriptions.iter().map(|subscription| &subscription.service).collect();
-    services.sort_unstable();
-    services.dedup();
-    for service in services {
+    for service in watched(status).collect::<BTreeSet<_>>() {
         let count = status.ejections.iter().filter(|ejection| ejection.instance.service == *service).count();
-        text.count(&[("service", &service.name), ("group", &service.group)], count as u64);
+        text.count(&service_labels(service), count as u64);
     }
-    text.family(
-        "actix_nacos_ejections_total",
-        Kind::Counter,
-        "Instances that were ejected because calls of them failed.",
-    );
+    let help = "Instances that were ejected because calls of them failed.";
+    text.family("actix_nacos_ejections_total", Kind::Counter, help);
     text.count(&[], status.ejections_total);
 }
 
@@ -331,7 +348,10 @@ mod tests {
     use super::*;
     use crate::{
         discovery::view::ServiceView,
-        model::{histogram::Histogram, instance::Instance, service::ServiceName},
+        model::{
+            histogram::Histogram,
+            instance::{Instance, InstanceKey},
+        },
     };
 
     fn watched(name: &str) -> SubscriptionStatus {
@@ -423,8 +443,64 @@ mod tests {
         assert!(text.contains("retries_total{service=\"orders\",group=\"DEFAULT_GROUP\"} 1\n"), "{text}");
     }
 
+    /// The names of all metrics in a text.
+    fn names(text: &str) -> BTreeSet<String> {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let name = |rest: &str| rest.chars().take_while(|c| is_part(*c)).collect::<String>();
+        text.split("actix_nacos_").skip(1).map(name).collect()
+    }
+
+    #[test]
+    fn dashboard_and_alerts_name_metrics_that_exist_and_the_dashboard_shows_calls() {
+        let mut status = RegistryStatus { subscriptions: vec![watched("orders")], ..RegistryStatus::default() };
+        status.servers.push(ServerStatus::new("192.0.2.1:8848"));
+        (status.push, status.session) = (Some(PushStatus::default()), Some(Default::default()));
+        let mut instance = InstanceStatus::new(InstanceKey::of(
+            &ServiceName::parse("orders").unwrap(),
+            &Instance::new("127.0.0.7", 80),
+        ));
+        instance.last_success_ms_ago = Some(0);
+        status.instances.push(instance);
+        let known = names(&status.to_prometheus());
+        let dashboard = include_str!("../../docs/grafana-dashboard.json");
+        let alerts = include_str!("../../docs/prometheus-alerts.yml");
+        let missing: Vec<_> =
+            names(dashboard).into_iter().chain(names(alerts)).filter(|name| !known.contains(name)).collect();
+        assert!(missing.is_empty(), "{missing:?} are not in {known:?}");
+        for name in ["calls_total", "call_retries_total", "ejections_total", "service_ejected_instances"] {
+            assert!(names(dashboard).contains(name), "{name}");
+        }
+        let documented = names(include_str!("../../docs/operations.md"));
+        assert!(names(alerts).is_subset(&documented), "{documented:?}");
+    }
+
+    #[test]
+    fn the_age_of_a_heartbeat_is_compared_with_the_timeout_of_its_instance() {
+        let instance = |port, age, timeout| {
+            let key = InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("127.0.0.7", port));
+            let mut instance = InstanceStatus::new(key);
+            (instance.last_success_ms_ago, instance.heartbeat_timeout_ms) = (Some(age), timeout);
+            instance
+        };
+        let instances = vec![instance(80, 6_000, 15_000), instance(81, 60_000, 240_000)];
+        let mut status = RegistryStatus { instances, ..RegistryStatus::default() };
+        let text = status.to_prometheus();
+        assert!(text.contains("actix_nacos_oldest_heartbeat_age_seconds 60\n"), "{text}");
+        assert!(text.contains("actix_nacos_heartbeat_timeout_ratio 0.4\n"), "{text}");
+        status.instances.iter_mut().for_each(|instance| instance.ephemeral = false);
+        assert!(!status.to_prometheus().contains("timeout_ratio"));
+    }
+
     #[test]
     fn counters_are_there_before_anything_happens() {
+        let status = RegistryStatus { subscriptions: vec![watched("orders")], ..RegistryStatus::default() };
+        let text = status.to_prometheus();
+        for outcome in ["succeeded", "failed", "cancelled"] {
+            let line = format!("calls_total{{service=\"orders\",group=\"DEFAULT_GROUP\",outcome=\"{outcome}\"}} 0\n");
+            assert!(text.contains(&line), "{text}");
+        }
+        assert!(text.contains("retries_total{service=\"orders\",group=\"DEFAULT_GROUP\"} 0\n"), "{text}");
+        assert!(text.contains("duration_seconds_bucket{operation=\"beat\",le=\"0.001\"} 0\n"), "{text}");
         let text = RegistryStatus::default().to_prometheus();
         assert!(text.contains("actix_nacos_requests_total{operation=\"beat\",outcome=\"failed\"} 0\n"), "{text}");
         assert!(text.contains("actix_nacos_instances{state=\"rejected\"} 0\n"), "{text}");

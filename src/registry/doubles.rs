@@ -34,6 +34,7 @@ impl InstanceStatus {
             since_ms_ago: 0,
             beats: 0,
             last_success_ms_ago: Some(0),
+            heartbeat_timeout_ms: 15_000,
             last_error: None,
         }
     }

@@ -154,6 +154,9 @@ pub struct InstanceStatus {
     pub beats: u64,
     /// Milliseconds since a server last accepted a registration or a heartbeat.
     pub last_success_ms_ago: Option<u64>,
+    /// The heartbeat timeout of the instance in milliseconds. After this time without a heartbeat, servers call the
+    /// instance unhealthy. 15,000, or the metadata entry [`HEART_BEAT_TIMEOUT`](crate::HEART_BEAT_TIMEOUT).
+    pub heartbeat_timeout_ms: u64,
     /// Why the last registration or heartbeat failed. `None` if it succeeded.
     pub last_error: Option<String>,
 }
@@ -238,6 +241,7 @@ impl InstanceStatus {
             since_ms_ago: ms_ago(desired.since),
             beats: desired.beats,
             last_success_ms_ago: desired.last_success.map(ms_ago),
+            heartbeat_timeout_ms: desired.instance.heartbeat_timeout().as_millis() as u64,
             last_error: desired.last_error.as_ref().map(ToString::to_string),
         }
     }
