@@ -1,7 +1,7 @@
 //! Runs the scenarios at full length. `docs/reliability.md` has the promise and the measured figures of each.
 //!
-//! `cargo bench --bench reliability -- NAME [--seconds N] [--seed S]` runs one scenario, `-- all` all of them one after
-//! the other. The program panics if a promise does not hold.
+//! `cargo bench --bench reliability -- NAME [--seconds N] [--seed S] [--metrics FILE]` runs one scenario, `-- all` all of
+//! them one after the other. The soak writes its metrics to the file. The program panics if a promise does not hold.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(missing_docs, reason = "a program has no readers of its items")]
 
@@ -52,23 +52,28 @@ const BEAT: Duration = Duration::from_secs(5);
 struct Options {
     seconds: u64,
     seed: u64,
+    metrics: Option<String>,
 }
 
 fn main() {
-    let (mut names, mut options) = (Vec::new(), Options { seconds: 300, seed: 1 });
+    let (mut names, mut options) = (Vec::new(), Options { seconds: 300, seed: 1, metrics: None });
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(argument) = arguments.next() {
         let mut number = || arguments.next().and_then(|text| text.parse().ok()).expect("a number");
         match argument.as_str() {
             "--seconds" => options.seconds = number(),
             "--seed" => options.seed = number(),
+            "--metrics" => options.metrics = Some(arguments.next().expect("a file")),
             "all" => names.extend(NAMES.map(String::from)),
             name if NAMES.contains(&name) => names.push(name.into()),
             _ => {}
         }
     }
     if names.is_empty() {
-        println!("cargo bench --bench reliability -- all | {} [--seconds N] [--seed S]", NAMES.join(" | "));
+        println!(
+            "cargo bench --bench reliability -- all | {} [--seconds N] [--seed S] [--metrics FILE]",
+            NAMES.join(" | ")
+        );
     }
     for name in names {
         stage(&name, &options);
@@ -339,8 +344,12 @@ fn calls_in_outage() {
 }
 
 fn soak(options: &Options) {
-    let Options { seconds, seed } = *options;
-    let figures = run(soak::soak(Duration::from_secs(seconds), seed, |line| println!("soak: {line}")));
+    let Options { seconds, seed, .. } = *options;
+    let mut figures = run(soak::soak(Duration::from_secs(seconds), seed, |line| println!("soak: {line}")));
+    let metrics = std::mem::take(&mut figures.metrics);
+    if let Some(file) = &options.metrics {
+        std::fs::write(file, metrics).expect("the file can be written");
+    }
     println!("soak: {seconds} s, seed {seed}: {figures:?}");
     let soak::removals::Figures { pushed, polled, overdue, first_overdue, left_out } = &figures.removals;
     for (how, seen) in [("pushed", pushed), ("polled", polled)] {

@@ -3,6 +3,7 @@
 mod cli;
 
 use std::{
+    path::PathBuf,
     process::{id, ExitCode},
     time::{Duration, Instant},
 };
@@ -15,9 +16,10 @@ use tokio::sync::mpsc;
 const HELP: &str = "\
 Registers two instances, lists them, reports every change, and shuts down.
 
-Usage: quickstart [--server HOST:PORT]
+Usage: quickstart [OPTIONS]
 
   --server HOST:PORT  the Nacos server [NACOS_SERVER_ADDR, otherwise one inside this process]
+  --metrics FILE      write the metrics of the run to this file, in the text format of Prometheus
   --help              print this help";
 
 /// How long a server may take to show a change.
@@ -46,11 +48,12 @@ async fn main() -> ExitCode {
     cli::log_to_stderr();
     let mut arguments = cli::Arguments::read(HELP);
     let config = arguments.config();
+    let metrics = arguments.option("metrics");
     arguments.finish();
-    cli::ended(run(config).await)
+    cli::ended(run(config, metrics).await)
 }
 
-async fn run(config: Option<Config>) -> Result<(), Box<dyn std::error::Error>> {
+async fn run(config: Option<Config>, metrics: Option<PathBuf>) -> Result<(), Box<dyn std::error::Error>> {
     let began = Instant::now();
     let embedded = if config.is_none() { Some(EmbeddedServer::start()?) } else { None };
     let address = embedded.as_ref().map(EmbeddedServer::server_address).unwrap_or_default();
@@ -66,6 +69,9 @@ async fn run(config: Option<Config>) -> Result<(), Box<dyn std::error::Error>> {
     register_and_list(&registry, &service).await?;
     follow_changes(&registry, &service).await?;
 
+    if let Some(file) = metrics {
+        std::fs::write(file, registry.send(GetStatus).await??.to_prometheus())?;
+    }
     let report = registry.send(Shutdown::default()).await??;
     println!("shutdown    {} deregistered, {} failed", report.deregistered, report.failed.len());
     println!("done        in {:.1} s", began.elapsed().as_secs_f64());

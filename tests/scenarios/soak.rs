@@ -56,6 +56,8 @@ pub struct Figures {
     /// The number before the first request, and at the end.
     pub descriptors: (usize, usize),
     pub removals: removals::Figures,
+    /// The metrics at the end of the faults, in the text format of Prometheus.
+    pub metrics: String,
 }
 
 /// The port and weight of each instance, by service.
@@ -183,12 +185,13 @@ pub async fn soak(last: Duration, seed: u64, mut say: impl FnMut(&str)) -> Figur
     };
     join(clock, join(join_all(workers), join(health, join(faults, watching)))).await;
     removals.into_iter().for_each(|watching| watching.abort());
+    let metrics = ask(&world.registry, GetStatus).await.expect("a status").to_prometheus();
     world.views.borrow_mut().clear();
 
     let settling = Instant::now();
     world.settle(&views, &checked).await;
     let mut figures = std::mem::take(&mut *world.figures.borrow_mut());
-    figures.settled_after = settling.elapsed();
+    (figures.settled_after, figures.metrics) = (settling.elapsed(), metrics);
     figures.removals = world.removals.replace(Removals::new()).into_figures();
     (figures.resident_kib.1, figures.descriptors.1) = (resident_kib(), descriptors());
     figures.instances = world.model.borrow().values().map(BTreeMap::len).sum();
