@@ -20,7 +20,7 @@ use actix::Addr;
 use actix_nacos::{
     balance::{self, Client},
     embedded::EmbeddedServer,
-    serve, Discover, Error, GetStatus, Operation, Registry, Serve, Shutdown, StatusRoutes,
+    serve, Discover, Error, GetStatus, Operation, RegisterInstance, Registry, Serve, Shutdown, StatusRoutes,
 };
 use actix_web::{http, web, App, HttpServer};
 use tokio::{
@@ -583,6 +583,7 @@ async fn a_service_is_taken_in_and_out_as_kubernetes_does_it_without_a_failed_re
     let (calls, is_over, callers) = (Calls::default(), Cell::new(false), registry(&nacos));
     let walk = async {
         support::eventually("6,000 requests are sent", async || (calls.sent.get() >= 6000).then_some(())).await;
+        // Each caller has a request under way.
         process.signal("TERM");
         let told = Instant::now();
         until_status(port, "/readyz", 503).await;
@@ -613,21 +614,57 @@ async fn a_service_is_taken_in_and_out_as_kubernetes_does_it_without_a_failed_re
     shut_down(&callers).await;
 }
 
+/// An instance of the example's service that answers its first request when the test says so. The example calls it for
+/// `/friend`.
+struct Friend {
+    asked: oneshot::Receiver<()>,
+    answer: oneshot::Sender<()>,
+}
+
+impl Friend {
+    async fn start(registry: &Addr<Registry>) -> Self {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let ((asked_tx, asked), (answer, answer_rx)) = (oneshot::channel(), oneshot::channel::<()>());
+        actix_rt::spawn(async move {
+            let mut connection = listener.accept().await.unwrap().0;
+            let mut request = [0; 1024];
+            assert!(connection.read(&mut request).await.unwrap() > 0);
+            asked_tx.send(()).unwrap();
+            answer_rx.await.unwrap();
+            connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await.unwrap();
+        });
+        ask(registry, RegisterInstance::new("greeter", "127.0.0.1", port)).await.unwrap();
+        Friend { asked, answer }
+    }
+}
+
 #[actix::test]
 async fn the_first_signal_after_until_interrupts_neither_the_drain_nor_the_last_requests() {
-    let nacos = server();
-    let Example { mut process, port } =
-        Example::start(&nacos.server_address(), &["--for", "1", "--drain", "1"], Stdio::inherit());
-    until_status(port, "/readyz", 200).await;
-    until_status(port, "/readyz", 503).await;
-    // Holds up the stop of the server: its request has not come yet.
-    let mut open = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    open.write_all(b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n").await.unwrap();
-    until("it is deregistered", || ports(&nacos, "greeter").is_empty()).await;
-    support::eventually("the server stops", async || status_of(port, "/livez").await.is_none().then_some(())).await;
-    assert_eq!(process.has_ended(), None, "it waits for the open connection");
-    process.signal("TERM");
-    assert_eq!(process.wait().code(), Some(0));
+    for is_in_drain in [true, false] {
+        let nacos = server();
+        let registry = registry(&nacos);
+        let friend = Friend::start(&registry).await;
+        let Example { mut process, port } =
+            Example::start(&nacos.server_address(), &["--for", "2", "--drain", "2"], Stdio::inherit());
+        until_status(port, "/readyz", 200).await;
+        let under_way = actix_rt::spawn(get(port, "/friend"));
+        soon("the request is under way", friend.asked).await.unwrap();
+        until_status(port, "/readyz", 503).await;
+        if !is_in_drain {
+            let is_stopping = async || status_of(port, "/livez").await.is_none().then_some(());
+            support::eventually("the server stops", is_stopping).await;
+        }
+        assert_eq!(process.has_ended(), None);
+        process.signal("TERM");
+        // The signal has come by then, and would have ended the process.
+        actix_rt::time::sleep(ms(100)).await;
+        friend.answer.send(()).unwrap();
+        let answered = soon("the answer", under_way).await.unwrap();
+        assert_eq!(answered, Some(Answered { status: 200, body: "hello".into() }));
+        assert_eq!(process.wait().code(), Some(0));
+        shut_down(&registry).await;
+    }
 }
 
 #[actix::test]
