@@ -266,22 +266,24 @@ fn labels<'a>(service: &'a SubscriptionStatus, name: &'static str, value: &'a st
 /// The calls by name, and those that views began. Each watched service is listed from the start, because Prometheus
 /// loses the first increment of a counter that did not exist before.
 fn calls(text: &mut Exposition, status: &RegistryStatus) {
-    let none = CallTotals::none;
-    let mut calls: BTreeMap<_, _> = watched(status).map(|service| (service, none(service.clone()))).collect();
-    calls.extend(status.calls.iter().map(|service| (&service.service, service.clone())));
+    let mut calls: BTreeMap<_, Option<&CallTotals>> = watched(status).map(|service| (service, None)).collect();
+    calls.extend(status.calls.iter().map(|totals| (&totals.service, Some(totals))));
     text.family("actix_nacos_calls_total", Kind::Counter, "Calls of services by their outcome.");
-    for service in calls.values() {
-        let [name, group] = service_labels(&service.service);
-        for (outcome, count) in
-            [("succeeded", service.succeeded), ("failed", service.failed), ("cancelled", service.cancelled)]
-        {
+    for (service, totals) in &calls {
+        let [name, group] = service_labels(service);
+        let count = |of: fn(&CallTotals) -> u64| totals.map_or(0, of);
+        for (outcome, count) in [
+            ("succeeded", count(|totals| totals.succeeded)),
+            ("failed", count(|totals| totals.failed)),
+            ("cancelled", count(|totals| totals.cancelled)),
+        ] {
             text.count(&[name, group, ("outcome", outcome)], count);
         }
     }
     let help = "Calls that were begun on another instance as retries.";
     text.family("actix_nacos_call_retries_total", Kind::Counter, help);
-    for service in calls.values() {
-        text.count(&service_labels(&service.service), service.retries);
+    for (service, totals) in &calls {
+        text.count(&service_labels(service), totals.map_or(0, |totals| totals.retries));
     }
 }
 

@@ -86,7 +86,8 @@ type Chunks = Pin<Box<dyn Stream<Item = Result<web::Bytes, PayloadError>>>>;
 pub struct Events {
     headers: HeaderMap,
     chunks: Chunks,
-    text: String,
+    /// What has come and was not read yet. A chunk may end within a character.
+    bytes: Vec<u8>,
 }
 
 /// One event.
@@ -105,7 +106,7 @@ impl Events {
         let client = awc::Client::builder().timeout(PATIENCE).finish();
         let response = client.get(url).send().await.expect("an answer");
         match response.status().as_u16() {
-            200 => Ok(Events { headers: response.headers().clone(), chunks: Box::pin(response), text: String::new() }),
+            200 => Ok(Events { headers: response.headers().clone(), chunks: Box::pin(response), bytes: Vec::new() }),
             status => Err(status),
         }
     }
@@ -117,9 +118,9 @@ impl Events {
     /// Returns `None` at the end of the stream.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
-            if let Some((block, rest)) = self.text.split_once("\n\n") {
-                let (block, rest) = (block.to_owned(), rest.to_owned());
-                self.text = rest;
+            if let Some(end) = self.bytes.windows(2).position(|pair| pair == b"\n\n") {
+                let block: Vec<u8> = self.bytes.drain(..end + 2).collect();
+                let block = String::from_utf8(block).expect("UTF-8");
                 let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned));
                 if let Some(name) = field("event: ") {
                     let data = field("data: ").expect("data");
@@ -129,7 +130,7 @@ impl Events {
             }
             let chunk = actix_rt::time::timeout(PATIENCE, self.chunks.next()).await.expect("an event in time")?;
             let Ok(chunk) = chunk else { return None };
-            self.text.push_str(std::str::from_utf8(&chunk).expect("UTF-8"));
+            self.bytes.extend_from_slice(&chunk);
         }
     }
 

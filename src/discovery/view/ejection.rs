@@ -161,13 +161,6 @@ pub struct CallTotals {
     pub retries: u64,
 }
 
-impl CallTotals {
-    /// No calls of `service`.
-    pub(crate) fn none(service: ServiceName) -> Self {
-        CallTotals { service, succeeded: 0, failed: 0, cancelled: 0, retries: 0 }
-    }
-}
-
 /// An instance that is ejected, because its calls failed.
 ///
 /// [`RegistryStatus::ejections`](crate::RegistryStatus::ejections) lists them all.
