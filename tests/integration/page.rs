@@ -3,12 +3,13 @@
 use std::{
     io::Write as _,
     net::TcpStream,
+    sync::{mpsc, Mutex},
     time::{Duration, Instant},
 };
 
 use crate::site::{get, Events, Site};
 use crate::support::{ask, eventually, ms, registry, server, shut_down, IP};
-use actix_nacos::{DeregisterInstance, Discover, RegisterInstance, ServiceName, StatusRoutes};
+use actix_nacos::{DeregisterInstance, Discover, Instance, RegisterInstance, ServiceName, StatusRoutes};
 use actix_web::{middleware::NormalizePath, test, web, App};
 use serde_json::json;
 
@@ -249,6 +250,32 @@ async fn pages_that_do_not_read_do_not_delay_others() {
         events.until("the round is shown", is_shown).await;
     }
     drop(slow);
+    shut_down(&others).await;
+    shut_down(&registry).await;
+}
+
+/// A filter of the application blocks the Registry's thread.
+#[actix::test]
+async fn a_registry_that_hangs_is_told_and_the_page_is_live_again_when_it_answers() {
+    let server = server();
+    let (registry, others) = (registry(&server), registry(&server));
+    let (go_on, blocked) = mpsc::channel::<()>();
+    let blocked = Mutex::new(blocked);
+    // Receives nothing, and returns when the sender is dropped.
+    let blocks = move |_: &Instance| blocked.lock().unwrap().recv().is_err();
+    let _view = ask(&registry, Discover::new("orders").only(blocks)).await.unwrap();
+    let site = Site::start(StatusRoutes::new(&registry));
+    let url = site.url("/registry/events");
+    let mut open = Events::open(&url).await;
+    assert_eq!(open.next().await.unwrap().name, "all");
+    ask(&others, RegisterInstance::new("orders", IP, 80)).await.unwrap();
+    while open.next().await.unwrap().name != "silent" {}
+    let mut opened_meanwhile = Events::open(&url).await;
+    assert_eq!(opened_meanwhile.next().await.unwrap().name, "silent");
+    drop(go_on);
+    for page in [&mut open, &mut opened_meanwhile] {
+        assert_eq!(page.next().await.unwrap().name, "all");
+    }
     shut_down(&others).await;
     shut_down(&registry).await;
 }
