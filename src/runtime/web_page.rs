@@ -113,6 +113,7 @@ pub(crate) fn names_this_machine(headers: &HeaderMap) -> bool {
 /// Whether `Host` is a name that may belong to a site: another site may make its name resolve to 127.0.0.1. Programs
 /// reach a server as `localhost`, by an address, by a name without a dot, such as an entry in `/etc/hosts`, or by one
 /// below `internal`, as containers do. None of these can be the name of a site.
+#[cfg(feature = "embedded")]
 pub(crate) fn may_be_rebound(headers: &HeaderMap) -> bool {
     if !headers.contains_key(HOST) {
         // Every browser sends it.
