@@ -364,7 +364,9 @@ mod tests {
 
         fn withheld(&self) -> Vec<u16> {
             let hosts = self.merge.current().unwrap().info.hosts.iter();
-            hosts.filter(|host| self.merge.is_withheld(host)).map(|host| host.port).collect()
+            let ports: Vec<_> = hosts.filter(|host| self.merge.is_withheld(host)).map(|host| host.port).collect();
+            assert_eq!(self.merge.withheld(), ports.len());
+            ports
         }
     }
 
@@ -394,6 +396,32 @@ mod tests {
         sleep(Duration::from_millis(10)).await;
         world.push(&[1], 1);
         assert_eq!((world.ports(), world.withheld()), (vec![1], vec![]));
+    }
+
+    #[actix::test]
+    async fn a_hold_ends_at_its_end() {
+        let mut world = begin();
+        world.poll(&[1, 2], 0);
+        world.poll(&[1], 1);
+        tokio::time::advance(HOLD).await;
+        assert_eq!(world.merge.next_hold_end(), Some(Instant::now()));
+        world.poll(&[1], 1);
+        assert_eq!((world.ports(), world.merge.next_hold_end()), (vec![1], None));
+    }
+
+    #[actix::test]
+    async fn an_empty_list_is_confirmed_by_the_second_poll_and_by_no_push() {
+        let mut world = begin();
+        world.merge = ListMerge::new(HOLD, true);
+        world.poll(&[1, 2], 0);
+        world.push(&[], 0);
+        world.push(&[], 0);
+        assert_eq!((world.ports(), world.merge.awaits_second_poll()), (vec![1, 2], true));
+        world.poll(&[], 0);
+        world.push(&[], 0);
+        assert_eq!((world.ports(), world.merge.awaits_second_poll()), (vec![1, 2], true));
+        world.poll(&[], 0);
+        assert_eq!((world.ports(), world.merge.awaits_second_poll()), (vec![], false));
     }
 
     #[actix::test]
@@ -429,6 +457,17 @@ mod tests {
         world.merge.restore(cached);
         world.poll(&[3], 0);
         assert_eq!(world.ports(), [3]);
+    }
+
+    #[actix::test]
+    async fn a_list_from_the_disk_replaces_no_other_list() {
+        let mut world = begin();
+        let cached = |world: &World| world.list(&[9], None).info;
+        assert_eq!(world.merge.restore(cached(&world)), Some(Step::default()));
+        assert_eq!(world.ports(), [9]);
+        world.poll(&[1], 0);
+        assert_eq!(world.merge.restore(cached(&world)), None);
+        assert_eq!(world.ports(), [1]);
     }
 
     #[actix::test]
@@ -469,6 +508,33 @@ mod tests {
         world.clock = -100_000;
         world.poll(&[3], 0);
         assert_eq!(world.ports(), [3], "a poll that is sent after the current list wins at any server time");
+    }
+
+    #[actix::test]
+    async fn of_two_pushes_with_the_same_server_time_the_later_one_wins() {
+        let mut world = begin();
+        world.poll(&[1], 0);
+        world.push(&[1, 2], 0);
+        world.clock -= 1000;
+        world.push(&[1, 2, 3], 0);
+        assert_eq!(world.ports(), [1, 2, 3]);
+    }
+
+    #[actix::test]
+    async fn a_listener_that_missed_a_list_gets_the_difference_from_the_list_that_it_received() {
+        let mut world = begin();
+        let mut steps = Vec::new();
+        for hosts in [&[1][..], &[1, 2], &[1, 2, 3]] {
+            let Merged::Changed(step) = world.poll(hosts, 0) else { panic!("it changes") };
+            steps.push((world.merge.current().unwrap().info.clone(), step));
+        }
+        let current = world.merge.current().unwrap();
+        let added = |received: Option<usize>| {
+            let change = current.change_since(received.map(|list| &steps[list].0), &steps[2].1)?;
+            Some(change.added.iter().map(|instance| instance.port).collect::<Vec<_>>())
+        };
+        assert_eq!(added(None), Some(vec![1, 2, 3]));
+        assert_eq!((added(Some(0)), added(Some(1)), added(Some(2))), (Some(vec![2, 3]), Some(vec![3]), None));
     }
 
     #[actix::test]
