@@ -9,19 +9,21 @@ use actix_rt::time::Instant;
 
 use super::{
     choice::{Choice, Chosen},
+    clock::{coarse_millis, Now},
     hash_table::hash_of,
     list::{List, Target},
     policy::Policy,
     record::Admission,
-    ServiceView,
+    service_view::ServiceView,
 };
 use crate::{
     error::{Error, NoInstanceReasons},
     model::instance::Instance,
 };
 
-/// A call that is cancelled counts as begun after its end: it took no time.
-const NEVER_SLOW: Duration = Duration::from_secs(60);
+/// Of a call whose latency is not measured exactly, a latency above this is still noted. Several ticks of the coarse
+/// clock.
+const LONG_LATENCY: Duration = Duration::from_millis(20);
 
 /// A call of the instance that [`ServiceView::begin`] chose. Derefs to [`Instance`].
 ///
@@ -30,7 +32,8 @@ const NEVER_SLOW: Duration = Duration::from_secs(60);
 /// than [`slow_after`](crate::Selection::slow_after), it counts as failed.
 ///
 /// A `Call` keeps the instance and not the list in memory, so keep it as long as the call lasts: until then it
-/// counts as in flight, which [`Policy::LeastLoaded`] looks at. It is `Send`, and may be reported from any thread.
+/// counts as in flight, which [`Policy::LeastLoaded`](crate::Policy::LeastLoaded) looks at. It is `Send`, and may be
+/// reported from any thread.
 ///
 /// | report | counts as | failures in a row |
 /// |---|---|---|
@@ -54,11 +57,24 @@ const NEVER_SLOW: Duration = Duration::from_secs(60);
 #[must_use = "a call that is dropped at once is cancelled"]
 pub struct Call {
     target: Arc<Target>,
-    began: Instant,
     admission: Admission,
-    measures_latency: bool,
+    /// In milliseconds of the coarse clock.
+    began: u64,
+    latency: Latency,
+    /// Whether a call that is dropped without a report may have failed.
+    may_be_slow: bool,
     /// `None` if the call is dropped without a report.
     succeeded: Option<bool>,
+}
+
+/// How the latency of a call is measured.
+#[derive(Clone, Copy)]
+enum Latency {
+    Ignored,
+    /// By the coarse clock. An exact measurement of another call is under way.
+    Coarse,
+    /// By the exact clock, since this moment.
+    Exact(Instant),
 }
 
 impl Call {
@@ -87,19 +103,18 @@ impl Call {
 
     /// Ends the call without saying anything about the instance, however long the call lasted.
     pub(crate) fn cancelled(mut self) {
-        self.began = Instant::now() + NEVER_SLOW;
+        self.latency = Latency::Ignored;
+        self.may_be_slow = false;
     }
 
     /// The instance has answered, and the connection goes on for as long as the caller wants: from now on the call only
     /// counts as in flight.
     pub(crate) fn answered(&mut self) {
-        let now = Instant::now();
-        if std::mem::take(&mut self.measures_latency) {
-            self.target.record.observe(now.saturating_duration_since(self.began), now, true);
-        }
+        self.note_latency(true);
+        self.may_be_slow = false;
         if let Admission::Probe(probe) = self.admission {
             self.admission = Admission::Granted;
-            self.target.records.probe_succeeded(&self.target, probe);
+            self.target.records.probe_succeeded(self.target.called(), probe);
         }
     }
 
@@ -111,20 +126,42 @@ impl Call {
         self.admission != Admission::Granted
     }
 
+    #[inline]
+    fn note_latency(&mut self, succeeded: bool) {
+        let took = match std::mem::replace(&mut self.latency, Latency::Ignored) {
+            Latency::Ignored => return,
+            Latency::Exact(began) => began.elapsed(),
+            Latency::Coarse => match self.lasted() {
+                took if took > LONG_LATENCY => took,
+                _ => return,
+            },
+        };
+        self.target.record.observe(took, coarse_millis() as u32, succeeded);
+    }
+
+    /// How long the call has lasted, exact to about 10 ms.
+    fn lasted(&self) -> Duration {
+        Duration::from_millis(coarse_millis().saturating_sub(self.began))
+    }
+
     #[cold]
-    fn failed_at(&self, now: Instant) {
-        match self.admission {
-            Admission::Probe(probe) => self.target.records.probe_failed(&self.target, probe, now),
-            _ => self.target.records.call_failed(&self.target, now),
+    fn has_failed(&self) {
+        let Target { records, record, list, .. } = &*self.target;
+        let list = list.upgrade();
+        let eject = list.as_ref().map(|list| list.selection.eject).unwrap_or_default();
+        if let Admission::Probe(probe) = self.admission {
+            return records.probe_failed(self.target.called(), probe, &eject);
         }
+        let failures = record.count_failure();
+        records.call_failed(self.target.called(), failures, &eject, || list.as_ref()?.count_ejected());
     }
 
     /// Counts as cancelled, or as failed if the call lasted too long.
     #[cold]
-    fn dropped_at(&self, now: Instant) {
+    fn was_dropped(&self) {
         let slow_after = self.target.list.upgrade().map(|list| list.selection.slow_after);
-        if slow_after.is_some_and(|limit| now.saturating_duration_since(self.began) > limit) {
-            self.failed_at(now);
+        if self.may_be_slow && slow_after.is_some_and(|limit| self.lasted() > limit) {
+            self.has_failed();
         } else if let Admission::Probe(probe) = self.admission {
             self.target.record.end_probe(probe);
         }
@@ -132,24 +169,15 @@ impl Call {
 }
 
 impl Drop for Call {
+    #[inline]
     fn drop(&mut self) {
-        let record = &self.target.record;
-        record.call_ended(self.succeeded);
-        if self.succeeded == Some(true) && !self.measures_latency {
-            return match self.admission {
-                Admission::Probe(probe) => self.target.records.probe_succeeded(&self.target, probe),
-                _ => record.forget_failures(),
-            };
-        }
-        let now = Instant::now();
-        if self.measures_latency {
-            record.observe(now.saturating_duration_since(self.began), now, self.succeeded == Some(true));
-        }
+        self.target.record.call_ended(self.succeeded);
+        self.note_latency(self.succeeded == Some(true));
         match (self.succeeded, self.admission) {
-            (Some(true), Admission::Probe(probe)) => self.target.records.probe_succeeded(&self.target, probe),
-            (Some(true), _) => record.forget_failures(),
-            (Some(false), _) => self.failed_at(now),
-            (None, _) => self.dropped_at(now),
+            (Some(true), Admission::Probe(probe)) => self.target.records.probe_succeeded(self.target.called(), probe),
+            (Some(true), _) => self.target.record.forget_failures(),
+            (Some(false), _) => self.has_failed(),
+            (None, _) => self.was_dropped(),
         }
     }
 }
@@ -253,20 +281,26 @@ impl ServiceView {
     fn begin_call(&self, key: Option<u64>, tried: &[Arc<Instance>]) -> Result<Call, Error> {
         // Draw the number and read the clock first: loading the guard is a fence, and both would take longer after it.
         let random = fastrand::u64(..);
-        let now = Instant::now();
+        let began = coarse_millis();
         let shared = &*self.shared;
         if !tried.is_empty() {
             shared.records.note_retry();
         }
         let list = shared.list.load();
-        let targets = list.targets(&self.shared);
-        let choice = Choice { shared, list: &list, targets, key, tried, now, may_probe: true };
-        let chosen =
-            choice.choose(random).and_then(|Chosen { place, admission }| Some((targets[place].clone()?, admission)));
-        let Some((target, admission)) = chosen else { return Err(self.no_instance_in(&list)) };
-        target.record.call_began();
-        let measures_latency = shared.selection.policy == Policy::LeastLoaded;
-        Ok(Call { target, began: now, admission, measures_latency, succeeded: None })
+        let callable = list.callable(&self.shared);
+        let choice = Choice { shared, list: &list, callable, key, tried, now: Now::default(), may_probe: true };
+        let chosen = choice.choose(random);
+        let chosen = chosen.and_then(|Chosen { place, admission }| Some((callable[place].as_ref()?, admission)));
+        let Some((callable, admission)) = chosen else { return Err(self.no_instance_in(&list)) };
+        callable.fetch();
+        callable.record.call_began();
+        let target = callable.target.clone();
+        let latency = match shared.selection.policy {
+            Policy::LeastLoaded if target.is_to_be_measured(began as u32) => Latency::Exact(Instant::now()),
+            Policy::LeastLoaded => Latency::Coarse,
+            _ => Latency::Ignored,
+        };
+        Ok(Call { target, admission, began, latency, may_be_slow: true, succeeded: None })
     }
 
     pub(super) fn no_instance(&self) -> Error {

@@ -15,14 +15,12 @@
 
 use std::sync::{atomic::Ordering, Arc};
 
-use actix_rt::time::Instant;
-
 use super::{
+    clock::{coarse_millis, Now},
     hash_table::mix,
-    list::{Group, List, Target},
+    list::{Callable, Group, List, SharedList},
     policy::Policy,
     record::{is_less_loaded, Admission},
-    source::SharedList,
 };
 use crate::model::instance::Instance;
 
@@ -36,11 +34,11 @@ const DRAWS: u32 = 8;
 pub(super) struct Choice<'a> {
     pub(super) shared: &'a SharedList,
     pub(super) list: &'a List,
-    pub(super) targets: &'a [Option<Arc<Target>>],
+    pub(super) callable: &'a [Option<Callable>],
     /// The hash of the caller's key, if there is one.
     pub(super) key: Option<u64>,
     pub(super) tried: &'a [Arc<Instance>],
-    pub(super) now: Instant,
+    pub(super) now: Now,
     /// Whether the call may be the probe of an ejected instance.
     pub(super) may_probe: bool,
 }
@@ -57,6 +55,15 @@ impl Choice<'_> {
     /// `random` is uniformly distributed. None if no instance can be called.
     #[inline]
     pub(super) fn choose(&self, random: u64) -> Option<Chosen> {
+        if self.list.is_plain() && self.tried.is_empty() {
+            if let Some(place) = self.list.first.table.pick(random) {
+                return Some(Chosen { place, admission: Admission::Granted });
+            }
+        }
+        self.choose_otherwise(random)
+    }
+
+    fn choose_otherwise(&self, random: u64) -> Option<Chosen> {
         self.choose_from(&self.list.first, random)
             .or_else(|| self.choose_from(&self.list.others, random))
             .or_else(|| self.last_resort())
@@ -111,25 +118,25 @@ impl Choice<'_> {
     /// Whether the instance at this place may be called now. May claim the probe of an ejected one.
     #[inline]
     fn admitted(&self, place: usize) -> Option<Chosen> {
-        let target = self.targets[place].as_ref()?;
-        if self.was_tried(target) {
+        let callable = self.callable[place].as_ref()?;
+        if self.was_tried(callable) {
             return None;
         }
         if !self.may_probe {
-            return (!target.record.is_ejected()).then_some(Chosen { place, admission: Admission::Granted });
+            return (!callable.record.is_ejected()).then_some(Chosen { place, admission: Admission::Granted });
         }
-        match target.record.admit(self.now) {
+        match callable.record.admit(&self.now) {
             Admission::Ejected => None,
             admission => Some(Chosen { place, admission }),
         }
     }
 
     /// By identity, and not by pointer alone: a list that came meanwhile has other pointers for the same instance.
-    fn was_tried(&self, target: &Target) -> bool {
-        let same = |tried: &Arc<Instance>| {
-            Arc::ptr_eq(tried, &target.instance) || tried.key_in_service() == target.instance.key_in_service()
-        };
-        self.tried.iter().any(same)
+    fn was_tried(&self, callable: &Callable) -> bool {
+        self.tried.iter().any(|tried| {
+            let instance = &callable.target.instance;
+            Arc::ptr_eq(tried, instance) || tried.key_in_service() == instance.key_in_service()
+        })
     }
 
     /// Skips a new instance at random, the newer the more often. Consistent hashing never skips one, so that a key
@@ -140,16 +147,16 @@ impl Choice<'_> {
         if selection.warm_up.is_zero() || selection.policy == Policy::ConsistentHash {
             return false;
         }
-        self.list.warmth(place, selection, self.now).is_some_and(|warmth| fastrand::f64() > warmth)
+        self.list.warmth(place, selection, &self.now).is_some_and(|warmth| fastrand::f64() > warmth)
     }
 
     /// Returns the less loaded of `first` and a second instance that is drawn by the weights.
     fn less_loaded(&self, group: &Group, first: Chosen) -> Chosen {
         let Some(second) = self.draw_other(group, first.place) else { return first };
-        let load = |place: usize| self.targets[place].as_ref().map(|target| (&*target.record, target.share));
+        let load = |place: usize| self.callable[place].as_ref().map(|callable| (&*callable.record, callable.share));
         let (Some(load_of_first), Some(load_of_second)) = (load(first.place), load(second.place)) else { return first };
         // A probe is taken in any case: an ejected instance has no load to compare.
-        if second.admission != Admission::Granted || is_less_loaded(load_of_second, load_of_first, self.now) {
+        if second.admission != Admission::Granted || is_less_loaded(load_of_second, load_of_first, coarse_millis() as u32) {
             second
         } else {
             first
@@ -175,10 +182,10 @@ impl Choice<'_> {
     /// Looks at all instances of a group, and chooses by the weights among those that may be called.
     #[cold]
     fn look(&self, group: &Group) -> Option<Chosen> {
-        let may_be_called = |target: &Target| {
+        let may_be_called = |callable: &Callable| {
             let is_admitted =
-                if self.may_probe { target.record.would_admit(self.now) } else { !target.record.is_ejected() };
-            is_admitted && !self.was_tried(target)
+                if self.may_probe { callable.record.would_admit(&self.now) } else { !callable.record.is_ejected() };
+            is_admitted && !self.was_tried(callable)
         };
         let place = self.by_weight(group.table.places(), &may_be_called)?;
         // Another call may have become the probe meanwhile.
@@ -189,16 +196,16 @@ impl Choice<'_> {
     /// No instance may be called. Prefers an ejected instance to one that was tried, and one that was tried to none.
     #[cold]
     fn last_resort(&self) -> Option<Chosen> {
-        let all = || self.list.callable();
+        let all = || self.list.callable_places();
         let place = self
-            .by_weight(all(), &|target| !self.was_tried(target))
-            .or_else(|| self.by_weight(all(), &|target| !target.record.is_ejected()))
+            .by_weight(all(), &|callable| !self.was_tried(callable))
+            .or_else(|| self.by_weight(all(), &|callable| !callable.record.is_ejected()))
             .or_else(|| self.by_weight(all(), &|_| true))?;
-        let record = &self.targets[place].as_ref()?.record;
+        let record = &self.callable[place].as_ref()?.record;
         // If the call succeeds, the ejection ends early.
         let admission = match (record.is_ejected(), self.may_probe) {
             (false, _) => Admission::Granted,
-            (true, true) => record.claim_probe(self.now),
+            (true, true) => record.claim_probe(self.now.get()),
             (true, false) => Admission::Ejected,
         };
         Some(Chosen { place, admission })
@@ -208,11 +215,11 @@ impl Choice<'_> {
     fn by_weight(
         &self,
         places: impl Iterator<Item = usize> + Clone,
-        may_be_called: &dyn Fn(&Target) -> bool,
+        may_be_called: &dyn Fn(&Callable) -> bool,
     ) -> Option<usize> {
         let candidates = places.filter_map(|place| {
-            let target = self.targets[place].as_ref()?;
-            may_be_called(target).then_some((place, f64::from(target.share)))
+            let callable = self.callable[place].as_ref()?;
+            may_be_called(callable).then_some((place, f64::from(callable.share)))
         });
         let total: f64 = candidates.clone().map(|(_, share)| share).sum();
         let mut at = fastrand::f64() * total;

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, thread, time::Duration};
 
-use super::{ServiceRecords, ServiceView, ViewWriter};
+use super::{ejection::ServiceRecords, service_view::ServiceView, writer::ViewWriter};
 use crate::model::{
     instance::Instance,
     service::{ServiceInfo, ServiceName},

@@ -19,6 +19,7 @@
 //! Ejections belong to the process: Nacos is not told, and other callers find out by themselves.
 
 use std::{
+    cmp,
     collections::HashMap,
     fmt,
     hash::{Hash, Hasher},
@@ -34,11 +35,7 @@ use actix_rt::time::Instant;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::{
-    list::{walk, Target},
-    record::{EndedCalls, Record},
-    source::ViewSource,
-};
+use super::record::{EndedCalls, Record};
 use crate::model::{
     instance::{Instance, InstanceKey},
     service::ServiceName,
@@ -81,7 +78,7 @@ impl Default for Eject {
 }
 
 impl Eject {
-    /// Ejects an instance after this many failed calls in a row, counted over all views of the process. 0 is the same
+    /// Ejects an instance after this many failed calls in a row, counted over all views of the Registry. 0 is the same
     /// as [`never`](Eject::never). Default: 5.
     ///
     /// A single success between two failures starts the count anew, so an instance that fails half of its calls is
@@ -212,15 +209,35 @@ pub(crate) struct CallStatus {
 /// The channel that ejections are reported to.
 pub(crate) type EjectionReports = mpsc::UnboundedSender<EjectionChanged>;
 
-/// The records of one service's instances. All views of the service share them.
+/// The records of one service's instances. All views of a Registry share them. Another Registry has its own: it may use
+/// another namespace, where the same name is another service.
 pub(crate) struct ServiceRecords {
     service: ServiceName,
     origin: Instant,
-    /// The number of ejected instances. While it is 0, `select_one` need not look at the records.
+    /// The number of ejected instances. It changes only under the lock of `known`.
     ejected: AtomicUsize,
     retries: AtomicU64,
     known: Mutex<Known>,
     reports: Option<EjectionReports>,
+}
+
+/// The lists of one subscription of the service.
+pub(super) trait Listing: Send + Sync {
+    /// Whether the present list has this instance.
+    fn lists_instance(&self, instance: &Instance) -> bool;
+
+    /// How many instances the present list has.
+    fn listed(&self) -> usize;
+
+    /// Called when the first instance of the service is ejected, and when the last one is back.
+    fn note_ejections(&self, any_ejected: bool);
+}
+
+/// An instance that was called, with the record that the call was counted in.
+#[derive(Clone, Copy)]
+pub(super) struct Called<'a> {
+    pub(super) instance: &'a Arc<Instance>,
+    pub(super) record: &'a Arc<Record>,
 }
 
 #[derive(Default)]
@@ -229,7 +246,7 @@ struct Known {
     histories: HashMap<Identity, History>,
     /// The instances that left the list a short time ago.
     departed: HashMap<Identity, Departed>,
-    sources: Vec<Weak<ViewSource>>,
+    sources: Vec<Weak<dyn Listing>>,
     /// The calls of instances that are forgotten.
     forgotten_calls: EndedCalls,
 }
@@ -296,15 +313,32 @@ impl ServiceRecords {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn add_source(&self, source: &Arc<ViewSource>) {
+    pub(super) fn add_source(&self, source: &Arc<dyn Listing>) {
         let mut known = self.known();
         known.sources.retain(|source| source.strong_count() > 0);
         known.sources.push(Arc::downgrade(source));
     }
 
-    #[inline]
     pub(super) fn any_ejected(&self) -> bool {
         self.ejected.load(Ordering::Relaxed) > 0
+    }
+
+    /// Calls `note` with whether any instance is ejected. That cannot change meanwhile.
+    pub(super) fn with_ejections(&self, note: impl FnOnce(bool)) {
+        let _unchanged = self.known();
+        note(self.any_ejected());
+    }
+
+    fn count_ejected(&self, known: &Known) {
+        if self.ejected.fetch_add(1, Ordering::Relaxed) == 0 {
+            known.listings().for_each(|listing| listing.note_ejections(true));
+        }
+    }
+
+    fn count_readmitted(&self, known: &Known) {
+        if self.ejected.fetch_sub(1, Ordering::Relaxed) == 1 {
+            known.listings().for_each(|listing| listing.note_ejections(false));
+        }
     }
 
     /// Returns the records of these instances. Creates missing ones.
@@ -342,24 +376,24 @@ impl ServiceRecords {
                 gone.push(Identity(before[old].clone()));
             }
         });
-        let sources: Vec<_> = self.known().sources.iter().filter_map(Weak::upgrade).collect();
+        let sources: Vec<_> = self.known().listings().collect();
         gone.retain(|identity| !sources.iter().any(|source| source.lists_instance(&identity.0)));
         let mut known = self.known();
         let listed: usize = sources.iter().map(|source| source.listed()).sum();
-        if known.histories.len() > 2 * listed + gone.len() {
-            // Also drop records that belong to a list that was replaced meanwhile, or to a subscription that has ended.
-            let unlisted = known
-                .histories
-                .keys()
-                .filter(|identity| !sources.iter().any(|source| source.lists_instance(&identity.0)));
-            gone.extend(unlisted.map(|identity| Identity(identity.0.clone())).collect::<Vec<_>>());
-        }
+        // Also drop ejections of instances that only an unconfirmed list had, and at times all records that belong to a
+        // list that was replaced meanwhile, or to a subscription that has ended.
+        let are_many = known.histories.len() > 2 * listed + gone.len();
+        let unlisted = known.histories.iter().filter(|(identity, history)| {
+            (are_many || history.record.is_ejected())
+                && !sources.iter().any(|source| source.lists_instance(&identity.0))
+        });
+        gone.extend(unlisted.map(|(identity, _)| Identity(identity.0.clone())).collect::<Vec<_>>());
         known.forget_departed();
         for identity in gone {
             let Some(history) = known.histories.remove(&identity) else { continue };
             if history.record.is_ejected() {
                 history.record.readmit();
-                self.ejected.fetch_sub(1, Ordering::Relaxed);
+                self.count_readmitted(&known);
                 self.report(&identity.0, None, history.growth.times);
             }
             known.departed.insert(identity, Departed { history, left: Instant::now() });
@@ -368,75 +402,79 @@ impl ServiceRecords {
 
     // Outcomes.
 
+    /// Decides whether the instance is ejected after so many failures in a row. `count` returns how many instances can
+    /// be called and how many of them are ejected.
     #[cold]
-    pub(super) fn call_failed(&self, target: &Target, now: Instant) {
-        let failures = target.record.count_failure();
-        let Some(list) = target.list.upgrade() else { return };
-        let settings = list.selection.eject;
-        if target.record.is_ejected() || !settings.is_due(failures) {
+    pub(super) fn call_failed(
+        &self,
+        called: Called<'_>,
+        failures: u32,
+        settings: &Eject,
+        count: impl FnOnce() -> Option<(usize, usize)>,
+    ) {
+        if called.record.is_ejected() || !settings.is_due(failures) {
             return;
         }
-        let list = list.list.load();
-        let Some(targets) = list.prepared_targets() else { return };
         let mut known = self.known();
         // Count under the lock, so that two threads do not eject the last two instances at the same time.
-        let callable = list.callable().filter_map(|place| targets[place].as_ref());
-        let (all, ejected) = callable
-            .fold((0, 0), |(all, ejected), target| (all + 1, ejected + usize::from(target.record.is_ejected())));
-        if ejected < settings.limit(all) && !target.record.is_ejected() {
-            self.eject(&mut known, target, &settings, now);
+        let Some((all, ejected)) = count() else { return };
+        if ejected < settings.limit(all) && !called.record.is_ejected() {
+            self.eject(&mut known, called, settings);
         }
     }
 
     /// Begins an ejection, or the next one after a failed probe.
-    fn eject(&self, known: &mut Known, target: &Target, settings: &Eject, now: Instant) {
+    fn eject(&self, known: &mut Known, called: Called<'_>, settings: &Eject) {
         // Skip an instance that is no longer listed. Nothing would end its ejection.
-        let is_listed =
-            known.sources.iter().filter_map(Weak::upgrade).any(|source| source.lists_instance(&target.instance));
-        let Some(history) = known.current(target).filter(|_| is_listed) else { return };
-        let time = history.growth.next(settings, now);
-        if !target.record.is_ejected() {
-            self.ejected.fetch_add(1, Ordering::Relaxed);
+        let is_listed = known.listings().any(|listing| listing.lists_instance(called.instance));
+        let now = Instant::now();
+        let Some(history) = known.current(called).filter(|_| is_listed) else { return };
+        let (time, times) = (history.growth.next(settings, now), history.growth.times);
+        let is_first = !called.record.is_ejected();
+        called.record.eject_until(now + time);
+        if is_first {
+            self.count_ejected(known);
         }
-        target.record.eject_until(now + time);
-        self.report(&target.instance, Some(time), history.growth.times);
+        self.report(called.instance, Some(time), times);
     }
 
     #[cold]
-    pub(super) fn probe_failed(&self, target: &Target, probe: u64, now: Instant) {
-        let settings = target.list.upgrade().map(|list| list.selection.eject).unwrap_or_default();
+    pub(super) fn probe_failed(&self, called: Called<'_>, probe: u64, settings: &Eject) {
         let mut known = self.known();
         // A failed call during the ejection, when there was no other instance, does not prolong the ejection.
-        if target.record.end_probe(probe) && target.record.ejected_for(now).is_some_and(|left| left.is_zero()) {
-            self.eject(&mut known, target, &settings, now);
+        let is_over = called.record.ejected_for(Instant::now()).is_some_and(|left| left.is_zero());
+        if called.record.end_probe(probe) && is_over {
+            self.eject(&mut known, called, settings);
         }
     }
 
     #[cold]
-    pub(super) fn probe_succeeded(&self, target: &Target, probe: u64) {
+    pub(super) fn probe_succeeded(&self, called: Called<'_>, probe: u64) {
         let mut known = self.known();
-        let is_the_probe = target.record.end_probe(probe);
+        let is_the_probe = called.record.end_probe(probe);
         // If the probe took long, another call may have replaced it as the probe. Its success then counts once the
         // ejection's time is over.
-        let is_over = target.record.ejected_for(Instant::now()).is_some_and(|left| left.is_zero());
-        if !target.record.is_ejected() || !(is_the_probe || is_over) {
+        let is_over = called.record.ejected_for(Instant::now()).is_some_and(|left| left.is_zero());
+        if !called.record.is_ejected() || !(is_the_probe || is_over) {
             return;
         }
-        let Some(history) = known.current(target) else { return };
+        let Some(history) = known.current(called) else { return };
         history.growth.ended = Some(Instant::now());
-        target.record.readmit();
-        self.ejected.fetch_sub(1, Ordering::Relaxed);
-        self.report(&target.instance, None, history.growth.times);
+        let times = history.growth.times;
+        called.record.readmit();
+        self.count_readmitted(&known);
+        self.report(called.instance, None, times);
     }
 
     /// Ejects an instance regardless of its calls and of the share that is already ejected.
     pub(super) fn eject_now(&self, instance: &Arc<Instance>, time: Duration) {
         let mut known = self.known();
         let record = self.record(&mut known, instance);
-        if !record.is_ejected() {
-            self.ejected.fetch_add(1, Ordering::Relaxed);
-        }
+        let is_first = !record.is_ejected();
         record.eject_until(Instant::now() + time.min(LONGEST_EJECTION));
+        if is_first {
+            self.count_ejected(&known);
+        }
         self.report(instance, Some(time), 1);
     }
 
@@ -464,7 +502,7 @@ impl ServiceRecords {
         }
         let record = |instance: &Arc<Instance>| Some(&known.histories.get(&Identity(instance.clone()))?.record);
         let of = |record: &Arc<Record>| CallStatus {
-            in_flight: record.calls_in_flight(),
+            in_flight: record.in_flight(),
             latency: record.mean_latency(),
             is_ejected: record.is_ejected(),
         };
@@ -518,9 +556,29 @@ impl Known {
 
     /// Returns the history that this call belongs to. `None` if the instance has left the list since, even if it came
     /// back.
-    fn current(&mut self, target: &Target) -> Option<&mut History> {
-        let history = self.histories.get_mut(&Identity(target.instance.clone()));
-        history.filter(|history| Arc::ptr_eq(&history.record, &target.record))
+    fn current(&mut self, called: Called<'_>) -> Option<&mut History> {
+        let history = self.histories.get_mut(&Identity(called.instance.clone()));
+        history.filter(|history| Arc::ptr_eq(&history.record, called.record))
+    }
+
+    fn listings(&self) -> impl Iterator<Item = Arc<dyn Listing>> + '_ {
+        self.sources.iter().filter_map(Weak::upgrade)
+    }
+}
+
+/// Walks two ordered lists once, and calls `each` with the places of each instance in both.
+pub(super) fn walk(old: &[Arc<Instance>], new: &[Arc<Instance>], mut each: impl FnMut(Option<usize>, Option<usize>)) {
+    let (mut i, mut j) = (0, 0);
+    while i < old.len() || j < new.len() {
+        let order = match (old.get(i), new.get(j)) {
+            (Some(_), None) => cmp::Ordering::Less,
+            (None, _) => cmp::Ordering::Greater,
+            (Some(before), Some(after)) if Arc::ptr_eq(before, after) => cmp::Ordering::Equal,
+            (Some(before), Some(after)) => before.key_in_service().cmp(&after.key_in_service()),
+        };
+        each(order.is_le().then_some(i), order.is_ge().then_some(j));
+        i += usize::from(order.is_le());
+        j += usize::from(order.is_ge());
     }
 }
 
@@ -793,6 +851,45 @@ mod tests {
         writer.publish(Arc::new(ServiceInfo::new(service(), instances(2..=3))), true, |_| false);
         writer.publish(all, false, |_| false);
         assert_eq!(ejected(&view), [1]);
+    }
+
+    #[actix::test]
+    async fn an_instance_that_left_while_the_list_was_stale_has_left_once_the_list_is_confirmed() {
+        tokio::time::pause();
+        let of = |ports| Arc::new(ServiceInfo::new(service(), instances(ports)));
+        type Confirm = fn(&ViewWriter, Arc<ServiceInfo>);
+        let by_the_next_list: Confirm = |writer, without| writer.publish(without, false, |_| false);
+        let by_an_equal_poll: Confirm = |writer, _| writer.set_stale(false);
+        for confirm in [by_the_next_list, by_an_equal_poll] {
+            let writer = ViewWriter::new(service(), String::new(), ServiceRecords::new(service(), None));
+            writer.publish(of(1..=3), false, |_| false);
+            let view = writer.view(false);
+            fail(&view, 1, 5);
+            writer.publish(of(2..=4), true, |_| false);
+            fail(&view, 4, 5);
+            writer.publish(of(2..=3), true, |_| false);
+            confirm(&writer, of(2..=3));
+            writer.publish(of(1..=4), false, |_| false);
+            assert!(ejected(&view).is_empty());
+            assert!(!view.shared.records.any_ejected());
+            assert!(!call(&view, 1).unwrap().is_ejected());
+        }
+    }
+
+    #[actix::test]
+    async fn a_list_that_comes_after_an_ejection_leaves_the_instance_out_too() {
+        let (view, control) = paused(3, |selection| selection);
+        assert!(view.shared.list.load().is_plain());
+        fail(&view, 1, 5);
+        let filtered = view.with(|selection| selection.only(|_| true));
+        control.publish(instances(1..=4));
+        for view in [&view, &filtered] {
+            assert!((0..1000).all(|_| view.select_one().unwrap().port != 1));
+            assert!(call(view, 1).is_none());
+        }
+        tokio::time::advance(30 * SECOND).await;
+        call(&view, 1).expect("the probe").succeeded();
+        assert!(view.shared.list.load().is_plain() && filtered.shared.list.load().is_plain());
     }
 
     #[actix::test]

@@ -1,21 +1,35 @@
-//! One published list, prepared for choices.
+//! One published list, prepared for choices, and the place where views find it.
 //!
 //! [`List::prepare`] does the expensive part, in the writer's thread: filters, preferences, tables. A reader then
 //! needs one random number and a look into a table.
 
 use std::{
-    cmp::Ordering,
     collections::HashSet,
-    sync::{Arc, OnceLock, Weak},
+    hint::black_box,
+    ops::Deref,
+    sync::{
+        atomic::{self, AtomicBool, AtomicU32, AtomicU64},
+        Arc, OnceLock, Weak,
+    },
 };
 
 use actix_rt::time::Instant;
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use super::{
-    alias_table::AliasTable, ejection::ServiceRecords, hash_table::HashTable, policy::Policy, record::Record,
-    selection::Selection, source::SharedList,
+    alias_table::AliasTable,
+    clock::Now,
+    ejection::{walk, Called, ServiceRecords},
+    hash_table::HashTable,
+    policy::Policy,
+    record::Record,
+    selection::Selection,
 };
-use crate::model::{instance::Instance, service::ServiceInfo};
+use crate::model::{
+    instance::Instance,
+    service::{Difference, ServiceInfo},
+};
 
 /// The list of the subscription, before the filters of views.
 #[derive(Debug, Clone)]
@@ -49,10 +63,12 @@ pub(super) struct List {
     pub(super) first: Group,
     /// The instances to choose from when none of `first` can be called.
     pub(super) others: Group,
-    /// Whether, while no instance is ejected, a random draw from `first` is already the choice.
-    pub(super) is_plain: bool,
+    /// Whether a random draw from `first` is already the choice, as long as no instance is ejected.
+    may_be_plain: bool,
+    /// Whether a random draw from `first` is already the choice. Kept here, because every choice reads this cache line.
+    is_plain: AtomicBool,
     new: Option<NewInstances>,
-    targets: OnceLock<Box<[Option<Arc<Target>>]>>,
+    callable: OnceLock<Box<[Option<Callable>]>>,
 }
 
 /// A part of a list's callable instances.
@@ -71,6 +87,16 @@ struct NewInstances {
     until: Option<Instant>,
 }
 
+/// An instance that can be called. A choice reads only this and the record, so that it waits for few cache lines.
+#[derive(Debug, Clone)]
+pub(super) struct Callable {
+    pub(super) record: Arc<Record>,
+    pub(super) target: Arc<Target>,
+    instance: Arc<Instance>,
+    /// The instance's weight in units of the mean over all callable instances.
+    pub(super) share: f32,
+}
+
 /// What a call keeps of the list that its instance was chosen from.
 ///
 /// It keeps one instance alive, and not the list: calls may last much longer than a list.
@@ -78,11 +104,37 @@ struct NewInstances {
 pub(super) struct Target {
     pub(super) instance: Arc<Instance>,
     pub(super) record: Arc<Record>,
-    /// The instance's weight in units of the mean over all callable instances.
-    pub(super) share: f32,
+    /// When the last call began whose latency is measured, in milliseconds.
+    measured: AtomicU32,
     pub(super) records: Arc<ServiceRecords>,
     /// Only failed calls need the list.
     pub(super) list: Weak<SharedList>,
+}
+
+impl Callable {
+    /// Reads the cache lines that a call is going to write, and the one that its caller is going to read. The processor
+    /// fetches them together. A write waits for its line before the next line is fetched.
+    #[inline]
+    pub(super) fn fetch(&self) {
+        let measured = self.target.measured.load(atomic::Ordering::Relaxed);
+        black_box(self.record.failures() ^ measured ^ u32::from(self.instance.port));
+    }
+}
+
+impl Target {
+    pub(super) fn called(&self) -> Called<'_> {
+        Called { instance: &self.instance, record: &self.record }
+    }
+
+    /// Whether to measure the latency of a call that begins now. Of the calls that begin in the same tick of the clock,
+    /// one is measured: the others would not change the mean.
+    pub(super) fn is_to_be_measured(&self, now: u32) -> bool {
+        let is_new = self.measured.load(atomic::Ordering::Relaxed) != now;
+        if is_new {
+            self.measured.store(now, atomic::Ordering::Relaxed);
+        }
+        is_new
+    }
 }
 
 impl List {
@@ -100,7 +152,7 @@ impl List {
             }
         }
         let new = (!selection.warm_up.is_zero()).then(|| NewInstances::find(&all.hosts, selection, before));
-        let is_plain = selection.policy == Policy::WeightedRandom && new.as_ref().is_none_or(|new| new.until.is_none());
+        let may_be_plain = selection.policy == Policy::WeightedRandom && new.as_ref().is_none_or(|new| new.until.is_none());
         List {
             first: Group::new(&all.hosts, callable, selection.policy),
             others: Group::new(&all.hosts, others, selection.policy),
@@ -108,9 +160,10 @@ impl List {
             listed: published.info.hosts.len(),
             all,
             healthy,
-            is_plain,
+            may_be_plain,
+            is_plain: AtomicBool::new(false),
             new,
-            targets: OnceLock::new(),
+            callable: OnceLock::new(),
         }
     }
 
@@ -123,50 +176,55 @@ impl List {
         }
     }
 
+    #[inline]
+    pub(super) fn is_plain(&self) -> bool {
+        self.is_plain.load(atomic::Ordering::Acquire)
+    }
+
     /// Whether a choice would find an instance.
     pub(super) fn can_be_called(&self) -> bool {
         self.first.table.len() > 0
     }
 
     /// The places of all callable instances.
-    pub(super) fn callable(&self) -> impl Iterator<Item = usize> + Clone + '_ {
+    pub(super) fn callable_places(&self) -> impl Iterator<Item = usize> + Clone + '_ {
         self.first.table.places().chain(self.others.table.places())
     }
 
-    /// The targets of this list by place, `None` for an instance that cannot be called. They are made for the first
+    /// The callable instances by place, `None` for an instance that cannot be called. They are prepared for the first
     /// call of a view, and from then on when a list is published.
     #[inline]
-    pub(super) fn targets(&self, shared: &Arc<SharedList>) -> &[Option<Arc<Target>>] {
-        self.targets.get_or_init(|| self.prepare_targets(shared))
-    }
-
-    /// `None` before the first call.
-    pub(super) fn prepared_targets(&self) -> Option<&[Option<Arc<Target>>]> {
-        self.targets.get().map(|targets| &**targets)
+    pub(super) fn callable(&self, shared: &Arc<SharedList>) -> &[Option<Callable>] {
+        self.callable.get_or_init(|| self.prepare_callable(shared))
     }
 
     #[cold]
-    fn prepare_targets(&self, shared: &Arc<SharedList>) -> Box<[Option<Arc<Target>>]> {
+    fn prepare_callable(&self, shared: &Arc<SharedList>) -> Box<[Option<Callable>]> {
         let hosts = &self.all.hosts;
-        let mut targets: Box<[_]> = vec![None; hosts.len()].into_boxed_slice();
-        let count = (self.first.table.len() + self.others.table.len()) as f64;
+        let mut callable: Box<[_]> = vec![None; hosts.len()].into_boxed_slice();
+        let places: Vec<_> = self.callable_places().collect();
         // Divide before summing, because the sum of large weights could be infinite.
-        let mean: f64 = self.callable().map(|place| hosts[place].weight / count).sum();
-        let places: Vec<_> = self.callable().collect();
+        let mean: f64 = places.iter().map(|place| hosts[*place].weight / places.len() as f64).sum();
         let records = shared.records.records(places.iter().map(|place| &hosts[*place]));
         for (place, record) in places.into_iter().zip(records) {
             let share = (hosts[place].weight / mean).clamp(1e-9, 1e9) as f32;
-            let (instance, list) = (hosts[place].clone(), Arc::downgrade(shared));
-            let records = shared.records.clone();
-            targets[place] = Some(Arc::new(Target { instance, record, share, records, list }));
+            let instance = hosts[place].clone();
+            let target = Target {
+                instance: instance.clone(),
+                record: record.clone(),
+                measured: AtomicU32::new(0),
+                records: shared.records.clone(),
+                list: Arc::downgrade(shared),
+            };
+            callable[place] = Some(Callable { record, target: Arc::new(target), instance, share });
         }
-        targets
+        callable
     }
 
     /// The part of its weight that a new instance gets, from 0.1 to 1. `None` if the instance is not new.
-    pub(super) fn warmth(&self, place: usize, selection: &Selection, now: Instant) -> Option<f64> {
-        let new = self.new.as_ref().filter(|new| new.until.is_some_and(|until| now < until))?;
-        let age = now.saturating_duration_since(new.since[place]?);
+    pub(super) fn warmth(&self, place: usize, selection: &Selection, now: &Now) -> Option<f64> {
+        let new = self.new.as_ref().filter(|new| new.until.is_some_and(|until| now.get() < until))?;
+        let age = now.get().saturating_duration_since(new.since[place]?);
         let grown = age.as_secs_f64() / selection.warm_up.as_secs_f64();
         (grown < 1.0).then(|| grown.max(0.1))
     }
@@ -222,18 +280,101 @@ fn confirmed(hosts: &[Arc<Instance>], is_withheld: impl Fn(&Arc<Instance>) -> bo
     confirmed.into_iter().map(|(place, _)| place).collect()
 }
 
-/// Walks two ordered lists once, and calls `each` with the places of each instance in both.
-pub(super) fn walk(old: &[Arc<Instance>], new: &[Arc<Instance>], mut each: impl FnMut(Option<usize>, Option<usize>)) {
-    let (mut i, mut j) = (0, 0);
-    while i < old.len() || j < new.len() {
-        let order = match (old.get(i), new.get(j)) {
-            (Some(_), None) => Ordering::Less,
-            (None, _) => Ordering::Greater,
-            (Some(before), Some(after)) if Arc::ptr_eq(before, after) => Ordering::Equal,
-            (Some(before), Some(after)) => before.key_in_service().cmp(&after.key_in_service()),
-        };
-        each(order.is_le().then_some(i), order.is_ge().then_some(j));
-        i += usize::from(order.is_le());
-        j += usize::from(order.is_ge());
+/// The list of all views with one selection.
+///
+/// `turns` begins at a random number, so that the processes of a deployment do not begin with the same instance.
+#[derive(Debug)]
+pub(super) struct SharedList {
+    pub(super) list: Apart<ArcSwap<List>>,
+    /// The turns of the policy `WeightedRoundRobin`.
+    pub(super) turns: Apart<AtomicU64>,
+    pub(super) records: Arc<ServiceRecords>,
+    pub(super) selection: Selection,
+    /// The number of lists that were published. It is increased after the list and its staleness are stored, so a
+    /// reader that sees the number sees both.
+    version: AtomicU64,
+    /// Notified by every list and by the writer's end.
+    pub(super) changed: Notify,
+}
+
+/// A value on its own cache lines, so that writes to its neighbours do not slow down its readers.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct Apart<T>(T);
+
+impl<T> Deref for Apart<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl SharedList {
+    /// `is_published` is false for the empty list before the first one.
+    pub(super) fn new(
+        records: Arc<ServiceRecords>,
+        selection: Selection,
+        current: &Published,
+        is_published: bool,
+    ) -> Self {
+        SharedList {
+            list: Apart(ArcSwap::from_pointee(List::prepare(current, &selection, None))),
+            turns: Apart(AtomicU64::new(fastrand::u64(..1 << 32))),
+            records,
+            selection,
+            version: AtomicU64::new(u64::from(is_published)),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Replaces the list. Returns whether it differs for these views.
+    pub(super) fn replace(self: &Arc<Self>, published: &Published) -> bool {
+        let before = self.list.load_full();
+        let is_first = self.version() == 0;
+        let list = List::prepare(published, &self.selection, Some(&*before).filter(|_| !is_first));
+        let is_same = Arc::ptr_eq(&before.all, &list.all)
+            || (!self.selection.shows_all() && Difference::between(&before.all.hosts, &list.all.hosts).is_empty());
+        if before.callable.get().is_some() {
+            list.callable(self);
+        }
+        self.list.store(Arc::new(list));
+        self.look_for_ejections();
+        is_first || !is_same
+    }
+
+    /// Counts the new list, and wakes those who wait.
+    pub(super) fn tell(&self, is_change: bool) {
+        self.version.fetch_add(u64::from(is_change), atomic::Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    /// Call it for each new list, after it can be reached by [`note_ejections`](SharedList::note_ejections).
+    pub(super) fn look_for_ejections(&self) {
+        self.records.with_ejections(|any_ejected| self.note_ejections(any_ejected));
+    }
+
+    /// Call it whenever the first instance of the service is ejected or the last one is back.
+    pub(super) fn note_ejections(&self, any_ejected: bool) {
+        let list = self.list.load();
+        list.is_plain.store(list.may_be_plain && !any_ejected, atomic::Ordering::Release);
+    }
+
+    /// How many instances can be called, and how many of them are ejected. `None` before the first call.
+    pub(super) fn count_ejected(&self) -> Option<(usize, usize)> {
+        let list = self.list.load();
+        let callable = list.callable.get()?.iter().flatten();
+        let count = |(all, ejected), one: &Callable| (all + 1, ejected + usize::from(one.record.is_ejected()));
+        Some(callable.fold((0, 0), count))
+    }
+
+    /// 0 before the first list.
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(atomic::Ordering::Acquire)
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.version() > 0
     }
 }

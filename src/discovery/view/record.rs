@@ -14,6 +14,8 @@ use std::{
 
 use actix_rt::time::Instant;
 
+use super::clock::Now;
+
 /// In milliseconds. A latency sample has more weight the longer ago the sample before was: after this time, the sample
 /// counts as much as the mean of the samples before.
 const LATENCY_WINDOW: f32 = 1_000.0;
@@ -25,7 +27,7 @@ const LATENCY_NOISE: f32 = 1_000.0;
 /// After this time, another call may be the probe.
 const LONGEST_PROBE: Duration = Duration::from_secs(30);
 
-/// Shared by all views of a service in the process. A record has its own cache line, so that calls to other instances
+/// Shared by all views of a service of one Registry. A record has its own cache line, so that calls to other instances
 /// do not slow down calls to this one.
 ///
 /// The counts of failed and cancelled calls have 32 bits and wrap around; a successful call is the common case and
@@ -39,10 +41,11 @@ pub(super) struct Record {
     ejected_until: AtomicU64,
     /// When the probe under way began, in nanoseconds. 0 without a probe.
     probe: AtomicU64,
-    /// The upper half is the time of the last sample in milliseconds (modulo 2^32). The lower half is the mean latency
+    /// The upper half is the time of the last sample in milliseconds of the coarse clock (modulo 2^32). The lower half is the mean latency
     /// in microseconds, as the bits of an `f32`. 0 without a sample.
     latency: AtomicU64,
-    in_flight: AtomicU32,
+    /// Calls that began. Those that have not ended are in flight, so the end of a call need not write twice.
+    began: AtomicU32,
     /// The failures in a row.
     failures: AtomicU32,
     succeeded: AtomicU64,
@@ -84,7 +87,7 @@ impl Record {
             ejected_until: AtomicU64::new(0),
             probe: AtomicU64::new(0),
             latency: AtomicU64::new(latency),
-            in_flight: AtomicU32::new(0),
+            began: AtomicU32::new(0),
             failures: AtomicU32::new(0),
             succeeded: AtomicU64::new(0),
             failed: AtomicU32::new(0),
@@ -95,13 +98,14 @@ impl Record {
     // Calls.
 
     /// Counts a call in flight. Each is followed by one [`call_ended`](Record::call_ended).
+    #[inline]
     pub(super) fn call_began(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.began.fetch_add(1, Ordering::Relaxed);
     }
 
     /// `succeeded` is the outcome that the caller reported. `None` for a call that was dropped.
+    #[inline]
     pub(super) fn call_ended(&self, succeeded: Option<bool>) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
         match succeeded {
             Some(true) => drop(self.succeeded.fetch_add(1, Ordering::Relaxed)),
             Some(false) => drop(self.failed.fetch_add(1, Ordering::Relaxed)),
@@ -119,10 +123,17 @@ impl Record {
     }
 
     /// Writes only if there are failures, so that a usual success does not invalidate the cache line of other threads.
+    #[inline]
     pub(super) fn forget_failures(&self) {
         if self.failures.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// The failures in a row.
+    #[inline]
+    pub(super) fn failures(&self) -> u32 {
+        self.failures.load(Ordering::Relaxed)
     }
 
     /// Counts a failure, and returns the number of failures in a row.
@@ -135,18 +146,18 @@ impl Record {
     /// Decides whether a call may begin. The call is the probe if the time of the ejection is over and no other probe
     /// is under way.
     #[inline]
-    pub(super) fn admit(&self, now: Instant) -> Admission {
+    pub(super) fn admit(&self, now: &Now) -> Admission {
         match self.ejected_until.load(Ordering::Acquire) {
             0 => Admission::Granted,
-            until if self.nanos(now) < until => Admission::Ejected,
-            _ => self.claim_probe(now),
+            until if self.nanos(now.get()) < until => Admission::Ejected,
+            _ => self.claim_probe(now.get()),
         }
     }
 
     /// Whether [`admit`](Record::admit) would let a call begin.
-    pub(super) fn would_admit(&self, now: Instant) -> bool {
+    pub(super) fn would_admit(&self, now: &Now) -> bool {
         let until = self.ejected_until.load(Ordering::Acquire);
-        until == 0 || (self.nanos(now) >= until && !self.is_probed(now))
+        until == 0 || (self.nanos(now.get()) >= until && !self.is_probed(now.get()))
     }
 
     /// Makes this call the probe, if no probe is under way.
@@ -205,10 +216,10 @@ impl Record {
 
     // Load.
 
-    /// Notes the time that a call took. A call that did not succeed can only raise the mean.
-    pub(super) fn observe(&self, took: Duration, now: Instant, succeeded: bool) {
+    /// Notes the time that a call took which ended at this millisecond. A call that did not succeed can only raise the
+    /// mean.
+    pub(super) fn observe(&self, took: Duration, now: u32, succeeded: bool) {
         let sample = took.as_secs_f32() * 1e6;
-        let now = self.millis(now);
         let latency = match self.latency(now) {
             None if !succeeded => return,
             None => sample,
@@ -228,12 +239,6 @@ impl Record {
         (mean.is_finite() && mean > 0.0).then_some((mean, age.max(0) as f32))
     }
 
-    /// How many calls are under way.
-    #[cfg(feature = "actix-web")]
-    pub(super) fn calls_in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
-    }
-
     /// `None` if no call was measured.
     #[cfg(feature = "actix-web")]
     pub(super) fn mean_latency(&self) -> Option<Duration> {
@@ -241,20 +246,25 @@ impl Record {
         Duration::try_from_secs_f32(micros / 1e6).ok()
     }
 
-    fn millis(&self, now: Instant) -> u32 {
-        now.saturating_duration_since(self.origin).as_millis() as u32
+    /// How many calls are under way.
+    pub(super) fn in_flight(&self) -> u32 {
+        let began = self.began.load(Ordering::Relaxed);
+        let succeeded = self.succeeded.load(Ordering::Relaxed) as u32;
+        let others = self.failed.load(Ordering::Relaxed).wrapping_add(self.cancelled.load(Ordering::Relaxed));
+        let in_flight = began.wrapping_sub(succeeded).wrapping_sub(others) as i32;
+        // Below zero when another thread begins and ends calls between these reads.
+        in_flight.max(0) as u32
     }
 
     /// The calls in flight, divided by the share.
     fn queue(&self, share: f32) -> f32 {
-        self.in_flight.load(Ordering::Relaxed) as f32 / share
+        self.in_flight() as f32 / share
     }
 }
 
 /// Whether the load of `second` is clearly lower than that of `first`. Each is a record with its share of the calls.
 /// Without a clear difference the first draw wins, so that equal instances are called by their weights.
-pub(super) fn is_less_loaded(second: (&Record, f32), first: (&Record, f32), now: Instant) -> bool {
-    let millis = first.0.millis(now);
+pub(super) fn is_less_loaded(second: (&Record, f32), first: (&Record, f32), millis: u32) -> bool {
     let (queue, other_queue) = (first.0.queue(first.1), second.0.queue(second.1));
     match (first.0.latency(millis), second.0.latency(millis)) {
         (Some(latency), Some(other)) => (1.0 + other_queue) * faded(other) < 0.8 * (1.0 + queue) * faded(latency),
@@ -280,17 +290,16 @@ mod tests {
         (Record::new(origin, None), origin)
     }
 
-    fn with_latency(latency: Duration) -> (Record, Instant) {
-        let (record, origin) = record();
-        record.observe(latency, origin, true);
-        (record, origin)
+    /// The sample is of millisecond 0.
+    fn with_latency(latency: Duration) -> Record {
+        let (record, _) = record();
+        record.observe(latency, 0, true);
+        record
     }
 
     #[test]
     fn the_slower_and_the_busier_one_is_more_loaded() {
-        let (quick, now) = with_latency(2 * MS);
-        let slow = Record::new(quick.origin, None);
-        slow.observe(20 * MS, now, true);
+        let (quick, slow, now) = (with_latency(2 * MS), with_latency(20 * MS), 0);
         assert!(is_less_loaded((&quick, 1.0), (&slow, 1.0), now) && !is_less_loaded((&slow, 1.0), (&quick, 1.0), now));
         (0..12).for_each(|_| quick.call_began());
         assert!(is_less_loaded((&slow, 1.0), (&quick, 1.0), now), "13 times 3 ms is more than 21 ms");
@@ -299,9 +308,7 @@ mod tests {
 
     #[test]
     fn equals_are_called_as_they_are_drawn() {
-        let (one, now) = with_latency(20 * MS);
-        let other = Record::new(one.origin, None);
-        other.observe(19 * MS, now, true);
+        let (one, other, now) = (with_latency(20 * MS), with_latency(19 * MS), 0);
         assert!(!is_less_loaded((&one, 1.0), (&other, 1.0), now) && !is_less_loaded((&other, 1.0), (&one, 1.0), now));
         let unknown = Record::new(one.origin, None);
         assert!(!is_less_loaded((&unknown, 1.0), (&one, 1.0), now), "an unknown latency is no short one");
@@ -309,45 +316,44 @@ mod tests {
 
     #[test]
     fn the_latency_follows_its_samples_over_time_and_fades_when_there_are_none() {
-        let (record, origin) = with_latency(20 * MS);
-        let mean = |after: Duration| record.latency(record.millis(origin + after)).map(|(mean, _)| mean).unwrap();
-        record.observe(2 * MS, origin + MS, true);
-        assert!(mean(MS) > 19_000.0, "one sample a millisecond later says little");
+        let record = with_latency(20 * MS);
+        let mean = || record.latency(0).map(|(mean, _)| mean).unwrap();
+        record.observe(2 * MS, 1, true);
+        assert!(mean() > 19_000.0, "one sample a millisecond later says little");
         for second in 1..10 {
-            record.observe(2 * MS, origin + second * 1000 * MS, true);
+            record.observe(2 * MS, second * 1000, true);
         }
-        assert!((2_000.0..2_200.0).contains(&mean(10_000 * MS)), "{}", mean(10_000 * MS));
+        assert!((2_000.0..2_200.0).contains(&mean()), "{}", mean());
         assert!(faded((20_000.0, 30_000.0)) < 2_000.0 + LATENCY_NOISE);
     }
 
     #[test]
     fn a_call_that_failed_makes_no_instance_look_faster() {
-        let (record, origin) = with_latency(20 * MS);
-        record.observe(MS, origin + 1000 * MS, false);
+        let record = with_latency(20 * MS);
+        record.observe(MS, 1000, false);
         assert!((record.latency(0).unwrap().0 - 20_000.0).abs() < 1.0);
-        record.observe(400 * MS, origin + 1000 * MS, false);
+        record.observe(400 * MS, 1000, false);
         assert!(record.latency(0).unwrap().0 > 100_000.0);
-        let (unknown, origin) = self::record();
-        unknown.observe(MS, origin, false);
+        let (unknown, _) = self::record();
+        unknown.observe(MS, 0, false);
         assert_eq!(unknown.latency(0), None, "one that refuses connections would look like the fastest");
     }
 
     #[test]
     fn a_latency_that_is_no_number_and_a_clock_that_jumps_do_no_harm() {
         for bits in [f32::NAN.to_bits(), f32::INFINITY.to_bits(), (-1.0f32).to_bits()] {
-            let (record, origin) = record();
+            let (record, _) = record();
             record.latency.store(u64::from(bits), Ordering::Relaxed);
-            let (other, _) = with_latency(MS);
-            assert!(!is_less_loaded((&record, 1.0), (&other, 1.0), origin));
-            record.observe(5 * MS, origin, true);
+            assert!(!is_less_loaded((&record, 1.0), (&with_latency(MS), 1.0), 0));
+            record.observe(5 * MS, 0, true);
             assert!((record.latency(0).unwrap().0 - 5_000.0).abs() < 1.0);
         }
         let (record, origin) = record();
-        record.observe(MS, origin + 60_000 * MS, true);
-        record.observe(3 * MS, origin, true);
+        record.observe(MS, 60_000, true);
+        record.observe(3 * MS, 0, true);
         assert!(record.latency(0).unwrap().0 < 1_001.0, "a sample from the past counts nothing");
         record.eject_until(origin + Duration::from_secs(60));
-        assert_eq!(record.admit(origin), Admission::Ejected);
+        assert_eq!(record.admit(&Now::at(origin)), Admission::Ejected);
         assert!(record.ejected_for(origin + Duration::from_secs(600)).is_some_and(|left| left.is_zero()));
     }
 
@@ -355,13 +361,13 @@ mod tests {
     fn there_is_one_probe_at_a_time_and_a_lost_one_is_followed_by_another() {
         let (record, origin) = record();
         record.eject_until(origin + MS);
-        let now = origin + 2 * MS;
-        let Admission::Probe(probe) = record.admit(now) else { panic!("no probe") };
-        assert!(!record.would_admit(now));
-        assert_eq!(record.admit(now), Admission::Ejected);
-        let later = now + LONGEST_PROBE;
-        let Admission::Probe(next) = record.admit(later) else { panic!("no other probe") };
+        let now = Now::at(origin + 2 * MS);
+        let Admission::Probe(probe) = record.admit(&now) else { panic!("no probe") };
+        assert!(!record.would_admit(&now));
+        assert_eq!(record.admit(&now), Admission::Ejected);
+        let later = Now::at(origin + 2 * MS + LONGEST_PROBE);
+        let Admission::Probe(next) = record.admit(&later) else { panic!("no other probe") };
         assert!(!record.end_probe(probe) && record.end_probe(next));
-        assert!(record.would_admit(later));
+        assert!(record.would_admit(&later));
     }
 }

@@ -173,6 +173,8 @@ impl Selection {
     /// A [`Call`](crate::Call) that is dropped without an outcome counts as failed when it lasted longer than this,
     /// otherwise as cancelled. Default: 1 s.
     ///
+    /// The clock is exact to about 10 ms, and is not the one that `tokio::time::pause` stops.
+    ///
     /// A caller that gives up after a time limit drops its call. Set this a little below that limit, so that such
     /// calls count against the instance.
     #[must_use]

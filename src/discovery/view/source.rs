@@ -1,10 +1,10 @@
-//! The state that the writer and all views of one subscription share, and the publishing of lists.
+//! The state that the writer and all views of one subscription share.
 //!
 //! | type | one per | shared by |
 //! |---|---|---|
 //! | [`ViewSource`] | subscription | the writer and all views |
 //! | [`SharedList`] | selection of a subscription | the views with this selection |
-//! | [`ViewWriter`] | subscription | nobody: its Subscriber owns it |
+//! | `ViewWriter` | subscription | nobody: its Subscriber owns it |
 //!
 //! Lists are published in this order: store the list, store its staleness, raise the version, wake the readers. A
 //! reader that sees the version therefore sees the rest. Locks are only taken to publish and to make views; readers
@@ -13,30 +13,22 @@
 use std::{
     collections::HashSet,
     fmt,
-    future::Future,
-    ops::Deref,
     sync::{
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         Arc, Mutex, MutexGuard, PoisonError, Weak,
     },
 };
 
-use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::{
-    ejection::ServiceRecords,
-    list::{List, Published},
+    ejection::{Listing, ServiceRecords},
+    list::{Published, SharedList},
     selection::Selection,
-    waiting::{wait, Timekeeper},
-    ServiceView,
 };
-use crate::{
-    error::Error,
-    model::{
-        instance::Instance,
-        service::{Difference, ServiceInfo, ServiceName},
-    },
+use crate::model::{
+    instance::Instance,
+    service::{ServiceInfo, ServiceName},
 };
 
 /// The shared state of one subscription's views.
@@ -47,9 +39,9 @@ pub(super) struct ViewSource {
     pub(super) clusters: String,
     pub(super) records: Arc<ServiceRecords>,
     lists: Mutex<Lists>,
-    pub(super) stale: AtomicBool,
+    stale: AtomicBool,
     /// Whether the writer has ended.
-    pub(super) ended: AtomicBool,
+    ended: AtomicBool,
     /// The number of living views, including clones.
     pub(super) readers: AtomicUsize,
     pub(super) last_reader_left: Notify,
@@ -59,6 +51,10 @@ pub(super) struct ViewSource {
 struct Lists {
     /// `None` before the first list.
     current: Option<Published>,
+    /// The last list that was not stale when it was published, while `current` was.
+    confirmed: Option<Arc<ServiceInfo>>,
+    /// Whether `current` was stale when it was published.
+    is_unconfirmed: bool,
     /// The number of lists that were published.
     published: u64,
     /// One list for each selection that views have.
@@ -77,7 +73,8 @@ impl ViewSource {
             readers: AtomicUsize::new(0),
             last_reader_left: Notify::new(),
         });
-        records.add_source(&source);
+        let listing: Arc<dyn Listing> = source.clone();
+        records.add_source(&listing);
         source
     }
 
@@ -99,10 +96,17 @@ impl ViewSource {
                 (lists.current.clone(), lists.published)
             };
             // Filter without the lock: predicates of the application may be slow, and may create views.
-            let new = Arc::new(SharedList::new(self.clone(), selection.clone(), current.as_ref()));
+            let is_published = current.is_some();
+            let current = current.unwrap_or_else(|| Published {
+                info: Arc::new(ServiceInfo::empty(&self.service, &self.clusters)),
+                withheld: Arc::default(),
+            });
+            let new = Arc::new(SharedList::new(self.records.clone(), selection.clone(), &current, is_published));
             let mut lists = self.lists();
             if lists.published == published {
                 lists.shared.push(Arc::downgrade(&new));
+                drop(lists);
+                new.look_for_ejections();
                 return new;
             }
         }
@@ -112,197 +116,87 @@ impl ViewSource {
     pub(super) fn publish(&self, info: Arc<ServiceInfo>, stale: bool, is_withheld: impl Fn(&Arc<Instance>) -> bool) {
         let withheld = info.hosts.iter().filter(|host| is_withheld(host)).map(|host| Arc::as_ptr(host) as usize);
         let published = Published { withheld: Arc::new(withheld.collect::<HashSet<_>>()), info };
-        let (before, shared) = {
+        let (before, confirmed, shared) = {
             let mut lists = self.lists();
             lists.published += 1;
-            let before = lists.current.replace(published.clone());
-            lists.shared.retain(|shared| shared.strong_count() > 0);
-            (before, lists.shared.iter().filter_map(Weak::upgrade).collect::<Vec<_>>())
+            let before = lists.current.replace(published.clone()).map(|before| before.info);
+            if !std::mem::replace(&mut lists.is_unconfirmed, stale) && stale {
+                lists.confirmed.clone_from(&before);
+            }
+            let confirmed = if stale { None } else { lists.confirmed.take() };
+            (before, confirmed, lists.living())
         };
-        if let Some(before) = before.filter(|_| !stale) {
-            self.records.left(&before.info.hosts, &published.info.hosts);
+        if !stale {
+            for before in before.iter().chain(&confirmed) {
+                self.records.left(&before.hosts, &published.info.hosts);
+            }
         }
         let changed: Vec<_> = shared.into_iter().map(|shared| (shared.replace(&published), shared)).collect();
         self.stale.store(stale, Ordering::Release);
-        for (is_change, shared) in changed {
-            shared.version.fetch_add(u64::from(is_change), Ordering::Release);
-            shared.changed.notify_waiters();
-        }
+        changed.iter().for_each(|(is_change, shared)| shared.tell(*is_change));
     }
 
     /// Says that no further list will come, and wakes everybody who waits for one.
-    fn end(&self) {
+    pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Release);
-        let shared: Vec<_> = self.lists().shared.iter().filter_map(Weak::upgrade).collect();
-        shared.iter().for_each(|shared| shared.changed.notify_waiters());
+        let shared = self.lists().living();
+        shared.iter().for_each(|shared| shared.tell(false));
+    }
+
+    pub(super) fn set_stale(&self, stale: bool) {
+        self.stale.store(stale, Ordering::Release);
+        if !stale {
+            self.confirm();
+        }
+    }
+
+    /// The current list has turned out to be right.
+    fn confirm(&self) {
+        let mut lists = self.lists();
+        lists.is_unconfirmed = false;
+        let (Some(before), Some(current)) = (lists.confirmed.take(), lists.current.clone()) else { return };
+        drop(lists);
+        self.records.left(&before.hosts, &current.info.hosts);
     }
 
     /// Whether the last poll failed, or the writer has ended.
     pub(super) fn is_stale(&self) -> bool {
-        self.stale.load(Ordering::Acquire) || self.ended.load(Ordering::Acquire)
+        self.stale.load(Ordering::Acquire) || self.has_ended()
     }
 
-    /// Whether the present list has this instance.
-    pub(super) fn lists_instance(&self, instance: &Instance) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
+impl Lists {
+    /// The lists that views read.
+    fn living(&mut self) -> Vec<Arc<SharedList>> {
+        self.shared.retain(|shared| shared.strong_count() > 0);
+        self.shared.iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl Listing for ViewSource {
+    fn lists_instance(&self, instance: &Instance) -> bool {
         let current = self.lists().current.clone();
         current.is_some_and(|list| {
             list.info.hosts.binary_search_by(|host| host.key_in_service().cmp(&instance.key_in_service())).is_ok()
         })
     }
 
-    /// How many instances the present list has.
-    pub(super) fn listed(&self) -> usize {
+    fn listed(&self) -> usize {
         self.lists().current.as_ref().map_or(0, |list| list.info.hosts.len())
+    }
+
+    fn note_ejections(&self, any_ejected: bool) {
+        let shared = self.lists().living();
+        shared.iter().for_each(|shared| shared.note_ejections(any_ejected));
     }
 }
 
 impl fmt::Debug for ViewSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ViewSource").field("service", &self.service).finish_non_exhaustive()
-    }
-}
-
-/// The list of all views with one selection.
-///
-/// `turns` begins at a random number, so that the processes of a deployment do not begin with the same instance.
-#[derive(Debug)]
-pub(super) struct SharedList {
-    pub(super) list: Apart<ArcSwap<List>>,
-    /// The turns of the policy `WeightedRoundRobin`.
-    pub(super) turns: Apart<AtomicU64>,
-    pub(super) records: Arc<ServiceRecords>,
-    pub(super) selection: Selection,
-    pub(super) source: Arc<ViewSource>,
-    /// The number of lists that were published. It is increased after the list and its staleness are stored, so a
-    /// reader that sees the number sees both.
-    version: AtomicU64,
-    /// Notified by every list and by the writer's end.
-    changed: Notify,
-}
-
-/// A value on its own cache lines, so that writes to its neighbours do not slow down its readers.
-#[derive(Debug)]
-#[repr(align(128))]
-pub(super) struct Apart<T>(T);
-
-impl<T> Deref for Apart<T> {
-    type Target = T;
-
-    #[inline]
-    fn deref(&self) -> &T {
-        &self.0
-    }
-}
-
-impl SharedList {
-    fn new(source: Arc<ViewSource>, selection: Selection, current: Option<&Published>) -> Self {
-        let list = match current {
-            Some(current) => List::prepare(current, &selection, None),
-            None => {
-                let info = Arc::new(ServiceInfo::empty(&source.service, &source.clusters));
-                List::prepare(&Published { info, withheld: Arc::default() }, &selection, None)
-            }
-        };
-        SharedList {
-            list: Apart(ArcSwap::from_pointee(list)),
-            turns: Apart(AtomicU64::new(fastrand::u64(..1 << 32))),
-            records: source.records.clone(),
-            selection,
-            source,
-            version: AtomicU64::new(u64::from(current.is_some())),
-            changed: Notify::new(),
-        }
-    }
-
-    /// Replaces the list. Returns whether it differs for these views.
-    fn replace(self: &Arc<Self>, published: &Published) -> bool {
-        let before = self.list.load_full();
-        let is_first = self.version() == 0;
-        let list = List::prepare(published, &self.selection, Some(&*before).filter(|_| !is_first));
-        let is_same = Arc::ptr_eq(&before.all, &list.all)
-            || (!self.selection.shows_all() && Difference::between(&before.all.hosts, &list.all.hosts).is_empty());
-        if before.prepared_targets().is_some() {
-            list.targets(self);
-        }
-        self.list.store(Arc::new(list));
-        is_first || !is_same
-    }
-
-    /// 0 before the first list.
-    pub(super) fn version(&self) -> u64 {
-        self.version.load(Ordering::Acquire)
-    }
-
-    pub(super) fn is_ready(&self) -> bool {
-        self.version() > 0
-    }
-
-    /// Waits until `look` finds something, or until the writer ends.
-    pub(super) async fn until<T>(&self, look: impl Fn(&Self) -> Option<T>) -> Result<T, Error> {
-        wait(&self.changed, || {
-            // Read the flag before `look`, so that a list that arrived right before the end is seen.
-            let ended = self.source.ended.load(Ordering::Acquire);
-            look(self).map(Ok).or(ended.then_some(Err(Error::Stopped)))
-        })
-        .await
-    }
-}
-
-/// The only writer of one subscription's lists, owned by its Subscriber. Dropped when the Registry ends: the views stay
-/// readable, and are stale.
-pub(crate) struct ViewWriter {
-    source: Arc<ViewSource>,
-    time: Timekeeper,
-}
-
-impl ViewWriter {
-    pub(crate) fn new(service: ServiceName, clusters: String, records: Arc<ServiceRecords>) -> Self {
-        ViewWriter { source: ViewSource::new(service, clusters, records), time: Timekeeper::new() }
-    }
-
-    /// Publishes `info` and whether it is stale to all views, and wakes their readers. Publishing the same list with
-    /// other withheld instances is no change.
-    pub(crate) fn publish(&self, info: Arc<ServiceInfo>, stale: bool, is_withheld: impl Fn(&Arc<Instance>) -> bool) {
-        self.source.publish(info, stale, is_withheld);
-    }
-
-    /// Nobody is woken: staleness alone is no change of the list.
-    pub(crate) fn set_stale(&self, stale: bool) {
-        self.source.stale.store(stale, Ordering::Release);
-    }
-
-    /// Creates a view.
-    pub(crate) fn view(&self, healthy_only: bool) -> ServiceView {
-        ServiceView::new(self.source.list_for(&Selection::default()), healthy_only, Some(self.time.clock()))
-    }
-
-    /// The number of living views, including clones.
-    pub(crate) fn readers(&self) -> usize {
-        self.source.readers.load(Ordering::Acquire)
-    }
-
-    /// Resolves when there is no reader, at once if there is none yet. A new reader may come afterwards, so check
-    /// [`readers`](ViewWriter::readers) before ending anything.
-    pub(crate) fn abandoned(&self) -> impl Future<Output = ()> + 'static {
-        let source = self.source.clone();
-        async move {
-            let no_reader = || source.readers.load(Ordering::Acquire) == 0;
-            wait(&source.last_reader_left, || no_reader().then_some(())).await;
-        }
-    }
-
-    /// Runs the timers of all waiting views. Run it once, in the Registry's thread. It ends with the writer.
-    pub(crate) fn keep_time(&self) -> impl Future<Output = ()> + 'static {
-        self.time.run()
-    }
-
-    pub(super) fn records(&self) -> &Arc<ServiceRecords> {
-        &self.source.records
-    }
-}
-
-impl Drop for ViewWriter {
-    fn drop(&mut self) {
-        self.source.end();
     }
 }

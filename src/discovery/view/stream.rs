@@ -13,7 +13,7 @@ use std::{
 
 use futures_core::Stream;
 
-use super::ServiceView;
+use super::service_view::ServiceView;
 use crate::{
     error::Error,
     model::{

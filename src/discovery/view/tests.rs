@@ -1,10 +1,17 @@
-use std::{future::Future, pin::pin, thread, time::Duration};
+use std::{future::Future, pin::pin, sync::Arc, thread, time::Duration};
 
-use actix_rt::time::timeout;
+use actix_rt::time::{timeout, Instant};
 use tokio::sync::oneshot;
 
-use super::*;
-use crate::{error::Error, runtime::blocking::block_on};
+use super::{Policy, ServiceRecords, ServiceView, ViewWriter};
+use crate::{
+    error::Error,
+    model::{
+        instance::Instance,
+        service::{ServiceInfo, ServiceName},
+    },
+    runtime::blocking::block_on,
+};
 
 fn service() -> ServiceName {
     ServiceName::parse("orders").unwrap()

@@ -1,24 +1,10 @@
-//! Waits for a view's lists. The caller needs no timer.
-//!
-//! A view may be used in a thread without any runtime, where no timer exists. So a waiting view sends its
-//! [`Deadline`] to the [`Timekeeper`], which runs in the Registry's thread, and is told when it is over.
+//! Waits for a view's lists. The caller needs no timer: the `timekeeper` has one.
 
-use std::{
-    cell::Cell,
-    future::{poll_fn, Future},
-    pin::pin,
-    task::Poll,
-    time::Duration,
-};
+use std::{future::Future, pin::pin, time::Duration};
 
-use actix_rt::time::sleep;
-use futures_util::{
-    future::{poll_immediate, select, Either},
-    stream::{FuturesUnordered, StreamExt},
-};
-use tokio::sync::{mpsc, oneshot, Notify};
+use futures_util::future::{poll_immediate, select, Either};
 
-use super::ServiceView;
+use super::{list::SharedList, service_view::ServiceView, timekeeper::wait};
 use crate::{
     error::{Error, Operation},
     runtime::blocking::block_on,
@@ -33,7 +19,7 @@ impl ServiceView {
     /// # Errors
     /// [`Error::Stopped`] if the Registry has ended before.
     pub async fn ready(&self) -> Result<(), Error> {
-        self.shared.until(|shared| shared.is_ready().then_some(())).await
+        self.until(|shared| shared.is_ready().then_some(())).await
     }
 
     /// Waits until the first list has come, but not longer than `limit`. The timer runs in the Registry's thread, so
@@ -74,7 +60,7 @@ impl ServiceView {
     /// [`Error::NoInstance`] after `limit`, and at once for a view with a [fixed](ServiceView::fixed) list;
     /// [`Error::Stopped`] if the Registry has ended before.
     pub async fn available_within(&self, limit: Duration) -> Result<(), Error> {
-        let available = self.shared.until(|shared| shared.list.load().can_be_called().then_some(()));
+        let available = self.until(|shared| shared.list.load().can_be_called().then_some(()));
         self.limited(limit, available).await.unwrap_or_else(|| Err(self.no_instance()))
     }
 
@@ -115,7 +101,7 @@ impl ServiceView {
     /// [`Error::Stopped`] once the Registry has ended: there will be no other list.
     pub async fn changed(&mut self) -> Result<(), Error> {
         let seen = self.seen;
-        self.seen = self.shared.until(|shared| Some(shared.version()).filter(|version| *version != seen)).await?;
+        self.seen = self.until(|shared| Some(shared.version()).filter(|version| *version != seen)).await?;
         Ok(())
     }
 
@@ -130,90 +116,22 @@ impl ServiceView {
             return Some(answered);
         }
         let clock = self.clock.as_ref()?;
-        let (over_tx, over_rx) = oneshot::channel();
-        let Some(clock) = clock.upgrade() else { return Some(answer.await) };
-        let _ = clock.send(Deadline { limit, over_tx });
-        // Drop the sender here: it would keep the clock's channel open after the writer's end.
-        drop(clock);
-        match select(answer, over_rx).await {
+        let Some(over) = clock.timer(limit) else { return Some(answer.await) };
+        match select(answer, over).await {
             Either::Left((answer, _)) => Some(answer),
             // The clock was dropped because the writer ended, so the answer is ready.
             Either::Right((Err(_), answer)) => Some(answer.await),
             Either::Right((Ok(()), _)) => None,
         }
     }
-}
 
-/// Waits until `look` finds something. Calls `look` again after every notification of `bell`.
-pub(super) async fn wait<T>(bell: &Notify, look: impl Fn() -> Option<T>) -> T {
-    loop {
-        // Register before calling `look`, so that no notification is missed.
-        let ring = bell.notified();
-        if let Some(found) = look() {
-            return found;
-        }
-        ring.await;
-    }
-}
-
-/// The channel by which a view requests a timer.
-///
-/// Weak, so that views do not keep the Timekeeper running after the writer's end.
-pub(super) type Clock = mpsc::WeakUnboundedSender<Deadline>;
-
-/// Runs the timers of all views of one subscription.
-pub(super) struct Timekeeper {
-    clock_tx: mpsc::UnboundedSender<Deadline>,
-    /// Until `run` takes it.
-    clock_rx: Cell<Option<mpsc::UnboundedReceiver<Deadline>>>,
-}
-
-impl Timekeeper {
-    pub(super) fn new() -> Self {
-        let (clock_tx, clock_rx) = mpsc::unbounded_channel();
-        Timekeeper { clock_tx, clock_rx: Cell::new(Some(clock_rx)) }
-    }
-
-    pub(super) fn clock(&self) -> Clock {
-        self.clock_tx.downgrade()
-    }
-
-    /// Ends when the Timekeeper is dropped.
-    pub(super) fn run(&self) -> impl Future<Output = ()> + 'static {
-        let clock_rx = self.clock_rx.take();
-        async move {
-            let Some(mut clock_rx) = clock_rx else { return };
-            let mut running = FuturesUnordered::new();
-            poll_fn(|context| {
-                while let Poll::Ready(deadline) = clock_rx.poll_recv(context) {
-                    let Some(deadline) = deadline else { return Poll::Ready(()) };
-                    running.push(deadline.run());
-                }
-                while let Poll::Ready(Some(())) = running.poll_next_unpin(context) {}
-                Poll::Pending
-            })
-            .await;
-        }
-    }
-}
-
-/// The deadline of one caller.
-#[derive(Debug)]
-pub(super) struct Deadline {
-    limit: Duration,
-    over_tx: oneshot::Sender<()>,
-}
-
-impl Deadline {
-    /// Ends early if the caller no longer waits.
-    async fn run(mut self) {
-        let given_up = {
-            let over = pin!(sleep(self.limit));
-            let caller_left = pin!(self.over_tx.closed());
-            matches!(select(over, caller_left).await, Either::Right(_))
-        };
-        if !given_up {
-            let _ = self.over_tx.send(());
-        }
+    /// Waits until `look` finds something, or until the writer ends.
+    async fn until<T>(&self, look: impl Fn(&SharedList) -> Option<T>) -> Result<T, Error> {
+        wait(&self.shared.changed, || {
+            // Read the flag before `look`, so that a list that arrived right before the end is seen.
+            let ended = self.source.has_ended();
+            look(&self.shared).map(Ok).or(ended.then_some(Err(Error::Stopped)))
+        })
+        .await
     }
 }
