@@ -80,8 +80,7 @@ impl Handler<Choose> for Registry {
                 Some(view) => view,
                 None => {
                     let view = shared.discover(&watched, false, &registry).await.with(|_| message.selection);
-                    shared.choosers.keep(watched, view.clone());
-                    view
+                    shared.choosers.keep(watched, view)
                 }
             };
             view.available_within(message.limit).await?;

@@ -41,7 +41,11 @@ impl Choosers {
         Some(chooser.view.clone())
     }
 
-    pub(super) fn keep(&self, watched: SubscriptionKey, view: ServiceView) {
+    /// Keeps the view, unless another message has kept an equal one meanwhile. Returns the view that is kept.
+    pub(super) fn keep(&self, watched: SubscriptionKey, view: ServiceView) -> ServiceView {
+        if let Some(kept) = self.find(&watched, view.selection()) {
+            return kept;
+        }
         let mut kept = self.kept.borrow_mut();
         if kept.len() >= MOST_SERVICES && !kept.contains_key(&watched) {
             let last_used = |choosers: &Vec<Chooser>| choosers.iter().map(|chooser| chooser.used).max();
@@ -54,7 +58,8 @@ impl Choosers {
             choosers.sort_by_key(|chooser| chooser.used);
             choosers.remove(0);
         }
-        choosers.push(Chooser { view, used: Instant::now() });
+        choosers.push(Chooser { view: view.clone(), used: Instant::now() });
+        view
     }
 
     /// Stops watching services that no message asks for, for ever.
@@ -98,6 +103,15 @@ mod tests {
         choosers.forget_idle();
         assert!(choosers.find(&watched(1), &Selection::default()).is_some());
         assert!(choosers.find(&watched(2), &Selection::default()).is_none());
+    }
+
+    #[actix::test]
+    async fn messages_that_come_at_once_keep_one_view() {
+        let choosers = Choosers::default();
+        for _ in 0..2 {
+            choosers.keep(watched(1), view(1, Selection::default()));
+        }
+        assert_eq!(choosers.kept.borrow()[&watched(1)].len(), 1);
     }
 
     #[actix::test]
