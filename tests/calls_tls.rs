@@ -14,8 +14,12 @@ use actix_nacos::{
 use actix_web::{http::Version, web, App, HttpRequest, HttpServer};
 use awc::error::{ConnectError, SendRequestError};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use support::{ask, registry, server, unique};
-use tokio::net::{TcpListener, TcpStream};
+use futures_util::StreamExt as _;
+use support::{ask, registry, server, soon, unique};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 use tokio_rustls::{
     rustls::{crypto::ring, pki_types::PrivateKeyDer, ServerConfig},
     TlsAcceptor,
@@ -51,7 +55,7 @@ impl Authority {
         actix_rt::spawn(plain.disable_signals().run());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let acceptor = self.acceptor(name, protocol);
+        let acceptor = self.acceptor(name, &[protocol]);
         actix_rt::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 actix_rt::spawn(pass_on(acceptor.clone(), stream, behind));
@@ -60,7 +64,20 @@ impl Authority {
         port
     }
 
-    fn acceptor(&self, name: &str, protocol: &str) -> TlsAcceptor {
+    /// Speaks HTTP/2 and HTTP/1.1 by what the client offers, and greets on WebSockets.
+    async fn serve_websockets(&self, name: &str) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let acceptor = self.acceptor(name, &["h2", "http/1.1"]);
+        actix_rt::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                actix_rt::spawn(greet(acceptor.clone(), stream));
+            }
+        });
+        port
+    }
+
+    fn acceptor(&self, name: &str, protocols: &[&str]) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         // OpenSSL takes a certificate for self-signed if it has the same name as its authority.
@@ -72,7 +89,7 @@ impl Authority {
             .unwrap()
             .with_no_client_auth();
         let mut config = builder.with_single_cert(vec![certificate.der().clone()], key).unwrap();
-        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         TlsAcceptor::from(Arc::new(config))
     }
 }
@@ -91,6 +108,24 @@ async fn pass_on(acceptor: TlsAcceptor, stream: TcpStream, server: SocketAddr) -
     let mut outside = acceptor.accept(stream).await?;
     let mut inside = TcpStream::connect(server).await?;
     tokio::io::copy_bidirectional(&mut outside, &mut inside).await.map(drop)
+}
+
+async fn greet(acceptor: TlsAcceptor, stream: TcpStream) -> std::io::Result<()> {
+    let mut stream = acceptor.accept(stream).await?;
+    let (mut head, mut buffer) = (String::new(), [0; 1024]);
+    while !head.contains("\r\n\r\n") {
+        let length = stream.read(&mut buffer).await?;
+        head.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    }
+    let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap_or_default();
+    let accept = String::from_utf8(actix_http::ws::hash_key(key.as_bytes()).to_vec()).unwrap();
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: {accept}\r\n\r\n"
+    );
+    stream.write_all(answer.as_bytes()).await?;
+    stream.write_all(b"\x81\x05hello").await?;
+    while stream.read(&mut buffer).await? > 0 {}
+    Ok(())
 }
 
 async fn register(registry: &Addr<Registry>, service: &str, port: u16, is_secure: bool) {
@@ -153,4 +188,18 @@ async fn two_services_at_one_address_need_a_certificate_each() {
     let error = http.get(format!("http://{billing}/")).send().await.unwrap_err();
     assert!(matches!(error, SendRequestError::Connect(ConnectError::Io(_))), "{error:?}");
     assert!(http.get(format!("http://{orders}/")).send().await.is_ok());
+}
+
+#[actix::test]
+async fn a_websocket_is_opened_at_an_instance_that_prefers_http2() {
+    let (nacos, authority, service) = (server(), Authority::new(), unique("orders"));
+    let registry = registry(&nacos);
+    register(&registry, &service, authority.serve_websockets(&service).await, true).await;
+    let http = Client::builder(&registry).service(&service).tls(authority.trusted()).finish();
+    for scheme in ["ws", "wss"] {
+        let opening = http.ws(format!("{scheme}://{service}/")).connect();
+        let (_, mut socket) = soon("the handshake", opening).await.unwrap();
+        let frame = soon("a greeting", socket.next()).await.unwrap().unwrap();
+        assert_eq!(frame, awc::ws::Frame::Text("hello".into()));
+    }
 }

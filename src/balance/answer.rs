@@ -202,6 +202,9 @@ impl Drop for CountedBody {
 
 /// The connection of a tunnel, such as a WebSocket, with the call that it belongs to.
 ///
+/// The call has succeeded when the instance has switched protocols. How the tunnel ends says nothing: a restart of the
+/// instance breaks all its tunnels at once, and they must not eject the instance that is back.
+///
 /// The instance counts as busy as long as the tunnel is open. That is what `Policy::LeastLoaded` needs for
 /// WebSockets.
 struct Tunnel {

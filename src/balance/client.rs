@@ -8,18 +8,21 @@ use std::{fmt, ops::Deref, rc::Rc, sync::Arc, time::Duration};
 
 use actix::{Addr, WeakAddr};
 use actix_http::{header::HeaderMap, RequestHead, StatusCode};
+use awc::middleware::Redirect;
 use slog::Logger;
 
 use super::{
     answer::is_failure,
     body::RequestFactory,
     connections::{self, Connections},
+    deadline::{Deadline, WithDeadline},
     hosts::{hosts_of, is_host_name, key},
     middleware::{Balancer, Middleware, Settings},
     outgoing::HostHeader,
     retry::Retry,
     services::{Service, Services, UnderSuffix},
     tls,
+    tunnels::TakeConnector,
 };
 use crate::{
     config::{standard_logger, TlsConfig, LONGEST_DURATION},
@@ -47,7 +50,7 @@ const REDIRECTS: u8 = 10;
 /// An [`awc::Client`] whose requests to `http://orders/…` go to instances of the service `orders`.
 ///
 /// It derefs to [`awc::Client`] and is used like it. Requests to hosts that are not services are sent unchanged. Like
-/// awc's client it belongs to one thread, so build one per worker. All clients of the process share the ejections and
+/// awc's client it belongs to one thread, so build one per worker. All clients of a Registry share the ejections and
 /// the measured latencies of instances, and the budget of retries.
 ///
 /// ```
@@ -285,8 +288,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long a call may take until the head of the answer has come: waiting and all attempts together. Default: 10
-    /// s.
+    /// How long a call may take until the head of the answer has come: waiting, all attempts, and the redirects that it
+    /// follows. Default: 10 s.
     ///
     /// While an attempt waits for the request's own body, only the deadline applies.
     #[must_use]
@@ -295,8 +298,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How many redirects a call follows, to any host. Each request on the way has its own
-    /// [`deadline`](Self::deadline). A proxy that passes redirects on needs 0. Default: 10, as in awc.
+    /// How many redirects a call follows, to any host. The [`deadline`](Self::deadline) covers all of them. A proxy
+    /// that passes redirects on needs 0. Default: 10, as in awc.
     ///
     /// A redirect to a host that is a service is a call by name again. To any other host it is a plain request.
     #[must_use]
@@ -397,19 +400,31 @@ impl ClientBuilder {
     /// Never fails and never panics: an invalid setting makes each call fail. The settings are invalid if a
     /// service's name is no host name, if two services have one host, or if the TLS files cannot be read.
     pub fn finish(self) -> Client {
-        let redirects = self.redirects;
-        let (limits, tls) = ((self.connect_timeout, self.max_connections), tls::client_config(&self.tls));
-        let (tls, error) = tls.map_or_else(|error| (None, Some(error)), |tls| (tls, None));
-        let middleware = self.balancer(true, error);
-        let connector = awc::Connector::new()
-            .connector(middleware.sockets())
-            .timeout(limits.0)
-            .handshake_timeout(limits.0)
-            .limit(limits.1)
-            .conn_keep_alive(connections::IDLE_TIME);
-        let connector = tls::with(connector, tls);
-        let client = awc::Client::builder().disable_timeout().max_redirects(redirects).connector(connector);
-        Client(client.wrap(middleware).finish())
+        let (redirects, limits) = (self.redirects, (self.connect_timeout, self.max_connections));
+        let configs = tls::client_configs(&self.tls);
+        let (configs, error) = configs.map_or_else(|error| (None, Some(error)), |configs| (configs, None));
+        let (any_http, http1) = configs.map_or((None, None), |[any, http1]| (Some(any), Some(http1)));
+        let mut middleware = self.balancer(true, error);
+        let (sockets, tunnels) = (middleware.sockets(), TakeConnector::default());
+        let connector = |config| {
+            let connector = awc::Connector::new()
+                .connector(sockets.clone())
+                .timeout(limits.0)
+                .handshake_timeout(limits.0)
+                .limit(limits.1)
+                .conn_keep_alive(connections::IDLE_TIME);
+            tls::with(connector, config)
+        };
+        awc::Client::builder().max_redirects(0).connector(connector(http1)).wrap(tunnels.clone()).finish();
+        if let Some(balancer) = Rc::get_mut(&mut middleware.0) {
+            balancer.tunnels = tunnels.taken();
+        }
+        let (balancer, client) = (middleware.0.clone(), awc::Client::builder().disable_timeout().max_redirects(0));
+        let client = client.connector(connector(any_http)).wrap(middleware);
+        Client(match redirects {
+            0 => client.finish(),
+            _ => client.wrap(Redirect::new().max_redirect_times(redirects)).wrap(WithDeadline(balancer)).finish(),
+        })
     }
 
     /// Makes the middleware for an [`awc::Client`] that the application builds itself, in this thread.
@@ -436,6 +451,8 @@ impl ClientBuilder {
             services: error.map_or_else(|| self.make_services(), Err),
             registry: self.registry,
             connections: Connections::default(),
+            tunnels: None,
+            deadline: Deadline::default(),
             factory: RequestFactory::new(),
             settings: self.settings,
             limits_others,

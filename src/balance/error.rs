@@ -3,9 +3,9 @@
 //! awc lets a middleware fail only with its own `SendRequestError`. Errors of this crate travel in its variant
 //! `Custom`, and [`cause`] takes them out again.
 
-use std::{error::Error as StdError, fmt};
+use std::{fmt, io};
 
-use awc::error::SendRequestError;
+use awc::error::{ConnectError, SendRequestError};
 
 use crate::{error::Error, model::service::ServiceName};
 
@@ -45,12 +45,17 @@ pub(super) fn into_awc(error: Error) -> SendRequestError {
     SendRequestError::Custom(Box::new(error), Box::new(Plain("call by name".into())))
 }
 
-/// Adds to the error of a call that the list is stale, so that the instance may be gone.
-///
-/// The original error stays the source, so that its text is not lost.
-pub(super) fn of_stale_list(error: SendRequestError, service: &ServiceName) -> SendRequestError {
-    let context = format!("the list of {service} is stale, no registry server answers");
-    SendRequestError::Custom(Box::new(StaleList(error)), Box::new(Plain(context)))
+/// Adds to the error of an instance that cannot be reached that the list is stale: the instance may be gone. Errors that
+/// have no room for the text stay as they are, so that a caller can match on each of them.
+pub(super) fn of_stale_list(error: ConnectError, service: &ServiceName) -> ConnectError {
+    let (kind, error) = match error {
+        ConnectError::Io(error) => (error.kind(), error.to_string()),
+        ConnectError::Timeout => (io::ErrorKind::TimedOut, error.to_string()),
+        ConnectError::Disconnected => (io::ErrorKind::ConnectionAborted, error.to_string()),
+        error => return error,
+    };
+    let text = format!("the list of {service} is stale, no registry server answers: {error}");
+    ConnectError::Io(io::Error::new(kind, text))
 }
 
 /// A text that awc shows beside the error. awc uses the debug format, which would quote a `String`.
@@ -59,21 +64,6 @@ struct Plain(String);
 impl fmt::Debug for Plain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
-    }
-}
-
-#[derive(Debug)]
-struct StaleList(SendRequestError);
-
-impl fmt::Display for StaleList {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl StdError for StaleList {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&self.0)
     }
 }
 
@@ -86,10 +76,12 @@ mod tests {
         assert_eq!(into_awc(Error::Stopped).to_string(), "call by name: the registry has stopped");
         assert_eq!(cause(&into_awc(Error::Stopped)), Some(&Error::Stopped));
         let service = ServiceName::parse("orders").unwrap();
-        let stale = of_stale_list(SendRequestError::Timeout, &service);
-        let expected = "the list of DEFAULT_GROUP@@orders is stale, no registry server answers: \
-                        Timeout while waiting for response";
-        assert_eq!(stale.to_string(), expected);
+        let refused = ConnectError::Io(io::Error::new(io::ErrorKind::ConnectionRefused, "refused"));
+        let stale = of_stale_list(refused, &service);
+        assert!(matches!(&stale, ConnectError::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused));
+        let stale = SendRequestError::Connect(stale);
+        let text = stale.to_string();
+        assert!(text.ends_with("the list of DEFAULT_GROUP@@orders is stale, no registry server answers: refused"), "{text}");
         assert_eq!(cause(&stale), None);
     }
 }

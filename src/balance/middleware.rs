@@ -26,19 +26,22 @@ use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
 use awc::{error::SendRequestError, middleware::Transform, ConnectRequest, ConnectResponse};
 use futures_util::future::LocalBoxFuture;
 use slog::{debug, Logger};
+use tokio::time::timeout_at;
 
 use super::{
     answer::{headers_of, status_of, until_its_end, UnderWay},
     body::RequestFactory,
     connections::{Connections, Socket},
+    deadline::Deadline,
     error::{into_awc, of_stale_list},
     outgoing::{self, HostHeader, Outgoing},
     retry::{was_never_sent, Retry},
-    services::{Known, Service, Services},
+    services::{Service, Services},
+    tunnels::Tunnels,
 };
 use crate::{
     config::LONGEST_DURATION,
-    discovery::view::Call,
+    discovery::view::{Call, ServiceView},
     error::Error,
     model::{instance::Instance, service::ServiceName},
     registry::Registry,
@@ -100,7 +103,10 @@ pub(super) struct Balancer {
     /// An invalid setting makes every call fail.
     pub(super) services: Result<Services, Error>,
     pub(super) connections: Connections,
+    /// Connects for requests that need HTTP/1. `None` in the middleware of another client.
+    pub(super) tunnels: Option<Tunnels>,
     pub(super) factory: RequestFactory,
+    pub(super) deadline: Deadline,
     pub(super) settings: Settings,
     /// Whether `attempt_timeout` also applies to hosts that are not services.
     pub(super) limits_others: bool,
@@ -173,11 +179,11 @@ where
 
     fn call(&self, request: ConnectRequest) -> Self::Future {
         let (connector, balancer) = (self.connector.clone(), self.balancer.clone());
-        match balancer.find(&request) {
-            Ok(Some(service)) => Box::pin(async move { balancer.send(&*connector, &service, request).await }),
-            Ok(None) => Box::pin(async move { balancer.pass_through(&*connector, request).await }),
-            Err(error) => Box::pin(async move { Err(into_awc(error)) }),
+        if let (ConnectRequest::Tunnel(..), Some(tunnels)) = (&request, &balancer.tunnels) {
+            let tunnels = tunnels.clone();
+            return Box::pin(async move { balancer.call(&tunnels, request).await });
         }
+        Box::pin(async move { balancer.call(&*connector, request).await })
     }
 }
 
@@ -236,7 +242,7 @@ fn uri_of(request: &ConnectRequest) -> &Uri {
 struct Sending<'a, S> {
     balancer: &'a Balancer,
     connector: &'a S,
-    known: &'a Known,
+    view: &'a ServiceView,
     request: Outgoing,
     tried: Vec<Arc<Instance>>,
     deadline: Instant,
@@ -250,6 +256,16 @@ impl Balancer {
     fn find(&self, request: &ConnectRequest) -> Result<Option<Rc<Service>>, Error> {
         let services = self.services.as_ref().map_err(Error::clone)?;
         uri_of(request).host().map_or(Ok(None), |host| services.find(host))
+    }
+
+    async fn call<S>(&self, connector: &S, request: ConnectRequest) -> Result<ConnectResponse, SendRequestError>
+    where
+        S: ActixService<ConnectRequest, Response = ConnectResponse, Error = SendRequestError>,
+    {
+        match self.find(&request).map_err(into_awc)? {
+            Some(service) => self.send(connector, &service, request).await,
+            None => self.pass_through(connector, request).await,
+        }
     }
 
     /// Sends a request to a host that is not a service.
@@ -268,6 +284,8 @@ impl Balancer {
             Outgoing::new(request).to(address, wants_tls, &HostHeader::AsCalled, &self.factory)?
         };
         let limit = if self.limits_others { self.settings.attempt_timeout } else { LONGEST_DURATION };
+        let left = self.deadline.of_the_whole_call().map(|end| end.saturating_duration_since(Instant::now()));
+        let limit = limit.min(left.unwrap_or(LONGEST_DURATION));
         let answer = timeout(limit, connector.call(request)).await.unwrap_or(Err(SendRequestError::Timeout))?;
         Ok(until_its_end(answer, UnderWay { call: None, _carried: carried }))
     }
@@ -283,12 +301,17 @@ impl Balancer {
     where
         S: ActixService<ConnectRequest, Response = ConnectResponse, Error = SendRequestError>,
     {
-        let deadline = Instant::now() + self.settings.deadline;
-        let discovered = timeout(self.settings.deadline, service.known(&self.registry)).await;
-        let known = discovered.map_err(|_| SendRequestError::Timeout)?.map_err(into_awc)?;
-        known.budget.note_request(std::time::Instant::now());
+        let deadline = self.deadline.of_the_whole_call().unwrap_or_else(|| Instant::now() + self.settings.deadline);
+        let view = match service.view.get() {
+            Some(view) => view,
+            None => {
+                let discovered = timeout_at(deadline, service.discovered(&self.registry)).await;
+                discovered.map_err(|_| SendRequestError::Timeout)?.map_err(into_awc)?
+            }
+        };
+        view.retry_budget().note_request(std::time::Instant::now());
         let request = Outgoing::new(request);
-        Sending { balancer: self, connector, known, request, tried: Vec::new(), deadline }.run().await
+        Sending { balancer: self, connector, view, request, tried: Vec::new(), deadline }.run().await
     }
 }
 
@@ -317,8 +340,8 @@ where
     fn choose(&self) -> Result<Call, Error> {
         let key = self.balancer.settings.key.as_ref().and_then(|key| key(self.request.head()));
         match key {
-            Some(key) => self.known.view.begin_for_excluding(key, &self.tried),
-            None => self.known.view.begin_excluding(&self.tried),
+            Some(key) => self.view.begin_for_excluding(key, &self.tried),
+            None => self.view.begin_excluding(&self.tried),
         }
     }
 
@@ -327,8 +350,10 @@ where
         let begun = self.choose();
         let Err(Error::NoInstance { .. }) = begun else { return begun };
         let left = self.deadline.saturating_duration_since(Instant::now());
-        // If there still is no instance, `choose` returns the reason.
-        let _ = self.known.view.available_within(self.balancer.settings.wait.min(left)).await;
+        // The view's timer runs in the Registry's thread, which may be busy, so wait by a timer of this thread. If there
+        // still is no instance, `choose` returns the reason.
+        let limit = self.balancer.settings.wait.min(left);
+        let _ = timeout(limit, self.view.available_within(LONGEST_DURATION)).await;
         self.choose()
     }
 
@@ -350,7 +375,7 @@ where
         let call = self.choose().ok()?;
         let is_new = !self.tried.iter().any(|tried| tried.key_in_service() == call.key_in_service());
         let is_useful = is_new || failure.may_be_the_connections();
-        (is_useful && self.known.budget.take_retry(std::time::Instant::now())).then_some(call)
+        (is_useful && self.view.retry_budget().take_retry(std::time::Instant::now())).then_some(call)
     }
 
     /// Sends the request to the call's instance, and reports the outcome to the call.
@@ -358,7 +383,7 @@ where
         let Balancer { connections, factory, settings, .. } = self.balancer;
         let by_tls = outgoing::wants_tls(self.request.called())
             || call.metadata.get(SECURE).is_some_and(|secure| secure == "true");
-        let name = by_tls.then(|| (settings.certificate_name)(self.known.view.service()));
+        let name = by_tls.then(|| (settings.certificate_name)(self.view.service()));
         let carried = match connections.begin(&call.authority(), name.as_deref()) {
             Ok(carried) => carried,
             Err(error) => {
@@ -402,7 +427,7 @@ where
     }
 
     fn note(&self, instance: &Instance, failure: &Failure) {
-        debug!(self.balancer.log, "call failed"; "service" => %self.known.view.service(),
+        debug!(self.balancer.log, "call failed"; "service" => %self.view.service(),
             "instance" => instance.authority(), "error" => failure.describe());
     }
 
@@ -410,10 +435,37 @@ where
     fn give_up(&self, failure: Failure) -> Result<ConnectResponse, SendRequestError> {
         match failure {
             Failure::Refused(answer) => Ok(answer),
-            Failure::NoAnswer(error) if self.known.view.is_stale() => {
-                Err(of_stale_list(error, self.known.view.service()))
+            Failure::NoAnswer(SendRequestError::Connect(error)) if self.view.is_stale() => {
+                Err(SendRequestError::Connect(of_stale_list(error, self.view.service())))
             }
             Failure::NoAnswer(error) | Failure::Unsendable(error) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        balance::{cause, Client},
+        config::Config,
+        discovery::view::{ServiceRecords, ViewWriter},
+    };
+
+    #[actix::test]
+    async fn a_call_waits_no_longer_than_it_may_while_the_registry_is_busy() {
+        let registry = Registry::start(Config::new("127.0.0.7:1")).unwrap();
+        let middleware = Client::builder(&registry).service("orders").wait(Duration::from_millis(50)).middleware();
+        let name = ServiceName::parse("orders").unwrap();
+        // Nobody runs the timers of this view.
+        let writer = ViewWriter::new(name.clone(), String::new(), ServiceRecords::new(name, None));
+        let service = middleware.0.services.as_ref().unwrap().find("orders").unwrap().unwrap();
+        assert!(service.view.set(writer.view(false)).is_ok());
+        let http = awc::Client::builder().disable_timeout().wrap(middleware).finish();
+        let called = timeout(Duration::from_secs(20), http.get("http://orders/").send());
+        let error = called.await.expect("the call has ended").unwrap_err();
+        assert!(matches!(cause(&error), Some(Error::NoInstance { .. })), "{error}");
     }
 }

@@ -7,10 +7,10 @@
 //! 1. `middleware` finds the service that the host names, in `services` and `hosts`.
 //! 2. The service's view chooses an instance. `outgoing` addresses the request to that instance, and `body` makes
 //!    the body so that it can be sent again.
-//! 3. `connections` gives awc a connection to the instance, with `tls` if needed.
+//! 3. `connections` gives awc a connection to the instance, with `tls` if needed. `tunnels` does so for WebSockets.
 //! 4. `answer` ends the call when the body of the answer ends.
-//! 5. After a failure, `retry` decides whether the request may be sent to another instance, and `budget` whether
-//!    there are retries left.
+//! 5. After a failure, `retry` decides whether the request may be sent to another instance, and the view's budget
+//!    whether there are retries left.
 //!
 //! # Which part do I need?
 //!
@@ -23,7 +23,7 @@
 //! # What is shared and what is not
 //!
 //! A client belongs to one thread, because awc's client does. Connections belong to the client. What is known about
-//! instances belongs to the process: lists, calls in flight, latencies, ejections and the budget of retries are the
+//! instances belongs to the Registry: lists, calls in flight, latencies, ejections and the budget of retries are the
 //! same for all workers. So an instance that fails for one worker is left out by all of them.
 //!
 //! # Errors
@@ -35,9 +35,9 @@
 
 mod answer;
 mod body;
-mod budget;
 mod client;
 mod connections;
+mod deadline;
 mod error;
 pub(crate) mod hosts;
 mod middleware;
@@ -45,6 +45,7 @@ mod outgoing;
 mod retry;
 mod services;
 mod tls;
+mod tunnels;
 
 pub use self::{
     client::{Client, ClientBuilder},

@@ -12,7 +12,7 @@ use awc::error::{ConnectError, SendRequestError};
 ///
 /// If the connection was refused or could not be opened, no instance has received the request. It is sent again
 /// whatever its method is. A request that an instance may have received is sent again only if its method may be
-/// repeated: by default GET, HEAD, OPTIONS, TRACE, PUT and DELETE. All clients of the process together retry at most a
+/// repeated: by default GET, HEAD, OPTIONS, TRACE, PUT and DELETE. All clients of a Registry together retry at most a
 /// fifth of a service's requests over 10 s, but at least 3 per second. A request with a streamed body is sent again
 /// only if nothing of the body was read.
 ///

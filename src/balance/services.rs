@@ -18,10 +18,7 @@ use actix::WeakAddr;
 use actix_rt::time::{sleep, Instant};
 use foldhash::fast::RandomState;
 
-use super::{
-    budget::Budget,
-    hosts::{key, service_under_suffix},
-};
+use super::hosts::{key, service_under_suffix};
 use crate::{
     discovery::view::ServiceView,
     error::Error,
@@ -41,39 +38,30 @@ pub(super) type MakeDiscover = Arc<dyn Fn(Discover) -> Discover + Send + Sync>;
 /// A service that can be called.
 pub(super) struct Service {
     discover: Discover,
-    known: OnceCell<Known>,
-}
-
-/// The view and the budget of a service that was discovered.
-pub(super) struct Known {
-    pub(super) view: ServiceView,
-    pub(super) budget: Arc<Budget>,
+    /// `None` before the first call.
+    pub(super) view: OnceCell<ServiceView>,
 }
 
 impl Service {
     pub(super) fn new(discover: Discover) -> Self {
-        Service { discover, known: OnceCell::new() }
+        Service { discover, view: OnceCell::new() }
     }
 
-    /// Returns the view and the budget. The first call discovers the service.
+    /// Returns the view. The first call discovers the service.
     ///
     /// # Errors
     /// [`Error::Stopped`] if the Registry has ended; what [`Discover`] is answered with. A failure is not
     /// remembered: the next call asks again.
-    pub(super) async fn known(&self, registry: &WeakAddr<Registry>) -> Result<&Known, Error> {
-        if let Some(known) = self.known.get() {
-            return Ok(known);
-        }
+    pub(super) async fn discovered(&self, registry: &WeakAddr<Registry>) -> Result<&ServiceView, Error> {
         let registry = registry.upgrade().ok_or(Error::Stopped)?;
         let view = registry.send(self.discover.clone()).await??;
-        let budget = Budget::of(view.service());
         // Another call may have discovered the service meanwhile. Its view shows the same list.
-        Ok(self.known.get_or_init(|| Known { view, budget }))
+        Ok(self.view.get_or_init(|| view))
     }
 
     /// Whether forgetting the service costs nothing: it has no instance, or was not discovered yet.
     fn lists_nothing(&self) -> bool {
-        self.known.get().is_none_or(|known| known.view.instances().is_empty())
+        self.view.get().is_none_or(|view| view.instances().is_empty())
     }
 }
 
@@ -193,8 +181,7 @@ mod tests {
 
     fn with_an_instance(service: &Service) {
         let view = ServiceView::fixed(ServiceName::parse("any").unwrap(), [Instance::new("127.0.0.7", 80)]);
-        let budget = Budget::of(view.service());
-        assert!(service.known.set(Known { view, budget }).is_ok());
+        assert!(service.view.set(view).is_ok());
     }
 
     fn count(services: &UnderSuffix) -> usize {

@@ -4,9 +4,9 @@
 //! the module `none` takes their place, so that `client` needs no `cfg`.
 
 #[cfg(any(feature = "rustls", feature = "openssl"))]
-pub(super) use self::by_library::{client_config, with};
+pub(super) use self::by_library::{client_configs, with};
 #[cfg(not(any(feature = "rustls", feature = "openssl")))]
-pub(super) use self::none::{client_config, with};
+pub(super) use self::none::{client_configs, with};
 
 #[cfg(any(feature = "rustls", feature = "openssl"))]
 mod by_library {
@@ -24,12 +24,28 @@ mod by_library {
         error::Error,
     };
 
-    /// The platform's roots are read once per process, which takes time.
-    pub(in super::super) fn client_config(tls: &TlsConfig) -> Result<Option<ClientConfig>, Error> {
-        static BY_DEFAULT: OnceLock<Result<ClientConfig, Error>> = OnceLock::new();
-        let make = || tls::client_config(tls, &["h2", "http/1.1"]);
-        let config = if *tls == TlsConfig::default() { BY_DEFAULT.get_or_init(make).clone() } else { make() };
-        config.map(Some)
+    /// Returns two configurations: with HTTP/2, and without. The platform's roots are read once per process, which takes
+    /// time.
+    pub(in super::super) fn client_configs(tls: &TlsConfig) -> Result<Option<[ClientConfig; 2]>, Error> {
+        static BY_DEFAULT: OnceLock<Result<[ClientConfig; 2], Error>> = OnceLock::new();
+        let make = || {
+            let with_http2 = tls::client_config(tls, &["h2", "http/1.1"])?;
+            Ok([with_http2.clone(), without_http2(tls, &with_http2)?])
+        };
+        let configs = if *tls == TlsConfig::default() { BY_DEFAULT.get_or_init(make).clone() } else { make() };
+        configs.map(Some)
+    }
+
+    #[cfg(feature = "rustls")]
+    fn without_http2(_: &TlsConfig, with_http2: &ClientConfig) -> Result<ClientConfig, Error> {
+        let mut config = rustls::ClientConfig::clone(with_http2);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config.into())
+    }
+
+    #[cfg(not(feature = "rustls"))]
+    fn without_http2(tls: &TlsConfig, _: &ClientConfig) -> Result<ClientConfig, Error> {
+        tls::client_config(tls, &["http/1.1"])
     }
 
     pub(in super::super) fn with<S>(connector: Connector<S>, config: Option<ClientConfig>) -> Connector<S>
@@ -52,7 +68,7 @@ mod none {
 
     use crate::{config::TlsConfig, error::Error};
 
-    pub(in super::super) fn client_config(_: &TlsConfig) -> Result<Option<Infallible>, Error> {
+    pub(in super::super) fn client_configs(_: &TlsConfig) -> Result<Option<[Infallible; 2]>, Error> {
         Ok(None)
     }
 

@@ -101,3 +101,18 @@ fn record(history: &History, change: &EjectionChanged) {
         event.reason = change.ejected_for.map(|time| format!("for {} s", time.as_secs()));
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_views_of_one_registry_share_records_and_budget_and_those_of_two_do_not() {
+        let (ours, theirs) = (Ejections::default(), Ejections::default());
+        let service = |name: &str| ServiceName::parse(name).unwrap();
+        let records = ours.records(&service("orders"));
+        assert!(Arc::ptr_eq(&records, &ours.records(&service("orders"))));
+        assert!(!Arc::ptr_eq(&records, &ours.records(&service("SHOP@@orders"))));
+        assert!(!Arc::ptr_eq(&records, &theirs.records(&service("orders"))), "it may be another namespace");
+    }
+}

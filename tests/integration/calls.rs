@@ -241,15 +241,56 @@ async fn a_call_to_an_instance_that_hangs_is_retried_on_another_one() {
 
 #[actix::test]
 async fn the_deadline_covers_all_attempts() {
-    let servers = [Web::silent(), Web::silent()];
-    let world = World::with(&[&servers[0], &servers[1]]).await;
-    let retry = Retry::times(100);
-    let http = world.builder().attempt_timeout(Duration::from_secs(60)).deadline(ms(300)).retry(retry).finish();
+    let servers = [Web::silent(), Web::silent(), Web::silent(), Web::silent()];
+    let world = World::with(&[&servers[0], &servers[1], &servers[2], &servers[3]]).await;
+    let http = world.builder().attempt_timeout(ms(400)).deadline(ms(1000)).retry(Retry::times(3)).finish();
     let began = Instant::now();
     let error = soon("the deadline", http.get(world.url("/")).send()).await.unwrap_err();
     assert!(matches!(error, SendRequestError::Timeout), "{error}");
-    assert!(began.elapsed() >= ms(300));
-    assert_eq!(servers.iter().map(Web::requests).sum::<usize>(), 1);
+    assert!(began.elapsed() >= ms(1000));
+    let attempts = servers.iter().map(Web::requests).sum::<usize>();
+    assert!((2..=3).contains(&attempts), "{attempts} attempts; four without the deadline");
+}
+
+/// Answers with the head at once, and then with a byte every 50 ms.
+fn trickling() -> u16 {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let _ = stream.read(&mut [0; 1024]);
+                let mut piece: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n";
+                while stream.write_all(piece).is_ok() {
+                    std::thread::sleep(ms(50));
+                    piece = b"x";
+                }
+            });
+        }
+    });
+    port
+}
+
+#[actix::test]
+async fn an_instance_that_trickles_its_answers_is_ejected_when_its_callers_give_up() {
+    let (world, whole) = (World::new(), Web::with_its_port());
+    let port = trickling();
+    ask(&world.registry, RegisterInstance::new(&world.service, "127.0.0.1", port)).await.unwrap();
+    whole.register(&world.registry, &world.service).await;
+    let selection = Selection::default().slow_after(ms(200)).eject(Eject::consecutive(3));
+    let http = world.builder().selection(selection).finish();
+    let view = ask(&world.registry, Discover::new(&world.service)).await.unwrap();
+    let ejected = eventually("the instance is ejected", async || {
+        let mut answer = http.get(world.url("/")).send().await.unwrap();
+        let _ = actix_rt::time::timeout(ms(400), answer.body()).await;
+        drop(answer);
+        view.ejected().first().map(|instance| instance.port)
+    });
+    assert_eq!(ejected.await, port);
+    for _ in 0..20 {
+        assert_eq!(text(http.get(world.url("/")).send().await.unwrap()).await, whole.port.to_string());
+    }
 }
 
 #[actix::test]
@@ -287,11 +328,25 @@ async fn the_last_list_is_used_after_the_end_of_the_registry_and_errors_say_that
     assert_eq!(http.get(world.url("/")).send().await.unwrap().status(), StatusCode::OK);
     server.kill().await;
     // The open connection still works for a moment.
-    let error = eventually("calls fail", async || http.get(world.url("/")).send().await.err()).await.to_string();
-    assert!(error.contains("is stale"), "{error}");
+    let error = eventually("calls fail", async || http.get(world.url("/")).send().await.err()).await;
+    assert!(matches!(error, SendRequestError::Connect(_)), "{error:?}");
+    assert!(error.to_string().contains("is stale"), "{error}");
     let other = Client::builder(&world.registry).service("other").finish();
     let error = other.get("http://other/").send().await.unwrap_err();
     assert_eq!(cause(&error), Some(&Error::Stopped));
+}
+
+#[actix::test]
+async fn a_time_limit_is_told_as_such_while_the_list_is_stale() {
+    let silent = Web::silent();
+    let world = World::with(&[&silent]).await;
+    let http = world.builder().attempt_timeout(ms(100)).retry(Retry::never()).finish();
+    let get = async || http.get(world.url("/")).send().await.unwrap_err();
+    let before = get().await;
+    shut_down(&world.registry).await;
+    for error in [before, get().await] {
+        assert!(matches!(error, SendRequestError::Timeout), "{error:?}");
+    }
 }
 
 #[actix::test]
@@ -324,6 +379,19 @@ async fn a_redirect_within_the_service_goes_to_an_instance() {
     let world = World::with(&[&server]).await;
     let answer = world.builder().finish().get(world.url("/old")).send().await.unwrap();
     assert_eq!(text(answer).await, "/new");
+}
+
+#[actix::test]
+async fn the_deadline_covers_redirects() {
+    let server = Web::start(|_: HttpRequest, _: web::Bytes| async move {
+        actix_rt::time::sleep(ms(200)).await;
+        HttpResponse::Found().insert_header(("location", "/again")).finish()
+    });
+    let world = World::with(&[&server]).await;
+    let http = world.builder().deadline(ms(500)).finish();
+    let error = soon("the deadline", http.get(world.url("/")).send()).await.unwrap_err();
+    assert!(matches!(error, SendRequestError::Timeout), "{error}");
+    assert!(server.requests() <= 3, "{}", server.requests());
 }
 
 /// Accepts one WebSocket and sends a greeting. Returns the port.

@@ -35,7 +35,10 @@ use actix_rt::time::Instant;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::record::{EndedCalls, Record};
+use super::{
+    budget::Budget,
+    record::{EndedCalls, Record},
+};
 use crate::model::{
     instance::{Instance, InstanceKey},
     service::ServiceName,
@@ -217,6 +220,7 @@ pub(crate) struct ServiceRecords {
     /// The number of ejected instances. It changes only under the lock of `known`.
     ejected: AtomicUsize,
     retries: AtomicU64,
+    pub(super) retry_budget: Budget,
     known: Mutex<Known>,
     reports: Option<EjectionReports>,
 }
@@ -305,7 +309,8 @@ impl Growth {
 impl ServiceRecords {
     pub(crate) fn new(service: ServiceName, reports: Option<EjectionReports>) -> Arc<Self> {
         let (ejected, retries, known) = (AtomicUsize::new(0), AtomicU64::new(0), Mutex::default());
-        Arc::new(ServiceRecords { service, origin: Instant::now(), ejected, retries, known, reports })
+        let (origin, retry_budget) = (Instant::now(), Budget::new());
+        Arc::new(ServiceRecords { service, origin, ejected, retries, retry_budget, known, reports })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -7,7 +7,8 @@
 //! Each of these files imports only from files above it:
 //!
 //! - `clock`: the time. `policy`, `alias_table`, `hash_table`: how one of several is drawn.
-//! - `record`: the calls of one instance. `ejection`: the records of a service; ejects instances.
+//! - `record`: the calls of one instance. `budget`: the retries of a service. `ejection`: the records of a service;
+//!   ejects instances.
 //! - `selection`: the settings of a view. `list`: one published list, made by a selection. `choice`: chooses from it.
 //! - `source`: the lists of one subscription. `timekeeper`: timers of waiting views.
 //! - `service_view`: the view. `call`: a call and its outcome. `waiting`: waits for lists and instances. `stream`: lists
@@ -31,6 +32,7 @@
 //!   instead.
 
 mod alias_table;
+mod budget;
 mod call;
 mod choice;
 mod clock;

@@ -1,19 +1,16 @@
-//! Limits the retries to a service. All clients of the process share one budget per service.
+//! Limits the retries to a service. All clients of a Registry share one budget per service.
 //!
 //! Retries help when one instance fails and harm when all do: then they multiply the load on instances that are
 //! overloaded already. The budget allows [`RETRIES_PER_REQUEST`] of the requests of the last [`WINDOW_SECONDS`], so
 //! with all instances down the load of a busy service grows by a fifth at most. [`RETRIES_PER_SECOND`] lets a
 //! service with few requests retry at all.
 //!
-//! The numbers are fixed. An application that wants fewer retries sets [`Retry`](super::Retry).
+//! The numbers are fixed. An application that wants fewer retries sets `balance::Retry`.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
+    sync::{Mutex, PoisonError},
     time::Instant,
 };
-
-use crate::model::service::ServiceName;
 
 /// Requests and retries are counted over this many seconds.
 const WINDOW_SECONDS: u64 = 10;
@@ -24,7 +21,7 @@ const RETRIES_PER_SECOND: u32 = 3;
 
 /// The budget of one service.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     began: Instant,
     window: Mutex<Window>,
 }
@@ -44,33 +41,17 @@ struct Second {
 struct Window([Second; WINDOW_SECONDS as usize]);
 
 impl Budget {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Budget { began: Instant::now(), window: Mutex::default() }
     }
 
-    /// Returns the budget of `service`, which all clients of this process share, also those of different registries.
-    ///
-    /// The budget lives as long as a client that has called the service. A weak reference in the table lets it go
-    /// then.
-    pub(super) fn of(service: &ServiceName) -> Arc<Self> {
-        static BUDGETS: OnceLock<Mutex<HashMap<ServiceName, Weak<Budget>>>> = OnceLock::new();
-        let mut budgets = BUDGETS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(shared) = budgets.get(service).and_then(Weak::upgrade) {
-            return shared;
-        }
-        budgets.retain(|_, budget| budget.strong_count() > 0);
-        let budget = Arc::new(Budget::new());
-        budgets.insert(service.clone(), Arc::downgrade(&budget));
-        budget
-    }
-
     /// Counts a request. Retries are not counted here.
-    pub(super) fn note_request(&self, now: Instant) {
+    pub(crate) fn note_request(&self, now: Instant) {
         self.in_window(now, |window, number| window.second(number).requests += 1);
     }
 
     /// Takes one retry from the budget. Returns false if none is left.
-    pub(super) fn take_retry(&self, now: Instant) -> bool {
+    pub(crate) fn take_retry(&self, now: Instant) -> bool {
         self.in_window(now, |window, number| {
             let may_retry = window.allows_retry(number);
             window.second(number).retries += u32::from(may_retry);
@@ -160,13 +141,5 @@ mod tests {
         }
         assert!(!budget.take_retry(budget.began));
         budget.note_request(later);
-    }
-
-    #[test]
-    fn all_clients_of_a_service_share_one_budget() {
-        let service = |name: &str| ServiceName::parse(name).unwrap();
-        let first = Budget::of(&service("budget-orders"));
-        assert!(Arc::ptr_eq(&first, &Budget::of(&service("budget-orders"))));
-        assert!(!Arc::ptr_eq(&first, &Budget::of(&service("SHOP@@budget-orders"))));
     }
 }
