@@ -21,8 +21,8 @@ use actix_web::{
 use awc::{error::SendRequestError, ClientRequest, SendClientRequest};
 
 const HELP: &str = "\
-Forwards /SERVICE/path to /path of an instance of that service. Other services cannot be reached. /metrics and
-/registry/ show what is going on, to this machine only.
+Forwards /SERVICE/path to /path of an instance of that service. Other services cannot be reached. WebSockets are not
+forwarded. /metrics and /registry/ show what is going on, to this machine only.
 
 Usage: gateway [OPTIONS] SERVICE...
 
