@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     future::{poll_fn, ready, Ready},
-    pin::{pin, Pin},
+    pin::Pin,
     process::ExitCode,
     task::{ready, Context, Poll},
     time::Duration,
@@ -121,8 +121,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         println!("{:?}", balancer.call("/items").await);
     }
     registry.send(DeregisterInstance::new("orders", "127.0.0.7", 8081)).await??;
-    let removed = pin!(balancer.until(2));
-    actix_rt::time::timeout(Duration::from_secs(10), removed).await?;
+    actix_rt::time::timeout(Duration::from_secs(10), balancer.until(2)).await?;
     println!("{:?}", balancer.call("/items").await);
     registry.send(Shutdown::default()).await??;
     Ok(())
