@@ -13,8 +13,8 @@ use actix_nacos::{
 };
 use actix_web::{http::Version, web, App, HttpRequest, HttpServer};
 use awc::error::{ConnectError, SendRequestError};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use futures_util::StreamExt as _;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use support::{ask, registry, server, soon, unique};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},

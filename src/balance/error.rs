@@ -81,7 +81,10 @@ mod tests {
         assert!(matches!(&stale, ConnectError::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused));
         let stale = SendRequestError::Connect(stale);
         let text = stale.to_string();
-        assert!(text.ends_with("the list of DEFAULT_GROUP@@orders is stale, no registry server answers: refused"), "{text}");
+        assert!(
+            text.ends_with("the list of DEFAULT_GROUP@@orders is stale, no registry server answers: refused"),
+            "{text}"
+        );
         assert_eq!(cause(&stale), None);
     }
 }

@@ -156,7 +156,9 @@ impl Choice<'_> {
         let load = |place: usize| self.callable[place].as_ref().map(|callable| (&*callable.record, callable.share));
         let (Some(load_of_first), Some(load_of_second)) = (load(first.place), load(second.place)) else { return first };
         // A probe is taken in any case: an ejected instance has no load to compare.
-        if second.admission != Admission::Granted || is_less_loaded(load_of_second, load_of_first, coarse_millis() as u32) {
+        if second.admission != Admission::Granted
+            || is_less_loaded(load_of_second, load_of_first, coarse_millis() as u32)
+        {
             second
         } else {
             first

@@ -152,7 +152,8 @@ impl List {
             }
         }
         let new = (!selection.warm_up.is_zero()).then(|| NewInstances::find(&all.hosts, selection, before));
-        let may_be_plain = selection.policy == Policy::WeightedRandom && new.as_ref().is_none_or(|new| new.until.is_none());
+        let may_be_plain =
+            selection.policy == Policy::WeightedRandom && new.as_ref().is_none_or(|new| new.until.is_none());
         List {
             first: Group::new(&all.hosts, callable, selection.policy),
             others: Group::new(&all.hosts, others, selection.policy),
