@@ -190,8 +190,7 @@ impl Listing for ViewSource {
     }
 
     fn note_ejections(&self, any_ejected: bool) {
-        let shared = self.lists().living();
-        shared.iter().for_each(|shared| shared.note_ejections(any_ejected));
+        self.lists().shared.iter().filter_map(Weak::upgrade).for_each(|shared| shared.note_ejections(any_ejected));
     }
 }
 
