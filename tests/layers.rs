@@ -15,7 +15,7 @@ const LAYERS: [&str; 11] =
 const EMBEDDED_IMPORTS: [&str; 5] = ["error", "model", "config", "runtime", "wire"];
 /// How many modules may be in circles. Lower this number when there are fewer. Before the sources were sorted into
 /// layers, 61 of 113 modules (54 %) were in circles.
-const MODULES_IN_CIRCLES: usize = 15;
+const MODULES_IN_CIRCLES: usize = 5;
 
 #[test]
 fn no_layer_imports_a_higher_one() {

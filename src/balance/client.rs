@@ -291,6 +291,9 @@ impl ClientBuilder {
     /// How long a call may take until the head of the answer has come: waiting, all attempts, and the redirects that it
     /// follows. Default: 10 s.
     ///
+    /// In the [`middleware`](Self::middleware) of another awc client, each request that a redirect leads to has its own
+    /// deadline.
+    ///
     /// While an attempt waits for the request's own body, only the deadline applies.
     #[must_use]
     pub fn deadline(mut self, limit: Duration) -> Self {
@@ -419,11 +422,12 @@ impl ClientBuilder {
         if let Some(balancer) = Rc::get_mut(&mut middleware.0) {
             balancer.tunnels = tunnels.taken();
         }
-        let (balancer, client) = (middleware.0.clone(), awc::Client::builder().disable_timeout().max_redirects(0));
+        let with_deadline = WithDeadline(middleware.0.deadline.clone());
+        let client = awc::Client::builder().disable_timeout().max_redirects(0);
         let client = client.connector(connector(any_http)).wrap(middleware);
         Client(match redirects {
             0 => client.finish(),
-            _ => client.wrap(Redirect::new().max_redirect_times(redirects)).wrap(WithDeadline(balancer)).finish(),
+            _ => client.wrap(Redirect::new().max_redirect_times(redirects)).wrap(with_deadline).finish(),
         })
     }
 
@@ -431,7 +435,8 @@ impl ClientBuilder {
     ///
     /// awc's time limit of 5 s covers all attempts, so turn it off; the
     /// [`attempt_timeout`](ClientBuilder::attempt_timeout) replaces it. For https, use the
-    /// [connector](Middleware::connector), too.
+    /// [connector](Middleware::connector), too. WebSockets need HTTP/1, so a client that opens them must not offer
+    /// HTTP/2 to the instances.
     ///
     /// ```
     /// # use actix_nacos::{balance::Client, prelude::*};
@@ -452,7 +457,7 @@ impl ClientBuilder {
             registry: self.registry,
             connections: Connections::default(),
             tunnels: None,
-            deadline: Deadline::default(),
+            deadline: Rc::new(Deadline::new(self.settings.deadline)),
             factory: RequestFactory::new(),
             settings: self.settings,
             limits_others,

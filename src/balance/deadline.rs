@@ -8,6 +8,7 @@ use std::{
     future::{poll_fn, Future as _},
     pin::pin,
     rc::Rc,
+    time::Duration,
 };
 
 use actix_rt::time::Instant;
@@ -15,21 +16,31 @@ use actix_service::{forward_ready, Service};
 use awc::{error::SendRequestError, middleware::Transform, ConnectRequest, ConnectResponse};
 use futures_util::future::LocalBoxFuture;
 
-use super::middleware::Balancer;
-
 /// The deadline of the call that is being polled.
-#[derive(Default)]
-pub(super) struct Deadline(Cell<Option<Instant>>);
+pub(super) struct Deadline {
+    /// How long a call may take.
+    limit: Duration,
+    end: Cell<Option<Instant>>,
+}
 
 impl Deadline {
+    pub(super) fn new(limit: Duration) -> Self {
+        Deadline { limit, end: Cell::new(None) }
+    }
+
+    /// The deadline of a request that is sent now. Without a [`WithDeadline`] around it, each request has its own.
+    pub(super) fn of_the_request(&self) -> Instant {
+        self.of_the_whole_call().unwrap_or_else(|| Instant::now() + self.limit)
+    }
+
     /// `None` for a call that follows no redirects.
     pub(super) fn of_the_whole_call(&self) -> Option<Instant> {
-        self.0.get()
+        self.end.get()
     }
 }
 
 /// Gives a call its deadline. Goes around the redirects.
-pub(super) struct WithDeadline(pub(super) Rc<Balancer>);
+pub(super) struct WithDeadline(pub(super) Rc<Deadline>);
 
 impl<S> Transform<S, ConnectRequest> for WithDeadline
 where
@@ -38,13 +49,13 @@ where
     type Transform = Limited<S>;
 
     fn new_transform(self, redirects: S) -> Limited<S> {
-        Limited { redirects, balancer: self.0 }
+        Limited { redirects, deadline: self.0 }
     }
 }
 
 pub(super) struct Limited<S> {
     redirects: S,
-    balancer: Rc<Balancer>,
+    deadline: Rc<Deadline>,
 }
 
 impl<S> Service<ConnectRequest> for Limited<S>
@@ -58,14 +69,14 @@ where
     forward_ready!(redirects);
 
     fn call(&self, request: ConnectRequest) -> Self::Future {
-        let (calling, balancer) = (self.redirects.call(request), self.balancer.clone());
-        let end = Instant::now() + balancer.settings.deadline;
+        let (calling, deadline) = (self.redirects.call(request), self.deadline.clone());
+        let end = Instant::now() + deadline.limit;
         Box::pin(async move {
             let mut calling = pin!(calling);
             poll_fn(|context| {
-                balancer.deadline.0.set(Some(end));
+                deadline.end.set(Some(end));
                 let polled = calling.as_mut().poll(context);
-                balancer.deadline.0.set(None);
+                deadline.end.set(None);
                 polled
             })
             .await

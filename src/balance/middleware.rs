@@ -106,7 +106,7 @@ pub(super) struct Balancer {
     /// Connects for requests that need HTTP/1. `None` in the middleware of another client.
     pub(super) tunnels: Option<Tunnels>,
     pub(super) factory: RequestFactory,
-    pub(super) deadline: Deadline,
+    pub(super) deadline: Rc<Deadline>,
     pub(super) settings: Settings,
     /// Whether `attempt_timeout` also applies to hosts that are not services.
     pub(super) limits_others: bool,
@@ -301,7 +301,7 @@ impl Balancer {
     where
         S: ActixService<ConnectRequest, Response = ConnectResponse, Error = SendRequestError>,
     {
-        let deadline = self.deadline.of_the_whole_call().unwrap_or_else(|| Instant::now() + self.settings.deadline);
+        let deadline = self.deadline.of_the_request();
         let view = match service.view.get() {
             Some(view) => view,
             None => {

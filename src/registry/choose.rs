@@ -10,7 +10,7 @@ use super::{
     shared::Shared,
 };
 use crate::{
-    discovery::view::{selection_setters, Selection},
+    discovery::view::{selection_setters, Eject, Policy, Selection},
     error::{Error, Operation},
     model::{instance::Instance, service::ServiceRef},
 };

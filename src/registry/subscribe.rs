@@ -14,7 +14,7 @@ use crate::{
         listeners::Listener,
         subscriber::{AddView, Listen, Settings, StopListening, Subscriber},
         subscription::SubscriptionKey,
-        view::{selection_setters, Selection, ServiceView},
+        view::{selection_setters, Eject, Policy, Selection, ServiceView},
     },
     error::{Error, Operation},
     model::{change::ServiceChanged, service::ServiceRef},

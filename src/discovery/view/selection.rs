@@ -246,19 +246,20 @@ impl Conditions {
     }
 }
 
-/// The setters of [`Selection`] for a message with a field `selection`.
+/// The setters of [`Selection`] for a message with a field `selection`. Needs `Eject`, `Policy` and `Selection` in
+/// scope.
 macro_rules! selection_setters {
     () => {
         /// Replaces all settings of the setters below. Default: [`Selection::default`](crate::Selection).
         #[must_use]
-        pub fn selection(mut self, selection: $crate::discovery::view::Selection) -> Self {
+        pub fn selection(mut self, selection: Selection) -> Self {
             self.selection = selection;
             self
         }
 
         /// How an instance is chosen: see [`Selection::policy`](crate::Selection::policy).
         #[must_use]
-        pub fn policy(mut self, policy: $crate::discovery::view::Policy) -> Self {
+        pub fn policy(mut self, policy: Policy) -> Self {
             self.selection = self.selection.policy(policy);
             self
         }
@@ -310,7 +311,7 @@ macro_rules! selection_setters {
 
         /// When failed calls eject an instance: see [`Selection::eject`](crate::Selection::eject).
         #[must_use]
-        pub fn eject(mut self, eject: $crate::discovery::view::Eject) -> Self {
+        pub fn eject(mut self, eject: Eject) -> Self {
             self.selection = self.selection.eject(eject);
             self
         }
