@@ -10,7 +10,7 @@
 //! | the body broke off, or ended before `Content-Length` | failed; the reader gets an error too |
 //! | the caller drops a body that has arrived already | succeeded |
 //! | the caller drops a body that has not arrived | cancelled, or failed if it took longer than `slow_after` |
-//! | `101 Switching Protocols` (a WebSocket) | succeeded when the tunnel is closed |
+//! | `101 Switching Protocols` (a WebSocket) | succeeded at once; in flight until the tunnel is closed |
 //! | an event stream (`text/event-stream`) | its latency ends with the head; succeeded when the caller drops it |
 //!
 //! Invariant: each call is reported exactly once. [`Call`]'s `Drop` reports a call that nobody has reported.

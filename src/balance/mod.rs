@@ -24,7 +24,7 @@
 //!
 //! A client belongs to one thread, because awc's client does. Connections belong to the client. What is known about
 //! instances belongs to the Registry: lists, calls in flight, latencies, ejections and the budget of retries are the
-//! same for all workers. So an instance that fails for one worker is left out by all of them.
+//! same for all workers that use one Registry. So an instance that fails for one worker is left out by all of them.
 //!
 //! # Errors
 //!

@@ -1,4 +1,4 @@
-//! TLS of the ready client, with HTTP/2 if the instance offers it.
+//! TLS of the ready client, with HTTP/2 if the instance offers it, and without HTTP/2 for tunnels.
 //!
 //! Both libraries offer ALPN `h2` and `http/1.1`. If both features are on, rustls is used. Without either feature
 //! the module `none` takes their place, so that `client` needs no `cfg`.

@@ -16,7 +16,10 @@
 //! | the probe is cancelled, or takes more than 30 s | the next call may be the probe |
 //! | the instance leaves the list | the ejection ends; its history is kept for 10 s, in case it comes back |
 //!
-//! Ejections belong to the process: Nacos is not told, and other callers find out by themselves.
+//! A stale list ends no ejection. When the list is confirmed, the instances that left meanwhile have left.
+//!
+//! Ejections belong to the Registry: Nacos is not told, and other callers find out by themselves. In another Registry
+//! the same name may be another service.
 
 use std::{
     cmp,

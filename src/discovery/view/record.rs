@@ -41,8 +41,8 @@ pub(super) struct Record {
     ejected_until: AtomicU64,
     /// When the probe under way began, in nanoseconds. 0 without a probe.
     probe: AtomicU64,
-    /// The upper half is the time of the last sample in milliseconds of the coarse clock (modulo 2^32). The lower half is the mean latency
-    /// in microseconds, as the bits of an `f32`. 0 without a sample.
+    /// The upper half is the time of the last sample in milliseconds of the coarse clock (modulo 2^32). The lower half
+    /// is the mean latency in microseconds, as the bits of an `f32`. 0 without a sample.
     latency: AtomicU64,
     /// Calls that began. Those that have not ended are in flight, so the end of a call need not write twice.
     began: AtomicU32,
