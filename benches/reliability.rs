@@ -345,7 +345,8 @@ fn calls_in_outage() {
 
 fn soak(options: &Options) {
     let Options { seconds, seed, .. } = *options;
-    let mut figures = run(soak::soak(Duration::from_secs(seconds), seed, |line| println!("soak: {line}")));
+    let mut figures =
+        run(soak::soak(soak::Sizes::full(), Duration::from_secs(seconds), seed, |line| println!("soak: {line}")));
     let metrics = std::mem::take(&mut figures.metrics);
     if let Some(file) = &options.metrics {
         std::fs::write(file, metrics).expect("the file can be written");

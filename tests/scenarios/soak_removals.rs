@@ -1,11 +1,9 @@
 //! Measures how long the views of the soak show an instance that was deregistered at a healthy server.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use actix_nacos::{embedded::Dialect, Protocol};
+use tokio::time::Instant;
 
 use crate::support::measure::{Spread, Stalls};
 
@@ -13,8 +11,8 @@ use crate::support::measure::{Spread, Stalls};
 ///
 /// An instance that no list of the present epoch has contained may be withheld from removal. So each list must have
 /// contained all its instances since the epoch began. Until then a server that failed must be tried again (at most 2
-/// s), each instance must be registered again (its beat interval, 1 s), and the list must be polled after that (2 s).
-/// The rest is for a slow machine.
+/// s), each instance must be registered again (its beat interval, 1 s, or 2 s in the simulation), and the list must be
+/// polled after that (2 s). The rest is for a slow network and a slow machine.
 const HEALTHY_AFTER: Duration = Duration::from_secs(8);
 
 /// The longest interval between two polls of a list.
@@ -88,7 +86,8 @@ pub struct Removals {
     overdue: usize,
     first_overdue: Option<String>,
     left_out: usize,
-    stalls: Stalls,
+    /// `None` in a simulation, where time stands still meanwhile.
+    stalls: Option<Stalls>,
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +111,12 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// Adds the numbers of removals. Leaves the times out.
+    pub fn add(&mut self, other: &Summary) {
+        self.removals += other.removals;
+        self.in_time += other.in_time;
+    }
+
     /// Also true if there were no removals.
     pub fn holds(&self) -> bool {
         self.in_time * 100 >= self.removals * 95
@@ -119,7 +124,7 @@ impl Summary {
 }
 
 impl Removals {
-    pub fn new() -> Self {
+    pub fn new(is_simulated: bool) -> Self {
         let healthy = Health { is_faulty: false, since: Instant::now() };
         Removals {
             health: [healthy; 2],
@@ -132,7 +137,7 @@ impl Removals {
             overdue: 0,
             first_overdue: None,
             left_out: 0,
-            stalls: Stalls::watch(),
+            stalls: (!is_simulated).then(Stalls::watch),
         }
     }
 
@@ -200,7 +205,7 @@ impl Removals {
     }
 
     fn count(&mut self, Pending { answered, how }: Pending, took: Duration) {
-        if self.stalls.any_between(answered, answered + took) {
+        if self.was_stalled_between(answered, answered + took) {
             self.left_out += 1;
             return;
         }
@@ -211,6 +216,10 @@ impl Removals {
         } else {
             seen.late += 1;
         }
+    }
+
+    fn was_stalled_between(&self, from: Instant, to: Instant) -> bool {
+        self.stalls.as_ref().is_some_and(|stalls| stalls.any_between(from.into_std(), to.into_std()))
     }
 
     /// Stops waiting for a removal. If its time is already over, it counts as late.
@@ -235,7 +244,7 @@ impl Removals {
             self.pending.remove(&port);
             let Pending { answered, how } = pending;
             let took = answered.elapsed();
-            if !self.stalls.any_between(answered, Instant::now()) {
+            if !self.was_stalled_between(answered, Instant::now()) {
                 self.overdue += 1;
                 self.first_overdue.get_or_insert_with(|| format!("port {port}, {how:?}, shown for {took:.1?}"));
             }

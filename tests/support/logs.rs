@@ -46,13 +46,18 @@ impl Drain for Log {
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
-        let mut text = Text(record.msg().to_string());
-        // Writing to a string cannot fail.
-        let _ = record.kv().serialize(record, &mut text);
-        let _ = values.serialize(record, &mut text);
-        self.0.lock().expect("no panic").push(Line { level: record.level(), text: text.0 });
+        self.0.lock().expect("no panic").push(Line { level: record.level(), text: text(record, values) });
         Ok(())
     }
+}
+
+/// The message of a record with all keys and values.
+pub fn text(record: &Record<'_>, values: &OwnedKVList) -> String {
+    let mut text = Text(record.msg().to_string());
+    // Writing to a string cannot fail.
+    let _ = record.kv().serialize(record, &mut text);
+    let _ = values.serialize(record, &mut text);
+    text.0
 }
 
 struct Text(String);
