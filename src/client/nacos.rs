@@ -196,7 +196,8 @@ impl Nacos {
         self.disabled
     }
 
-    /// Registers an instance, or replaces the values of a registered one.
+    /// Registers an instance, or replaces the values of a registered one. Returns the epoch in which the server in use
+    /// has them. If another server has taken them, that is a past epoch, so that the instance is registered again.
     ///
     /// # Errors
     /// The first rejection or the last failure: see [`attempt`](super::attempt). After a retryable error, the
@@ -206,12 +207,16 @@ impl Nacos {
         service: &ServiceName,
         instance: &Instance,
         patience: Patience,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
+        // Read before sending: the epoch may change while the request is under way.
+        let epoch = self.epoch();
         if self.disabled {
-            return Ok(());
+            return Ok(epoch);
         }
         let call = calls::Register { namespace: &self.namespace, service, instance };
-        self.attempt(&call, patience).await.map(drop)
+        let answered = self.attempt(&call, patience).await?;
+        let is_taken = self.servers.is_in_use(&answered.server);
+        Ok(if is_taken { epoch } else { epoch.wrapping_sub(1) })
     }
 
     /// Deregisters an instance.
@@ -314,8 +319,13 @@ impl Nacos {
         }
         // Another process may have registered the instance a moment ago.
         let listed_at = written.unwrap_or_else(Instant::now) + LIST_DELAY;
+        let epoch = self.servers.is_in_use(&found.server).then(|| self.epoch());
         let list = self.list_to_find(key, listed_at, patience).await?;
-        Ok(complete(instance, &list, key))
+        if find(&list.info, key).is_none() && (epoch.is_none() || list.epoch != epoch) {
+            // The list is another server's, or was made after a restart. It does not show that the instance is disabled.
+            return Err(Error::NotFound { instance: key.to_string(), may_be_disabled: true });
+        }
+        Ok(complete(instance, &list.info, key))
     }
 
     /// The values of an instance as the server has them, by a single request if the server has GET. `enabled` and
@@ -353,7 +363,7 @@ impl Nacos {
         patience: Patience,
     ) -> Result<Current, Error> {
         let listed_at = written.map_or_else(Instant::now, |written| written + LIST_DELAY);
-        let list = self.list_to_find(key, listed_at, patience).await?;
+        let list = self.list_to_find(key, listed_at, patience).await?.info;
         let found = find(&list, key).cloned();
         found
             .map(|instance| Current { instance, is_complete: true })
@@ -361,19 +371,14 @@ impl Nacos {
     }
 
     /// Returns the first list that contains the instance or was requested after `listed_at`.
-    async fn list_to_find(
-        &self,
-        key: &InstanceKey,
-        listed_at: Instant,
-        patience: Patience,
-    ) -> Result<ServiceInfo, Error> {
+    async fn list_to_find(&self, key: &InstanceKey, listed_at: Instant, patience: Patience) -> Result<Listed, Error> {
         let asked = Instant::now();
-        let list = self.list(&ListQuery::all_of(&key.service), patience).await?.info;
-        if asked >= listed_at || find(&list, key).is_some() {
+        let list = self.list(&ListQuery::all_of(&key.service), patience).await?;
+        if asked >= listed_at || find(&list.info, key).is_some() {
             return Ok(list);
         }
         sleep_until(listed_at.min(patience.deadline(self.deadline()))).await;
-        Ok(self.list(&ListQuery::all_of(&key.service), patience).await?.info)
+        self.list(&ListQuery::all_of(&key.service), patience).await
     }
 }
 

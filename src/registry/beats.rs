@@ -145,8 +145,7 @@ impl Shared {
             self.recent_writes.registered(key, || as_sent(instance));
             return Ok(reply);
         }
-        let epoch = self.nacos.epoch();
-        self.nacos.register(&key.service, instance, patience).await?;
+        let epoch = self.nacos.register(&key.service, instance, patience).await?;
         self.recent_writes.registered(key, || as_sent(instance));
         self.note(key, |desired| desired.registered(epoch));
         Ok(HeartbeatReply::taken())
@@ -305,9 +304,7 @@ impl Shared {
 
     /// Registers the instance in place of a beat.
     pub(super) async fn register_again(&self, key: &Arc<InstanceKey>, values: &Instance) -> Result<BeatOutcome, Error> {
-        // Read before sending: the epoch may change while the request is under way.
-        let epoch = self.nacos.epoch();
-        self.nacos.register(&key.service, values, Patience::Round).await?;
+        let epoch = self.nacos.register(&key.service, values, Patience::Round).await?;
         debug!(self.log, "registered instance instead of heartbeat"; "instance" => %key);
         if self.desired.get(key, |desired| desired.state != InstanceState::Pending).unwrap_or(false) {
             self.history.record(RegistryEventKind::InstanceRegisteredAgain, |event| {

@@ -57,7 +57,8 @@ pub(crate) struct DesiredInstance {
     pub(crate) instance: Rc<Instance>,
     /// `None` for a persistent instance, unless it waits to be registered.
     pub(crate) heartbeat: Option<Addr<Heartbeat>>,
-    /// The epoch in which a server accepted these values; `None` while no server has.
+    /// The epoch in which the server in use accepted these values, a past one if another server did; `None` while no
+    /// server has.
     pub(crate) known_to: Option<u64>,
     /// The values before a change that failed and that a server may have applied all the same. They are registered
     /// instead of the next beat.
@@ -138,7 +139,7 @@ impl DesiredInstance {
         }
     }
 
-    /// A server accepted a registration that was sent in `epoch`.
+    /// The server in use accepted a registration in `epoch`. A past epoch if another server did.
     pub(crate) fn registered(&mut self, epoch: u64) {
         Rc::make_mut(&mut self.instance).healthy = true;
         self.known_to = Some(epoch);

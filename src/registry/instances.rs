@@ -197,19 +197,17 @@ impl Shared {
         if previous.as_ref().is_none_or(|previous| previous.ephemeral != values.ephemeral) {
             self.desired.add_leftover(&key, values.ephemeral);
         }
-        // Read before sending: the epoch may change while the request is under way.
-        let epoch = self.nacos.epoch();
         let outcome = self.nacos.register(&key.service, &values, Patience::Operation).await;
         match &outcome {
-            Ok(()) => {
+            Ok(epoch) => {
                 self.note_registration(&key, previous.as_deref(), &values);
-                self.set_desired(key, values, Some(epoch));
+                self.set_desired(key, values, Some(*epoch));
             }
             Err(error) if error.is_retryable() => self.take_back(&key, previous),
             // The server rejected the registration, so there is nothing to take back.
             Err(_) => self.desired.forget_leftover(&key),
         }
-        outcome
+        outcome.map(drop)
     }
 
     fn note_registration(&self, key: &Arc<InstanceKey>, previous: Option<&Instance>, values: &Instance) {

@@ -141,15 +141,16 @@ impl Shared {
         let patience = self.nacos.patience();
         let before = self.values_before(key, change, wanted, patience).await?;
         let after = change.apply_to(&before);
-        // Read before sending: the epoch may change while the request is under way.
-        let epoch = self.nacos.epoch();
-        if let Err(error) = self.nacos.register(&key.service, &after, patience).await {
-            if error.is_retryable() {
-                // A server may have applied the change.
-                self.restore(key, Some(Rc::new(before)));
+        let epoch = match self.nacos.register(&key.service, &after, patience).await {
+            Ok(epoch) => epoch,
+            Err(error) => {
+                if error.is_retryable() {
+                    // A server may have applied the change.
+                    self.restore(key, Some(Rc::new(before)));
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
+        };
         self.recent_writes.changed(key, as_sent(&before), as_sent(&after));
         self.note_modified(key, wanted, now_wanted, epoch);
         Ok(())

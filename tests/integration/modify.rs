@@ -3,11 +3,11 @@
 use actix::Addr;
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer},
-    DeregisterInstance, Error, GetInstance, Instance, Metadata, ModifyInstance, RegisterInstance, Registry,
+    DeregisterInstance, Error, GetInstance, Instance, Metadata, ModifyInstance, Operation, RegisterInstance, Registry,
     SendHeartbeat,
 };
 
-use crate::support::{ask, config, eventually, shut_down, start, IP};
+use crate::support::{ask, config, config_at, eventually, in_use, only_instance, servers, shut_down, start, until, IP};
 
 fn register(port: u16) -> RegisterInstance {
     RegisterInstance::new("orders", IP, port)
@@ -134,4 +134,47 @@ async fn later_changes_by_others_are_shown_and_kept() {
     assert_eq!(world.at(80), (7.0, true, metadata(&[("a", "1"), ("b", "2")])));
     shut_down(&other).await;
     world.close().await;
+}
+
+/// Two servers that know nothing of each other, as a node that has just restarted. The instance is registered at the one
+/// in use; gives its index.
+async fn registered_at_one_of_two() -> (Vec<EmbeddedServer>, Addr<Registry>, usize) {
+    let (servers, addresses) = servers(2);
+    let owner = start(config_at(&addresses));
+    ask(&owner, register(1).heartbeat_interval(std::time::Duration::from_secs(1))).await.unwrap();
+    let used = in_use(&owner, &servers).await.address();
+    let used = servers.iter().position(|server| server.address() == used).unwrap();
+    (servers, owner, used)
+}
+
+#[actix::test]
+async fn an_instance_that_one_server_shows_and_another_does_not_list_is_not_taken_for_disabled() {
+    let (servers, owner, used) = registered_at_one_of_two().await;
+    let (used, other) = (&servers[used], &servers[1 - used]);
+    let neighbour = start(config(other));
+    ask(&neighbour, register(1)).await.unwrap();
+    // Beats would bring it back to the server in use.
+    used.faults().only_for(&[Operation::Get, Operation::Beat]);
+    used.faults().fail_share(1.0, 503);
+    used.faults().forget_instance("orders", IP, 1);
+
+    ask(&owner, modify(1).weight(5.0)).await.unwrap();
+    used.faults().clear();
+    let found = only_instance(used, "orders");
+    assert_eq!((found.weight, found.enabled), (5.0, true));
+    shut_down(&neighbour).await;
+    shut_down(&owner).await;
+}
+
+#[actix::test]
+async fn a_change_that_another_server_has_taken_reaches_the_server_in_use() {
+    let (servers, owner, used) = registered_at_one_of_two().await;
+    let (used, other) = (&servers[used], &servers[1 - used]);
+    used.faults().only_for(&[Operation::Register]);
+    used.faults().fail_share(1.0, 503);
+    ask(&owner, modify(1).weight(5.0)).await.unwrap();
+    assert_eq!((only_instance(used, "orders").weight, only_instance(other, "orders").weight), (1.0, 5.0));
+    used.faults().clear();
+    until("the server in use has it too", || only_instance(used, "orders").weight == 5.0).await;
+    shut_down(&owner).await;
 }
