@@ -1,8 +1,8 @@
 //! The soak in a simulation: client and servers in one thread, with a paused clock, a network in memory and seeded
 //! faults. So a minute takes milliseconds, and a failure can be repeated.
 //!
-//! `SEEDS=10000 cargo test --release --test simulation` runs as many seeds. `SEED=7 cargo test --test simulation --
-//! --nocapture` runs one, and prints its log.
+//! `SEEDS=10000 cargo test --release --test simulation` runs as many seeds, with `SEED=7` from there. `SEED=7 cargo test
+//! --test simulation -- --nocapture` runs this seed alone, and prints its log.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "scenarios/soak.rs"]
@@ -10,7 +10,7 @@ mod soak;
 mod support;
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     env,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     panic::{self, AssertUnwindSafe},
@@ -39,6 +39,7 @@ const ENOUGH: usize = 5;
 thread_local! {
     /// The first panic of the seed that this thread runs, also one that was caught.
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+    static SIMULATES: Cell<bool> = const { Cell::new(false) };
 }
 
 /// What is done with the records of the log.
@@ -82,7 +83,9 @@ fn simulate(seed: u64, log: Log) -> Result<(Figures, u64), String> {
         (figures, hash)
     };
     PANIC.take();
+    SIMULATES.set(true);
     let ran = panic::catch_unwind(AssertUnwindSafe(run));
+    SIMULATES.set(false);
     match (PANIC.take(), ran) {
         (None, Ok(ran)) => check(&ran.0).map(|()| ran),
         (panic, _) => Err(panic.unwrap_or_default()),
@@ -122,12 +125,17 @@ impl Drain for Trace {
     }
 }
 
-/// Keeps the panics of a thread instead of printing them.
+/// Keeps the panics of a thread that runs a seed, and prints all others.
 fn keep_panics() {
-    panic::set_hook(Box::new(|panic| {
-        PANIC.with_borrow_mut(|first| {
-            first.get_or_insert_with(|| panic.to_string());
-        });
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if SIMULATES.get() {
+            PANIC.with_borrow_mut(|first| {
+                first.get_or_insert_with(|| panic.to_string());
+            });
+        } else {
+            print(panic);
+        }
     }));
 }
 
@@ -137,9 +145,9 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn no_seed_violates_a_promise() {
-    let (seeds, log) = match number("SEED") {
-        Some(seed) => (seed..seed + 1, Log::Print),
-        None => (0..number("SEEDS").unwrap_or(SEEDS), Log::Discard),
+    let (seeds, log) = match (number("SEED"), number("SEEDS")) {
+        (Some(seed), None) => (seed..seed + 1, Log::Print),
+        (first, count) => (first.unwrap_or(0)..first.unwrap_or(0) + count.unwrap_or(SEEDS), Log::Discard),
     };
     keep_panics();
     let began = std::time::Instant::now();
@@ -158,7 +166,7 @@ fn no_seed_violates_a_promise() {
     });
     let done = done.into_inner().unwrap();
     println!("{} in {:.1?}", done.summary(), began.elapsed());
-    assert!(done.violations.is_empty(), "{}", done.violations.join("\n"));
+    assert!(done.violations.is_empty(), "{} violations, see above", done.violations.len());
     assert!(done.pushed.holds() && done.polled.holds(), "fewer than 95 percent of the removals in time");
 }
 
@@ -181,7 +189,9 @@ impl Done {
             Ok((figures, _)) => figures,
             Err(violation) => {
                 let command = format!("SEED={seed} cargo test --test simulation no_seed -- --nocapture");
-                return self.violations.push(format!("seed {seed}: {violation}\nrepeat it by: {command}\n"));
+                let violation = format!("seed {seed}: {violation}\nrepeat it by: {command}\n");
+                println!("{violation}");
+                return self.violations.push(violation);
             }
         };
         self.operations += figures.operations;
