@@ -269,8 +269,7 @@ pub async fn soak(sizes: Sizes, last: Duration, seed: u64, mut say: impl FnMut(&
         world.stay_settled(&views, &checked).await;
     }
     let mut figures = std::mem::take(&mut *world.figures.borrow_mut());
-    // A pause, as in an application that has other work.
-    figures.settled_after = settled_after;
+    (figures.settled_after, figures.metrics) = (settled_after, metrics);
     figures.removals = world.removals.replace(Removals::new(true)).into_figures();
     (figures.resident_kib.1, figures.descriptors.1) = (resident_kib(), descriptors());
     figures.instances = world.model.borrow().values().map(BTreeMap::len).sum();
@@ -396,6 +395,7 @@ impl World {
                 6..9 => self.deregister(number, port).await,
                 _ => drop(self.insist(async || ask(&self.registry, ListInstances::new(service(number))).await).await),
             }
+            // A pause, as in an application that has other work.
             actix_rt::time::sleep(self.sizes.pause.mul_f64(dice.f64())).await;
         }
     }
@@ -448,7 +448,7 @@ impl World {
         }
     }
 
-    /// Takes the faults of the network back.
+    /// Ends the faults of the network.
     fn improve_network(&self) {
         if let Some(Simulation { network, latency, .. }) = &self.sizes.simulation {
             network.set(Conditions { latency: *latency, lost: 0.0, doubled: 0.1 });
@@ -456,7 +456,7 @@ impl World {
         }
     }
 
-    /// In another thread: a server that is told to close its connections keeps the caller waiting.
+    /// Orders a fault in another thread, because closing a server's connections blocks the caller.
     async fn order<T: Send + 'static>(
         &self,
         server: usize,
