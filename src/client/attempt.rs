@@ -13,16 +13,16 @@
 //! |---|---|
 //! | a success, or "not found" | the end |
 //! | a failure: no connection, no answer, 5xx, 429, unreadable | the next server |
-//! | a rejection: 4xx, a refused login | the next healthy server; if none accepts, the first rejection |
+//! | a rejection: 4xx, a rejected login | the next healthy server; if none accepts, the first rejection |
 //!
 //! A rejection ends the operation early, because waiting does not change it. The exception is a failing server in
 //! use, which might accept the request when it is back.
 //!
 //! # Which protocol
 //!
-//! v1 is tried first at a server that is not known. If it offers no v1 for this operation, v3 is tried in the same
-//! attempt. What is learned is kept for the server. Only operations that both APIs have teach anything: 3.0 has v1
-//! for those, and offers GET in v3 alone.
+//! v1 is tried first at a server whose protocol is not known. If the server does not offer the operation in v1, v3 is
+//! tried in the same attempt. The protocol that works is stored for the server, but only after an operation that both
+//! APIs have: Nacos 3.0 offers GET only in v3, and these operations in v1 too.
 
 use std::{hash::BuildHasher as _, rc::Rc, time::Duration};
 
@@ -45,13 +45,13 @@ use crate::{
 
 /// How often an operation without servers checks whether the server list has been fetched.
 ///
-/// An application that starts by an endpoint has no server for the first moments.
+/// With an endpoint, the client has no server until the first server list has been fetched.
 const SERVER_LIST_WAIT: Duration = Duration::from_millis(50);
 
 /// The progress of one operation.
 ///
-/// A rejection is kept from the first server and a failure from the last one: the first server is the one in use,
-/// and the last failure tells how things are now.
+/// A rejection is kept from the first server, because that is the server in use. A failure is kept from the last
+/// server, because it is the most recent.
 #[derive(Default)]
 struct Progress {
     deadline: Option<Instant>,
@@ -76,7 +76,7 @@ impl Progress {
         self.tried.push(server);
     }
 
-    /// Notes that a server did not do it.
+    /// Notes that a request failed.
     fn fail(&mut self, server: Rc<Server>, failure: Error, is_cut_short: bool) {
         self.tried.push(server);
         // A request that the deadline cut short explains less than an earlier failure.
@@ -143,7 +143,7 @@ impl Nacos {
     /// Whether a rejection is the answer unless a healthy server gives a better one. Waiting for failing servers is not
     /// worth it then, except for the server in use, which may recover.
     ///
-    /// So an application that is rejected by the only healthy server learns of it at once.
+    /// So an application that is rejected by the only healthy server gets the error at once.
     fn has_answer(&self, operation: Operation, progress: &Progress) -> bool {
         let may_come_back = progress.has_current_failed || self.servers.is_current_open_for(operation);
         progress.first_rejection.is_some() && !may_come_back
@@ -180,7 +180,7 @@ impl Nacos {
         }
     }
 
-    /// Waits for a permit. `None` if the deadline passes that the operation's requests share.
+    /// Waits for a permit. `None` if the shared deadline of the operation passes first.
     async fn permit(
         &self,
         operation: Operation,
@@ -213,7 +213,7 @@ impl Nacos {
     /// one.
     ///
     /// # Errors
-    /// That of the protocol that was tried last.
+    /// The error of the protocol that was tried last.
     async fn ask<C: Call>(
         &self,
         call: &C,
@@ -244,7 +244,7 @@ impl Nacos {
     /// query.
     ///
     /// Nacos 1.4 reads the parameters of a POST only from the query, and answers 400 to a form. A proxy may reject
-    /// a long query with 400, 414 or 431. What a server reads is remembered by method.
+    /// a long query with 400, 414 or 431. What a server reads is stored by method.
     pub(super) async fn send(
         &self,
         server: &Server,
@@ -315,9 +315,9 @@ fn is_rejection(error: &Error) -> bool {
     matches!(error, Error::Unauthorized { .. } | Error::Unsupported { .. } | Error::Refused { .. })
 }
 
-/// Whether the server would reject every request: the login is wrong, it is not a Nacos, or a gateway redirects.
+/// Whether the server probably rejects every request: it denies access, is not a Nacos server, or redirects.
 ///
-/// Such a server is left like one that fails: another server comes into use.
+/// Another server comes into use then, as after a failure.
 fn rejects_all(rejection: &Error) -> bool {
     !matches!(rejection, Error::Refused { status, .. } if *status >= 400)
 }

@@ -1,7 +1,7 @@
 //! The operations of the client: how each is requested and read in both protocols.
 //!
 //! A new operation is a struct with a [`Call`] here, and a method in `nacos.rs`. Everything that operations have in
-//! common, such as retries and tokens, is elsewhere and knows only the trait.
+//! common, such as retries and tokens, is elsewhere and depends only on the trait.
 
 use std::{cell::RefCell, collections::HashSet};
 
@@ -41,7 +41,7 @@ pub(super) trait Call {
     /// The value of the answer.
     ///
     /// # Errors
-    /// What the server says instead. A connection that fails is no answer, and not seen here.
+    /// The server's rejection. Failures of the connection do not reach this function.
     fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<Self::Value, Rejection>;
 
     /// The service or instance that the operation is about, as errors name it. A failure for one subject does not count
@@ -156,10 +156,10 @@ impl<'a> ListQuery<'a> {
 
 /// Services with unusable instances.
 ///
-/// Kept for the life of the client, so that the warning comes once.
+/// Kept for the life of the client, so that the warning is logged once.
 pub(super) type LeftOut = HashSet<ServiceName>;
 
-/// Reads a list, by the cache if the hosts have not changed.
+/// Reads a list, from the cache if the hosts have not changed.
 pub(super) struct List<'a> {
     pub(super) namespace: &'a str,
     pub(super) query: &'a ListQuery<'a>,
@@ -207,7 +207,8 @@ impl Call for List<'_> {
         self.request_with(protocol, self.query.push_to)
     }
 
-    /// Asks for no pushes. If the servers share an address, they would be taken for those of the server in use.
+    /// Requests no pushes. If servers share an address, pushes of this server would be taken for pushes of the server
+    /// in use.
     fn request_elsewhere(&self, protocol: WireProtocol) -> Request {
         self.request_with(protocol, None)
     }
@@ -257,7 +258,7 @@ impl Call for ListServices<'_> {
 
 /// Writes all values of an instance that another process registered.
 ///
-/// Own instances are registered again instead, which means the same on all versions.
+/// The Registry's own instances are registered again instead, which means the same on all versions.
 pub(super) struct Overwrite<'a> {
     pub(super) namespace: &'a str,
     pub(super) service: &'a ServiceName,
@@ -318,7 +319,7 @@ impl Call for Get<'_> {
 
 /// The login. Its request carries no token.
 ///
-/// `login.rs` sends it by itself, since no other request may wait for its own login.
+/// `login.rs` sends it directly, because a login must not wait for a token.
 pub(super) struct Login<'a>(pub(super) &'a Credentials);
 
 impl Call for Login<'_> {

@@ -2,13 +2,13 @@
 //!
 //! | state | when |
 //! |---|---|
-//! | `Unknown` | before the first answer or failure that decides |
-//! | `Connected` | a request was answered, and no server has failed lately |
+//! | `Unknown` | no server has answered yet, and not all servers are lost |
+//! | `Connected` | a request was answered, and there is one server, or none has failed within a minute |
 //! | `Degraded` | a request was answered, and one of several servers has failed within a minute |
 //! | `Lost` | every server is lost, or has rejected everything; at least one is lost |
 //!
-//! It is derived anew after each request, from the health of all servers. So no event can be missed, and the log
-//! has one line for each change.
+//! The state is computed after each request from the health of all servers, so no event can be missed. The log has one
+//! line for each change.
 
 use std::{rc::Rc, time::Duration};
 

@@ -1,10 +1,10 @@
 //! Decodes answers that a proxy changed: compressed, in another charset, with a byte order mark, or a redirection.
 //!
-//! Nacos answers plain UTF-8. A gateway between client and server may do otherwise, also when nobody has asked for
-//! it, and then the user needs either the list or an error that says what is wrong. Limits apply to the decoded
-//! size, so that a small answer cannot inflate without end.
+//! Nacos answers plain UTF-8. A gateway in between may answer differently, even if the request did not ask for it. The
+//! caller then gets either the decoded answer or an error that says what is wrong. Limits apply to the decoded size, so
+//! that a small answer cannot inflate without end.
 //!
-//! A redirect is never followed: the login would go to an address that nobody has configured. The error says where
+//! A redirect is never followed: the login would go to an address that is not configured. The error says where
 //! it leads.
 
 use std::{io::Read, str::FromStr as _};

@@ -4,8 +4,8 @@
 //! of a cluster behind one name that is down. So addresses are tried in turn, a new one every 250 ms, and the first
 //! that connects wins. awc's own connector would wait for each address until the timeout.
 //!
-//! It also answers what a failed connection means. Only a *refused* one shows that no server listens; the restart
-//! detector and the health depend on that difference.
+//! The dialer also records why a connection failed. Only a *refused* connection shows that no server listens; the
+//! restart detector and the health depend on that difference.
 
 use std::{cell::Cell, future::Future, io, net::SocketAddr, rc::Rc, time::Duration};
 
@@ -28,9 +28,9 @@ use crate::{
 /// How long to wait for one address before the next address is tried too (RFC 8305, connection attempt delay).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// Tries the addresses of a server one after the other, and remembers which address answers.
+/// Tries the addresses of a server one after the other, and records which address answers.
 ///
-/// Clones share what they know, because awc takes a clone of the connector.
+/// Clones share their history, because awc takes a clone of the connector.
 #[derive(Clone)]
 pub(crate) struct Dialer {
     host: Rc<str>,
@@ -40,7 +40,7 @@ pub(crate) struct Dialer {
     history: Rc<History>,
 }
 
-/// It lives as long as the server, and forgets an address when another one answers.
+/// The results of the connections to one server so far. Lives as long as the server.
 #[derive(Default)]
 struct History {
     /// The address of the last connection.
@@ -58,7 +58,8 @@ impl Dialer {
         Dialer { host: server.host.as_str().into(), port: server.port, https: server.https, history: Rc::default() }
     }
 
-    /// Notes that a request of the time `sent` got no answer. The address of the last connection is then tried last.
+    /// Notes that a request that was sent at `sent` got no answer. The address of the last connection is then tried
+    /// last.
     pub(crate) fn note_silence(&self, sent: Instant) {
         // The request may have gone to an address that has been replaced since.
         if self.history.changed_at.get().is_some_and(|changed| sent < changed) {
@@ -77,8 +78,8 @@ impl Dialer {
         }
     }
 
-    /// Looks the server's addresses up and connects. Does not end while an address keeps silent, so the caller needs a
-    /// timeout.
+    /// Looks the server's addresses up and connects. Does not return while an address does not respond, so the caller
+    /// needs a timeout.
     pub(crate) async fn connect(&self) -> Result<TcpStream, ConnectError> {
         let found =
             lookup_host((&*self.host, self.port)).await.map_err(|error| ConnectError::Resolver(error.into()))?;
@@ -100,8 +101,8 @@ impl Dialer {
         self.history.refused_at.get().is_some_and(|refused| refused >= since)
     }
 
-    /// Sorts the addresses: the last one that answered first, one that kept silent last, otherwise in the system's
-    /// order.
+    /// Sorts the addresses: the address of the last connection first, an address that did not answer last, the others
+    /// in the system's order.
     fn in_order(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let (connected, silent) = (self.history.connected.get(), self.history.silent.get());
         addresses.sort_by_key(|address| match Some(*address) {

@@ -1,11 +1,12 @@
 //! The health of one server: a circuit breaker for the server, and one for each of its operations.
 //!
-//! Failures of this kind count against the server: a connection that cannot be made, and a registration, beat or list
-//! that times out while the server answers nothing else. All other failures count against the operation: a 5xx, an
-//! unreadable answer, and any other timeout. A rejection (4xx) never counts.
+//! These failures count against the server: a refused connection, and a registration, beat or list without an answer
+//! while the server answers nothing else. All other failures count against the operation: a 5xx, an unreadable answer,
+//! and any other request without an answer. A rejection (4xx) never counts.
 //!
 //! A refused connection opens the breaker of the server at once. Otherwise a breaker opens when requests for a second
-//! service or instance fail too, because requests for a single one may fail for reasons of their own.
+//! service or instance fail too, because requests for a single one may fail for reasons of their own. The breaker of
+//! the server also opens after three failures in a row.
 //!
 //! # Example
 //!
@@ -23,7 +24,7 @@
 //! |---|---|
 //! | subject | the service or instance that a request is about |
 //! | outage | failures after which the server may have forgotten its instances: the next success begins an epoch |
-//! | lost | nothing is answered, or no list; the connection is lost if all servers are |
+//! | lost | the server answers nothing, or no list; the connection is lost if all servers are |
 //! | trial | one request to a server whose breaker is half-open; others wait for its end |
 
 use std::{collections::HashMap, time::Duration};
@@ -60,7 +61,7 @@ pub(crate) enum FailureKind {
 
 /// One failed request.
 ///
-/// `sent` tells failures that were under way together from those that followed each other.
+/// `sent` distinguishes failures of concurrent requests from failures of requests that followed each other.
 pub(crate) struct Failure {
     pub(crate) kind: FailureKind,
     pub(crate) operation: Operation,
@@ -72,7 +73,7 @@ pub(crate) struct Failure {
 
 /// Whether a request may be sent.
 ///
-/// Computed when asked, from the moments that are stored: no timer moves a breaker.
+/// Computed from stored moments when it is needed. No timer changes a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Availability {
     Closed,
@@ -185,12 +186,12 @@ impl Health {
         self.end_trial(operation);
     }
 
-    /// Lets others try.
+    /// Ends the trial, so that other requests may be sent.
     pub(super) fn end_trial(&mut self, operation: Operation) {
         self.trials_until[usize::from(operation.keeps_registered())] = None;
     }
 
-    /// A bad answer closes the server's breaker: the server is there, whatever it says.
+    /// Notes a failure. A bad answer closes the server's breaker, because it shows that the server can be reached.
     pub(super) fn fail(&mut self, failure: Failure) {
         self.requests += 1;
         self.failed_requests += 1;
@@ -222,7 +223,7 @@ impl Health {
         self.is_in_outage
     }
 
-    /// Notes that the restart detector could not open its connection again.
+    /// Notes an outage that the restart detector has found.
     pub(super) fn note_outage(&mut self) {
         self.is_in_outage = true;
     }

@@ -5,8 +5,8 @@
 //! list in another thread. Only the fields beside the hosts differ each time: the server's clock, and the checksum of
 //! r-nacos.
 //!
-//! The key is the query, not the server: a list of another server with the same text has the same instances. It
-//! costs about 350 bytes per instance, and each cached list is forgotten a minute after its last use.
+//! The key is the query, not the server: a list of another server with the same text has the same instances. The cache
+//! needs about 350 bytes per instance. A cached list is removed one to two minutes after its last use.
 
 use std::{
     cell::{Cell, RefCell},

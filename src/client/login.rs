@@ -3,8 +3,8 @@
 //! The order for one request: take the token, or log in for one; send; if the server forbids it, take another token
 //! once and send again. `session.rs` decides when a login is due, and this file sends it and logs what comes of it.
 //!
-//! A 403 does not tell whether the token or the right is missing: servers have a dozen texts for it, and they
-//! change. So any 403 may cause one login, and no more than one per [pause](super::session).
+//! A 403 does not say whether the token or the right is missing: servers have a dozen texts for it, and they change. So
+//! any 403 may cause one login, and no more than one per [pause](super::session).
 
 use std::rc::Rc;
 
@@ -29,7 +29,8 @@ impl Nacos {
     /// Sends one request in one protocol. Sends it again if the token was rejected and there is another token.
     ///
     /// # Errors
-    /// The outer error is that no answer came, also none to the login. The inner one is the server's rejection.
+    /// The outer error is a failure of the request or of the login. The inner error is the server's rejection of the
+    /// request.
     pub(super) async fn speak<C: Call>(
         &self,
         call: &C,
@@ -88,7 +89,7 @@ impl Nacos {
     }
 
     /// # Errors
-    /// [`Error::Unauthorized`] if the server does not accept the login, also if it offers none.
+    /// [`Error::Unauthorized`] if the server rejects the login or offers none.
     async fn log_in(
         &self,
         server: &Rc<Server>,

@@ -1,4 +1,4 @@
-//! The Nacos client. It knows no actor.
+//! The Nacos client. It does not depend on any actor.
 //!
 //! [`Nacos`] has one method per operation, and [`calls`] defines the request and the answer of each operation by the
 //! pure functions in `wire`. A request passes through these files:
@@ -9,13 +9,12 @@
 //! 3. [`transport`] signs the request, sends it by awc, and reads the answer. [`dialer`] opens connections, with
 //!    [`tls`] if the server needs it. [`decoding`] undoes what proxies did to the answer.
 //!
-//! [`servers`] knows all servers and which of them is in use. [`health`] has the circuit breakers of one server.
+//! [`servers`] has all servers, and chooses the server in use. [`health`] has the circuit breakers of one server.
 //! [`connection`] derives the state of the connection from them. [`restart_detector`] and [`server_list`] are
 //! background tasks.
 //!
-//! What it owns: the connections, the tokens, the health of the servers, and which of them is in use. What it does
-//! not own: what should be registered or watched. The Registry decides that, and asks the client again when an
-//! epoch begins.
+//! The client owns the connections, the tokens, the health of the servers, and the choice of the server in use. It does
+//! not store what is registered or watched. The Registry does, and repeats its registrations when an epoch begins.
 //!
 //! Invariants:
 //!

@@ -34,13 +34,13 @@ use crate::{
     wire::{exchange::WireProtocol, v1},
 };
 
-/// How long a 2.x server may take to list a new instance. Only after this time is an instance disabled that GET returns
-/// and a list lacks.
+/// How long a 2.x server may take to list a new instance. An instance that GET returns and a list lacks counts as
+/// disabled only after this time.
 const LIST_DELAY: Duration = Duration::from_secs(1);
 
 /// The client of one Registry: its servers, its login, its connections.
 ///
-/// It has no idea of what is registered: the epoch tells its user when to register again.
+/// It does not store what is registered. When [`epoch`](Nacos::epoch) changes, its user has to register again.
 pub(crate) struct Nacos {
     pub(super) namespace: String,
     /// `None` if the protocol is found out for each server.
@@ -90,7 +90,7 @@ impl Patience {
 
 /// The value in an answer, and the server that answered.
 ///
-/// The server decides whether a list is of the server in use.
+/// The server shows whether a list is from the server in use.
 pub(super) struct Answered<T> {
     pub(super) value: T,
     pub(super) server: Rc<Server>,
@@ -172,7 +172,7 @@ impl Nacos {
         *self.connection.borrow()
     }
 
-    /// Receives every change of the connection, until the client is dropped.
+    /// A receiver of the state of the connection. Changes in quick succession are merged.
     pub(crate) fn connection_changes(&self) -> watch::Receiver<ConnectionState> {
         self.connection.subscribe()
     }
@@ -384,7 +384,8 @@ impl Nacos {
 
 /// The values of an instance, as far as they are known.
 ///
-/// Only a disabled instance leaves it open, if the other instances of its service do not show the kind.
+/// `ephemeral` is unknown only for a disabled instance whose service does not show the kind: it lists no other
+/// instances, or instances of both kinds.
 #[derive(Debug)]
 pub(crate) struct Current {
     pub(crate) instance: Instance,
@@ -395,7 +396,7 @@ pub(crate) struct Current {
 /// Completes an instance from GET by a newer list. An instance that is not listed is disabled. It is as ephemeral as
 /// the other instances of its service, because 2.x and later do not mix both kinds in one service.
 ///
-/// It needs a list that was requested after the instance must be in it.
+/// `list` must be new enough to contain the instance if it is enabled: see [`LIST_DELAY`].
 fn complete(instance: Instance, list: &ServiceInfo, key: &InstanceKey) -> Current {
     if let Some(listed) = find(list, key) {
         let instance = Instance { enabled: true, ephemeral: listed.ephemeral, ..instance };

@@ -31,7 +31,7 @@ pub(crate) const REQUESTS: [Operation; 7] = [
 pub struct RequestStatus {
     /// The operation.
     pub operation: Operation,
-    /// Requests that succeeded.
+    /// Requests that succeeded, including those that found no such instance.
     pub succeeded: u64,
     /// Requests that a server rejected.
     pub rejected: u64,
@@ -43,7 +43,7 @@ pub struct RequestStatus {
 
 /// Counts requests, in the Registry's thread.
 ///
-/// Fixed in size, since the operations are.
+/// The size is fixed, because the operations are known.
 #[derive(Debug, Default)]
 pub(crate) struct RequestCounters([OperationCounters; REQUESTS.len()]);
 

@@ -1,8 +1,8 @@
 //! The IP addresses of a server, and the local address from which it is reached.
 //!
-//! Two questions need the addresses of a server: does a datagram come from it, and which address of this machine
-//! does it see, which is where it is asked to push. Both must follow a server that moves: the addresses are
-//! forgotten when a request gets no answer, and looked up again with the next list.
+//! The addresses of a server show whether a datagram comes from it. The local address is where the server is asked to
+//! push. A server may move, so the addresses are forgotten when a request gets no answer, and looked up again with the
+//! next list.
 
 use std::{
     cell::{Cell, RefCell},
@@ -15,9 +15,7 @@ use tokio::{net::lookup_host, sync::Mutex};
 
 use crate::config::{local_ip_towards, ServerAddress};
 
-/// Bounds a lookup, because lists wait for it.
-///
-/// A list without a push address is better than a late one.
+/// The time limit of a lookup. Lists wait for the lookup, and a list without a push address is better than a late list.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 /// The pause after a failed lookup.
 const LOOKUP_PAUSE: Duration = Duration::from_secs(2);

@@ -12,12 +12,12 @@
 //! |---|---|
 //! | the connection ends | nothing: it is opened again |
 //! | the new connection is refused | an outage |
-//! | it is accepted and ends within 1 s | an outage, if a connection has lasted for 5 s before |
+//! | it is accepted and ends within 1 s | an outage, noted once until a connection has lasted for 5 s |
 //! | it lasts for 1 s | the server is there; an outage that was noted ends, and an epoch begins |
 //! | no address, or no answer to the attempt | nothing: the network may be at fault |
 //!
-//! It sends nothing, and reads only to notice the end. Idle connections cost a server little, and there is one per
-//! Registry.
+//! The detector sends nothing, and reads only to notice the end. Idle connections cost a server little, and there is
+//! one per Registry.
 
 use std::{rc::Rc, time::Duration};
 
@@ -28,8 +28,8 @@ use tokio::io::AsyncReadExt as _;
 use super::{server::Server, servers::Servers};
 use crate::runtime::sockets::TcpStream;
 
-/// The pause before a refused connection is tried again. A connection that ends within this time does not count as one,
-/// because a proxy accepts connections even if there is no server behind it.
+/// The pause before a refused connection is tried again. A connection that ends within this time does not show that the
+/// server is there, because a proxy accepts connections even if there is no server behind it.
 const RETRY: Duration = Duration::from_secs(1);
 /// Some servers close every connection soon. All connections that end within [`RETRY`] are one outage, until a
 /// connection has lasted for this time.

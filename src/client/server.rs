@@ -1,8 +1,8 @@
 //! One server: its address, its connections, its state.
 //!
-//! A [`Server`] is created when the list of servers first names it, and lives as long as the list does. Everything
-//! that belongs to one server is here, so that nothing about it stays behind: its client, and with it its
-//! connections, are dropped with it.
+//! A [`Server`] is created when the server list first contains it, and is dropped after it has left the list.
+//! Everything that belongs to one server is here, so that it is dropped with the server, including the client and its
+//! connections.
 
 use std::{
     cell::{Cell, RefCell},

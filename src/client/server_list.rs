@@ -1,10 +1,10 @@
 //! Fetches the list of servers from a URL, such as an address server of Nacos.
 //!
 //! The page has one server per line, as `host`, `host:port` or a URL; empty lines and lines that begin with `#` are
-//! skipped. It is asked for at the configured interval, and every second until there is a first list.
+//! skipped. It is fetched at the configured interval, and every second until there is a first list.
 //!
-//! A page that cannot be read changes nothing. Losing a server that is there is worse than keeping one that is
-//! gone: the health of the servers finds the latter.
+//! A page that cannot be read changes nothing. Keeping a server that is gone does less harm than losing a server that
+//! exists: requests to it fail, and another server comes into use.
 
 use std::{rc::Rc, time::Duration};
 

@@ -11,9 +11,9 @@
 //! | operation | may change the server in use |
 //! |---|---|
 //! | register, beat, list | yes: [`Operation::decides_server`] |
-//! | every other one | no: an answer from another server is an answer, no more |
+//! | every other one | no |
 //!
-//! An epoch begins for one of the reasons that [`Servers::begin_epoch`] is called with. All of them are here.
+//! An epoch begins for one of the reasons with which this file calls [`Servers::begin_epoch`].
 
 use std::{
     cell::{Cell, RefCell},
@@ -135,17 +135,17 @@ impl Servers {
 
     // Epochs
 
-    /// The current epoch: a stretch of time in which the server in use remembers its instances.
+    /// The current epoch: the number of the period in which the server in use keeps its instances.
     pub(crate) fn epoch(&self) -> u64 {
         *self.epoch.borrow()
     }
 
-    /// Receives every new epoch.
+    /// A receiver of the current epoch.
     pub(crate) fn epochs(&self) -> watch::Receiver<u64> {
         self.epoch.subscribe()
     }
 
-    /// What follows from it is in `registry/`: here it is only a number.
+    /// Begins an epoch: increases its number. The Registry then registers its instances again and polls its lists.
     fn begin_epoch(&self, reason: &str) {
         let server = self.current().map_or_else(String::new, |server| server.name.clone());
         debug!(self.log, "server may have forgotten instances, registering them again";
@@ -158,9 +158,7 @@ impl Servers {
     }
 
     /// Begins an epoch because the server in use does not know an instance although its beats were in time. At most one
-    /// epoch per `interval`, because all instances of a restarted server are unknown.
-    ///
-    /// Otherwise every beat of thousands of instances would begin one.
+    /// epoch per `interval`: all instances of a restarted server are unknown, and would each begin an epoch.
     pub(crate) fn note_unknown(&self, interval: Duration) {
         if self.unknown_at.get().is_none_or(|last| last.elapsed() >= interval) {
             self.unknown_at.set(Some(Instant::now()));
@@ -178,7 +176,7 @@ impl Servers {
         }
     }
 
-    /// Notes that the restart detector's connection ended and cannot be opened again.
+    /// Notes an outage that the restart detector has found.
     pub(super) fn note_outage(&self, server: &Server) {
         server.health.borrow_mut().note_outage();
     }
@@ -197,7 +195,7 @@ impl Servers {
     /// none, chooses a server whose breaker is half-open, except with `only_healthy`. Never chooses a server in
     /// `tried`.
     ///
-    /// Requests spread over the servers only by what is in use: there is no balancing between healthy servers.
+    /// Requests are not balanced between healthy servers: all go to the server in use.
     pub(crate) fn choose(&self, operation: Operation, tried: &[Rc<Server>], only_healthy: bool) -> Choice {
         let list = self.list.borrow();
         let order = (0..list.len()).map(|step| &list[(self.current.get() + step) % list.len()]);
@@ -231,9 +229,9 @@ impl Servers {
         let _ = timeout(pause, self.trial_ended.notified()).await;
     }
 
-    /// Notes that `server` did the operation. It comes into use if the server in use fails or rejects everything.
+    /// Notes a success of `server`. It comes into use if the server in use fails or rejects everything.
     ///
-    /// A server that merely answers better than the one in use is not enough: see [`Health::is_left_for`].
+    /// The breaker of the server in use must be open, or half-open: see [`Health::is_left_for`].
     pub(crate) fn succeeded(
         &self,
         server: &Rc<Server>,
@@ -315,15 +313,13 @@ impl Servers {
 
     // Datagrams
 
-    /// Whether `ip` is an address of a server.
-    ///
-    /// By the addresses that were last looked up. Port and content are not looked at.
+    /// Whether `ip` is an address of a server, by the addresses that were last looked up.
     pub(crate) fn trusts(&self, ip: IpAddr) -> bool {
         self.list.borrow().iter().any(|server| server.is_at(ip))
     }
 
-    /// Whether a datagram from `ip` may show the state of the server in use in this epoch. An unknown address may be a
-    /// translated one. During an outage every datagram may have been sent before the outage.
+    /// Whether a datagram from `ip` may show the state of the server in use in this epoch. An unknown address may be
+    /// the translated address of the server. During an outage every datagram may have been sent before the outage.
     pub(crate) fn may_be_current(&self, ip: IpAddr) -> bool {
         let current = self.current().filter(|current| !current.health.borrow().is_in_outage());
         current.is_some_and(|current| current.is_at(ip) || !self.trusts(ip))
@@ -416,7 +412,7 @@ pub(super) mod tests {
     }
 
     #[actix::test]
-    async fn a_trial_that_decides_nothing_lets_the_next_one_try() {
+    async fn a_trial_without_a_result_allows_the_next_trial() {
         tokio::time::pause();
         let servers = servers(&["a:1"]);
         refuse(&servers, 0);

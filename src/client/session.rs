@@ -14,8 +14,8 @@
 //! Why a server may serve without a token although it rejects the login: Nacos with authentication turned off has
 //! no users and rejects every login. A client with credentials must work there, too.
 //!
-//! Invariant: one login at a time, for all servers together. Whoever waited for a login at the same server uses its
-//! outcome, also its failure.
+//! Invariant: one login at a time, for all servers together. A caller that has waited for a login at the same server
+//! uses its outcome, even a failure.
 
 use std::{cell::RefCell, collections::HashMap, future::Future, rc::Rc, time::Duration};
 
@@ -26,7 +26,7 @@ use crate::{config::LONGEST_DURATION, error::Error, wire::v1::LoginAnswer};
 
 /// The share of its lifetime after which a token is renewed.
 ///
-/// A renewal that fails leaves time for others: with the default lifetime of 5 h, 45 minutes.
+/// If a renewal fails, there is time for further attempts: with the default lifetime of 5 h, 45 minutes.
 const RENEW_AFTER: f64 = 0.85;
 /// The pause after a failed renewal while the token is still valid.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
@@ -45,7 +45,8 @@ pub(crate) struct Credentials {
 
 /// The login of one Registry.
 ///
-/// It only decides. The login itself is passed in as a function, so that the rules are tested without a server.
+/// It decides when a login is needed. The login itself is passed in as a function, so that the rules are tested without
+/// a server.
 pub(crate) struct Session {
     credentials: RefCell<Option<Rc<Credentials>>>,
     state: RefCell<State>,
@@ -178,8 +179,8 @@ impl Session {
     /// The token with which to repeat a request that `server` rejected with the token `rejected`, or without a token.
     /// `None` if there is no other token.
     ///
-    /// No text of a server tells whether the token has become invalid or lacks a right. So a login replaces a token
-    /// that was accepted before: once for all requests that were rejected with it, and not again before
+    /// No text of a server says whether the token has become invalid or lacks a right. So a login replaces a token that
+    /// was accepted before: once for all requests that were rejected with it, and not again before
     /// [`REPLACEMENT_PAUSE`] has passed.
     ///
     /// The caller repeats its request once with the token, and takes the answer as it is.
@@ -208,7 +209,7 @@ impl Session {
     /// Logs in, unless another caller just has.
     ///
     /// # Errors
-    /// The outcome of the login, or of the one that this caller has waited for.
+    /// The error of the login, or of the login that this caller has waited for.
     async fn renew<F>(
         &self,
         server: &str,
@@ -255,7 +256,7 @@ impl Session {
 
     /// Whether requests may be sent to this server.
     ///
-    /// It keeps requests from a server that would reject them, and lets another server have them.
+    /// Requests that the server would reject are sent to another server instead.
     ///
     /// # Errors
     /// The server's last rejection of the login, if it serves nothing without a token. Ok again when a login is due.
@@ -280,7 +281,7 @@ impl Session {
     /// Notes that the server served a request with this token, or without one. Returns the rejection of the login the
     /// first time that the server serves a request although it rejected the login.
     ///
-    /// The rejection is for a warning, once: the login may be a mistake although everything works.
+    /// The caller logs it as a warning: the credentials may be wrong although requests succeed.
     pub(crate) fn note_served(&self, server: &str, token: Option<&str>) -> Option<Error> {
         let mut state = self.state.borrow_mut();
         let access = state.servers.get_mut(server)?;
@@ -320,7 +321,7 @@ impl Session {
         self.credentials.borrow().clone()
     }
 
-    /// The state for the status page. With several servers, the last error is that of the server whose pause ends
+    /// The state for the status page. With several servers, the last error is of the server whose pause ends
     /// last.
     pub(crate) fn health(&self) -> SessionHealth {
         let state = self.state.borrow();
@@ -388,7 +389,7 @@ impl Session {
     }
 
     /// Whether the server serves without a token and no login is needed now. Only one caller tries a login that is due;
-    /// nobody waits for it.
+    /// the others do not wait for it.
     fn is_served_without_login(&self, server: &str) -> bool {
         let is_due = |rejection: &LoginRejection| rejection.until <= Instant::now() && self.login.try_lock().is_ok();
         self.with_rejection(server, |rejection| rejection.serves_without_token == Some(true) && !is_due(rejection))
@@ -404,7 +405,7 @@ impl Session {
         }
     }
 
-    /// Stores what came of a login.
+    /// Stores the outcome of a login.
     fn remember(&self, server: &str, cause: Cause<'_>, outcome: Result<LoginAnswer, Error>) -> Result<Rc<str>, Error> {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
@@ -434,8 +435,8 @@ impl Session {
 }
 
 impl Access {
-    /// Whether a rejected request may cause a login. A token that was never accepted is not expected to be better after
-    /// another login: the user lacks the right.
+    /// Whether a rejected request may cause a login. If the server never accepted the token, the user probably lacks
+    /// the right; then the pause counts from the login that gave this token.
     fn may_replace(&self) -> bool {
         let last = match &self.token {
             Some(token) if !token.is_accepted => Some(token.since),
@@ -782,7 +783,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn without_credentials_nobody_logs_in() {
+    async fn no_login_is_attempted_without_credentials() {
         let session = Session::new(None, None);
         assert_eq!(session.token("a:1", |_| async { panic!("no login is due") }).await, Ok(None));
     }

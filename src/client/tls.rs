@@ -3,8 +3,8 @@
 //! awc's own TLS is not used, because it verifies certificates against an IPv6 address with brackets, which never
 //! matches.
 //!
-//! The names of the server in the certificate are checked, always. There is no setting that turns this off; a
-//! server with a certificate of its own needs [`TlsConfig::ca_file`](crate::TlsConfig::ca_file).
+//! The server's name in the certificate is always checked: no setting turns this off. A server whose certificate comes
+//! from a private authority needs [`TlsConfig::ca_file`](crate::TlsConfig::ca_file).
 
 use std::io;
 
@@ -78,7 +78,7 @@ mod by_library {
         }
         let roots = roots(&config.tls)?;
         if roots.is_empty() {
-            // Without a configured https server only a server list can name one, which cannot be reached then.
+            // Without a configured https server, only a server list could contain one. It cannot be reached then.
             let reason = "the platform has no root certificates; configure a CA file";
             return if is_certain(config)? { Err(Error::invalid("tls", reason)) } else { Ok(None) };
         }

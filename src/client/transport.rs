@@ -6,11 +6,10 @@
 //!   so that they never wait behind an application's own requests.
 //! - **Time.** A request takes `request_timeout` at most, or what is left until the deadline of its operation.
 //!
-//! A broken connection is tried once more at once: keep-alive connections are closed by servers at any time, and
-//! the request may have met just that moment. All requests may be repeated, so no harm is done if it arrived.
+//! A broken connection is tried once more at once: servers close keep-alive connections at any time, perhaps just when
+//! the request is sent. Every request may be repeated, even if the first one arrived.
 //!
-//! What is not in an answer: the body is decoded and limited to 64 MiB; redirects are not followed; cookies are not
-//! kept.
+//! The body of an answer is decoded and limited to 64 MiB. Redirects are not followed, and cookies are not kept.
 
 use std::{
     borrow::Cow,
@@ -39,7 +38,8 @@ use crate::{
     },
 };
 
-/// Servers push only to their own clients. All servers push to this one, and 1.4 sends it grouped service names.
+/// Servers push only to user agents that they know. All servers push to this user agent, and 1.4 sends it grouped
+/// service names.
 const AGENT: &str = concat!("Nacos-Java-Client:v1.4.6 actix-nacos/", env!("CARGO_PKG_VERSION"));
 
 /// The largest answer that is read. A list of 100,000 instances fits.
@@ -63,7 +63,7 @@ pub(crate) struct Transport {
 
 /// The authentication of a request: a token, a signature, or both.
 ///
-/// Both are added to the request when it is sent, so that a request can be built without them and sent with others.
+/// Both are added when the request is sent, so that a request can be repeated with another token.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Auth<'a> {
     pub(crate) token: Option<&'a str>,
@@ -153,7 +153,7 @@ impl Transport {
     /// Waits until another request may be sent. Requests wait here and not in awc's pool, where the wait would count
     /// against the request's timeout. Never returns `None`, because the semaphores are never closed.
     ///
-    /// Deregistrations are in the second group while the Registry shuts down.
+    /// While the Registry shuts down, deregistrations may use the reserved permits too.
     pub(crate) async fn permit(&self, operation: Operation) -> Option<SemaphorePermit<'_>> {
         let is_last = self.is_closing.get() && operation == Operation::Deregister;
         if !operation.keeps_registered() && !is_last {
@@ -169,7 +169,7 @@ impl Transport {
     /// How `error` counts against the server. `None` if it does not: a request that its operation's deadline cut short
     /// shows nothing about the server, and a 429 is an answer.
     ///
-    /// Half of the request timeout is enough to blame a server for a timeout.
+    /// A timeout counts if the server had at least half of the request timeout to answer.
     pub(crate) fn failure_kind(&self, error: &Error) -> Option<FailureKind> {
         match error {
             Error::Timeout { after, .. } => (*after >= self.timeout / 2).then_some(FailureKind::NoAnswer),
@@ -181,7 +181,7 @@ impl Transport {
     /// Sends `request` to the server at `base_url` and waits for the answer until `deadline`.
     ///
     /// # Errors
-    /// [`NoAnswer`], with the limit that was really used for a timeout.
+    /// [`NoAnswer`]. For a timeout it contains the limit that applied.
     pub(crate) async fn send(
         &self,
         client: &Client,
