@@ -32,7 +32,7 @@ use crate::error::{Error, Operation};
 /// let config = Config::new(servers);
 /// ```
 ///
-/// The order matters little: a Registry begins with a random one.
+/// The Registry begins with a random server, whatever the order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerList(pub(super) Vec<String>);
 

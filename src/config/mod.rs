@@ -4,9 +4,8 @@
 //! in the table at [`Config`], and an environment variable in `environment.rs`. A test compares the table with the
 //! variables.
 //!
-//! Settings are plain values until a Registry starts: setters never fail, and [`Config::validate`] checks all of
-//! them at once. Whatever is set last counts: a setter that is called on a `Config` from a file or from the
-//! environment replaces that value.
+//! Settings are plain values until a Registry starts: setters never fail, and [`Config::validate`] checks all of them
+//! at once. A setter that is called on a `Config` from a file or from the environment replaces that value.
 
 mod access_key;
 mod addresses;
@@ -275,8 +274,8 @@ impl Config {
 
     /// Checks whether a Registry can be started with these settings.
     ///
-    /// The first rule that is broken is reported. It is checked by [`Registry::start`](crate::Registry::start),
-    /// too, so call it only to check earlier.
+    /// The first rule that is broken is reported. [`Registry::start`](crate::Registry::start) validates too, so call
+    /// this only to check earlier.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] with the setting as its field and the rule as its reason.

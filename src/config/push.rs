@@ -68,8 +68,8 @@ impl PushConfig {
     /// Sets the address and the port of the UDP socket. Default: a free port on all local addresses of the address
     /// family by which the server is reached.
     ///
-    /// A port of 0 is a free one. With a fixed port, only one Registry of the machine can have it; another one
-    /// polls, and logs a warning.
+    /// Port 0 means a free port. Only one Registry of the machine can have a fixed port; another Registry with the same
+    /// port only polls, and logs a warning.
     #[must_use]
     pub fn bind(mut self, address: SocketAddr) -> Self {
         self.bind = Some(address);

@@ -211,8 +211,7 @@ impl Config {
     /// Sets the timeout for deregistering all instances: in a [`Shutdown`](crate::Shutdown) without a timeout of its
     /// own, and when the last address of the Registry is dropped. At least 1 ms. Default: 10 s.
     ///
-    /// Kubernetes kills a process 30 s after it asked it to end, by default; the drain time comes on top of this
-    /// timeout.
+    /// By default, Kubernetes kills a process 30 s after the signal to end. The drain time is added to this timeout.
     #[must_use]
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
@@ -247,7 +246,7 @@ impl Config {
     /// Sets how many messages the Registry's mailbox holds before `try_send` returns `Full`. From 1 to 1,000,000.
     /// Default: 4,096.
     ///
-    /// `send` waits for a place beyond that, and `do_send` ignores the limit.
+    /// When the mailbox is full, `send` waits until it has room, and `do_send` ignores the limit.
     #[must_use]
     pub fn mailbox_capacity(mut self, messages: usize) -> Self {
         self.mailbox_capacity = messages;
@@ -264,8 +263,8 @@ impl Config {
     ///
     /// The server decides between these bounds: lists are polled after 85 % of their `cacheMillis`, as a rule after 8.5
     /// s. With a maximum above 10 s, pushes of Nacos 1.4 are lost, because it forgets subscribers that do not poll.
-    /// Lists are polled sooner after an outage, and to confirm an empty list (see
-    /// [`protect_from_empty`](Config::protect_from_empty)).
+    /// Lists are polled sooner after an outage, to confirm an empty list (see
+    /// [`protect_from_empty`](Config::protect_from_empty)), and for 20 s after a change if the server speaks v3.
     #[must_use]
     pub fn poll_interval(mut self, min: Duration, max: Duration) -> Self {
         self.min_poll_interval = min;
@@ -281,8 +280,8 @@ impl Config {
     /// Accepts an empty list after a non-empty one only if the next poll returns an empty list too. Default: false, an
     /// empty list is a change like any other.
     ///
-    /// Use it where an empty list is more likely a mistake than the truth, for example when the registry is
-    /// rebuilt. It delays the removal of the last instance by a second or so.
+    /// Use it where an empty list is more likely a mistake than correct, for example when the registry is rebuilt. It
+    /// delays the removal of the last instance by a second or so.
     #[must_use]
     pub fn protect_from_empty(mut self, yes: bool) -> Self {
         self.protect_from_empty = yes;
@@ -299,8 +298,8 @@ impl Config {
     ///
     /// A server may forget its instances in an outage or a restart, and another server may not know them yet. An
     /// instance that the server has not listed since then stays in the list for this time. A server that restarted
-    /// empty is full again within one beat interval, as a rule 5 s. `docs/architecture.md` explains the rules under
-    /// "Recovery".
+    /// lists all instances again within one beat interval, as a rule 5 s. `docs/architecture.md` explains the rules
+    /// under "Recovery".
     #[must_use]
     pub fn outage_hold(mut self, hold: Duration) -> Self {
         self.outage_hold = hold;
@@ -318,9 +317,8 @@ impl Config {
     /// Several processes and Registries may share a folder. Lists from the cache arrive with
     /// [`Source::Cache`](crate::Source::Cache), and views that serve them are [stale](crate::ServiceView::is_stale).
     ///
-    /// A file is ignored after 24 hours, because its instances may be long gone. It is a JSON file per service and
-    /// clusters; the folder may be deleted at any time. Calls to instances that are gone fail, so combine it with
-    /// retries.
+    /// There is one JSON file per service and clusters. A file is ignored after 24 hours, because its instances may be
+    /// gone. The folder may be deleted at any time. Calls to instances that are gone fail, so combine it with retries.
     #[must_use]
     pub fn cache_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cache_dir = Some(folder.into());

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// TLS settings for `https` servers. Needs the feature `rustls` or `openssl`. See [`Config::tls`](crate::Config::tls).
 ///
-/// The files are read when the Registry is started.
+/// The files are read once, when the Registry is started or the `balance` client is built.
 ///
 /// ```
 /// use actix_nacos::{Config, TlsConfig};
@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 /// let config = Config::new("192.0.2.1:8848").tls(tls);
 /// ```
 ///
-/// Certificates are always checked. That of a registry server must be for the host in the server's address.
+/// Certificates are always checked. The certificate of a registry server must be for the host in the server's address.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsConfig {
@@ -46,8 +46,7 @@ impl TlsConfig {
     /// Presents a client certificate: its chain from the PEM file `certificate`, its private key from the PEM file
     /// `key`. Default: no client certificate.
     ///
-    /// The key must not be encrypted. Both files are read when the Registry starts or the client is made, and not
-    /// again.
+    /// The key must not be encrypted.
     #[must_use]
     pub fn client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.client_certificate_file = Some(certificate.into());

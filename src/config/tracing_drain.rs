@@ -23,8 +23,8 @@ use tracing_core::{
 
 /// Upper bound for the fields of an event, including its message. Further fields are dropped.
 const MAX_FIELDS: usize = 16;
-/// Upper bound for the metadata of one callsite. Further records use the first one, and lose the fields that it lacks.
-/// Keys are static texts, so only a program that makes up keys and leaks them comes here.
+/// Upper bound for the metadata of one callsite. Further records use the first metadata, and lose the fields that it
+/// lacks. Keys are static texts, so only a program that leaks generated keys reaches this limit.
 const MAX_VARIANTS: usize = 32;
 
 /// Sends records to the application's `tracing` subscriber, or to the drain `D` if there is no subscriber.
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn loggers_with_values_of_their_own_lose_none_at_a_line_that_another_logger_has_used() {
+    fn a_loggers_own_values_are_kept_at_a_callsite_that_another_logger_has_used() {
         let kept = Kept::default();
         let plain = Logger::root(TracingOr(Discard), o!());
         let named = plain.new(o!("application" => "shop"));
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_subscriber_records_go_where_they_went_before() {
+    fn without_a_subscriber_records_go_to_the_other_drain() {
         struct Counting(Arc<Mutex<usize>>);
         impl Drain for Counting {
             type Ok = ();
