@@ -1,7 +1,7 @@
 //! Keeps the last lists on disk, for a start while no server can be reached.
 //!
-//! Each subscription has a file. It is written under another name and then renamed, so a reader never finds half of
-//! one. A file that is malformed, too old or of another subscription is ignored.
+//! Each subscription has a file. It is written under another name and then renamed, so a reader never finds an
+//! incomplete file. A file that is malformed, too old or of another subscription is ignored.
 //!
 //! The format is private: JSON with the key, the time and the list. A file of another version that cannot be read
 //! is ignored like any other unusable one. Deleting the folder is always safe.
@@ -45,8 +45,8 @@ struct Cached {
 }
 
 impl CacheFile {
-    /// The name begins with readable text, for people who look into the folder. The hash tells files apart whose
-    /// readable texts are equal.
+    /// The name begins with readable text, for people who look into the folder. The hash distinguishes files
+    /// whose readable texts are equal.
     pub(crate) fn new(folder: &Path, namespace: &str, subscription: &SubscriptionKey) -> Self {
         let key = serde_json::json!([namespace, subscription.service.to_string(), subscription.clusters]).to_string();
         let readable = format!("{namespace}/{}/{}", subscription.service, subscription.clusters);
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_old_and_foreign_files_are_refused() {
+    fn malformed_old_and_foreign_files_are_rejected() {
         let folder = folder("bad");
         let file = CacheFile::new(&folder, "public", &subscription("orders"));
         file.save(&list()).unwrap();

@@ -1,6 +1,6 @@
 //! Merges polled and pushed lists of one service into one current list. No actor, no I/O.
 //!
-//! [`ListMerge::merge`] asks two questions about a list that arrives:
+//! [`ListMerge::merge`] decides two questions about a list that arrives:
 //!
 //! 1. **Is it newer than the current list?** Polls and pushes overtake each other. A poll that was sent after the
 //!    current list arrived is newer. For all other lists the server's clock decides, which orders only lists of the
@@ -127,7 +127,8 @@ pub(crate) struct ListMerge {
     /// Instances that no list of the current epoch has contained, and when a list first lacked them. The address
     /// identifies an instance, because the current list keeps it alive.
     withheld: HashMap<*const Instance, Instant>,
-    /// The number of polls that have found the list empty while that is not believed. 0 if only a push was empty.
+    /// The number of polls that have found the list empty, while the empty list is not confirmed. 0 if only a push was
+    /// empty.
     unconfirmed_empty: Option<u32>,
 }
 
@@ -189,7 +190,7 @@ impl ListMerge {
     /// With `protect_from_empty`, an empty list that would remove instances needs a second poll to confirm it.
     pub(crate) fn merge(&mut self, mut listed: Listed, arrival: Arrival) -> Merged {
         let begins_epoch = self.begins_epoch(&listed);
-        // A push may have been sent before the epoch began, so only a poll shows what the server remembers.
+        // A push may have been sent before the epoch began, so only a poll shows which instances the server still has.
         if arrival == Arrival::Pushed && (self.current.is_none() || begins_epoch) {
             return Merged::NeedsPoll;
         }
@@ -270,7 +271,8 @@ impl ListMerge {
         arrival: Arrival,
         begins_epoch: bool,
     ) -> Vec<Arc<Instance>> {
-        // The instances of a list from the disk may have been gone for a day, so any server is believed.
+        // The instances of a list from the disk may have been gone for a day, so the list of a server is accepted as it
+        // is.
         if self.is_from_disk() {
             return Vec::new();
         }
@@ -371,7 +373,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_removal_within_an_epoch_is_believed_at_once() {
+    async fn a_removal_within_an_epoch_takes_effect_at_once() {
         let mut world = begin();
         world.poll(&[1, 2, 3], 0);
         world.push(&[1, 2], 0);

@@ -1,11 +1,10 @@
 //! The listeners of one subscription: which list each has received, and which message each receives next. No actor.
 //!
-//! Each listener receives the difference between two lists that it can rely on: the one that it received last, and
-//! the current one. So a listener that was busy misses no change, only intermediate states, and its `added`,
-//! `changed` and `removed` always fit together. Nothing is queued per listener except the pointer to its last list.
+//! Each listener receives the difference between the list that it received last and the current list. So a listener
+//! that was busy misses no change, only intermediate states, and its `added`, `changed` and `removed` always fit
+//! together. Nothing is queued per listener except the pointer to its last list.
 //!
-//! [`Listeners`] sends and remembers; it awaits nothing. What is to be awaited is returned as [`Delivery`], because
-//! only an actor can wait.
+//! [`Listeners`] awaits nothing: it returns a [`Delivery`] for each message that the actor has to await.
 
 use std::{
     collections::{hash_map::Entry, HashMap, HashSet},
@@ -52,7 +51,7 @@ pub(crate) struct ListenerId(u64);
 
 impl ListenerId {
     pub(crate) fn of<M: Message<Result = ()> + Send + 'static>(recipient: &Recipient<M>) -> Self {
-        /// Gives back what is hashed. A recipient does not show the address of its mailbox, but hashes it.
+        /// Returns the hashed bytes as they are. A recipient does not show the address of its mailbox, but hashes it.
         #[derive(Default)]
         struct Address(u64);
 
@@ -118,8 +117,8 @@ pub(crate) struct Listeners {
 }
 
 impl Listeners {
-    /// Adds a listener, and gives its id if it is new: notify it of the current list. A listener that is known already
-    /// becomes a strong one if it is added as one.
+    /// Adds a listener. Returns its id if it is new; the caller then has to notify it of the current list. A listener
+    /// that is already known as weak becomes strong if it is added as strong.
     pub(crate) fn add(&mut self, listener: Listener<ServiceChanged>) -> Option<ListenerId> {
         let id = ListenerId::of(&listener.recipient()?);
         match self.states.entry(id) {
@@ -146,7 +145,7 @@ impl Listeners {
         }
     }
 
-    /// Forgets the listeners whose actors have ended.
+    /// Removes the listeners whose actors have ended.
     pub(crate) fn remove_ended(&mut self) {
         self.states.retain(|_, state| state.listener.is_alive());
     }
@@ -169,7 +168,7 @@ impl Listeners {
         self.states.values_mut().for_each(|state| state.unhandled = false);
     }
 
-    /// Says that a weak listener has handled its message. Notify it then of what has changed since.
+    /// Notes that a weak listener has handled its message. The caller then has to notify it of what has changed since.
     pub(crate) fn acknowledge(&mut self, id: ListenerId) {
         if let Some(state) = self.states.get_mut(&id) {
             state.unhandled = false;

@@ -1,10 +1,10 @@
 //! Keeps the lists of services current, and notifies listeners and views of changes.
 //!
-//! A list takes this way: a poll or a push brings it ([`push_receiver`]), the service's [`subscriber`] gives it to
-//! [`list_merge`], which decides whether it is newer and what it removes, and the result goes to [`listeners`], to
-//! the [`view`]s and to the [`disk_cache`].
+//! A list passes through these modules. It arrives by a poll, or by a push ([`push_receiver`]). The service's
+//! [`subscriber`] passes it to [`list_merge`], which decides whether it is newer and what it removes. The result goes
+//! to [`listeners`], to the [`view`]s and to the [`disk_cache`].
 //!
-//! | module | owns | does not know |
+//! | module | owns | is independent of |
 //! |---|---|---|
 //! | [`subscription`] | the key and the status of a subscription | how lists arrive |
 //! | [`subscriber`] | the actor of one subscription: polling, notifying | HTTP: it asks the Registry by a message |
@@ -15,7 +15,7 @@
 //! | [`view`] | reads from any thread, the choice, the outcomes of calls | where lists come from |
 //!
 //! Invariant: a subscription has one current list. Views and listeners never see a list that `list_merge` has not
-//! let through, and all of them see the same one.
+//! accepted, and all of them see the same list.
 
 pub(crate) mod disk_cache;
 pub(crate) mod list_merge;

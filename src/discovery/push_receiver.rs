@@ -9,9 +9,9 @@
 //! | datagrams decoded per second | 1,000, of which untrusted sources get 20 | the same |
 //! | lists that wait for the Registry | 64, or 16 for untrusted sources | dropped, not acknowledged |
 //!
-//! An acknowledgement is sent to the sender of the datagram, and only to a trusted one: the receiver must not
-//! become a reflector for forged sources. It is sent when the Registry has taken the list, so a list that is
-//! dropped is pushed again.
+//! An acknowledgement is sent to the sender of the datagram, and only to a trusted one: the receiver must not become a
+//! reflector for forged sources. It is sent when the Registry has handled the list, so a list that is dropped is pushed
+//! again.
 
 use std::{
     cell::Cell,
@@ -62,7 +62,7 @@ pub(crate) struct Pushed {
     pub(crate) trusted: bool,
 }
 
-/// Says that datagrams of servers were dropped because the budget was spent. Any list may have changed.
+/// Reports that datagrams of servers were dropped because the budget was spent. Any list may have changed.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub(crate) struct OverBudget;
@@ -271,7 +271,7 @@ fn datagrams(socket: Rc<UdpSocket>) -> impl Stream<Item = Datagram> {
                     let datagram = Datagram { from, bytes: buffer[..length].to_vec() };
                     return Some((datagram, (socket, buffer)));
                 }
-                // Usually an ICMP message about an acknowledgement that nobody received: receiving goes on.
+                // Usually an ICMP message about an acknowledgement that was not received: receiving goes on.
                 Err(_) => sleep(Duration::from_millis(10)).await,
             }
         }
@@ -551,7 +551,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn pushes_beyond_the_waiting_ones_are_not_acknowledged() {
+    async fn pushes_beyond_the_limit_of_waiting_lists_are_not_acknowledged() {
         let free = Arc::new(Notify::new());
         let busy = Busy(free.clone()).start();
         let world = World::forwarding_to(&busy, |_| true).await;

@@ -1,7 +1,7 @@
 //! The key of a subscription, and its status.
 //!
 //! Nacos identifies a subscription by service and clusters: `a,b` and `b,a` are the same here, because the key has
-//! the clusters in order. A subscription to all clusters and one to a single cluster are two, with two lists.
+//! the clusters in order. A subscription to all clusters and a subscription to a single cluster have different lists.
 
 use serde::Serialize;
 
@@ -55,7 +55,7 @@ pub struct SubscriptionStatus {
     pub withheld: usize,
     /// How many healthy instances the list has, not counting withheld ones.
     pub healthy: usize,
-    /// How many instances the list has that the server calls unhealthy, not counting withheld ones.
+    /// How many instances of the list the server considers unhealthy, not counting withheld ones.
     pub unhealthy: usize,
     /// Whether the list may be out of date, because the last poll failed.
     pub stale: bool,
@@ -67,8 +67,8 @@ pub struct SubscriptionStatus {
     pub polls: u64,
     /// How many pushed lists have arrived.
     pub pushes: u64,
-    /// How many of them were ignored, because they were older than the current list, or because only a poll could show
-    /// that.
+    /// How many of these lists were ignored, because they were older than the current list, or because only a poll
+    /// could show that.
     pub ignored_pushes: u64,
     /// How many lists changed the instances, including the first list.
     pub changes: u64,

@@ -63,9 +63,8 @@ const MIN_EARLY_INTERVAL: Duration = Duration::from_secs(1);
 /// The polls that a new epoch causes are spread over this time, because it causes one for each subscription.
 const EPOCH_POLL_SPREAD: Duration = Duration::from_secs(1);
 
-/// After this time the list is written to the cache although it has not changed: files that are too old are ignored.
-///
-/// Well below the day after which a file is too old.
+/// After this time the list is written to the cache although it has not changed. It is well below the day after which a
+/// file is too old.
 const CACHE_REFRESH_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// The polling interval for [`CHANGE_SERIES_WINDOW`] after a change, where the server does not push.
@@ -75,7 +74,7 @@ const CHANGE_SERIES_WINDOW: Duration = Duration::from_secs(20);
 
 /// Asks the Registry to request the list from a server now.
 ///
-/// The answer says the epoch and the protocol, which a public [`ListInstances`](crate::ListInstances) does not.
+/// The answer contains the epoch and the protocol, unlike the answer to [`ListInstances`](crate::ListInstances).
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<Listed, Error>")]
 pub(crate) struct PollList(pub(crate) SubscriptionKey);
@@ -104,13 +103,13 @@ pub(crate) struct AddView {
 #[rtype(result = "()")]
 pub(crate) struct PushedList(pub(crate) Listed);
 
-/// Says that the list may have changed. The source need not be trusted, since only a poll follows.
+/// Reports that the list may have changed. The source need not be trusted, since only a poll follows.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub(crate) struct Hint;
 
-/// Says that the server in use may have forgotten instances and push subscriptions. The poll that follows shows which
-/// instances are missing, and renews the push subscription.
+/// Reports that the server in use may have forgotten instances and push subscriptions. The poll that follows shows
+/// which instances are missing, and renews the push subscription.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub(crate) struct EpochBegan;
@@ -182,7 +181,7 @@ struct UnderWay {
     polling: Polling,
     cache: Cache,
     last_write: Option<Instant>,
-    /// A timer will notify the listeners whose mailboxes were full.
+    /// Whether a timer will notify the listeners whose mailboxes were full.
     retry_is_armed: bool,
 }
 
@@ -194,7 +193,7 @@ enum Polling {
         timer: SpawnHandle,
         due: Instant,
     },
-    /// A poll has been sent and not been answered. `repeat_soon`: it may miss something that happened meanwhile.
+    /// A poll has been sent and not been answered. `repeat_soon`: the poll may miss something that has happened since.
     Sent {
         repeat_soon: bool,
     },
@@ -283,7 +282,7 @@ impl Subscriber {
         self.poll_after(self.next_interval(repeat_soon), ctx);
     }
 
-    /// Views keep the list that they have, and are stale. Without one, the list of the cache file is used.
+    /// Views keep their list and become stale. If there is no list yet, the list of the cache file is used.
     fn poll_failed(&mut self, error: Error, ctx: &mut Context<Self>) {
         debug!(self.settings.log, "failed to fetch service list";
             "service" => %self.subscription.service, "error" => %error);
@@ -324,9 +323,8 @@ impl Subscriber {
         interval
     }
 
-    /// Nacos 3 servers that speak v3 do not push.
-    ///
-    /// There, changes show only in polls, so polling is faster while a deployment goes on.
+    /// Whether further changes are likely that only polls can show: a deployment may be going on, and a server that
+    /// speaks v3 does not push.
     fn expects_more_changes(&self) -> bool {
         self.merge.current().is_some_and(|list| {
             list.protocol == WireProtocol::V3
@@ -529,7 +527,7 @@ impl Subscriber {
         ctx.add_stream(handled);
     }
 
-    /// Whether nobody needs the list. A [`Registry`](crate::Registry) then stops polling it.
+    /// Whether there is no listener and no view. The Subscriber then ends.
     fn is_unused(&self) -> bool {
         self.listeners.is_empty() && self.view.readers() == 0
     }
@@ -583,7 +581,7 @@ impl Handler<Listen> for Subscriber {
     }
 }
 
-/// A weak listener has handled its message.
+/// Each item is a weak listener that has handled its message.
 impl StreamHandler<ListenerId> for Subscriber {
     fn handle(&mut self, listener: ListenerId, ctx: &mut Context<Self>) {
         self.listeners.acknowledge(listener);

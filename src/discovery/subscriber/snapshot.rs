@@ -23,10 +23,11 @@ pub(crate) struct ListSnapshot {
     pub(crate) status: SubscriptionStatus,
     /// None before the first list.
     pub(crate) list: Option<Arc<ServiceInfo>>,
-    /// Of `list`.
+    /// The withheld instances of `list`.
     pub(crate) withheld: Vec<Arc<Instance>>,
     pub(crate) source: Option<Source>,
-    /// Of the instances of `list`, in their order; none of those that no view has called. Empty where none was.
+    /// The calls to each instance of `list`, in the same order. `None` for an instance that no view has called. Empty
+    /// if no view has called any instance.
     pub(crate) calls: Vec<Option<CallStatus>>,
 }
 

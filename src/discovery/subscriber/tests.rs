@@ -281,7 +281,7 @@ async fn an_older_push_is_dropped_and_a_newer_one_published_at_once() {
 }
 
 #[actix::test]
-async fn a_poll_loses_only_to_a_newer_push_that_arrived_meanwhile() {
+async fn a_poll_is_dropped_only_after_a_newer_push_that_arrived_meanwhile() {
     let world = begin(&[("1", 1.0)]);
     world.received_after(0.2).await;
     world.server.0.borrow_mut().delay = Duration::from_millis(500);
@@ -297,7 +297,7 @@ async fn a_poll_loses_only_to_a_newer_push_that_arrived_meanwhile() {
 }
 
 #[actix::test]
-async fn the_clock_of_another_epoch_orders_nothing() {
+async fn clocks_of_different_epochs_are_not_compared() {
     let world = begin(&[("1", 1.0)]);
     world.received_after(0.2).await;
     world.server.set_hosts(&[("1", 1.0), ("2", 1.0)]);
@@ -387,7 +387,7 @@ async fn with_protection_an_empty_push_is_followed_by_a_poll_at_once() {
 }
 
 #[actix::test]
-async fn a_list_that_shrinks_without_an_outage_is_believed_at_once() {
+async fn a_list_that_shrinks_without_an_outage_takes_effect_at_once() {
     let world = begin(&[("1", 1.0), ("2", 1.0), ("3", 1.0)]);
     world.received_after(0.2).await;
     world.server.set_hosts(&[("1", 1.0)]);
