@@ -1,7 +1,7 @@
 //! The faults that are active, and which of them a request or a push meets.
 //!
-//! A request asks for its [`Plan`] when it arrives, a push for its [`PushFate`] when it is sent; so a change of the
-//! faults does not affect what is under way, except requests that hang.
+//! A request gets its [`Plan`] when it arrives, a push gets its [`PushFate`] when it is sent. So a change of the faults
+//! does not affect what is under way, except requests that hang.
 //!
 //! The dice are seeded and are rolled only for active faults, under one mutex. So a test that sends its requests
 //! one after the other meets the same faults in every run, on every machine.
@@ -159,8 +159,8 @@ impl Default for ActiveFaults {
 }
 
 impl ActiveFaults {
-    /// Whether the faults of requests apply to this operation. With a limit, requests without an operation are
-    /// spared.
+    /// Whether the faults of requests apply to this operation. If they are limited to some operations, requests without
+    /// an operation have no faults.
     fn concern(&self, operation: Option<Operation>) -> bool {
         self.only.is_empty() || operation.is_some_and(|operation| self.only.contains(&operation))
     }

@@ -31,8 +31,8 @@ pub(crate) struct PushId {
     pub(super) last_ref_time: i64,
 }
 
-/// A queue by due time. It only stores: the timer of the server's thread and
-/// [`State::advance`](super::state::State::advance) take events out of it.
+/// A queue by due time. It only stores events: the timer of the server's thread and
+/// [`State::advance`](super::state::State::advance) take them out of it.
 pub(crate) struct Agenda<T> {
     /// The number keeps events that are due at the same time in the order in which they were entered.
     entries: BTreeMap<(Duration, u64), T>,
@@ -62,7 +62,7 @@ impl<T> Agenda<T> {
         Some((at, what))
     }
 
-    /// Removes the events that nobody needs any more.
+    /// Removes the events that `is_discarded` selects.
     pub(crate) fn discard(&mut self, is_discarded: impl Fn(&T) -> bool) {
         self.entries.retain(|_, what| !is_discarded(what));
     }

@@ -1,8 +1,8 @@
 //! The user agent of a client. It decides whether the client gets pushes and how names are written for it.
 //!
-//! Nacos pushes only to clients that it knows by their user agent, because others may not read the datagrams. Which
-//! kinds, and from which version on, stands in Nacos' `SwitchDomain`. The header `User-Agent` counts, or else
-//! `Client-Version`.
+//! Nacos pushes only to clients that it knows by their user agent, because other clients may not read the datagrams.
+//! Nacos' `SwitchDomain` lists these clients, with their first version. The user agent is in the header `User-Agent`,
+//! or else in `Client-Version`.
 
 /// A client's kind and version, read from `Nacos-Java-Client:v1.4.6 …` (`ClientInfo`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,7 +16,7 @@ const JAVA: &str = "Nacos-Java-Client";
 
 /// Clients that get pushes, with the first version that does (`SwitchDomain.push…Version`).
 ///
-/// `Nacos-C-Client:v1.0.0` is therefore not pushed, as measured on Nacos 1.4.8, 2.5.1 and 3.0.3.
+/// `Nacos-C-Client:v1.0.0` therefore gets no pushes, as measured on Nacos 1.4.8, 2.5.1 and 3.0.3.
 const PUSHED: [(&str, [u32; 3]); 5] = [
     (JAVA, [0, 1, 0]),
     ("Nacos-Go-Client", [0, 1, 0]),
@@ -26,7 +26,7 @@ const PUSHED: [(&str, [u32; 3]); 5] = [
 ];
 
 impl Agent {
-    /// Reads the header. An unknown kind gets no pushes and bare names.
+    /// Reads the header. An unknown client gets no pushes, and on 1.4 bare names.
     pub(crate) fn read(user_agent: &str) -> Self {
         let Some((kind, _)) = PUSHED.into_iter().find(|(kind, _)| user_agent.starts_with(kind)) else {
             return Agent { text: user_agent.to_owned(), ..Agent::default() };
@@ -50,9 +50,8 @@ impl Agent {
         self.kind == Some(JAVA) && self.version >= [1, 0, 0]
     }
 
-    /// 1.4 writes `GROUP@@service` only for Java clients.
-    ///
-    /// Since 2.x every client gets grouped names.
+    /// Whether 1.4 writes names as `GROUP@@service` for this client: only for Java clients. Since 2.x every client gets
+    /// grouped names.
     pub(crate) fn gets_grouped_names(&self) -> bool {
         self.is_java()
     }

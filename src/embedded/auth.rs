@@ -1,7 +1,7 @@
 //! Access control by tokens and signatures, and the login.
 //!
-//! What Nacos checks by a plugin is fixed here: a token for each user, no rights, and the signatures of Alibaba
-//! Cloud's managed Nacos (MSE). Each user may do everything.
+//! Nacos checks access by a plugin. Here the checks are fixed: a token for each user, no rights, and the signatures of
+//! Alibaba Cloud's managed Nacos (MSE). Each user may do everything.
 //!
 //! - The statuses and texts of rejections are those of the recordings, per dialect. Clients have to read the
 //!   status: all bad tokens get 403, with different texts.
@@ -33,7 +33,7 @@ struct LoggedIn<'a> {
     username: &'a str,
 }
 
-/// The text of the rejection, if the signature is missing or wrong. The texts are ours: no answer of Nacos was
+/// The text of the rejection, if the signature is missing or wrong. The texts are invented: no answer of Nacos was
 /// recorded.
 fn signature_rejection(keys: &[AccessKey], call: &Call) -> Option<&'static str> {
     let parameters = &call.parameters;

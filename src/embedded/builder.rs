@@ -242,8 +242,8 @@ impl EmbeddedServerBuilder {
     /// seconds, like Nacos. With zero a connection is closed as soon as it is idle, usually before its first request.
     /// [`Faults::idle_timeout`](super::Faults::idle_timeout) changes the timeout of a running server.
     ///
-    /// Clients keep connections open between requests. A timeout below their own makes them meet closed
-    /// connections.
+    /// Clients keep connections open between requests. With a timeout below their own, they send requests on
+    /// closed connections.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.settings.idle_timeout = timeout.min(LONGEST_DURATION);
         self

@@ -1,11 +1,11 @@
 //! A parsed request.
 //!
-//! Everything that handlers may read. It owns its texts, because a fault may delay the request beyond the life of
-//! actix-web's own.
+//! A [`Call`] contains everything that handlers may read. It owns its texts, because a fault may delay a request for
+//! longer than actix-web keeps it.
 
 use super::{agent::Agent, parameters::Parameters};
 
-/// One request. `parameters` knows the dialect, since its rules for blanks, defaults and errors differ.
+/// One request. `parameters` contains the dialect, since the rules for blanks, defaults and errors differ.
 pub(crate) struct Call {
     pub(crate) method: String,
     /// Includes the context path, for error pages.
@@ -21,9 +21,8 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// The token, from the source with the highest precedence. 1.4 does not read the header `accessToken`.
-    ///
-    /// The first of these that is given is checked: the bearer, the parameter, the header.
+    /// The token. The first of these that is given is used: the bearer token, the parameter, the header `accessToken`.
+    /// 1.4 does not read that header.
     pub(crate) fn token(&self) -> Option<&str> {
         let header = self.token_header.as_deref().filter(|_| !self.parameters.dialect.is_v1_4());
         self.bearer.as_deref().or_else(|| self.parameters.get("accessToken")).or(header)

@@ -1,12 +1,12 @@
 //! The registered services, their instances, and the changes that operators made to them.
 //!
-//! The tables behind every list. What makes them more than a map of instances:
+//! The tables behind every list. They are more than a map of instances:
 //!
 //! - **Identity.** On 1.4 the cluster is part of an instance's identity. Since 2.x an address is one client with
 //!   one instance per service, so the same address in another cluster replaces the instance.
 //! - **Overrides.** On 1.4 a PUT changes the instance. Since 2.x it is stored beside the instance, wins over what
 //!   the owner registers, and outlives the instance by a minute.
-//! - **Two views.** `instances` has the present state. `listed` has what lists and GET show, which lags since 2.x.
+//! - **Two states.** `instances` has the current state. `listed` has what lists and GET show, which lags since 2.x.
 //!
 //! Services and instances are ordered by their keys, so pages and lists are the same each time.
 
@@ -174,7 +174,7 @@ impl Catalogue {
         self.services.get_mut(key)
     }
 
-    /// Returns the service, and creates it for a first instance. `ephemeral` counts only for a new service.
+    /// Returns the service, and creates it for a first instance. `ephemeral` is used only for a new service.
     pub(crate) fn service_or_new(&mut self, key: &ServiceKey, ephemeral: bool, now: Duration) -> &mut Service {
         let key = match self.services.get_key_value(key) {
             Some((key, _)) => key.clone(),

@@ -1,8 +1,7 @@
 //! The server's clock, which tests can advance, stop and skew.
 //!
-//! Two clocks in one. [`now`](Clock::now) counts from the start and drives all timeouts; it never goes back.
-//! [`unix_millis`](Clock::unix_millis) is what answers contain; it may be skewed, and then only clients are
-//! affected.
+//! [`now`](Clock::now) counts from the start and drives all timeouts; it never goes back.
+//! [`unix_millis`](Clock::unix_millis) is the time in answers. It may be skewed, which affects only clients.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

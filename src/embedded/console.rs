@@ -295,7 +295,7 @@ impl Target {
 
 /// Carries out a command, after checks that only the console's own page passes.
 fn run(request: &HttpRequest, body: &Bytes, shared: &Arc<Shared>) -> HttpResponse {
-    // Another site's form can send its content types without permission, but not this one.
+    // A form of another site can send some content types without permission, but not this one.
     if request.content_type() != "application/json" || !request.headers().contains_key(ORIGIN) {
         return text(StatusCode::FORBIDDEN, "wants JSON, and the console's own Origin\n");
     }

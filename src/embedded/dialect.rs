@@ -1,8 +1,7 @@
 //! The version of Nacos that the server behaves like.
 //!
-//! Everything that depends on the version asks the dialect; the rest of the server has no version of its own. The
-//! behaviour was recorded from the versions that [`Dialect::version`] names, except that of 3.2, which comes from
-//! the source of Nacos.
+//! Everything that depends on the version is decided by the dialect. The behaviour was recorded from the versions that
+//! [`Dialect::version`] names, except that of 3.2, which comes from the source of Nacos.
 
 use std::{fmt, str::FromStr, time::Duration};
 

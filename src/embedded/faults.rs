@@ -50,7 +50,7 @@ use super::{
 /// | [`drop_pushes`](Self::drop_pushes), [`reorder_pushes`](Self::reorder_pushes) | to poll, and to order lists |
 /// | [`skew_clock`](Self::skew_clock) | not to compare clocks of different servers |
 ///
-/// Faults add up: a request may be delayed and then fail. [`only_for`](Self::only_for) limits those of requests to
+/// Faults add up: a request may be delayed and then fail. [`only_for`](Self::only_for) limits the faults of requests to
 /// some operations. A share outside of 0 to 1 counts as the nearer bound.
 #[derive(Clone)]
 pub struct Faults {
@@ -84,8 +84,8 @@ impl Faults {
     /// Takes all faults back: the server accepts connections, requests that hang continue, and the clock is right
     /// again. Data that has been forgotten or has expired stays lost.
     ///
-    /// Call it at the end of a test's bad phase, and then wait for the effect that the test is about. It also
-    /// resets the seed.
+    /// Call it to end the faults of a test, then wait for the effect that the test expects. It also resets the
+    /// seed.
     pub fn clear(&self) {
         self.set(|faults| *faults = ActiveFaults::default());
         self.skew_clock(0);
@@ -255,8 +255,7 @@ impl Faults {
     /// Forgets all services, instances and subscribers, but keeps connections and tokens, so that clients do not notice
     /// at once.
     ///
-    /// That is what a server looks like that was restarted behind a load balancer: clients see only lists that are
-    /// too short.
+    /// This simulates a server that was restarted behind a load balancer: clients see only lists that are too short.
     pub fn forget_everything(&self) {
         self.shared.with(|state| state.forget_registrations());
     }
@@ -270,8 +269,8 @@ impl Faults {
 
     /// Changes the key that tokens are signed with. All existing tokens are rejected from now on.
     ///
-    /// As after a change of `token.secret.key` and a restart of Nacos, or after a change to a server with another
-    /// key.
+    /// The same happens after a change of `token.secret.key` and a restart of Nacos, or after a change to a server with
+    /// another key.
     pub fn change_token_key(&self) {
         self.shared.with(|state| state.sessions.forget_tokens());
     }
@@ -287,7 +286,7 @@ impl Faults {
 
     /// Drops a share of the pushes, which still count as sent. A share of 0 takes this back.
     ///
-    /// Nobody acknowledges a dropped push, so it is sent again after
+    /// A dropped push is not acknowledged, so it is sent again after
     /// [`push_retry`](super::EmbeddedServerBuilder::push_retry), and may be dropped again.
     pub fn drop_pushes(&self, share: f64) {
         self.set(|faults| faults.drop_pushes = share);
@@ -295,8 +294,8 @@ impl Faults {
 
     /// Delays a share of the pushes by `by`. A share of 0 takes this back.
     ///
-    /// By the server's clock: with [`time_stands_still`](super::EmbeddedServerBuilder::time_stands_still) a delayed
-    /// push waits for an advance.
+    /// The delay is measured by the server's clock: with
+    /// [`time_stands_still`](super::EmbeddedServerBuilder::time_stands_still) a delayed push waits for an advance.
     pub fn delay_pushes(&self, share: f64, by: Duration) {
         self.set(|faults| faults.delay_pushes = Some((share, by.min(LONGEST_DURATION))));
     }

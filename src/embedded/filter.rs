@@ -139,12 +139,12 @@ fn too_long(field: &str, limit: usize) -> Reply {
     Reply::filtered(&format!("Param '{field}' is illegal, the param length should not exceed {limit}."))
 }
 
-/// Neither blanks nor Chinese characters, which is what the filter looks for.
+/// Whether the text has neither blanks nor Chinese characters.
 fn is_plain(text: &str) -> bool {
     !text.chars().any(|c| c.is_whitespace() || ('\u{4E00}'..='\u{9FA5}').contains(&c))
 }
 
-/// Blank keys and values count nothing.
+/// The length of all keys and values. Blank ones are not counted.
 fn length(metadata: &Metadata) -> usize {
     let count = |text: &str| if text.trim().is_empty() { 0 } else { units(text) };
     metadata.iter().map(|(key, value)| count(key) + count(value)).sum()

@@ -4,8 +4,8 @@
 //! make it fail. [`routes::serve`] checks the authorization and the parameters, and calls the handler, which changes
 //! the [state](super::state). The faults may then delay or spoil the answer.
 //!
-//! Requests of an earlier [`Era`] are never answered: after a restart a real server would be another process, which
-//! knows nothing of them.
+//! Requests of an earlier [`Era`] are never answered: after a restart a real server would be another process,
+//! which has not received them.
 
 use std::{
     io,
@@ -204,7 +204,7 @@ async fn hang(shared: &Shared, operation: Option<Operation>) {
     }
 }
 
-/// Parses a request and finds its route. The faults need to know the operation before the request is served.
+/// Parses a request and finds its route. The faults depend on the operation, before the request is served.
 fn read(request: &HttpRequest, body: &Bytes, era: &Era) -> (Call, Route) {
     let dialect = era.dialect;
     let method = request.method().as_str();

@@ -1,7 +1,7 @@
 //! Snapshots of the server's state for tests.
 //!
-//! What the API shows depends on dialect and delays. Tests want to know what the server really has, so these
-//! snapshots show the present state with the overrides of operators, whatever lists show.
+//! What the API shows depends on the dialect and on delays. These snapshots show the current state with the overrides
+//! of operators, even if lists do not show it yet.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ use super::{
 /// # }
 /// ```
 ///
-/// It is a copy and does not change. On 1.4, 2.x and 3.x the same fields mean the same.
+/// It is a copy and does not change. The fields mean the same in every dialect.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct InstanceSnapshot {

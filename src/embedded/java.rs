@@ -1,8 +1,7 @@
 //! Parses text by the rules of Java and of Jackson, the JSON library of Nacos.
 //!
-//! Clients of all kinds send texts that Java reads in its own way, and some of them depend on it: numbers as
-//! strings, metadata as `k=v` pairs, JSON followed by garbage. Where a rule looks odd, a recording or Nacos' source
-//! has it.
+//! Some clients depend on how Java reads texts: numbers as strings, metadata as `k=v` pairs, JSON followed by other
+//! text. Each unusual rule comes from a recording or from Nacos' source.
 
 use serde_json::{Map, Value};
 

@@ -37,8 +37,8 @@ use super::{
 
 /// The instances in one list.
 ///
-/// Disabled instances are in no list. `reaches_protection_threshold` says that so few instances are healthy that
-/// all are shown as healthy, so that the few are not overrun.
+/// Disabled instances are in no list. `reaches_protection_threshold`: so few instances are healthy that all are shown
+/// as healthy, so that the few are not overloaded.
 #[derive(Default)]
 pub(crate) struct Selection {
     pub(crate) hosts: Vec<Instance>,
@@ -183,7 +183,7 @@ fn host(key: &ServiceKey, instance: Instance, service_name: &str) -> Host {
     }
 }
 
-/// `ip#port#cluster#GROUP@@service`. r-nacos writes `ip#port`, by which clients tell the two apart.
+/// `ip#port#cluster#GROUP@@service`. r-nacos writes `ip#port`, by which clients distinguish the two servers.
 pub(crate) fn instance_id(key: &ServiceKey, instance: &Instance) -> String {
     format!("{}#{}#{}#{}", instance.ip, instance.port, instance.cluster, key.service)
 }
@@ -256,8 +256,8 @@ pub(crate) struct ListRequest<'a> {
 impl State {
     /// The instances of a service that lists and GET show now. `None` for an unknown service.
     ///
-    /// The first list stores what it shows; later ones show that until the renewal that the next change has
-    /// planned.
+    /// The first list stores the instances that it shows. Later lists show these instances until the renewal that the
+    /// next change plans.
     pub(crate) fn visible_instances(&mut self, key: &ServiceKey) -> Option<Arc<Vec<Instance>>> {
         let is_late = !self.settings.list_delay().is_zero();
         let service = self.catalogue.service_mut(key)?;
@@ -279,7 +279,7 @@ impl State {
         }
     }
 
-    /// Shows the present state from now on.
+    /// Shows the current state from now on.
     pub(crate) fn renew_list(&mut self, key: &ServiceKey) {
         let is_late = !self.settings.list_delay().is_zero();
         if let Some(service) = self.catalogue.service_mut(key).filter(|_| is_late) {
@@ -363,7 +363,7 @@ impl State {
     }
 }
 
-/// Not the MD5 of Nacos. Clients only compare it with the previous one.
+/// The checksum is not the MD5 that Nacos computes. Clients only compare it with the previous checksum.
 fn checksum(selection: &Selection) -> String {
     let mut hasher = DefaultHasher::new();
     for i in &selection.hosts {

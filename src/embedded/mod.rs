@@ -155,8 +155,8 @@ pub struct EmbeddedServer {
 impl EmbeddedServer {
     /// Starts a server with the defaults of the [builder](Self::builder): Nacos 2.5 on a free port of 127.0.0.1.
     ///
-    /// Returns when the server listens, within milliseconds. Several servers can run in one process; each has
-    /// threads, a TCP port and a UDP port of its own, so tests that run at the same time do not meet.
+    /// Returns when the server listens, within milliseconds. Several servers can run in one process. Each has threads,
+    /// a TCP port and a UDP port of its own, so tests that run at the same time do not affect each other.
     ///
     /// # Errors
     /// No port, thread or socket is available.
@@ -237,7 +237,7 @@ impl EmbeddedServer {
 
     /// The dialect that the server speaks now.
     ///
-    /// The one that was set in the builder, or the last one of [`restart_as`](Self::restart_as).
+    /// The dialect that was set in the builder, or by the last [`restart_as`](Self::restart_as).
     pub fn dialect(&self) -> Dialect {
         self.shared.with(|state| state.dialect())
     }
@@ -300,8 +300,8 @@ impl EmbeddedServer {
 
     /// Stops the server. Another server can listen on the same port immediately afterwards.
     ///
-    /// The same as dropping the server, for code that reads better with a verb. Blocks until the thread has ended.
-    /// Clients see closed connections, and refused ones afterwards.
+    /// The same as dropping the server. Blocks until the thread has ended. Clients see closed connections, and refused
+    /// ones afterwards.
     pub fn stop(self) {
         drop(self);
     }

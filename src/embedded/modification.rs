@@ -1,8 +1,8 @@
 //! Changes by operators: 1.4 changes the instance itself, 2.x and later store an override.
 //!
-//! The difference matters to clients. On 1.4 a PATCH changes the given values of the instance. Since 2.x it makes
-//! an override, whose values not given are Nacos' defaults: a PATCH of the metadata alone sets the weight to 1. And
-//! an override stays when the owner registers again.
+//! The difference matters to clients. On 1.4 a PATCH changes the given values of the instance. Since 2.x a PATCH
+//! creates an override, in which values that are not given have Nacos' defaults: a PATCH of the metadata alone sets the
+//! weight to 1. An override stays when the owner registers again.
 
 use crate::model::instance::Metadata;
 

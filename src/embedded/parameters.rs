@@ -87,7 +87,7 @@ impl Parameters {
     /// Reads `serviceName`, which may name its group, and `groupName` otherwise.
     ///
     /// # Errors
-    /// 400 for a name that the dialect does not take.
+    /// 400 for a name that the dialect does not accept.
     pub(crate) fn service(&self) -> Result<ServiceKey, Reply> {
         let name = self.required("serviceName")?;
         check_format(name).map_err(|rule| self.error(400, rule))?;

@@ -4,8 +4,8 @@
 //!
 //! 1. A list request with `udpPort` and `clientIP`, from a client that takes pushes, makes a subscriber. Each
 //!    further request renews the subscription.
-//! 2. A change is gathered for [`push_delay`](super::EmbeddedServerBuilder::push_delay), so that several changes
-//!    make one push. Then each subscriber gets the present list of its clusters.
+//! 2. A change is gathered for [`push_delay`](super::EmbeddedServerBuilder::push_delay), so that several changes make
+//!    one push. Then each subscriber gets the current list of its clusters.
 //! 3. A push that is not acknowledged is sent once more, with its old content.
 //! 4. A subscriber that has not asked for the list for
 //!    [`subscriber_timeout`](super::EmbeddedServerBuilder::subscriber_timeout) gets no more pushes.
@@ -38,7 +38,7 @@ use crate::wire::datagram::Packet;
 /// Datagrams of this size and above are compressed (`UdpPushService.compressIfNecessary`).
 const COMPRESSED_FROM: usize = 1024;
 
-/// How long a datagram waits at most for the datagram that shall overtake it.
+/// How long a datagram waits at most for the datagram that is to overtake it.
 const OVERTAKING_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Deserialize)]
@@ -246,7 +246,7 @@ impl State {
     }
 }
 
-/// Nacos compresses only what is worth it. Clients tell gzip by its first two bytes.
+/// Nacos compresses only large datagrams. Clients recognise gzip by its first two bytes.
 fn compress(datagram: Vec<u8>) -> std::io::Result<Vec<u8>> {
     if datagram.len() < COMPRESSED_FROM {
         return Ok(datagram);

@@ -1,7 +1,7 @@
 //! The subscribers to pushes, and the pushes under way.
 //!
-//! What `push` works on, without its rules: who is pushed to, what is gathered, what waits for an acknowledgement,
-//! and what a fault holds back. It also has the socket.
+//! This file has the state that `push` works on: the subscribers, the gathered changes, the pushes that wait for an
+//! acknowledgement, and the datagrams that a fault delays. It also has the socket.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -79,7 +79,7 @@ pub(crate) struct Pushes {
     pub(super) delayed: BTreeMap<PushId, DelayedDatagram>,
     /// Events that became due while the server hung.
     pub(super) postponed: Vec<Due>,
-    /// Nothing is sent while the server refuses connections.
+    /// Whether pushes are paused, because the server refuses connections.
     pub(super) is_paused: bool,
     last_ref_time: i64,
 }
@@ -100,7 +100,7 @@ impl Pushes {
         }
     }
 
-    /// As after a restart: nobody is pushed to until lists are requested again.
+    /// Removes all subscribers, like a restart. Nothing is pushed until lists are requested again.
     pub(crate) fn forget_subscribers(&mut self) {
         self.subscribers.clear();
         self.forget_queued();

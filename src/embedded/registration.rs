@@ -44,7 +44,7 @@ pub(crate) struct Beat {
     pub(crate) renews: Option<ServiceKey>,
 }
 
-/// The answer to a beat: `code` 10200 (taken) or 20404 (unknown), and the interval that the server wants.
+/// The answer to a beat: `code` 10200 (taken) or 20404 (unknown), and the interval that the server asks for.
 pub(crate) struct BeatTaken {
     pub(crate) code: i64,
     /// In milliseconds.
@@ -56,7 +56,7 @@ pub(crate) struct BeatTaken {
 pub(crate) enum Rejected {
     /// A value of the instance is invalid.
     Illegal(String),
-    /// The instance does not fit to the service.
+    /// The instance does not fit the service.
     Conflict(String),
 }
 
@@ -167,7 +167,7 @@ impl State {
         }
     }
 
-    /// Removes the service if it has been empty since then without a break.
+    /// Removes the service if it has been empty since `empty_since`.
     pub(crate) fn clean_service(&mut self, key: &ServiceKey, empty_since: Duration) {
         if self.catalogue.service(key).is_some_and(|service| service.empty_since == Some(empty_since)) {
             self.catalogue.remove(key);
@@ -203,7 +203,7 @@ impl State {
         keys.find(|key| service.instances.contains_key(key))
     }
 
-    /// Renews the instance. One that was unhealthy is healthy again, which is a change that is pushed.
+    /// Renews the instance. An unhealthy instance becomes healthy, and this change is pushed.
     fn keep_alive(&mut self, key: &ServiceKey, beat: &Beat) {
         let now = self.now();
         let Some(instance_key) = self.beating(key, beat) else { return };

@@ -1,7 +1,7 @@
 //! The handler of each request, by dialect.
 //!
-//! One table for each API. A route says who may use it ([`Guard`]) and which [`Operation`] it is, so that faults
-//! and counters can be limited to operations. The order in [`find`]: what 3.0 has turned off, then v1, then v3.
+//! There is one table for each API. A route names who may use it ([`Guard`]) and which [`Operation`] it is, so that
+//! faults and counters can be limited to operations. [`find`] searches first what 3.0 has turned off, then v1, then v3.
 
 use crate::error::Operation;
 
@@ -23,7 +23,7 @@ pub(crate) struct Route {
     action: Action,
 }
 
-/// A path that is not there is answered in two ways: 501 below v1's naming API, 404 elsewhere.
+/// What a route does. An unknown path is answered with 501 below v1's naming API, and with 404 elsewhere.
 enum Action {
     Serve(Handler),
     /// Turned off in favour of another API, by the settings of `api`.
@@ -52,7 +52,8 @@ pub(crate) fn find(dialect: Dialect, method: &str, path: Option<&str>) -> Route 
 
 /// Serves the request.
 ///
-/// Token first, then the filter, then the handler, as in Nacos: a request without a token learns nothing else.
+/// Checks the token first, then the filter, then calls the handler, as Nacos does. So a request without a token gets no
+/// other error.
 pub(crate) fn serve(state: &mut State, route: &Route, call: &Call) -> Reply {
     let unix_millis = state.clock.unix_millis();
     match &route.action {

@@ -1,8 +1,7 @@
 //! Users and their tokens.
 //!
-//! A token counts if the server has issued it, and has not expired. Its form is that of a JSON web token, because
-//! Nacos rejects other texts with another message. An expired token is remembered, because the message for it
-//! differs, too.
+//! A token is valid if the server has issued it and it has not expired. It has the form of a JSON web token, because
+//! Nacos rejects other texts with another message. Expired tokens are kept, because the message for them differs, too.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,7 +13,7 @@ use super::{call::Call, settings::Settings};
 pub(crate) struct Sessions {
     users: Vec<(String, String)>,
     ttl: Duration,
-    /// The end of each token's validity. Expired tokens stay, because the error for them differs.
+    /// The end of each token's validity, also of expired tokens.
     tokens: HashMap<String, Duration>,
 }
 

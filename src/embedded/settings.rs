@@ -16,7 +16,7 @@ pub(crate) struct Settings {
     pub(crate) dialect: Dialect,
     /// Names and passwords. Authentication is on if there are any.
     pub(crate) users: Vec<(String, String)>,
-    /// Requests must be signed if there are any.
+    /// Requests must be signed if there are any keys.
     pub(crate) access_keys: Vec<AccessKey>,
     pub(crate) token_ttl: Duration,
     pub(crate) heartbeat_timeout: Duration,

@@ -2,7 +2,7 @@
 //!
 //! | who | does what |
 //! |---|---|
-//! | the server's thread | runs the timer, takes acknowledgements, obeys [`Command`]s |
+//! | the server's thread | runs the timer, receives acknowledgements, executes [`Command`]s |
 //! | the HTTP worker | serves requests |
 //! | handles, in any thread | read the state, set faults, send commands |
 //!
@@ -69,7 +69,8 @@ impl Shared {
         }
     }
 
-    /// Works on the state. Wakes the timer if the next event has become earlier. Do not call it within itself.
+    /// Works on the state. Wakes the timer if the next event has become earlier. Must not be called by `work`, because
+    /// the state is locked.
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let due_before = state.agenda.next_due();
@@ -82,7 +83,7 @@ impl Shared {
         result
     }
 
-    /// Lock order: the state before the faults.
+    /// The active faults. See the lock order of [`Shared`].
     pub(crate) fn faults(&self) -> MutexGuard<'_, ActiveFaults> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -91,7 +92,7 @@ impl Shared {
         self.faults().idle_timeouts.unwrap_or(IdleTimeouts::always(self.idle_timeout))
     }
 
-    /// The current timeouts, and one that is drawn from them for a connection that becomes idle now.
+    /// The current timeouts, and a timeout that is drawn from them for a connection that becomes idle now.
     pub(crate) fn draw_idle_timeout(&self) -> (IdleTimeouts, Duration) {
         let timeouts = self.idle_timeouts();
         (timeouts, self.faults().draw(timeouts))

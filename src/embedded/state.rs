@@ -4,7 +4,7 @@
 //! events for later into the agenda. The timer of the server's thread, or
 //! [`EmbeddedServer::advance`](super::EmbeddedServer::advance), handles the events when they are due.
 //!
-//! Invariant: an entry of the agenda may be outdated when it is taken, never missing. So whoever changes the state
+//! Invariant: an entry of the agenda may be outdated when it is taken, never missing. So code that changes the state
 //! need not remove entries; handlers check whether an entry still applies.
 
 use std::{collections::BTreeMap, time::Duration};

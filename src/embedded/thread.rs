@@ -1,7 +1,7 @@
 //! The thread of the server, with its actix System, its timer and its sockets.
 //!
 //! The thread lives as long as [`EmbeddedServer`](super::EmbeddedServer). The HTTP server in it is made anew by
-//! each restart; the UDP socket, the timer and the state stay. Commands are obeyed one after the other.
+//! each restart; the UDP socket, the timer and the state stay. Commands are executed one after the other.
 
 use std::{
     io,
@@ -59,7 +59,7 @@ pub(crate) fn start(
     }
 }
 
-/// Runs until [`Command::End`]. Tells `listening_tx` the address, or why there is none.
+/// Runs the server until [`Command::End`].
 async fn run(
     shared: Arc<Shared>,
     listening: Listening,
@@ -80,7 +80,7 @@ async fn run(
     acknowledgements.abort();
 }
 
-/// The HTTP server of the present era. Its address stays the same.
+/// The HTTP server of the current era. Its address stays the same.
 struct Listener {
     shared: Arc<Shared>,
     address: SocketAddr,

@@ -226,7 +226,7 @@ pub(crate) fn beat(state: &mut State, call: &Call) -> Result<Reply, Reply> {
 
 /// Values in the body take precedence over the parameters.
 ///
-/// Without a body it is a light beat.
+/// Without a body the beat is light.
 ///
 /// # Errors
 /// An unreadable body is answered with 500, as Nacos does.
@@ -307,7 +307,7 @@ pub(crate) fn remove_metadata(state: &mut State, call: &Call) -> Result<Reply, R
     change_metadata(state, call, BatchAction::Remove)
 }
 
-/// Both batches. The answer names the instances that were changed.
+/// Handles both batches. The answer names the instances that were changed.
 fn change_metadata(
     state: &mut State,
     call: &Call,

@@ -1,7 +1,7 @@
 //! `/v1/ns/operator` and `/v1/console`: requests of operators and load balancers.
 //!
-//! Load balancers and operators' scripts ask for these. Figures that the embedded server has are true; the rest has
-//! the values of an idle server.
+//! Load balancers and operators' scripts send these requests. Figures that the embedded server has are real; all others
+//! are those of an idle server.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{call::Call, reply::Reply, state::State};
 
-/// The switch that tells clients to leave the body out of beats.
+/// The switch by which clients leave the body out of beats.
 const LIGHT_BEATS: &str = "lightBeatEnabled";
 
 /// Since 2.x only the status is shown, unless `onlyStatus=false`.

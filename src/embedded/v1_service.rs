@@ -107,7 +107,6 @@ pub(crate) fn create(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     }
     let metadata = service_metadata(call)?;
     let now = state.now();
-    // A service that is created explicitly has persistent instances.
     let service = state.catalogue.service_or_new(&key, false, now);
     service.metadata = Some(metadata);
     let key = service.key.clone();
@@ -221,7 +220,7 @@ impl State {
 }
 
 impl Service {
-    /// 1.4 keeps empty clusters. 2.x and later show only those of the instances.
+    /// 1.4 keeps empty clusters. 2.x and later show only the clusters of the instances.
     pub(crate) fn visible_clusters(&self, with_empty_ones: bool) -> BTreeSet<&str> {
         if with_empty_ones {
             self.clusters.iter().map(String::as_str).collect()

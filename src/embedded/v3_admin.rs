@@ -1,7 +1,7 @@
 //! `/v3/admin`: the part that clients use (`ServiceControllerV3`, `InstanceControllerV3`).
 //!
-//! Since 3.0 what only operators need is behind `/v3/admin`, which needs an administrator's token by default.
-//! Clients need it to get and modify single instances, and to list services.
+//! Since 3.0 the requests of operators are below `/v3/admin`, which needs an administrator's token by default. Clients
+//! need them to get and modify single instances, and to list services.
 
 use serde::Serialize;
 use serde_json::json;
@@ -92,7 +92,7 @@ pub(crate) fn view(service: &Service) -> ServiceView<'_> {
 }
 
 /// # Errors
-/// 400 for zero and for what is no number.
+/// 400 for zero and for a value that is not a number.
 fn positive(parameters: &Parameters, name: &str, default: usize) -> Result<usize, Reply> {
     let Some(text) = parameters.get(name) else { return Ok(default) };
     let rule = || format!("Required parameter '{name}' should be positive integer, current is {text}");
@@ -126,7 +126,7 @@ pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     Ok(success(state.listed(&key, hosts, &key.service.to_string())))
 }
 
-/// As PUT in v1: all values, stored as an override.
+/// Like PUT in v1: sets all values, stored as an override.
 pub(crate) fn overwrite(state: &mut State, call: &Call) -> Result<Reply, Reply> {
     required(&call.parameters, "serviceName", "String")?;
     let key = service(&call.parameters)?;
