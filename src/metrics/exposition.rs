@@ -23,7 +23,7 @@ pub(super) enum Kind {
 
 /// Builds the text of metric families with their samples. A family without samples is left out.
 ///
-/// The header is written with the first sample. So a family whose loop finds nothing leaves no trace.
+/// The header is written with the first sample.
 #[derive(Debug, Default)]
 pub(super) struct Exposition {
     text: String,
@@ -39,12 +39,12 @@ impl Exposition {
         (self.name, self.kind, self.help, self.has_header) = (name, Some(kind), help, false);
     }
 
-    /// Adds a sample of the present family: an integer.
+    /// Adds a sample of the current family: an integer.
     pub(super) fn count(&mut self, labels: &[(&str, &str)], value: u64) {
         self.line("", labels, None, value);
     }
 
-    /// Adds a sample of the present family: a float, such as a time in seconds.
+    /// Adds a sample of the current family: a float, such as a time in seconds.
     pub(super) fn sample(&mut self, labels: &[(&str, &str)], value: f64) {
         self.line("", labels, None, value);
     }

@@ -3,7 +3,7 @@
 //! Each group of metrics has its own function, and [`RegistryStatus::to_prometheus`] calls all of them. The number of
 //! series grows with services and servers, never with instances. `CONTRIBUTING.md` says what a new metric needs.
 //!
-//! Metrics are made of a [`RegistryStatus`] alone, without the Registry. So an application can take a status from
+//! Metrics are made from a [`RegistryStatus`] alone, without the Registry. So an application can take a status from
 //! anywhere, for example from a test, and no metric needs a counter of its own.
 //!
 //! Rules for all families:
@@ -11,7 +11,7 @@
 //! - A name begins with `actix_nacos_`, and ends with its unit (`_seconds`) or with `_total` for a counter.
 //! - A label has few values. Instances are never labels: a deployment would make a new series for each of them.
 //! - A counter exists from the start with 0. Prometheus loses the first increment of a counter that appears later.
-//! - Times are in seconds, as Prometheus wants. The status has milliseconds.
+//! - Times are in seconds, as Prometheus recommends. The status has milliseconds.
 
 mod exposition;
 
@@ -39,14 +39,15 @@ impl RegistryStatus {
     /// |---|---|---|
     /// | `connection`, `servers` | `state` | whether servers can be reached |
     /// | `server_requests_total`, `server_failed_requests_total` | `server` | the requests to each server |
-    /// | `requests_total`, `request_duration_seconds` | `operation`, `outcome` | what was asked, and how long it took |
+    /// | `requests_total`, `request_duration_seconds` | `operation`; the first also `outcome` | requests |
     /// | `heartbeat_lateness_seconds`, `oldest_heartbeat_age_seconds` | | whether heartbeats are in time |
     /// | `heartbeat_timeout_ratio` | | how close to its heartbeat timeout an instance is |
     /// | `instances` | `state` | the instances that this process registered |
-    /// | `service_{instances,list_age_seconds,stale}` | `service`, `group`, `clusters` | the watched lists |
-    /// | `service_{polls,changes,pushes}_total` | the same | how lists arrive and change |
-    /// | `calls_total`, `call_retries_total` | `service`, `group` | the calls that views began |
-    /// | `service_ejected_instances`, `ejections_total` | `service`, `group` | instances that are left out |
+    /// | `service_{instances,list_age_seconds,stale}` | `service`, `group`, `clusters`; first: `state` | lists |
+    /// | `service_{polls,changes,pushes}_total` | the same; the last also `result` | how lists arrive and change |
+    /// | `calls_total`, `call_retries_total` | `service`, `group`; the first also `outcome` | calls of services |
+    /// | `service_ejected_instances` | `service`, `group` | instances that are left out |
+    /// | `ejections_total` | | how often instances were ejected |
     /// | `push_datagrams_total` | `result` | the push socket; missing while there is none |
     /// | `epochs_total`, `logins_total`, `logged_in` | | restarts of servers, the login |
     /// | `uptime_seconds` | | restarts of the process |
@@ -98,7 +99,7 @@ fn uptime(text: &mut Exposition, millis: u64) {
     text.sample(&[], seconds(millis));
 }
 
-/// One series for each state, with 1 for the present one. A query for a state never has to handle a missing series.
+/// One series for each state, with 1 for the current one. A query for a state never has to handle a missing series.
 fn connection(text: &mut Exposition, now: ConnectionState) {
     text.family("actix_nacos_connection", Kind::Gauge, "Whether this is the state of the connection to the registry.");
     for (name, state) in [
@@ -134,10 +135,7 @@ fn servers(text: &mut Exposition, servers: &[ServerStatus]) {
     }
 }
 
-/// Lists each operation from the start, because Prometheus loses the first increment of a counter that did not exist
-/// before.
-///
-/// The histogram lists only operations that were used, because each has a series per bucket.
+/// Lists each operation from the start, with its histogram: see the rules of the module.
 fn requests(text: &mut Exposition, requests: &[RequestStatus]) {
     let of = |operation| requests.iter().find(|request| request.operation == operation);
     let help = "Requests to registry servers by operation and outcome.";
@@ -176,8 +174,8 @@ fn name_of(operation: Operation) -> &'static str {
     }
 }
 
-/// Two views of the same thing: how late heartbeats are sent, which shows a busy thread, and how old the oldest
-/// success is, which shows an instance that is about to lapse.
+/// How late heartbeats are sent, which shows a busy thread, and how old the oldest success is, which shows an instance
+/// that is about to expire.
 fn heartbeats(text: &mut Exposition, status: &RegistryStatus) {
     let help = "How long after they were due heartbeats were sent; the timer grid accounts for up to 0.5 s.";
     text.family("actix_nacos_heartbeat_lateness_seconds", Kind::Histogram, help);
@@ -263,8 +261,8 @@ fn labels<'a>(service: &'a SubscriptionStatus, name: &'static str, value: &'a st
     [one, two, three, (name, value)]
 }
 
-/// The calls by name, and those that views began. Each watched service is listed from the start, because Prometheus
-/// loses the first increment of a counter that did not exist before.
+/// The calls by name, and those that views began. Each watched service is listed from the start: see the rules of the
+/// module.
 fn calls(text: &mut Exposition, status: &RegistryStatus) {
     let mut calls: BTreeMap<_, Option<&CallTotals>> = watched(status).map(|service| (service, None)).collect();
     calls.extend(status.calls.iter().map(|totals| (&totals.service, Some(totals))));
@@ -287,7 +285,7 @@ fn calls(text: &mut Exposition, status: &RegistryStatus) {
     }
 }
 
-/// The watched services; one that is watched in several clusters comes several times.
+/// The watched services. A service that is watched with several sets of clusters occurs several times.
 fn watched(status: &RegistryStatus) -> impl Iterator<Item = &ServiceName> {
     status.subscriptions.iter().map(|subscription| &subscription.service)
 }
