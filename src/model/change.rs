@@ -18,7 +18,7 @@ use super::{
 
 /// How a list was obtained.
 ///
-/// Use it for logs. Listeners only receive lists that the Registry believes.
+/// Use it for logs. The Registry drops outdated lists before it notifies listeners, whatever their source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -99,7 +99,7 @@ pub struct Change {
     pub added: Vec<Arc<Instance>>,
     /// Instances whose values changed, each with its previous and its current values.
     pub changed: Vec<(Arc<Instance>, Arc<Instance>)>,
-    /// Instances that are in the list no longer.
+    /// Instances that are no longer in the list.
     pub removed: Vec<Arc<Instance>>,
     /// Whether this is the first list that this listener receives. Then all instances are in `added`.
     pub first: bool,
@@ -143,9 +143,8 @@ impl ServiceChanged {
         Self::polled(None, info)
     }
 
-    /// Replaces the source of the list. For tests of listeners.
-    ///
-    /// Tests use it for listeners that treat a list from the [disk cache](Source::Cache) differently.
+    /// Replaces the source of the list. For tests of listeners that treat a list from the [disk cache](Source::Cache)
+    /// differently.
     #[must_use]
     pub fn learned_by(self, source: Source) -> Self {
         let mut change = Arc::unwrap_or_clone(self.0);

@@ -1,6 +1,6 @@
 //! Whether the servers can be reached.
 //!
-//! It is derived from the health of all servers in `client/connection.rs`.
+//! The state is derived from the health of all servers in `client/connection.rs`.
 
 use actix::Message;
 use serde::Serialize;
@@ -15,10 +15,9 @@ use serde::Serialize;
 /// | [`Unknown`](Self::Unknown) | wait for the first answer | no list yet, except from the disk cache |
 /// | [`Connected`](Self::Connected) | in time | current |
 /// | [`Degraded`](Self::Degraded) | in time, perhaps at another server | current |
-/// | [`Lost`](Self::Lost) | are repeated until a server answers | go on with the last lists, which are stale |
+/// | [`Lost`](Self::Lost) | are repeated until a server answers | use the last lists, which are stale |
 ///
-/// None of them needs an action of the application. Do not make a process unready because of `Lost`: it can still
-/// serve.
+/// No state requires the application to act. Do not make a process unready because of `Lost`: it can still serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -34,7 +33,7 @@ pub enum ConnectionState {
     Lost,
 }
 
-/// Tells a listener how the servers can be reached now: see [`WatchConnection`](crate::WatchConnection). After several
+/// Notifies a listener of the state of the connection: see [`WatchConnection`](crate::WatchConnection). After several
 /// changes in quick succession, only the newest state is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Message)]
 #[rtype(result = "()")]

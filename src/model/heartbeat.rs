@@ -1,7 +1,8 @@
 //! The server's reply to a heartbeat.
 //!
-//! Facts about Nacos: a heartbeat every 5 s; unhealthy after 15 s without, removed after 30 s. The server's answer
-//! may ask for another interval, and may allow *light* beats, which leave the instance's values out.
+//! By default, Nacos clients send a heartbeat every 5 s. A server marks an instance as unhealthy after 15 s without a
+//! heartbeat, and removes it after 30 s. The server's reply may ask for another interval, and may allow *light* beats,
+//! which leave out the instance's values.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -35,7 +36,7 @@ pub struct HeartbeatReply {
     pub client_beat_interval: u64,
     /// 10200 if the server accepted the beat, 20404 if it does not know the instance.
     pub code: i64,
-    /// Whether the next beat may leave the values of the instance out. False if the server does not say.
+    /// Whether the next beat may leave out the values of the instance. False if the server does not say.
     pub light_beat_enabled: bool,
     /// All other fields of the reply.
     #[serde(flatten)]

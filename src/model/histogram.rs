@@ -7,7 +7,7 @@ use std::{cell::Cell, time::Duration};
 
 use serde::Serialize;
 
-/// The upper bounds of the buckets. They fit servers in the same network as well as servers that hang.
+/// The upper bounds of the buckets, from fast servers in the same network to servers that hang.
 const BOUNDS: [Duration; 13] = [
     Duration::from_micros(1_000),
     Duration::from_micros(2_500),
@@ -26,8 +26,8 @@ const BOUNDS: [Duration; 13] = [
 
 /// A histogram of durations.
 ///
-/// Made for Prometheus: buckets are cumulative. The number above the last bound is `count` minus the count of the
-/// last bucket. It grows from the start of the Registry and never falls.
+/// Made for Prometheus: buckets are cumulative. The number of durations above the last bound is `count` minus the count
+/// of the last bucket. All counts begin at 0 when the Registry starts, and never decrease.
 ///
 /// ```
 /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
@@ -81,7 +81,7 @@ impl Durations {
         self.sum.set(self.sum.get().saturating_add(duration));
     }
 
-    /// The counts so far, as buckets that add up.
+    /// The counts so far, as cumulative buckets.
     pub(crate) fn histogram(&self) -> Histogram {
         let mut count = 0;
         let mut up_to = |(bound, at): (&Duration, &Cell<u64>)| {

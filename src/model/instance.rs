@@ -49,8 +49,8 @@ pub const HEART_BEAT_INTERVAL: &str = "preserved.heart.beat.interval";
 /// Metadata key for the time without a beat after which the server marks the instance as unhealthy, in milliseconds.
 /// Default: 15 s.
 ///
-/// The server looks every 5 s, so it may notice up to that much later. Unhealthy instances stay in lists, and views
-/// do not choose them.
+/// The server checks every 5 s, so it may notice up to that much later. Unhealthy instances stay in lists, and views do
+/// not choose them.
 pub const HEART_BEAT_TIMEOUT: &str = "preserved.heart.beat.timeout";
 /// Metadata key for the time without a beat after which the server removes the instance, in milliseconds. Default: 30
 /// s.
@@ -78,7 +78,7 @@ const DEFAULT_DELETE_TIMEOUT: Duration = Duration::from_secs(30);
 /// assert_eq!(instance.authority(), "127.0.0.7:8080");
 /// ```
 ///
-/// It is a copy: changing it changes nothing on a server. Messages take an instance to name it:
+/// An `Instance` is a copy: changing it changes nothing on a server. Messages can be made from an instance:
 /// `DeregisterInstance::from(&instance)`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -96,8 +96,8 @@ pub struct Instance {
     pub healthy: bool,
     /// Whether the instance takes calls. Servers leave disabled instances out of their lists.
     pub enabled: bool,
-    /// Whether heartbeats keep the instance registered (true), or it stays registered until somebody deregisters it
-    /// (false, "persistent").
+    /// True if heartbeats keep the instance registered. False for a *persistent* instance, which stays registered until
+    /// it is deregistered.
     pub ephemeral: bool,
     /// The cluster within the service. Default: [`DEFAULT_CLUSTER`].
     pub cluster_name: String,
@@ -154,7 +154,7 @@ impl Instance {
 
     /// The beat interval in the metadata, or the interval that follows from the timeouts in the metadata.
     pub(crate) fn preserved_interval(&self) -> Option<Duration> {
-        // Own metadata was validated before. An unreadable value can only come from another client.
+        // The metadata of registered instances was validated. An unreadable value can only come from another client.
         let millis = match preserved_millis(&self.metadata, HEART_BEAT_INTERVAL).ok()? {
             Some(millis) => millis,
             None => interval_within_timeouts(&self.metadata)?,
@@ -176,7 +176,7 @@ impl Instance {
         Cow::Borrowed(&self.metadata)
     }
 
-    /// Whether the metadata asks for other timeouts than that of `other`.
+    /// Whether the metadata asks for other timeouts than the metadata of `other`.
     pub(crate) fn has_other_timeouts_than(&self, other: &Instance) -> bool {
         [HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT].iter().any(|key| self.metadata.get(*key) != other.metadata.get(*key))
     }
@@ -237,7 +237,7 @@ impl Instance {
 
 /// Identifies an instance within a namespace.
 ///
-/// A server's `instanceId` does not: its form differs between servers. Displays as
+/// The key differs from a server's `instanceId`, whose form depends on the server. Displays as
 /// `127.0.0.7:8080 of DEFAULT_GROUP@@orders (cluster DEFAULT)`.
 ///
 /// ```

@@ -6,9 +6,9 @@
 //!    └────────────┴───────────┴──► Rejected ──► Registered
 //! ```
 //!
-//! The Registry changes it in `registry/instance_state.rs`. A registration without `when_reachable` begins as
-//! `Registered`, or not at all. `Pending` only comes first. Only an accepted registration or beat leads to
-//! `Registered`.
+//! The Registry changes the state in `registry/instance_state.rs`. Registering with `when_reachable` begins with
+//! `Pending`. Otherwise an instance begins as `Registered`, once a server has accepted it. Only an accepted
+//! registration or beat leads to `Registered`.
 
 use actix::Message;
 use serde::Serialize;
@@ -20,7 +20,7 @@ use crate::error::Error;
 ///
 /// | state | what to do |
 /// |---|---|
-/// | [`Pending`](Self::Pending), [`Lost`](Self::Lost) | wait: the Registry goes on by itself |
+/// | [`Pending`](Self::Pending), [`Lost`](Self::Lost) | wait: the Registry keeps trying |
 /// | [`Rejected`](Self::Rejected) | read the error and correct the cause, such as a missing right |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -40,7 +40,7 @@ pub enum InstanceState {
     Lost,
 }
 
-/// Tells a listener the state of one registered instance: see [`WatchInstances`](crate::WatchInstances).
+/// Notifies a listener of the state of one registered instance: see [`WatchInstances`](crate::WatchInstances).
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "()")]
 #[non_exhaustive]

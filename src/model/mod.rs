@@ -1,10 +1,8 @@
 //! The values that applications and servers exchange: instances, services, changes.
 //!
-//! These types do no I/O and know neither servers nor actors.
-//!
-//! They are the vocabulary of every other layer, so they have no behaviour beyond checks, order and comparison.
-//! Rules for values that an application gives are strict and name the field; values from servers are taken as they
-//! are.
+//! These types do no I/O, and they depend on neither servers nor actors. All other layers use them, so they contain
+//! only checks, order and comparison. Values from an application are checked strictly, and errors name the field.
+//! Values from servers are accepted as they are.
 //!
 //! | module | what it has |
 //! |---|---|

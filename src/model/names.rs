@@ -1,7 +1,7 @@
 //! The names of services, groups and clusters, and the rules for them.
 //!
 //! Nacos writes the group into the name (`GROUP@@service`), so a name that contains the separator could belong to
-//! another group. What servers accept beyond that depends on their version: they say so in their answers.
+//! another group. Other restrictions depend on the server's version, and the server reports them in its answer.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::error::Error;
 
 /// The group of a service for which no group is given.
 ///
-/// Every Nacos client uses the same.
+/// All Nacos clients use the same default.
 pub const DEFAULT_GROUP: &str = "DEFAULT_GROUP";
 
 /// Separates group and service in Nacos' grouped names.
@@ -24,8 +24,8 @@ const LONGEST_NAME: usize = 512;
 ///
 /// Displays as `GROUP@@service`.
 ///
-/// Services with the same name in different groups have nothing in common. Nacos writes the two with `@@` between
-/// them, and messages of this crate accept that form wherever a service is named.
+/// Services with the same name in different groups are different services. Messages of this crate accept the form
+/// `GROUP@@service` wherever a service is named.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ServiceName {
     /// The group. Default: [`DEFAULT_GROUP`].

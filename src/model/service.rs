@@ -24,7 +24,7 @@ pub(crate) use super::names::{cluster_filter, validate_group, ServiceName, Servi
 /// # Ok::<(), actix_nacos::Error>(())
 /// ```
 ///
-/// A service that does not exist has an empty list: Nacos does not distinguish it from one without instances.
+/// A service that does not exist has an empty list: Nacos does not distinguish it from a service without instances.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
