@@ -1,10 +1,10 @@
 //! The Registry actor: how it starts, dispatches messages, and ends.
 //!
-//! A message takes this way: the mailbox, [`Registry::dispatch`], which begins the work in order and watches it, a
-//! future that works on [`Shared`], and the answer. The actor itself has no timers and no state beyond `Shared`, so
-//! a restart after a panic loses nothing.
+//! A message waits in the mailbox. [`Registry::dispatch`] then begins its work in order and catches panics. The work is
+//! a future on [`Shared`], which gives the answer. The actor itself has no timers and no state beyond `Shared`, so a
+//! restart after a panic loses nothing.
 //!
-//! The end has an order, too: deregister, stop the actors, give the last answers, end the thread.
+//! The Registry ends in this order: deregister, stop the actors, give the last answers, end the thread.
 
 use std::{
     future::Future,
@@ -31,7 +31,7 @@ use crate::{
 /// most of them see a closed mailbox instead.
 const YIELDS_FOR_LAST_ANSWERS: usize = 64;
 
-/// The actor that an application talks to, with one typed message per operation, from any thread.
+/// The actor that an application sends its messages to, one type of message per operation, from any thread.
 ///
 /// ```
 /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
@@ -82,14 +82,14 @@ const YIELDS_FOR_LAST_ANSWERS: usize = 64;
 ///
 /// | to | send |
 /// |---|---|
-/// | be found by others | [`RegisterInstance`](crate::RegisterInstance) |
-/// | be found no more | [`DeregisterInstance`](crate::DeregisterInstance) |
+/// | register an instance | [`RegisterInstance`](crate::RegisterInstance) |
+/// | deregister an instance | [`DeregisterInstance`](crate::DeregisterInstance) |
 /// | change what others see of an instance | [`ModifyInstance`](crate::ModifyInstance) |
 /// | call others | [`Discover`](crate::Discover), or [`Choose`](crate::Choose) for an actor |
 /// | be notified of changes of a service | [`Subscribe`](crate::Subscribe), [`Unsubscribe`](crate::Unsubscribe) |
 /// | ask a server once for a list | [`ListInstances`](crate::ListInstances), [`ListServices`](crate::ListServices) |
 /// | ask a server once for an instance | [`GetInstance`](crate::GetInstance) |
-/// | know how things are | [`GetStatus`](crate::GetStatus) |
+/// | read the status | [`GetStatus`](crate::GetStatus) |
 /// | be notified of outages | [`WatchConnection`](crate::WatchConnection) |
 /// | be notified of rejected and lost instances | [`WatchInstances`](crate::WatchInstances) |
 /// | go offline | [`Shutdown`](crate::Shutdown), or a [`ShutdownGuard`](crate::ShutdownGuard) |
@@ -146,8 +146,9 @@ impl Registry {
     ///
     /// The Registry ends with the arbiter, and `System::stop` ends every arbiter at once. Then nothing is deregistered,
     /// operations under way are dropped, and listeners miss changes. Servers list the instances until their heartbeats
-    /// have been missing for 15 to 30 s. So await [`Shutdown`](crate::Shutdown) before the System stops. A Registry of
-    /// [`start`](Registry::start) outlives the System, and deregisters its instances when the last address is dropped.
+    /// have been missing for 15 to 30 s. So await [`Shutdown`](crate::Shutdown) before the System stops. A Registry
+    /// that [`start`](Registry::start) started outlives the System, and deregisters its instances when the last address
+    /// is dropped.
     ///
     /// ```
     /// # use actix_nacos::{embedded::EmbeddedServer, Config, Error, Registry, Shutdown};
@@ -210,7 +211,7 @@ impl Registry {
     /// answer.
     ///
     /// # Errors
-    /// [`Error::Stopped`] from the moment a shutdown begins, [`Error::Panicked`] after a panic, and those of
+    /// [`Error::Stopped`] from the moment a shutdown begins, [`Error::Panicked`] after a panic, and the errors of
     /// `work`.
     pub(crate) fn dispatch<T, F>(
         &self,

@@ -1,17 +1,17 @@
-//! Heartbeats: those that an application sends itself, those of the Heartbeat actors, and registering an instance again
-//! that a server may have forgotten.
+//! Heartbeats: the `SendHeartbeat` messages of an application, the beats of the Heartbeat actors, and the registrations
+//! that are sent instead of a beat.
 //!
-//! What a beat that is due becomes:
+//! What is sent when a beat is due:
 //!
 //! | the instance | what is sent |
 //! |---|---|
 //! | was deregistered, and a server may still have it | a deregistration |
-//! | no server has taken it in this epoch, or it was silent for the delete timeout | a registration |
+//! | no server has accepted it in this epoch, or it was silent for the delete timeout | a registration |
 //! | a change of it failed, and may have been applied | a registration with the values before the change |
 //! | any other | a beat; "unknown instance" is followed by a registration |
 //!
-//! Invariant: a beat reads the desired state after its turn has come, so it never brings back what was deregistered
-//! before.
+//! Invariant: a beat reads the desired state after its turn has come, so it never registers an instance that was
+//! deregistered before.
 
 use std::{pin::pin, rc::Rc, sync::Arc};
 
@@ -57,10 +57,10 @@ use crate::{
 /// # }
 /// ```
 ///
-/// Use it for instances that another process supervises, or where the application decides whether a beat is
-/// deserved. The application has to send it in time: every
-/// [`client_beat_interval`](HeartbeatReply::client_beat_interval) milliseconds. Without beats Nacos calls an
-/// instance unhealthy after 15 s and removes it after 30 s.
+/// Use it for instances that another process supervises, or where the application decides whether the instance is
+/// alive. The application has to send it in time: every [`client_beat_interval`](HeartbeatReply::client_beat_interval)
+/// milliseconds, or every 5 s if that is 0. Without beats Nacos marks an instance as unhealthy after 15 s and removes
+/// it after 30 s.
 ///
 /// # Errors
 /// - [`Error::InvalidInput`] if a value is invalid, and for a persistent instance, which has no heartbeats. Correct the
@@ -89,8 +89,8 @@ impl SendHeartbeat {
     value_setters! {
         /// Sets the weight, from 0 to 10,000, of an instance that the server does not know yet. Default: 1.
         weight;
-        /// Adds one metadata entry for an instance that the server does not know yet. All keys and values together must
-        /// not exceed 64 KiB. Nacos 2.3 and later accept 1,024 characters by default. Default: no metadata.
+        /// Adds one metadata entry for an instance that the server does not know yet. [`Metadata`](crate::Metadata)
+        /// names the limits. Default: no metadata.
         metadata;
         /// Sets all metadata for an instance that the server does not know yet, and discards what was set before.
         /// Default: no metadata.
@@ -127,7 +127,7 @@ impl Handler<SendHeartbeat> for Registry {
                     let reason = "the instance is registered as persistent and has no heartbeats";
                     return Err(Error::invalid("ephemeral", reason));
                 }
-                // The caller wants the instance, so it must not be deregistered in the background.
+                // The caller keeps the instance alive, so it must not be deregistered in the background.
                 shared.desired.forget_leftover(&key);
                 shared.beat_by_hand(&key, desired.as_deref().unwrap_or(&instance)).await
             }
@@ -152,7 +152,8 @@ impl Shared {
     }
 }
 
-/// From the Heartbeat actors. Sends a beat only if the instance is still desired, with the values desired now.
+/// Handles the beats of the Heartbeat actors. Sends a beat only if the instance is still desired, with the values
+/// desired now.
 impl Handler<Beat> for Registry {
     type Result = ResponseFuture<Result<BeatOutcome, Error>>;
 
@@ -320,7 +321,7 @@ impl Shared {
         Ok(if is_done { self.end_heartbeat(key) } else { BeatOutcome::Registered })
     }
 
-    /// Registers again the persistent instances that are not registered in the present epoch, spread over the beat
+    /// Registers again the persistent instances that are not registered in the current epoch, spread over the beat
     /// interval.
     pub(super) fn restore_persistent(&self) {
         let epoch = self.nacos.epoch();

@@ -1,7 +1,7 @@
 //! The views that [`Choose`](super::Choose) messages choose from.
 //!
-//! A view has to be kept somewhere, which actors that only send messages do not want. So the Registry keeps the
-//! views for them, one per service and selection, and forgets the least recently used ones.
+//! Actors that only send messages keep no view themselves. So the Registry keeps the views, one per service and
+//! selection, and drops the least recently used views.
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
 
@@ -62,7 +62,7 @@ impl Choosers {
         view
     }
 
-    /// Stops watching services that no message asks for, for ever.
+    /// Stops watching each service for which there was no message for [`IDLE_LIMIT`]. Never ends.
     pub(super) async fn forget_idle_in_time(self: Rc<Self>) {
         loop {
             sleep(IDLE_CHECK_INTERVAL).await;
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_service_that_nobody_asks_for_is_forgotten() {
+    async fn a_service_without_messages_is_forgotten() {
         tokio::time::pause();
         let choosers = Choosers::default();
         choosers.keep(watched(1), view(1, Selection::default()));

@@ -15,7 +15,7 @@ use crate::{
     model::connection::ConnectionChanged,
 };
 
-/// Sends `listener` a [`ConnectionChanged`] with the present state of the connection, then one for every change.
+/// Sends `listener` a [`ConnectionChanged`] with the current state of the connection, then one for every change.
 ///
 /// ```
 /// use actix::prelude::*;
@@ -48,11 +48,11 @@ use crate::{
 /// ```
 ///
 /// A listener that watches twice receives each change once. It is kept alive if at least one of the two messages was
-/// not [`weak`](WatchConnection::weak). A listener that is busy receives the newest state later. One that has stopped
-/// is forgotten; [`UnwatchConnection`] ends the watching of one that has not.
+/// not [`weak`](WatchConnection::weak). A listener that is busy receives the newest state later. A listener that has
+/// stopped is removed; [`UnwatchConnection`] removes a listener that still runs.
 ///
-/// Use it to show or report an outage. Nothing has to be done about one: views keep their lists, heartbeats and
-/// registrations are repeated, and instances are registered again afterwards.
+/// Use it to show or report an outage. An outage needs no action: views keep their lists, heartbeats and registrations
+/// are repeated, and instances are registered again afterwards.
 ///
 /// # Errors
 /// Only [`Error::Stopped`], if the Registry has ended.
@@ -86,7 +86,7 @@ impl Handler<WatchConnection> for Registry {
     }
 }
 
-/// Ends what [`WatchConnection`] began, for one listener or for all. A listener that does not watch is no error.
+/// Stops notifying one listener of [`WatchConnection`], or all listeners. A listener that does not watch is no error.
 ///
 /// ```
 /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
@@ -121,12 +121,12 @@ pub struct UnwatchConnection {
 }
 
 impl UnwatchConnection {
-    /// Ends the watching of this listener, whether it is kept alive or not.
+    /// Stops notifying this listener, whether it is kept alive or not.
     pub fn new(listener: Recipient<ConnectionChanged>) -> Self {
         UnwatchConnection { listener: Some(listener) }
     }
 
-    /// Ends the watching of all listeners.
+    /// Stops notifying all listeners.
     pub fn all() -> Self {
         UnwatchConnection { listener: None }
     }
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_listener_that_watches_twice_is_notified_once_and_kept_alive_if_this_was_asked_for_once() {
+    async fn a_listener_that_watches_twice_is_notified_once_and_stays_alive() {
         let shared = shared();
         let received = Rc::new(RefCell::new(Vec::new()));
         let watcher = Watcher(received.clone()).start();

@@ -19,7 +19,7 @@ use crate::{
 /// it when a password is rotated.
 ///
 /// All tokens are dropped. The next request to each server logs in with the new password, even if the server has just
-/// refused the previous one. A request under way keeps its token; if the server refuses it, the request is repeated
+/// rejected the previous one. A request under way keeps its token; if the server rejects it, the request is repeated
 /// with a new token.
 ///
 /// ```

@@ -13,7 +13,7 @@
 //! Invariants:
 //!
 //! - Only the holder of a turn changes the entries of its instance, except beats that pass changes, which only note
-//!   success.
+//!   their outcome.
 //! - Each desired ephemeral instance has exactly one Heartbeat, unless the Registry is disabled; each leftover that
 //!   is worked on has one.
 
@@ -48,8 +48,8 @@ const BEATS_PER_READ: u32 = 6;
 
 /// One instance that this application wants registered.
 ///
-/// `instance` has what the application wants, which may differ from what the server has: an operator may have
-/// changed it.
+/// `instance` has the values that the application wants. The server may have other values: an operator may have changed
+/// them.
 pub(crate) struct DesiredInstance {
     pub(crate) key: Arc<InstanceKey>,
     /// The values that the application gave. `healthy` becomes true with the first registration, because a later one
@@ -139,7 +139,7 @@ impl DesiredInstance {
         }
     }
 
-    /// The server in use accepted a registration in `epoch`. A past epoch if another server did.
+    /// Notes that a server accepted a registration that was sent in `epoch`.
     pub(crate) fn registered(&mut self, epoch: u64) {
         Rc::make_mut(&mut self.instance).healthy = true;
         self.known_to = Some(epoch);
@@ -148,29 +148,29 @@ impl DesiredInstance {
         self.succeeded();
     }
 
-    /// A server accepted a beat.
+    /// Notes that a server accepted a beat.
     pub(crate) fn beat_accepted(&mut self) {
         self.beats += 1;
         self.succeeded();
     }
 
-    /// A server accepted a registration or a beat.
+    /// Notes that a server accepted a registration or a beat.
     pub(crate) fn succeeded(&mut self) {
         self.state = InstanceState::Registered;
         self.last_success = Some(Instant::now());
         (self.last_error, self.rejections) = (None, 0);
     }
 
-    /// The server has forgotten the instance.
+    /// Notes that the server has forgotten the instance.
     pub(crate) fn forgotten(&mut self) {
         self.state = InstanceState::Lost;
         self.known_to = None;
     }
 
-    /// A registration or a beat failed.
+    /// Notes that a registration or a beat failed.
     ///
-    /// An error that waiting does not mend makes the instance rejected. Any other error makes a registered instance
-    /// lost once its beats have failed for too long.
+    /// An error that is not retryable makes the instance rejected. Any other error makes a registered instance lost
+    /// once its beats have failed for too long.
     pub(crate) fn failed(&mut self, error: &Error) {
         if !error.is_retryable() {
             self.state = InstanceState::Rejected;
@@ -181,7 +181,7 @@ impl DesiredInstance {
         self.last_error = Some(error.clone());
     }
 
-    /// What listeners are told about the state.
+    /// The message to listeners about the state.
     pub(super) fn state_change(&self) -> InstanceStateChanged {
         let error = match self.state {
             InstanceState::Rejected | InstanceState::Lost => self.last_error.clone(),
@@ -256,10 +256,8 @@ impl DesiredInstances {
         }
     }
 
-    /// Adds the instance, or replaces it. A replaced instance's Heartbeat ends, and each existing `Registration`
-    /// reports the new one from now on.
-    ///
-    /// The state that applications read goes over to the new entry, so that they see one life.
+    /// Adds the instance, or replaces it. The Heartbeat of a replaced instance ends. Its published state moves to the
+    /// new entry, so that each existing `Registration` reports the new instance from now on.
     pub(crate) fn insert(&self, mut desired: DesiredInstance) {
         if let Some(mut previous) = self.remove(&desired.key) {
             std::mem::swap(&mut previous.publisher, &mut desired.publisher);
@@ -352,7 +350,7 @@ impl Turns {
     }
 }
 
-/// A place in the queue of one instance. An application's message takes it when the mailbox receives the message, a
+/// A position in the queue of one instance. An application's message takes it when the mailbox receives the message, a
 /// beat when it has a permit. Dropping a turn starts the next one.
 ///
 /// Turns form a chain: each waits for the end of the one before, by a channel that the other end drops.
@@ -433,7 +431,7 @@ pub(super) mod tests {
     }
 
     #[actix::test]
-    async fn nothing_is_registered_again_in_the_epoch_that_knows_it() {
+    async fn an_instance_that_is_known_in_the_epoch_is_not_registered_again() {
         let desired = registered(true);
         assert_eq!(desired.to_register(7), None);
         let again = desired.to_register(8).expect("another epoch does not know it");
@@ -441,7 +439,7 @@ pub(super) mod tests {
     }
 
     #[actix::test]
-    async fn values_are_restored_in_the_epoch_that_may_have_the_others_alone() {
+    async fn previous_values_are_restored_only_in_the_epoch_that_may_have_the_change() {
         let mut desired = registered(true);
         let before = Rc::new(Instance { weight: 5.0, ..Instance::new("127.0.0.7", 1) });
         desired.restore = Some(before.clone());
@@ -466,7 +464,7 @@ pub(super) mod tests {
     }
 
     #[actix::test]
-    async fn a_failure_is_a_rejection_a_loss_or_nothing_yet() {
+    async fn a_failure_makes_an_instance_rejected_or_lost_or_leaves_it_registered() {
         tokio::time::pause();
         let (operation, server, reason) = (crate::error::Operation::Beat, "a:1".to_owned(), String::new());
         let unreachable = Error::Unreachable { operation, server: server.clone(), reason: reason.clone() };
@@ -488,7 +486,7 @@ pub(super) mod tests {
     }
 
     #[actix::test]
-    async fn turns_of_one_instance_come_in_order_and_those_of_others_at_once() {
+    async fn turns_of_one_instance_wait_for_each_other_and_turns_of_others_do_not() {
         let desired = DesiredInstances::default();
         let order = RefCell::new(Vec::new());
         let (mut first, mut second) = (desired.queue(&key(1)), desired.queue(&key(1)));
@@ -531,7 +529,7 @@ pub(super) mod tests {
     }
 
     #[actix::test]
-    async fn whoever_comes_after_a_heartbeat_that_has_passed_waits_for_both() {
+    async fn a_turn_after_a_heartbeat_that_passed_a_change_waits_for_both() {
         let desired = DesiredInstances::default();
         let change = desired.queue_change(&key(1));
         desired.queue(&key(1)).end_after_others();

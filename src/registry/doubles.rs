@@ -1,8 +1,8 @@
 //! Constructors for tests of applications: what a Registry sends or returns, built by hand. All other fields can be
 //! assigned.
 //!
-//! The structs are `#[non_exhaustive]`, so that fields can be added. Without these constructors, nobody outside of
-//! the crate could make one.
+//! The structs are `#[non_exhaustive]`, so that fields can be added. Without these constructors, code outside of the
+//! crate could not create them.
 
 use super::{InstanceStatus, NotDeregistered, ServerStatus};
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl ServerStatus {
-    /// For tests: a server that was not asked yet.
+    /// For tests: a server without any request so far.
     pub fn new(address: impl Into<String>) -> Self {
         ServerStatus { address: address.into(), ..Self::default() }
     }

@@ -1,8 +1,8 @@
 //! The message that reads one instance.
 //!
-//! No server shows everything: GET of 1.4 and 2.x lacks `enabled` and `ephemeral`, lists lack disabled instances,
-//! and 3.0 offers GET to administrators alone. The client combines them, and what this Registry knows of its own
-//! instances fills the rest.
+//! No server shows everything: GET of 1.4 and 2.x lacks `enabled` and `ephemeral`, lists lack disabled instances, and
+//! 3.0 offers GET only to administrators. The client combines GET and lists. The Registry adds what it knows of the
+//! instances that it registered.
 
 use std::sync::Arc;
 
@@ -49,8 +49,9 @@ use crate::{
 /// instances, use [`ListInstances`](super::ListInstances) or a view.
 ///
 /// # Errors
-/// - [`Error::NotFound`] if the server has no such instance. Nacos 3 can only be asked for lists, which leave out
-///   disabled instances; then `may_be_disabled` is true.
+/// - [`Error::NotFound`] if the server has no such instance. Nacos 3 offers reading one instance only to
+///   administrators. Otherwise its lists are searched, which leave out disabled instances; then `may_be_disabled` is
+///   true.
 /// - [`Error::InvalidInput`] if a value is invalid. Correct the field that the error names.
 /// - Any other error names the server and the reason. If [`is_retryable`](Error::is_retryable) is true, send the
 ///   message again.

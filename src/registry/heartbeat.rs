@@ -36,7 +36,7 @@ const LATER_RETRY: Duration = Duration::from_secs(30);
 /// Asks the Registry to keep a registered instance alive. The Registry decides what to send: a beat, or a registration
 /// with the values desired now.
 ///
-/// The answer tells the Heartbeat whether to go on.
+/// The answer says whether the Heartbeat continues.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "Result<BeatOutcome, Error>")]
 pub(crate) struct Beat {
@@ -73,8 +73,8 @@ pub(crate) struct StopBeating;
 /// registered together, or that come back together after an outage, do not beat together. Only a failed beat is
 /// repeated sooner.
 ///
-/// The Heartbeat ends on [`StopBeating`], on the answer [`BeatOutcome::NotDesired`], and when the Registry, to which it
-/// holds a weak recipient, has ended. It knows nothing of HTTP.
+/// The Heartbeat ends on [`StopBeating`], on the answer [`BeatOutcome::NotDesired`], and when the Registry has ended.
+/// Its recipient is weak, so that it does not keep the Registry alive.
 pub(crate) struct Heartbeat {
     key: Arc<InstanceKey>,
     registry: WeakRecipient<Beat>,
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn the_servers_interval_is_obeyed() {
+    async fn the_interval_of_the_server_is_used() {
         let (server, _heartbeat) = begin(vec![taken(1000, true), taken(1000, true), taken(1000, true)]);
         let beats = beats_after(&server, Duration::from_secs(9)).await;
         assert!(beats[2].0 - beats[1].0 <= Duration::from_millis(1100), "{beats:?}");
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn no_interval_is_too_long() {
+    async fn the_longest_interval_does_not_overflow() {
         let (server, heartbeat) = begin(vec![taken(u64::MAX, true)]);
         assert_eq!(beats_after(&server, Duration::from_secs(60)).await.len(), 1);
         assert!(heartbeat.connected());
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_beat_that_is_rejected_is_not_repeated_faster_than_beats_are() {
+    async fn a_rejected_beat_is_not_repeated_before_the_next_beat_is_due() {
         let rejected = || {
             Err(Error::Unauthorized {
                 operation: crate::error::Operation::Beat,
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn outages_that_begin_anew_do_not_bring_instances_into_step() {
+    async fn repeated_outages_do_not_synchronise_the_beats() {
         prepare();
         for (first, second) in [(30, 50), (30, 42)] {
             let (server, grid) = (server(vec![], first..second), Grid::new());

@@ -16,7 +16,7 @@ use crate::{
     runtime::history::RegistryEventKind,
 };
 
-/// Sends `listener` an [`InstanceStateChanged`] with the present state of each instance that this Registry registered,
+/// Sends `listener` an [`InstanceStateChanged`] with the current state of each instance that this Registry registered,
 /// then one for every change. No message is sent when an instance is deregistered.
 ///
 /// ```
@@ -51,8 +51,8 @@ use crate::{
 ///
 /// A listener that watches twice receives each change once. It is kept alive if at least one of the two messages was
 /// not [`weak`](WatchInstances::weak). A listener that is more than 1,024 changes behind misses some;
-/// [`GetStatus`](super::GetStatus) has the present states. One that has stopped is forgotten; [`UnwatchInstances`] ends
-/// the watching of one that has not.
+/// [`GetStatus`](super::GetStatus) has the current states. A listener that has stopped is removed; [`UnwatchInstances`]
+/// removes a listener that still runs.
 ///
 /// # Errors
 /// Only [`Error::Stopped`], if the Registry has ended.
@@ -86,7 +86,7 @@ impl Handler<WatchInstances> for Registry {
     }
 }
 
-/// Ends what [`WatchInstances`] began, for one listener or for all. A listener that does not watch is no error.
+/// Stops notifying one listener of [`WatchInstances`], or all listeners. A listener that does not watch is no error.
 ///
 /// ```
 /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
@@ -121,12 +121,12 @@ pub struct UnwatchInstances {
 }
 
 impl UnwatchInstances {
-    /// Ends the watching of this listener, whether it is kept alive or not.
+    /// Stops notifying this listener, whether it is kept alive or not.
     pub fn new(listener: Recipient<InstanceStateChanged>) -> Self {
         UnwatchInstances { listener: Some(listener) }
     }
 
-    /// Ends the watching of all listeners.
+    /// Stops notifying all listeners.
     pub fn all() -> Self {
         UnwatchInstances { listener: None }
     }
@@ -175,7 +175,7 @@ impl Shared {
             (_, InstanceState::Rejected) => {
                 warn!(self.log, "server rejected instance"; "instance" => %instance, "error" => error);
             }
-            // Only at debug: the line about the connection speaks for all instances.
+            // Only at debug: one line about the connection covers all instances.
             (_, InstanceState::Lost) => debug!(self.log, "lost instance"; "instance" => %instance, "error" => error),
             (InstanceState::Lost, _) => debug!(self.log, "registered instance again"; "instance" => %instance),
             (before, _) => info!(self.log, "registered instance"; "instance" => %instance, "before" => ?before),

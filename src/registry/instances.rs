@@ -31,9 +31,9 @@ use crate::{
 
 /// Registers an instance of a service. Heartbeats then keep an ephemeral instance alive.
 ///
-/// The answer is a [`Registration`], which tells any thread whether the instance is registered. It may be dropped: the
-/// instance stays registered until [`DeregisterInstance`], [`Shutdown`](crate::Shutdown) or the end of the Registry.
-/// Registering an instance again replaces its values.
+/// The answer is a [`Registration`], by which any thread can check whether the instance is registered. It may be
+/// dropped: the instance stays registered until [`DeregisterInstance`], [`Shutdown`](crate::Shutdown) or the end of the
+/// Registry. Registering an instance again replaces its values.
 ///
 /// After a server has restarted, or when another server is used, the Registry registers the instance again by itself.
 ///
@@ -107,8 +107,8 @@ impl RegisterInstance {
         /// Sets the weight, from 0 to 10,000: the share of calls that this instance gets, compared with the other
         /// instances. Default: 1.
         weight;
-        /// Adds one metadata entry, or replaces the entry with this key. All keys and values together must not exceed
-        /// 64 KiB. Nacos 2.3 and later accept 1,024 characters by default. Default: no metadata.
+        /// Adds one metadata entry, or replaces the entry with this key. [`Metadata`](crate::Metadata) names the
+        /// limits. Default: no metadata.
         metadata;
         /// Sets all metadata and discards what was set before. Default: no metadata.
         all_metadata;
@@ -124,8 +124,8 @@ impl RegisterInstance {
 
     /// Sets whether the instance is healthy when it is registered for the first time. Default: true.
     ///
-    /// Use false for an instance that others shall see before it takes calls. Its first heartbeat makes an
-    /// ephemeral instance healthy, so it matters mostly for persistent ones.
+    /// Use false for an instance that others must see before it takes calls. An ephemeral instance becomes healthy
+    /// with its first heartbeat, so this setting matters mostly for persistent instances.
     #[must_use]
     pub fn healthy(mut self, healthy: bool) -> Self {
         self.values.healthy = healthy;
@@ -134,8 +134,8 @@ impl RegisterInstance {
 
     /// Sets the interval between heartbeats, as the metadata entry `preserved.heart.beat.interval`. Default: 5 s.
     ///
-    /// If a server asks for a shorter interval, the Registry uses that one; a longer one is ignored. Servers call an
-    /// instance unhealthy after 15 s without a heartbeat. If the interval comes near that, raise
+    /// If a server asks for a shorter interval, the Registry uses the shorter one; a longer one is ignored. Servers
+    /// mark an instance as unhealthy after 15 s without a heartbeat. If the interval comes near that, raise
     /// [`HEART_BEAT_TIMEOUT`](crate::HEART_BEAT_TIMEOUT) and [`IP_DELETE_TIMEOUT`](crate::IP_DELETE_TIMEOUT) in the
     /// metadata, too.
     #[must_use]
@@ -256,7 +256,7 @@ impl Shared {
 
 /// The instance as a server shows it after a registration with these values.
 ///
-/// That is what a server shows, so comparisons with what it shows must use this and not the desired values.
+/// Comparisons with what a server shows must use these values, and not the desired values.
 pub(super) fn as_sent(instance: &Instance) -> Instance {
     Instance { metadata: instance.metadata_to_register().into_owned(), ..instance.clone() }
 }

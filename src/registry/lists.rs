@@ -1,8 +1,7 @@
 //! Messages that list the instances of a service, and the services of a group.
 //!
-//! [`ListInstances`] is for a look now and then, and its own request each time. The Subscribers poll by
-//! [`PollList`], which also subscribes to pushes, keeps to one round of the servers, and says which epoch the list
-//! is of.
+//! Each [`ListInstances`] message makes a request of its own. The Subscribers poll by [`PollList`], which also
+//! subscribes to pushes, tries each server only once, and returns the epoch of the list.
 
 use actix::{Context, Handler, Message, ResponseFuture};
 use serde::Serialize;
@@ -63,8 +62,8 @@ impl ListInstances {
     /// Sets the id of the namespace; an empty one means `public`. Default:
     /// [`Config::namespace`](crate::Config::namespace).
     ///
-    /// Subscriptions and views exist only for the namespace of [`Config`](crate::Config): start another Registry
-    /// for another one.
+    /// Subscriptions and views exist only for the namespace of [`Config`](crate::Config): start another Registry for
+    /// another namespace.
     #[must_use]
     pub fn namespace(mut self, id: impl Into<String>) -> Self {
         self.namespace = Some(id.into());
@@ -73,8 +72,8 @@ impl ListInstances {
 
     /// Selects only healthy instances. Default: all instances.
     ///
-    /// When few instances are healthy, the service's protection threshold makes Nacos call all of them healthy.
-    /// Then [`reach_protection_threshold`](crate::ServiceInfo::reach_protection_threshold) is true.
+    /// When few instances are healthy, the service's protection threshold makes Nacos list all of them as healthy. Then
+    /// [`reach_protection_threshold`](crate::ServiceInfo::reach_protection_threshold) is true.
     #[must_use]
     pub fn healthy_only(mut self) -> Self {
         self.healthy_only = true;
@@ -101,7 +100,7 @@ impl Handler<ListInstances> for Registry {
     }
 }
 
-/// From the Subscriber actors. Also answered while the Registry drains, so that views stay current.
+/// Handles the polls of the Subscriber actors, also while the Registry drains, so that views stay current.
 impl Handler<PollList> for Registry {
     type Result = ResponseFuture<Result<Listed, Error>>;
 

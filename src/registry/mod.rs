@@ -15,10 +15,10 @@
 //! | pushes | `pushes` |
 //! | for `serve` | `serving` |
 //!
-//! The parts of the state know neither the actor nor `shared`, so that imports go one way.
+//! The parts of the state depend on neither the actor nor `shared`, so that imports go one way.
 //!
-//! A message is a struct with its setters, the rules of its values, and the handler below it. The handler queues
-//! for the instance's turn if there is one, and returns a future, so the mailbox is never held up.
+//! A message is a struct with its setters, the rules of its values, and the handler below it. The handler queues for
+//! the instance's turn if there is one, and returns a future, so it never blocks the mailbox.
 
 mod actor;
 mod beats;

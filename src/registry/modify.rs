@@ -1,9 +1,9 @@
 //! The message that changes some values of an instance.
 //!
-//! Why not by PUT or PATCH, as Nacos offers: what they mean differs. On 1.4 a PUT wipes what it leaves out; on 2.x
-//! a PATCH of the metadata sets the weight to 1, and both become an override that outlives the instance; 3.0 offers
-//! neither to clients. Registering again with all values means the same everywhere, and is allowed to the owner.
-//! Only for instances of somebody else a PUT with all values is the one way.
+//! Nacos offers PUT and PATCH, but their meaning differs between versions. On 1.4 a PUT wipes the values that it leaves
+//! out. On 2.x a PATCH of the metadata sets the weight to 1, and both become an override that outlives the instance.
+//! 3.0 offers neither to clients. So an instance of this Registry is registered again with all values, which means the
+//! same everywhere. An instance that another process registered can only be changed by a PUT with all values.
 
 use std::{rc::Rc, sync::Arc};
 
@@ -28,17 +28,18 @@ use crate::{
 
 /// Changes some values of an instance. A value that is not given stays as it is, on every kind of server.
 ///
-/// The Registry reads the present values, merges the change into them, and writes all values. It reads the instance
+/// The Registry reads the current values, merges the change into them, and writes all values. It reads the instance
 /// and, if necessary, the list of its service, because neither has all values.
 ///
 /// - **An instance that this Registry registered** is registered again with the merged values. Changes by others, for
-///   example by an operator who disabled the instance, stay unless the message changes the same value. A server that
-///   forgets the instance later receives the values that this application wanted, without the changes by others.
-/// - **An instance of somebody else** gets all its values overwritten. Nacos 2 and later treat them as an override of
-///   what the owner registered: metadata keys can be added and changed, but not removed.
+///   example by an operator who disabled the instance, stay unless the message changes the same value. The change
+///   becomes part of the desired state. A server that forgets the instance later receives the desired values, without
+///   the changes by others.
+/// - **An instance that another process registered** gets all its values overwritten. Nacos 2 and later treat them as
+///   an override of what the owner registered: metadata keys can be added and changed, but not removed.
 ///
 /// Two changes in quick succession both hold. A server may need half a second to show a change, so the Registry
-/// remembers its own writes for 2 s.
+/// keeps its own writes for 2 s.
 ///
 /// ```
 /// # use actix_nacos::{embedded::EmbeddedServer, prelude::*};
@@ -54,16 +55,13 @@ use crate::{
 /// # }
 /// ```
 ///
-/// For an instance that this Registry registered, the change becomes part of the desired state: a server that
-/// restarts gets the instance with the change.
-///
 /// # Errors
 /// - [`Error::InvalidInput`] if a value is invalid. Correct the field that the error names.
 /// - [`Error::NotFound`] if the server has no such instance. Register it first.
 /// - [`Error::Unsupported`] if the server does not show all values, or does not support changes. Let the owner change
 ///   the instance.
-/// - [`Error::Unauthorized`] for an instance of somebody else on Nacos 3, unless the login is an administrator's. Let
-///   the owner change the instance.
+/// - [`Error::Unauthorized`] for an instance that another process registered on Nacos 3, unless the login is an
+///   administrator's. Let the owner change the instance.
 /// - Any other error names the server and the reason. If [`is_retryable`](Error::is_retryable) is true, send the
 ///   message again.
 #[derive(Debug, Clone, PartialEq, Message)]
@@ -89,8 +87,8 @@ impl ModifyInstance {
         /// Changes the weight, from 0 to 10,000: the share of calls that this instance gets, compared with the other
         /// instances.
         weight;
-        /// Adds one metadata entry, or replaces the entry with this key. All keys and values together must not exceed
-        /// 64 KiB. Nacos 2.3 and later accept 1,024 characters by default.
+        /// Adds one metadata entry, or replaces the entry with this key. [`Metadata`](crate::Metadata) names the
+        /// limits.
         metadata;
         /// Replaces all metadata, except the keys under `preserved.`: those are changed or removed only by name.
         all_metadata;
@@ -100,7 +98,7 @@ impl ModifyInstance {
         enabled;
     }
 
-    /// Checks what can be checked without the present values of the instance.
+    /// Checks what can be checked without the current values of the instance.
     fn validate(&self) -> Result<Arc<InstanceKey>, Error> {
         let key = self.target.key()?;
         self.values.apply_to(&Instance::new(&key.ip, key.port)).validate_values().map(|()| key)
@@ -195,7 +193,7 @@ impl Shared {
         written: Instant,
         patience: Patience,
     ) -> Result<Instance, Error> {
-        // If the change sets `enabled`, the present value does not matter and one request is enough.
+        // If the change sets `enabled`, the current value does not matter and one request is enough.
         let shown = match change.enabled {
             Some(_) => self.nacos.read_values(key, patience).await,
             None => self.nacos.current(key, Some(written), patience).await.map(|current| current.instance),
@@ -222,10 +220,10 @@ impl Shared {
         }
         let mut after = change.apply_to(&before);
         if after.has_other_timeouts_than(&before) {
-            // The server tells the owner the interval with the answer to its next beat.
+            // The server sends the owner the interval with the answer to its next beat.
             after.metadata = after.metadata_to_register().into_owned();
         }
-        // Only the values of the message were checked. Those that somebody else registered may exceed our limits.
+        // Only the values of the message were checked. Values of another process may exceed the limits of this crate.
         self.nacos.overwrite(&key.service, &after, patience).await?;
         self.recent_writes.changed(key, before, after);
         Ok(())

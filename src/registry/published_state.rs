@@ -1,7 +1,7 @@
 //! The state of one desired instance, published to all threads.
 //!
-//! The state is behind a mutex that is held for a copy, and not in the mailbox: a health check reads it in
-//! nanoseconds, also while the Registry is busy. Waiting goes through the Registry, which has a timer.
+//! The state is behind a mutex that is locked only to copy it. So a health check reads it in nanoseconds, even while
+//! the Registry is busy. Waiting goes through the Registry, which has a timer.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

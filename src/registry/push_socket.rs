@@ -16,7 +16,7 @@ use crate::{
     runtime::supervision,
 };
 
-/// How many lists may wait in the mailbox. A server pushes again a list that was not acknowledged.
+/// How many lists may wait in the mailbox. A server repeats a push that was not acknowledged.
 const RECEIVER_MAILBOX: usize = 16;
 
 /// The push socket of one Registry. The first subscription opens it, and each epoch opens a new one: what arrives at an

@@ -1,4 +1,4 @@
-//! Pushed lists: where servers push to, which lists are believed, and which subscriptions they are for.
+//! Pushed lists: where servers push to, which lists are accepted, and which subscriptions they are for.
 //!
 //! Whether a push sets a list, or is only a hint to poll it:
 //!
@@ -12,7 +12,7 @@
 //! | any, with `hint_only` | a hint |
 //! | of other clusters than the subscription's | a hint |
 //!
-//! A push is always only an optimisation: whatever is dropped here, the next poll finds.
+//! Pushes are only an optimisation: the next poll finds every change that is dropped here.
 
 use std::{io, net::IpAddr, rc::Rc};
 
@@ -33,7 +33,7 @@ use crate::{
 impl Shared {
     /// Where the server in use is to push changes. `None` if pushes are off, or if the server cannot push.
     ///
-    /// Looks the server up if needed, since the advertised address is the one from which this machine reaches it.
+    /// Looks the server up if needed, since the advertised address is the local address from which it is reached.
     pub(super) async fn push_address(self: &Rc<Self>, registry: &WeakAddr<Registry>) -> Option<PushAddress> {
         let settings = &self.config.push;
         if !settings.enabled || self.nacos.is_disabled() {
@@ -55,7 +55,7 @@ impl Shared {
         self.config.push.bind.is_some_and(|address| address.port() != 0)
     }
 
-    /// Opens a socket for the present epoch, and returns its port.
+    /// Opens a socket for the current epoch, and returns its port.
     fn open_receiver(self: &Rc<Self>, reached_by: IpAddr, registry: &WeakAddr<Registry>) -> io::Result<u16> {
         let any = |ip: IpAddr| if ip.is_ipv4() { [0; 4].into() } else { IpAddr::from([0u16; 8]) };
         let bind = self.config.push.bind.unwrap_or_else(|| (any(reached_by), 0).into());
@@ -74,7 +74,7 @@ impl Shared {
         self.config.push.any_source || self.nacos.servers().trusts(ip)
     }
 
-    /// Passes a pushed list to the subscriptions that it is for. Decides whether the list is believed or only a hint.
+    /// Passes a pushed list to the subscriptions that it is for. Decides whether the list is accepted or only a hint.
     fn pushed(&self, pushed: Pushed) {
         let service = ServiceName::from_wire(&pushed.list.name, &pushed.list.group_name);
         let subscribers = self.subscriptions.of_service(&service);

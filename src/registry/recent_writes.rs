@@ -2,11 +2,11 @@
 //!
 //! Nacos 2 and later show a change only after about half a second. If the next change were merged into what the server
 //! shows meanwhile, it would undo the first change. So for 2 s each written value takes the place of the value that it
-//! replaced, as long as the server still shows the replaced value. Any other value was written by somebody else since,
+//! replaced, as long as the server still shows the replaced value. Any other value was written by another client since,
 //! and stays.
 //!
-//! Example: weight 2 is changed to 3, and 0.1 s later metadata is added. The server still shows weight 2. Without
-//! this memory, the second change would write weight 2 again.
+//! Example: weight 2 is changed to 3, and 0.1 s later metadata is added. The server still shows weight 2. Without the
+//! recorded write, the second change would write weight 2 again.
 
 use std::{
     cell::{Cell, RefCell},
@@ -139,7 +139,7 @@ impl Write {
         match (shown, &self.before, self.after.as_ref()?) {
             (Some(shown), Some(before), after) => Some(merged(shown, before, after)),
             (shown, None, after) => shown.or_else(|| Some(after.clone())),
-            // Somebody else has deregistered the instance.
+            // Another client has deregistered the instance.
             (None, Some(_), _) => None,
         }
     }
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn what_was_written_counts_instead_of_what_it_replaced_and_nothing_else() {
+    async fn a_written_value_replaces_only_the_value_that_it_was_written_over() {
         let writes = RecentWrites::default();
         let steps =
             [instance(2.0, &[("a", "1")]), instance(3.0, &[("a", "1")]), instance(3.0, &[("a", "2"), ("b", "1")])];
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_removed_key_and_a_value_that_was_set_back_are_as_they_were_written_last() {
+    async fn the_last_write_decides_about_a_removed_key_and_a_value_that_was_set_back() {
         let writes = RecentWrites::default();
         let (first, second) = (instance(2.0, &[("a", "1")]), instance(3.0, &[]));
         writes.changed(&key(1), first.clone(), second.clone());

@@ -39,10 +39,10 @@ use crate::{
 ///
 /// | [`state`](Self::state) | [`error`](Self::error) |
 /// |---|---|
-/// | `Some(Pending)` | that of the last attempt, if one has failed |
+/// | `Some(Pending)` | the error of the last attempt, if it has failed |
 /// | `Some(Registered)` | none |
 /// | `Some(Rejected)` | the server's rejection |
-/// | `Some(Lost)` | that of the last heartbeat; none if a server has forgotten the instance |
+/// | `Some(Lost)` | the error of the last heartbeat; none if a server has forgotten the instance |
 /// | `None` | [`Error::NotFound`] or [`Error::Stopped`] |
 #[derive(Clone)]
 pub struct Registration {
@@ -113,7 +113,7 @@ impl Registration {
     }
 }
 
-/// Equal if both are for the same instance in the same Registry.
+/// Equal if both are for the same instance in the same Registry, and it was not deregistered in between.
 impl PartialEq for Registration {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.published, &other.published)

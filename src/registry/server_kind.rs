@@ -1,8 +1,8 @@
 //! Whether the server in use is Nacos or r-nacos.
 //!
 //! The kind is found by reading one registered instance per epoch: Nacos writes its `instanceId` as
-//! `ip#port#cluster#GROUP@@service`, r-nacos as `ip#port`. Nacos 3 refuses the read, which also tells. Until the
-//! kind is known, nothing is restored by these rules.
+//! `ip#port#cluster#GROUP@@service`, r-nacos as `ip#port`. Nacos 3 rejects the read, which shows the kind too. Until
+//! the kind is known, no instance is restored by the rules for r-nacos.
 
 use std::cell::Cell;
 

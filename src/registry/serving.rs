@@ -1,6 +1,6 @@
 //! The readiness of a process whose server is run by `serve`.
 //!
-//! `serve` tells the Registry how far it is, because `/readyz` is answered from the Registry's state: a process
+//! `serve` reports its progress to the Registry, because `/readyz` is answered from the Registry's state: a process
 //! that has not asked for its registrations yet is not ready, although nothing is pending.
 
 use actix::{Context, Handler, Message, ResponseFuture};
@@ -12,7 +12,7 @@ use crate::{
     model::{connection::ConnectionState, instance_state::InstanceState},
 };
 
-/// Says that `serve` begins and will register services. The process is not ready until then. The answer has the
+/// Reports that `serve` begins and will register services. The process is not ready until it has. The answer has the
 /// settings.
 #[derive(Message)]
 #[rtype(result = "Result<Config, Error>")]
@@ -29,9 +29,8 @@ impl Handler<BeginServing> for Registry {
     }
 }
 
-/// Says that `serve` has not found the address to register and keeps trying. Until it has, only a strict readiness
-/// waits.
-/// Send it once for each `BeginServing`.
+/// Reports that `serve` has not found the address to register and keeps trying. Until it has found the address, only a
+/// strict readiness waits. Send it once for each `BeginServing`.
 #[derive(Message)]
 #[rtype(result = "Result<(), Error>")]
 pub(crate) struct AddressMissing;
@@ -47,9 +46,8 @@ impl Handler<AddressMissing> for Registry {
     }
 }
 
-/// Says that `serve` has sent the registrations of all services. Each is registered, or will be when a registry server
-/// can be reached.
-/// reached.
+/// Reports that `serve` has sent the registrations of all services. Each service is registered, or will be when a
+/// registry server can be reached.
 #[derive(Message)]
 #[rtype(result = "Result<(), Error>")]
 pub(crate) struct RegistrationsAsked {
@@ -81,7 +79,7 @@ pub(crate) struct GetReadiness {
 /// The reasons why the process is not ready. All are zero if it is ready.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Readiness {
-    /// `serve` has not sent its registrations yet.
+    /// Whether `serve` has not sent its registrations yet.
     pub(crate) is_starting: bool,
     /// The number of instances that a server rejects.
     pub(crate) rejected: usize,
@@ -140,7 +138,7 @@ mod tests {
     use crate::model::instance::Instance;
 
     #[actix::test]
-    async fn one_rejection_of_a_registered_instance_is_not_for_good() {
+    async fn one_rejection_of_a_registered_instance_does_not_count() {
         let rejected = Error::Unauthorized { operation: Operation::Beat, server: "a:1".into(), reason: String::new() };
         let mut desired = DesiredInstance::new(key(1), Instance::new("127.0.0.7", 1), None);
         desired.failed(&rejected);
@@ -159,7 +157,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn each_server_that_begins_is_waited_for() {
+    async fn readiness_waits_for_each_server_that_begins() {
         let registry = Registry::start(Config::disabled()).unwrap();
         assert!(!is_starting(&registry, false).await);
         for _ in 0..2 {

@@ -74,7 +74,7 @@ pub(crate) struct Shared {
 
 /// The phases of a Registry, in the order in which it goes through them.
 ///
-/// A phase is never left for an earlier one. Whoever waits for a phase is woken by the `watch` channel.
+/// A phase is never left for an earlier one. A `watch` channel wakes the tasks that wait for a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
     Serving,

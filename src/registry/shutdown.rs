@@ -42,19 +42,20 @@ use crate::{
 /// How long callers need to notice that an instance is gone if the server pushes changes. Nacos 1.4 pushes after a
 /// second, later versions after half a second. The other second is for the push to arrive and to be handled.
 const NOTICED_BY_PUSH: Duration = Duration::from_secs(2);
-/// How long callers need if they poll, which Nacos clients do every 10 s. Lists may show the end half a second late,
+/// How long callers need if they poll, which Nacos clients do every 10 s. Lists may show the change half a second late,
 /// and a poll takes some time.
 const NOTICED_BY_POLL: Duration = Duration::from_secs(12);
 /// How long deregistering may wait to find out whether the server pushes changes.
 const PUSH_DETECTION_LIMIT: Duration = Duration::from_secs(1);
 
-/// How often a guard checks whether a shutdown that somebody else requested is done.
+/// How often a guard checks whether a shutdown that another message requested is done.
 const GUARD_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Ends the Registry: stops the heartbeats, deregisters the ephemeral instances that this Registry registered, then
 /// ends subscriptions, sockets and the thread.
 ///
-/// This is final. Messages sent before take effect before; every later message is answered with [`Error::Stopped`].
+/// This is final. Messages that were sent before take effect first; every later message is answered with
+/// [`Error::Stopped`].
 ///
 /// The answer comes when all is done or the deadline has passed, and after the [`drain`](Shutdown::drain) time.
 ///
@@ -74,9 +75,8 @@ const GUARD_CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// # }
 /// ```
 ///
-/// Which drain to take: none for a process that only calls others;
-/// [`drain_until_noticed`](Self::drain_until_noticed) for a service that others find in Nacos.
-/// `docs/guide/go-offline.md` has the whole order of an orderly end.
+/// Use no drain for a process that only calls others, and [`drain_until_noticed`](Self::drain_until_noticed) for a
+/// service that others find in Nacos. `docs/guide/go-offline.md` describes how to go offline step by step.
 ///
 /// # Errors
 /// Only [`Error::Stopped`], if the Registry has ended or is shutting down already. Instances that could not be
@@ -102,7 +102,7 @@ impl Shutdown {
 
     /// Deregisters the registered persistent instances, too. Default: off, they outlive the process.
     ///
-    /// Persistent instances are for services that Nacos checks itself, and that shall be listed while they are
+    /// Persistent instances are for services that Nacos checks itself, and that must be listed while they are
     /// down.
     #[must_use]
     pub fn persistent_too(mut self) -> Self {
@@ -123,7 +123,7 @@ impl Shutdown {
     /// - 2 s if the server in use pushes changes (Nacos up to 3.1);
     /// - 12 s if clients poll, which they do every 10 s as a rule (Nacos 3.2 and later, r-nacos), and if the kind of
     ///   server is not known;
-    /// - no time if nobody can notice anything, because no instance was registered or none could be deregistered.
+    /// - no time if callers have nothing to notice, because no instance was registered or none could be deregistered.
     ///
     /// [`ShutdownReport::drained`] has the time. Shortly after the start it takes one request to detect the kind of
     /// server.
@@ -219,7 +219,7 @@ impl Handler<Shutdown> for Registry {
                 sleep(report.drained).await;
                 shared.subscriptions.stop_all();
                 if let Some(report_tx) = message.report_tx {
-                    // An error says that the guard has stopped waiting.
+                    // An error means that the guard has stopped waiting.
                     let _ = report_tx.send(report.clone());
                 }
                 Ok(report)
@@ -247,7 +247,7 @@ impl Handler<Stop> for Registry {
 }
 
 impl Shared {
-    /// Does the same as a `Shutdown` that nobody awaits.
+    /// Does the same as a `Shutdown` that is not awaited.
     pub(super) async fn last_address_dropped(&self) {
         if !self.has_reached(Phase::Closing) {
             self.phase.send_replace(Phase::Closing);
@@ -378,7 +378,7 @@ impl Shared {
 #[derive(Default)]
 struct Progress {
     report: ShutdownReport,
-    /// Whether an instance was deregistered that callers may know.
+    /// Whether an instance was deregistered that callers may still have in their lists.
     was_listed: bool,
 }
 

@@ -65,7 +65,7 @@ pub struct GetStatus;
 pub struct RegistryStatus {
     /// Milliseconds since the Registry started.
     pub uptime_ms: u64,
-    /// How the servers can be reached.
+    /// Whether the servers can be reached.
     pub connection: ConnectionState,
     /// The servers, as configured or as listed by the [`endpoint`](crate::Config::endpoint).
     pub servers: Vec<ServerStatus>,
@@ -115,7 +115,7 @@ pub struct ServerStatus {
     pub requests: u64,
     /// Requests without a usable answer since the start of the Registry.
     pub failed_requests: u64,
-    /// Milliseconds since the last answer. `None` before the first one.
+    /// Milliseconds since the last request that succeeded. `None` before the first one.
     pub last_success_ms_ago: Option<u64>,
     /// Milliseconds since the last failed request. `None` before the first one.
     pub last_failure_ms_ago: Option<u64>,
@@ -129,10 +129,10 @@ pub struct ServerStatus {
 pub struct SessionStatus {
     /// Whether the Registry has a token.
     pub logged_in: bool,
-    /// Logins since the start of the Registry, including refused ones.
+    /// Login attempts since the start of the Registry, including rejected and failed ones.
     pub logins: u64,
-    /// Why the last login was refused. `None` if it was accepted. The server may serve requests without a login all the
-    /// same.
+    /// Why the last login was rejected. `None` if it was accepted. The server may serve requests without a login all
+    /// the same.
     pub last_error: Option<String>,
 }
 
@@ -154,8 +154,8 @@ pub struct InstanceStatus {
     pub beats: u64,
     /// Milliseconds since a server last accepted a registration or a heartbeat.
     pub last_success_ms_ago: Option<u64>,
-    /// The heartbeat timeout of the instance in milliseconds. After this time without a heartbeat, servers call the
-    /// instance unhealthy. 15,000, or the metadata entry [`HEART_BEAT_TIMEOUT`](crate::HEART_BEAT_TIMEOUT).
+    /// The heartbeat timeout of the instance in milliseconds. After this time without a heartbeat, servers mark the
+    /// instance as unhealthy. 15,000, or the metadata entry [`HEART_BEAT_TIMEOUT`](crate::HEART_BEAT_TIMEOUT).
     pub heartbeat_timeout_ms: u64,
     /// Why the last registration or heartbeat failed. `None` if it succeeded.
     pub last_error: Option<String>,

@@ -60,9 +60,10 @@ const SUBSCRIBER_MAILBOX: usize = 16;
 ///   subscriptions was not [`weak`](Subscribe::weak).
 /// - A listener whose mailbox is full receives the newest list later, with the difference from the list that it
 ///   received last.
-/// - A listener that has stopped is forgotten. [`Unsubscribe`] ends the subscription of one that has not.
+/// - A listener that has stopped is removed. [`Unsubscribe`] removes a listener that still runs.
 ///
-/// The listener's [`ServiceChanged`] comes in the order of the lists. For reads without an actor use [`Discover`].
+/// A listener receives its [`ServiceChanged`] messages in the order of the lists. For reads without an actor use
+/// [`Discover`].
 ///
 /// # Errors
 /// - [`Error::InvalidInput`] if a name is invalid. Correct the field that the error names.
@@ -151,7 +152,7 @@ impl Unsubscribe {
 
     filter_setters!();
 
-    /// Ends only the subscriptions of this listener. Default: those of all listeners.
+    /// Ends only the subscriptions of this listener. Default: the subscriptions of all listeners.
     #[must_use]
     pub fn listener(mut self, listener: Recipient<ServiceChanged>) -> Self {
         self.listener = Some(listener);

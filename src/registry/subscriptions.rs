@@ -49,7 +49,7 @@ impl Subscriptions {
         join_all(asked).await.into_iter().flatten().collect()
     }
 
-    /// The running Subscriber of `key`, or the one that `start` starts.
+    /// Returns the running Subscriber of `key`. If there is none, `start` starts it.
     pub(super) fn get_or_start(
         &self,
         key: &SubscriptionKey,

@@ -22,7 +22,7 @@ pub(super) struct Target {
     pub(super) cluster: String,
     pub(super) ip: String,
     pub(super) port: u16,
-    /// The name comes from a list or a status. Then its address is accepted even if it could not be registered.
+    /// Whether the name comes from a list or a status. Then its address is accepted even if it could not be registered.
     is_known: bool,
 }
 

@@ -70,9 +70,8 @@ macro_rules! value_setters {
 
 pub(super) use value_setters;
 
-/// The values that a registration or a beat starts from: those of a known instance, otherwise the defaults. The id is
-/// that of a server and is not sent.
-/// given by a server and is not sent back.
+/// The values that a registration or a beat starts from: the values of a known instance, otherwise the defaults. The id
+/// of the instance is left out, because it was assigned by a server.
 pub(super) fn initial_values(known: Option<Instance>) -> Instance {
     let values = known.unwrap_or_else(|| Instance::new("", 0));
     Instance { instance_id: String::new(), ..values }
@@ -99,7 +98,7 @@ impl ValuesChange {
 /// Changes to the metadata of an instance. Has the methods of a map that `value_setters` calls.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct MetadataChange {
-    /// Replaces the present metadata, except the keys under [`PRESERVED`].
+    /// Replaces the current metadata, except the keys under [`PRESERVED`].
     all: Option<Metadata>,
     /// Applied afterwards: the new value of each key, or `None` to remove the key.
     keys: BTreeMap<String, Option<String>>,
@@ -168,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn replacing_all_keeps_what_servers_act_upon_unless_it_is_named() {
+    fn replacing_all_metadata_keeps_preserved_keys_that_are_not_named() {
         assert_eq!(
             changed(|change| *change = metadata(&[("c", "3")]).into()),
             metadata(&[&[("c", "3")], &KEPT[..]].concat())

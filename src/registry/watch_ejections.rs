@@ -10,10 +10,10 @@ use crate::{
 
 /// Notifies `listener` whenever an instance of any service is ejected, or its ejection ends ([`EjectionChanged`]).
 ///
-/// The same listener watching twice is notified once, and kept alive if one of the two is not
-/// [`weak`](WatchEjections::weak). A listener that falls more than 1,024 changes behind misses some;
-/// [`GetStatus`](super::GetStatus) lists all ejected instances. A listener that has stopped is forgotten.
-/// [`UnwatchEjections`] ends the notifications of a running one.
+/// A listener that watches twice receives each change once. It is kept alive if at least one of the two messages was
+/// not [`weak`](WatchEjections::weak). A listener that is more than 1,024 changes behind misses some;
+/// [`GetStatus`](super::GetStatus) lists all ejected instances. A listener that has stopped is removed;
+/// [`UnwatchEjections`] removes a listener that still runs.
 ///
 /// ```
 /// use actix::prelude::*;
@@ -78,7 +78,7 @@ impl Handler<WatchEjections> for Registry {
     }
 }
 
-/// Ends the notifications of [`WatchEjections`], for one listener or for all. An unknown listener is no error.
+/// Stops notifying one listener of [`WatchEjections`], or all listeners. A listener that does not watch is no error.
 ///
 /// # Errors
 /// Only [`Error::Stopped`].
@@ -89,12 +89,12 @@ pub struct UnwatchEjections {
 }
 
 impl UnwatchEjections {
-    /// Ends the notifications of this listener, whether it is kept alive or not.
+    /// Stops notifying this listener, whether it is kept alive or not.
     pub fn new(listener: Recipient<EjectionChanged>) -> Self {
         UnwatchEjections { listener: Some(listener) }
     }
 
-    /// Ends the notifications of all listeners.
+    /// Stops notifying all listeners.
     pub fn all() -> Self {
         UnwatchEjections { listener: None }
     }

@@ -1,8 +1,8 @@
 //! The listeners of one kind of change. Each has a task of its own, so that a slow listener delays no other.
 //!
-//! `try_send` to a weak listener never says "full", because each upgraded address may put one message beyond the
+//! `try_send` to a weak listener never returns "full", because each upgraded address may put one message beyond the
 //! limit. So a task per listener sends one message, waits until it is handled, and only then sends the next one.
-//! What waits meanwhile is bounded by [`QUEUE`].
+//! Changes that wait meanwhile are bounded by [`QUEUE`].
 
 use std::{
     cell::RefCell,
@@ -25,7 +25,7 @@ pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 const QUEUE: usize = 1024;
 
 /// The listeners that watch changes `M`. `Q` is what the Registry keeps to reach one listener: a queue, or nothing if
-/// the listener's task learns of changes by itself.
+/// the listener's task receives changes by itself.
 pub(crate) struct Watchers<M: Message<Result = ()> + Send + 'static, Q = mpsc::Sender<M>> {
     watching: Rc<RefCell<Watching<M, Q>>>,
 }
