@@ -17,7 +17,7 @@ use std::{
 /// use the `timeout` of actix's own `Request` here, because it needs a runtime.
 ///
 /// Do not call this function in a thread that runs an arbiter or another runtime: all other tasks of the thread would
-/// stand still. A Registry that was started [in that thread](crate::Registry::start_here) could never answer.
+/// not run. A Registry that was started [in that thread](crate::Registry::start_here) could never answer.
 ///
 /// ```
 /// # use std::{thread, time::Duration};

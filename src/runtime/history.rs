@@ -1,7 +1,7 @@
 //! The recent events and list changes of a Registry, for the status and its page.
 //!
-//! Two rings of 100 entries, so the memory is bounded however long a Registry runs. They answer "what happened"
-//! after the fact; the log has more, but is elsewhere. Any thread records, under a lock that is held for an entry.
+//! Two ring buffers of 100 entries each, so the memory is bounded. The log has more, but may not be at hand. Any thread
+//! may record, under a lock that is held for one entry.
 
 use std::{
     cell::LazyCell,
@@ -132,7 +132,7 @@ pub struct ListChange {
     pub added: ChangedInstances,
     /// Instances whose values changed.
     pub changed: ChangedInstances,
-    /// Instances that are in the list no longer.
+    /// Instances that are no longer in the list.
     pub removed: ChangedInstances,
 }
 
@@ -185,7 +185,7 @@ struct Rings {
     changes_so_far: u64,
 }
 
-/// An event, with times that no change of the clock moves.
+/// An event, with monotonic times, which changes of the system clock do not affect.
 #[derive(Debug)]
 struct Recorded {
     first: Instant,
@@ -194,7 +194,7 @@ struct Recorded {
 }
 
 impl Recorded {
-    /// Whether an event of this kind that happens now is counted as this one. `server` is that of the event.
+    /// Whether an event of this kind that happens now is counted as this one. `server` is the server of the new event.
     fn counts<'a>(&self, kind: RegistryEventKind, server: impl FnOnce() -> &'a Option<String>, now: Instant) -> bool {
         let within = if kind.is_of_server() { COUNTED_WITHIN_OF_SERVER } else { COUNTED_WITHIN };
         self.event.kind == kind
@@ -265,7 +265,7 @@ impl History {
         self.progress.send_modify(|progress| progress.has_ended = true);
     }
 
-    /// Receives every change of the progress.
+    /// A receiver of the progress. Changes in quick succession are merged.
     #[cfg(feature = "actix-web")]
     pub(crate) fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_server_that_comes_and_goes_for_a_day_pushes_no_other_event_out() {
+    async fn a_server_that_comes_and_goes_for_a_day_removes_no_other_event() {
         tokio::time::pause();
         let history = History::new();
         record(&history, RegistryEventKind::InstanceRejected, "before");
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_thousand_lost_instances_are_one_event_and_push_no_other_out() {
+    async fn a_thousand_lost_instances_are_one_event_and_remove_no_other() {
         tokio::time::pause();
         let history = History::new();
         record(&history, RegistryEventKind::ServerLost, "refused");
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_hears_of_every_kind_of_progress() {
+    fn every_kind_of_change_wakes_a_waiting_reader() {
         let history = History::new();
         let mut progress = history.progress.subscribe();
         let mut has_changed =

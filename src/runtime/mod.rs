@@ -1,7 +1,6 @@
 //! What actors and threads need besides actix: supervision, timers, waiting, and the history of recent events.
 //!
-//! Nothing here knows Nacos. The one rule that binds all of it to the Registry: what runs in its thread must not
-//! block.
+//! Nothing here depends on Nacos. What runs in the Registry's thread must not block.
 
 pub(crate) mod blocking;
 pub(crate) mod history;

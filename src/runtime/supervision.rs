@@ -6,8 +6,8 @@
 //!
 //! A restart loses the timers and futures of the actor's context. The actor's `started` has to create them again.
 //!
-//! Why not catch panics in the handlers alone: timers and futures of a context panic, too, and take the actor with
-//! them. So the actor's whole future is polled under `catch_unwind`.
+//! Catching panics in the handlers alone would not be enough: timers and futures of a context may panic too, which ends
+//! the actor. So the actor's whole future is polled under `catch_unwind`.
 
 use std::{
     any::{type_name, Any},

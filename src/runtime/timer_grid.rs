@@ -3,7 +3,7 @@
 //! With it, 100,000 heartbeats at 5 s wake the process twice a second instead of 20,000 times.
 //!
 //! The grid is absolute: it counts from one origin per Registry. Timers that are rounded relative to their own
-//! start would never meet.
+//! start would never fire together.
 
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_is_never_its_own_successor() {
+    fn the_next_moment_is_always_later() {
         let grid = Grid::new();
         for interval in [Duration::from_secs(1), Duration::from_secs(5), Duration::from_millis(333)] {
             for _ in 0..10_000 {

@@ -1,13 +1,13 @@
 //! Answers with self-contained web pages, and with the event streams that these pages show.
 //!
-//! A page's file has what is its own. Where it says `<!--head-->`, `/*shared style*/` and `/*shared script*/`, the text
-//! that all pages share is inserted.
+//! A page's file contains only its own text. The text that all pages share is inserted at `<!--head-->`,
+//! `/*shared style*/` and `/*shared script*/`.
 //!
-//! A page shows what others have written: names, metadata, error texts of servers. So it must be impossible for
-//! them to be run. The policy names the page's own script by its hash, loads nothing from elsewhere, and forbids
+//! A page shows texts from untrusted sources, such as names, metadata and error texts of servers. They must never run
+//! as scripts. So the policy allows only the page's own script, by its hash, loads nothing from elsewhere, and forbids
 //! frames.
 //!
-//! It also finds the requests that pages of other sites make: by `Host`, and by `Origin`.
+//! This module also detects requests from pages of other sites, by `Host` and by `Origin`.
 
 use std::{convert::Infallible, net::IpAddr};
 
@@ -110,13 +110,13 @@ pub(crate) fn names_this_machine(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Whether `Host` is a name that may belong to a site: another site may make its name resolve to 127.0.0.1. Programs
-/// reach a server as `localhost`, by an address, by a name without a dot, such as an entry in `/etc/hosts`, or by one
-/// below `internal`, as containers do. None of these can be the name of a site.
+/// Whether `Host` is a name that may belong to another site, which then uses DNS rebinding: see [`names_this_machine`].
+/// Programs reach a server as `localhost`, by an address, by a name without a dot, such as an entry in `/etc/hosts`, or
+/// by a name below `internal`, as containers do. None of these can be the name of a site.
 #[cfg(feature = "embedded")]
 pub(crate) fn may_be_rebound(headers: &HeaderMap) -> bool {
     if !headers.contains_key(HOST) {
-        // Every browser sends it.
+        // Every browser sends `Host`.
         return false;
     }
     host(headers).is_none_or(|name| {
