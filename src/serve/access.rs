@@ -123,7 +123,7 @@ fn is_forwarded(request: &HttpRequest) -> bool {
     request.version() < Version::HTTP_11 || request.headers().keys().any(|name| is_added(name.as_str()))
 }
 
-/// Whether a page of another site has made the request. Present browsers send `Sec-Fetch-Site` with all requests, older
+/// Whether a page of another site has made the request. Current browsers send `Sec-Fetch-Site` with all requests, older
 /// ones `Origin` with requests that change something.
 fn is_cross_site(headers: &HeaderMap) -> bool {
     let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());

@@ -1,10 +1,10 @@
 //! Health checks, and going offline by request.
 //!
-//! The three checks answer different questions, and mixing them up takes services out of order for no reason:
+//! The three checks answer different questions. Mixing them up takes processes out of service for no reason:
 //!
-//! - `/livez`: is this process to be restarted? It does not ask the Registry: restarting a process does not mend
+//! - `/livez`: must this process be restarted? It does not ask the Registry: restarting a process does not repair
 //!   Nacos.
-//! - `/readyz`: may requests be sent here? Only a rejected or unfinished registration and a shutdown say no. An
+//! - `/readyz`: may requests be sent here? Only a rejected or unfinished registration and a shutdown lead to a 503. An
 //!   outage of the registry does not, since callers still have their lists. Nor does a single rejected heartbeat.
 //! - `/offline`: deregister now. A hook that runs before the process is stopped calls it.
 
@@ -59,7 +59,7 @@ fn reason(Readiness { is_starting, rejected, pending }: Readiness) -> String {
 /// | answer | meaning |
 /// |---|---|
 /// | 200 with a report as JSON | this request has shut the Registry down |
-/// | 200 `offline` | somebody else had, and it is done |
+/// | 200 `offline` | another request has shut the Registry down |
 /// | 401, 403 | no token that is accepted here |
 /// | 500 with the error as JSON | the Registry failed to shut down |
 pub(super) async fn offline(context: web::Data<RouteContext>, request: HttpRequest) -> HttpResponse {

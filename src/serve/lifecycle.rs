@@ -1,8 +1,8 @@
 //! The life of a service: register once the server listens, go offline on a signal, stop.
 //!
-//! The order is the point of this file. A service may be registered only while its server takes requests, and the
-//! server may stop only when callers have stopped sending. [`live`] is the part between the two, and the server
-//! runs beside it in the same task.
+//! The order matters: a service may be registered only while its server takes requests, and the server may stop only
+//! when callers have stopped sending. [`live`] is the part between the two, and the server runs beside it in the same
+//! task.
 //!
 //! Invariants:
 //!
@@ -11,8 +11,8 @@
 //! - After the first signal, nothing that fails keeps the process from ending. Each wait has a limit, and a logger
 //!   that panics is caught. So is code of the application in `register_with` and `until`: its panic ends the service
 //!   in order.
-//! - The drain is skipped where nobody can be helped by it: when the server has stopped by itself, and when the
-//!   registration has failed.
+//! - The drain is skipped where it helps no caller: when the server has stopped by itself, and when the registration
+//!   has failed.
 
 use std::{
     fmt,
@@ -69,7 +69,7 @@ const SHUTDOWN_CHECK: Duration = Duration::from_millis(20);
 /// }
 /// ```
 ///
-/// [`Serve`] says what happens when, and has the settings.
+/// [`Serve`] describes the steps, and has the settings.
 ///
 /// # Panics
 /// Never. A server that is bound to no port is an error of the future, not a panic.
@@ -104,10 +104,10 @@ where
 /// 1. The server starts. Then each service is registered at the address that the server listens on. If the server
 ///    listens on every address of the machine (`0.0.0.0`), the address by which the machine reaches the registry is
 ///    registered ([`Config::local_ip`](crate::Config::local_ip)).
-/// 2. It serves until SIGTERM or Ctrl-C comes, or [`until`](Serve::until) says so.
+/// 2. It serves until SIGTERM or Ctrl-C comes, or until the future of [`until`](Serve::until) is done.
 /// 3. `/readyz` answers 503, and the instances are deregistered ([`Shutdown`]).
 /// 4. It keeps serving as long as callers need to notice, or for [`drain`](Serve::drain).
-/// 5. The server stops: it takes no new connection, and ends the requests that are under way
+/// 5. The server stops: it takes no new connection, and finishes the requests that are under way
 ///    ([`HttpServer::shutdown_timeout`]).
 ///
 /// A second signal ends the process at once, with the exit code 130 (Ctrl-C) or 143 (SIGTERM), and so does every signal
@@ -321,9 +321,9 @@ struct End<'a> {
     shutdown: Shutdown,
 }
 
-/// Registers the services, waits for the end, and drains. The server runs meanwhile. Stop it when this returns.
+/// Registers the services, waits for the end, and drains. The server runs meanwhile. The caller stops it afterwards.
 ///
-/// Returns early if a registration is an error that waiting cannot mend, and if code of the application panics.
+/// Returns early if a registration fails with an error that is not retryable, and if code of the application panics.
 async fn live(host: &Host, services: Vec<Service>, end: End<'_>) -> Result<(), Error> {
     let End { signals, until, shutdown } = end;
     let signal = async {
@@ -366,7 +366,7 @@ impl Host {
         })
     }
 
-    /// Sends all registrations at once, and tells the Registry that they were sent: until then the process is not
+    /// Sends all registrations at once, and reports to the Registry that they were sent: until then the process is not
     /// ready.
     ///
     /// # Errors
@@ -387,10 +387,10 @@ impl Host {
         self.registry.send(RegistrationsAsked { lacked_address }).await?
     }
 
-    /// Returns the address to register. Sets `is_missing` and tells the Registry if it cannot be found yet.
+    /// Returns the address to register. If it cannot be found yet, sets `is_missing` and reports that to the Registry.
     ///
     /// # Errors
-    /// With `strict`: whatever keeps the address from being found. Otherwise only what another attempt cannot mend.
+    /// With `strict`: whatever keeps the address from being found. Otherwise only an error that is not retryable.
     async fn ip(&self, is_missing: &mut bool) -> Result<String, Error> {
         if let Some(ip) = &self.ip {
             return Ok(ip.clone());

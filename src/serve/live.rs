@@ -4,9 +4,9 @@
 //! each event. An event has the parts that have changed since the snapshot before, and is rendered once for all pages.
 //! A page that was too slow for an event skips to the newest snapshot.
 //!
-//! A page's queue is one event, which it shares with the other pages. The next one is queued when the system's socket
-//! has taken it. A page that takes nothing for a while loses its permit and its queue. So slow browsers delay nobody,
-//! and what they cost is bounded.
+//! At most one event is queued for a page, and its bytes are shared with the other pages. The next event is queued when
+//! the socket has taken this one. A page that takes nothing for [`LONGEST_STALL`] loses its permit and its queue. So a
+//! slow browser delays no other page, and its cost is bounded.
 //!
 //! Invariants:
 //!
@@ -114,7 +114,8 @@ struct Latest {
     silent_at: Option<Instant>,
 }
 
-/// `version` is that of the history, read before the snapshot: the snapshot shows at least that much.
+/// `version` is the version of the history that was read before the snapshot was taken, so the snapshot is at least as
+/// new.
 struct Taken {
     at: Instant,
     version: u64,
@@ -128,9 +129,9 @@ struct Shown {
     /// Counted from 1. A snapshot that equals the one before has no number.
     number: u64,
     parts: Parts,
-    /// For pages that have the snapshot before.
+    /// The event for pages that have the previous snapshot.
     change: Bytes,
-    /// For pages that have none, or an older one. Rendered for the first of them.
+    /// The event for pages that have no snapshot, or an older one. Rendered when the first of them needs it.
     all: OnceLock<Bytes>,
 }
 
@@ -188,7 +189,7 @@ fn render(before: &Parts, now: &Parts) -> Bytes {
     Bytes::from(format!("{{{}}}}}\n\n", parts.join(",")))
 }
 
-/// The beginning of an event. It is not shared: the page sets its clock by it.
+/// The beginning of an event. It is not shared, because it contains the time by which the page sets its clock.
 fn head(name: &str) -> Bytes {
     let now = unix_millis(SystemTime::now());
     Bytes::from(format!("event: {name}\ndata: {{\"now\":{now},\"parts\":"))
@@ -310,7 +311,7 @@ struct Reader {
     /// The number of the snapshot that the page has.
     sent: Option<u64>,
     last_sent: Instant,
-    /// Whether the page was told that the Registry does not answer.
+    /// Whether the page has received `silent`.
     is_silent: bool,
     has_ended: bool,
 }
@@ -338,8 +339,8 @@ impl Reader {
         Some(head)
     }
 
-    /// Returns the beginning of the next event, and the rest, which is shared. A comment if there is nothing to say for
-    /// a while.
+    /// Returns the beginning of the next event, and the rest, which is shared. Returns a comment if nothing has changed
+    /// for [`KEEP_ALIVE`].
     async fn next_event(&mut self) -> (Bytes, Bytes) {
         loop {
             match self.next_shown().await {
@@ -357,7 +358,7 @@ impl Reader {
                 }
                 Err(NoEvent::Silent) if self.is_silent => sleep(TICK).await,
                 Err(NoEvent::Silent) => {
-                    // Afterwards an event must come, even if nothing has changed.
+                    // When the Registry answers again, the page must get `all`, even if nothing has changed.
                     (self.is_silent, self.sent) = (true, None);
                     return (Bytes::from_static(b"event: silent\ndata: {}\n\n"), Bytes::new());
                 }
@@ -573,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_has_what_is_new_and_what_is_gone_and_nothing_else() {
+    fn an_event_has_only_new_and_removed_parts() {
         let before = shown(6, &[("a", "1"), ("b", "2"), ("c\"", "3")]);
         let now = Shown::after(&before, state(&[("a", "1"), ("b", "4"), ("d", "5")]));
         let (name, parts) = now.event(Some(6)).unwrap();
@@ -634,7 +635,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_registry_that_hangs_is_told_and_closed_pages_are_noticed_all_the_same() {
+    async fn a_hanging_registry_is_reported_and_closed_pages_are_still_noticed() {
         tokio::time::pause();
         let (_mailbox, _registry, context) = hanging();
         let live = Arc::<Live>::default();

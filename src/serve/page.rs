@@ -20,8 +20,8 @@ use crate::runtime::web_page::{self, WebPage};
 static PAGE: LazyLock<WebPage> = LazyLock::new(|| WebPage::new(include_str!("page.html")));
 
 /// Mounts the page at `prefix`, with and without a slash at the end. A redirect from one to the other would never end
-/// in an application that normalizes paths. A scope would take all paths below the prefix, at the root those of the
-/// application.
+/// in an application that normalizes paths. A scope would take all paths below the prefix; at the root these are all
+/// paths of the application.
 pub(super) fn configure(app: &mut ServiceConfig, prefix: &str, context: &web::Data<RouteContext>, live: &Arc<Live>) {
     let prefix = prefix.trim_matches('/');
     let prefix = if prefix.is_empty() { String::new() } else { format!("/{prefix}") };

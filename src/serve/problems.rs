@@ -1,10 +1,10 @@
 //! Describes what is wrong, for the live page.
 //!
 //! The page begins with these lines, so they are what an operator reads first. Each says what does not work, for
-//! whom, and the last error if there is one. A state that mends itself and harms nobody is no problem.
+//! whom, and the last error if there is one. A state that ends by itself and harms no caller is not listed.
 //!
-//! An [error](Severity::Error) is something that callers notice now. A [warning](Severity::Warning) explains what
-//! will look odd, or harms if it lasts.
+//! An [error](Severity::Error) is something that callers notice now. A [warning](Severity::Warning) explains an unusual
+//! state, or does harm if it lasts.
 
 use serde::Serialize;
 
@@ -80,7 +80,7 @@ impl Found {
         }
     }
 
-    /// A failing server is no problem of its own while another one serves; then it is a warning with its name.
+    /// A failing server is only a warning while another server answers.
     fn add_servers(&mut self, status: &RegistryStatus) {
         let failing = status.servers.iter().filter(|server| server.failures > 0);
         let last_error = failing.clone().filter_map(|server| server.last_error.as_deref()).next_back();
@@ -106,7 +106,7 @@ impl Found {
         }
     }
 
-    /// A refused login. The requests themselves may still be served, by a server that needs no login.
+    /// A rejected login. The server may still serve requests without a login.
     fn add_session(&mut self, status: &RegistryStatus) {
         let Some(error) = status.session.as_ref().and_then(|session| session.last_error.as_ref()) else { return };
         self.error(format!("The server refuses the login: {error}."));
@@ -135,7 +135,7 @@ impl Found {
         self.add_each(Severity::Warning, pending, "not registered yet");
     }
 
-    /// Watched services: nobody to call is an error; ejected, stale, withheld and protected lists are warnings.
+    /// Watched services: no instance to call is an error; ejected, stale, withheld and protected lists are warnings.
     fn add_lists(&mut self, lists: &[ListSnapshot]) {
         let empty = lists.iter().filter_map(nobody_to_call);
         self.add_each(Severity::Error, empty, "without an instance to call");
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_day_has_no_problems() {
+    fn a_healthy_snapshot_has_no_problems() {
         let mut snapshot = snapshot();
         snapshot.lists.push(list([Instance::new("127.0.0.7", 80)]));
         snapshot.status.instances.push(InstanceStatus { last_error: None, ..own(InstanceState::Registered, 80) });
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_login_and_a_rejected_instance_are_told_with_the_reason() {
+    fn a_rejected_login_and_a_rejected_instance_are_listed_with_the_reason() {
         let mut snapshot = snapshot();
         snapshot.status.session =
             Some(SessionStatus { last_error: Some("wrong password".into()), ..SessionStatus::default() });
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_with_nobody_to_call_is_told() {
+    fn a_service_without_an_instance_to_call_is_listed() {
         let mut snapshot = snapshot();
         snapshot.lists.push(list([]));
         snapshot.lists.push(list([Instance { healthy: false, ..Instance::new("127.0.0.7", 80) }]));

@@ -15,8 +15,8 @@ use crate::error::Error;
 /// | error | status | why |
 /// |---|---|---|
 /// | a retryable one, [`Error::Stopped`] | 503 | the caller may try again, here or at another instance |
-/// | [`Error::NotFound`], `Refused`, `Unauthorized`, `Unsupported` | 502 | the registry has answered, and said no |
-/// | any other | 500 | a mistake in the program |
+/// | [`Error::NotFound`], `Refused`, `Unauthorized`, `Unsupported` | 502 | a registry server rejected the request |
+/// | any other | 500 | invalid input, or a defect |
 ///
 /// # Examples
 ///
@@ -57,7 +57,7 @@ mod tests {
     use crate::error::Operation;
 
     #[test]
-    fn errors_are_answered_by_what_the_caller_can_do() {
+    fn the_status_of_an_error_says_whether_to_try_again() {
         let refused = |status| Error::Refused {
             operation: Operation::List,
             server: "192.0.2.1:8848".into(),

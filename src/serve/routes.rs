@@ -83,7 +83,7 @@ impl StatusRoutes {
 
     /// Lets `/readyz` answer 503 until every instance has been registered once. Default: off.
     ///
-    /// `/readyz` answers 200 when each instance is registered, or waits because no registry server takes it. So a
+    /// `/readyz` answers 200 when each instance is registered, or waits because no registry server accepts it. So a
     /// process also becomes ready during an outage of the registry. `/readyz` answers 503 while a registry server
     /// rejects an instance, while the first attempt to register is under way, and from the moment a [`Shutdown`]
     /// begins. An instance that was registered and is lost does not change the answer. Nor does a single rejection of
@@ -156,8 +156,8 @@ impl StatusRoutes {
 
     /// Where the process is taken out of service; `None` leaves it out. Default: `/offline`.
     ///
-    /// It is answered after the drain, with a `ShutdownReport` as JSON. The process keeps running: whoever called
-    /// it ends it.
+    /// It is answered after the drain, with a `ShutdownReport` as JSON. The process keeps running: the caller
+    /// has to end it.
     #[must_use]
     pub fn offline<'a>(mut self, path: impl Into<Option<&'a str>>) -> Self {
         self.offline = path.into().map(Into::into);
@@ -179,8 +179,8 @@ impl StatusRoutes {
     /// of the application, or of the scope that the routes are mounted in. The page takes only its own two paths, here
     /// `/` and `/events`; the application's other routes stay reachable.
     ///
-    /// The page's events are at `<prefix>/events`. The answer tells nginx not to buffer them (`X-Accel-Buffering:
-    /// no`); other proxies may have to be told.
+    /// The page's events are at `<prefix>/events`. The header `X-Accel-Buffering: no` keeps nginx from
+    /// buffering them. Other proxies may need a setting.
     #[must_use]
     pub fn prefix<'a>(mut self, prefix: impl Into<Option<&'a str>>) -> Self {
         self.prefix = prefix.into().map(Into::into);
