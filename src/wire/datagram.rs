@@ -49,7 +49,7 @@ pub(crate) struct Packet {
     /// A list as JSON text inside this JSON.
     #[serde(default)]
     pub(crate) data: Option<String>,
-    /// Identifies the push. It counts nanoseconds from an arbitrary moment, so it does not tell the age of the list.
+    /// Identifies the push. It counts nanoseconds from an arbitrary moment, so it does not show the age of the list.
     #[serde(default)]
     pub(crate) last_ref_time: i64,
 }
@@ -67,9 +67,7 @@ pub(crate) struct Acknowledgement {
     pub(crate) data: String,
 }
 
-/// A decoded datagram.
-///
-/// A push that was read completely. [`acknowledgement`](PushMessage::acknowledgement) makes the reply.
+/// A push that was decoded completely. [`acknowledgement`](PushMessage::acknowledgement) makes the reply.
 #[derive(Debug, Clone)]
 pub(crate) struct PushMessage {
     pub(crate) content: PushContent,
@@ -88,7 +86,7 @@ pub(crate) enum PushContent {
 
 /// Why a datagram was not decoded. It must not be acknowledged.
 ///
-/// An acknowledgement would tell the server not to send the list again.
+/// After an acknowledgement the server would not send the list again.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum NotDecoded {
     /// The datagram is not a push.
@@ -98,13 +96,13 @@ pub(crate) enum NotDecoded {
 }
 
 impl PushMessage {
-    /// Decodes a datagram with a text of at most `limit` bytes. Also gives how many bytes were decoded, which is what
-    /// the work depends on.
+    /// Decodes a datagram with a text of at most `limit` bytes. Also returns the number of decoded bytes, as a measure
+    /// of the work.
     ///
     /// Bytes after the first JSON value, or after the first gzip member, are ignored.
     ///
     /// # Errors
-    /// [`NotDecoded`]; the number of bytes is still that of the work that was done.
+    /// [`NotDecoded`]. The number of decoded bytes is returned in this case too.
     pub(crate) fn decode(datagram: &[u8], limit: usize) -> (usize, Result<Self, NotDecoded>) {
         if datagram.starts_with(&GZIP_MAGIC) {
             let mut text = Vec::new();
@@ -178,10 +176,8 @@ fn read_list(data: Option<&str>) -> Result<ListAnswer, NotDecoded> {
     Ok(list)
 }
 
-/// Reads one JSON object and ignores what follows. Arrays must be rejected here: serde would read their elements as
-/// fields.
-///
-/// Numbers, texts and arrays are not pushes, even where serde could read them.
+/// Reads one JSON object and ignores what follows. Other JSON values are not pushes. Arrays must be rejected here,
+/// because serde would read their elements as fields.
 fn first_object<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, NotDecoded> {
     if !begins_an_object(text) {
         return Err(NotDecoded::Malformed("not a JSON object".into()));
@@ -366,7 +362,7 @@ mod tests {
             prop_assert!(decode(&[&GZIP_MAGIC[..], &bytes].concat()).is_err());
         }
 
-        /// A damaged plain datagram is another text, and is read as that. A damaged gzipped datagram is rejected,
+        /// A damaged plain datagram is read as the text that it has become. A damaged gzipped datagram is rejected,
         /// unless the damage has no effect.
         #[test]
         fn a_damaged_push_never_gives_a_wrong_list(

@@ -1,8 +1,8 @@
 //! A request, its answer, and the ways in which an answer can be unsuccessful. No I/O.
 //!
-//! [`Request`] says what to send, without a server and without a token. [`Answer`] is a status and a body that came
-//! back. A reading function turns an answer into a value or a [`Rejection`], and the client adds the server's name
-//! and the operation, which makes an [`Error`] of it.
+//! [`Request`] says what to send, without a server and without a token. [`Answer`] is the status and the body that a
+//! server returned. A reading function turns an answer into a value or a [`Rejection`]. The client adds the server's
+//! name and the operation to a rejection, which makes it an [`Error`].
 //!
 //! How a status is read, unless the API says more:
 //!
@@ -68,7 +68,7 @@ impl From<WireProtocol> for Protocol {
 
 /// A request for which no server has been chosen yet.
 ///
-/// It can be sent again and to another server, since it borrows nothing and contains no address, token or time.
+/// It can be sent again, also to another server, since it borrows nothing and contains no address, token or time.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) method: Method,
@@ -86,7 +86,7 @@ impl Request {
     /// Puts the parameters into the query. Parameters that are too long for a request line go into a form body if the
     /// method has one. [`in_query`](Request::in_query) is for servers that do not read a form body.
     ///
-    /// Everything of v1 goes this way except the login.
+    /// All requests of v1 use this function, except the login.
     pub(crate) fn by_query(method: Method, path: &'static str, parameters: &impl Serialize) -> Self {
         let parameters = encode(parameters);
         if parameters.len() > MAX_QUERY && matches!(method, Method::POST | Method::PUT) {
@@ -103,9 +103,8 @@ impl Request {
         Some(Request { method: self.method.clone(), path: self.path, query, form: None, form_may_be_query: false })
     }
 
-    /// Puts the parameters into a form body.
-    ///
-    /// For what must not be in a URL, and for v3, whose POST reads a form.
+    /// Puts the parameters into a form body. Used for secrets, which must not be in a URL, and for v3, whose POST
+    /// requests read a form.
     pub(crate) fn by_form(path: &'static str, parameters: &impl Serialize) -> Self {
         let form = Some(encode(parameters));
         Request { method: Method::POST, path, query: String::new(), form, form_may_be_query: false }
@@ -151,7 +150,7 @@ pub(crate) struct Answer {
 impl Answer {
     /// The beginning of the body, in one line, for an error text.
     ///
-    /// Only for people: nothing is decided by it except where a function says so.
+    /// Meant for people. Some functions also search it for known texts of servers.
     pub(crate) fn excerpt(&self) -> String {
         // An answer may have many megabytes. Only its beginning is examined.
         let text = String::from_utf8_lossy(&self.body[..self.body.len().min(8 * MAX_EXCERPT)]);
@@ -194,7 +193,7 @@ pub(crate) enum Rejection {
     NotFound,
     /// The server does not offer this API, or does not offer it any more.
     Unsupported,
-    /// The token is missing, invalid or expired, or it lacks a right. The server's text does not tell which.
+    /// The token is missing, invalid or expired, or it lacks a right. The server's text does not say which.
     Forbidden(String),
     /// The credentials are wrong.
     LoginRejected(String),
@@ -205,7 +204,7 @@ pub(crate) enum Rejection {
 }
 
 impl Rejection {
-    /// Adds who answered, and what was asked about which instance.
+    /// Makes an [`Error`] that names the operation, the server and the instance.
     pub(crate) fn into_error(self, operation: Operation, server: &str, instance: impl fmt::Display) -> Error {
         let server = server.to_owned();
         match self {

@@ -11,7 +11,7 @@
 //! | [`weight`] | a number, also as text | 0: no calls |
 //! | [`metadata`] | an object | no metadata |
 //!
-//! Whatever identifies an instance is not guessed: without `ip` and `port` an entry is left out.
+//! The fields that identify an instance have no default: an entry without `ip` or `port` is left out.
 
 use std::str::FromStr;
 

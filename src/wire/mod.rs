@@ -16,12 +16,10 @@
 //! | list services | GET `/v1/ns/service/list` | GET `/v3/admin/ns/service/list` |
 //! | login | POST `/v1/auth/login` | POST `/v3/auth/user/login` |
 //!
-//! All paths are below the context path, `/nacos` by default. Which server has which API stands in
-//! `docs/servers.md`.
+//! All paths are below the context path, `/nacos` by default. `docs/servers.md` lists which server has which API.
 //!
-//! What this layer decides: names, encodings and order of parameters; which answer is a success; what a missing or
-//! odd field means. What it does not decide: which server is asked, how often, with which token, and what becomes
-//! of the result.
+//! This layer decides the names, encodings and order of parameters, which answer is a success, and what a missing or
+//! unusual field means. It does not decide which server is asked, how often, and with which token.
 
 pub(crate) mod datagram;
 pub(crate) mod exchange;

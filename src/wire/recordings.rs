@@ -8,7 +8,7 @@
 //!
 //! | test | what it shows |
 //! |---|---|
-//! | `v1_reads_every_recorded_answer` | each answer is read as what it says, field by field |
+//! | `v1_reads_every_recorded_answer` | each answer is read correctly, field by field |
 //! | `our_requests_equal_the_recorded_requests` | for the same purpose the client sends the same parameters |
 
 use crate::model::heartbeat::{BEAT_TAKEN, BEAT_UNKNOWN};

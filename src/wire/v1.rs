@@ -60,7 +60,7 @@ pub(crate) const LOGIN: &str = "/v1/auth/login";
 
 /// The parameters that register or modify an instance, in the order in which they are sent.
 ///
-/// All of them are always sent. What is left out would be a default of the server, and versions differ in these.
+/// All of them are always sent, because the defaults for missing parameters differ between versions.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct InstanceParameters {
@@ -103,17 +103,16 @@ impl InstanceParameters {
     }
 }
 
-/// Serialising a map of strings cannot fail.
-///
-/// A JSON object, since every version reads that. Servers also read `k=v` pairs, which cannot hold every text.
+/// Metadata as a JSON object, which every version reads. Servers also read `k=v` pairs, but these cannot hold every
+/// text. Serialising a map of strings cannot fail.
 pub(crate) fn metadata_json(metadata: &Metadata) -> String {
     serde_json::to_string(metadata).unwrap_or_else(|_| "{}".into())
 }
 
 /// The parameters that identify an instance, and those that single operations add.
 ///
-/// v1 and v3 share it: `beat` and `cluster` are v1's, `heartBeat` is v3's and turns the POST of a registration into
-/// a beat.
+/// v1 and v3 share this struct. `beat` and `cluster` are only for v1. `heartBeat` is only for v3, where it turns the
+/// POST of a registration into a beat.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct KeyParameters<'a> {
@@ -159,13 +158,13 @@ pub(crate) fn register(namespace: &str, service: &ServiceName, instance: &Instan
 
 /// Writes all values, because 1.4 deletes the values that are left out.
 ///
-/// On 2.x and 3.x a PUT is an operator's override, which outlives the instance. So it is only used for instances of
-/// somebody else.
+/// On 2.x and 3.x a PUT is an operator's override, which outlives the instance. So it is only used for instances that
+/// another process registered.
 pub(crate) fn overwrite(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
     Request::by_query(Method::PUT, INSTANCE, &InstanceParameters::of(namespace, service, instance))
 }
 
-/// `ephemeral` must be what the instance was registered as: servers keep both kinds apart.
+/// `ephemeral` must be the kind that the instance was registered as, because servers keep both kinds apart.
 pub(crate) fn deregister(namespace: &str, key: &InstanceKey, ephemeral: bool) -> Request {
     let parameters = KeyParameters { ephemeral: Some(ephemeral), ..KeyParameters::of(namespace, key) };
     Request::by_query(Method::DELETE, INSTANCE, &parameters)
@@ -186,7 +185,7 @@ pub(crate) struct PushAddress {
     pub(crate) port: u16,
 }
 
-/// `udpPort` and `clientIP` are sent together or not at all: a server takes a missing port as no subscription.
+/// `udpPort` and `clientIP` are sent together or not at all: without a port, a server does not push.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ListParameters<'a> {
@@ -247,7 +246,7 @@ pub(crate) struct BeatBody {
 
 /// A full beat with `values`, a light beat without.
 ///
-/// Ephemeral instances only: servers check persistent ones themselves, and do not take their beats.
+/// Ephemeral instances only: servers check persistent instances themselves, and do not accept beats for them.
 pub(crate) fn beat(namespace: &str, key: &InstanceKey, values: Option<&Instance>) -> Request {
     let beat = values.map(|instance| beat_body(key, instance));
     let parameters = KeyParameters { ephemeral: Some(true), beat, ..KeyParameters::of(namespace, key) };
@@ -287,7 +286,7 @@ pub(crate) fn list_services(namespace: &str, group: &str, page_no: u32, page_siz
 
 /// Sends the password in a form body, to keep it out of URLs. Every server reads the form of a login.
 ///
-/// `path` is that of the API whose login is asked for.
+/// `path` is the login path of v1 or of v3.
 pub(crate) fn login(path: &'static str, username: &str, password: &str) -> Request {
     Request::by_form(path, &[("username", username), ("password", password)])
 }
@@ -377,8 +376,7 @@ impl Host {
 /// The hosts of a list. An entry that is not an object becomes a host without an address. If no entry is an object, the
 /// list contains something else and is an error: it must not look like a service without instances.
 ///
-/// A user of one broken client must not hide the whole service from everybody, so single broken entries are let
-/// through.
+/// A single broken entry must not hide the whole service from its callers, so it is left out.
 #[derive(Debug, Clone)]
 pub(crate) struct Hosts(pub(crate) Vec<Host>);
 
@@ -485,8 +483,8 @@ pub(crate) struct ListAnswer {
 impl ListAnswer {
     /// The list of the service `requested`. Leaves hosts without an address out.
     ///
-    /// The name in the answer is ignored: servers differ in how they write it, and the list is of what was
-    /// requested.
+    /// The name in the answer is ignored: servers differ in how they write it, and the list is always that of the
+    /// requested service.
     pub(crate) fn into_info(self, requested: &ServiceName) -> ServiceInfo {
         ServiceInfo {
             name: requested.name.clone(),
@@ -502,7 +500,7 @@ impl ListAnswer {
     }
 }
 
-/// The answer to a beat. Fields that no version has are kept for the application.
+/// The answer to a beat. Unknown fields are kept for the application.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BeatAnswer {
@@ -536,7 +534,7 @@ pub(crate) struct LoginAnswer {
 
 /// The error page of Spring as JSON.
 ///
-/// 1.4 to 3.x send it for errors that no controller handled, such as a rejected token or a path that is not there.
+/// 1.4 to 3.x send it for errors that no controller handled, such as a rejected token or a path that does not exist.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct SpringError {
     pub(crate) timestamp: String,
@@ -593,7 +591,7 @@ pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found,
 
 /// An instance, and whether the answer contained two fields that some servers leave out.
 ///
-/// What is missing is taken from the service's list.
+/// Missing values are taken from the service's list.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) instance: Instance,
@@ -619,7 +617,7 @@ fn instance_is_missing(answer: &Answer) -> bool {
     }
 }
 
-/// The server's answer, also "unknown instance": that is an answer and no rejection.
+/// Reads the reply to a beat. "Unknown instance" is a reply, not a rejection.
 pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Rejection> {
     /// Every server sends these fields, and most servers send no others. Reading only them halves the time.
     #[derive(Deserialize)]
@@ -651,7 +649,7 @@ pub(crate) fn read_services(answer: &Answer) -> Result<ServiceListAnswer, Reject
 /// Never quotes an unreadable answer, which may contain a token.
 ///
 /// # Errors
-/// [`Rejection::LoginRejected`] if the server does not take user and password. Any other rejection may pass.
+/// [`Rejection::LoginRejected`] if the server rejects the user name and password. Any other rejection may be temporary.
 pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Rejection> {
     let text = answer.excerpt();
     match answer.status {
@@ -699,7 +697,7 @@ pub(crate) fn check_status(answer: &Answer) -> Result<(), Rejection> {
 
 /// The body is Spring's error page, a text, or empty.
 ///
-/// The text is quoted for the user, and never decides anything: versions word it differently.
+/// The text is only quoted for the user. Nothing depends on it, because it differs between versions.
 fn forbidden(answer: &Answer) -> Rejection {
     let page = serde_json::from_slice::<SpringError>(&answer.body);
     let text = page.map_or_else(|_| answer.excerpt(), |error| excerpt(&error.message));
@@ -710,7 +708,7 @@ fn yes() -> bool {
     true
 }
 
-/// No server can list it.
+/// The port of an entry without a readable port. -1 is never valid.
 fn no_port() -> i64 {
     -1
 }
@@ -723,7 +721,7 @@ fn one() -> f64 {
     1.0
 }
 
-/// What Nacos sends to clients that get pushes.
+/// The cache time that Nacos sends to clients with pushes.
 fn ten_seconds() -> u64 {
     10_000
 }

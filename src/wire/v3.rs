@@ -122,7 +122,7 @@ pub(crate) fn list(namespace: &str, service: &ServiceName, clusters: &str, healt
     Request::by_query(Method::GET, INSTANCE_LIST, &parameters)
 }
 
-/// By the admin API.
+/// Reads one instance, by the admin API.
 pub(crate) fn get(namespace: &str, key: &InstanceKey) -> Request {
     Request::by_query(Method::GET, ADMIN_INSTANCE, &key_parameters(namespace, key))
 }
@@ -175,10 +175,8 @@ pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Rejection> {
     read_ok(answer).map(|()| HeartbeatReply::taken())
 }
 
-/// A list of `service`, neither sorted nor filtered. The answer says neither how long the list may be used nor when it
-/// was made.
-///
-/// So the usual 10 s are assumed for the cache time. The time 0 means that the server's clock orders nothing.
+/// Reads a list of `service`, neither sorted nor filtered. The answer contains neither a cache time nor the time of the
+/// list, so they are set to the usual 10 s and to 0 (unknown).
 pub(crate) fn read_list(answer: &Answer, service: &ServiceName) -> Result<ListAnswer, Rejection> {
     let Hosts(hosts) = open(answer)?;
     Ok(ListAnswer {
@@ -246,7 +244,7 @@ pub(crate) fn read_login(answer: &Answer) -> Result<LoginAnswer, Rejection> {
 /// The data of a successful answer.
 ///
 /// # Errors
-/// Statuses first, then the code of the frame, since an error may come with HTTP 200.
+/// The HTTP status is checked first, then the code of the frame, since an error may come with HTTP 200.
 fn open<T: DeserializeOwned>(answer: &Answer) -> Result<T, Rejection> {
     match answer.status {
         200 => {}
