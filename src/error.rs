@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, Serializer};
 ///   change the request.
 /// - [`Unauthorized`](Error::Unauthorized): change the credentials, or the rights of the user.
 /// - [`is_retryable`](Error::is_retryable) returns true: repeat the same request later.
-/// - [`Stopped`](Error::Stopped): start another Registry. This one answers no message any more.
+/// - [`Stopped`](Error::Stopped): start another Registry. This Registry answers no messages any more.
 ///
 /// An error serialises as an object that has the variant's name as `kind` (`"timeout"`) beside the variant's fields. No
 /// error contains a secret.
@@ -116,8 +116,8 @@ pub enum Error {
     Timeout {
         /// The operation that failed.
         operation: Operation,
-        /// Who did not answer: a server as `host:port`, or `the registry` when a message's own timeout expired or a
-        /// view did not get its first list in time.
+        /// The server that did not answer, as `host:port`. `the registry` if a message's own timeout expired or a view
+        /// did not get its first list in time.
         server: String,
         /// The timeout. Zero when it was set outside of this crate, as by `addr.send(…).timeout(…)`. Serialises as
         /// `after_ms`.
@@ -154,7 +154,7 @@ pub enum Error {
         reason: String,
     },
 
-    /// A call to the operating system failed that is no request to a server, for example opening a port.
+    /// A call to the operating system failed, for example opening a port. Requests to servers have errors of their own.
     #[error("{reason}")]
     Io {
         /// The text of the system's error.
@@ -174,7 +174,8 @@ impl Error {
     /// Whether the same request may succeed later, or on another server.
     ///
     /// True when the server could not be reached, did not answer in time, gave an unreadable answer, reported an error
-    /// of its own (a 5xx, or 30000 of the v3 API), or limits requests (429).
+    /// of its own (a 5xx, or 30000 of the v3 API), or limits requests (429). Also true for
+    /// [`NoInstance`](Error::NoInstance).
     ///
     /// ```
     /// # use actix_nacos::Error;

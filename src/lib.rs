@@ -252,25 +252,25 @@
 //! - **Recovery.** Registered instances and subscriptions are kept through an outage. After a restart of the server, a
 //!   change to another server or an outage, each instance is registered again with its current values, instead of its
 //!   next heartbeat.
-//! - **What a listener receives.** First the present list, once, with `first` set and all instances in `added`. A
-//!   listener that subscribes later receives the known list at once. The first list of a service without instances is
-//!   empty. Then it receives only changes, each compared with the list that *this* listener received last. A listener
-//!   whose mailbox is full receives the newest list later; one that has stopped is forgotten.
+//! - **What a listener receives.** The first message has the current list, with `first` set and all instances in
+//!   `added`. A listener that subscribes later receives the known list at once. The first list of a service without
+//!   instances is empty. All further messages are changes, each compared with the list that *this* listener received
+//!   last. A listener whose mailbox is full receives the newest list later; a listener that has stopped is removed.
 //! - **How changes arrive.** Servers that push (Nacos 1.x to 3.1) report a change within about a second, by UDP. All
 //!   lists are also polled, as a rule every 8.5 to 10 s, for servers that do not push and for networks that drop
 //!   pushes. A listener receives each change once, in the order of the server.
-//! - **Lists in an outage.** A failed poll is no change: listeners receive nothing, and views keep their list and say
-//!   [`is_stale`](ServiceView::is_stale). After an outage or a change of server, an instance that the server has not
-//!   listed since is withheld from removal for [`Config::outage_hold`] (15 s), because a server that has restarted
-//!   lists all instances only after a heartbeat interval. [`ServiceView::withheld`] names these instances.
+//! - **Lists in an outage.** A failed poll is no change: listeners receive nothing, and views keep their list and
+//!   report [`is_stale`](ServiceView::is_stale). After an outage or a change of server, an instance that the server has
+//!   not listed since is withheld from removal for [`Config::outage_hold`] (15 s). A server that has restarted lists
+//!   all instances only after a heartbeat interval. [`ServiceView::withheld`] names these instances.
 //! - **Panics.** A panic in a handler, a timer or a future costs the operation in which it happens, which is answered
 //!   with [`Error::Panicked`]. The Registry goes on. (Not with `panic = "abort"`.)
 //! - **The end.** After [`Shutdown`] every message is answered with [`Error::Stopped`]. Dropping the last address of a
 //!   Registry deregisters its instances, too, as far as that is possible while the process lives; only an awaited
 //!   `Shutdown` guarantees it. The Registry's thread, sockets and timers end with it. With [`Registry::start`] it
 //!   outlives the application's actix System.
-//! - **A crash.** A process that is killed deregisters nothing. Servers call its ephemeral instances unhealthy after 15
-//!   s without a heartbeat, and remove them after 30 s. The metadata entries [`HEART_BEAT_TIMEOUT`] and
+//! - **A crash.** A process that is killed deregisters nothing. Servers mark its ephemeral instances as unhealthy after
+//!   15 s without a heartbeat, and remove them after 30 s. The metadata entries [`HEART_BEAT_TIMEOUT`] and
 //!   [`IP_DELETE_TIMEOUT`] change these times. Persistent instances stay until they are deregistered.
 //!
 //! # Features
