@@ -181,7 +181,7 @@ impl ServiceView {
         self.shared.list.load().withheld.clone()
     }
 
-    /// The instances that are not chosen for a while because calls to them failed: see [`Eject`].
+    /// The instances that are not chosen for a while because calls to them failed: see [`Eject`](crate::Eject).
     ///
     /// Takes a lock and allocates, unless nothing is ejected. It is meant for a status page, not for every call.
     pub fn ejected(&self) -> Vec<Arc<Instance>> {
