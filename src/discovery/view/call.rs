@@ -32,7 +32,7 @@ const LONG_LATENCY: Duration = Duration::from_millis(20);
 /// than [`slow_after`](crate::Selection::slow_after), it counts as failed.
 ///
 /// A `Call` keeps the instance and not the list in memory, so keep it as long as the call lasts: until then it
-/// counts as in flight, which [`Policy::LeastLoaded`](crate::Policy::LeastLoaded) looks at. It is `Send`, and may be
+/// counts as in flight, which [`Policy::LeastLoaded`] looks at. It is `Send`, and may be
 /// reported from any thread.
 ///
 /// | report | counts as | failures in a row |
