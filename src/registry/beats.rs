@@ -246,7 +246,9 @@ impl Shared {
             return deregistered.map(|()| BeatOutcome::NotDesired);
         };
         if let Some(values) = to_register {
-            return self.register_again(&beat.key, &values).await;
+            let registered = self.register_again(&beat.key, &values).await?;
+            self.keep_in_use(&beat.key, &values, epoch).await;
+            return Ok(registered);
         }
         if !instance.ephemeral {
             // The instance was registered as persistent while this beat waited.
@@ -263,6 +265,17 @@ impl Shared {
             self.register_again(&beat.key, &instance).await?;
         }
         Ok(BeatOutcome::Accepted(reply))
+    }
+
+    /// Sends a beat as well if another server has taken the registration that was sent in `epoch`. The server in use may
+    /// have the instance with earlier values, and would remove it without beats. A full beat has the values, so that it
+    /// brings back no instance without them.
+    async fn keep_in_use(&self, key: &Arc<InstanceKey>, values: &Instance, epoch: u64) {
+        let is_missing = self.desired.get(key, |desired| desired.to_register(epoch).is_some()).unwrap_or(false);
+        if is_missing && values.ephemeral && self.nacos.epoch() == epoch {
+            // The next registration shows whatever this beat would.
+            let _ = self.nacos.beat(key, values, false, Patience::Round).await;
+        }
     }
 
     /// Registers an instance again whose beat, sent in `epoch`, was answered "unknown instance".

@@ -178,3 +178,21 @@ async fn a_change_that_another_server_has_taken_reaches_the_server_in_use() {
     until("the server in use has it too", || only_instance(used, "orders").weight == 5.0).await;
     shut_down(&owner).await;
 }
+
+#[actix::test]
+async fn the_server_in_use_keeps_an_instance_whose_change_only_another_server_takes() {
+    let (servers, owner, used) = registered_at_one_of_two().await;
+    let used = &servers[used];
+    used.faults().only_for(&[Operation::Register]);
+    used.faults().fail_share(1.0, 503);
+    ask(&owner, modify(1).weight(5.0)).await.unwrap();
+    let (mut last, mut beats) = (std::time::Duration::ZERO, 0);
+    until("beats go on at the server in use", || {
+        let since = only_instance(used, "orders").since_last_beat;
+        beats += u32::from(since < last);
+        last = since;
+        beats == 3
+    })
+    .await;
+    shut_down(&owner).await;
+}
