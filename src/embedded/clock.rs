@@ -3,9 +3,9 @@
 //! [`now`](Clock::now) counts from the start and drives all timeouts; it never goes back.
 //! [`unix_millis`](Clock::unix_millis) is the time in answers. It may be skewed, which affects only clients.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use actix_web::rt::time::Instant;
+use crate::runtime::sockets;
 
 /// The real time, plus what tests have added (`moved_on`). A clock that stands still counts only what was added.
 pub(crate) struct Clock {
@@ -20,7 +20,7 @@ pub(crate) struct Clock {
 impl Clock {
     pub(crate) fn new(stands_still: bool) -> Self {
         Clock {
-            started: Instant::now(),
+            started: present(),
             unix_at_start: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             moved_on: Duration::ZERO,
             stands_still,
@@ -33,7 +33,7 @@ impl Clock {
         if self.stands_still {
             self.moved_on
         } else {
-            self.moved_on.saturating_add(self.started.elapsed())
+            self.moved_on.saturating_add(present().saturating_duration_since(self.started))
         }
     }
 
@@ -54,9 +54,32 @@ impl Clock {
     }
 }
 
+/// The same for all threads: the server's thread and those of tests read the clock. A runtime whose clock is paused has a
+/// time of its own, which counts only in a simulation, where everything runs in one thread.
+fn present() -> Instant {
+    if sockets::is_simulated() {
+        actix_web::rt::time::Instant::now().into_std()
+    } else {
+        Instant::now()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[actix::test]
+    async fn a_runtime_whose_clock_is_paused_does_not_move_the_servers_clock() {
+        const HOUR: Duration = Duration::from_secs(3_600);
+        tokio::time::pause();
+        tokio::time::advance(HOUR).await;
+        let clock = Clock::new(false);
+        std::thread::sleep(Duration::from_millis(2));
+        tokio::time::advance(HOUR).await;
+        assert!(clock.now() < HOUR, "tests would see another time than the server's thread");
+        let elsewhere = std::thread::spawn(move || clock.now()).join().unwrap();
+        assert!(!elsewhere.is_zero(), "nothing would become due in the server's thread");
+    }
 
     #[test]
     fn extreme_skews_and_jumps_do_not_overflow() {
