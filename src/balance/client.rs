@@ -330,8 +330,9 @@ impl ClientBuilder {
     }
 
     /// How many connections may carry calls at the same time, to all instances together. Further calls wait, and the
-    /// wait counts towards the [`attempt_timeout`](ClientBuilder::attempt_timeout). Default: no limit. Does not apply
-    /// to a [`middleware`](ClientBuilder::middleware).
+    /// wait counts towards the [`attempt_timeout`](ClientBuilder::attempt_timeout). WebSockets are counted apart from
+    /// other calls, up to the same limit. Default: no limit. Does not apply to a
+    /// [`middleware`](ClientBuilder::middleware).
     #[must_use]
     pub fn max_connections(mut self, limit: usize) -> Self {
         self.max_connections = limit;

@@ -145,7 +145,6 @@ impl Eject {
 
 /// The calls of a service that views of this Registry began, since the first view of the service. The counts start
 /// again at 0 when no view of the service is left.
-/// service is left.
 ///
 /// [`RegistryStatus::calls`](crate::RegistryStatus::calls) has one for each service. Outcomes count when the call
 /// ends.

@@ -207,7 +207,7 @@ impl ServiceView {
     ///
     /// Drop the guard after the call, because it keeps the whole list in memory. To keep the instance, use
     /// [`Selected::into_owned`].
-    // Inlining into the caller's crate saves a third of the time (`benches/view.rs`).
+    ///
     /// The policies that need to know calls, such as [`Policy::LeastLoaded`](crate::Policy::LeastLoaded), only know
     /// those of [`begin`](Self::begin). [`Policy::ConsistentHash`](crate::Policy::ConsistentHash) has no key here, so
     /// it draws at random.
