@@ -1,19 +1,19 @@
 //! Decides what an answer says about the instance, and ends a call when the answer's body ends.
 //!
-//! A call is not over when awc returns the answer's head. The instance may still break off in the middle of the
-//! body, and until the body has come the instance is busy with the call. So the [`Call`] and the connection travel
-//! inside the answer, as [`UnderWay`], and end with it:
+//! When awc returns the head of the answer, the call has not ended: the instance is busy until it has sent the whole
+//! body, and may break off before. So the [`Call`] and its connection are kept in the body of the answer, as
+//! [`UnderWay`]:
 //!
 //! | what happens | the call |
 //! |---|---|
 //! | all bytes of `Content-Length` were read, or the body ended | succeeded |
 //! | the body broke off, or ended before `Content-Length` | failed; the reader gets an error too |
-//! | the caller drops a body that has arrived already | succeeded |
+//! | the caller drops a body that has arrived, or [`PIECES_READ_AT_DROP`] further pieces of it have | succeeded |
 //! | the caller drops a body that has not arrived | cancelled, or failed if it took longer than `slow_after` |
-//! | `101 Switching Protocols` (a WebSocket) | succeeded at once; in flight until the tunnel is closed |
+//! | `101 Switching Protocols` (a WebSocket) | its latency ends with the head; succeeded when the tunnel is closed |
 //! | an event stream (`text/event-stream`) | its latency ends with the head; succeeded when the caller drops it |
 //!
-//! Invariant: each call is reported exactly once. [`Call`]'s `Drop` reports a call that nobody has reported.
+//! Invariant: each call is reported exactly once. [`Call`]'s `Drop` reports a call that has no outcome yet.
 
 use std::{
     cell::Cell,
@@ -49,8 +49,8 @@ pub(super) struct UnderWay {
 
 /// Whether this status means that the instance cannot serve.
 ///
-/// Other 5xx say that the instance works and the request is at fault, or the application behind it. Leaving out the
-/// instance would not help. [`ClientBuilder::failure_when`](super::ClientBuilder::failure_when) replaces this rule.
+/// With any other 5xx the instance works, and another instance would probably answer the same.
+/// [`ClientBuilder::failure_when`](super::ClientBuilder::failure_when) replaces this rule.
 pub(super) fn is_failure(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
@@ -70,10 +70,10 @@ pub(super) fn headers_of(answer: &ConnectResponse) -> &HeaderMap {
 }
 
 impl UnderWay {
-    /// The instance has answered, and the connection stays open as long as the caller wants.
+    /// Reports that the instance has answered, although the connection stays open for as long as the caller wants.
     ///
-    /// So the time of a tunnel or of an event stream is no latency, and does not make the instance look slow. A
-    /// probe ends here: its success readmits the instance without waiting for the end of the stream.
+    /// The time after this does not count as latency, so a tunnel or an event stream does not make the instance look
+    /// slow. If the call is a probe, its success readmits the instance now, without waiting for the end of the stream.
     fn answered(mut self) -> Self {
         if let Some(call) = &mut self.call {
             call.answered();
@@ -202,11 +202,10 @@ impl Drop for CountedBody {
 
 /// The connection of a tunnel, such as a WebSocket, with the call that it belongs to.
 ///
-/// The call has succeeded when the instance has switched protocols. How the tunnel ends says nothing: a restart of the
-/// instance breaks all its tunnels at once, and they must not eject the instance that is back.
+/// The call cannot fail any more when the instance has switched protocols. How the tunnel ends says nothing about the
+/// instance: a restart breaks all tunnels of the instance at once, and must not eject the instance that is back.
 ///
-/// The instance counts as busy as long as the tunnel is open. That is what `Policy::LeastLoaded` needs for
-/// WebSockets.
+/// The call counts as in flight while the tunnel is open. `Policy::LeastLoaded` needs this for WebSockets.
 struct Tunnel {
     io: BoxedSocket,
     under_way: Option<UnderWay>,

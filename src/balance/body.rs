@@ -10,7 +10,7 @@
 //! - A streamed body is passed through and not stored, because it may be of any size. It can be sent again as long
 //!   as nothing of it was read, for example after a refused connection.
 //!
-//! Bodies of length 0 and requests without a body take neither way: they can always be sent again.
+//! A request without a body, or with a body of length 0, can always be sent again.
 
 use std::{
     cell::{Cell, RefCell},
@@ -61,10 +61,10 @@ impl Body {
         }
     }
 
-    /// Whether the application has not given the next piece yet.
+    /// Whether the last poll waited for the application's next piece.
     ///
-    /// The time that an application takes to produce its body is not the instance's fault, so it does not count
-    /// towards the attempt's time limit.
+    /// The time that an application takes to produce its body does not count towards the attempt's time limit, because
+    /// the instance is not at fault.
     pub(super) fn is_awaited(&self) -> bool {
         matches!(self, Body::Source(source) if source.is_awaited.get())
     }
@@ -121,7 +121,7 @@ impl Source {
 
 /// The body of one attempt.
 ///
-/// Reads the kept piece, or else goes on where the source is. Only one attempt runs at a time.
+/// Returns the kept piece if there is one, and otherwise continues to read the source. Only one attempt runs at a time.
 struct Replay {
     source: Rc<Source>,
     has_ended: bool,
@@ -165,7 +165,7 @@ impl RequestFactory {
     pub(super) fn new() -> Self {
         let caught = Rc::default();
         let client = Client::builder().disable_timeout().disable_redirects().wrap(Catch(Rc::clone(&caught))).finish();
-        // The address is replaced before the request is sent.
+        // Each request replaces this URL with its own head.
         let frozen = client.get("http://localhost/").freeze().map_err(|error| error.to_string());
         RequestFactory { frozen, caught }
     }
@@ -187,7 +187,7 @@ impl RequestFactory {
 
 /// The connector that keeps the request.
 ///
-/// The error that it answers with is never seen: the future that returns it is dropped.
+/// [`RequestFactory::request`] discards the error that this connector returns.
 struct Catch(Rc<Cell<Option<ConnectRequest>>>);
 
 impl<S> Transform<S, ConnectRequest> for Catch {
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn requests_are_made_of_bodies() {
+    async fn the_factory_makes_requests_with_the_given_body() {
         let factory = RequestFactory::new();
         for text in ["first", "second"] {
             let head = RequestHeadType::Owned(RequestHead::default());

@@ -36,7 +36,7 @@ use crate::{
 ///
 /// Shorter than [`DEADLINE`], so that one silent instance leaves time for another attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long opening a connection may take.
+/// How long opening a TCP connection may take, and after that the TLS handshake.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a call may take, all attempts together.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -44,7 +44,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const WAIT: Duration = Duration::from_secs(2);
 /// How many services are watched under a suffix.
 const SERVICES_UNDER_SUFFIX: usize = 1000;
-/// As in awc.
+/// How many redirects a call follows. awc has the same default.
 const REDIRECTS: u8 = 10;
 
 /// An [`awc::Client`] whose requests to `http://orders/…` go to instances of the service `orders`.
@@ -120,7 +120,7 @@ impl fmt::Debug for Client {
 /// | setting | default | what it covers |
 /// |---|---|---|
 /// | [`attempt_timeout`](Self::attempt_timeout) | 5 s | one attempt, until the head of the answer has come |
-/// | [`connect_timeout`](Self::connect_timeout) | 2 s | opening a connection, within the attempt |
+/// | [`connect_timeout`](Self::connect_timeout) | 2 s | opening a TCP connection, and again the TLS handshake |
 /// | [`wait`](Self::wait) | 2 s | waiting for an instance that can be called |
 /// | [`deadline`](Self::deadline) | 10 s | all of these together |
 ///
@@ -183,14 +183,18 @@ impl ClientBuilder {
         }
     }
 
-    /// Requests to `http://orders/…` and `http://orders.DEFAULT_GROUP.nacos/…` go to instances of the service `orders`;
-    /// requests to `http://orders/…` and `http://orders.SHOP.nacos/…` to those of `SHOP@@orders`. A port in the URL is
-    /// ignored. The case of the host does not matter.
+    /// Sends requests for the host of this service to its instances. A port in the URL is ignored. The case of the host
+    /// does not matter.
+    ///
+    /// | `service` | URLs |
+    /// |---|---|
+    /// | `orders` | `http://orders/…`, `http://orders.DEFAULT_GROUP.nacos/…` |
+    /// | `SHOP@@orders` | `http://orders/…`, `http://orders.SHOP.nacos/…` |
     ///
     /// A service whose name is not a valid host name needs [`host`](ClientBuilder::host).
     ///
-    /// Call it once for each service. Two services with the same name in different groups both claim the host of
-    /// that name, which is an error; give one of them a host of its own with [`host`](ClientBuilder::host).
+    /// Call it once for each service. Two services with the same name in different groups have the same host, which is
+    /// an error. Give one of them another host with [`host`](ClientBuilder::host).
     #[must_use]
     pub fn service(mut self, service: impl Into<ServiceRef>) -> Self {
         self.services.push(service.into());
@@ -229,13 +233,14 @@ impl ClientBuilder {
     }
 
     /// How many services are watched under the [suffix](ClientBuilder::suffix). When the limit is reached, a service
-    /// without instances is replaced. If there is none, calls to further services fail. Default: 1,000.
+    /// without instances is replaced. Default: 1,000.
     ///
     /// The limit protects the process from callers that invent host names. A service that has instances is never
     /// replaced.
     ///
     /// # Errors
-    /// Calls to further services fail with [`Error::InvalidInput`], whose field is `host`.
+    /// If every watched service has instances, calls to further services fail with [`Error::InvalidInput`], whose field
+    /// is `host`.
     #[must_use]
     pub fn services_under_suffix(mut self, limit: usize) -> Self {
         self.services_under_suffix = limit;
@@ -250,8 +255,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Sets how the key of a request is found, for [`Policy::ConsistentHash`](crate::Policy::ConsistentHash): requests
-    /// with the same key go to the same instance. Default: none.
+    /// Finds the key of a request, for [`Policy::ConsistentHash`](crate::Policy::ConsistentHash): requests with the
+    /// same key go to the same instance. Default: none.
     ///
     /// A request for which `key` returns `None` is sent to an instance at random. Other policies ignore the key.
     ///
@@ -301,10 +306,10 @@ impl ClientBuilder {
         self
     }
 
-    /// How many redirects a call follows, to any host. The [`deadline`](Self::deadline) covers all of them. A proxy
-    /// that passes redirects on needs 0. Default: 10, as in awc.
+    /// How many redirects a call follows, to any host. The [`deadline`](Self::deadline) covers all of them. Set it to 0
+    /// in a proxy that returns redirects to its own callers. Default: 10, as in awc.
     ///
-    /// A redirect to a host that is a service is a call by name again. To any other host it is a plain request.
+    /// A redirect to the host of a service is a call by name. A redirect to any other host is a plain request.
     #[must_use]
     pub fn redirects(mut self, limit: u8) -> Self {
         self.redirects = limit;
@@ -313,25 +318,25 @@ impl ClientBuilder {
 
     /// How long a call waits while no instance can be called, before it fails with [`Error::NoInstance`]. Default: 2 s.
     ///
-    /// A service may have no instance while it is deployed. Waiting a little is better for a caller than an error;
-    /// a proxy that must answer fast sets it to zero. It applies to the first attempt only: a retry does not wait.
+    /// A service may have no instance while it is deployed, and a short wait is better than an error. Set it to zero in
+    /// a proxy that must answer fast. Only the first attempt waits; a retry does not.
     #[must_use]
     pub fn wait(mut self, limit: Duration) -> Self {
         self.settings.wait = limit;
         self
     }
 
-    /// How long opening a connection may take. Default: 2 s. Does not apply to a
-    /// [`middleware`](ClientBuilder::middleware).
+    /// How long opening a TCP connection may take, and after that the TLS handshake. Default: 2 s for each. Does not
+    /// apply to a [`middleware`](ClientBuilder::middleware).
     #[must_use]
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
         self
     }
 
-    /// How many connections may carry calls at the same time, to all instances together. Further calls wait, and the
-    /// wait counts towards the [`attempt_timeout`](ClientBuilder::attempt_timeout). WebSockets are counted apart from
-    /// other calls, up to the same limit. Default: no limit. Does not apply to a
+    /// How many connections may carry calls at the same time, to all instances together. http, https and WebSockets are
+    /// counted separately. Further calls wait, and the wait counts towards the
+    /// [`attempt_timeout`](ClientBuilder::attempt_timeout). Default: no limit. Does not apply to a
     /// [`middleware`](ClientBuilder::middleware).
     #[must_use]
     pub fn max_connections(mut self, limit: usize) -> Self {
@@ -350,8 +355,8 @@ impl ClientBuilder {
     /// Decides which answers count as failures of the instance. A failure may be retried, and counts towards ejection.
     /// Default: the statuses 502, 503 and 504.
     ///
-    /// Count an answer as a failure only if another instance may answer better. It must not block, since it runs in
-    /// the worker.
+    /// Count an answer as a failure only if another instance may answer better. `is_failure` runs in the worker, so it
+    /// must not block.
     ///
     /// ```
     /// use actix_nacos::{balance::Client, prelude::*};
@@ -380,8 +385,8 @@ impl ClientBuilder {
 
     /// The name that the certificate of a service's instances must have. Default: the name of the service.
     ///
-    /// The address of an instance is not checked, since an instance's certificate seldom has its IP address. Use
-    /// this when all services have one certificate, for example `|_| "internal.example".into()`.
+    /// The address of an instance is not checked, because certificates of instances seldom contain it. Use this setting
+    /// when all services have the same certificate, for example `|_| "internal.example".into()`.
     #[must_use]
     pub fn certificate_name(mut self, name: impl Fn(&ServiceName) -> String + Send + Sync + 'static) -> Self {
         self.settings.certificate_name = Arc::new(name);
@@ -401,8 +406,8 @@ impl ClientBuilder {
     /// Everything else, such as default headers, is as in a new [`awc::ClientBuilder`]. To change it, use
     /// [`middleware`](ClientBuilder::middleware).
     ///
-    /// Never fails and never panics: an invalid setting makes each call fail. The settings are invalid if a
-    /// service's name is no host name, if two services have one host, or if the TLS files cannot be read.
+    /// Never fails and never panics: an invalid setting makes each call fail. A setting is invalid if a service's name
+    /// is not a host name, if two services have the same host, or if the TLS files cannot be read.
     pub fn finish(self) -> Client {
         let (redirects, limits) = (self.redirects, (self.connect_timeout, self.max_connections));
         let configs = tls::client_configs(&self.tls);
@@ -434,10 +439,10 @@ impl ClientBuilder {
 
     /// Makes the middleware for an [`awc::Client`] that the application builds itself, in this thread.
     ///
-    /// awc's time limit of 5 s covers all attempts, so turn it off; the
-    /// [`attempt_timeout`](ClientBuilder::attempt_timeout) replaces it. For https, use the
-    /// [connector](Middleware::connector), too. WebSockets need HTTP/1, so a client that opens them must not offer
-    /// HTTP/2 to the instances.
+    /// awc's time limit of 5 s covers all attempts, so turn it off: the
+    /// [`attempt_timeout`](ClientBuilder::attempt_timeout) replaces it. https also needs the
+    /// [connector](Middleware::connector). WebSockets need HTTP/1, so a client that opens them must not offer HTTP/2 to
+    /// the instances.
     ///
     /// ```
     /// # use actix_nacos::{balance::Client, prelude::*};
@@ -469,7 +474,7 @@ impl ClientBuilder {
     /// Builds the table of hosts. Does not ask the Registry for anything.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] for a name that is no host name, and for a host that two services have.
+    /// [`Error::InvalidInput`] for a service whose name is not a host name, and for two services with the same host.
     fn make_services(&self) -> Result<Services, Error> {
         let mut named = Vec::new();
         for service in &self.services {

@@ -1,12 +1,12 @@
-//! Knows the connections of one client to instances: which name their certificates must have, and when to close idle
-//! ones.
+//! Keeps track of the connections of one client: which name the certificate of each instance must have, and when to
+//! close idle connections.
 //!
 //! awc closes an idle connection only when it is about to use it again. Without this module, connections to an instance
 //! that gets no more calls would stay open.
 //!
-//! A [`Table`] has one [`Entry`] per authority, with and without TLS. A [`Carried`] marks each call under way. An
-//! entry without a call for [`IDLE_TIME`] is removed. One task per client closes the idle ones, and it ends when
-//! the table is empty, so an unused client costs nothing.
+//! A [`Table`] has one [`Entry`] per authority, with and without TLS. A [`Carried`] marks each call under way. An entry
+//! without a call for [`IDLE_TIME`] is removed, and its connections are closed. One task per client does that. The task
+//! ends when the table is empty, so an unused client costs nothing.
 //!
 //! awc's pool keeps connections by the authority of the URI, and the URI is rewritten to the address of the
 //! instance. So a call by name and a plain request to the same address share connections, unless their certificates
@@ -86,7 +86,7 @@ impl Connections {
     /// Returns the authority to use, which may have zeros before the port: see the comment inside.
     ///
     /// # Errors
-    /// [`SendRequestError::Connect`] if `address` is no authority.
+    /// [`SendRequestError::Connect`] if `address` is not a valid authority.
     pub(super) fn begin(&self, address: &str, server_name: Option<&str>) -> Result<Carried, SendRequestError> {
         let mut entries = self.0.entries.borrow_mut();
         let mut written = address.to_owned();
@@ -120,7 +120,7 @@ impl Connections {
         self.0.entries.borrow().get(&Key::of(uri)?)?.server_name.clone()
     }
 
-    /// The connector for awc. It works like awc's own, but TLS checks the certificate for the server's name.
+    /// The connector for awc. It works like awc's own, but TLS checks the certificate for the entry's `server_name`.
     pub(super) fn connector(
         &self,
     ) -> impl Service<ConnectInfo<Uri>, Response = Connection<Uri, Socket>, Error = ConnectError> + Clone {
@@ -151,8 +151,8 @@ impl Connections {
     /// Returns the URI with the host that the certificate must be for.
     ///
     /// # Errors
-    /// [`ConnectError::Io`] if [`certificate_name`](super::ClientBuilder::certificate_name) has given a name that
-    /// no host can have.
+    /// [`ConnectError::Io`] if [`certificate_name`](super::ClientBuilder::certificate_name) has returned a name that is
+    /// not a valid host.
     fn named(&self, uri: Uri) -> Result<Uri, ConnectError> {
         let Some(name) = self.server_name(&uri) else { return Ok(uri) };
         let named = Uri::builder().scheme(Scheme::HTTPS).authority(&*name).path_and_query("/").build();
@@ -161,7 +161,7 @@ impl Connections {
         named.map_err(reason).map_err(ConnectError::Io)
     }
 
-    /// Starts closing idle connections, until there are no connections left.
+    /// Starts the task that closes idle connections, if it does not run yet. The task ends when the table is empty.
     fn watch(&self) {
         if self.0.is_watched.replace(true) {
             return;
@@ -219,8 +219,8 @@ impl Drop for Carried {
 
 /// A connection that can be closed while awc holds it.
 ///
-/// awc has no call that closes a pooled connection. Closing the stream below awc's codec looks to awc like the
-/// server's end of the connection.
+/// awc has no function that closes a pooled connection. If the stream below awc's codec is closed, awc treats the
+/// connection as closed by the server.
 pub(super) struct Socket(Rc<Stream>);
 
 struct Stream {
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn what_is_no_address_is_an_error() {
+    async fn an_invalid_address_is_an_error() {
         let connections = Connections::default();
         for address in ["a b:80", "", "[::1:80"] {
             assert!(connections.begin(address, None).is_err(), "{address}");

@@ -1,7 +1,8 @@
 //! One deadline for a call and for the redirects that it follows.
 //!
-//! awc's redirects are a middleware around ours, and each request on the way begins anew there. So another middleware
-//! around both tells ours the deadline while it polls.
+//! awc follows redirects in a middleware around ours. Each redirected request passes through our middleware again,
+//! which does not know how long the call has already taken. So [`WithDeadline`], a middleware around both, sets the
+//! deadline of the call while it polls the call.
 
 use std::{
     cell::Cell,
@@ -33,13 +34,13 @@ impl Deadline {
         self.of_the_whole_call().unwrap_or_else(|| Instant::now() + self.limit)
     }
 
-    /// `None` for a call that follows no redirects.
+    /// `None` if there is no [`WithDeadline`] around the call.
     pub(super) fn of_the_whole_call(&self) -> Option<Instant> {
         self.end.get()
     }
 }
 
-/// Gives a call its deadline. Goes around the redirects.
+/// Sets the deadline of each call. It wraps the middleware that follows redirects.
 pub(super) struct WithDeadline(pub(super) Rc<Deadline>);
 
 impl<S> Transform<S, ConnectRequest> for WithDeadline

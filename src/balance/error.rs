@@ -1,7 +1,7 @@
 //! Errors of this crate inside awc's error.
 //!
-//! awc lets a middleware fail only with its own `SendRequestError`. Errors of this crate travel in its variant
-//! `Custom`, and [`cause`] takes them out again.
+//! An awc middleware can return only awc's `SendRequestError`. An error of this crate is wrapped in the variant
+//! `Custom`, and [`cause`] unwraps it.
 
 use std::{fmt, io};
 
@@ -10,7 +10,7 @@ use awc::error::{ConnectError, SendRequestError};
 use crate::{error::Error, model::service::ServiceName};
 
 /// Returns the error of this crate that made a call by name fail: no instance, an invalid setting, or the end of the
-/// Registry. `None` for errors of the call itself.
+/// Registry. `None` if the call failed for another reason, such as a refused connection.
 ///
 /// ```
 /// use actix_nacos::{balance, Error};
@@ -29,8 +29,9 @@ use crate::{error::Error, model::service::ServiceName};
 /// | error | meaning | what helps |
 /// |---|---|---|
 /// | [`Error::NoInstance`] | no instance could be called in time | answer 503; its `reasons` say why |
-/// | [`Error::InvalidInput`] | a setting of the client is wrong | fix the program: every call fails |
-/// | [`Error::Stopped`] | the Registry ended before the service was called once | nothing: the process is ending |
+/// | [`Error::InvalidInput`] | a setting of the client is invalid | fix the program: every call fails |
+/// | the same, field `host` | perhaps too many services under the suffix | raise `services_under_suffix` |
+/// | [`Error::Stopped`] | the Registry ended before the first call of the service | nothing: the process is ending |
 ///
 /// A service that was called before the Registry ended is still called, by its last list.
 pub fn cause(error: &SendRequestError) -> Option<&Error> {
@@ -45,8 +46,8 @@ pub(super) fn into_awc(error: Error) -> SendRequestError {
     SendRequestError::Custom(Box::new(error), Box::new(Plain("call by name".into())))
 }
 
-/// Adds to the error of an instance that cannot be reached that the list is stale: the instance may be gone. Errors that
-/// have no room for the text stay as they are, so that a caller can match on each of them.
+/// Adds to a connection error that the list is stale, because the instance may be gone. The result is a
+/// [`ConnectError::Io`] of the matching kind. Errors that cannot carry a text are returned unchanged.
 pub(super) fn of_stale_list(error: ConnectError, service: &ServiceName) -> ConnectError {
     let (kind, error) = match error {
         ConnectError::Io(error) => (error.kind(), error.to_string()),

@@ -1,8 +1,9 @@
 //! Decides which host names are services.
 //!
-//! Host names have no case and allow few characters; names of Nacos services have a case and allow nearly all. So
-//! only services whose name is a host name can be called without a setting. Hosts are looked up in lower case, and
-//! the service keeps its own spelling. Under a suffix the service's name is taken as the host has it.
+//! The case of a host name does not matter, and few characters are allowed in it. The name of a Nacos service has a
+//! case and may have nearly any character. So a service whose name is not a host name needs
+//! [`ClientBuilder::host`](super::ClientBuilder::host). Hosts are looked up in lower case, and the service keeps its
+//! own spelling. Under a suffix, the name of the service is the part of the host as the caller wrote it.
 
 use crate::{
     error::Error,
@@ -22,7 +23,7 @@ pub(crate) fn service_under_suffix(host: &str, suffix: &str) -> Option<ServiceNa
     ServiceName::parse(&format!("{group}@@{name}")).ok()
 }
 
-/// The two hosts of a service: its name, and its name with its group below `nacos`.
+/// The two hosts of a service, in lower case: `NAME` and `NAME.GROUP.nacos`.
 pub(super) fn hosts_of(service: &ServiceName) -> Result<[String; 2], Error> {
     if !is_host_name(&service.name) {
         let reason = format!("{:?} is no host name; give the service one with ClientBuilder::host", service.name);

@@ -1,20 +1,20 @@
 //! The middleware of an awc client. It sends requests by name to instances.
 //!
-//! [`Balancer`] has what lives as long as the client, [`Sending`] what lives as long as one request. The loop in
-//! [`Sending::run`] is the whole algorithm: choose an instance, attempt, and on a failure choose another one if the
+//! [`Balancer`] is the state of one client, and [`Sending`] the state of one request. The loop in [`Sending::run`] is
+//! the whole algorithm: choose an instance, send the request, and after a failure choose another instance if the
 //! request may be sent again.
 //!
-//! Who is blamed for a failed attempt:
+//! What a failed attempt counts as:
 //!
-//! | what happened | the instance | another attempt |
+//! | what happened | the call counts as | another attempt |
 //! |---|---|---|
 //! | no connection | failed | yes, for every method |
 //! | broken connection, no answer in time, 502, 503, 504 | failed | if the request may reach two instances |
-//! | the application's own body did not come | cancelled | not if a part of the body was read |
-//! | awc refuses to send the request (bad URL, body error) | cancelled | no, another instance would not help |
+//! | the attempt ended while it waited for the application's body | cancelled | not if a part of the body was read |
+//! | awc cannot send the request (bad URL, body error) | cancelled | no, another instance would not help |
 //!
-//! Dropping the returned future, for example by a time limit on the request, drops the [`Call`]. It then counts as
-//! cancelled, or as failed after `slow_after`.
+//! Dropping the returned future, for example by a time limit on the request, drops the [`Call`]. The call then counts
+//! as cancelled, or as failed if it lasted longer than `slow_after`.
 
 use std::{fmt, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
@@ -140,7 +140,7 @@ impl fmt::Debug for Middleware {
 }
 
 /// Called by awc when the client is built with `.wrap(…)`. A clone of the middleware shares its services and
-/// connections, so two clients of one thread may use the same one.
+/// connections, so two clients of one thread may use clones of one middleware.
 impl<S> Transform<S, ConnectRequest> for Middleware
 where
     S: ActixService<ConnectRequest, Response = ConnectResponse, Error = SendRequestError> + 'static,
@@ -189,7 +189,7 @@ where
 
 /// How an attempt failed.
 ///
-/// The difference decides about the blame and about another attempt: see the module.
+/// Decides how the call is reported and whether another attempt is made: see the table in the module's documentation.
 enum Failure {
     /// The instance answered that it cannot serve.
     Refused(ConnectResponse),
@@ -216,8 +216,8 @@ impl Failure {
         matches!(self, Failure::NoAnswer(error) if was_never_sent(error))
     }
 
-    /// Whether the same instance may succeed on another connection: it may have closed a kept connection just when awc
-    /// used it.
+    /// Whether the same instance may succeed on another connection: the instance may have closed a pooled connection
+    /// just when awc used it.
     fn may_be_the_connections(&self) -> bool {
         matches!(self, Failure::NoAnswer(SendRequestError::Send(_) | SendRequestError::H2(_)))
             || matches!(self, Failure::NoAnswer(SendRequestError::Connect(_)) if !self.was_never_sent())
@@ -249,10 +249,10 @@ struct Sending<'a, S> {
 }
 
 impl Balancer {
-    /// Returns the service that the request's host names; none for any other host.
+    /// Returns the service that the request's host names, and `None` for any other host.
     ///
     /// # Errors
-    /// The error of the client's settings, and that of a full table of services under the suffix.
+    /// The error of an invalid setting, or the error of a full table of services under the suffix.
     fn find(&self, request: &ConnectRequest) -> Result<Option<Rc<Service>>, Error> {
         let services = self.services.as_ref().map_err(Error::clone)?;
         uri_of(request).host().map_or(Ok(None), |host| services.find(host))
@@ -350,8 +350,8 @@ where
         let begun = self.choose();
         let Err(Error::NoInstance { .. }) = begun else { return begun };
         let left = self.deadline.saturating_duration_since(Instant::now());
-        // The view's timer runs in the Registry's thread, which may be busy, so wait by a timer of this thread. If there
-        // still is no instance, `choose` returns the reason.
+        // The view's timer runs in the Registry's thread, which may be busy, so wait with a timer of this thread. If
+        // there still is no instance, `choose` returns the reason.
         let limit = self.balancer.settings.wait.min(left);
         let _ = timeout(limit, self.view.available_within(LONGEST_DURATION)).await;
         self.choose()
@@ -401,7 +401,7 @@ where
                 Err(Failure::Refused(until_its_end(answer, UnderWay { call: None, _carried: carried })))
             }
             Ok(answer) => Ok(until_its_end(answer, UnderWay { call: Some(call), _carried: carried })),
-            // The request's own body did not come, or nobody can send the request: the instance has no part in it.
+            // The application's body did not come, or awc cannot send the request. The instance is not at fault.
             Err(failure) if matches!(failure, Failure::Unsendable(_)) || self.request.waits_for_body() => {
                 call.cancelled();
                 Err(failure)
@@ -413,7 +413,7 @@ where
         }
     }
 
-    /// Waits for the answer. While the request's own body is waited for, only the deadline counts.
+    /// Waits for the answer. While the attempt waits for the application's body, only the deadline applies.
     async fn answer_within(&self, limit: Duration, answering: S::Future) -> Result<ConnectResponse, SendRequestError> {
         let mut answering = pin!(answering);
         loop {
@@ -431,7 +431,7 @@ where
             "instance" => instance.authority(), "error" => failure.describe());
     }
 
-    /// The end of the last attempt. An answer that counts as a failure is still returned as an answer.
+    /// Returns the outcome of the last attempt. An answer that counts as a failure is still returned as an answer.
     fn give_up(&self, failure: Failure) -> Result<ConnectResponse, SendRequestError> {
         match failure {
             Failure::Refused(answer) => Ok(answer),

@@ -9,8 +9,8 @@
 //!    the body so that it can be sent again.
 //! 3. `connections` gives awc a connection to the instance, with `tls` if needed. `tunnels` does so for WebSockets.
 //! 4. `answer` ends the call when the body of the answer ends.
-//! 5. After a failure, `retry` decides whether the request may be sent to another instance, and the view's budget
-//!    whether there are retries left.
+//! 5. After a failure, `retry` decides whether the request may be sent to another instance. The view's budget decides
+//!    whether the service has a retry left.
 //!
 //! # Which part do I need?
 //!
@@ -22,9 +22,9 @@
 //!
 //! # What is shared and what is not
 //!
-//! A client belongs to one thread, because awc's client does. Connections belong to the client. What is known about
-//! instances belongs to the Registry: lists, calls in flight, latencies, ejections and the budget of retries are the
-//! same for all workers that use one Registry. So an instance that fails for one worker is left out by all of them.
+//! A client and its connections belong to one thread, because awc's client does. The Registry has everything that is
+//! known about instances: lists, calls in flight, latencies, ejections and the budget of retries. All workers that use
+//! one Registry share it. So if an instance fails for one worker, no worker chooses it.
 //!
 //! # Errors
 //!

@@ -1,8 +1,8 @@
 //! Rewrites a request by name for each instance that it is sent to.
 //!
-//! awc's pool is keyed by the authority of the URI, so the URI itself is rewritten. Giving awc only the socket
-//! address would send every call to the instance of the first one. The scheme becomes `https` (`wss` for a tunnel)
-//! if the URL or the instance's metadata want TLS, and `http` (`ws`) otherwise.
+//! awc's pool is keyed by the authority of the URI, so the URI itself is rewritten. If awc got only the socket address,
+//! it would send every call on the connection to the first call's instance. The scheme becomes `https` (`wss` for a
+//! tunnel) if the URL or the instance's metadata require TLS, and `http` (`ws`) otherwise.
 
 use std::{io, rc::Rc};
 
@@ -21,8 +21,8 @@ use super::body::{Body, RequestFactory};
 
 /// The value of the `Host` header of a request by name, unless the request has set it.
 ///
-/// Take [`AsCalled`](HostHeader::AsCalled) for services that serve several host names.
-/// [`Instance`](HostHeader::Instance) suits instances that accept only their own address.
+/// Use [`AsCalled`](HostHeader::AsCalled) for services that serve several host names, and
+/// [`Instance`](HostHeader::Instance) for instances that accept only their own address.
 ///
 /// ```
 /// use actix_nacos::balance::{Client, HostHeader};
@@ -49,7 +49,7 @@ pub enum HostHeader {
 /// without a body reuses awc's own body (`first`).
 pub(super) struct Outgoing {
     called: Uri,
-    /// `host` or `host:port` of the URL. `None` if the request has a `Host` header.
+    /// `host` or `host:port` of the URL. `None` if the application has set another `Host` header.
     called_host: Option<String>,
     head: Rc<RequestHead>,
     extra_headers: Option<HeaderMap>,
@@ -119,7 +119,7 @@ impl Outgoing {
     /// Makes the request to the instance at `authority`.
     ///
     /// # Errors
-    /// [`SendRequestError`] if the URI cannot have this authority, or if awc makes no body.
+    /// [`SendRequestError`] if the authority does not fit the URI, or if awc makes no request with the body.
     pub(super) fn to(
         &mut self,
         authority: Authority,

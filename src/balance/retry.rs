@@ -1,7 +1,8 @@
 //! Which requests are sent again, and how often.
 //!
-//! awc reports errors by where they appeared, not by whether the server has seen the request. [`was_never_sent`]
-//! and [`is_idempotent`] make that distinction, on which the safety of a retry depends.
+//! awc's errors say where they appeared, not whether the server has received the request. [`was_never_sent`] finds the
+//! errors after which every request may be repeated. After any other error, only requests that [`is_idempotent`]
+//! accepts are repeated.
 
 use std::{fmt, sync::Arc};
 
@@ -12,9 +13,9 @@ use awc::error::{ConnectError, SendRequestError};
 ///
 /// If the connection was refused or could not be opened, no instance has received the request. It is sent again
 /// whatever its method is. A request that an instance may have received is sent again only if its method may be
-/// repeated: by default GET, HEAD, OPTIONS, TRACE, PUT and DELETE. All clients of a Registry together retry at most a
-/// fifth of a service's requests over 10 s, but at least 3 per second. A request with a streamed body is sent again
-/// only if nothing of the body was read.
+/// repeated: by default GET, HEAD, OPTIONS, TRACE, PUT and DELETE. A request with a streamed body is sent again only if
+/// nothing of the body was read. All clients of a Registry together retry at most a fifth of a service's requests over
+/// 10 s. The first 3 retries in a second are always allowed.
 ///
 /// Each attempt has its own [`attempt_timeout`](super::ClientBuilder::attempt_timeout);
 /// [`deadline`](super::ClientBuilder::deadline) covers all of them. Retries do not pause between attempts, because
@@ -38,14 +39,14 @@ pub struct Retry {
 impl Retry {
     /// No request is sent again.
     ///
-    /// Also not after a refused connection. The first failure is the answer.
+    /// Not even after a refused connection. The call returns its first failure.
     pub fn never() -> Self {
         Retry::times(0)
     }
 
     /// A request is sent again at most once.
     ///
-    /// The default: it hides the failure of one instance, and doubles the load of a call at most.
+    /// The default. It hides the failure of one instance, and at most doubles the load of a call.
     pub fn once() -> Self {
         Retry::times(1)
     }
@@ -63,7 +64,8 @@ impl Retry {
     /// ```
     /// use actix_nacos::balance::Retry;
     ///
-    /// let retry = Retry::once().repeat_when(|head| head.method == "GET" || head.headers.contains_key("idempotency-key"));
+    /// let retry =
+    ///     Retry::once().repeat_when(|head| head.method == "GET" || head.headers.contains_key("idempotency-key"));
     /// ```
     #[must_use]
     pub fn repeat_when(mut self, may_repeat: impl Fn(&RequestHead) -> bool + Send + Sync + 'static) -> Self {

@@ -1,10 +1,10 @@
 //! The services that one client calls, with their hosts and views.
 //!
-//! A [`Service`] is discovered by its first call, and keeps its view from then on. The views of all workers show
-//! one list, so the first call of a further worker does not wait for a registry server.
+//! The first call of a [`Service`] discovers the service, which keeps its view from then on. The views of all workers
+//! show the same list, so the first call of a further worker does not wait for a registry server.
 //!
-//! A client knows two kinds of services: those that the application named, which are kept for ever, and those found
-//! [under a suffix](UnderSuffix), which come from URLs and are therefore limited in number and in time.
+//! A client has two kinds of services. Services that the application named are kept for ever. Services [under a
+//! suffix](UnderSuffix) come from URLs, so their number and the time for which they are kept are limited.
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -50,8 +50,8 @@ impl Service {
     /// Returns the view. The first call discovers the service.
     ///
     /// # Errors
-    /// [`Error::Stopped`] if the Registry has ended; what [`Discover`] is answered with. A failure is not
-    /// remembered: the next call asks again.
+    /// [`Error::Stopped`] if the Registry has ended, or the error of [`Discover`]. After an error, the next call
+    /// discovers the service again.
     pub(super) async fn discovered(&self, registry: &WeakAddr<Registry>) -> Result<&ServiceView, Error> {
         let registry = registry.upgrade().ok_or(Error::Stopped)?;
         let view = registry.send(self.discover.clone()).await??;
@@ -90,7 +90,7 @@ impl Services {
     }
 }
 
-/// The services whose hosts end with a suffix. They are watched as long as they are called.
+/// The services whose hosts end with a suffix. A service is watched until it was not called for [`IDLE_TIME`].
 pub(super) struct UnderSuffix {
     suffix: String,
     limit: usize,
@@ -150,7 +150,7 @@ impl UnderSuffix {
         self.services.borrow_mut().retain(|_, recent| recent.called.get().elapsed() < IDLE_TIME);
     }
 
-    /// Starts forgetting idle services, until no service is left.
+    /// Starts a task that forgets idle services, if it does not run yet. The task ends when no service is left.
     fn watch(self: &Rc<Self>) {
         if self.is_watched.replace(true) {
             return;
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn too_many_names_cost_only_services_without_instances() {
+    async fn a_full_table_replaces_only_services_without_instances() {
         let services = under_suffix(3);
         for host in ["a.nacos", "b.nacos", "c.nacos"] {
             with_an_instance(&services.find(host).unwrap().unwrap());
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn hosts_are_found_in_any_case_and_others_are_none() {
+    async fn hosts_are_found_in_any_case_and_other_hosts_are_not_services() {
         let named = ("orders".to_owned(), Rc::new(Service::new(Discover::new("orders"))));
         let services = Services::new([named], None);
         for (host, is_one) in [("orders", true), ("ORDERS", true), ("orders.nacos", false), ("example.com", false)] {

@@ -24,8 +24,8 @@ mod by_library {
         error::Error,
     };
 
-    /// Returns two configurations: with HTTP/2, and without. The platform's roots are read once per process, which takes
-    /// time.
+    /// Returns two configurations: with HTTP/2, and without. For the default settings they are made once per process,
+    /// because reading the platform's roots takes time.
     pub(in super::super) fn client_configs(tls: &TlsConfig) -> Result<Option<[ClientConfig; 2]>, Error> {
         static BY_DEFAULT: OnceLock<Result<[ClientConfig; 2], Error>> = OnceLock::new();
         let make = || {

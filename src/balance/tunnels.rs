@@ -1,4 +1,4 @@
-//! The connector for tunnels, such as WebSockets. They need HTTP/1, also at an instance that prefers HTTP/2.
+//! The connector for tunnels, such as WebSockets. Tunnels need HTTP/1, even if the instance prefers HTTP/2.
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -11,7 +11,8 @@ use awc::{error::SendRequestError, middleware::Transform, ConnectRequest, Connec
 /// The connector of an awc client, without the client.
 pub(super) type Tunnels = RcService<ConnectRequest, ConnectResponse, SendRequestError>;
 
-/// Takes the connector out of an awc client that is being built. awc gives it to nobody but a middleware.
+/// Takes the connector out of an awc client that is being built. Only a middleware of the client receives the
+/// connector.
 #[derive(Clone, Default)]
 pub(super) struct TakeConnector(Rc<RefCell<Option<Tunnels>>>);
 
