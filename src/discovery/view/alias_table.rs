@@ -6,7 +6,7 @@
 
 use std::hint::select_unpredictable;
 
-/// 2^64 divided by the golden ratio: its multiples fill a circle evenly, however many there are.
+/// 2^64 divided by the golden ratio. Any number of its multiples, modulo 2^64, are spread evenly.
 pub(super) const GOLDEN_STRIDE: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Every slot is drawn equally often and belongs to at most two instances. The shares of an instance add up to its
@@ -18,11 +18,11 @@ pub(super) struct AliasTable {
 
 #[derive(Debug, Clone, Copy)]
 struct Slot {
-    /// The part of the slot that belongs to `owner`, of 2^32.
+    /// The part of the slot that belongs to `owner`, in units of 2^-32.
     share: u32,
     /// The place of the first instance.
     owner: u32,
-    /// The place of the instance that has the rest.
+    /// The place of the instance that has the rest of the slot.
     other: u32,
 }
 
@@ -170,7 +170,7 @@ mod tests {
             (0..10_000).for_each(|turn| tally[table.pick_in_turn(turn).unwrap()] += 1.0);
             for (weight, seen) in weights.iter().zip(&tally) {
                 let expected = 10_000.0 * weight / total;
-                // By chance the third of 10,000 would be off by 47 in one of three runs.
+                // With random draws, a third of 10,000 would differ by more than 47 in one of three runs.
                 assert!(
                     (seen - expected).abs() < 25.0,
                     "{seen} of 10,000, not {expected}, for {weight} of {weights:?}"
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn every_number_stands_for_somebody() {
+    fn every_random_number_picks_an_instance() {
         for weights in [&[1.0][..], &[1.0, 1.0], &[f64::MAX, f64::MAX, f64::MIN_POSITIVE], &[0.1; 1000]] {
             let table = table(weights);
             for random in [0, 1, u64::MAX / 2, u64::MAX - 1, u64::MAX] {

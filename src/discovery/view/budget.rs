@@ -26,9 +26,9 @@ pub(crate) struct Budget {
     window: Mutex<Window>,
 }
 
-/// What happened in one second.
+/// The counts of one second.
 ///
-/// An entry is reused after [`WINDOW_SECONDS`]. `number` tells whether its counts are still of this window.
+/// An entry is reused after [`WINDOW_SECONDS`]. `number` shows whether its counts belong to this window.
 #[derive(Debug, Clone, Copy, Default)]
 struct Second {
     /// The number of the second, counted from the start of the budget.
@@ -93,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    /// The retries that are allowed when each of `rate` requests a second fails, for so many seconds.
+    /// The retries that are allowed when each of `rate` requests a second fails, during `seconds` seconds.
     fn retries(budget: &Budget, from: u64, seconds: u64, rate: u32) -> u32 {
         let mut retries = 0;
         for request in 0..seconds * u64::from(rate) {

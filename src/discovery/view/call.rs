@@ -1,7 +1,7 @@
 //! A call of a chosen instance, and how it ended.
 //!
-//! The outcome of a call goes to the record of its instance, when the call is dropped: `succeeded` and `failed`
-//! only say which. So a call is counted exactly once, whatever way the application's code leaves.
+//! The record of the instance receives the outcome when the call is dropped. `succeeded` and `failed` only set the
+//! outcome, and then drop the call. So every call is counted exactly once, however the application's code ends.
 
 use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
@@ -21,8 +21,7 @@ use crate::{
     model::instance::Instance,
 };
 
-/// Of a call whose latency is not measured exactly, a latency above this is still noted. Several ticks of the coarse
-/// clock.
+/// A latency that was measured by the coarse clock counts only above this limit, which is several ticks of that clock.
 const LONG_LATENCY: Duration = Duration::from_millis(20);
 
 /// A call of the instance that [`ServiceView::begin`] chose. Derefs to [`Instance`].
@@ -31,9 +30,8 @@ const LONG_LATENCY: Duration = Duration::from_millis(20);
 /// dropped without a report counts as cancelled, which does not count against the instance. If it lasted longer
 /// than [`slow_after`](crate::Selection::slow_after), it counts as failed.
 ///
-/// A `Call` keeps the instance and not the list in memory, so keep it as long as the call lasts: until then it
-/// counts as in flight, which [`Policy::LeastLoaded`] looks at. It is `Send`, and may be
-/// reported from any thread.
+/// Keep a `Call` as long as the call lasts: until then it counts as in flight, which [`Policy::LeastLoaded`] needs. It
+/// keeps only the instance in memory, not the list. It is `Send`, and may be reported from any thread.
 ///
 /// | report | counts as | failures in a row |
 /// |---|---|---|
@@ -61,7 +59,7 @@ pub struct Call {
     /// In milliseconds of the coarse clock.
     began: u64,
     latency: Latency,
-    /// Whether a call that is dropped without a report may have failed.
+    /// Whether the call counts as failed if it is dropped late without a report.
     may_be_slow: bool,
     /// `None` if the call is dropped without a report.
     succeeded: Option<bool>,
@@ -71,7 +69,7 @@ pub struct Call {
 #[derive(Clone, Copy)]
 enum Latency {
     Ignored,
-    /// By the coarse clock. An exact measurement of another call is under way.
+    /// By the coarse clock, because another call of the same tick is measured exactly.
     Coarse,
     /// By the exact clock, since this moment.
     Exact(Instant),
@@ -107,8 +105,8 @@ impl Call {
         self.may_be_slow = false;
     }
 
-    /// The instance has answered, and the connection goes on for as long as the caller wants: from now on the call only
-    /// counts as in flight.
+    /// Reports that the instance has answered, although the connection stays open. From now on the call only counts as
+    /// in flight.
     pub(crate) fn answered(&mut self) {
         self.note_latency(true);
         self.may_be_slow = false;
@@ -121,7 +119,7 @@ impl Call {
     /// Whether the instance is ejected. Then either no other instance could be called, or this call is the probe that
     /// ends the ejection if it succeeds.
     ///
-    /// Nothing has to be done about it. Report the outcome like that of any other call.
+    /// Report the outcome like that of any other call.
     pub fn is_ejected(&self) -> bool {
         self.admission != Admission::Granted
     }
@@ -197,10 +195,10 @@ impl fmt::Debug for Call {
 }
 
 impl ServiceView {
-    /// Begins a call: chooses an instance by the view's [`Policy`], among those that are healthy,
-    /// enabled, of a weight above 0, of a port other than 0 and not ejected. When all of those are ejected, one of them
-    /// is chosen, and [`Call::is_ejected`] is true. Takes no lock and allocates nothing, except for the first call of a
-    /// view.
+    /// Begins a call: chooses an instance by the view's [`Policy`], among the instances that are healthy, enabled, of a
+    /// weight above 0 and of a port other than 0. An ejected instance is chosen only as a probe, or if all of these
+    /// instances are ejected: see [`Call::is_ejected`]. Takes no lock and allocates nothing, except for the first call
+    /// of a view.
     ///
     /// ```
     /// use actix_nacos::{Error, ServiceView};
@@ -251,8 +249,7 @@ impl ServiceView {
     /// Like [`begin`](ServiceView::begin), for a key. With [`Policy::ConsistentHash`] the same key gets the same
     /// instance, in every process that has the same list. Other policies ignore the key.
     ///
-    /// When the instance of a key cannot be called, its keys are spread over all others, and return to it
-    /// afterwards.
+    /// While an instance cannot be called, its keys are spread over all other instances. Afterwards they return to it.
     ///
     /// ```
     /// use actix_nacos::{Error, Instance, Policy, ServiceName, ServiceView};

@@ -10,8 +10,7 @@
 //! 3. an ejected instance that was not tried: a call that probably fails is better than none;
 //! 4. an instance that was tried and is not ejected; then any instance.
 //!
-//! A new instance in its warm-up is skipped by chance, never by rule: if all draws find new ones, one of them is
-//! chosen.
+//! A draw skips a new instance in its warm-up at random. If all draws find such instances, one of them is chosen.
 
 use std::sync::{atomic::Ordering, Arc};
 
@@ -30,7 +29,7 @@ const DRAWS: u32 = 8;
 
 /// The input of one choice.
 ///
-/// It borrows all it needs, so that it lives on the stack of the caller.
+/// It borrows its parts, so that a choice allocates nothing.
 pub(super) struct Choice<'a> {
     pub(super) shared: &'a SharedList,
     pub(super) list: &'a List,
@@ -45,7 +44,7 @@ pub(super) struct Choice<'a> {
 
 /// The place of the chosen instance, and whether the call is a probe.
 ///
-/// `place` is an index into the list's hosts and into its targets.
+/// `place` is an index into the list's hosts and into `callable`.
 pub(super) struct Chosen {
     pub(super) place: usize,
     pub(super) admission: Admission,
@@ -82,7 +81,7 @@ impl Choice<'_> {
         Some(first)
     }
 
-    /// Draws until an instance may be called. `None` if no instance of the group may.
+    /// Draws until an instance may be called. `None` if no instance of the group may be called.
     #[inline]
     fn draw(&self, group: &Group, random: u64) -> Option<Chosen> {
         let mut cold = None;
@@ -98,7 +97,7 @@ impl Choice<'_> {
         cold.map(|place| Chosen { place, admission: Admission::Granted }).or_else(|| self.look(group))
     }
 
-    /// Draws a place by the policy, without looking at the instance. Attempts after the first draw anew.
+    /// Draws a place by the policy, without looking at the instance. Each further attempt uses a new random number.
     #[inline]
     fn drawn(&self, group: &Group, random: u64, attempt: u32) -> Option<usize> {
         let random = if attempt == 0 { random } else { fastrand::u64(..) };
@@ -131,7 +130,7 @@ impl Choice<'_> {
         }
     }
 
-    /// By identity, and not by pointer alone: a list that came meanwhile has other pointers for the same instance.
+    /// Compares the identity too, because a newer list may have another pointer for the same instance.
     fn was_tried(&self, callable: &Callable) -> bool {
         self.tried.iter().any(|tried| {
             let instance = &callable.target.instance;
@@ -139,8 +138,8 @@ impl Choice<'_> {
         })
     }
 
-    /// Skips a new instance at random, the newer the more often. Consistent hashing never skips one, so that a key
-    /// keeps its instance.
+    /// Whether to skip a new instance: at random, and more often the newer it is. Consistent hashing never skips one,
+    /// so that a key keeps its instance.
     #[inline]
     fn is_too_cold(&self, place: usize) -> bool {
         let selection = &self.shared.selection;
@@ -195,7 +194,7 @@ impl Choice<'_> {
             .or_else(|| self.by_weight(group.table.places(), &may_be_called).and_then(|p| self.admitted(p)))
     }
 
-    /// No instance may be called. Prefers an ejected instance to one that was tried, and one that was tried to none.
+    /// Chooses although no instance may be called: an ejected instance that was not tried, or else a tried one.
     #[cold]
     fn last_resort(&self) -> Option<Chosen> {
         let all = || self.list.callable_places();
@@ -278,7 +277,7 @@ mod tests {
         ServiceView::fixed(service(), instances).with(|selection| selection.policy(policy))
     }
 
-    /// The share of each port among so many calls, each with a key of its own.
+    /// The share of each port among `calls` calls, each with a key of its own.
     fn shares(view: &ServiceView, calls: u32) -> HashMap<u16, f64> {
         let mut shares = HashMap::new();
         for key in 0..calls {
@@ -291,7 +290,7 @@ mod tests {
 
     #[actix::test]
     async fn calls_are_shared_by_the_weights_within_one_percentage_point_whatever_the_policy() {
-        // The machine's own delays would be latencies of the instances.
+        // Without this, delays of the machine would count as latencies.
         tokio::time::pause();
         for policy in POLICIES {
             let shares = shares(&view(instances(&[1.0, 2.0, 7.0]), policy), 100_000);
@@ -302,9 +301,9 @@ mod tests {
     }
 
     #[test]
-    fn a_tried_instance_is_not_given_again_while_there_is_another() {
+    fn a_tried_instance_is_not_chosen_again_while_there_is_another() {
         for policy in POLICIES {
-            // One with nearly all the weight, and more of them than a choice draws.
+            // One instance has nearly all the weight, and there are more instances than draws.
             let mut weights = vec![1.0; 20];
             weights[7] = 10_000.0;
             let view = view(instances(&weights), policy);
@@ -321,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ejected_instance_is_given_rather_than_one_that_was_tried() {
+    fn an_ejected_instance_is_chosen_before_one_that_was_tried() {
         let view = view(instances(&[1.0, 1.0]), Policy::WeightedRandom);
         let [ejected, well] = [0, 1].map(|place| view.instances()[place].clone());
         view.shared.records.eject_now(&ejected, Duration::from_secs(60));
@@ -336,8 +335,8 @@ mod tests {
     }
 
     #[actix::test]
-    async fn all_calls_go_to_the_preferred_zone_while_one_there_can_be_called_then_to_all_by_weight() {
-        // The machine's own delays would be latencies of the instances.
+    async fn calls_stay_in_the_preferred_zone_until_no_instance_there_can_be_called() {
+        // Without this, delays of the machine would count as latencies.
         tokio::time::pause();
         for policy in POLICIES {
             let east = |port, weight| in_cluster("EAST", instance(port, weight));
@@ -395,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn the_error_counts_why_none_can_be_called() {
+    fn the_error_counts_why_no_instance_can_be_called() {
         let mut hosts = instances(&[1.0, 1.0, 0.0, 1.0, f64::NAN, 1.0]);
         hosts[0].healthy = false;
         hosts[1].enabled = false;
@@ -416,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_keeps_its_instance_while_that_can_be_called_and_gets_it_back() {
+    fn a_key_keeps_its_instance_and_returns_to_it_after_an_ejection() {
         let view = view(instances(&[1.0; 10]), Policy::ConsistentHash);
         let owner = |key: u32| view.begin_for(key.to_be_bytes()).unwrap().instance().clone();
         let before: Vec<_> = (0..1000).map(owner).collect();
@@ -442,12 +441,12 @@ mod tests {
 
     #[actix::test]
     async fn the_less_loaded_of_two_is_called() {
-        // The machine's own delays would be latencies of the instances.
+        // Without this, delays of the machine would count as latencies.
         tokio::time::pause();
         let view = view(instances(&[1.0, 1.0, 1.0]), Policy::LeastLoaded);
         let held: Vec<_> = (0..300).map(|_| view.begin().unwrap()).collect();
         let count = |port| held.iter().filter(|call| call.port == port).count();
-        // By chance alone one of two runs would be off by more than 8.
+        // With random choices, one of two runs would be off by more than 8.
         assert!((1..=3).all(|port| (95..=105).contains(&count(port))), "{:?}", (1..=3).map(count).collect::<Vec<_>>());
         let (ended, _under_way): (Vec<_>, Vec<_>) = held.into_iter().partition(|call| call.port == 2);
         ended.into_iter().for_each(Call::succeeded);

@@ -1,4 +1,4 @@
-//! The time of calls.
+//! The clocks for calls: a coarse clock, and an exact time that is read only when it is needed.
 
 use std::cell::Cell;
 
@@ -13,19 +13,19 @@ pub(super) fn coarse_millis() -> u64 {
     (now.tv_sec as u64).wrapping_mul(1_000).wrapping_add(now.tv_nsec as u64 / 1_000_000)
 }
 
-/// Where there is no such clock: the system's. Not tokio's, which a runtime may have paused.
+/// Other systems have no coarse clock. Tokio's clock does not serve, because a runtime may have paused it.
 #[cfg(all(not(target_os = "linux"), not(test)))]
 pub(super) fn coarse_millis() -> u64 {
     static ORIGIN: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
     ORIGIN.elapsed().as_millis() as u64
 }
 
-/// Tests pause the clock.
+/// Unit tests use a clock that they can pause.
 #[cfg(test)]
 pub(super) fn coarse_millis() -> u64 {
     static ORIGIN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
     let origin = *ORIGIN.get_or_init(|| {
-        // The paused clock of a test that began before stands before the present.
+        // The paused clock of another test may be behind this clock, so begin an hour earlier.
         let earlier = Instant::now().checked_sub(std::time::Duration::from_secs(3_600));
         earlier.unwrap_or_else(Instant::now)
     });

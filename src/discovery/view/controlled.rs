@@ -15,7 +15,7 @@ impl ServiceView {
     /// Creates a view and a control that sets what the view shows, for tests of code that takes a `ServiceView`. There
     /// is no Registry and no server. See [`fixed`](ServiceView::fixed) for a list that never changes.
     ///
-    /// The view has no list until the first is [published](ViewControl::publish). It behaves like a view of a Registry,
+    /// The view has no list until a list is [published](ViewControl::publish). It behaves like a view of a Registry,
     /// except that the timers of [`ready_within`](ServiceView::ready_within) and
     /// [`available_within`](ServiceView::available_within) run in a thread of the control. [`with`](ServiceView::with)
     /// gives views with another selection, and [`eject`](ViewControl::eject) ejects an instance.
@@ -56,9 +56,9 @@ pub struct ViewControl {
 }
 
 impl ViewControl {
-    /// Publishes these instances, which are not stale, and wakes those who wait for a change.
+    /// Publishes these instances as a list that is not stale, and wakes all readers that wait for a change.
     ///
-    /// The list replaces the previous one as a whole; what it lacks is removed.
+    /// The list replaces the previous list as a whole: instances that are not in it are removed.
     pub fn publish(&self, instances: impl IntoIterator<Item = Instance>) {
         let info = ServiceInfo::new(self.service.clone(), instances);
         self.writer.publish(Arc::new(info), false, |_| false);
@@ -104,7 +104,7 @@ impl ViewControl {
 
     /// Another view of the same list, which shows only healthy instances.
     ///
-    /// As [`Discover::healthy_only`](crate::Discover::healthy_only) gives it.
+    /// It is like a view that was made with [`Discover::healthy_only`](crate::Discover::healthy_only).
     pub fn healthy_view(&self) -> ServiceView {
         self.writer.view(true)
     }

@@ -10,16 +10,16 @@
 //! | event | what changes |
 //! |---|---|
 //! | the n-th failure in a row | ejected for `base`, if the share of ejected instances allows it |
-//! | the time is over | nothing yet: the next call is the probe, others still leave the instance out |
+//! | the time is over | nothing yet: the next call is the probe, and other calls still leave the instance out |
 //! | the probe succeeds | the instance is back; its failures are forgotten |
 //! | the probe fails | ejected again, for twice as long, up to `longest` |
 //! | the probe is cancelled, or takes more than 30 s | the next call may be the probe |
 //! | the instance leaves the list | the ejection ends; its history is kept for 10 s, in case it comes back |
 //!
-//! A stale list ends no ejection. When the list is confirmed, the instances that left meanwhile have left.
+//! A stale list ends no ejection. An instance that a stale list lacks counts as gone only when a server confirms that
+//! list.
 //!
-//! Ejections belong to the Registry: Nacos is not told, and other callers find out by themselves. In another Registry
-//! the same name may be another service.
+//! Ejections are local to one Registry. Nacos and other processes do not learn of them.
 
 use std::{
     cmp,
@@ -67,8 +67,8 @@ const LONGEST_EJECTION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// An instance may be listed as healthy and still fail every call: its heartbeats come from another thread than its
 /// answers. Nacos notices only missing heartbeats, after 15 s. Ejection notices by the calls themselves.
 ///
-/// Use fewer failures for calls that are expensive to fail, more for calls that fail one by one for reasons of
-/// their own.
+/// Lower the number of failures if a failed call is expensive. Raise it if calls fail for reasons that have nothing to
+/// do with the instance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Eject {
     pub(super) failures: u32,
@@ -87,8 +87,8 @@ impl Eject {
     /// Ejects an instance after this many failed calls in a row, counted over all views of the Registry. 0 is the same
     /// as [`never`](Eject::never). Default: 5.
     ///
-    /// A single success between two failures starts the count anew, so an instance that fails half of its calls is
-    /// seldom ejected. Lower the number, or report slow answers as failed.
+    /// A single success between two failures sets the count back to 0, so an instance that fails half of its calls is
+    /// seldom ejected. Lower the number to eject such an instance.
     pub fn consecutive(failures: u32) -> Self {
         Eject { failures, base: Duration::from_secs(30), longest: Duration::from_secs(300), max_share: 0.5 }
     }
@@ -101,7 +101,7 @@ impl Eject {
     }
 
     /// How long the first ejection lasts. The time doubles with each further ejection, and halves for each `base` that
-    /// passes without one. Default: 30 s.
+    /// passes without an ejection. Default: 30 s.
     ///
     /// The probe needs a call: without calls an ejection lasts until the next call.
     #[must_use]
@@ -122,8 +122,8 @@ impl Eject {
     /// The share of a view's instances that may be ejected at the same time, from 0 to 1. One instance may always be
     /// ejected, and the last one never is. Default: 0.5.
     ///
-    /// The limit keeps a failure of the network or of a shared database from ejecting everybody, which would send
-    /// all calls to the few that are left. It counts the callable instances of the view whose call failed.
+    /// The limit prevents that a failure of the network or of a shared database ejects most instances, and sends all
+    /// calls to the few that are left. The share is counted among the callable instances of the view whose call failed.
     #[must_use]
     pub fn max_share(mut self, share: f64) -> Self {
         self.max_share = share;
@@ -136,7 +136,7 @@ impl Eject {
         self.failures > 0 && failures >= self.failures && failures.is_multiple_of(self.failures)
     }
 
-    /// How many of this many instances may be ejected.
+    /// How many of `instances` may be ejected at the same time.
     fn limit(&self, instances: usize) -> usize {
         let share = (instances as f64 * self.max_share.clamp(0.0, 1.0)) as usize;
         share.max(1).min(instances.saturating_sub(1))
@@ -157,9 +157,11 @@ pub struct CallTotals {
     pub succeeded: u64,
     /// Calls that failed.
     pub failed: u64,
-    /// Calls that were dropped without an outcome.
+    /// Calls that were dropped without an outcome, even those that lasted longer than
+    /// [`slow_after`](crate::Selection::slow_after).
     pub cancelled: u64,
-    /// Calls that were begun as retries: on another instance than those that were tried.
+    /// How often an instance was chosen for a retry, that is with instances to exclude. A retry that was not sent,
+    /// because the budget was used up, is counted too.
     pub retries: u64,
 }
 
@@ -173,13 +175,13 @@ pub struct EjectionStatus {
     pub instance: InstanceKey,
     /// Milliseconds until the next call is the probe. 0 while the probe is awaited or under way.
     pub ends_in_ms: u64,
-    /// How often it was ejected since it came.
+    /// How often the instance was ejected since it appeared in the list.
     pub times: u32,
 }
 
 /// Notifies a listener that an instance was ejected, or that its ejection ended.
 ///
-/// [`WatchEjections`](crate::WatchEjections) subscribes to it. Messages of one instance come in order.
+/// [`WatchEjections`](crate::WatchEjections) subscribes to it. Messages about one instance arrive in order.
 #[derive(Debug, Clone, PartialEq, Message)]
 #[rtype(result = "()")]
 #[non_exhaustive]
@@ -188,7 +190,7 @@ pub struct EjectionChanged {
     pub instance: InstanceKey,
     /// How long the instance is ejected. `None` when the ejection ended, or the instance left the list.
     pub ejected_for: Option<Duration>,
-    /// How often it was ejected since it came.
+    /// How often the instance was ejected since it appeared in the list.
     pub times: u32,
 }
 
@@ -229,10 +231,10 @@ pub(crate) struct ServiceRecords {
 
 /// The lists of one subscription of the service.
 pub(super) trait Listing: Send + Sync {
-    /// Whether the present list has this instance.
+    /// Whether the current list has this instance.
     fn lists_instance(&self, instance: &Instance) -> bool;
 
-    /// How many instances the present list has.
+    /// How many instances the current list has.
     fn listed(&self) -> usize;
 
     /// Called when the first instance of the service is ejected, and when the last one is back.
@@ -248,7 +250,7 @@ pub(super) struct Called<'a> {
 
 #[derive(Default)]
 struct Known {
-    /// The instances that views have called.
+    /// The instances that can be called, from the lists of views that have begun a call.
     histories: HashMap<Identity, History>,
     /// The instances that left the list a short time ago.
     departed: HashMap<Identity, Departed>,
@@ -330,7 +332,7 @@ impl ServiceRecords {
         self.ejected.load(Ordering::Relaxed) > 0
     }
 
-    /// Calls `note` with whether any instance is ejected. That cannot change meanwhile.
+    /// Calls `note` with whether any instance is ejected. The lock is held meanwhile, so that this cannot change.
     pub(super) fn with_ejections(&self, note: impl FnOnce(bool)) {
         let _unchanged = self.known();
         note(self.any_ejected());
@@ -371,8 +373,8 @@ impl ServiceRecords {
         record
     }
 
-    /// Notes which instances a confirmed list no longer has. The history of those that no other subscription of the
-    /// service lists is dropped soon.
+    /// Notes that instances have left: `before` has them, and the confirmed list `after` does not. Keeps the instances
+    /// that another subscription of the service still lists. The history of the others is dropped soon.
     pub(super) fn left(&self, before: &[Arc<Instance>], after: &[Arc<Instance>]) {
         if self.known().histories.is_empty() {
             return;
@@ -387,8 +389,9 @@ impl ServiceRecords {
         gone.retain(|identity| !sources.iter().any(|source| source.lists_instance(&identity.0)));
         let mut known = self.known();
         let listed: usize = sources.iter().map(|source| source.listed()).sum();
-        // Also drop ejections of instances that only an unconfirmed list had, and at times all records that belong to a
-        // list that was replaced meanwhile, or to a subscription that has ended.
+        // Also drop other instances that no list has: ejected instances always, and all of them when there are many.
+        // They were in a list that was never confirmed, was replaced meanwhile, or belonged to a subscription that has
+        // ended.
         let are_many = known.histories.len() > 2 * listed + gone.len();
         let unlisted = known.histories.iter().filter(|(identity, history)| {
             (are_many || history.record.is_ejected())
@@ -409,8 +412,8 @@ impl ServiceRecords {
 
     // Outcomes.
 
-    /// Decides whether the instance is ejected after so many failures in a row. `count` returns how many instances can
-    /// be called and how many of them are ejected.
+    /// Decides whether the instance is ejected after this number of failures in a row. `count` returns how many
+    /// instances can be called and how many of them are ejected.
     #[cold]
     pub(super) fn call_failed(
         &self,
@@ -493,14 +496,13 @@ impl ServiceRecords {
         }
     }
 
-    /// Whether this instance is ejected.
     pub(super) fn is_ejected(&self, instance: &Arc<Instance>) -> bool {
         let known = self.known();
         known.histories.get(&Identity(instance.clone())).is_some_and(|history| history.record.is_ejected())
     }
 
-    /// Returns the state of the calls to each of these instances, and `None` for an instance that no view has called.
-    /// Empty if no view has called any instance.
+    /// Returns the state of the calls to each of these instances, and `None` for an instance without a record. Empty if
+    /// no view has begun a call.
     #[cfg(feature = "actix-web")]
     pub(crate) fn calls(&self, instances: &[Arc<Instance>]) -> Vec<Option<CallStatus>> {
         let known = self.known();
@@ -516,13 +518,13 @@ impl ServiceRecords {
         instances.iter().map(|instance| record(instance).map(of)).collect()
     }
 
-    /// Counts a call that takes the place of another one.
+    /// Counts a choice with instances to exclude.
     #[cold]
     pub(super) fn note_retry(&self) {
         self.retries.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The calls of all instances so far, also of those that have left. `None` if there was none.
+    /// The calls of all instances so far, including instances that have left. `None` if there was no call.
     pub(crate) fn call_totals(&self) -> Option<CallTotals> {
         let known = self.known();
         let departed = known.departed.values().map(|departed| &departed.history);
@@ -625,7 +627,7 @@ mod tests {
         (view.with(change), control)
     }
 
-    /// A call of the instance at this port. None if it gets no calls.
+    /// Begins a call of the instance at this port. `None` if the instance gets no calls.
     fn call(view: &ServiceView, port: u16) -> Option<Call> {
         (0..200).map(|_| view.begin().unwrap()).find(|call| call.port == port)
     }
@@ -639,7 +641,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn failures_in_a_row_eject_an_instance_and_others_do_not() {
+    async fn only_failures_in_a_row_eject_an_instance() {
         let (view, _control) = paused(3, |selection| selection);
         fail(&view, 1, 4);
         call(&view, 1).unwrap().succeeded();
@@ -743,7 +745,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn the_last_one_is_never_ejected_one_always_may_and_the_share_bounds_the_rest() {
+    async fn max_share_limits_ejections_but_allows_one_and_never_the_last_instance() {
         let (single, _control) = paused(1, |selection| selection);
         fail(&single, 1, 20);
         assert!(ejected(&single).is_empty());
@@ -777,7 +779,7 @@ mod tests {
     }
 
     #[actix::test]
-    async fn a_call_dropped_without_a_word_is_cancelled_unless_it_was_slow() {
+    async fn a_call_dropped_without_an_outcome_is_cancelled_unless_it_was_slow() {
         let (view, _control) = paused(3, |selection| selection.eject(Eject::consecutive(1)).slow_after(2 * SECOND));
         drop(call(&view, 1).unwrap());
         assert!(ejected(&view).is_empty());
@@ -804,7 +806,7 @@ mod tests {
         fail(&filtered, 1, 2);
         assert_eq!((ejected(&view), ejected(&filtered), ejected(&of_other)), (vec![1], vec![1], vec![1]));
         assert!(call(&of_other, 1).is_none());
-        // It has left one list and not the other.
+        // The instance has left one list and is still in the other.
         one.publish(Arc::new(ServiceInfo::new(service(), instances(2..=3))), false, |_| false);
         assert_eq!(ejected(&of_other), [1]);
         other.publish(Arc::new(ServiceInfo::new(service(), instances(2..=2))), false, |_| false);
@@ -912,7 +914,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_fail_at_the_same_moment_leave_one() {
+    fn threads_that_fail_at_the_same_moment_never_eject_the_last_instance() {
         for _ in 0..50 {
             let view = ServiceView::fixed(service(), instances(1..=2));
             let view = view.with(|selection| selection.eject(Eject::consecutive(1).max_share(1.0)));

@@ -52,7 +52,7 @@ impl HashTable {
         Some(HashTable { owners: first.into_iter().map(|(_, place)| place).collect() })
     }
 
-    /// Two keys with the same slot always go to the same instance.
+    /// Returns the place of the instance that owns the slot of this hash.
     pub(super) fn pick(&self, hash: u64) -> usize {
         // Uniform over the slots, by the upper bits of the hash.
         let slot = (u128::from(hash) * self.owners.len() as u128) >> 64;
@@ -62,7 +62,7 @@ impl HashTable {
 
 /// The arrivals of one instance, one after the other.
 ///
-/// An iterator without the trait: `time` and `slot` are those of the next arrival.
+/// `time` and `slot` belong to the next arrival. `next` advances to the arrival after it.
 struct Arrivals {
     place: u32,
     /// In units of the largest weight.
@@ -80,7 +80,7 @@ impl Arrivals {
         let (cluster, ip, port) = instance.key_in_service();
         let random = hash_of(&[cluster.as_bytes(), &[0], ip.as_bytes(), &[0], &port.to_be_bytes()]);
         let weight = instance.weight / heaviest;
-        // A list of more than u32::MAX instances fits in no memory.
+        // A list of more than u32::MAX instances does not fit in memory.
         let mut arrivals = Arrivals { place: place as u32, weight, random, unweighted_time: 0.0, time: 0.0, slot: 0 };
         arrivals.next();
         arrivals
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_n_instances_that_comes_or_goes_moves_its_own_nth_of_the_keys_and_no_other() {
+    fn removing_one_of_n_instances_moves_only_its_keys_which_are_one_nth() {
         for count in [2, 3, 10, 100] {
             let all = hosts(count);
             let (with, without) = (owners(&all), owners(&all[1..]));
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn another_weight_moves_only_what_the_shares_differ_by() {
+    fn a_changed_weight_moves_only_the_difference_of_the_shares() {
         let mut hosts = hosts(4);
         let before = owners(&hosts);
         Arc::make_mut(&mut hosts[2]).weight = 2.0;
@@ -162,7 +162,7 @@ mod tests {
         }
     }
 
-    /// Other processes may run another version.
+    /// Processes that run different versions must agree on the instance of a key.
     #[test]
     fn a_key_has_the_same_hash_for_ever() {
         assert_eq!(hash_of(&[b"user-17"]), hash_of(&[b"user", b"-17"]));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instance_of_hardly_any_weight_costs_no_endless_loop() {
+    fn a_tiny_weight_causes_no_endless_loop() {
         let mut hosts = hosts(2);
         Arc::make_mut(&mut hosts[0]).weight = f64::MIN_POSITIVE;
         Arc::make_mut(&mut hosts[1]).weight = f64::MAX;

@@ -1,4 +1,4 @@
-//! One published list, prepared for choices, and the place where views find it.
+//! One published list, prepared for choices, and the [`SharedList`] from which views read it.
 //!
 //! [`List::prepare`] does the expensive part, in the writer's thread: filters, preferences, tables. A reader then
 //! needs one random number and a look into a table.
@@ -47,13 +47,13 @@ impl Published {
 
 /// The list that the views with one selection read.
 ///
-/// Immutable, except for `targets`, which the first call fills in. Views that only use `select_one` never need
-/// them.
+/// Immutable, except for `is_plain`, and for `callable`, which the first call fills in. `select_one` does not need
+/// `callable` while `is_plain` is true.
 #[derive(Debug)]
 pub(super) struct List {
     /// The instances that the filters accept.
     pub(super) all: Arc<ServiceInfo>,
-    /// The healthy ones of `all`. The same `Arc` if all are healthy.
+    /// The healthy instances of `all`. The same `Arc` if all are healthy.
     healthy: Arc<ServiceInfo>,
     /// Instances that are withheld from removal.
     pub(super) withheld: Vec<Arc<Instance>>,
@@ -65,7 +65,7 @@ pub(super) struct List {
     pub(super) others: Group,
     /// Whether a random draw from `first` is already the choice, as long as no instance is ejected.
     may_be_plain: bool,
-    /// Whether a random draw from `first` is already the choice. Kept here, because every choice reads this cache line.
+    /// `may_be_plain`, and no instance is ejected. Kept here, because every choice reads this cache line.
     is_plain: AtomicBool,
     new: Option<NewInstances>,
     callable: OnceLock<Box<[Option<Callable>]>>,
@@ -75,7 +75,7 @@ pub(super) struct List {
 #[derive(Debug, Default)]
 pub(super) struct Group {
     pub(super) table: AliasTable,
-    /// Only for the policy that needs it.
+    /// Only for `Policy::ConsistentHash`.
     pub(super) keys: Option<HashTable>,
 }
 
@@ -83,7 +83,7 @@ pub(super) struct Group {
 #[derive(Debug)]
 struct NewInstances {
     since: Box<[Option<Instant>]>,
-    /// When the last of them has warmed up.
+    /// When the newest instance has warmed up. `None` if none is warming up.
     until: Option<Instant>,
 }
 
@@ -97,23 +97,23 @@ pub(super) struct Callable {
     pub(super) share: f32,
 }
 
-/// What a call keeps of the list that its instance was chosen from.
+/// The part of a list that a call keeps in memory: one instance and its record.
 ///
-/// It keeps one instance alive, and not the list: calls may last much longer than a list.
+/// It does not keep the list, because a call may last much longer than a list.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) instance: Arc<Instance>,
     pub(super) record: Arc<Record>,
-    /// When the last call began whose latency is measured, in milliseconds.
+    /// When the last call began whose latency is measured exactly, in milliseconds.
     measured: AtomicU32,
     pub(super) records: Arc<ServiceRecords>,
-    /// Only failed calls need the list.
+    /// Only failed and dropped calls need the list, for its settings.
     pub(super) list: Weak<SharedList>,
 }
 
 impl Callable {
-    /// Reads the cache lines that a call is going to write, and the one that its caller is going to read. The processor
-    /// fetches them together. A write waits for its line before the next line is fetched.
+    /// Reads the cache lines that the call will write, and the line that its caller will read. The processor fetches
+    /// lines for reads together, but would wait for the line of each write.
     #[inline]
     pub(super) fn fetch(&self) {
         let measured = self.target.measured.load(atomic::Ordering::Relaxed);
@@ -126,8 +126,8 @@ impl Target {
         Called { instance: &self.instance, record: &self.record }
     }
 
-    /// Whether to measure the latency of a call that begins now. Of the calls that begin in the same tick of the clock,
-    /// one is measured: the others would not change the mean.
+    /// Whether to measure the latency of a call that begins now by the exact clock. One of the calls that begin in the
+    /// same tick of the coarse clock is enough: the others would not change the mean.
     pub(super) fn is_to_be_measured(&self, now: u32) -> bool {
         let is_new = self.measured.load(atomic::Ordering::Relaxed) != now;
         if is_new {
@@ -272,7 +272,7 @@ fn filtered(info: &Arc<ServiceInfo>, keeps_all: bool, keep: impl Fn(&Instance) -
 ///
 /// An instance takes calls if it is enabled, healthy, of a weight above 0 and of a port other than 0.
 fn confirmed(hosts: &[Arc<Instance>], is_withheld: impl Fn(&Arc<Instance>) -> bool) -> Vec<u32> {
-    // A list of more than u32::MAX instances fits in no memory.
+    // A list of more than u32::MAX instances does not fit in memory.
     let callable = (0u32..).zip(hosts).filter(|(_, host)| host.takes_calls() && host.weight.is_finite());
     let (mut confirmed, withheld): (Vec<_>, Vec<_>) = callable.partition(|(_, host)| !is_withheld(host));
     if confirmed.len() < withheld.len() {
@@ -291,8 +291,7 @@ pub(super) struct SharedList {
     pub(super) turns: Apart<AtomicU64>,
     pub(super) records: Arc<ServiceRecords>,
     pub(super) selection: Selection,
-    /// The number of lists that were published. It is increased after the list and its staleness are stored, so a
-    /// reader that sees the number sees both.
+    /// The number of lists that were a change for these views. It is increased after the list is stored: see `source`.
     version: AtomicU64,
     /// Notified by every list and by the writer's end.
     pub(super) changed: Notify,
@@ -345,13 +344,14 @@ impl SharedList {
         is_first || !is_same
     }
 
-    /// Counts the new list, and wakes those who wait.
+    /// Counts the new list if it is a change, and wakes all readers that wait.
     pub(super) fn tell(&self, is_change: bool) {
         self.version.fetch_add(u64::from(is_change), atomic::Ordering::Release);
         self.changed.notify_waiters();
     }
 
-    /// Call it for each new list, after it can be reached by [`note_ejections`](SharedList::note_ejections).
+    /// Sets `is_plain` of a new list. Call it after [`note_ejections`](SharedList::note_ejections) can reach the list,
+    /// so that no ejection is missed.
     pub(super) fn look_for_ejections(&self) {
         self.records.with_ejections(|any_ejected| self.note_ejections(any_ejected));
     }

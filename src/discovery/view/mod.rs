@@ -1,26 +1,27 @@
 //! Lock-free reads of one service's list, the choice of an instance, and the outcomes of calls.
 //!
-//! One [`ViewWriter`], owned by the service's Subscriber, and any number of [`ServiceView`]s in any thread. A reader
-//! borrows the present list from an [`ArcSwap`](arc_swap::ArcSwap): no lock, no allocation, and no reference count that
-//! threads would contend for. Everything that a choice needs is prepared when a list is published, not when it is read.
+//! The service's Subscriber owns one [`ViewWriter`]. Any number of [`ServiceView`]s read its lists, in any thread. A
+//! reader borrows the current list from an [`ArcSwap`](arc_swap::ArcSwap): no lock, no allocation, and no reference
+//! count that threads would contend for. Everything that a choice needs is prepared when a list is published, not when
+//! it is read.
 //!
 //! Each of these files imports only from files above it:
 //!
-//! - `clock`: the time. `policy`, `alias_table`, `hash_table`: how one of several is drawn.
+//! - `clock`: the time. `policy`, `alias_table`, `hash_table`: how one of several instances is drawn.
 //! - `record`: the calls of one instance. `budget`: the retries of a service. `ejection`: the records of a service;
 //!   ejects instances.
-//! - `selection`: the settings of a view. `list`: one published list, made by a selection. `choice`: chooses from it.
+//! - `selection`: the settings of a view. `list`: a list, prepared for a selection. `choice`: chooses from a list.
 //! - `source`: the lists of one subscription. `timekeeper`: timers of waiting views.
-//! - `service_view`: the view. `call`: a call and its outcome. `waiting`: waits for lists and instances. `stream`: lists
-//!   and changes as streams.
+//! - `service_view`: the view. `call`: a call and its outcome. `waiting`: waits for lists and instances.
+//!   `stream`: lists and changes as streams.
 //! - `writer`: publishes lists. `controlled`: views for tests of applications.
 //!
 //! # Why it is built like this
 //!
-//! A choice happens for every call of the application, perhaps a million times a second, in many threads; a list
-//! changes a few times an hour. So all work is moved from the choice to the change. A published [`List`](list::List)
-//! is never modified: it is replaced as a whole. What calls change is in the [`Record`](record::Record)s, which outlive
-//! the lists and are shared by all selections of a service.
+//! A choice happens for every call of the application, perhaps a million times a second, in many threads. A list
+//! changes a few times an hour. So the work is done when the list changes, and a choice does as little as possible. A
+//! published [`List`](list::List) is replaced as a whole. The values that calls change are in the
+//! [`Record`](record::Record)s, which outlive the lists and are shared by all selections of a service.
 //!
 //! Invariants:
 //!
@@ -28,8 +29,7 @@
 //!   (`tests/allocations.rs`).
 //! - The application's predicates run when a list is published or a view is made: never in a choice, and never
 //!   under a lock.
-//! - A `Guard` of the list is never kept across an `await` of ours; a [`Call`] keeps an `Arc` of one instance
-//!   instead.
+//! - This crate never keeps a `Guard` of the list across an `await`. A [`Call`] keeps an `Arc` of one instance instead.
 
 mod alias_table;
 mod budget;

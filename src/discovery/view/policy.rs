@@ -1,6 +1,7 @@
 //! The policies by which a view chooses an instance.
 //!
-//! A policy decides only among instances that may be called: filters, health, ejection and preferences come first.
+//! A policy decides only among instances that may be called. Filters, health, ejection and preferences are applied
+//! before.
 
 /// How an instance is chosen among those that can be called.
 ///

@@ -1,10 +1,10 @@
 //! The calls to one instance: how many are in flight, how they end, and how long they take.
 //!
-//! All fields are atomics: a call begins and ends without a lock. A few values are updated by a load and a store,
-//! so that a sample may be lost when two threads meet; none of them is a count.
+//! All fields that change are atomics, so a call begins and ends without a lock. The latency is updated by a load and a
+//! store: if two threads update it at the same time, one sample is lost.
 //!
-//! The latency is a mean in which recent samples weigh more: it follows a change within about a second, and fades
-//! while no call is measured, so that an instance that was slow once gets another try.
+//! The latency is a mean in which recent samples count more. It follows a change within about a second. It fades while
+//! no call is measured, so that an instance that was slow is tried again.
 
 use std::{
     ops::AddAssign,
@@ -16,8 +16,8 @@ use actix_rt::time::Instant;
 
 use super::clock::Now;
 
-/// In milliseconds. A latency sample has more weight the longer ago the sample before was: after this time, the sample
-/// counts as much as the mean of the samples before.
+/// In milliseconds. The more time has passed since the last sample, the more a new sample counts: after this time, as
+/// much as the mean of all earlier samples.
 const LATENCY_WINDOW: f32 = 1_000.0;
 /// In milliseconds. The latency of an instance that gets no calls fades: after this time it counts a quarter, so that a
 /// slow instance is tried again.
@@ -30,8 +30,8 @@ const LONGEST_PROBE: Duration = Duration::from_secs(30);
 /// Shared by all views of a service of one Registry. A record has its own cache line, so that calls to other instances
 /// do not slow down calls to this one.
 ///
-/// The counts of failed and cancelled calls have 32 bits and wrap around; a successful call is the common case and
-/// has 64.
+/// The counts of failed and cancelled calls have 32 bits and wrap around. Successful calls are more frequent, so their
+/// count has 64 bits.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(super) struct Record {
@@ -44,7 +44,8 @@ pub(super) struct Record {
     /// The upper half is the time of the last sample in milliseconds of the coarse clock (modulo 2^32). The lower half
     /// is the mean latency in microseconds, as the bits of an `f32`. 0 without a sample.
     latency: AtomicU64,
-    /// Calls that began. Those that have not ended are in flight, so the end of a call need not write twice.
+    /// Calls that began. The calls in flight are these minus the ended calls, so the end of a call writes only one
+    /// count.
     began: AtomicU32,
     /// The failures in a row.
     failures: AtomicU32,
@@ -79,7 +80,7 @@ pub(super) enum Admission {
 }
 
 impl Record {
-    /// Takes over the latency of `before`.
+    /// `before` is the record of the same instance before it left the list. The new record takes over its latency.
     pub(super) fn new(origin: Instant, before: Option<&Record>) -> Self {
         let latency = before.map_or(0, |before| before.latency.load(Ordering::Relaxed));
         Record {
@@ -97,7 +98,7 @@ impl Record {
 
     // Calls.
 
-    /// Counts a call in flight. Each is followed by one [`call_ended`](Record::call_ended).
+    /// Counts a call in flight. Every call ends with one [`call_ended`](Record::call_ended).
     #[inline]
     pub(super) fn call_began(&self) {
         self.began.fetch_add(1, Ordering::Relaxed);
@@ -198,12 +199,12 @@ impl Record {
         }
     }
 
-    /// Ejects the instance, or sets another end.
+    /// Ejects the instance, or changes the end of its ejection.
     pub(super) fn eject_until(&self, end: Instant) {
         self.ejected_until.store(self.nanos(end).max(1), Ordering::Release);
     }
 
-    /// Ends the ejection. The instance starts anew, without failures.
+    /// Ends the ejection, and sets the failures in a row to 0.
     pub(super) fn readmit(&self) {
         self.failures.store(0, Ordering::Relaxed);
         self.ejected_until.store(0, Ordering::Release);
@@ -216,8 +217,8 @@ impl Record {
 
     // Load.
 
-    /// Notes the time that a call took which ended at this millisecond. A call that did not succeed can only raise the
-    /// mean.
+    /// Adds the latency of a call that ended at `now`, in milliseconds of the coarse clock. A call that did not succeed
+    /// can only raise the mean.
     pub(super) fn observe(&self, took: Duration, now: u32, succeeded: bool) {
         let sample = took.as_secs_f32() * 1e6;
         let latency = match self.latency(now) {
@@ -226,7 +227,6 @@ impl Record {
             Some((mean, _)) if !succeeded && sample <= mean => return,
             Some((mean, age)) => mean + (sample - mean) * (age / (age + LATENCY_WINDOW)),
         };
-        // If two threads store at the same time, one sample is lost, which does not matter.
         self.latency.store(u64::from(now) << 32 | u64::from(latency.to_bits()), Ordering::Relaxed);
     }
 
@@ -256,14 +256,14 @@ impl Record {
         in_flight.max(0) as u32
     }
 
-    /// The calls in flight, divided by the share.
     fn queue(&self, share: f32) -> f32 {
         self.in_flight() as f32 / share
     }
 }
 
-/// Whether the load of `second` is clearly lower than that of `first`. Each is a record with its share of the calls.
-/// Without a clear difference the first draw wins, so that equal instances are called by their weights.
+/// Whether the load of `second` is clearly lower than the load of `first`. Each is a record with the instance's share
+/// of the calls. Without a clear difference the instance that was drawn first wins, so that equal instances are called
+/// by their weights.
 pub(super) fn is_less_loaded(second: (&Record, f32), first: (&Record, f32), millis: u32) -> bool {
     let (queue, other_queue) = (first.0.queue(first.1), second.0.queue(second.1));
     match (first.0.latency(millis), second.0.latency(millis)) {
@@ -290,7 +290,7 @@ mod tests {
         (Record::new(origin, None), origin)
     }
 
-    /// The sample is of millisecond 0.
+    /// Returns a record with one sample, taken at millisecond 0.
     fn with_latency(latency: Duration) -> Record {
         let (record, _) = record();
         record.observe(latency, 0, true);
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slower_and_the_busier_one_is_more_loaded() {
+    fn a_slower_or_busier_instance_is_more_loaded() {
         let (quick, slow, now) = (with_latency(2 * MS), with_latency(20 * MS), 0);
         assert!(is_less_loaded((&quick, 1.0), (&slow, 1.0), now) && !is_less_loaded((&slow, 1.0), (&quick, 1.0), now));
         (0..12).for_each(|_| quick.call_began());
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn equals_are_called_as_they_are_drawn() {
+    fn of_equal_instances_the_first_draw_wins() {
         let (one, other, now) = (with_latency(20 * MS), with_latency(19 * MS), 0);
         assert!(!is_less_loaded((&one, 1.0), (&other, 1.0), now) && !is_less_loaded((&other, 1.0), (&one, 1.0), now));
         let unknown = Record::new(one.origin, None);

@@ -1,8 +1,7 @@
 //! The settings of a view: filters, preferences, policy, warm-up, ejection.
 //!
-//! Two kinds of settings: filters and preferences decide what is in a published list, so they are applied once per
-//! list; policy, warm-up and ejection decide at each choice. Equal selections share one published list, which is
-//! why a selection can be compared.
+//! Filters and preferences decide what is in a published list, so they are applied once per list. Policy, warm-up and
+//! ejection decide at each choice. Views with equal selections share one published list, so selections can be compared.
 
 use std::{
     collections::BTreeSet,
@@ -44,8 +43,7 @@ type Predicate = Arc<dyn Fn(&Instance) -> bool + Send + Sync>;
 /// | `only_cluster`, `only_metadata`, `only` | yes | [`NoInstance`](crate::Error::NoInstance) |
 /// | `prefer_cluster`, `prefer_metadata` | no | the other instances are chosen |
 ///
-/// All filters must match. Several clusters of one setter are alternatives, several metadata pairs must all be
-/// there.
+/// All filters must match. Several clusters of one setter are alternatives. Several metadata pairs must all be present.
 #[derive(Clone)]
 pub struct Selection {
     pub(super) policy: Policy,
@@ -74,8 +72,8 @@ impl Default for Selection {
 impl Selection {
     /// How an instance is chosen. Default: [`Policy::WeightedRandom`].
     ///
-    /// Views with different policies of the same service share records, so ejections and calls in flight count for
-    /// all.
+    /// Views of one service share records even if their policies differ, so ejections and calls in flight count for all
+    /// of them.
     #[must_use]
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
@@ -130,8 +128,7 @@ impl Selection {
     /// Chooses instances of this cluster as long as one of them can be called, otherwise any instance. Call it again to
     /// prefer another cluster as well. Default: no preference.
     ///
-    /// An instance of the cluster that is unhealthy or ejected does not count as one that can be called. The
-    /// preference is decided when a list arrives and, for ejections, at each choice.
+    /// An instance of the cluster that is unhealthy or ejected does not count as one that can be called.
     #[must_use]
     pub fn prefer_cluster(mut self, cluster: impl Into<String>) -> Self {
         self.prefer.clusters.insert(cluster.into());
@@ -142,7 +139,7 @@ impl Selection {
     /// preferences, also with [`prefer_cluster`](Selection::prefer_cluster), an instance must match all of them.
     /// Default: no preference.
     ///
-    /// For example the zone of the caller: `prefer_metadata("zone", "eu-1")`.
+    /// Use it, for example, for the zone of the caller: `prefer_metadata("zone", "eu-1")`.
     #[must_use]
     pub fn prefer_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.prefer.metadata.insert(key.into(), value.into());
@@ -153,8 +150,8 @@ impl Selection {
     /// the share grows from a tenth of its weight to its weight. Default: zero, which is no warm-up.
     /// [`Policy::ConsistentHash`] has none.
     ///
-    /// Use it for instances that are slow at first, because of cold caches or a just-in-time compiler. 30 s to 2
-    /// min are usual. If all instances are new, they share the calls as usual.
+    /// Use it for instances that are slow at first, because of cold caches or a just-in-time compiler. 30 s to 2 min
+    /// are usual. If all instances are new, each still gets its share by weight.
     #[must_use]
     pub fn warm_up(mut self, time: Duration) -> Self {
         self.warm_up = time.min(LONGEST_DURATION);
@@ -163,7 +160,7 @@ impl Selection {
 
     /// When this view's failed calls eject an instance. Default: [`Eject::consecutive`]`(5)`.
     ///
-    /// [`Eject`] has the numbers. [`Eject::never`] turns it off for this view.
+    /// [`Eject::never`] turns ejection by this view's calls off.
     #[must_use]
     pub fn eject(mut self, eject: Eject) -> Self {
         self.eject = eject;
@@ -173,10 +170,10 @@ impl Selection {
     /// A [`Call`](crate::Call) that is dropped without an outcome counts as failed when it lasted longer than this,
     /// otherwise as cancelled. Default: 1 s.
     ///
-    /// The clock is exact to about 10 ms, and is not the one that `tokio::time::pause` stops.
+    /// On Linux the time is exact to about 10 ms, and `tokio::time::pause` does not stop it.
     ///
-    /// A caller that gives up after a time limit drops its call. Set this a little below that limit, so that such
-    /// calls count against the instance.
+    /// A caller that gives up after a time limit drops its call. Set `slow_after` a little below that limit, so that
+    /// such calls count against the instance.
     #[must_use]
     pub fn slow_after(mut self, limit: Duration) -> Self {
         self.slow_after = limit;
@@ -197,7 +194,7 @@ impl Selection {
 
 /// Two predicates are equal if they are the same `Arc`.
 ///
-/// So equal settings that were built separately are equal, unless they have predicates.
+/// Selections that were built separately are equal if their settings are, unless they have predicates.
 impl PartialEq for Selection {
     fn eq(&self, other: &Self) -> bool {
         let same = |(one, other): (&Predicate, &Predicate)| Arc::ptr_eq(one, other);

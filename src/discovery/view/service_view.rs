@@ -25,15 +25,15 @@ use crate::model::{
 
 /// The current instances of a service. Reading takes nanoseconds and sends no message.
 ///
-/// Cheap to clone, usable in any thread and under any runtime. The list behind all views of a service is the same one;
-/// it is a cache, as old as the last push or poll. When the last view of a service is dropped and nobody listens to it,
-/// the Registry stops watching the service. When the Registry ends, its views keep their last list and are
+/// A view is cheap to clone, and works in any thread and under any runtime. All views of a service read the same list,
+/// which is as old as the last push or poll. When the last view of a service is dropped and no actor has subscribed to
+/// it, the Registry stops watching the service. When the Registry ends, its views keep their last list and are
 /// [stale](ServiceView::is_stale).
 ///
 /// ```
 /// use actix_nacos::{Instance, ServiceName, ServiceView};
 ///
-/// // As `registry.send(Discover::new("orders"))` gives it; here with a list that stays as it is.
+/// // `registry.send(Discover::new("orders"))` returns a view. This one has a list that never changes.
 /// let view = ServiceView::fixed(ServiceName::parse("orders")?, [Instance::new("127.0.0.7", 8080)]);
 /// if let Some(instance) = view.select_one() {
 ///     assert_eq!(instance.authority(), "127.0.0.7:8080");
@@ -63,9 +63,9 @@ pub struct ServiceView {
     pub(super) shared: Arc<SharedList>,
     pub(super) source: Arc<ViewSource>,
     healthy_only: bool,
-    /// The version of the list that `changed` returned for last.
+    /// The version of the list when `changed` returned last.
     pub(super) seen: u64,
-    /// `None` in a view with a fixed list, which never waits.
+    /// `None` in a view with a fixed list, which needs no timers.
     pub(super) clock: Option<Clock>,
 }
 
@@ -73,9 +73,8 @@ impl ServiceView {
     /// Creates a view of a list that never changes, for tests of code that takes a `ServiceView`. See
     /// [`controlled`](ServiceView::controlled) for a list that changes.
     ///
-    /// It is ready, never stale, and [`changed`](ServiceView::changed) waits for ever.
-    ///
-    /// The instances are put in order, and may be chosen by every policy. Ejection works, too.
+    /// The view is ready and never stale, and [`changed`](ServiceView::changed) waits for ever. The instances are
+    /// sorted. Policies and ejection work as in any other view.
     pub fn fixed(service: ServiceName, instances: impl IntoIterator<Item = Instance>) -> Self {
         let info = ServiceInfo::new(service.clone(), instances);
         let source = ViewSource::new(service.clone(), String::new(), ServiceRecords::new(service, None));
@@ -94,8 +93,8 @@ impl ServiceView {
         ServiceView { seen: shared.version(), shared, source: source.clone(), healthy_only, clock }
     }
 
-    /// Creates another view of the same service. `change` receives the [`Selection`] of this view and returns that of
-    /// the new one.
+    /// Creates another view of the same service. `change` receives the [`Selection`] of this view and returns the
+    /// [`Selection`] of the new view.
     ///
     /// ```
     /// use actix_nacos::{Instance, ServiceName, ServiceView};
@@ -108,15 +107,15 @@ impl ServiceView {
     /// # Ok::<(), actix_nacos::Error>(())
     /// ```
     ///
-    /// Cheap if a view with an equal selection exists; otherwise the list is filtered once, in the caller's thread.
-    /// Keep the new view instead of making it for each call.
+    /// This is cheap if a view with an equal selection exists. Otherwise the list is filtered once, in the caller's
+    /// thread. Keep the new view instead of making it for each call.
     #[must_use]
     pub fn with(&self, change: impl FnOnce(Selection) -> Selection) -> ServiceView {
         let selection = change(self.shared.selection.clone());
         ServiceView::new(&self.source, &selection, self.healthy_only, self.clock.clone())
     }
 
-    /// The retries that all clients of the Registry may send to this service.
+    /// The budget of retries that all clients of the Registry share for this service.
     pub(crate) fn retry_budget(&self) -> &Budget {
         &self.shared.records.retry_budget
     }
@@ -126,17 +125,13 @@ impl ServiceView {
         self.shared.records.call_totals()
     }
 
-    /// The service that is viewed.
-    ///
-    /// With its group, which `Display` writes as `GROUP@@name`.
+    /// The service, with its group. `Display` writes it as `GROUP@@name`.
     pub fn service(&self) -> &ServiceName {
         &self.source.service
     }
 
-    /// The clusters that are viewed, comma separated; empty for all.
-    ///
-    /// The clusters of [`Discover::clusters`](crate::Discover::clusters), which the server was asked for. Those of
-    /// [`Selection::only_cluster`] are part of the [selection](Self::selection).
+    /// The clusters of [`Discover::clusters`](crate::Discover::clusters), comma separated; empty for all. The server
+    /// was asked for these. The clusters of [`Selection::only_cluster`] are part of the [selection](Self::selection).
     pub fn clusters(&self) -> &str {
         &self.source.clusters
     }
@@ -146,8 +141,8 @@ impl ServiceView {
         &self.shared.selection
     }
 
-    /// The current instances, in order of cluster, ip and port; only the healthy ones if that was asked for.
-    /// Empty before the first list has come.
+    /// The current instances, in order of cluster, ip and port; only the healthy instances with
+    /// [`Discover::healthy_only`](crate::Discover::healthy_only). Empty before the first list has arrived.
     ///
     /// ```
     /// # use actix_nacos::{Instance, ServiceName, ServiceView};
@@ -158,15 +153,15 @@ impl ServiceView {
     /// # Ok::<(), actix_nacos::Error>(())
     /// ```
     ///
-    /// Contains also instances that cannot be called: unhealthy ones, those of weight 0, and ejected ones. Drop the
-    /// result soon, because it keeps the whole list in memory.
+    /// The result also contains instances that cannot be called: unhealthy ones, those of weight 0, and ejected ones.
+    /// Drop it soon, because it keeps the whole list in memory.
     #[inline]
     pub fn instances(&self) -> Instances {
         Instances { list: self.shared.list.load(), healthy_only: self.healthy_only }
     }
 
-    /// The instances that are withheld from removal: the server in use may have forgotten them, and has not listed them
-    /// since. They are listed like the others, but not chosen once half of the callable instances are listed again. See
+    /// The instances that are withheld from removal, because the server in use may have forgotten them. The list
+    /// contains them. They are chosen only until half of the callable instances are confirmed: see
     /// [`Config::outage_hold`](crate::Config::outage_hold).
     ///
     /// ```
@@ -192,11 +187,8 @@ impl ServiceView {
         self.instances().iter().filter(|instance| records.is_ejected(instance)).cloned().collect()
     }
 
-    /// The whole list from the server, without the instances that the view's filters leave out; only the healthy
-    /// instances if that was asked for.
-    ///
-    /// Besides the instances it has what the server says of the list: `cache_millis`, `last_ref_time` and whether
-    /// the protection threshold is reached.
+    /// The list with what the server says about it: `cache_millis`, `last_ref_time`, and whether the protection
+    /// threshold is reached. Its instances are those of [`instances`](Self::instances).
     pub fn info(&self) -> Arc<ServiceInfo> {
         self.shared.list.load().of(self.healthy_only).clone()
     }
@@ -205,12 +197,11 @@ impl ServiceView {
     /// draws at random by the weights, among the instances that are healthy, enabled, of a weight above 0 and of a port
     /// other than 0. `None` if there is no such instance.
     ///
-    /// Drop the guard after the call, because it keeps the whole list in memory. To keep the instance, use
+    /// Drop the result after the call, because it keeps the whole list in memory. To keep the instance, use
     /// [`Selected::into_owned`].
     ///
-    /// The policies that need to know calls, such as [`Policy::LeastLoaded`](crate::Policy::LeastLoaded), only know
-    /// those of [`begin`](Self::begin). [`Policy::ConsistentHash`](crate::Policy::ConsistentHash) has no key here, so
-    /// it draws at random.
+    /// [`Policy::LeastLoaded`](crate::Policy::LeastLoaded) counts only calls that began with [`begin`](Self::begin).
+    /// [`Policy::ConsistentHash`](crate::Policy::ConsistentHash) has no key here, so it draws at random.
     ///
     /// ```
     /// # use actix_nacos::{Instance, ServiceName, ServiceView};
@@ -219,8 +210,8 @@ impl ServiceView {
     /// assert_eq!(address.as_deref(), Some("127.0.0.7:8080"));
     /// # Ok::<(), actix_nacos::Error>(())
     /// ```
-    // Inlining saves a third of the time (`benches/view.rs`). When the compiler leaves it at a call, the processor waits
-    // for the result: the callee writes its parts one by one, and the caller reads them in one piece.
+    // Inlining saves a third of the time (`benches/view.rs`). Without it the processor waits for the result, because
+    // the callee writes the parts of the result one by one and the caller reads them in one piece.
     #[inline(always)]
     pub fn select_one(&self) -> Option<Selected> {
         // Draw before loading the guard, which is a fence: the other order takes 33 ns instead of 20.
@@ -239,17 +230,14 @@ impl ServiceView {
         choice.choose(random).map(|Chosen { place, .. }| place)
     }
 
-    /// Whether the first list has come.
-    ///
-    /// Stays true from then on. A list from the disk cache counts, and is [stale](Self::is_stale).
+    /// Whether the first list has arrived. A list from the disk cache counts, and is [stale](Self::is_stale).
     pub fn is_ready(&self) -> bool {
         self.shared.is_ready()
     }
 
     /// Whether the list may be out of date, because no server can be reached or the Registry has ended.
     ///
-    /// A stale list is the best that is known: instances seldom change while the registry is down. Show it on a
-    /// status page, and go on calling.
+    /// Continue to call instances of a stale list: they seldom change while the registry is down.
     pub fn is_stale(&self) -> bool {
         self.source.is_stale()
     }
@@ -270,7 +258,7 @@ impl Clone for ServiceView {
     }
 }
 
-/// The last view that is dropped ends the polling of its list, if nobody has subscribed to it.
+/// Dropping the last view ends the polling of its list, if no actor has subscribed to it.
 impl Drop for ServiceView {
     fn drop(&mut self) {
         if self.source.readers.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -318,14 +306,14 @@ impl fmt::Debug for Instances {
 
 /// The instance that [`ServiceView::select_one`] chose. Derefs to [`Instance`].
 ///
-/// It borrows the whole list: keep it for the length of an expression.
+/// Drop it soon, because it keeps the whole list in memory. To keep the instance, use [`into_owned`](Self::into_owned).
 pub struct Selected {
     list: Guard<Arc<List>>,
     index: usize,
 }
 
 impl Selected {
-    /// Returns the instance alone, which does not keep the list in memory.
+    /// Returns the instance without the list.
     pub fn into_owned(self) -> Arc<Instance> {
         self.list.all.hosts[self.index].clone()
     }

@@ -4,11 +4,10 @@
 //! |---|---|---|
 //! | [`ViewSource`] | subscription | the writer and all views |
 //! | [`SharedList`] | selection of a subscription | the views with this selection |
-//! | `ViewWriter` | subscription | nobody: its Subscriber owns it |
+//! | `ViewWriter` | subscription | not shared: owned by the Subscriber |
 //!
 //! Lists are published in this order: store the list, store its staleness, raise the version, wake the readers. A
-//! reader that sees the version therefore sees the rest. Locks are only taken to publish and to make views; readers
-//! take none.
+//! reader that sees the version therefore sees the list and its staleness. Readers take no lock.
 
 use std::{
     collections::HashSet,
@@ -51,13 +50,13 @@ pub(super) struct ViewSource {
 struct Lists {
     /// `None` before the first list.
     current: Option<Published>,
-    /// The last list that was not stale when it was published, while `current` was.
+    /// The last list that a server confirmed. `None` while `current` is confirmed.
     confirmed: Option<Arc<ServiceInfo>>,
-    /// Whether `current` was stale when it was published.
+    /// Whether `current` was stale when it was published, and no server has confirmed it since.
     is_unconfirmed: bool,
     /// The number of lists that were published.
     published: u64,
-    /// One list for each selection that views have.
+    /// The prepared lists, one for each selection that views have.
     shared: Vec<Weak<SharedList>>,
 }
 
@@ -112,7 +111,7 @@ impl ViewSource {
         }
     }
 
-    /// Stores the list, then its staleness, and then wakes the readers, so that a woken reader sees both.
+    /// Publishes a list, in the order that the module's documentation gives.
     pub(super) fn publish(&self, info: Arc<ServiceInfo>, stale: bool, is_withheld: impl Fn(&Arc<Instance>) -> bool) {
         let withheld = info.hosts.iter().filter(|host| is_withheld(host)).map(|host| Arc::as_ptr(host) as usize);
         let published = Published { withheld: Arc::new(withheld.collect::<HashSet<_>>()), info };
@@ -136,7 +135,7 @@ impl ViewSource {
         changed.iter().for_each(|(is_change, shared)| shared.tell(*is_change));
     }
 
-    /// Says that no further list will come, and wakes everybody who waits for one.
+    /// Marks the end of the lists, and wakes all readers that wait for a list.
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Release);
         let shared = self.lists().living();
@@ -150,7 +149,7 @@ impl ViewSource {
         }
     }
 
-    /// The current list has turned out to be right.
+    /// Notes that a server has confirmed the current list. Instances that only the last confirmed list had have left.
     fn confirm(&self) {
         let mut lists = self.lists();
         lists.is_unconfirmed = false;

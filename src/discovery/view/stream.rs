@@ -26,7 +26,7 @@ use crate::{
 type Changed = Pin<Box<dyn Future<Output = (ServiceView, Result<(), Error>)> + Send>>;
 
 impl ServiceView {
-    /// Returns the present list, if there is one, and then every newer list: see [`changed`](ServiceView::changed). If
+    /// Returns the current list, if there is one, and then every newer list: see [`changed`](ServiceView::changed). If
     /// lists arrive faster than the stream is polled, only the newest one is returned. The stream ends with the
     /// Registry.
     ///
@@ -47,12 +47,12 @@ impl ServiceView {
     /// ```
     pub fn lists(&self) -> Lists {
         let mut view = self.clone();
-        // Version 0 is before the first list, so the present list is always returned.
+        // Version 0 is before the first list, so the current list is always returned.
         view.seen = 0;
         Lists { next: changed(view) }
     }
 
-    /// Returns the changes of the list, one instance at a time, beginning with all instances of the present list as
+    /// Returns the changes of the list, one instance at a time. All instances of the current list come first, as
     /// [added](InstanceChange::Added). If lists arrive faster than the stream is polled, the changes lead directly to
     /// the newest list. The stream ends with the Registry.
     ///
@@ -89,8 +89,8 @@ fn changed(mut view: ServiceView) -> Changed {
 
 /// The stream that [`ServiceView::lists`] gives. It keeps the service watched as a view does.
 ///
-/// An item is the same `Arc` that [`ServiceView::info`] returns at that moment. It never waits for the application:
-/// a slow reader skips lists.
+/// An item is the same `Arc` that [`ServiceView::info`] returns at that moment. Lists do not queue up: a slow reader
+/// skips lists.
 #[must_use = "streams do nothing unless polled"]
 pub struct Lists {
     next: Changed,
@@ -102,7 +102,7 @@ impl Stream for Lists {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let (view, told) = ready!(self.next.as_mut().poll(context));
         let list = told.ok().map(|()| view.info());
-        // Polled again after the end, it finds the end again.
+        // A stream that is polled after its end returns `None` again.
         self.next = changed(view);
         Poll::Ready(list)
     }
@@ -110,17 +110,17 @@ impl Stream for Lists {
 
 /// What changed in a list.
 ///
-/// Instances are the same if their cluster, ip and port are. Everything else is a value, whose change is
-/// [`Changed`](InstanceChange::Changed): weight, health, metadata, enabled.
+/// Two entries are the same instance if their cluster, ip and port are equal. A change of any other value, such as
+/// weight, health or metadata, is [`Changed`](InstanceChange::Changed).
 #[derive(Debug, Clone, PartialEq)]
 pub enum InstanceChange {
     /// An instance that was not in the list before.
     Added(Arc<Instance>),
     /// An instance with other values than before.
     Changed {
-        /// As it was.
+        /// The instance in the previous list.
         before: Arc<Instance>,
-        /// As it is.
+        /// The instance in the new list.
         now: Arc<Instance>,
     },
     /// An instance that is not in the list any more.
@@ -129,8 +129,8 @@ pub enum InstanceChange {
 
 /// The stream that [`ServiceView::changes`] gives. It keeps the service watched as a view does.
 ///
-/// Added instances come first, then changed and removed ones. After the last one, a reader that applied all has the
-/// list.
+/// For each list, added instances come first, then changed and then removed ones. A reader that has applied all changes
+/// has the current list.
 #[must_use = "streams do nothing unless polled"]
 pub struct InstanceChanges {
     lists: Lists,

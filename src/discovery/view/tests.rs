@@ -46,7 +46,7 @@ fn a_view_draws_by_the_weights_too() {
 }
 
 #[test]
-fn who_takes_no_calls_is_never_chosen() {
+fn an_instance_that_takes_no_calls_is_never_chosen() {
     let mut hosts = instances(&[0.0, 1.0, 1.0, f64::INFINITY, f64::NAN, 1.0, 1e-300, 1.0]);
     hosts[1].healthy = false;
     hosts[2].enabled = false;
@@ -58,7 +58,7 @@ fn who_takes_no_calls_is_never_chosen() {
 }
 
 #[test]
-fn none_is_chosen_of_none() {
+fn no_instance_is_chosen_without_one_of_a_weight_above_0() {
     let select = |weights: &[f64]| ServiceView::fixed(service(), instances(weights)).select_one();
     assert!(select(&[]).is_none());
     assert!(select(&[0.0, 0.0, 0.0]).is_none());
@@ -67,7 +67,7 @@ fn none_is_chosen_of_none() {
 }
 
 #[test]
-fn a_healthy_view_leaves_the_others_out() {
+fn a_healthy_only_view_shows_only_healthy_instances() {
     let mut info = ServiceInfo::clone(&list(&[1.0, 1.0]));
     Arc::make_mut(&mut info.hosts[0]).healthy = false;
     let writer = writer();
@@ -81,7 +81,7 @@ fn a_healthy_view_leaves_the_others_out() {
 }
 
 #[test]
-fn a_snapshot_stays_while_the_list_goes_on() {
+fn instances_do_not_change_while_they_are_held() {
     let writer = writer();
     let view = writer.view(false);
     writer.publish(list(&[1.0]), false, |_| false);
@@ -128,7 +128,7 @@ fn views_and_guards_go_into_any_thread() {
 }
 
 #[actix::test]
-async fn not_ready_is_not_empty() {
+async fn a_view_is_ready_only_after_the_first_list_even_an_empty_one() {
     let writer = writer();
     let view = writer.view(false);
     assert!(!view.is_ready() && view.instances().is_empty() && view.select_one().is_none());
@@ -162,7 +162,7 @@ async fn waiting_ends_with_the_writer() {
 }
 
 #[actix::test]
-async fn a_view_outlives_its_writer_and_says_so() {
+async fn a_view_outlives_its_writer_and_is_stale() {
     let writer = writer();
     let mut view = writer.view(false);
     writer.publish(list(&[1.0]), false, |_| false);
@@ -180,7 +180,7 @@ async fn a_view_outlives_its_writer_and_says_so() {
 }
 
 #[actix::test]
-async fn the_writers_thread_keeps_the_time_of_a_caller_without_runtime() {
+async fn timers_of_a_caller_without_runtime_run_in_the_writers_thread() {
     let writer = writer();
     actix_rt::spawn(writer.keep_time());
     let view = writer.view(false);
@@ -198,7 +198,7 @@ async fn the_writers_thread_keeps_the_time_of_a_caller_without_runtime() {
 }
 
 #[actix::test]
-async fn time_is_kept_only_while_somebody_waits() {
+async fn a_timer_ends_when_its_caller_no_longer_waits() {
     let writer = writer();
     let mut time = pin!(writer.keep_time());
     let view = writer.view(false);
@@ -215,7 +215,7 @@ async fn time_is_kept_only_while_somebody_waits() {
 }
 
 #[actix::test]
-async fn changed_tells_every_view_once_what_it_has_not_told_it() {
+async fn changed_returns_once_per_view_for_a_change() {
     let writer = writer();
     let mut early = writer.view(false);
     writer.publish(list(&[1.0]), false, |_| false);
@@ -236,7 +236,7 @@ async fn changed_tells_every_view_once_what_it_has_not_told_it() {
 }
 
 #[actix::test]
-async fn the_last_reader_gone_abandons_the_writer() {
+async fn a_writer_is_abandoned_when_its_last_reader_is_gone() {
     let writer = writer();
     assert_eq!(writer.readers(), 0);
     writer.abandoned().await;
@@ -262,7 +262,7 @@ fn readers_see_whole_lists_while_they_are_replaced() {
             let (mut reads, mut longest) = (0, 0);
             while !view.is_stale() {
                 let (instances, chosen) = (view.instances(), view.select_one().unwrap());
-                // Each list of n has the weight on the last of them alone.
+                // In a list of n instances only the last has a weight.
                 assert_eq!(instances.iter().filter(|instance| instance.weight > 0.0).count(), 1);
                 assert_eq!((instances.last().unwrap().weight, chosen.weight), (1.0, 1.0));
                 assert!(usize::from(chosen.port) >= longest, "an older list after a newer one");
@@ -285,7 +285,7 @@ fn readers_see_whole_lists_while_they_are_replaced() {
 }
 
 #[actix::test]
-async fn a_fixed_view_is_ready_and_stays() {
+async fn a_fixed_view_is_ready_and_never_changes() {
     let mut view = ServiceView::fixed(service(), instances(&[1.0, 2.0]));
     assert!(view.is_ready() && !view.is_stale());
     assert_eq!((view.ready().await, view.service().name.as_str(), view.clusters()), (Ok(()), "orders", ""));

@@ -1,7 +1,7 @@
 //! The timers of waiting views.
 //!
-//! A view may be used in a thread without any runtime, where no timer exists. So a waiting view sends its
-//! [`Deadline`] to the [`Timekeeper`], which runs in the Registry's thread, and is told when it is over.
+//! A view may be used in a thread without a runtime, where no timer exists. So a waiting view sends its [`Deadline`] to
+//! the [`Timekeeper`], which runs in the Registry's thread and notifies the view when the time is over.
 
 use std::{
     cell::Cell,
@@ -37,7 +37,8 @@ pub(super) async fn wait<T>(bell: &Notify, look: impl Fn() -> Option<T>) -> T {
 pub(super) struct Clock(mpsc::WeakUnboundedSender<Deadline>);
 
 impl Clock {
-    /// Resolves after `limit`, with an error when the Timekeeper is dropped before. `None` if it is gone.
+    /// Resolves after `limit`, or with an error when the Timekeeper is dropped before. `None` if it was dropped
+    /// already.
     pub(super) fn timer(&self, limit: Duration) -> Option<oneshot::Receiver<()>> {
         let (over_tx, over_rx) = oneshot::channel();
         let _ = self.0.upgrade()?.send(Deadline { limit, over_tx });
@@ -48,7 +49,7 @@ impl Clock {
 /// Runs the timers of all views of one subscription.
 pub(super) struct Timekeeper {
     clock_tx: mpsc::UnboundedSender<Deadline>,
-    /// Until `run` takes it.
+    /// `None` after `run` has taken it.
     clock_rx: Cell<Option<mpsc::UnboundedReceiver<Deadline>>>,
 }
 

@@ -13,8 +13,8 @@ use crate::{
 impl ServiceView {
     /// Waits until the first list has come.
     ///
-    /// A service that does not exist has an empty list, which counts. Without a time limit this waits as long as no
-    /// server answers: prefer [`ready_within`](Self::ready_within).
+    /// A service that does not exist has an empty list, which counts. This waits for as long as no server answers:
+    /// prefer [`ready_within`](Self::ready_within).
     ///
     /// # Errors
     /// [`Error::Stopped`] if the Registry has ended before.
@@ -75,10 +75,10 @@ impl ServiceView {
         block_on(self.available_within(limit))
     }
 
-    /// Waits for a list that is newer than the last one this method returned for. A view that was made before the first
-    /// list waits for the first list. A later view starts from the present list, and a clone from the list of its
-    /// original. Several lists in between count as one change. A list that shows nothing new to this view is no change.
-    /// When the method returns, [`is_stale`](ServiceView::is_stale) already refers to the new list.
+    /// Waits until the list has changed since the previous call. A view that was made before the first list waits for
+    /// the first list. A later view starts from the current list, and a clone from the list of its original. Several
+    /// lists in between count as one change. A list that shows nothing new to this view is no change. When the method
+    /// returns, [`is_stale`](ServiceView::is_stale) already refers to the new list.
     ///
     /// Cancelling the wait loses nothing: the next call returns for the same list.
     ///

@@ -17,8 +17,8 @@ use crate::model::{
     service::{ServiceInfo, ServiceName},
 };
 
-/// The only writer of one subscription's lists, owned by its Subscriber. Dropped when the Registry ends: the views stay
-/// readable, and are stale.
+/// The only writer of one subscription's lists. Its Subscriber owns it. When it is dropped, because the Registry ends,
+/// the views stay readable and become stale.
 pub(crate) struct ViewWriter {
     source: Arc<ViewSource>,
     time: Timekeeper,
@@ -35,12 +35,11 @@ impl ViewWriter {
         self.source.publish(info, stale, is_withheld);
     }
 
-    /// Nobody is woken: staleness alone is no change of the list.
+    /// Does not wake readers, because staleness alone is no change of the list.
     pub(crate) fn set_stale(&self, stale: bool) {
         self.source.set_stale(stale);
     }
 
-    /// Creates a view.
     pub(crate) fn view(&self, healthy_only: bool) -> ServiceView {
         ServiceView::new(&self.source, &Selection::default(), healthy_only, Some(self.time.clock()))
     }
