@@ -359,23 +359,22 @@ where
 
     /// Begins the call of the next attempt, if another attempt is allowed.
     ///
-    /// The checks that cost nothing come first. The budget comes last, so that only retries that really happen are
-    /// taken from it. If every instance was tried, a retry on the same instance helps only when the connection was
-    /// at fault.
+    /// The checks that cost nothing come first. The budget comes before the choice, because a choice is counted. If every
+    /// instance was tried, a retry on the same instance helps only when the connection was at fault.
     fn next_call(&self, failure: &Failure) -> Option<Call> {
         let retry = &self.balancer.settings.retry;
         let is_allowed = self.tried.len() <= retry.times
             && !matches!(failure, Failure::Unsendable(_))
             && Instant::now() < self.deadline
             && self.request.can_be_sent()
-            && (failure.was_never_sent() || retry.may_repeat(self.request.head()));
+            && (failure.was_never_sent() || retry.may_repeat(self.request.head()))
+            && self.view.retry_budget().take_retry(std::time::Instant::now());
         if !is_allowed {
             return None;
         }
         let call = self.choose().ok()?;
         let is_new = !self.tried.iter().any(|tried| tried.key_in_service() == call.key_in_service());
-        let is_useful = is_new || failure.may_be_the_connections();
-        (is_useful && self.view.retry_budget().take_retry(std::time::Instant::now())).then_some(call)
+        (is_new || failure.may_be_the_connections()).then_some(call)
     }
 
     /// Sends the request to the call's instance, and reports the outcome to the call.

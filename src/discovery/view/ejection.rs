@@ -160,8 +160,7 @@ pub struct CallTotals {
     /// Calls that were dropped without an outcome, even those that lasted longer than
     /// [`slow_after`](crate::Selection::slow_after).
     pub cancelled: u64,
-    /// How often an instance was chosen for a retry, that is with instances to exclude. A retry that was not sent,
-    /// because the budget was used up, is counted too.
+    /// How often an instance was chosen for a retry, that is with instances to exclude.
     pub retries: u64,
 }
 
