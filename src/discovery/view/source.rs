@@ -87,9 +87,7 @@ impl ViewSource {
         loop {
             let (current, published) = {
                 let mut lists = self.lists();
-                lists.shared.retain(|shared| shared.strong_count() > 0);
-                let mut living = lists.shared.iter().filter_map(Weak::upgrade);
-                if let Some(same) = living.find(|shared| shared.selection == *selection) {
+                if let Some(same) = lists.with_selection(selection) {
                     return same;
                 }
                 (lists.current.clone(), lists.published)
@@ -102,6 +100,10 @@ impl ViewSource {
             });
             let new = Arc::new(SharedList::new(self.records.clone(), selection.clone(), &current, is_published));
             let mut lists = self.lists();
+            // Another thread may have added the same list meanwhile.
+            if let Some(same) = lists.with_selection(selection) {
+                return same;
+            }
             if lists.published == published {
                 lists.shared.push(Arc::downgrade(&new));
                 drop(lists);
@@ -173,6 +175,10 @@ impl Lists {
     fn living(&mut self) -> Vec<Arc<SharedList>> {
         self.shared.retain(|shared| shared.strong_count() > 0);
         self.shared.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn with_selection(&mut self, selection: &Selection) -> Option<Arc<SharedList>> {
+        self.living().into_iter().find(|shared| shared.selection == *selection)
     }
 }
 
