@@ -64,6 +64,24 @@ bench-smoke:
 reliability *arguments:
     cargo bench --bench reliability -- {{ arguments }}
 
+# Models of concurrent calls, lists and views, checked by loom: all, or those whose name contains `model`.
+loom model="":
+    cargo run --release --target-dir target --manifest-path loom/Cargo.toml -- {{ model }}
+
+# Needs `rustup +nightly component add miri rust-src`. What is skipped shares no memory and computes for long. arc-swap
+# casts integers to pointers, which Miri would warn of.
+# Unit tests of `src/discovery/view/` under Miri.
+miri filter="discovery::view":
+    MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-permissive-provenance" cargo +nightly miri test --lib -- {{ filter }} --skip alias_table --skip hash_table --skip budget
+
+# Looks for a panic in one fuzz target of `fuzz/`, for 15 minutes. Needs cargo-fuzz and a nightly toolchain.
+fuzz target seconds="900":
+    cargo +nightly fuzz run {{ target }} tests/corpus/{{ target }} -- -max_total_time={{ seconds }} -timeout=10
+
+# Seeds of the deterministic simulation, from 0 on; `SEED=7 cargo test --release --test simulation` repeats one.
+simulation seeds="1000":
+    SEEDS={{ seeds }} cargo test --release --test simulation
+
 # All checks that must pass before a merge.
 ci:
     .ci/run

@@ -50,7 +50,9 @@ const MODELS: &[(&str, Option<usize>, fn())] = models! {
 
 pub(crate) fn run() {
     let name = std::env::args().nth(1).unwrap_or_default();
-    for (model, switches, check) in MODELS.iter().filter(|(model, ..)| model.contains(&name)) {
+    let chosen: Vec<_> = MODELS.iter().filter(|(model, ..)| model.contains(&name)).collect();
+    assert!(!chosen.is_empty(), "no model has this name");
+    for (model, switches, check) in chosen {
         explore(model, *switches, *check);
     }
 }

@@ -914,7 +914,7 @@ mod tests {
 
     #[test]
     fn threads_that_fail_at_the_same_moment_never_eject_the_last_instance() {
-        for _ in 0..50 {
+        for _ in 0..if cfg!(miri) { 5 } else { 50 } {
             let view = ServiceView::fixed(service(), instances(1..=2));
             let view = view.with(|selection| selection.eject(Eject::consecutive(1).max_share(1.0)));
             let calls = [call(&view, 1).unwrap(), call(&view, 2).unwrap()];

@@ -34,6 +34,7 @@ fn writer() -> ViewWriter {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many draws for Miri")]
 fn a_view_draws_by_the_weights_too() {
     let weights = [1.0, 0.0, 2.0, 5.0];
     let view = ServiceView::fixed(service(), instances(&weights));
@@ -272,7 +273,8 @@ fn readers_see_whole_lists_while_they_are_replaced() {
         })
     });
     let threads: Vec<_> = threads.collect();
-    for length in 1..=500 {
+    let lists = if cfg!(miri) { 30 } else { 500 };
+    for length in 1..=lists {
         let mut weights = vec![0.0; length];
         weights[length - 1] = 1.0;
         writer.publish(list(&weights), false, |_| false);
@@ -280,7 +282,7 @@ fn readers_see_whole_lists_while_they_are_replaced() {
     }
     drop(writer);
     for reads in threads.into_iter().map(|thread| thread.join().unwrap()) {
-        assert!(reads > 100, "{reads} reads say little");
+        assert!(reads > lists / 5, "{reads} reads say little");
     }
 }
 
