@@ -4,7 +4,7 @@
 //!
 //! 1. **Is it newer than the current list?** Polls and pushes overtake each other. A poll that was sent after the
 //!    current list arrived is newer. For all other lists the server's clock decides, which orders only lists of the
-//!    same epoch.
+//!    same epoch. If the clock cannot decide, a poll has to.
 //! 2. **Are the instances that it lacks really gone?** A server that has restarted lists too few instances until their
 //!    clients have registered them again. So when an epoch begins, instances that the list lacks are *withheld* from
 //!    removal, until a list of this epoch contains them or a time has passed.
@@ -15,12 +15,14 @@
 //! |---|---|---|
 //! | a poll | none, or of an older epoch | accepted; what it lacks is withheld |
 //! | a poll, sent after the current list arrived | of the same epoch | accepted |
-//! | a poll, sent before | of the same epoch | accepted if the server's clock is not older |
+//! | a poll, sent before | of the same epoch | accepted if its server time is later, or if there is none |
 //! | a push | none, or of an older epoch | dropped: a poll is needed |
-//! | a push | of the same epoch | accepted if the server's clock is not older |
+//! | a push | of the same epoch | accepted if its server time is later, or if there is none |
+//! | a list of the same server time with other instances | of the same epoch | dropped: a poll is needed |
 //! | a list of a server that is not in use | any | a poll sent after it is accepted, and removes nothing |
 
 use std::{
+    cmp::Ordering,
     collections::HashMap,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -113,6 +115,14 @@ pub(crate) enum Merged {
     NeedsPoll,
 }
 
+/// How old a list is, compared to the current one.
+enum Age {
+    Newer,
+    Older,
+    /// Both were made in the same millisecond and differ.
+    Unknown,
+}
+
 /// The current list of one service, and the rules by which another list replaces it.
 ///
 /// Invariants: `withheld` has only instances of the current list. A list from the disk withholds nothing, since its
@@ -194,8 +204,12 @@ impl ListMerge {
         if arrival == Arrival::Pushed && (self.current.is_none() || begins_epoch) {
             return Merged::NeedsPoll;
         }
-        if !begins_epoch && self.is_outdated(&listed, arrival) {
-            return Merged::Outdated;
+        if !begins_epoch {
+            match self.age(&listed, arrival) {
+                Age::Newer => {}
+                Age::Older => return Merged::Outdated,
+                Age::Unknown => return Merged::NeedsPoll,
+            }
         }
         if begins_epoch {
             self.epoch_began = Instant::now();
@@ -230,14 +244,30 @@ impl ListMerge {
         self.current.as_ref().is_some_and(|current| current.source == Source::Cache)
     }
 
-    /// Whether the current list is newer than `listed`, which is of the same epoch or of another server.
-    fn is_outdated(&self, listed: &Listed, arrival: Arrival) -> bool {
-        let Some(current) = &self.current else { return false };
-        match arrival {
-            Arrival::Polled { sent } if sent >= current.applied => false,
-            // Clocks of different servers cannot be compared.
-            _ => listed.epoch.is_none() || listed.info.last_ref_time < current.server_millis,
+    /// How old `listed` is, compared to the current list. It is of the same epoch or of another server.
+    fn age(&self, listed: &Listed, arrival: Arrival) -> Age {
+        let Some(current) = &self.current else { return Age::Newer };
+        if matches!(arrival, Arrival::Polled { sent } if sent >= current.applied) {
+            return Age::Newer;
         }
+        // Clocks of different servers cannot be compared.
+        if listed.epoch.is_none() {
+            return Age::Older;
+        }
+        match listed.info.last_ref_time.cmp(&current.server_millis) {
+            Ordering::Less => Age::Older,
+            // A server that says no time can only be believed.
+            Ordering::Equal if current.server_millis != 0 && !self.is_confirmed_by(listed) => Age::Unknown,
+            _ => Age::Newer,
+        }
+    }
+
+    /// Whether `listed` has the same instances as the current list, apart from withheld ones.
+    fn is_confirmed_by(&self, listed: &Listed) -> bool {
+        let Some(current) = &self.current else { return false };
+        let mut difference = Difference::between(&current.info.hosts, &listed.info.hosts);
+        difference.removed.retain(|instance| !self.is_withheld(instance));
+        difference.is_empty()
     }
 
     /// Makes `listed` the current list.
@@ -513,12 +543,41 @@ mod tests {
     }
 
     #[actix::test]
-    async fn of_two_pushes_with_the_same_server_time_the_later_one_wins() {
+    async fn lists_of_the_same_server_time_that_differ_need_a_poll() {
         let mut world = begin();
+        let sent = Instant::now();
+        sleep(Duration::from_millis(1)).await;
+        world.poll(&[1, 2], 0);
+        let [same, other] = [&[1, 2][..], &[1]].map(|hosts| world.list(hosts, 0));
+        for arrival in [Arrival::Pushed, Arrival::Polled { sent }] {
+            assert_eq!(world.merge.merge(other.clone(), arrival), Merged::NeedsPoll);
+            assert_eq!(world.merge.merge(same.clone(), arrival), Merged::Unchanged);
+        }
+        assert_eq!(world.ports(), [1, 2]);
         world.poll(&[1], 0);
-        world.push(&[1, 2], 0);
+        assert_eq!(world.ports(), [1]);
+    }
+
+    #[actix::test]
+    async fn a_push_that_is_doubled_while_instances_are_withheld_needs_no_poll() {
+        let mut world = begin();
+        world.poll(&[1, 2], 0);
+        world.poll(&[1], 1);
+        world.push(&[1], 1);
         world.clock -= 1000;
-        world.push(&[1, 2, 3], 0);
+        assert_eq!(world.push(&[1], 1), Merged::Unchanged);
+        assert_eq!((world.ports(), world.withheld()), (vec![1, 2], vec![2]));
+    }
+
+    #[actix::test]
+    async fn of_two_pushes_without_a_server_time_the_later_one_wins() {
+        let mut world = begin();
+        world.clock = -1000;
+        world.poll(&[1], 0);
+        for hosts in [&[1, 2][..], &[1, 2, 3]] {
+            world.clock = -1000;
+            world.push(hosts, 0);
+        }
         assert_eq!(world.ports(), [1, 2, 3]);
     }
 

@@ -428,7 +428,7 @@ impl Subscriber {
             }
             Merged::Outdated => self.status.ignored_pushes += u64::from(arrival == Arrival::Pushed),
             Merged::NeedsPoll => {
-                self.status.ignored_pushes += 1;
+                self.status.ignored_pushes += u64::from(arrival == Arrival::Pushed);
                 self.poll_soon(Duration::ZERO, ctx);
             }
         }
