@@ -4,7 +4,7 @@
 //!
 //! 1. **Is it newer than the current list?** Polls and pushes overtake each other. A poll that was sent after the
 //!    current list arrived is newer. For all other lists the server's clock decides, which orders only lists of the
-//!    same epoch. If the clock cannot decide, a poll has to.
+//!    same epoch. If the clock cannot decide, or was set meanwhile, a poll has to.
 //! 2. **Are the instances that it lacks really gone?** A server that has restarted lists too few instances until their
 //!    clients have registered them again. So when an epoch begins, instances that the list lacks are *withheld* from
 //!    removal, until a list of this epoch contains them or a time has passed.
@@ -19,6 +19,7 @@
 //! | a push | none, or of an older epoch | dropped: a poll is needed |
 //! | a push | of the same epoch | accepted if its server time is later, or if there is none |
 //! | a list of the same server time with other instances | of the same epoch | dropped: a poll is needed |
+//! | a push that is ahead of the server's clock at the last poll | of the same epoch | dropped: a poll is needed |
 //! | a list of a server that is not in use | any | a poll sent after it is accepted, and removes nothing |
 
 use std::{
@@ -39,6 +40,9 @@ use crate::{
     },
     wire::exchange::WireProtocol,
 };
+
+/// How much further a server's clock may advance between a poll and a push than our clock.
+const MAX_CLOCK_DRIFT: Duration = Duration::from_secs(1);
 
 /// The list that views show and listeners receive, with what is needed to order the next list.
 #[derive(Debug)]
@@ -119,7 +123,7 @@ pub(crate) enum Merged {
 enum Age {
     Newer,
     Older,
-    /// Both were made in the same millisecond and differ.
+    /// Both were made in the same millisecond and differ, or the server's clock was set meanwhile.
     Unknown,
 }
 
@@ -134,6 +138,8 @@ pub(crate) struct ListMerge {
     protect_from_empty: bool,
     /// When the first list of the current epoch arrived.
     epoch_began: Instant,
+    /// When the last accepted poll was sent, and the server time of its list. `None` if the server does not say.
+    server_clock: Option<(Instant, i64)>,
     /// Instances that no list of the current epoch has contained, and when a list first lacked them. The address
     /// identifies an instance, because the current list keeps it alive.
     withheld: HashMap<*const Instance, Instant>,
@@ -149,6 +155,7 @@ impl ListMerge {
             outage_hold,
             protect_from_empty,
             epoch_began: Instant::now(),
+            server_clock: None,
             withheld: HashMap::new(),
             unconfirmed_empty: None,
         }
@@ -214,6 +221,10 @@ impl ListMerge {
         if begins_epoch {
             self.epoch_began = Instant::now();
         }
+        if let (Arrival::Polled { sent }, Some(_)) = (arrival, listed.epoch) {
+            let millis = listed.info.last_ref_time;
+            self.server_clock = (millis != 0).then_some((sent, millis));
+        }
         let source = match arrival {
             Arrival::Pushed => Source::Push,
             Arrival::Polled { .. } if begins_epoch && self.current.is_some() => Source::Failover,
@@ -257,9 +268,19 @@ impl ListMerge {
         match listed.info.last_ref_time.cmp(&current.server_millis) {
             Ordering::Less => Age::Older,
             // A server that says no time can only be believed.
+            _ if arrival == Arrival::Pushed && self.is_ahead(listed) => Age::Unknown,
             Ordering::Equal if current.server_millis != 0 && !self.is_confirmed_by(listed) => Age::Unknown,
             _ => Age::Newer,
         }
+    }
+
+    /// Whether the server's clock would have to run too fast for a push to be newer than the last poll. Then it was set
+    /// between the push and the poll. If it was set back after the push, the push is the older one.
+    fn is_ahead(&self, listed: &Listed) -> bool {
+        self.server_clock.is_some_and(|(sent, millis)| {
+            let ahead = listed.info.last_ref_time.saturating_sub(millis);
+            Duration::from_millis(u64::try_from(ahead).unwrap_or(0)) > sent.elapsed() + MAX_CLOCK_DRIFT
+        })
     }
 
     /// Whether `listed` has the same instances as the current list, apart from withheld ones.
@@ -359,6 +380,8 @@ mod tests {
     use crate::model::service::ServiceName;
 
     const HOLD: Duration = Duration::from_secs(15);
+    /// The milliseconds between two lists by the server's clock.
+    const STEP: i64 = 10;
 
     struct World {
         merge: ListMerge,
@@ -379,13 +402,13 @@ mod tests {
         }
 
         fn poll(&mut self, hosts: &[u16], epoch: impl Into<Option<u64>>) -> Merged {
-            self.clock += 1000;
+            self.clock += STEP;
             let listed = self.list(hosts, epoch);
             self.merge.merge(listed, Arrival::Polled { sent: Instant::now() })
         }
 
         fn push(&mut self, hosts: &[u16], epoch: u64) -> Merged {
-            self.clock += 1000;
+            self.clock += STEP;
             let listed = self.list(hosts, epoch);
             self.merge.merge(listed, Arrival::Pushed)
         }
@@ -533,7 +556,7 @@ mod tests {
         world.poll(&[1], 0);
         sleep(Duration::from_millis(1)).await;
         world.push(&[1, 2], 0);
-        world.clock -= 1500;
+        world.clock -= STEP * 3 / 2;
         assert_eq!(world.push(&[1], 0), Merged::Outdated);
         let slow = world.list(&[1], 0);
         assert_eq!(world.merge.merge(slow, Arrival::Polled { sent }), Merged::Outdated);
@@ -564,7 +587,7 @@ mod tests {
         world.poll(&[1, 2], 0);
         world.poll(&[1], 1);
         world.push(&[1], 1);
-        world.clock -= 1000;
+        world.clock -= STEP;
         assert_eq!(world.push(&[1], 1), Merged::Unchanged);
         assert_eq!((world.ports(), world.withheld()), (vec![1, 2], vec![2]));
     }
@@ -572,12 +595,39 @@ mod tests {
     #[actix::test]
     async fn of_two_pushes_without_a_server_time_the_later_one_wins() {
         let mut world = begin();
-        world.clock = -1000;
+        world.clock = -STEP;
         world.poll(&[1], 0);
         for hosts in [&[1, 2][..], &[1, 2, 3]] {
-            world.clock = -1000;
+            world.clock = -STEP;
             world.push(hosts, 0);
         }
+        assert_eq!(world.ports(), [1, 2, 3]);
+    }
+
+    #[actix::test]
+    async fn a_push_from_before_the_servers_clock_was_set_back_needs_a_poll() {
+        let mut world = begin();
+        world.clock = 3_600_000;
+        world.poll(&[1], 0);
+        let late = world.list(&[1, 2], 0);
+        world.clock = 0;
+        world.poll(&[1], 0);
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(world.merge.merge(late, Arrival::Pushed), Merged::NeedsPoll);
+        assert_eq!(world.ports(), [1]);
+        world.clock += 10_000;
+        world.push(&[1, 3], 0);
+        assert_eq!(world.ports(), [1, 3], "the clock goes at its usual speed");
+    }
+
+    #[actix::test]
+    async fn after_the_servers_clock_was_set_forward_pushes_are_believed_from_the_next_poll_on() {
+        let mut world = begin();
+        world.poll(&[1], 0);
+        world.clock += 3_600_000;
+        assert_eq!(world.push(&[1, 2], 0), Merged::NeedsPoll);
+        world.poll(&[1, 2], 0);
+        world.push(&[1, 2, 3], 0);
         assert_eq!(world.ports(), [1, 2, 3]);
     }
 

@@ -110,7 +110,9 @@ impl Watch {
     }
 }
 
-fn listed(info: ServiceInfo) -> Listed {
+fn listed(mut info: ServiceInfo) -> Listed {
+    // Without a server time, a pushed list is always newer.
+    info.last_ref_time = 0;
     Listed { info, epoch: Some(0), protocol: WireProtocol::V1 }
 }
 

@@ -19,7 +19,9 @@ use actix_nacos::{
 };
 use flate2::{write::GzEncoder, Compression};
 
-use crate::support::{ask, eventually, listed_ports, process::resident_kib, shut_down, start, until, News};
+use crate::support::{
+    ask, eventually, listed_ports, process::resident_kib, shut_down, start, unix_millis, until, News,
+};
 
 /// The number of datagrams that fit into a socket's buffer at once.
 const BATCH: usize = 32;
@@ -100,8 +102,9 @@ async fn received(registry: &Addr<Registry>, count: u64) {
 
 fn forged_push() -> Vec<u8> {
     let host = r#"{"ip":"6.6.6.6","port":666,"weight":1.0,"healthy":true,"enabled":true,"ephemeral":true,"clusterName":"DEFAULT","serviceName":"DEFAULT_GROUP@@orders","metadata":{}}"#;
+    let now = unix_millis();
     let list = format!(
-        r#"{{"name":"DEFAULT_GROUP@@orders","groupName":"DEFAULT_GROUP","clusters":"","cacheMillis":10000,"hosts":[{host}],"lastRefTime":99999999999999,"checksum":"","allIPs":false,"reachProtectionThreshold":false,"valid":true}}"#
+        r#"{{"name":"DEFAULT_GROUP@@orders","groupName":"DEFAULT_GROUP","clusters":"","cacheMillis":10000,"hosts":[{host}],"lastRefTime":{now},"checksum":"","allIPs":false,"reachProtectionThreshold":false,"valid":true}}"#
     );
     serde_json::json!({"type": "dom", "data": list, "lastRefTime": 99_999_999_999_999_u64}).to_string().into_bytes()
 }

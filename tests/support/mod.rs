@@ -90,8 +90,11 @@ pub fn start(config: Config) -> Addr<Registry> {
 /// Returns a name that no other test and no other run uses.
 pub fn unique(name: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock past 1970").as_millis();
-    format!("{name}-{}-{now}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+    format!("{name}-{}-{}-{}", std::process::id(), unix_millis(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+pub fn unix_millis() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock past 1970").as_millis()
 }
 
 /// Sends a message. Returns the answer, or the error of the mailbox or the operation.
