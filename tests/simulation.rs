@@ -30,7 +30,7 @@ use support::{logs, ms};
 use tokio::{runtime::Builder, time::Instant};
 
 /// How many seeds run if the environment does not say. A release build is ten times as fast.
-const SEEDS: u64 = if cfg!(debug_assertions) { 16 } else { 300 };
+const SEEDS: u64 = if cfg!(debug_assertions) { 5 } else { 300 };
 /// How long faults are made for each seed.
 const LAST: Duration = Duration::from_secs(40);
 /// Violations after which no further seed begins.
