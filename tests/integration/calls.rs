@@ -10,7 +10,7 @@ use actix::Addr;
 use actix_nacos::{
     balance::{cause, Client, ClientBuilder, HostHeader, Retry},
     embedded::EmbeddedServer,
-    Discover, Eject, Error, RegisterInstance, Registry, Selection,
+    CallTotals, Discover, Eject, Error, GetStatus, RegisterInstance, Registry, Selection,
 };
 use actix_web::{http::StatusCode, web, HttpRequest, HttpResponse};
 use awc::error::SendRequestError;
@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 /// Nothing listens at this address.
 const DEAD: (&str, u16) = ("127.0.0.7", 1);
 
-/// A server, a Registry, and a service that no other test uses, because the process shares budgets by service.
+/// A server, a Registry and a service.
 struct World {
     _server: EmbeddedServer,
     registry: Addr<Registry>,
@@ -347,6 +347,23 @@ async fn a_time_limit_is_told_as_such_while_the_list_is_stale() {
     for error in [before, get().await] {
         assert!(matches!(error, SendRequestError::Timeout), "{error:?}");
     }
+}
+
+#[actix::test]
+async fn a_retry_that_the_budget_rejects_is_no_call() {
+    let world = World::new();
+    for ip in ["127.0.0.7", "127.0.0.8"] {
+        ask(&world.registry, RegisterInstance::new(&world.service, ip, DEAD.1)).await.unwrap();
+    }
+    let selection = Selection::default().eject(Eject::never());
+    let http = world.builder().selection(selection).retry(Retry::once()).finish();
+    for _ in 0..40 {
+        http.get(world.url("/")).send().await.unwrap_err();
+    }
+    let calls = ask(&world.registry, GetStatus).await.unwrap().calls;
+    let CallTotals { failed, cancelled, retries, .. } = &calls[0];
+    assert!(*retries < 40, "the budget rejects some of {retries}");
+    assert_eq!((*failed, *cancelled), (40 + *retries, 0));
 }
 
 #[actix::test]

@@ -46,7 +46,6 @@ fn start_instance(server: &EmbeddedServer, service: &str) -> Process {
 }
 
 pub async fn one_of_three_is_killed(retry: Retry, sizes: &Sizes) -> Figures {
-    // The process shares budgets and ejections by service, so every run has its own service.
     let (server, service) = (server(), unique("greeter"));
     let instances: Vec<_> = (0..3).map(|_| start_instance(&server, &service)).collect();
     until("all are registered", || ports(&server, &service).len() == instances.len()).await;
