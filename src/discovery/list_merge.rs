@@ -267,8 +267,8 @@ impl ListMerge {
         }
         match listed.info.last_ref_time.cmp(&current.server_millis) {
             Ordering::Less => Age::Older,
-            // A server that says no time can only be believed.
             _ if arrival == Arrival::Pushed && self.is_ahead(listed) => Age::Unknown,
+            // Lists without a server time cannot be ordered, so the later one wins.
             Ordering::Equal if current.server_millis != 0 && !self.is_confirmed_by(listed) => Age::Unknown,
             _ => Age::Newer,
         }
