@@ -169,7 +169,7 @@ fn large_status() -> RegistryStatus {
     let key = |port| InstanceKey { service: service(), cluster: DEFAULT_CLUSTER.into(), ip: "127.0.0.7".into(), port };
     status.instances = (1..=1_000).map(|port| InstanceStatus::new(key(port))).collect();
     let watched = |number| {
-        let mut watched = SubscriptionStatus::new(ServiceName { name: format!("orders-{number}"), ..service() });
+        let mut watched = SubscriptionStatus::new(ServiceName { name: format!("orders-{number}").into(), ..service() });
         (watched.instances, watched.healthy, watched.last_success_ms_ago) = (Some(10), 10, Some(1_234));
         watched
     };

@@ -3,7 +3,7 @@
 //!
 //! `Arc` and `Weak` stay those of std: loom has no `Weak`. Their counts are no points of interleaving.
 
-pub use std::{borrow, cell, cmp, env, fmt, future, hash, hint, io, mem, net, ops, panic, pin, task};
+pub use std::{borrow, cell, cmp, env, fmt, future, hash, hint, io, mem, net, ops, panic, pin, ptr, task};
 
 pub use actix_derive::Message;
 
@@ -58,7 +58,7 @@ pub mod collections {
 
     use std::{collections::hash_map::DefaultHasher, hash::BuildHasherDefault};
 
-    pub use std::collections::{BTreeMap, BTreeSet};
+    pub use std::collections::{btree_map, BTreeMap, BTreeSet};
 
     pub type HashMap<K, V> = std::collections::HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
     pub type HashSet<T> = std::collections::HashSet<T, BuildHasherDefault<DefaultHasher>>;

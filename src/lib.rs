@@ -321,10 +321,9 @@ pub use model::{
     connection::{ConnectionChanged, ConnectionState},
     heartbeat::HeartbeatReply,
     histogram::{Bucket, Histogram},
-    instance::{
-        Instance, InstanceKey, Metadata, DEFAULT_CLUSTER, HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT,
-    },
+    instance::{Instance, InstanceKey, DEFAULT_CLUSTER, HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT},
     instance_state::{InstanceState, InstanceStateChanged},
+    metadata::Metadata,
     names::{ServiceName, ServiceRef, DEFAULT_GROUP},
     service::ServiceInfo,
 };
@@ -342,6 +341,11 @@ pub use runtime::{
 #[cfg(feature = "actix-web")]
 #[cfg_attr(docsrs, doc(cfg(feature = "actix-web")))]
 pub use serve::{serve, Serve, StatusRoutes};
+/// The texts of instances and names: up to 23 bytes without an allocation, longer ones shared by their clones.
+///
+/// Dereferences to `str`. Made by `"text".into()` or `String::into`.
+#[doc(no_inline)]
+pub use smol_str::SmolStr;
 
 /// Tests the code in the documents.
 #[cfg(doctest)]

@@ -163,7 +163,7 @@ impl ClientBuilder {
             deadline: DEADLINE,
             wait: WAIT,
             host: HostHeader::default(),
-            certificate_name: Arc::new(|service| service.name.clone()),
+            certificate_name: Arc::new(|service| service.name.to_string()),
             is_failure: Arc::new(|status, _| is_failure(status)),
             key: None,
         };

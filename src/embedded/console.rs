@@ -281,7 +281,7 @@ struct Target {
 
 impl Target {
     fn service(&self) -> ServiceKey {
-        let service = ServiceName { group: self.group.clone(), name: self.name.clone() };
+        let service = ServiceName { group: self.group.as_str().into(), name: self.name.as_str().into() };
         ServiceKey { namespace: self.namespace.clone(), service }
     }
 

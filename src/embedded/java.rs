@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn metadata_is_json_or_pairs() {
         let read =
-            |text| metadata(text).map(|m| m.into_iter().map(|(k, v)| k + ":" + &v).collect::<Vec<_>>().join(" "));
+            |text| metadata(text).map(|m| m.into_iter().map(|(k, v)| format!("{k}:{v}")).collect::<Vec<_>>().join(" "));
         for (text, expected) in [
             (r#"{"a":"1","b":2,"c":true}"#, Some("a:1 b:2 c:true")),
             (r#"{"a":"1"} and more"#, Some("a:1")),

@@ -20,6 +20,7 @@ use std::{
 };
 
 use serde::{ser::Error, Serialize, Serializer};
+use smol_str::SmolStr;
 
 use crate::{
     model::instance::{HEART_BEAT_INTERVAL, HEART_BEAT_TIMEOUT, IP_DELETE_TIMEOUT},
@@ -170,15 +171,15 @@ impl ListedHost {
 /// The fields that every version has.
 fn host(key: &ServiceKey, instance: Instance, service_name: &str) -> Host {
     Host {
-        instance_id: if instance.has_id { instance_id(key, &instance) } else { String::new() },
-        ip: instance.ip,
+        instance_id: if instance.has_id { instance_id(key, &instance).into() } else { SmolStr::default() },
+        ip: instance.ip.into(),
         port: instance.port,
         weight: instance.weight,
         healthy: instance.healthy,
         enabled: instance.enabled,
         ephemeral: instance.ephemeral,
-        cluster_name: instance.cluster,
-        service_name: service_name.to_owned(),
+        cluster_name: instance.cluster.into(),
+        service_name: service_name.into(),
         metadata: instance.metadata,
     }
 }
@@ -317,7 +318,7 @@ impl State {
         let Some((service, selection)) = found else {
             return serde_json::to_string(&Unknown1_4 { name, clusters, cache_millis, hosts: [] });
         };
-        let dom = if agent.gets_grouped_names() { name.clone() } else { key.service.name.clone() };
+        let dom = if agent.gets_grouped_names() { name.clone() } else { key.service.name.to_string() };
         let metadata = service.metadata.as_ref().map(|set| &set.metadata);
         serde_json::to_string(&List1_4 {
             cache_millis,

@@ -141,8 +141,8 @@ impl Pushes {
         let ServiceKey { namespace, service: part } = pattern;
         let matching = self.subscribers.iter().filter(|(key, _)| {
             key.namespace == *namespace
-                && key.service.group.contains(&part.group)
-                && key.service.name.contains(&part.name)
+                && key.service.group.contains(part.group.as_str())
+                && key.service.name.contains(part.name.as_str())
         });
         matching.flat_map(|(key, subscribers)| subscribers.iter().map(move |s| s.described(key, is_v1_4))).collect()
     }

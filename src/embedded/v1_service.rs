@@ -34,7 +34,7 @@ pub(crate) fn list(state: &mut State, call: &Call) -> Result<Reply, Reply> {
         .services_in(parameters.namespace())
         .filter(|service| service.key.service.group == group)
         .filter(|service| label.as_ref().is_none_or(|label| label.is_of(service)))
-        .map(|service| service.key.service.name.clone())
+        .map(|service| service.key.service.name.to_string())
         .collect();
     let doms = names.iter().skip(page.saturating_sub(1).saturating_mul(size)).take(size).cloned().collect();
     Ok(Reply::json(&ServiceListAnswer { count: names.len() as u64, doms }))
@@ -155,7 +155,7 @@ struct Label {
 
 impl Label {
     fn is_of(&self, service: &Service) -> bool {
-        let has = |metadata: &Metadata| metadata.get(&self.key) == Some(&self.value);
+        let has = |metadata: &Metadata| metadata.get(self.key.as_str()).is_some_and(|value| *value == self.value);
         if self.of_instances {
             service.instances.values().any(|instance| has(&instance.metadata))
         } else {

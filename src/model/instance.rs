@@ -11,10 +11,12 @@
 //!
 //! An instance that a server lists is never rejected by these rules.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, net::IpAddr, time::Duration};
+use std::{borrow::Cow, fmt, net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
+pub(crate) use super::metadata::Metadata;
 use super::{
     heartbeat::DEFAULT_INTERVAL,
     names::{validate_cluster, validate_name, ServiceName, DEFAULT_GROUP},
@@ -23,15 +25,6 @@ use crate::error::Error;
 
 /// The cluster of an instance for which no cluster is given.
 pub const DEFAULT_CLUSTER: &str = "DEFAULT";
-
-/// Key-value pairs that belong to an instance. This crate allows at most 64 KiB over all keys and values.
-///
-/// Nacos 2.3 and later reject more than 1,024 characters unless configured otherwise.
-///
-/// The keys under `preserved.` belong to Nacos: [`HEART_BEAT_INTERVAL`], [`HEART_BEAT_TIMEOUT`] and
-/// [`IP_DELETE_TIMEOUT`]. All clients of a service receive the metadata of all instances with every list, so keep
-/// it short.
-pub type Metadata = BTreeMap<String, String>;
 
 /// Metadata key for the interval between two beats, in milliseconds.
 ///
@@ -85,9 +78,9 @@ const DEFAULT_DELETE_TIMEOUT: Duration = Duration::from_secs(30);
 #[non_exhaustive]
 pub struct Instance {
     /// The server's identifier. Its form differs between servers. Use [`InstanceKey`] to identify an instance.
-    pub instance_id: String,
+    pub instance_id: SmolStr,
     /// IPv4 address, IPv6 address, or host name.
-    pub ip: String,
+    pub ip: SmolStr,
     /// TCP port. 0 for an instance that cannot be called, such as a Dubbo consumer.
     pub port: u16,
     /// Share of the calls that the instance should get, from 0 (none) to 10,000. Default: 1.
@@ -100,9 +93,9 @@ pub struct Instance {
     /// it is deregistered.
     pub ephemeral: bool,
     /// The cluster within the service. Default: [`DEFAULT_CLUSTER`].
-    pub cluster_name: String,
+    pub cluster_name: SmolStr,
     /// `GROUP@@service`. Empty in an instance from [`Instance::new`]; a message that is made from an instance needs it.
-    pub service_name: String,
+    pub service_name: SmolStr,
     /// Key-value pairs of the application, and those of Nacos, whose keys begin with `preserved.`.
     pub metadata: Metadata,
 }
@@ -114,15 +107,15 @@ impl Instance {
     /// Nothing is checked here. A message that is made from the instance checks its values.
     pub fn new(ip: impl Into<String>, port: u16) -> Self {
         Instance {
-            instance_id: String::new(),
-            ip: ip.into(),
+            instance_id: SmolStr::default(),
+            ip: SmolStr::from(ip.into()),
             port,
             weight: 1.0,
             healthy: true,
             enabled: true,
             ephemeral: true,
             cluster_name: DEFAULT_CLUSTER.into(),
-            service_name: String::new(),
+            service_name: SmolStr::default(),
             metadata: Metadata::new(),
         }
     }
@@ -169,7 +162,7 @@ impl Instance {
         if self.ephemeral && !self.metadata.contains_key(HEART_BEAT_INTERVAL) {
             if let Some(interval) = interval_within_timeouts(&self.metadata) {
                 let mut metadata = self.metadata.clone();
-                metadata.insert(HEART_BEAT_INTERVAL.into(), interval.to_string());
+                metadata.insert(HEART_BEAT_INTERVAL.into(), interval.to_string().into());
                 return Cow::Owned(metadata);
             }
         }
@@ -255,9 +248,9 @@ pub struct InstanceKey {
     /// The service with its group.
     pub service: ServiceName,
     /// The cluster within the service.
-    pub cluster: String,
+    pub cluster: SmolStr,
     /// IP address or host name.
-    pub ip: String,
+    pub ip: SmolStr,
     /// TCP port.
     pub port: u16,
 }

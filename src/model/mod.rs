@@ -9,6 +9,7 @@
 //! | [`names`] | names of services, groups and clusters |
 //! | [`service`] | lists, the difference between two lists |
 //! | [`instance`] | an instance, its key, the rules for its values |
+//! | [`metadata`] | the key-value pairs of an instance |
 //! | [`change`] | the message about a changed list |
 //! | [`connection`], [`instance_state`] | the states of the connection and of an instance, and their messages |
 //! | [`heartbeat`] | the reply to a heartbeat |
@@ -20,5 +21,6 @@ pub(crate) mod heartbeat;
 pub(crate) mod histogram;
 pub(crate) mod instance;
 pub(crate) mod instance_state;
+pub(crate) mod metadata;
 pub(crate) mod names;
 pub(crate) mod service;

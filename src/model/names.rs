@@ -6,6 +6,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use smol_str::{SmolStr, ToSmolStr as _};
 
 use crate::error::Error;
 
@@ -29,9 +30,9 @@ const LONGEST_NAME: usize = 512;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ServiceName {
     /// The group. Default: [`DEFAULT_GROUP`].
-    pub group: String,
+    pub group: SmolStr,
     /// The service, without its group.
-    pub name: String,
+    pub name: SmolStr,
 }
 
 impl ServiceName {
@@ -82,6 +83,11 @@ impl ServiceName {
     /// Whether `text` is this name in its grouped form, `GROUP@@service`.
     pub(crate) fn is_grouped_name(&self, text: &str) -> bool {
         text.split_once(GROUP_SEPARATOR) == Some((&self.group, &self.name))
+    }
+
+    /// `GROUP@@service`, as servers write it.
+    pub(crate) fn grouped(&self) -> SmolStr {
+        self.to_smolstr()
     }
 
     /// Parses a name from a server, without checks: every name that a server has must be usable.
@@ -270,7 +276,7 @@ mod tests {
         assert_eq!(resolve(None), Ok(name.clone()));
         assert_eq!(resolve(Some("PAY")), Ok(name.clone()));
         assert!(matches!(resolve(Some("SHOP")), Err(Error::InvalidInput { field: "service", .. })));
-        let unchecked = ServiceName { group: String::new(), name: "ledger".into() };
+        let unchecked = ServiceName { group: "".into(), name: "ledger".into() };
         assert!(matches!(ServiceRef::from(unchecked).resolve(None), Err(Error::InvalidInput { field: "group", .. })));
         assert_eq!(ServiceRef::from(String::from("PAY@@ledger")).resolve(None), Ok(name));
     }

@@ -6,6 +6,7 @@
 use std::{cmp::Ordering, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use super::instance::Instance;
 pub(crate) use super::names::{cluster_filter, validate_group, ServiceName, ServiceRef, DEFAULT_GROUP};
@@ -30,9 +31,9 @@ pub(crate) use super::names::{cluster_filter, validate_group, ServiceName, Servi
 #[non_exhaustive]
 pub struct ServiceInfo {
     /// The service, without its group.
-    pub name: String,
+    pub name: SmolStr,
     /// The group of the service.
-    pub group_name: String,
+    pub group_name: SmolStr,
     /// The requested clusters, separated by commas. Empty for all clusters.
     pub clusters: String,
     /// How long the server asks its clients to use this list, in milliseconds.
@@ -56,7 +57,8 @@ impl ServiceInfo {
     /// Creates a list for tests: sorts `instances` and sets the `service_name` of each.
     pub fn new(service: ServiceName, instances: impl IntoIterator<Item = Instance>) -> Self {
         let mut info = ServiceInfo::empty(&service, "");
-        let of_service = |instance| Arc::new(Instance { service_name: service.to_string(), ..instance });
+        let service_name = service.grouped();
+        let of_service = |instance| Arc::new(Instance { service_name: service_name.clone(), ..instance });
         info.hosts = instances.into_iter().map(of_service).collect();
         info.tidy("", false);
         info

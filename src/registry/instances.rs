@@ -85,7 +85,7 @@ impl RegisterInstance {
     /// Use it to change a message that was made elsewhere, as in `Serve::register_with`.
     #[must_use]
     pub fn ip(mut self, ip: impl Into<String>) -> Self {
-        self.target.ip = ip.into();
+        self.target.ip = ip.into().into();
         self
     }
 

@@ -168,7 +168,7 @@ pub struct ServiceList {
 impl ServiceList {
     /// The services of this page with their group, as the other messages take them.
     pub fn names(&self) -> impl Iterator<Item = ServiceName> + '_ {
-        self.services.iter().map(|name| ServiceName { group: self.group.clone(), name: name.clone() })
+        self.services.iter().map(|name| ServiceName { group: self.group.as_str().into(), name: name.into() })
     }
 }
 

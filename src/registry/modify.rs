@@ -101,7 +101,7 @@ impl ModifyInstance {
     /// Checks what can be checked without the current values of the instance.
     fn validate(&self) -> Result<Arc<InstanceKey>, Error> {
         let key = self.target.key()?;
-        self.values.apply_to(&Instance::new(&key.ip, key.port)).validate_values().map(|()| key)
+        self.values.apply_to(&Instance::new(key.ip.clone(), key.port)).validate_values().map(|()| key)
     }
 }
 

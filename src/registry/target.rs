@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use smol_str::SmolStr;
+
 use crate::{
     error::Error,
     model::{
@@ -19,8 +21,8 @@ use crate::{
 pub(super) struct Target {
     pub(super) service: ServiceRef,
     pub(super) group: Option<String>,
-    pub(super) cluster: String,
-    pub(super) ip: String,
+    pub(super) cluster: SmolStr,
+    pub(super) ip: SmolStr,
     pub(super) port: u16,
     /// Whether the name comes from a list or a status. Then its address is accepted even if it could not be registered.
     is_known: bool,
@@ -28,7 +30,7 @@ pub(super) struct Target {
 
 impl Target {
     pub(super) fn new(service: impl Into<ServiceRef>, ip: impl Into<String>, port: u16) -> Self {
-        let (service, ip, cluster) = (service.into(), ip.into(), DEFAULT_CLUSTER.into());
+        let (service, ip, cluster) = (service.into(), SmolStr::from(ip.into()), DEFAULT_CLUSTER.into());
         Target { service, group: None, cluster, ip, port, is_known: false }
     }
 
@@ -48,7 +50,7 @@ impl Target {
     pub(super) fn with_values(self, values: Instance) -> Result<(Arc<InstanceKey>, Instance), Error> {
         let service = self.service.resolve(self.group.as_deref())?;
         let Target { cluster: cluster_name, ip, port, .. } = self;
-        let instance = Instance { ip, port, cluster_name, service_name: service.to_string(), ..values };
+        let instance = Instance { ip, port, cluster_name, service_name: service.grouped(), ..values };
         instance.validate()?;
         Ok((Arc::new(InstanceKey::of(&service, &instance)), instance))
     }
@@ -114,7 +116,7 @@ macro_rules! target_setters {
         /// Sets the cluster within the service. Default: `DEFAULT`.
         #[must_use]
         pub fn cluster(mut self, cluster: impl Into<String>) -> Self {
-            self.target.cluster = cluster.into();
+            self.target.cluster = cluster.into().into();
             self
         }
     };

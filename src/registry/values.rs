@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use smol_str::SmolStr;
+
 use crate::model::instance::{Instance, Metadata};
 
 /// Prefix of the metadata keys that servers and clients act upon.
@@ -42,7 +44,7 @@ macro_rules! value_setters {
         $(#[$doc])+
         #[must_use]
         pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-            self.values.metadata.insert(key.into(), value.into());
+            self.values.metadata.insert(key.into().into(), value.into().into());
             self
         }
     };
@@ -62,7 +64,7 @@ macro_rules! value_setters {
         $(#[$doc])+
         #[must_use]
         pub fn without_metadata(mut self, key: impl Into<String>) -> Self {
-            self.values.metadata.remove(&key.into());
+            self.values.metadata.remove(key.into().as_str());
             self
         }
     };
@@ -74,7 +76,7 @@ pub(super) use value_setters;
 /// of the instance is left out, because it was assigned by a server.
 pub(super) fn initial_values(known: Option<Instance>) -> Instance {
     let values = known.unwrap_or_else(|| Instance::new("", 0));
-    Instance { instance_id: String::new(), ..values }
+    Instance { instance_id: SmolStr::default(), ..values }
 }
 
 /// Changes to the values of an instance. What is not given stays as it is.
@@ -101,7 +103,7 @@ pub(super) struct MetadataChange {
     /// Replaces the current metadata, except the keys under [`PRESERVED`].
     all: Option<Metadata>,
     /// Applied afterwards: the new value of each key, or `None` to remove the key.
-    keys: BTreeMap<String, Option<String>>,
+    keys: BTreeMap<SmolStr, Option<SmolStr>>,
 }
 
 /// Replaces all metadata.
@@ -112,7 +114,7 @@ impl From<Metadata> for MetadataChange {
 }
 
 impl MetadataChange {
-    pub(super) fn insert(&mut self, key: String, value: String) {
+    pub(super) fn insert(&mut self, key: SmolStr, value: SmolStr) {
         self.keys.insert(key, Some(value));
     }
 

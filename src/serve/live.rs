@@ -665,8 +665,8 @@ mod tests {
 
     #[test]
     fn long_texts_are_shortened_between_characters_and_many_pairs_are_counted() {
-        let mut metadata: Metadata = (0..20).map(|number| (format!("k{number:02}"), "v".into())).collect();
-        metadata.insert("a".into(), "😀".repeat(200));
+        let mut metadata: Metadata = (0..20).map(|number| (format!("k{number:02}"), "v")).collect();
+        metadata.insert("a".into(), "😀".repeat(200).into());
         let shown = shown_metadata(&metadata);
         assert_eq!(shown.as_array().map(Vec::len), Some(SHOWN_METADATA + 1));
         assert_eq!(shown[0][1], json!(format!("{}…", "😀".repeat(SHOWN_TEXT))));

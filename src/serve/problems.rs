@@ -179,7 +179,7 @@ impl Found {
 /// The name of a service, with its group if that is not the default group.
 fn label(service: &ServiceName) -> String {
     if service.group == DEFAULT_GROUP {
-        service.name.clone()
+        service.name.to_string()
     } else {
         service.to_string()
     }

@@ -244,7 +244,7 @@ mod tests {
         let packet = first(text);
         let data = first(packet["data"].as_str().unwrap());
         let service = ServiceName::from_wire(&list.name, &list.group_name);
-        assert_eq!(data["name"], list.name);
+        assert_eq!(data["name"], *list.name);
         assert_eq!(data["clusters"].as_str().unwrap_or(""), list.clusters);
         assert_eq!(data["lastRefTime"].as_i64().unwrap_or(0), list.last_ref_time);
         let hosts: Vec<&Value> = data["hosts"].as_array().unwrap().iter().collect();
@@ -392,7 +392,7 @@ mod tests {
             for datagram in [push("dom", &list), gzip(&push("dom", &list))] {
                 if let Ok(message) = decode(&datagram) {
                     let list = list_of(message);
-                    prop_assert_eq!((list.name, list.last_ref_time, list.hosts.len()), (name.clone(), time, 1));
+                    prop_assert_eq!((list.name.as_str(), list.last_ref_time, list.hosts.len()), (name.as_str(), time, 1));
                 }
             }
         }

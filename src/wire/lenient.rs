@@ -21,10 +21,10 @@ use serde_json::Value;
 use crate::model::instance::Metadata;
 
 /// A text, or an empty text for any other value.
-pub(super) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+pub(super) fn text<'de, D: Deserializer<'de>, T: From<String>>(deserializer: D) -> Result<T, D::Error> {
     Ok(match Value::deserialize(deserializer)? {
-        Value::String(text) => text,
-        _ => String::new(),
+        Value::String(text) => text.into(),
+        _ => String::new().into(),
     })
 }
 

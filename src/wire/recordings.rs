@@ -118,7 +118,7 @@ impl RecordedRequest {
         instance.enabled = flag("enabled").or(flag("enable")).unwrap_or(true);
         instance.ephemeral = flag("ephemeral").unwrap_or(true);
         if let Some(cluster) = self.parameter("cluster").or(self.parameter("clusterName")) {
-            instance.cluster_name = cluster;
+            instance.cluster_name = cluster.into();
         }
         if let Some(weight) = self.parameter("weight") {
             instance.weight = weight.parse().ok()?;
@@ -177,14 +177,14 @@ fn same_value(name: &str, recorded: &str, ours: &str) -> bool {
 /// Asserts that `ours` is the instance in `host`. Fields that `host` lacks must have Nacos' defaults.
 pub(crate) fn assert_same_instance(what: &str, ours: &Instance, host: &Value, service: &ServiceName) {
     let or = |name: &str, default: Value| host.get(name).cloned().unwrap_or(default);
-    assert_eq!(host["ip"], ours.ip, "{what}");
+    assert_eq!(host["ip"], *ours.ip, "{what}");
     assert_eq!(host["port"], ours.port, "{what}");
     assert_eq!(or("weight", 1.0.into()).as_f64().unwrap_or(0.0), ours.weight, "{what}"); // `"NaN"` is read as 0.
     assert_eq!(or("healthy", true.into()), ours.healthy, "{what}");
     assert_eq!(or("enabled", true.into()), ours.enabled, "{what}");
     assert_eq!(or("ephemeral", true.into()), ours.ephemeral, "{what}");
-    assert_eq!(or("clusterName", "DEFAULT".into()), ours.cluster_name, "{what}");
-    assert_eq!(or("instanceId", "".into()), ours.instance_id, "{what}");
+    assert_eq!(or("clusterName", "DEFAULT".into()), *ours.cluster_name, "{what}");
+    assert_eq!(or("instanceId", "".into()), *ours.instance_id, "{what}");
     assert_eq!(or("metadata", Value::Object(Default::default())), json(&ours.metadata), "{what}");
     assert_eq!(service.to_string(), ours.service_name, "{what}");
 }
@@ -312,7 +312,7 @@ fn assert_get(what: &str, request: &RecordedRequest, response: &RecordedResponse
         410 => assert_eq!(read.map(drop), Err(Rejection::Unsupported), "{what}"),
         404 | 500 => assert_eq!(read.map(drop), Err(Rejection::NotFound), "{what}"),
         // r-nacos answers with the instance of another cluster.
-        200 if json()["clusterName"] != key.cluster => assert_eq!(read.map(drop), Err(Rejection::NotFound), "{what}"),
+        200 if json()["clusterName"] != *key.cluster => assert_eq!(read.map(drop), Err(Rejection::NotFound), "{what}"),
         _ => {
             let found = read.unwrap_or_else(|rejection| panic!("{what}: {rejection:?}"));
             assert_same_instance(what, &found.instance, &json(), &key.service);

@@ -40,6 +40,7 @@ use serde::{
     de::{self, value::MapAccessDeserializer, IgnoredAny, MapAccess, SeqAccess, Visitor},
     Deserialize, Deserializer, Serialize,
 };
+use smol_str::SmolStr;
 
 use super::{
     exchange::{excerpt, Answer, Rejection, Request},
@@ -65,10 +66,10 @@ pub(crate) const LOGIN: &str = "/v1/auth/login";
 #[serde(rename_all = "camelCase")]
 pub(crate) struct InstanceParameters {
     pub(crate) namespace_id: String,
-    pub(crate) group_name: String,
-    pub(crate) service_name: String,
-    pub(crate) cluster_name: String,
-    pub(crate) ip: String,
+    pub(crate) group_name: SmolStr,
+    pub(crate) service_name: SmolStr,
+    pub(crate) cluster_name: SmolStr,
+    pub(crate) ip: SmolStr,
     pub(crate) port: u16,
     pub(crate) weight: f64,
     pub(crate) enabled: bool,
@@ -90,7 +91,7 @@ impl InstanceParameters {
         InstanceParameters {
             namespace_id: namespace.into(),
             group_name: service.group.clone(),
-            service_name: service.to_string(),
+            service_name: service.grouped(),
             cluster_name: instance.cluster_name.clone(),
             ip: instance.ip.clone(),
             port: instance.port,
@@ -118,7 +119,7 @@ pub(crate) fn metadata_json(metadata: &Metadata) -> String {
 pub(super) struct KeyParameters<'a> {
     pub(super) namespace_id: &'a str,
     pub(super) group_name: &'a str,
-    pub(super) service_name: String,
+    pub(super) service_name: SmolStr,
     pub(super) cluster_name: &'a str,
     pub(super) ip: &'a str,
     pub(super) port: u16,
@@ -139,7 +140,7 @@ impl<'a> KeyParameters<'a> {
         KeyParameters {
             namespace_id: namespace,
             group_name: &key.service.group,
-            service_name: key.service.to_string(),
+            service_name: key.service.grouped(),
             cluster_name: &key.cluster,
             ip: &key.ip,
             port: key.port,
@@ -191,7 +192,7 @@ pub(crate) struct PushAddress {
 struct ListParameters<'a> {
     namespace_id: &'a str,
     group_name: &'a str,
-    service_name: String,
+    service_name: SmolStr,
     clusters: &'a str,
     healthy_only: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -212,7 +213,7 @@ pub(crate) fn list(
     let parameters = ListParameters {
         namespace_id: namespace,
         group_name: &service.group,
-        service_name: service.to_string(),
+        service_name: service.grouped(),
         clusters,
         healthy_only,
         udp_port: push_to.map(|to| to.port),
@@ -228,9 +229,9 @@ pub(crate) fn list(
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct BeatBody {
-    pub(crate) service_name: String,
-    pub(crate) cluster: String,
-    pub(crate) ip: String,
+    pub(crate) service_name: SmolStr,
+    pub(crate) cluster: SmolStr,
+    pub(crate) ip: SmolStr,
     pub(crate) port: u16,
     #[serde(default = "one")]
     pub(crate) weight: f64,
@@ -257,7 +258,7 @@ pub(crate) fn beat(namespace: &str, key: &InstanceKey, values: Option<&Instance>
 fn beat_body(key: &InstanceKey, instance: &Instance) -> String {
     let period = instance.preserved_interval().unwrap_or(DEFAULT_INTERVAL).as_millis() as u64;
     let body = BeatBody {
-        service_name: key.service.to_string(),
+        service_name: key.service.grouped(),
         cluster: key.cluster.clone(),
         ip: key.ip.clone(),
         port: key.port,
@@ -298,10 +299,10 @@ pub(crate) fn login(path: &'static str, username: &str, password: &str) -> Reque
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Host {
     #[serde(default, deserialize_with = "lenient::text")]
-    pub(crate) instance_id: String,
+    pub(crate) instance_id: SmolStr,
     /// Empty if the server does not send it.
     #[serde(default, deserialize_with = "lenient::text")]
-    pub(crate) ip: String,
+    pub(crate) ip: SmolStr,
     /// Wider than a port, because 1.4 and r-nacos accept port 70000.
     #[serde(default = "no_port", deserialize_with = "port")]
     pub(crate) port: i64,
@@ -314,11 +315,11 @@ pub(crate) struct Host {
     #[serde(default = "yes", deserialize_with = "lenient::true_by_default")]
     pub(crate) ephemeral: bool,
     #[serde(default, deserialize_with = "lenient::text")]
-    pub(crate) cluster_name: String,
+    pub(crate) cluster_name: SmolStr,
     /// Answers to GET have `service` instead, and r-nacos sends both fields. An alias would reject both as a duplicate
     /// field.
     #[serde(default, deserialize_with = "lenient::text")]
-    pub(crate) service_name: String,
+    pub(crate) service_name: SmolStr,
     #[serde(default, deserialize_with = "lenient::metadata")]
     pub(crate) metadata: Metadata,
 }
@@ -366,7 +367,7 @@ impl Host {
             service_name: if service.is_grouped_name(&self.service_name) {
                 self.service_name
             } else {
-                service.to_string()
+                service.grouped()
             },
             metadata: self.metadata,
         })
@@ -461,9 +462,9 @@ impl<'de> Visitor<'de> for EntryVisitor {
 pub(crate) struct ListAnswer {
     /// `GROUP@@service`. 1.4 also sends it as `dom`.
     #[serde(default, deserialize_with = "lenient::text")]
-    pub(crate) name: String,
+    pub(crate) name: SmolStr,
     #[serde(default, deserialize_with = "lenient::text")]
-    pub(crate) group_name: String,
+    pub(crate) group_name: SmolStr,
     #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) clusters: String,
     #[serde(default = "ten_seconds", deserialize_with = "ten_seconds_by_default")]

@@ -180,7 +180,7 @@ pub(crate) fn read_beat(answer: &Answer) -> Result<HeartbeatReply, Rejection> {
 pub(crate) fn read_list(answer: &Answer, service: &ServiceName) -> Result<ListAnswer, Rejection> {
     let Hosts(hosts) = open(answer)?;
     Ok(ListAnswer {
-        name: service.to_string(),
+        name: service.grouped(),
         group_name: service.group.clone(),
         clusters: String::new(),
         cache_millis: 10_000,

@@ -27,7 +27,7 @@ async fn an_instance_key_of_the_status_names_the_same_instance_in_every_message(
     assert_eq!(ask(&registry, GetInstance::from(&key)).await.unwrap().weight, 3.0);
     assert_eq!(ask(&registry, SendHeartbeat::from(&key)).await.unwrap().code, 10200);
     ask(&registry, RegisterInstance::from(&key).weight(4.0)).await.unwrap();
-    let listed = ask(&registry, ListInstances::new(&key.service).clusters([&key.cluster])).await.unwrap();
+    let listed = ask(&registry, ListInstances::new(&key.service).clusters([key.cluster.as_str()])).await.unwrap();
     assert_eq!(listed.hosts[0].weight, 4.0);
     ask(&registry, DeregisterInstance::from(key)).await.unwrap();
     assert!(server.instances("SHOP@@orders").is_empty());

@@ -89,7 +89,7 @@ pub async fn all_servers_fail(fault: Fault, sizes: &Sizes) -> Figures {
     until("all are back", || registered().filter(|instance| instance.healthy).count() == known).await;
     let back_after = began.elapsed();
     for instance in registered() {
-        assert_eq!((instance.weight, &instance.metadata["port"]), (2.0, &instance.port.to_string()));
+        assert_eq!((instance.weight, instance.metadata["port"].parse()), (2.0, Ok(instance.port)));
     }
     until("all views are current", || views.iter().all(|view| !view.is_stale())).await;
     let told = news.waiting();

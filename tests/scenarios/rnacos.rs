@@ -132,8 +132,9 @@ fn observer(address: &str) -> Addr<Registry> {
 async fn all_as_wanted(observer: &Addr<Registry>, instances: u16, services: u16) -> Option<()> {
     let list = |number| ask(observer, ListInstances::new(service(number)));
     let lists = join_all((0..services).map(list)).await.into_iter().collect::<Result<Vec<_>, _>>().ok()?;
-    let as_wanted =
-        |host: &Instance| host.weight == weight(host.port) && host.metadata.get("port") == Some(&host.port.to_string());
+    let as_wanted = |host: &Instance| {
+        host.weight == weight(host.port) && host.metadata.get("port") == Some(&host.port.to_string().into())
+    };
     let mut hosts = lists.iter().flat_map(|list| &list.hosts);
     let count = hosts.clone().count();
     (count == usize::from(instances) && hosts.all(|host| as_wanted(host))).then_some(())

@@ -112,6 +112,8 @@ pub(super) fn mix(mut hash: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use smol_str::SmolStr;
+
     use super::*;
 
     fn hosts(count: u32) -> Vec<Arc<Instance>> {
@@ -119,7 +121,7 @@ mod tests {
         (0..count).map(|number| Arc::new(host(number))).collect()
     }
 
-    fn owners(hosts: &[Arc<Instance>]) -> Vec<String> {
+    fn owners(hosts: &[Arc<Instance>]) -> Vec<SmolStr> {
         let table = HashTable::new(hosts, 0..hosts.len()).unwrap();
         let owner = |key: u32| hosts[table.pick(hash_of(&[&key.to_be_bytes()]))].ip.clone();
         (0..50_000).map(owner).collect()

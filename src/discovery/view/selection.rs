@@ -107,7 +107,7 @@ impl Selection {
     /// ```
     #[must_use]
     pub fn only_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.only.metadata.insert(key.into(), value.into());
+        self.only.metadata.insert(key.into().into(), value.into().into());
         self
     }
 
@@ -142,7 +142,7 @@ impl Selection {
     /// Use it, for example, for the zone of the caller: `prefer_metadata("zone", "eu-1")`.
     #[must_use]
     pub fn prefer_metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.prefer.metadata.insert(key.into(), value.into());
+        self.prefer.metadata.insert(key.into().into(), value.into().into());
         self
     }
 
@@ -238,7 +238,7 @@ impl Conditions {
     }
 
     pub(super) fn matches(&self, instance: &Instance) -> bool {
-        (self.clusters.is_empty() || self.clusters.contains(&instance.cluster_name))
+        (self.clusters.is_empty() || self.clusters.contains(instance.cluster_name.as_str()))
             && self.metadata.iter().all(|(key, value)| instance.metadata.get(key) == Some(value))
     }
 }
