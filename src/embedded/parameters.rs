@@ -19,13 +19,9 @@ pub(crate) struct Parameters {
 }
 
 impl Parameters {
-    /// Ignores a query or form that cannot be decoded.
     pub(crate) fn read(dialect: Dialect, query: &str, form: Option<&[u8]>) -> Self {
-        let mut pairs: Vec<(String, String)> = serde_urlencoded::from_str(query).unwrap_or_default();
-        if let Some(form) = form {
-            pairs.extend(serde_urlencoded::from_bytes::<Vec<(String, String)>>(form).unwrap_or_default());
-        }
-        Parameters { pairs, dialect }
+        let pairs = [query.as_bytes(), form.unwrap_or_default()].into_iter().flat_map(form_urlencoded::parse);
+        Parameters { pairs: pairs.map(|(name, value)| (name.into_owned(), value.into_owned())).collect(), dialect }
     }
 
     /// The value of a parameter, unless it is blank.

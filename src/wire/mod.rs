@@ -1,7 +1,7 @@
 //! Requests and answers of Nacos' HTTP APIs as pure functions. No I/O.
 //!
 //! [`v1`] and [`v3`] have a function per operation that creates the request, and a function that reads the answer. Both
-//! use the types in [`exchange`]. The client and the embedded server share the structs of the answers, so a field that
+//! use the types in [`exchange`], and write their parameters with [`parameters`]. The client and the embedded server share the structs of the answers, so a field that
 //! is renamed on one side is renamed on the other side too. `recordings.rs` compares the functions with recorded
 //! exchanges of real servers.
 //!
@@ -24,6 +24,7 @@
 pub(crate) mod datagram;
 pub(crate) mod exchange;
 mod lenient;
+mod parameters;
 #[cfg(test)]
 pub(crate) mod recordings;
 pub(crate) mod signature;

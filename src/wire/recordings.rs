@@ -136,7 +136,7 @@ impl RecordedRequest {
 
 /// The parameters of one of our own requests.
 pub(crate) fn sent(encoded: &str) -> BTreeMap<String, String> {
-    serde_urlencoded::from_str(encoded).unwrap()
+    form_urlencoded::parse(encoded.as_bytes()).into_owned().collect()
 }
 
 /// Asserts that `ours` contains every recorded parameter with the same meaning. All other parameters must be in `more`:

@@ -122,7 +122,7 @@ pub(crate) fn utc_date(days: i64) -> (i64, i64, i64) {
 mod tests {
     use awc::http::Method;
 
-    use super::*;
+    use super::{super::parameters::Parameters, *};
 
     const SECRET: &str = "my-secret";
     const TIME: i64 = 1_700_000_000_000;
@@ -157,7 +157,11 @@ mod tests {
     }
 
     fn parameters(query: &str) -> Vec<(String, String)> {
-        serde_urlencoded::from_str(query).unwrap()
+        form_urlencoded::parse(query.as_bytes()).into_owned().collect()
+    }
+
+    fn texts(pairs: &[(&'static str, &str)]) -> Parameters {
+        pairs.iter().fold(Parameters::new(), |parameters, (name, value)| parameters.add(name, *value))
     }
 
     fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -167,7 +171,7 @@ mod tests {
     #[test]
     fn a_signed_query_has_the_parameters_of_the_request_and_those_of_the_signature() {
         let list = [("serviceName", "DEFAULT_GROUP@@orders"), ("clusters", "a&b")];
-        let request = Request::by_query(Method::GET, "/", &list);
+        let request = Request::by_query(Method::GET, "/", texts(&list));
         let mut expected = pairs(&list);
         expected.extend(pairs(&[
             ("ak", "my id"),
@@ -186,11 +190,11 @@ mod tests {
             let query = parameters(&key(None).signed_query(request, TIME));
             query.into_iter().find(|(name, _)| name == "data").unwrap().1
         };
-        let form = Request::by_form("/", &[("groupName", "PAY"), ("serviceName", "заказ/1")]);
+        let form = Request::by_form("/", texts(&[("groupName", "PAY"), ("serviceName", "заказ/1")]));
         assert_eq!(data(&form), "1700000000000@@PAY@@заказ/1");
-        let ungrouped = Request::by_query(Method::GET, "/", &[("serviceName", "orders")]);
+        let ungrouped = Request::by_query(Method::GET, "/", texts(&[("serviceName", "orders")]));
         assert_eq!(data(&ungrouped), "1700000000000@@DEFAULT_GROUP@@orders");
-        let none = Request::by_query(Method::GET, "/", &[("groupName", "PAY")]);
+        let none = Request::by_query(Method::GET, "/", texts(&[("groupName", "PAY")]));
         assert_eq!(data(&none), "1700000000000");
         let bare =
             Request { method: Method::GET, path: "/", query: String::new(), form: None, form_may_be_query: false };

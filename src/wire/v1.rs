@@ -45,6 +45,7 @@ use smol_str::SmolStr;
 use super::{
     exchange::{excerpt, Answer, Rejection, Request},
     lenient,
+    parameters::{Parameter, Parameters},
 };
 use crate::model::{
     heartbeat::HeartbeatReply,
@@ -59,49 +60,28 @@ pub(crate) const INSTANCE_BEAT: &str = "/v1/ns/instance/beat";
 pub(crate) const SERVICE_LIST: &str = "/v1/ns/service/list";
 pub(crate) const LOGIN: &str = "/v1/auth/login";
 
-/// The parameters that register or modify an instance, in the order in which they are sent.
+/// The parameters that register or modify an instance, whose service is named `service_name`.
 ///
 /// All of them are always sent, because the defaults for missing parameters differ between versions.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct InstanceParameters {
-    pub(crate) namespace_id: String,
-    pub(crate) group_name: SmolStr,
-    pub(crate) service_name: SmolStr,
-    pub(crate) cluster_name: SmolStr,
-    pub(crate) ip: SmolStr,
-    pub(crate) port: u16,
-    pub(crate) weight: f64,
-    pub(crate) enabled: bool,
-    pub(crate) healthy: bool,
-    pub(crate) ephemeral: bool,
-    /// A JSON object as text.
-    pub(crate) metadata: String,
-}
-
-impl InstanceParameters {
-    /// For an instance that this process registers.
-    pub(crate) fn to_register(namespace: &str, service: &ServiceName, instance: &Instance) -> Self {
-        let metadata = metadata_json(&instance.metadata_to_register());
-        InstanceParameters { metadata, ..Self::of(namespace, service, instance) }
-    }
-
-    /// For an instance with exactly these values.
-    pub(crate) fn of(namespace: &str, service: &ServiceName, instance: &Instance) -> Self {
-        InstanceParameters {
-            namespace_id: namespace.into(),
-            group_name: service.group.clone(),
-            service_name: service.grouped(),
-            cluster_name: instance.cluster_name.clone(),
-            ip: instance.ip.clone(),
-            port: instance.port,
-            weight: instance.weight,
-            enabled: instance.enabled,
-            healthy: instance.healthy,
-            ephemeral: instance.ephemeral,
-            metadata: metadata_json(&instance.metadata),
-        }
-    }
+pub(super) fn instance_parameters(
+    namespace: &str,
+    group: &str,
+    service_name: impl Parameter,
+    instance: &Instance,
+    metadata: &Metadata,
+) -> Parameters {
+    Parameters::new()
+        .add("namespaceId", namespace)
+        .add("groupName", group)
+        .add("serviceName", service_name)
+        .add("clusterName", instance.cluster_name.as_str())
+        .add("ip", instance.ip.as_str())
+        .add("port", instance.port)
+        .add("weight", instance.weight)
+        .add("enabled", instance.enabled)
+        .add("healthy", instance.healthy)
+        .add("ephemeral", instance.ephemeral)
+        .add("metadata", metadata_json(metadata).as_str())
 }
 
 /// Metadata as a JSON object, which every version reads. Servers also read `k=v` pairs, but these cannot hold every
@@ -110,51 +90,25 @@ pub(crate) fn metadata_json(metadata: &Metadata) -> String {
     serde_json::to_string(metadata).unwrap_or_else(|_| "{}".into())
 }
 
-/// The parameters that identify an instance, and those that single operations add.
-///
-/// v1 and v3 share this struct. `beat` and `cluster` are only for v1. `heartBeat` is only for v3, where it turns the
-/// POST of a registration into a beat.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct KeyParameters<'a> {
-    pub(super) namespace_id: &'a str,
-    pub(super) group_name: &'a str,
-    pub(super) service_name: SmolStr,
-    pub(super) cluster_name: &'a str,
-    pub(super) ip: &'a str,
-    pub(super) port: u16,
-    /// A second name of `cluster_name` for GET: some servers read only one of the two.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) cluster: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) ephemeral: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) beat: Option<String>,
-    /// Makes a registration of v3 a beat.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) heart_beat: Option<bool>,
-}
-
-impl<'a> KeyParameters<'a> {
-    pub(super) fn of(namespace: &'a str, key: &'a InstanceKey) -> Self {
-        KeyParameters {
-            namespace_id: namespace,
-            group_name: &key.service.group,
-            service_name: key.service.grouped(),
-            cluster_name: &key.cluster,
-            ip: &key.ip,
-            port: key.port,
-            cluster: None,
-            ephemeral: None,
-            beat: None,
-            heart_beat: None,
-        }
-    }
+/// The parameters that identify an instance, whose service is named `service_name`.
+pub(super) fn key_parameters(namespace: &str, key: &InstanceKey, service_name: impl Parameter) -> Parameters {
+    Parameters::new()
+        .add("namespaceId", namespace)
+        .add("groupName", key.service.group.as_str())
+        .add("serviceName", service_name)
+        .add("clusterName", key.cluster.as_str())
+        .add("ip", key.ip.as_str())
+        .add("port", key.port)
 }
 
 /// Registers an instance, or replaces all its values. Means the same on every version, unlike a PUT.
 pub(crate) fn register(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
-    Request::by_query(Method::POST, INSTANCE, &InstanceParameters::to_register(namespace, service, instance))
+    let metadata = instance.metadata_to_register();
+    Request::by_query(
+        Method::POST,
+        INSTANCE,
+        instance_parameters(namespace, &service.group, service, instance, &metadata),
+    )
 }
 
 /// Writes all values, because 1.4 deletes the values that are left out.
@@ -162,19 +116,20 @@ pub(crate) fn register(namespace: &str, service: &ServiceName, instance: &Instan
 /// On 2.x and 3.x a PUT is an operator's override, which outlives the instance. So it is only used for instances that
 /// another process registered.
 pub(crate) fn overwrite(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
-    Request::by_query(Method::PUT, INSTANCE, &InstanceParameters::of(namespace, service, instance))
+    let parameters = instance_parameters(namespace, &service.group, service, instance, &instance.metadata);
+    Request::by_query(Method::PUT, INSTANCE, parameters)
 }
 
 /// `ephemeral` must be the kind that the instance was registered as, because servers keep both kinds apart.
 pub(crate) fn deregister(namespace: &str, key: &InstanceKey, ephemeral: bool) -> Request {
-    let parameters = KeyParameters { ephemeral: Some(ephemeral), ..KeyParameters::of(namespace, key) };
-    Request::by_query(Method::DELETE, INSTANCE, &parameters)
+    let parameters = key_parameters(namespace, key, &key.service).add("ephemeral", ephemeral);
+    Request::by_query(Method::DELETE, INSTANCE, parameters)
 }
 
-/// Reads one instance. 3.0 answers 410.
+/// Reads one instance. 3.0 answers 410. The cluster is sent under two names, because some servers read only one of them.
 pub(crate) fn get(namespace: &str, key: &InstanceKey) -> Request {
-    let parameters = KeyParameters { cluster: Some(&key.cluster), ..KeyParameters::of(namespace, key) };
-    Request::by_query(Method::GET, INSTANCE, &parameters)
+    let parameters = key_parameters(namespace, key, &key.service).add("cluster", key.cluster.as_str());
+    Request::by_query(Method::GET, INSTANCE, parameters)
 }
 
 /// The address that the server is asked to push to.
@@ -186,21 +141,6 @@ pub(crate) struct PushAddress {
     pub(crate) port: u16,
 }
 
-/// `udpPort` and `clientIP` are sent together or not at all: without a port, a server does not push.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ListParameters<'a> {
-    namespace_id: &'a str,
-    group_name: &'a str,
-    service_name: SmolStr,
-    clusters: &'a str,
-    healthy_only: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    udp_port: Option<u16>,
-    #[serde(rename = "clientIP", skip_serializing_if = "Option::is_none")]
-    client_ip: Option<std::net::IpAddr>,
-}
-
 /// Reads the list of a service. With `push_to` the server also pushes changes for a while: about 10 s on 1.4, 30 s
 /// on 2.x and 3.0.
 pub(crate) fn list(
@@ -210,16 +150,16 @@ pub(crate) fn list(
     healthy_only: bool,
     push_to: Option<PushAddress>,
 ) -> Request {
-    let parameters = ListParameters {
-        namespace_id: namespace,
-        group_name: &service.group,
-        service_name: service.grouped(),
-        clusters,
-        healthy_only,
-        udp_port: push_to.map(|to| to.port),
-        client_ip: push_to.map(|to| to.ip),
-    };
-    Request::by_query(Method::GET, INSTANCE_LIST, &parameters)
+    // The last two are sent together or not at all: without a port, a server does not push.
+    let parameters = Parameters::new()
+        .add("namespaceId", namespace)
+        .add("groupName", service.group.as_str())
+        .add("serviceName", service)
+        .add("clusters", clusters)
+        .add("healthyOnly", healthy_only)
+        .add_if("udpPort", push_to.map(|to| to.port))
+        .add_if("clientIP", push_to.map(|to| to.ip.to_string()).as_deref());
+    Request::by_query(Method::GET, INSTANCE_LIST, parameters)
 }
 
 /// The body of a full beat (`BeatInfo`). A light beat leaves it out.
@@ -250,8 +190,9 @@ pub(crate) struct BeatBody {
 /// Ephemeral instances only: servers check persistent instances themselves, and do not accept beats for them.
 pub(crate) fn beat(namespace: &str, key: &InstanceKey, values: Option<&Instance>) -> Request {
     let beat = values.map(|instance| beat_body(key, instance));
-    let parameters = KeyParameters { ephemeral: Some(true), beat, ..KeyParameters::of(namespace, key) };
-    Request::by_query(Method::PUT, INSTANCE_BEAT, &parameters)
+    let parameters =
+        key_parameters(namespace, key, &key.service).add("ephemeral", true).add_if("beat", beat.as_deref());
+    Request::by_query(Method::PUT, INSTANCE_BEAT, parameters)
 }
 
 /// `period` is informative: servers take the interval from the metadata.
@@ -273,23 +214,19 @@ fn beat_body(key: &InstanceKey, instance: &Instance) -> String {
 
 /// Reads a page of the names of a group's services.
 pub(crate) fn list_services(namespace: &str, group: &str, page_no: u32, page_size: u32) -> Request {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Page<'a> {
-        namespace_id: &'a str,
-        group_name: &'a str,
-        page_no: u32,
-        page_size: u32,
-    }
-    let page = Page { namespace_id: namespace, group_name: group, page_no, page_size };
-    Request::by_query(Method::GET, SERVICE_LIST, &page)
+    let page = Parameters::new()
+        .add("namespaceId", namespace)
+        .add("groupName", group)
+        .add("pageNo", page_no)
+        .add("pageSize", page_size);
+    Request::by_query(Method::GET, SERVICE_LIST, page)
 }
 
 /// Sends the password in a form body, to keep it out of URLs. Every server reads the form of a login.
 ///
 /// `path` is the login path of v1 or of v3.
 pub(crate) fn login(path: &'static str, username: &str, password: &str) -> Request {
-    Request::by_form(path, &[("username", username), ("password", password)])
+    Request::by_form(path, Parameters::new().add("username", username).add("password", password))
 }
 
 /// An instance in an answer. Any field may be missing, null or of another type: see [`lenient`].

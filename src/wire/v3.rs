@@ -34,7 +34,8 @@ use serde_json::Value;
 
 use super::{
     exchange::{excerpt, Answer, Rejection, Request},
-    v1::{self, Found, Host, Hosts, InstanceParameters, KeyParameters, ListAnswer, LoginAnswer, ServiceListAnswer},
+    parameters::Parameters,
+    v1::{self, Found, Host, Hosts, ListAnswer, LoginAnswer, ServiceListAnswer},
 };
 use crate::model::{
     heartbeat::HeartbeatReply,
@@ -69,30 +70,25 @@ pub(crate) struct Frame<T> {
 }
 
 /// The parameters of v1 with the service's name alone.
-fn ungrouped(parameters: InstanceParameters, service: &ServiceName) -> InstanceParameters {
-    InstanceParameters { service_name: service.name.clone(), ..parameters }
-}
-
-fn key_parameters<'a>(namespace: &'a str, key: &'a InstanceKey) -> KeyParameters<'a> {
-    KeyParameters { service_name: key.service.name.clone(), ..KeyParameters::of(namespace, key) }
+fn key_parameters(namespace: &str, key: &InstanceKey) -> Parameters {
+    v1::key_parameters(namespace, key, key.service.name.as_str())
 }
 
 /// Registers an instance, or replaces all its values.
 pub(crate) fn register(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
-    let parameters = InstanceParameters::to_register(namespace, service, instance);
-    Request::by_form(INSTANCE, &ungrouped(parameters, service))
+    let metadata = instance.metadata_to_register();
+    let parameters = v1::instance_parameters(namespace, &service.group, service.name.as_str(), instance, &metadata);
+    Request::by_form(INSTANCE, parameters)
 }
 
 /// An unknown instance is no error.
 pub(crate) fn deregister(namespace: &str, key: &InstanceKey, ephemeral: bool) -> Request {
-    let parameters = KeyParameters { ephemeral: Some(ephemeral), ..key_parameters(namespace, key) };
-    Request::by_query(Method::DELETE, INSTANCE, &parameters)
+    Request::by_query(Method::DELETE, INSTANCE, key_parameters(namespace, key).add("ephemeral", ephemeral))
 }
 
-/// A light beat: this API ignores the values of the instance.
+/// A light beat: this API ignores the values of the instance. `heartBeat` makes a registration a beat.
 pub(crate) fn beat(namespace: &str, key: &InstanceKey) -> Request {
-    let parameters = KeyParameters { heart_beat: Some(true), ..key_parameters(namespace, key) };
-    Request::by_form(INSTANCE, &parameters)
+    Request::by_form(INSTANCE, key_parameters(namespace, key).add("heartBeat", true))
 }
 
 /// Selects all clusters: Nacos 3.0 splits this text into an empty list of clusters. A request without clusters selects
@@ -103,49 +99,36 @@ const ALL_CLUSTERS: &str = ",";
 ///
 /// No push can be asked for: the client API has none.
 pub(crate) fn list(namespace: &str, service: &ServiceName, clusters: &str, healthy_only: bool) -> Request {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct ListParameters<'a> {
-        namespace_id: &'a str,
-        group_name: &'a str,
-        service_name: &'a str,
-        cluster_name: &'a str,
-        healthy_only: bool,
-    }
-    let parameters = ListParameters {
-        namespace_id: namespace,
-        group_name: &service.group,
-        service_name: &service.name,
-        cluster_name: if clusters.is_empty() { ALL_CLUSTERS } else { clusters },
-        healthy_only,
-    };
-    Request::by_query(Method::GET, INSTANCE_LIST, &parameters)
+    let parameters = Parameters::new()
+        .add("namespaceId", namespace)
+        .add("groupName", service.group.as_str())
+        .add("serviceName", service.name.as_str())
+        .add("clusterName", if clusters.is_empty() { ALL_CLUSTERS } else { clusters })
+        .add("healthyOnly", healthy_only);
+    Request::by_query(Method::GET, INSTANCE_LIST, parameters)
 }
 
 /// Reads one instance, by the admin API.
 pub(crate) fn get(namespace: &str, key: &InstanceKey) -> Request {
-    Request::by_query(Method::GET, ADMIN_INSTANCE, &key_parameters(namespace, key))
+    Request::by_query(Method::GET, ADMIN_INSTANCE, key_parameters(namespace, key))
 }
 
 /// Writes all values, by the admin API.
 pub(crate) fn overwrite(namespace: &str, service: &ServiceName, instance: &Instance) -> Request {
-    let parameters = InstanceParameters::of(namespace, service, instance);
-    Request::by_query(Method::PUT, ADMIN_INSTANCE, &ungrouped(parameters, service))
+    let (group, name) = (service.group.as_str(), service.name.as_str());
+    let parameters = v1::instance_parameters(namespace, group, name, instance, &instance.metadata);
+    Request::by_query(Method::PUT, ADMIN_INSTANCE, parameters)
 }
 
 /// Uses the admin API, which finds all groups whose name contains `group`. [`read_services`] removes the others (by
 /// source).
 pub(crate) fn list_services(namespace: &str, group: &str, page_no: u32, page_size: u32) -> Request {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Page<'a> {
-        namespace_id: &'a str,
-        group_name_param: &'a str,
-        page_no: u32,
-        page_size: u32,
-    }
-    let page = Page { namespace_id: namespace, group_name_param: group, page_no, page_size };
-    Request::by_query(Method::GET, ADMIN_SERVICE_LIST, &page)
+    let page = Parameters::new()
+        .add("namespaceId", namespace)
+        .add("groupNameParam", group)
+        .add("pageNo", page_no)
+        .add("pageSize", page_size);
+    Request::by_query(Method::GET, ADMIN_SERVICE_LIST, page)
 }
 
 /// The same form as v1's, at another path.
