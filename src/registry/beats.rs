@@ -420,7 +420,7 @@ mod tests {
         shared.desired.insert(desired);
         let beat = beat(1);
         assert_eq!(registry.send(beat).await, Ok(Ok(BeatOutcome::NotDesired)));
-        assert_eq!(shared.desired.get(&key(1), |desired| desired.last_error.clone()), Some(None));
+        assert_eq!(shared.desired.get(&key(1), |desired| desired.last_error()), Some(None));
     }
 
     #[actix::test]

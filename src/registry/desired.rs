@@ -69,7 +69,6 @@ pub(crate) struct DesiredInstance {
     pub(crate) last_written: Option<Instant>,
     /// When a server last accepted a registration or a beat.
     pub(crate) last_success: Option<Instant>,
-    pub(crate) last_error: Option<Error>,
     /// Registrations and beats that were rejected since the last success.
     pub(super) rejections: u32,
     pub(crate) beats: u64,
@@ -82,6 +81,7 @@ impl DesiredInstance {
     /// An instance that no server has accepted yet.
     pub(crate) fn new(key: Arc<InstanceKey>, instance: Instance, heartbeat: Option<Addr<Heartbeat>>) -> Self {
         DesiredInstance {
+            publisher: StatePublisher::new(key.clone()),
             key,
             instance: Rc::new(instance),
             heartbeat,
@@ -91,12 +91,10 @@ impl DesiredInstance {
             since: Instant::now(),
             last_written: None,
             last_success: None,
-            last_error: None,
             rejections: 0,
             beats: 0,
             // Random, so that instances that are registered together are not read together.
             beats_until_read: fastrand::u32(1..=BEATS_PER_READ),
-            publisher: StatePublisher::new(),
         }
     }
 
@@ -158,13 +156,15 @@ impl DesiredInstance {
     pub(crate) fn succeeded(&mut self) {
         self.state = InstanceState::Registered;
         self.last_success = Some(Instant::now());
-        (self.last_error, self.rejections) = (None, 0);
+        self.rejections = 0;
+        self.publisher.publish(self.state, None);
     }
 
     /// Notes that the server has forgotten the instance.
     pub(crate) fn forgotten(&mut self) {
         self.state = InstanceState::Lost;
         self.known_to = None;
+        self.publisher.publish(self.state, self.last_error());
     }
 
     /// Notes that a registration or a beat failed.
@@ -178,16 +178,25 @@ impl DesiredInstance {
         } else if self.state == InstanceState::Registered && self.is_late() {
             self.state = InstanceState::Lost;
         }
-        self.last_error = Some(error.clone());
+        self.publisher.publish(self.state, Some(error.clone()));
+    }
+
+    /// The error of the last attempt, if it failed.
+    pub(crate) fn last_error(&self) -> Option<Error> {
+        self.publisher.last_error()
     }
 
     /// The message to listeners about the state.
     pub(super) fn state_change(&self) -> InstanceStateChanged {
-        let error = match self.state {
-            InstanceState::Rejected | InstanceState::Lost => self.last_error.clone(),
+        InstanceStateChanged { instance: (*self.key).clone(), state: self.state, error: self.error_of_state() }
+    }
+
+    /// Why the instance is rejected or lost.
+    pub(super) fn error_of_state(&self) -> Option<Error> {
+        match self.state {
+            InstanceState::Rejected | InstanceState::Lost => self.last_error(),
             InstanceState::Pending | InstanceState::Registered => None,
-        };
-        InstanceStateChanged { instance: (*self.key).clone(), state: self.state, error }
+        }
     }
 
     /// Whether servers consider the instance unhealthy, or have removed it, because its beats are missing.

@@ -76,7 +76,7 @@ impl Ejections {
     pub(super) async fn report(self: Rc<Self>, history: Arc<History>, log: Logger) {
         let mut reported = self.reported.lock().await;
         while let Some(change) = reported.recv().await {
-            self.watchers.queue(&change);
+            self.watchers.queue(|| change.clone());
             self.total.set(self.total() + u64::from(change.ejected_for.is_some()));
             record(&history, &change);
             let EjectionChanged { instance, ejected_for, times, .. } = &change;

@@ -157,40 +157,45 @@ impl Shared {
         self.desired.update(key, |desired| {
             let before = desired.state;
             change(desired);
-            desired.publisher.publish(desired.state, desired.last_error.as_ref());
-            changed = (desired.state != before).then(|| (before, desired.state_change()));
+            changed = (desired.state != before).then(|| (before, desired.state, desired.error_of_state()));
         });
-        if let Some((before, change)) = changed {
-            self.notify_of_state(before, &change);
+        if let Some((before, state, error)) = changed {
+            self.notify_of_state(key, before, state, error);
         }
     }
 
-    pub(super) fn notify_of_state(&self, before: InstanceState, change: &InstanceStateChanged) {
-        self.instance_watchers.queue(change);
-        self.record_state(change);
-        let InstanceStateChanged { instance, state, error } = change;
-        let error = error.as_ref().map_or_else(String::new, ToString::to_string);
+    pub(super) fn notify_of_state(
+        &self,
+        instance: &InstanceKey,
+        before: InstanceState,
+        state: InstanceState,
+        error: Option<Error>,
+    ) {
+        let error_text = || error.as_ref().map(ToString::to_string);
+        self.record_state(instance, state, error_text);
+        let text = error_text().unwrap_or_default();
+        self.instance_watchers.queue(|| InstanceStateChanged { instance: instance.clone(), state, error });
         match (before, state) {
             (_, InstanceState::Pending) => info!(self.log, "registration pending"; "instance" => %instance),
             (_, InstanceState::Rejected) => {
-                warn!(self.log, "server rejected instance"; "instance" => %instance, "error" => error);
+                warn!(self.log, "server rejected instance"; "instance" => %instance, "error" => text);
             }
             // Only at debug: one line about the connection covers all instances.
-            (_, InstanceState::Lost) => debug!(self.log, "lost instance"; "instance" => %instance, "error" => error),
+            (_, InstanceState::Lost) => debug!(self.log, "lost instance"; "instance" => %instance, "error" => text),
             (InstanceState::Lost, _) => debug!(self.log, "registered instance again"; "instance" => %instance),
             (before, _) => info!(self.log, "registered instance"; "instance" => %instance, "before" => ?before),
         }
     }
 
-    fn record_state(&self, change: &InstanceStateChanged) {
-        let kind = match change.state {
+    fn record_state(&self, instance: &InstanceKey, state: InstanceState, reason: impl FnOnce() -> Option<String>) {
+        let kind = match state {
             InstanceState::Rejected => RegistryEventKind::InstanceRejected,
             InstanceState::Lost => RegistryEventKind::InstanceLost,
             InstanceState::Pending | InstanceState::Registered => return self.history.note_change(),
         };
         self.history.record(kind, |event| {
-            event.instance = Some(change.instance.clone());
-            event.reason = change.error.as_ref().map(ToString::to_string);
+            event.instance = Some(instance.clone());
+            event.reason = reason();
         });
     }
 }

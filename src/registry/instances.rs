@@ -178,7 +178,7 @@ impl Handler<RegisterInstance> for Registry {
                     shared.register(key.clone(), values).await?;
                 }
                 let published = shared.desired.get(&key, |desired| desired.publisher.published());
-                Ok(Registration::new(key, published.ok_or(Error::Stopped)?, registry))
+                Ok(Registration::new(published.ok_or(Error::Stopped)?, registry))
             }
         })
     }
@@ -235,15 +235,13 @@ impl Shared {
             let heartbeat = self.new_heartbeat(&key, &values);
             self.start_heartbeat(if is_pending { heartbeat.at_once() } else { heartbeat })
         });
-        let desired = DesiredInstance::new(key.clone(), values, heartbeat);
-        let pending = desired.state_change();
-        self.desired.insert(desired);
+        self.desired.insert(DesiredInstance::new(key.clone(), values, heartbeat));
         if is_pending {
             self.desired.update(&key, |desired| desired.publisher.publish(InstanceState::Pending, None));
         }
         // Notify last: a logger that panics must not cost the instance its Heartbeat.
         match known_to {
-            None => self.notify_of_state(InstanceState::Pending, &pending),
+            None => self.notify_of_state(&key, InstanceState::Pending, InstanceState::Pending, None),
             Some(epoch) => {
                 if epoch != self.nacos.epoch() {
                     self.start_restoring(&key);
@@ -338,7 +336,7 @@ impl Shared {
     async fn deregister(&self, key: &Arc<InstanceKey>, ephemeral: bool) -> Result<(), Error> {
         if let Some(desired) = self.desired.remove(key) {
             self.desired.add_leftover(key, desired.instance.ephemeral);
-            desired.publisher.deregistered(key);
+            desired.publisher.deregistered();
         }
         let leftover = self.desired.leftover(key, |leftover| leftover.ephemeral);
         let outcome = self.nacos.deregister(key, leftover.unwrap_or(ephemeral), Patience::Operation).await;

@@ -17,35 +17,66 @@ use crate::{
 
 /// The state of one instance, shared between the Registry and all threads that read it.
 pub(super) struct PublishedState {
+    key: Arc<InstanceKey>,
     now: Mutex<StateAndError>,
     changed: Notify,
 }
 
-#[derive(Clone, PartialEq)]
-pub(super) struct StateAndError {
-    pub(super) state: Option<InstanceState>,
-    pub(super) error: Option<Error>,
+/// The error is boxed because as a rule there is none.
+struct StateAndError {
+    state: State,
+    error: Option<Box<Error>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Desired(InstanceState),
+    Deregistered,
+    /// The Registry has ended.
+    Stopped,
 }
 
 impl PublishedState {
-    pub(super) fn lock(&self) -> MutexGuard<'_, StateAndError> {
+    fn lock(&self) -> MutexGuard<'_, StateAndError> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, state: Option<InstanceState>, error: Option<Error>) {
+    fn set(&self, state: State, error: Option<Box<Error>>) {
         let before = std::mem::replace(&mut *self.lock(), StateAndError { state, error });
         if before.state != state {
             self.changed.notify_waiters();
         }
     }
 
-    /// The result of waiting for the registration; `None` while it is still undecided.
-    pub(super) fn outcome(&self) -> Option<Result<(), Error>> {
+    pub(super) fn key(&self) -> &InstanceKey {
+        &self.key
+    }
+
+    /// `None` once the instance is deregistered or the Registry has ended.
+    pub(super) fn state(&self) -> Option<InstanceState> {
+        match self.lock().state {
+            State::Desired(state) => Some(state),
+            State::Deregistered | State::Stopped => None,
+        }
+    }
+
+    /// Why the instance is not registered.
+    pub(super) fn error(&self) -> Option<Error> {
         let now = self.lock();
         match now.state {
+            State::Desired(InstanceState::Registered) => None,
+            State::Desired(_) => now.error.as_deref().cloned(),
+            State::Deregistered => Some(Error::NotFound { instance: self.key.to_string(), may_be_disabled: false }),
+            State::Stopped => Some(Error::Stopped),
+        }
+    }
+
+    /// The result of waiting for the registration; `None` while it is still undecided.
+    pub(super) fn outcome(&self) -> Option<Result<(), Error>> {
+        match self.state() {
             Some(InstanceState::Registered) => Some(Ok(())),
             Some(_) => None,
-            None => Some(Err(now.error.clone().unwrap_or(Error::Stopped))),
+            None => Some(self.error().map_or(Ok(()), Err)),
         }
     }
 
@@ -62,7 +93,7 @@ impl PublishedState {
 
     pub(super) fn error_after(&self, limit: Duration) -> Error {
         let late = || Error::Timeout { operation: Operation::Register, server: "the registry".into(), after: limit };
-        self.lock().error.clone().unwrap_or_else(late)
+        self.error().unwrap_or_else(late)
     }
 }
 
@@ -73,15 +104,19 @@ impl PublishedState {
 pub(super) struct StatePublisher(Arc<PublishedState>);
 
 impl StatePublisher {
-    pub(super) fn new() -> Self {
-        let now = StateAndError { state: Some(InstanceState::Pending), error: None };
-        StatePublisher(Arc::new(PublishedState { now: Mutex::new(now), changed: Notify::new() }))
+    pub(super) fn new(key: Arc<InstanceKey>) -> Self {
+        let now = StateAndError { state: State::Desired(InstanceState::Pending), error: None };
+        StatePublisher(Arc::new(PublishedState { key, now: Mutex::new(now), changed: Notify::new() }))
     }
 
-    /// `error` is the error of the last attempt.
-    pub(super) fn publish(&self, state: InstanceState, error: Option<&Error>) {
-        let is_registered = state == InstanceState::Registered;
-        self.0.set(Some(state), error.filter(|_| !is_registered).cloned());
+    /// `error` is the error of the last attempt, if it failed.
+    pub(super) fn publish(&self, state: InstanceState, error: Option<Error>) {
+        self.0.set(State::Desired(state), error.map(Box::new));
+    }
+
+    /// The error that was published last, also if the instance is still registered.
+    pub(super) fn last_error(&self) -> Option<Error> {
+        self.0.lock().error.as_deref().cloned()
     }
 
     /// What readers in other threads share.
@@ -90,15 +125,15 @@ impl StatePublisher {
     }
 
     /// Publishes that the application has deregistered the instance.
-    pub(super) fn deregistered(self, key: &InstanceKey) {
-        self.0.set(None, Some(Error::NotFound { instance: key.to_string(), may_be_disabled: false }));
+    pub(super) fn deregistered(self) {
+        self.0.set(State::Deregistered, None);
     }
 }
 
 impl Drop for StatePublisher {
     fn drop(&mut self) {
-        if self.0.lock().state.is_some() {
-            self.0.set(None, Some(Error::Stopped));
+        if self.0.state().is_some() {
+            self.0.set(State::Stopped, None);
         }
     }
 }

@@ -46,25 +46,20 @@ use crate::{
 /// | `None` | [`Error::NotFound`] or [`Error::Stopped`] |
 #[derive(Clone)]
 pub struct Registration {
-    instance: Arc<InstanceKey>,
     published: Arc<PublishedState>,
     registry: WeakAddr<Registry>,
 }
 
 impl Registration {
-    pub(super) fn new(
-        instance: Arc<InstanceKey>,
-        published: Arc<PublishedState>,
-        registry: WeakAddr<Registry>,
-    ) -> Self {
-        Registration { instance, published, registry }
+    pub(super) fn new(published: Arc<PublishedState>, registry: WeakAddr<Registry>) -> Self {
+        Registration { published, registry }
     }
 
     /// The instance.
     ///
     /// Converts into a message: `DeregisterInstance::from(registration.instance())`.
     pub fn instance(&self) -> &InstanceKey {
-        &self.instance
+        self.published.key()
     }
 
     /// Whether the servers have the instance, as far as is known: the state is [`InstanceState::Registered`].
@@ -75,7 +70,7 @@ impl Registration {
     /// The state on the servers, as far as is known. `None` once the instance is deregistered or the Registry has
     /// ended, so that nothing keeps the instance alive.
     pub fn state(&self) -> Option<InstanceState> {
-        self.published.lock().state
+        self.published.state()
     }
 
     /// Why the instance is not registered:
@@ -87,7 +82,7 @@ impl Registration {
     /// `None` while the instance is registered, before the first attempt has failed, and if a server has forgotten the
     /// instance.
     pub fn error(&self) -> Option<Error> {
-        self.published.lock().error.clone()
+        self.published.error()
     }
 
     /// Waits until the instance is registered, at most for `limit`. A rejection does not end the wait, because the
@@ -125,7 +120,7 @@ impl Eq for Registration {}
 impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registration")
-            .field("instance", &self.instance)
+            .field("instance", self.instance())
             .field("state", &self.state())
             .field("error", &self.error())
             .finish()

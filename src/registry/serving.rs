@@ -120,7 +120,7 @@ impl Shared {
 
 /// Whether the instance is pending because no server takes it, and not because the first attempt is still under way.
 fn waits_for_server(desired: &DesiredInstance, is_lost: bool) -> bool {
-    is_lost || desired.last_error.is_some()
+    is_lost || desired.last_error().is_some()
 }
 
 /// Whether the servers keep rejecting the instance. A server may reject a single beat of an instance that was

@@ -242,7 +242,7 @@ impl InstanceStatus {
             beats: desired.beats,
             last_success_ms_ago: desired.last_success.map(ms_ago),
             heartbeat_timeout_ms: desired.instance.heartbeat_timeout().as_millis() as u64,
-            last_error: desired.last_error.as_ref().map(ToString::to_string),
+            last_error: desired.last_error().as_ref().map(ToString::to_string),
         }
     }
 }

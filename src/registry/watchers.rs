@@ -97,9 +97,15 @@ impl<M: Message<Result = ()> + Send + Clone + 'static> Watchers<M> {
         });
     }
 
-    /// Queues a change for every listener. A listener whose queue is full misses this change.
-    pub(super) fn queue(&self, change: &M) {
-        for watcher in self.watching.borrow().values() {
+    /// Queues a change for every listener. A listener whose queue is full misses this change. Without listeners there
+    /// is no `change`.
+    pub(super) fn queue(&self, change: impl FnOnce() -> M) {
+        let watching = self.watching.borrow();
+        if watching.is_empty() {
+            return;
+        }
+        let change = change();
+        for watcher in watching.values() {
             let _ = watcher.queue.try_send(change.clone());
         }
     }
