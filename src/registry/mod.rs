@@ -21,6 +21,7 @@
 //! the instance's turn if there is one, and returns a future, so it never blocks the mailbox.
 
 mod actor;
+mod answers;
 mod beats;
 mod choose;
 mod choosers;

@@ -21,8 +21,9 @@ use slog::{info, Logger};
 use tokio::sync::{watch, Semaphore};
 
 use super::{
-    choosers::Choosers, desired::DesiredInstances, ejections::Ejections, heartbeat::Beat, push_socket::Pushes,
-    recent_writes::RecentWrites, server_kind::ServerKind, subscriptions::Subscriptions, watchers::Watchers,
+    answers::Answers, choosers::Choosers, desired::DesiredInstances, ejections::Ejections, heartbeat::Beat,
+    push_socket::Pushes, recent_writes::RecentWrites, server_kind::ServerKind, subscriptions::Subscriptions,
+    watchers::Watchers,
 };
 use crate::{
     client::{refresh_server_list, restart_detector::detect_restarts, Nacos},
@@ -51,6 +52,7 @@ pub(crate) struct Shared {
     pub(super) instance_watchers: Watchers<InstanceStateChanged>,
     pub(super) server_kind: ServerKind,
     pub(super) recent_writes: Rc<RecentWrites>,
+    pub(super) answers: Answers,
     pub(crate) grid: Grid,
     /// The Registry, for its Heartbeat actors. Weak, so that they do not keep the Registry alive.
     pub(super) beat_recipient: WeakRecipient<Beat>,
@@ -106,6 +108,7 @@ impl Shared {
             instance_watchers: Watchers::default(),
             server_kind: ServerKind::default(),
             recent_writes: Rc::default(),
+            answers: Answers::default(),
             grid: Grid::new(),
             beat_recipient,
             beat_permits: Semaphore::new(config.max_connections),
