@@ -25,17 +25,20 @@ impl Servers {
     /// The state of the connection after a request. `None` after a failure that does not mean that all servers are
     /// lost.
     pub(crate) fn connection_after(&self, answered: bool) -> Option<ConnectionState> {
-        let list = self.all();
-        let is = |state: fn(&Health) -> bool| move |server: &Rc<Server>| state(&server.health.borrow());
-        let serves_nothing = |health: &Health| health.is_lost() || health.has_only_rejected();
-        if list.iter().all(is(serves_nothing)) && list.iter().any(is(Health::is_lost)) {
-            return Some(ConnectionState::Lost);
-        }
-        let is_failing = is(|health| health.has_failed_within(RECENT_FAILURE_WINDOW));
-        // A single server that fails cannot be replaced by another one.
-        let is_degraded = list.len() > 1 && list.iter().any(is_failing);
-        answered.then_some(if is_degraded { ConnectionState::Degraded } else { ConnectionState::Connected })
+        self.with_all(|list| connection_after(list, answered))
     }
+}
+
+fn connection_after(list: &[Rc<Server>], answered: bool) -> Option<ConnectionState> {
+    let is = |state: fn(&Health) -> bool| move |server: &Rc<Server>| state(&server.health.borrow());
+    let serves_nothing = |health: &Health| health.is_lost() || health.has_only_rejected();
+    if list.iter().all(is(serves_nothing)) && list.iter().any(is(Health::is_lost)) {
+        return Some(ConnectionState::Lost);
+    }
+    let is_failing = is(|health| health.has_failed_within(RECENT_FAILURE_WINDOW));
+    // A single server that fails cannot be replaced by another one.
+    let is_degraded = list.len() > 1 && list.iter().any(is_failing);
+    answered.then_some(if is_degraded { ConnectionState::Degraded } else { ConnectionState::Connected })
 }
 
 impl Nacos {

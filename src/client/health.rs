@@ -30,6 +30,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use actix_rt::time::Instant;
+use foldhash::fast::RandomState as FastHash;
 
 use crate::error::{Error, Operation};
 
@@ -126,7 +127,7 @@ impl Breaker {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Health {
     server: Breaker,
-    operations: HashMap<Operation, Breaker>,
+    operations: HashMap<Operation, Breaker, FastHash>,
     /// Until when the trial under way holds up other requests. The second trial is for heartbeats and registrations,
     /// which must not wait for another operation that hangs.
     trials_until: [Option<Instant>; 2],

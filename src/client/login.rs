@@ -47,7 +47,8 @@ impl Nacos {
         if !self.session.is_needed() {
             return Ok(send(None).await?.map_err(|rejection| self.without_login(rejection)));
         }
-        let log_in = |credentials| self.log_in(server, deadline, credentials);
+        // Boxed because logins are rare: every other request would reserve the memory of a login, too.
+        let log_in = |credentials| Box::pin(self.log_in(server, deadline, credentials));
         let token = self.session.token(&server.name, log_in).await?;
         let outcome = send(token.as_deref()).await?;
         self.note_access(server, operation, token.as_deref(), &outcome);

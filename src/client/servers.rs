@@ -118,6 +118,11 @@ impl Servers {
         self.list.borrow().clone()
     }
 
+    /// Reads all servers. `read` must not change the list.
+    pub(super) fn with_all<T>(&self, read: impl FnOnce(&[Rc<Server>]) -> T) -> T {
+        read(&self.list.borrow())
+    }
+
     /// The server in use. `None` until the server list has been fetched.
     pub(crate) fn current(&self) -> Option<Rc<Server>> {
         self.list.borrow().get(self.current.get()).cloned()

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use smol_str::{SmolStr, ToSmolStr as _};
+use smol_str::{SmolStr, SmolStrBuilder};
 
 use crate::error::Error;
 
@@ -58,7 +58,7 @@ impl ServiceName {
 
     /// Parses `service` within `group`. A `service` that names a group itself must name the same group.
     pub(crate) fn resolve(service: &str, group: Option<&str>) -> Result<Self, Error> {
-        let (own_group, name) = match service.split_once(GROUP_SEPARATOR) {
+        let (own_group, name) = match split_grouped(service) {
             Some((own_group, name)) => (Some(own_group), name),
             None => (None, service),
         };
@@ -74,7 +74,7 @@ impl ServiceName {
     fn validate(&self) -> Result<(), Error> {
         validate_group(&self.group)?;
         validate_name("service", &self.name)?;
-        if self.name.contains(GROUP_SEPARATOR) {
+        if split_grouped(&self.name).is_some() {
             return Err(Error::invalid("service", format!("{:?} has a second '{GROUP_SEPARATOR}'", self.name)));
         }
         Ok(())
@@ -82,17 +82,19 @@ impl ServiceName {
 
     /// Whether `text` is this name in its grouped form, `GROUP@@service`.
     pub(crate) fn is_grouped_name(&self, text: &str) -> bool {
-        text.split_once(GROUP_SEPARATOR) == Some((&self.group, &self.name))
+        split_grouped(text) == Some((&self.group, &self.name))
     }
 
     /// `GROUP@@service`, as servers write it.
     pub(crate) fn grouped(&self) -> SmolStr {
-        self.to_smolstr()
+        let mut grouped = SmolStrBuilder::new();
+        [&self.group, GROUP_SEPARATOR, &self.name].into_iter().for_each(|part| grouped.push_str(part));
+        grouped.finish()
     }
 
     /// Parses a name from a server, without checks: every name that a server has must be usable.
     pub(crate) fn from_wire(name: &str, group: &str) -> Self {
-        match name.split_once(GROUP_SEPARATOR) {
+        match split_grouped(name) {
             Some((group, name)) => ServiceName { group: group.into(), name: name.into() },
             None => ServiceName { group: group.into(), name: name.into() },
         }
@@ -103,6 +105,13 @@ impl fmt::Display for ServiceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{GROUP_SEPARATOR}{}", self.group, self.name)
     }
+}
+
+/// Group and service of a grouped name. Names are short, so the search of the standard library would take most of its
+/// time to prepare itself.
+fn split_grouped(name: &str) -> Option<(&str, &str)> {
+    let at = name.as_bytes().windows(2).position(|pair| pair == GROUP_SEPARATOR.as_bytes())?;
+    Some((&name[..at], &name[at + GROUP_SEPARATOR.len()..]))
 }
 
 fn check_group(service: impl fmt::Display, own: &str, given: Option<&str>) -> Result<(), Error> {
@@ -118,7 +127,7 @@ fn check_group(service: impl fmt::Display, own: &str, given: Option<&str>) -> Re
 /// group `G` and the service `@orders`.
 pub(crate) fn validate_group(group: &str) -> Result<(), Error> {
     validate_name("group", group)?;
-    if group.contains(GROUP_SEPARATOR) || group.ends_with('@') {
+    if split_grouped(group).is_some() || group.ends_with('@') {
         let reason = format!("{group:?} must neither contain '{GROUP_SEPARATOR}' nor end with '@'");
         return Err(Error::invalid("group", reason));
     }
@@ -131,7 +140,7 @@ pub(super) fn validate_name(field: &'static str, name: &str) -> Result<(), Error
     if name.is_empty() {
         return Err(Error::invalid(field, "must not be empty"));
     }
-    if name.chars().count() > LONGEST_NAME {
+    if name.len() > LONGEST_NAME && name.chars().count() > LONGEST_NAME {
         return Err(Error::invalid(field, format!("is longer than {LONGEST_NAME} characters")));
     }
     if name.chars().any(char::is_control) {

@@ -47,14 +47,14 @@ pub(crate) struct RecentWrites {
 ///
 /// A registration after a deregistration has no `before`: the server may still show nothing.
 struct Write {
-    before: Option<Instance>,
-    after: Option<Instance>,
+    before: Option<Box<Instance>>,
+    after: Option<Box<Instance>>,
 }
 
 impl RecentWrites {
     /// Records that a server accepted the values `after` in place of `before`.
     pub(super) fn changed(&self, key: &Arc<InstanceKey>, before: Instance, after: Instance) {
-        self.note(key, Write { before: Some(before), after: Some(after) });
+        self.note(key, Write { before: Some(before.into()), after: Some(after.into()) });
     }
 
     /// Records the registration of an instance that the server may not have had before. This is needed only shortly
@@ -62,7 +62,7 @@ impl RecentWrites {
     /// or later ones.
     pub(super) fn registered(&self, key: &Arc<InstanceKey>, after: impl FnOnce() -> Instance) {
         if self.by_instance.borrow().contains_key(key) {
-            self.note(key, Write { before: None, after: Some(after()) });
+            self.note(key, Write { before: None, after: Some(after().into()) });
         }
     }
 
@@ -138,7 +138,7 @@ impl Write {
     fn applied_to(&self, shown: Option<Instance>) -> Option<Instance> {
         match (shown, &self.before, self.after.as_ref()?) {
             (Some(shown), Some(before), after) => Some(merged(shown, before, after)),
-            (shown, None, after) => shown.or_else(|| Some(after.clone())),
+            (shown, None, after) => shown.or_else(|| Some((**after).clone())),
             // Another client has deregistered the instance.
             (None, Some(_), _) => None,
         }
@@ -146,7 +146,7 @@ impl Write {
 
     fn bytes(&self) -> usize {
         let texts = |instance: &Instance| instance.metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
-        let bytes = |instance: &Option<Instance>| instance.as_ref().map_or(0, texts);
+        let bytes = |instance: &Option<Box<Instance>>| instance.as_deref().map_or(0, texts);
         BYTES_PER_WRITE + bytes(&self.before) + bytes(&self.after)
     }
 }
