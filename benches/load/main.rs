@@ -1,4 +1,4 @@
-//! The cost of the client across the wire: heartbeats, operations, registering, watching, and how the costs grow.
+//! The cost of the client across the wire: heartbeats, operations, registering, shutting down, watching, and how the costs grow.
 //!
 //! - `cargo bench --bench load` runs everything and prints a table of the goals.
 //! - `-- growth` prints the growth table.
@@ -157,6 +157,9 @@ fn measure_one(options: &Options) -> Figures {
             ("changing", client) => ours::lists(options, &target, client, true).await,
             ("register", "raw") => raw::register(options, &target).await,
             ("register", client) => ours::register(options, &target, client).await,
+            // The plain loop registers first, too, so that the server has the same instances.
+            ("shutdown", "raw") => raw::register(options, &target).await,
+            ("shutdown", _) => ours::shutdown(options, &target).await,
             ("watch", "raw") => raw::watch(options, &target).await,
             ("watch", _) => ours::watch(options, &target).await,
             (other, _) => panic_usage(other),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use actix::Addr;
-use actix_nacos::{Config, DeregisterInstance, Discover, ListInstances, RegisterInstance, Registry};
+use actix_nacos::{Config, DeregisterInstance, Discover, ListInstances, RegisterInstance, Registry, Shutdown};
 use actix_rt::time::sleep;
 use futures_util::{future::join_all, stream, StreamExt as _};
 
@@ -21,6 +21,9 @@ const GRID: Duration = Duration::from_millis(600);
 
 /// The interval between two polls of a watched list.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The deadline of a shutdown that is measured.
+const LONGEST_SHUTDOWN: Duration = Duration::from_secs(60);
 
 /// The time until every instance has beaten, or every list has been polled again. Then the load is steady. A short run
 /// does not wait for that.
@@ -99,6 +102,18 @@ pub(crate) async fn register(options: &Options, target: &Target, client: &str) -
     let answers = stream::iter(0..options.instances).map(one).buffer_unordered(IN_FLIGHT);
     answers.for_each(|answer| async { answer.expect("it lives").expect("deregistered") }).await;
     both(options.instances, registering, deregistering.read())
+}
+
+/// Measures deregistering all instances by a `Shutdown`.
+pub(crate) async fn shutdown(options: &Options, target: &Target) -> Figures {
+    let registry = start(target.address, "thread");
+    register_all(&registry, options).await;
+    let meter = Meter::start();
+    let report = registry.send(Shutdown::default().deadline(LONGEST_SHUTDOWN)).await.expect("it lives");
+    assert_eq!(report.expect("it shuts down").deregistered, options.instances);
+    let (cpu, wall) = meter.read();
+    let instances = options.instances as f64;
+    Figures::from([("deregistered_per_second".into(), instances / wall), ("deregister_cpu_us".into(), cpu / instances)])
 }
 
 pub(crate) fn both(instances: usize, registering: (f64, f64), deregistering: (f64, f64)) -> Figures {

@@ -79,6 +79,7 @@ pub(crate) fn goals(size: &Size) {
     crowd(size);
     lists(size);
     registering(size);
+    shutting_down(size);
     watching(size);
 }
 
@@ -151,6 +152,18 @@ fn registering(size: &Size) {
         let told = |runs: &Runs| format!("{:.0}/s, {:.1} µs CPU", runs.median(speed), runs.median(cpu));
         row(&format!("{work} {}", size.many), &told(ours), &told(raw), ours.ratio(raw, speed), "at least 0.9");
     }
+}
+
+fn shutting_down(size: &Size) {
+    let options = Options { instances: size.most, ..base("shutdown", size) };
+    let runs = rounds(1, &options, &["ours", "raw"]);
+    let (ours, raw) = (&runs[0], &runs[1]);
+    let told = |runs: &Runs| {
+        let speed = runs.median("deregistered_per_second");
+        format!("{:.1} s, {:.1} µs CPU", size.most as f64 / speed, runs.median("deregister_cpu_us"))
+    };
+    let time = 1.0 / ours.ratio(raw, "deregistered_per_second");
+    row(&format!("shutdown of {}", size.most), &told(ours), &told(raw), time, "at most 1.2");
 }
 
 fn watching(size: &Size) {
