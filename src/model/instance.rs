@@ -11,7 +11,13 @@
 //!
 //! An instance that a server lists is never rejected by these rules.
 
-use std::{borrow::Cow, fmt, net::IpAddr, time::Duration};
+use std::{
+    borrow::Cow,
+    fmt,
+    hash::{Hash, Hasher},
+    net::IpAddr,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
@@ -243,7 +249,7 @@ impl Instance {
 ///
 /// Two instances with the same key are the same instance on 1.4. Since 2.0, Nacos allows one instance per ip and
 /// port in a service, whatever its cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct InstanceKey {
     /// The service with its group.
     pub service: ServiceName,
@@ -253,6 +259,16 @@ pub struct InstanceKey {
     pub ip: SmolStr,
     /// TCP port.
     pub port: u16,
+}
+
+/// Leaves out the group and the cluster, which are the same for nearly all keys, because an operation hashes its key
+/// several times.
+impl Hash for InstanceKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.service.name.hash(state);
+        self.ip.hash(state);
+        self.port.hash(state);
+    }
 }
 
 impl InstanceKey {

@@ -412,10 +412,13 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.give_up_exclusion();
         let mut queues = self.turns.queues.borrow_mut();
-        if queues.get(&self.key).is_some_and(|queue| queue.last == self.number) {
-            queues.remove(&self.key);
+        let Entry::Occupied(mut queue) = queues.entry(self.key.clone()) else { return };
+        if queue.get().last == self.number {
+            queue.remove();
+        } else {
+            let exclusive = &mut queue.get_mut().exclusive;
+            *exclusive = exclusive.saturating_sub(usize::from(self.is_exclusive));
         }
     }
 }

@@ -55,23 +55,38 @@ pub(crate) fn supervise<A>(actor: A, mailbox: AddressReceiver<A>, log: Logger) -
 where
     A: Supervised + Actor<Context = Context<A>>,
 {
-    Supervise {
-        actor: Context::with_receiver(mailbox).into_future(actor),
-        panics: 0,
-        window_began: Instant::now(),
-        pause: None,
-        log,
-    }
+    Supervise { actor: Context::with_receiver(mailbox).into_future(actor), restarts: None, log }
 }
 
 /// The future of [`supervise`].
 pub(crate) struct Supervise<A: Actor<Context = Context<A>>> {
     actor: ContextFut<A, Context<A>>,
+    /// `None` before the first panic, to save memory: there is one Heartbeat per instance.
+    restarts: Option<Box<Restarts>>,
+    log: Logger,
+}
+
+/// The restarts of one actor.
+struct Restarts {
     /// Since `window_began`.
-    panics: u32,
+    count: u32,
     window_began: Instant,
     pause: Option<Pin<Box<Sleep>>>,
-    log: Logger,
+}
+
+impl Restarts {
+    fn begin() -> Box<Self> {
+        Box::new(Restarts { count: 0, window_began: Instant::now(), pause: None })
+    }
+
+    /// Counts a restart, and arms the pause before it if there were too many.
+    fn count(&mut self) {
+        if self.window_began.elapsed() > RESTART_WINDOW {
+            (self.count, self.window_began) = (0, Instant::now());
+        }
+        self.count += 1;
+        self.pause = (self.count > QUICK_RESTARTS).then(|| Box::pin(sleep(RESTART_PAUSE)));
+    }
 }
 
 /// `ContextFut` does not need to be pinned: actix's own arbiter moves and polls it in the same way.
@@ -79,14 +94,8 @@ impl<A: Actor<Context = Context<A>>> Unpin for Supervise<A> {}
 
 impl<A: Supervised + Actor<Context = Context<A>>> Supervise<A> {
     fn restart(&mut self, panic: &(dyn Any + Send)) -> bool {
-        if self.window_began.elapsed() > RESTART_WINDOW {
-            (self.panics, self.window_began) = (0, Instant::now());
-        }
-        self.panics += 1;
         log_panic(&self.log, "restarted actor after a panic", "actor", type_name::<A>(), panic);
-        if self.panics > QUICK_RESTARTS {
-            self.pause = Some(Box::pin(sleep(RESTART_PAUSE)));
-        }
+        self.restarts.get_or_insert_with(Restarts::begin).count();
         catch_unwind(AssertUnwindSafe(|| self.actor.restart())).unwrap_or(false)
     }
 }
@@ -96,9 +105,11 @@ impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervise<A> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         loop {
-            if let Some(pause) = &mut self.pause {
-                ready!(pause.as_mut().poll(cx));
-                self.pause = None;
+            if let Some(restarts) = &mut self.restarts {
+                if let Some(pause) = &mut restarts.pause {
+                    ready!(pause.as_mut().poll(cx));
+                    restarts.pause = None;
+                }
             }
             match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut self.actor).poll(cx))) {
                 Ok(Poll::Ready(())) => return Poll::Ready(()),
