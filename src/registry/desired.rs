@@ -240,6 +240,8 @@ pub(crate) struct DesiredInstances {
     /// Boxed to save memory: a hash map may allocate twice as many slots as it has entries.
     desired: RefCell<HashMap<Arc<InstanceKey>, Box<DesiredInstance>, FastHash>>,
     leftovers: RefCell<HashMap<Arc<InstanceKey>, Leftover, FastHash>>,
+    /// See [`retire`](DesiredInstances::retire).
+    retired: RefCell<Vec<Box<DesiredInstance>>>,
     turns: Rc<Turns>,
 }
 
@@ -282,6 +284,16 @@ impl DesiredInstances {
         Some(desired)
     }
 
+    /// Removes the instance for a Registry that is going offline. The Heartbeat is left to end with its next beat, and the
+    /// memory is kept until the Registry has ended: ending 100,000 actors and freeing their memory between the requests
+    /// would take as long as the requests.
+    pub(super) fn retire(&self, key: &Arc<InstanceKey>) {
+        if let Some(desired) = self.desired.borrow_mut().remove(key) {
+            desired.publisher.stop();
+            self.retired.borrow_mut().push(desired);
+        }
+    }
+
     pub(crate) fn add_leftover(&self, key: &Arc<InstanceKey>, ephemeral: bool) {
         self.leftovers.borrow_mut().insert(key.clone(), Leftover { ephemeral, heartbeat: None });
     }
@@ -302,6 +314,7 @@ impl DesiredInstances {
         keys.into_iter().collect()
     }
 
+    #[cfg(feature = "_testing")]
     pub(crate) fn heartbeats(&self) -> Vec<Addr<Heartbeat>> {
         let (desired, leftovers) = (self.desired.borrow(), self.leftovers.borrow());
         let desired = desired.values().filter_map(|desired| desired.heartbeat.clone());

@@ -128,12 +128,17 @@ impl StatePublisher {
     pub(super) fn deregistered(self) {
         self.0.set(State::Deregistered, None);
     }
+
+    /// Publishes that the Registry has ended, unless the instance was deregistered before.
+    pub(super) fn stop(&self) {
+        if self.0.state().is_some() {
+            self.0.set(State::Stopped, None);
+        }
+    }
 }
 
 impl Drop for StatePublisher {
     fn drop(&mut self) {
-        if self.0.state().is_some() {
-            self.0.set(State::Stopped, None);
-        }
+        self.stop();
     }
 }

@@ -30,7 +30,6 @@ use slog::{info, warn};
 use super::{
     actor::Registry,
     desired::Turn,
-    heartbeat::StopBeating,
     shared::{panicked, Phase, Shared},
 };
 use crate::{
@@ -257,9 +256,8 @@ impl Shared {
         self.subscriptions.stop_all();
     }
 
-    /// Stops the beats, and queues behind every earlier message about an instance.
+    /// Queues behind every earlier message about an instance. No beat follows, because the Registry is closing.
     fn take_all_turns(&self) -> Vec<(Turn, Arc<InstanceKey>)> {
-        self.desired.heartbeats().iter().for_each(|heartbeat| heartbeat.do_send(StopBeating));
         self.desired.keys().into_iter().map(|key| (self.desired.queue(&key), key)).collect()
     }
 
@@ -332,7 +330,7 @@ impl Shared {
             let work = AssertUnwindSafe(self.take_offline(&key, persistent_too, progress));
             if let Err(panic) = work.catch_unwind().await {
                 // Go on with the other instances.
-                self.desired.remove(&key);
+                self.desired.retire(&key);
                 let error = panicked(&self.log, Operation::Deregister, &*panic);
                 progress.borrow_mut().report.failed.push(NotDeregistered { instance: (*key).clone(), error });
             }
@@ -344,12 +342,12 @@ impl Shared {
     async fn take_offline(&self, key: &Arc<InstanceKey>, persistent_too: bool, progress: &RefCell<Progress>) {
         let wanted = self.desired.get(key, |desired| (desired.instance.ephemeral, desired.known_to.is_some()));
         if matches!(wanted, Some((false, _))) && !persistent_too {
-            self.desired.remove(key);
+            self.desired.retire(key);
             progress.borrow_mut().report.left += 1;
         } else if let Some((ephemeral, was_listed)) = wanted {
             // Remove it afterwards, so that it is reported if the deadline passes meanwhile.
             let outcome = self.nacos.deregister(key, ephemeral, Patience::Operation).await;
-            self.desired.remove(key);
+            self.desired.retire(key);
             progress.borrow_mut().note(key, outcome, was_listed);
         }
         if let Some(ephemeral) = self.desired.leftover(key, |leftover| leftover.ephemeral) {
