@@ -21,7 +21,8 @@ use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 ///
 /// The text in place of a body becomes part of an error, since no operation accepts it.
 pub(super) fn decode(status: StatusCode, headers: &HeaderMap, body: Vec<u8>, path: &str, limit: usize) -> Vec<u8> {
-    if let Some(location) = header(headers, LOCATION).filter(|_| status.is_redirection()) {
+    let location = if status.is_redirection() { header(headers, LOCATION) } else { None };
+    if let Some(location) = location {
         return redirection(location, path).into_bytes();
     }
     match inflate(header(headers, CONTENT_ENCODING).unwrap_or_default(), body, limit) {
