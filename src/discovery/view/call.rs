@@ -69,7 +69,7 @@ pub struct Call {
 #[derive(Clone, Copy)]
 enum Latency {
     Ignored,
-    /// By the coarse clock, because another call of the same tick is measured exactly.
+    /// By the coarse clock, because another call was measured a short time ago.
     Coarse,
     /// By the exact clock, since this moment.
     Exact(Instant),
@@ -293,7 +293,7 @@ impl ServiceView {
         callable.record.call_began();
         let target = callable.target.clone();
         let latency = match shared.selection.policy {
-            Policy::LeastLoaded if target.is_to_be_measured(began as u32) => Latency::Exact(Instant::now()),
+            Policy::LeastLoaded if callable.record.is_to_be_measured(began as u32) => Latency::Exact(Instant::now()),
             Policy::LeastLoaded => Latency::Coarse,
             _ => Latency::Ignored,
         };

@@ -8,7 +8,7 @@ use std::{
     hint::black_box,
     ops::Deref,
     sync::{
-        atomic::{self, AtomicBool, AtomicU32, AtomicU64},
+        atomic::{self, AtomicBool, AtomicU64},
         Arc, OnceLock, Weak,
     },
 };
@@ -104,8 +104,6 @@ pub(super) struct Callable {
 pub(super) struct Target {
     pub(super) instance: Arc<Instance>,
     pub(super) record: Arc<Record>,
-    /// When the last call began whose latency is measured exactly, in milliseconds.
-    measured: AtomicU32,
     pub(super) records: Arc<ServiceRecords>,
     /// Only failed and dropped calls need the list, for its settings.
     pub(super) list: Weak<SharedList>,
@@ -116,24 +114,14 @@ impl Callable {
     /// lines for reads together, but would wait for the line of each write.
     #[inline]
     pub(super) fn fetch(&self) {
-        let measured = self.target.measured.load(atomic::Ordering::Relaxed);
-        black_box(self.record.failures() ^ measured ^ u32::from(self.instance.port));
+        let of_target = Arc::as_ptr(&self.target.record) as usize;
+        black_box(of_target ^ self.record.failures() as usize ^ usize::from(self.instance.port));
     }
 }
 
 impl Target {
     pub(super) fn called(&self) -> Called<'_> {
         Called { instance: &self.instance, record: &self.record }
-    }
-
-    /// Whether to measure the latency of a call that begins now by the exact clock. One of the calls that begin in the
-    /// same tick of the coarse clock is enough: the others would not change the mean.
-    pub(super) fn is_to_be_measured(&self, now: u32) -> bool {
-        let is_new = self.measured.load(atomic::Ordering::Relaxed) != now;
-        if is_new {
-            self.measured.store(now, atomic::Ordering::Relaxed);
-        }
-        is_new
     }
 }
 
@@ -213,7 +201,6 @@ impl List {
             let target = Target {
                 instance: instance.clone(),
                 record: record.clone(),
-                measured: AtomicU32::new(0),
                 records: shared.records.clone(),
                 list: Arc::downgrade(shared),
             };

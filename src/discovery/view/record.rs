@@ -24,6 +24,8 @@ const LATENCY_WINDOW: f32 = 1_000.0;
 const LATENCY_FADES: f32 = 10_000.0;
 /// In microseconds. Added to each latency, so that differences below this hardly matter.
 const LATENCY_NOISE: f32 = 1_000.0;
+/// In milliseconds. Reading the exact clock takes long, and another sample so soon would hardly change the mean.
+const MEASURED_EVERY: u32 = 10;
 /// After this time, another call may be the probe.
 const LONGEST_PROBE: Duration = Duration::from_secs(30);
 
@@ -230,6 +232,15 @@ impl Record {
         self.latency.store(u64::from(now) << 32 | u64::from(latency.to_bits()), Ordering::Relaxed);
     }
 
+    /// Whether to measure the latency of a call that begins at `now`, in milliseconds of the coarse clock, by the exact
+    /// clock.
+    #[inline]
+    pub(super) fn is_to_be_measured(&self, now: u32) -> bool {
+        let last = (self.latency.load(Ordering::Relaxed) >> 32) as u32;
+        // After a clock that jumped back the difference is large.
+        now.wrapping_sub(last) >= MEASURED_EVERY
+    }
+
     /// Mean latency in microseconds, and the age of its last sample in milliseconds.
     fn latency(&self, now: u32) -> Option<(f32, f32)> {
         let packed = self.latency.load(Ordering::Relaxed);
@@ -355,6 +366,16 @@ mod tests {
         record.eject_until(origin + Duration::from_secs(60));
         assert_eq!(record.admit(&Now::at(origin)), Admission::Ejected);
         assert!(record.ejected_for(origin + Duration::from_secs(600)).is_some_and(|left| left.is_zero()));
+    }
+
+    #[test]
+    fn of_calls_in_quick_succession_one_is_measured_by_the_exact_clock() {
+        let (record, _) = record();
+        assert!(record.is_to_be_measured(60_000), "no call was measured yet");
+        record.observe(MS, 60_000, true);
+        assert!(!record.is_to_be_measured(60_000) && !record.is_to_be_measured(60_000 + MEASURED_EVERY - 1));
+        assert!(record.is_to_be_measured(60_000 + MEASURED_EVERY));
+        assert!(record.is_to_be_measured(59_000), "the clock has jumped back");
     }
 
     #[test]
