@@ -92,7 +92,7 @@ fn call(view: &ServiceView, port: u16) -> Call {
 
 fn in_flight(view: &ServiceView) -> u32 {
     let list = view.shared.list.load();
-    list.callable(&view.shared).iter().flatten().map(|callable| callable.record.in_flight()).sum()
+    list.callable(&view.shared).iter().map(|callable| callable.record.in_flight()).sum()
 }
 
 /// Checks what must hold when no other thread is left.

@@ -1,38 +1,64 @@
-//! A weighted choice in constant time: Walker's alias table, built by Vose's method.
+//! A weighted choice in constant time: Walker's alias table, built by Vose's method, over runs of equal weights.
 //!
-//! A draw costs one random number, one multiplication and one memory access, whatever the number of instances.
-//! Building the table takes time in proportion to that number, once per list. The weights are rounded to 2^-32 of a
-//! slot.
+//! A *place* is an index into the callable instances of a list. Neighbours of equal weight are a *run*. A draw finds a
+//! run by the weight of all its instances, and then each instance of the run is equally likely. Lists are sorted by
+//! weight, so the table has about as many slots as the list has different weights. Those are usually few, and then the
+//! table stays in the cache, whatever the number of instances.
+//!
+//! A draw costs one random number, a few multiplications and one memory access. Building the table takes time in
+//! proportion to the number of instances, once per list. Shares are rounded to 2^-32.
 
-use std::hint::select_unpredictable;
+use std::{hint::select_unpredictable, ops::Range};
 
 /// 2^64 divided by the golden ratio. Any number of its multiples, modulo 2^64, are spread evenly.
 pub(super) const GOLDEN_STRIDE: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Every slot is drawn equally often and belongs to at most two instances. The shares of an instance add up to its
-/// weight. A *place* is an index into the list's hosts.
+/// Every slot is drawn equally often and belongs to at most two runs. The shares of a run add up to its weight.
 #[derive(Debug, Default)]
 pub(super) struct AliasTable {
     slots: Vec<Slot>,
+    places: Range<usize>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     /// The part of the slot that belongs to `owner`, in units of 2^-32.
-    share: u32,
-    /// The place of the first instance.
-    owner: u32,
-    /// The place of the instance that has the rest of the slot.
-    other: u32,
+    share: u64,
+    owner: Run,
+    /// Has the rest of the slot.
+    other: Run,
+}
+
+/// Neighbouring places of instances of equal weight.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    start: u32,
+    length: u32,
 }
 
 impl AliasTable {
-    /// Builds the table from places and weights. The weights must be finite and above 0.
-    pub(super) fn new(weighted: impl Iterator<Item = (u32, f64)>) -> Self {
-        let (owners, weights): (Vec<u32>, Vec<f64>) = weighted.unzip();
-        let mut slots: Vec<Slot> = owners.iter().map(|&owner| Slot { share: u32::MAX, owner, other: owner }).collect();
-        share_out(&mut slots, &relative(weights));
-        AliasTable { slots }
+    /// Builds the table for the places from `start` on, which have these weights. The weights must be finite and above
+    /// 0. Only equal weights that are neighbours become one run.
+    pub(super) fn new(start: usize, weights: &[f64]) -> Self {
+        let places = start..start + weights.len();
+        // Divide before summing, because the sum of large weights could be infinite.
+        let largest = weights.iter().copied().fold(0.0, f64::max);
+        let (mut slots, mut sums) = (Vec::new(), Vec::new());
+        let mut next = start;
+        for equal in weights.chunk_by(|one, other| one == other) {
+            // A list of more than u32::MAX instances does not fit in memory.
+            let run = Run { start: next as u32, length: equal.len() as u32 };
+            next += equal.len();
+            slots.push(Slot { share: 1 << 32, owner: run, other: run });
+            sums.push(equal[0] / largest * equal.len() as f64);
+        }
+        // A power of two, so that the lower bits of a number are the index of a slot. The added slots have no weight.
+        if let Some(last) = slots.last().copied() {
+            slots.resize(slots.len().next_power_of_two(), last);
+            sums.resize(slots.len(), 0.0);
+        }
+        share_out(&mut slots, sums);
+        AliasTable { slots, places }
     }
 
     /// Returns the place for a uniformly distributed number.
@@ -40,65 +66,76 @@ impl AliasTable {
     /// `None` if the table is empty.
     #[inline]
     pub(super) fn pick(&self, random: u64) -> Option<usize> {
-        // The upper half of the product is the slot. The lower half is a position in the slot, again uniform.
-        let product = u128::from(random) * self.slots.len() as u128;
-        let slot = self.slots.get((product >> 64) as usize)?;
-        Some(slot.at((product as u64 >> 32) as u32))
+        let slot = self.slots.get(random as usize & self.slots.len().wrapping_sub(1))?;
+        // The lower bits are the slot, and the upper half is the position in it. In the product, the upper half depends
+        // on all bits.
+        Some(slot.at(random >> 32, random.wrapping_mul(GOLDEN_STRIDE) >> 32))
     }
 
-    /// Returns the place for this turn. Each round visits every slot once, and the instances of a slot take turns
-    /// evenly over the rounds.
+    /// Returns the place for this turn. Each round visits every slot once. The two runs of a slot take turns evenly
+    /// over the rounds, and so do the instances of a run.
     pub(super) fn pick_in_turn(&self, turn: u64) -> Option<usize> {
-        let slots = self.slots.len().max(1) as u64;
-        let (round, index) = (turn / slots, turn % slots);
-        let within = (round + index).wrapping_mul(GOLDEN_STRIDE) >> 32;
-        self.slots.get(index as usize).map(|slot| slot.at(within as u32))
+        let index = turn & (self.slots.len() as u64).wrapping_sub(1);
+        let slot = self.slots.get(index as usize)?;
+        let round = (turn >> self.slots.len().trailing_zeros()) as u32;
+        // Each slot begins elsewhere, so that neighbouring slots do not give the same run, or instance, at once.
+        let offset = index.wrapping_mul(GOLDEN_STRIDE) >> 32;
+        let (run, turn) = slot.in_turn(round, offset);
+        Some(run.in_turn(turn, offset))
     }
 
-    /// The number of instances in the table.
-    pub(super) fn len(&self) -> usize {
-        self.slots.len()
-    }
-
-    /// The places of all instances in the table, each once.
-    pub(super) fn places(&self) -> impl Iterator<Item = usize> + Clone + '_ {
-        self.slots.iter().map(|slot| slot.owner as usize)
-    }
-
-    /// Returns the place of the instance at this index, regardless of its weight. `index` is below
-    /// [`len`](AliasTable::len).
-    pub(super) fn place(&self, index: usize) -> Option<usize> {
-        self.slots.get(index).map(|slot| slot.owner as usize)
+    /// The places of all instances in the table.
+    pub(super) fn places(&self) -> Range<usize> {
+        self.places.clone()
     }
 }
 
 impl Slot {
+    /// Returns the place at these positions in the slot and in its run, in units of 2^-32.
     #[inline]
-    fn at(self, within: u32) -> usize {
+    fn at(&self, within: u64, within_run: u64) -> usize {
         // A branch would often be mispredicted, because the draws are random.
-        select_unpredictable(within < self.share, self.owner, self.other) as usize
+        select_unpredictable(within < self.share, self.owner.at(within_run), self.other.at(within_run))
+    }
+
+    /// Returns the run that has the slot in this round, and how often it had the slot before. `offset` is the position
+    /// of round 0.
+    fn in_turn(&self, round: u32, offset: u64) -> (Run, u32) {
+        let position = u64::from(round) * self.share + offset;
+        let of_owner = (position >> 32) as u32;
+        if position.wrapping_add(self.share) >> 32 == position >> 32 {
+            (self.other, round.wrapping_sub(of_owner))
+        } else {
+            (self.owner, of_owner)
+        }
     }
 }
 
-/// Divides the weights by their mean, without overflow.
-fn relative(mut weights: Vec<f64>) -> Vec<f64> {
-    let largest = weights.iter().copied().fold(0.0, f64::max);
-    weights.iter_mut().for_each(|weight| *weight /= largest);
-    let mean = weights.iter().sum::<f64>() / weights.len() as f64;
-    weights.iter_mut().for_each(|weight| *weight /= mean);
-    weights
+impl Run {
+    /// `within` is a position in the run, in units of 2^-32 of its length.
+    #[inline]
+    fn at(self, within: u64) -> usize {
+        self.start as usize + ((within * u64::from(self.length)) >> 32) as usize
+    }
+
+    /// Turn 0 is at the position `offset`.
+    fn in_turn(self, turn: u32, offset: u64) -> usize {
+        let first = (offset * u64::from(self.length)) >> 32;
+        self.start as usize + (turn.wrapping_add(first as u32) % self.length) as usize
+    }
 }
 
-/// Fills the slots of light instances with the surplus of heavy ones. Instances that are left at the end because of
-/// rounding own their slot alone.
-fn share_out(slots: &mut [Slot], weights: &[f64]) {
-    let mut left = weights.to_vec();
-    let (mut light, mut heavy): (Vec<usize>, Vec<usize>) = (0..left.len()).partition(|&place| left[place] < 1.0);
+/// Fills the slots of light runs with the surplus of heavy ones. Runs that are left at the end because of rounding own
+/// their slot alone. `weights` are those of all instances of a run together.
+fn share_out(slots: &mut [Slot], mut weights: Vec<f64>) {
+    let mean = weights.iter().sum::<f64>() / weights.len() as f64;
+    weights.iter_mut().for_each(|weight| *weight /= mean);
+    let (mut light, mut heavy): (Vec<usize>, Vec<usize>) = (0..weights.len()).partition(|&run| weights[run] < 1.0);
     while let (Some(small), Some(&large)) = (light.pop(), heavy.last()) {
-        slots[small].share = (left[small] * 2f64.powi(32)) as u32;
+        slots[small].share = (weights[small] * 2f64.powi(32)) as u64;
         slots[small].other = slots[large].owner;
-        left[large] -= 1.0 - left[small];
-        if left[large] < 1.0 {
+        weights[large] -= 1.0 - weights[small];
+        if weights[large] < 1.0 {
             heavy.pop();
             light.push(large);
         }
@@ -107,12 +144,14 @@ fn share_out(slots: &mut [Slot], weights: &[f64]) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use fastrand::Rng;
 
     use super::*;
 
     fn table(weights: &[f64]) -> AliasTable {
-        AliasTable::new((0..).zip(weights.iter().copied()).filter(|(_, weight)| *weight > 0.0))
+        AliasTable::new(0, weights)
     }
 
     fn tally(weights: &[f64], draws: u32, rng: &mut Rng) -> Vec<f64> {
@@ -139,7 +178,8 @@ mod tests {
         vec![
             vec![1.0, 2.0, 3.0],
             vec![1.0; 10],
-            vec![0.0, 1.0, 0.0, 9.0],
+            vec![1.0, 1.0, 2.0, 2.0, 2.0, 9.0],
+            vec![[1.0; 50], [2.0; 50], [7.0; 50]].concat(),
             vec![10_000.0, 1.0, 5_000.0],
             vec![0.3, 0.3, 0.4],
             vec![1e-3, 1e3, 1.0, 7.5],
@@ -186,6 +226,14 @@ mod tests {
         assert_eq!(turns[..5], [0, 1, 2, 3, 4]);
         assert_eq!((&turns[..5], &turns[..5]), (&turns[5..10], &turns[10..]));
         assert_eq!(AliasTable::default().pick_in_turn(7), None);
+    }
+
+    #[test]
+    fn a_table_of_the_places_behind_others_picks_only_these() {
+        let table = AliasTable::new(4, &[2.0, 2.0, 3.0]);
+        let picked = |pick: &dyn Fn(u64) -> Option<usize>| (0..1_000).filter_map(pick).collect::<BTreeSet<_>>();
+        assert!(picked(&|number| table.pick(number.wrapping_mul(GOLDEN_STRIDE))).into_iter().eq(table.places()));
+        assert!(picked(&|turn| table.pick_in_turn(turn)).into_iter().eq(4..7));
     }
 
     #[test]

@@ -285,9 +285,10 @@ impl ServiceView {
         }
         let list = shared.list.load();
         let callable = list.callable(&self.shared);
-        let choice = Choice { shared, list: &list, callable, key, tried, now: Now::default(), may_probe: true };
+        let now = Now::default();
+        let choice = Choice { shared, list: &list, callable, key, tried, now, millis: began, may_probe: true };
         let chosen = choice.choose(random);
-        let chosen = chosen.and_then(|Chosen { place, admission }| Some((callable[place].as_ref()?, admission)));
+        let chosen = chosen.and_then(|Chosen { place, admission }| Some((callable.get(place)?, admission)));
         let Some((callable, admission)) = chosen else { return Err(self.no_instance_in(&list)) };
         callable.fetch();
         callable.record.call_began();

@@ -15,7 +15,7 @@
 use std::sync::{atomic::Ordering, Arc};
 
 use super::{
-    clock::{coarse_millis, Now},
+    clock::Now,
     hash_table::mix,
     list::{Callable, Group, List, SharedList},
     policy::Policy,
@@ -33,18 +33,20 @@ const DRAWS: u32 = 8;
 pub(super) struct Choice<'a> {
     pub(super) shared: &'a SharedList,
     pub(super) list: &'a List,
-    pub(super) callable: &'a [Option<Callable>],
+    pub(super) callable: &'a [Callable],
     /// The hash of the caller's key, if there is one.
     pub(super) key: Option<u64>,
     pub(super) tried: &'a [Arc<Instance>],
     pub(super) now: Now,
+    /// The same, in milliseconds of the coarse clock.
+    pub(super) millis: u64,
     /// Whether the call may be the probe of an ejected instance.
     pub(super) may_probe: bool,
 }
 
 /// The place of the chosen instance, and whether the call is a probe.
 ///
-/// `place` is an index into the list's hosts and into `callable`.
+/// `place` is an index into the list's `instances` and into `callable`.
 pub(super) struct Chosen {
     pub(super) place: usize,
     pub(super) admission: Admission,
@@ -71,7 +73,7 @@ impl Choice<'_> {
     /// Chooses from one group. `None` if no instance of it may be called.
     #[inline]
     fn choose_from(&self, group: &Group, random: u64) -> Option<Chosen> {
-        if group.table.len() == 0 {
+        if group.table.places().is_empty() {
             return None;
         }
         let first = self.draw(group, random)?;
@@ -117,7 +119,7 @@ impl Choice<'_> {
     /// Whether the instance at this place may be called now. May claim the probe of an ejected one.
     #[inline]
     fn admitted(&self, place: usize) -> Option<Chosen> {
-        let callable = self.callable[place].as_ref()?;
+        let callable = &self.callable[place];
         if self.was_tried(callable) {
             return None;
         }
@@ -152,11 +154,10 @@ impl Choice<'_> {
     /// Returns the less loaded of `first` and a second instance that is drawn by the weights.
     fn less_loaded(&self, group: &Group, first: Chosen) -> Chosen {
         let Some(second) = self.draw_other(group, first.place) else { return first };
-        let load = |place: usize| self.callable[place].as_ref().map(|callable| (&*callable.record, callable.share));
-        let (Some(load_of_first), Some(load_of_second)) = (load(first.place), load(second.place)) else { return first };
+        let load = |place: usize| (&*self.callable[place].record, self.callable[place].share);
         // A probe is taken in any case: an ejected instance has no load to compare.
         if second.admission != Admission::Granted
-            || is_less_loaded(load_of_second, load_of_first, coarse_millis() as u32)
+            || is_less_loaded(load(second.place), load(first.place), self.millis as u32)
         {
             second
         } else {
@@ -174,9 +175,9 @@ impl Choice<'_> {
             }
         }
         // Several draws found no second instance: one instance has nearly all the weight, or most must not be called.
-        let length = group.table.len();
-        let start = fastrand::usize(..length);
-        let neighbours = (0..2).filter_map(|step| group.table.place((start + step) % length));
+        let places = group.table.places();
+        let start = fastrand::usize(..places.len());
+        let neighbours = (0..2).map(|step| places.start + (start + step) % places.len());
         neighbours.filter(|place| *place != first).find_map(|place| self.admitted(place))
     }
 
@@ -197,12 +198,12 @@ impl Choice<'_> {
     /// Chooses although no instance may be called: an ejected instance that was not tried, or else a tried one.
     #[cold]
     fn last_resort(&self) -> Option<Chosen> {
-        let all = || self.list.callable_places();
+        let all = || 0..self.callable.len();
         let place = self
             .by_weight(all(), &|callable| !self.was_tried(callable))
             .or_else(|| self.by_weight(all(), &|callable| !callable.record.is_ejected()))
             .or_else(|| self.by_weight(all(), &|_| true))?;
-        let record = &self.callable[place].as_ref()?.record;
+        let record = &self.callable[place].record;
         // If the call succeeds, the ejection ends early.
         let admission = match (record.is_ejected(), self.may_probe) {
             (false, _) => Admission::Granted,
@@ -219,7 +220,7 @@ impl Choice<'_> {
         may_be_called: &dyn Fn(&Callable) -> bool,
     ) -> Option<usize> {
         let candidates = places.filter_map(|place| {
-            let callable = self.callable[place].as_ref()?;
+            let callable = &self.callable[place];
             may_be_called(callable).then_some((place, f64::from(callable.share)))
         });
         let total: f64 = candidates.clone().map(|(_, share)| share).sum();

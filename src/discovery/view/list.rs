@@ -6,7 +6,7 @@
 use std::{
     collections::HashSet,
     hint::black_box,
-    ops::Deref,
+    ops::{Deref, Range},
     sync::{
         atomic::{self, AtomicBool, AtomicU64},
         Arc, OnceLock, Weak,
@@ -49,6 +49,9 @@ impl Published {
 ///
 /// Immutable, except for `is_plain`, and for `callable`, which the first call fills in. `select_one` does not need
 /// `callable` while `is_plain` is true.
+///
+/// A *place* is an index into the instances that can be called: those of `first`, then those of `others`, each in order
+/// of their weights.
 #[derive(Debug)]
 pub(super) struct List {
     /// The instances that the filters accept.
@@ -63,12 +66,14 @@ pub(super) struct List {
     pub(super) first: Group,
     /// The instances to choose from when none of `first` can be called.
     pub(super) others: Group,
+    /// The instances that can be called, by place. A choice reads only this array and the instance.
+    pub(super) instances: Box<[Arc<Instance>]>,
     /// Whether a random draw from `first` is already the choice, as long as no instance is ejected.
     may_be_plain: bool,
     /// `may_be_plain`, and no instance is ejected. Kept here, because every choice reads this cache line.
     is_plain: AtomicBool,
     new: Option<NewInstances>,
-    callable: OnceLock<Box<[Option<Callable>]>>,
+    callable: OnceLock<Box<[Callable]>>,
 }
 
 /// A part of a list's callable instances.
@@ -79,16 +84,21 @@ pub(super) struct Group {
     pub(super) keys: Option<HashTable>,
 }
 
-/// The instances that were added after the view's first list, by their places.
+/// The instances that were added after the view's first list.
 #[derive(Debug)]
 struct NewInstances {
+    /// By the index of the host.
     since: Box<[Option<Instant>]>,
+    /// The index of the host, by place.
+    hosts: Box<[u32]>,
     /// When the newest instance has warmed up. `None` if none is warming up.
     until: Option<Instant>,
 }
 
-/// An instance that can be called. A choice reads only this and the record, so that it waits for few cache lines.
-#[derive(Debug, Clone)]
+/// What calls need of an instance, in half a cache line. A choice reads only this and the record, so that it waits for
+/// few cache lines.
+#[derive(Debug)]
+#[repr(align(32))]
 pub(super) struct Callable {
     pub(super) record: Arc<Record>,
     pub(super) target: Arc<Target>,
@@ -130,21 +140,31 @@ impl List {
     pub(super) fn prepare(published: &Published, selection: &Selection, before: Option<&List>) -> Self {
         let all = filtered(&published.info, selection.shows_all(), |host| selection.shows(host));
         let healthy = filtered(&all, all.hosts.iter().all(|host| host.healthy), |host| host.healthy);
-        let mut callable = confirmed(&all.hosts, |host| published.is_withheld(host));
+        let mut first = confirmed(&all.hosts, |host| published.is_withheld(host));
         let mut others = Vec::new();
         if !selection.prefer.is_empty() {
-            let is_preferred = |place: &u32| selection.prefer.matches(&all.hosts[*place as usize]);
-            let (preferred, rest): (Vec<_>, Vec<_>) = callable.iter().copied().partition(is_preferred);
+            let is_preferred = |host: &u32| selection.prefer.matches(&all.hosts[*host as usize]);
+            let (preferred, rest): (Vec<_>, Vec<_>) = first.iter().copied().partition(is_preferred);
             if !preferred.is_empty() {
-                (callable, others) = (preferred, rest);
+                (first, others) = (preferred, rest);
             }
         }
-        let new = (!selection.warm_up.is_zero()).then(|| NewInstances::find(&all.hosts, selection, before));
+        // A weight is finite and above 0 here, so its bits are in the order of the weights.
+        let weight = |host: &u32| all.hosts[*host as usize].weight.to_bits();
+        // Turns follow the order of the list, because neighbours in memory are read faster one after the other.
+        if selection.policy != Policy::WeightedRoundRobin {
+            first.sort_by_cached_key(weight);
+            others.sort_by_cached_key(weight);
+        }
+        let hosts: Box<[u32]> = first.iter().chain(&others).copied().collect();
+        let instances: Box<[_]> = hosts.iter().map(|host| all.hosts[*host as usize].clone()).collect();
+        let new = (!selection.warm_up.is_zero()).then(|| NewInstances::find(&all.hosts, hosts, selection, before));
         let may_be_plain =
             selection.policy == Policy::WeightedRandom && new.as_ref().is_none_or(|new| new.until.is_none());
         List {
-            first: Group::new(&all.hosts, callable, selection.policy),
-            others: Group::new(&all.hosts, others, selection.policy),
+            first: Group::new(&instances, 0..first.len(), selection.policy),
+            others: Group::new(&instances, first.len()..instances.len(), selection.policy),
+            instances,
             withheld: all.hosts.iter().filter(|host| published.is_withheld(host)).cloned().collect(),
             listed: published.info.hosts.len(),
             all,
@@ -172,63 +192,56 @@ impl List {
 
     /// Whether a choice would find an instance.
     pub(super) fn can_be_called(&self) -> bool {
-        self.first.table.len() > 0
+        !self.instances.is_empty()
     }
 
-    /// The places of all callable instances.
-    pub(super) fn callable_places(&self) -> impl Iterator<Item = usize> + Clone + '_ {
-        self.first.table.places().chain(self.others.table.places())
-    }
-
-    /// The callable instances by place, `None` for an instance that cannot be called. They are prepared for the first
-    /// call of a view, and from then on when a list is published.
+    /// What calls need of the instances, by place. It is prepared for the first call of a view, and from then on when a
+    /// list is published.
     #[inline]
-    pub(super) fn callable(&self, shared: &Arc<SharedList>) -> &[Option<Callable>] {
+    pub(super) fn callable(&self, shared: &Arc<SharedList>) -> &[Callable] {
         self.callable.get_or_init(|| self.prepare_callable(shared))
     }
 
     #[cold]
-    fn prepare_callable(&self, shared: &Arc<SharedList>) -> Box<[Option<Callable>]> {
-        let hosts = &self.all.hosts;
-        let mut callable: Box<[_]> = vec![None; hosts.len()].into_boxed_slice();
-        let places: Vec<_> = self.callable_places().collect();
+    fn prepare_callable(&self, shared: &Arc<SharedList>) -> Box<[Callable]> {
+        let instances = self.instances.iter();
         // Divide before summing, because the sum of large weights could be infinite.
-        let mean: f64 = places.iter().map(|place| hosts[*place].weight / places.len() as f64).sum();
-        let records = shared.records.records(places.iter().map(|place| &hosts[*place]));
-        for (place, record) in places.into_iter().zip(records) {
-            let share = (hosts[place].weight / mean).clamp(1e-9, 1e9) as f32;
-            let instance = hosts[place].clone();
+        let mean: f64 = instances.clone().map(|instance| instance.weight / instances.len() as f64).sum();
+        let records = shared.records.records(instances.clone());
+        let callable = instances.zip(records).map(|(instance, record)| {
+            let share = (instance.weight / mean).clamp(1e-9, 1e9) as f32;
             let target = Target {
                 instance: instance.clone(),
                 record: record.clone(),
                 records: shared.records.clone(),
                 list: Arc::downgrade(shared),
             };
-            callable[place] = Some(Callable { record, target: Arc::new(target), instance, share });
-        }
-        callable
+            Callable { record, target: Arc::new(target), instance: instance.clone(), share }
+        });
+        callable.collect()
     }
 
     /// The part of its weight that a new instance gets, from 0.1 to 1. `None` if the instance is not new.
     pub(super) fn warmth(&self, place: usize, selection: &Selection, now: &Now) -> Option<f64> {
         let new = self.new.as_ref().filter(|new| new.until.is_some_and(|until| now.get() < until))?;
-        let age = now.get().saturating_duration_since(new.since[place]?);
+        let age = now.get().saturating_duration_since(new.since[new.hosts[place] as usize]?);
         let grown = age.as_secs_f64() / selection.warm_up.as_secs_f64();
         (grown < 1.0).then(|| grown.max(0.1))
     }
 }
 
 impl Group {
-    fn new(hosts: &[Arc<Instance>], places: Vec<u32>, policy: Policy) -> Self {
-        let table = AliasTable::new(places.into_iter().map(|place| (place, hosts[place as usize].weight)));
+    fn new(instances: &[Arc<Instance>], places: Range<usize>, policy: Policy) -> Self {
+        let weights: Vec<_> = instances[places.clone()].iter().map(|instance| instance.weight).collect();
         let by_key = policy == Policy::ConsistentHash;
-        let keys = if by_key { HashTable::new(hosts, table.places()) } else { None };
-        Group { table, keys }
+        let keys = if by_key { HashTable::new(instances, places.clone()) } else { None };
+        Group { table: AliasTable::new(places.start, &weights), keys }
     }
 }
 
 impl NewInstances {
-    fn find(hosts: &[Arc<Instance>], selection: &Selection, before: Option<&List>) -> Self {
+    /// `by_place` has the index of the host of each place.
+    fn find(hosts: &[Arc<Instance>], by_place: Box<[u32]>, selection: &Selection, before: Option<&List>) -> Self {
         let mut since = vec![None; hosts.len()].into_boxed_slice();
         let now = Instant::now();
         if let Some(before) = before {
@@ -240,7 +253,7 @@ impl NewInstances {
             });
         }
         let last = since.iter().flatten().max().map(|last| *last + selection.warm_up);
-        NewInstances { since, until: last.filter(|until| *until > now) }
+        NewInstances { since, hosts: by_place, until: last.filter(|until| *until > now) }
     }
 }
 
@@ -254,7 +267,7 @@ fn filtered(info: &Arc<ServiceInfo>, keeps_all: bool, keep: impl Fn(&Instance) -
     Arc::new(kept)
 }
 
-/// The places of the callable instances. Withheld instances are left out once half of the callable ones are confirmed.
+/// The indices of the callable instances. Withheld instances are left out once half of the callable ones are confirmed.
 /// If they were left out earlier, the first confirmed instance would get all the calls.
 ///
 /// An instance takes calls if it is enabled, healthy, of a weight above 0 and of a port other than 0.
@@ -265,7 +278,7 @@ fn confirmed(hosts: &[Arc<Instance>], is_withheld: impl Fn(&Arc<Instance>) -> bo
     if confirmed.len() < withheld.len() {
         confirmed.extend(withheld);
     }
-    confirmed.into_iter().map(|(place, _)| place).collect()
+    confirmed.into_iter().map(|(index, _)| index).collect()
 }
 
 /// The list of all views with one selection.
@@ -352,9 +365,8 @@ impl SharedList {
     /// How many instances can be called, and how many of them are ejected. `None` before the first call.
     pub(super) fn count_ejected(&self) -> Option<(usize, usize)> {
         let list = self.list.load();
-        let callable = list.callable.get()?.iter().flatten();
-        let count = |(all, ejected), one: &Callable| (all + 1, ejected + usize::from(one.record.is_ejected()));
-        Some(callable.fold((0, 0), count))
+        let callable = list.callable.get()?;
+        Some((callable.len(), callable.iter().filter(|callable| callable.record.is_ejected()).count()))
     }
 
     /// 0 before the first list.

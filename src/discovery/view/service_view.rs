@@ -11,7 +11,7 @@ use arc_swap::Guard;
 use super::{
     budget::Budget,
     choice::{Choice, Chosen},
-    clock::Now,
+    clock::{coarse_millis, Now},
     ejection::ServiceRecords,
     list::{List, SharedList},
     selection::Selection,
@@ -217,16 +217,17 @@ impl ServiceView {
         // Draw before loading the guard, which is a fence: the other order takes 33 ns instead of 20.
         let random = fastrand::u64(..);
         let list = self.shared.list.load();
-        let index =
+        let place =
             if list.is_plain() { list.first.table.pick(random)? } else { self.select_by_policy(&list, random)? };
-        Some(Selected { list, index })
+        Some(Selected { list, place })
     }
 
     #[cold]
     fn select_by_policy(&self, list: &List, random: u64) -> Option<usize> {
         let shared = &*self.shared;
         let callable = list.callable(&self.shared);
-        let choice = Choice { shared, list, callable, key: None, tried: &[], now: Now::default(), may_probe: false };
+        let (now, millis) = (Now::default(), coarse_millis());
+        let choice = Choice { shared, list, callable, key: None, tried: &[], now, millis, may_probe: false };
         choice.choose(random).map(|Chosen { place, .. }| place)
     }
 
@@ -309,13 +310,13 @@ impl fmt::Debug for Instances {
 /// Drop it soon, because it keeps the whole list in memory. To keep the instance, use [`into_owned`](Self::into_owned).
 pub struct Selected {
     list: Guard<Arc<List>>,
-    index: usize,
+    place: usize,
 }
 
 impl Selected {
     /// Returns the instance without the list.
     pub fn into_owned(self) -> Arc<Instance> {
-        self.list.all.hosts[self.index].clone()
+        self.list.instances[self.place].clone()
     }
 }
 
@@ -324,7 +325,7 @@ impl Deref for Selected {
 
     #[inline]
     fn deref(&self) -> &Instance {
-        &self.list.all.hosts[self.index]
+        &self.list.instances[self.place]
     }
 }
 
