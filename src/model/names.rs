@@ -80,11 +80,6 @@ impl ServiceName {
         Ok(())
     }
 
-    /// Whether `text` is this name in its grouped form, `GROUP@@service`.
-    pub(crate) fn is_grouped_name(&self, text: &str) -> bool {
-        split_grouped(text) == Some((&self.group, &self.name))
-    }
-
     /// `GROUP@@service`, as servers write it.
     pub(crate) fn grouped(&self) -> SmolStr {
         let mut grouped = SmolStrBuilder::new();

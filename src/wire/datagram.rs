@@ -250,7 +250,7 @@ mod tests {
         let hosts: Vec<&Value> = data["hosts"].as_array().unwrap().iter().collect();
         assert_eq!(hosts.len(), list.hosts.len());
         for (host, ours) in hosts.into_iter().zip(list.hosts) {
-            if let Some(instance) = ours.into_instance(&service) {
+            if let Some(instance) = ours.into_instance(service.grouped()) {
                 assert_same_instance(text, &instance, host, &service);
             }
         }

@@ -168,8 +168,12 @@ impl Answer {
     /// # Errors
     /// [`Rejection::Unreadable`], which quotes the beginning of the body.
     pub(crate) fn json<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, Rejection> {
-        serde_json::from_slice(&self.body)
-            .map_err(|error| Rejection::Unreadable(format!("{error} in {:?}", self.excerpt())))
+        // Checking the whole text is cheaper than checking each string in it. Strings that are not read may be invalid.
+        let read = match std::str::from_utf8(&self.body) {
+            Ok(text) => serde_json::from_str(text),
+            Err(_) => serde_json::from_slice(&self.body),
+        };
+        read.map_err(|error| Rejection::Unreadable(format!("{error} in {:?}", self.excerpt())))
     }
 }
 

@@ -37,14 +37,14 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use awc::http::Method;
 use serde::{
-    de::{self, value::MapAccessDeserializer, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{self, DeserializeSeed as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
     Deserialize, Deserializer, Serialize,
 };
 use smol_str::SmolStr;
 
 use super::{
     exchange::{excerpt, Answer, Rejection, Request},
-    lenient,
+    lenient::{self, Any, Flag, LastMetadata, Lenient, Number, Text, Weight},
     parameters::{Parameter, Parameters},
 };
 use crate::model::{
@@ -232,33 +232,42 @@ pub(crate) fn login(path: &'static str, username: &str, password: &str) -> Reque
 /// An instance in an answer. Any field may be missing, null or of another type: see [`lenient`].
 ///
 /// Defaults of missing fields are those of Nacos: weight 1, healthy, enabled, ephemeral.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Host {
-    #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) instance_id: SmolStr,
     /// Empty if the server does not send it.
-    #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) ip: SmolStr,
-    /// Wider than a port, because 1.4 and r-nacos accept port 70000.
-    #[serde(default = "no_port", deserialize_with = "port")]
+    /// Wider than a port, because 1.4 and r-nacos accept port 70000. [`NO_PORT`] if the server does not send it.
     pub(crate) port: i64,
-    #[serde(default = "one", deserialize_with = "lenient::weight")]
     pub(crate) weight: f64,
-    #[serde(default = "yes", deserialize_with = "lenient::true_by_default")]
     pub(crate) healthy: bool,
-    #[serde(default = "yes", deserialize_with = "lenient::true_by_default")]
     pub(crate) enabled: bool,
-    #[serde(default = "yes", deserialize_with = "lenient::true_by_default")]
     pub(crate) ephemeral: bool,
-    #[serde(default, deserialize_with = "lenient::text")]
     pub(crate) cluster_name: SmolStr,
-    /// Answers to GET have `service` instead, and r-nacos sends both fields. An alias would reject both as a duplicate
-    /// field.
-    #[serde(default, deserialize_with = "lenient::text")]
+    /// Not read: servers differ in how they write it, and it is always the requested service.
     pub(crate) service_name: SmolStr,
-    #[serde(default, deserialize_with = "lenient::metadata")]
     pub(crate) metadata: Metadata,
+}
+
+/// The port of an entry without a readable port. It is never valid.
+const NO_PORT: i64 = -1;
+
+impl Default for Host {
+    fn default() -> Self {
+        Host {
+            instance_id: SmolStr::default(),
+            ip: SmolStr::default(),
+            port: NO_PORT,
+            weight: 1.0,
+            healthy: true,
+            enabled: true,
+            ephemeral: true,
+            cluster_name: SmolStr::default(),
+            service_name: SmolStr::default(),
+            metadata: Metadata::new(),
+        }
+    }
 }
 
 impl Host {
@@ -282,11 +291,8 @@ impl Host {
         Err(Rejection::Unreadable(format!("neither ip nor port in {:?}", answer.excerpt())))
     }
 
-    /// `None` if the host is not [usable](Host::is_usable).
-    ///
-    /// The service's name in the entry is kept only if it is the requested one: 1.4 sends bare names to some
-    /// clients.
-    pub(crate) fn into_instance(self, service: &ServiceName) -> Option<Instance> {
+    /// An instance of `GROUP@@service`. `None` if the host is not [usable](Host::is_usable).
+    pub(crate) fn into_instance(self, service_name: SmolStr) -> Option<Instance> {
         let port = self.port().filter(|_| self.is_usable())?;
         Some(Instance {
             instance_id: self.instance_id,
@@ -301,11 +307,7 @@ impl Host {
             } else {
                 self.cluster_name
             },
-            service_name: if service.is_grouped_name(&self.service_name) {
-                self.service_name
-            } else {
-                service.grouped()
-            },
+            service_name,
             metadata: self.metadata,
         })
     }
@@ -320,64 +322,100 @@ pub(crate) struct Hosts(pub(crate) Vec<Host>);
 
 impl<'de> Deserialize<'de> for Hosts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let entries: Vec<Entry> = Vec::deserialize(deserializer)?;
-        if !entries.is_empty() && entries.iter().all(|Entry(host)| host.is_none()) {
-            return Err(de::Error::custom("the list contains no instance"));
-        }
-        Ok(Hosts(entries.into_iter().map(|Entry(host)| host.unwrap_or_default()).collect()))
+        deserializer.deserialize_seq(HostsVisitor)
     }
 }
 
-/// An entry of a list: a host, or any other JSON value.
-struct Entry(Option<Host>);
+struct HostsVisitor;
 
-impl<'de> Deserialize<'de> for Entry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(EntryVisitor)
-    }
-}
-
-/// Deserialises an object directly into a host. A `serde_json::Value` in between would double the time for a list.
-struct EntryVisitor;
-
-impl<'de> Visitor<'de> for EntryVisitor {
-    type Value = Entry;
+impl<'de> Visitor<'de> for HostsVisitor {
+    type Value = Hosts;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an instance")
+        f.write_str("a list of instances")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Entry, A::Error> {
-        Host::deserialize(MapAccessDeserializer::new(fields)).map(Some).map(Entry)
+    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Hosts, A::Error> {
+        let (mut hosts, mut last) = (Vec::new(), LastHost::default());
+        let mut has_host = false;
+        while let Some(host) = entries.next_element_seed(Any(&mut last))? {
+            has_host |= host.is_some();
+            hosts.push(host.unwrap_or_default());
+        }
+        if !has_host && !hosts.is_empty() {
+            return Err(de::Error::custom("the list contains no instance"));
+        }
+        Ok(Hosts(hosts))
+    }
+}
+
+impl<'de> Deserialize<'de> for Host {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let host = Any(&mut LastHost::default()).deserialize(deserializer)?;
+        host.ok_or_else(|| de::Error::custom("it is not an instance"))
+    }
+}
+
+/// What the host that was read last has in common with most others. The next one shares it.
+#[derive(Default)]
+struct LastHost {
+    cluster_name: SmolStr,
+    metadata: LastMetadata,
+}
+
+/// Reads a host, or `None` for any other JSON value than an object.
+impl<'de> Lenient<'de> for &mut LastHost {
+    type Value = Option<Host>;
+
+    fn text(self, _: &str) -> Option<Host> {
+        None
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Entry, A::Error> {
+    fn other(self, _: serde_json::Value) -> Option<Host> {
+        None
+    }
+
+    fn list<A: SeqAccess<'de>>(self, mut values: A) -> Result<Option<Host>, A::Error> {
         while values.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Entry(None))
+        Ok(None)
     }
 
-    fn visit_unit<E>(self) -> Result<Entry, E> {
-        Ok(Entry(None))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Entry, E> {
-        Ok(Entry(None))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Entry, E> {
-        Ok(Entry(None))
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Entry, E> {
-        Ok(Entry(None))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Entry, E> {
-        Ok(Entry(None))
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Entry, E> {
-        Ok(Entry(None))
+    /// If a field is there twice, the last one counts.
+    fn object<A: MapAccess<'de>>(self, mut fields: A) -> Result<Option<Host>, A::Error> {
+        #[derive(Deserialize)]
+        #[serde(field_identifier, rename_all = "camelCase")]
+        enum Field {
+            InstanceId,
+            Ip,
+            Port,
+            Weight,
+            Healthy,
+            Enabled,
+            Ephemeral,
+            ClusterName,
+            Metadata,
+            #[serde(other)]
+            Unknown,
+        }
+        let mut host = Host::default();
+        while let Some(field) = fields.next_key()? {
+            match field {
+                Field::InstanceId => host.instance_id = fields.next_value_seed(Any(Text(None)))?,
+                Field::Ip => host.ip = fields.next_value_seed(Any(Text(None)))?,
+                Field::Port => host.port = fields.next_value_seed(Any(Number::default()))?.unwrap_or(NO_PORT),
+                Field::Weight => host.weight = fields.next_value_seed(Any(Weight))?,
+                Field::Healthy => host.healthy = fields.next_value_seed(Any(Flag))?.unwrap_or(true),
+                Field::Enabled => host.enabled = fields.next_value_seed(Any(Flag))?.unwrap_or(true),
+                Field::Ephemeral => host.ephemeral = fields.next_value_seed(Any(Flag))?.unwrap_or(true),
+                Field::ClusterName => {
+                    host.cluster_name = fields.next_value_seed(Any(Text(Some(&self.cluster_name))))?;
+                }
+                Field::Metadata => host.metadata = fields.next_value_seed(Any(&mut self.metadata))?,
+                Field::Unknown => drop(fields.next_value::<IgnoredAny>()?),
+            }
+        }
+        self.cluster_name.clone_from(&host.cluster_name);
+        Ok(Some(host))
     }
 }
 
@@ -424,12 +462,14 @@ impl ListAnswer {
     /// The name in the answer is ignored: servers differ in how they write it, and the list is always that of the
     /// requested service.
     pub(crate) fn into_info(self, requested: &ServiceName) -> ServiceInfo {
+        let service_name = requested.grouped();
+        let instance = |host: Host| host.into_instance(service_name.clone()).map(Arc::new);
         ServiceInfo {
             name: requested.name.clone(),
             group_name: requested.group.clone(),
             clusters: self.clusters,
             cache_millis: self.cache_millis,
-            hosts: self.hosts.into_iter().filter_map(|host| host.into_instance(requested)).map(Arc::new).collect(),
+            hosts: self.hosts.into_iter().filter_map(instance).collect(),
             last_ref_time: self.last_ref_time,
             checksum: self.checksum,
             all_ips: self.all_ips,
@@ -522,7 +562,7 @@ pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found,
     host.check_address(answer)?;
     let flags: Flags = answer.json()?;
     // r-nacos finds an instance by ip and port alone, and may answer with an instance of another cluster.
-    let instance = host.into_instance(&key.service).filter(|instance| key.identifies(instance));
+    let instance = host.into_instance(key.service.grouped()).filter(|instance| key.identifies(instance));
     let instance = instance.ok_or(Rejection::NotFound)?;
     Ok(Found { instance, has_enabled: flags.enabled.is_some(), has_ephemeral: flags.ephemeral.is_some() })
 }
@@ -642,19 +682,6 @@ fn forbidden(answer: &Answer) -> Rejection {
     Rejection::Forbidden(if text.is_empty() { format!("it answered {}", answer.status) } else { text })
 }
 
-fn yes() -> bool {
-    true
-}
-
-/// The port of an entry without a readable port. -1 is never valid.
-fn no_port() -> i64 {
-    -1
-}
-
-fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
-    lenient::number(deserializer).map(|port| port.unwrap_or(no_port()))
-}
-
 fn one() -> f64 {
     1.0
 }
@@ -705,6 +732,29 @@ mod tests {
         let read: Vec<_> = info.hosts[0].metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         assert_eq!(read, [("more", r#"{"a":[1]}"#), ("number", "7"), ("text", "t"), ("yes", "true")]);
         assert!(info.hosts[1].metadata.is_empty());
+    }
+
+    #[test]
+    fn instances_of_a_list_share_what_is_equal() {
+        let host = |port: u16, metadata: &str| {
+            format!(
+                r#"{{"ip":"127.0.0.7","port":{port},"clusterName":"a-cluster-with-a-name-of-more-than-23-bytes",
+                "metadata":{metadata}}}"#
+            )
+        };
+        let (equal, other) = (r#"{"zone":"a","b":"1"}"#, r#"{"zone":"b","b":"1"}"#);
+        let hosts = [host(1, equal), host(2, equal), host(3, other), host(4, other), host(5, "{}"), host(6, equal)];
+        let list = read_list(&answer(&format!(r#"{{"hosts":[{}]}}"#, hosts.join(",")))).unwrap();
+        let service = ServiceName::parse("a-service-with-a-long-name").unwrap();
+        let hosts = list.into_info(&service).hosts;
+        let shared = |one: usize, other: usize| {
+            let same = |text: fn(&Instance) -> &str| text(&hosts[one]).as_ptr() == text(&hosts[other]).as_ptr();
+            assert!(same(|host| &host.cluster_name) && same(|host| &host.service_name), "{one} and {other}");
+            std::ptr::eq(&*hosts[one].metadata, &*hosts[other].metadata)
+        };
+        assert!(shared(0, 1) && !shared(1, 2) && shared(2, 3) && !shared(3, 4) && !shared(4, 5));
+        let zone = |number: usize| hosts[number].metadata.get("zone").map(SmolStr::as_str);
+        assert_eq!([0, 1, 2, 3, 4, 5].map(zone), [Some("a"), Some("a"), Some("b"), Some("b"), None, Some("a")]);
     }
 
     #[test]

@@ -189,7 +189,7 @@ pub(crate) fn read_instance(answer: &Answer, key: &InstanceKey) -> Result<Found,
     let host: Host = serde_json::from_value(data)
         .map_err(|error| Rejection::Unreadable(format!("{error}: {}", answer.excerpt())))?;
     host.check_address(answer)?;
-    let instance = host.into_instance(&key.service).filter(|instance| key.identifies(instance));
+    let instance = host.into_instance(key.service.grouped()).filter(|instance| key.identifies(instance));
     Ok(Found { instance: instance.ok_or(Rejection::NotFound)?, has_enabled, has_ephemeral })
 }
 
