@@ -216,7 +216,8 @@ impl Call for List<'_> {
     fn read(&self, protocol: WireProtocol, answer: &Answer) -> Result<ServiceInfo, Rejection> {
         let ListQuery { service, clusters, healthy_only, .. } = self.query;
         // A newline separates the parts, because no name contains a control character.
-        let key = format!("{}\n{service}\n{clusters}\n{healthy_only}", self.namespace);
+        let health = if *healthy_only { "healthy" } else { "all" };
+        let key = [self.namespace, &service.group, &service.name, clusters, health].join("\n");
         self.list_cache.read(&key, answer, |answer| self.read_list(protocol, answer))
     }
 

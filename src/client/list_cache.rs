@@ -68,10 +68,9 @@ impl ListCache {
             return list.read_again(split, answer, read);
         }
         let info = read(answer)?;
-        let list = CachedList::new(split, &info);
         match lists.get_mut(key) {
-            Some(other) => *other = list,
-            None => drop(lists.insert(key.to_owned(), list)),
+            Some(list) => list.replace(split, &info),
+            None => drop(lists.insert(key.to_owned(), CachedList::new(split, &info))),
         }
         Ok(info)
     }
@@ -89,6 +88,14 @@ impl CachedList {
     fn new(split: Split<'_>, info: &ServiceInfo) -> Self {
         let (text, hosts) = (split.hosts.to_vec(), info.hosts.clone());
         CachedList { text, is_hosts_alone: false, hosts, last_used: Instant::now() }
+    }
+
+    /// Takes another list into the same memory.
+    fn replace(&mut self, split: Split<'_>, info: &ServiceInfo) {
+        self.text.clear();
+        self.text.extend_from_slice(split.hosts);
+        self.hosts.clone_from(&info.hosts);
+        (self.is_hosts_alone, self.last_used) = (false, Instant::now());
     }
 
     /// Reads an answer with the text of this list.

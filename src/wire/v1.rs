@@ -326,6 +326,9 @@ impl<'de> Deserialize<'de> for Hosts {
     }
 }
 
+/// Lists up to this length are read without growing the vector.
+const USUAL_HOSTS: usize = 16;
+
 struct HostsVisitor;
 
 impl<'de> Visitor<'de> for HostsVisitor {
@@ -336,7 +339,7 @@ impl<'de> Visitor<'de> for HostsVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Hosts, A::Error> {
-        let (mut hosts, mut last) = (Vec::new(), LastHost::default());
+        let (mut hosts, mut last) = (Vec::with_capacity(USUAL_HOSTS), LastHost::default());
         let mut has_host = false;
         while let Some(host) = entries.next_element_seed(Any(&mut last))? {
             has_host |= host.is_some();
@@ -463,13 +466,15 @@ impl ListAnswer {
     /// requested service.
     pub(crate) fn into_info(self, requested: &ServiceName) -> ServiceInfo {
         let service_name = requested.grouped();
-        let instance = |host: Host| host.into_instance(service_name.clone()).map(Arc::new);
+        // Collecting would shrink the memory of the hosts, which is much larger, instead of freeing it.
+        let mut hosts = Vec::with_capacity(self.hosts.len());
+        hosts.extend(self.hosts.into_iter().filter_map(|host| host.into_instance(service_name.clone())).map(Arc::new));
         ServiceInfo {
             name: requested.name.clone(),
             group_name: requested.group.clone(),
             clusters: self.clusters,
             cache_millis: self.cache_millis,
-            hosts: self.hosts.into_iter().filter_map(instance).collect(),
+            hosts,
             last_ref_time: self.last_ref_time,
             checksum: self.checksum,
             all_ips: self.all_ips,
