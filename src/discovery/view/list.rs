@@ -51,7 +51,7 @@ impl Published {
 /// `callable` while `is_plain` is true.
 ///
 /// A *place* is an index into the instances that can be called: those of `first`, then those of `others`, each in order
-/// of their weights.
+/// of their weights, or in the order of the list for `Policy::WeightedRoundRobin`.
 #[derive(Debug)]
 pub(super) struct List {
     /// The instances that the filters accept.
