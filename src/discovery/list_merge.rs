@@ -632,6 +632,17 @@ mod tests {
     }
 
     #[actix::test]
+    async fn a_push_may_be_ahead_of_the_servers_clock_by_a_second_and_no_more() {
+        let mut world = begin();
+        world.poll(&[1], 0);
+        world.clock += 1000 - STEP;
+        world.push(&[1, 2], 0);
+        assert_eq!(world.ports(), [1, 2]);
+        world.clock += 1 - STEP;
+        assert_eq!(world.push(&[1, 2, 3], 0), Merged::NeedsPoll);
+    }
+
+    #[actix::test]
     async fn a_listener_that_missed_a_list_gets_the_difference_from_the_list_that_it_received() {
         let mut world = begin();
         let mut steps = Vec::new();
