@@ -291,8 +291,11 @@ mod tests {
     use super::*;
 
     fn fail(health: &mut Health, kind: FailureKind, operation: Operation, subject: u64) {
-        let error = Error::Stopped;
-        health.fail(Failure { kind, operation, subject, sent: Instant::now(), error });
+        fail_sent_at(Instant::now(), health, kind, operation, subject);
+    }
+
+    fn fail_sent_at(sent: Instant, health: &mut Health, kind: FailureKind, operation: Operation, subject: u64) {
+        health.fail(Failure { kind, operation, subject, sent, error: Error::Stopped });
     }
 
     fn is_open(health: &Health, operation: Operation) -> bool {
@@ -394,7 +397,7 @@ mod tests {
         fail(&mut current, FailureKind::ConnectFailed, Operation::Get, 1);
         assert!(current.is_left_for(&other, Operation::Beat), "it answers nothing");
         current.answer(Operation::Get);
-        sleep(FLAPPING_PAUSE).await;
+        tokio::time::advance(FLAPPING_PAUSE).await;
         assert!(current.is_left_for(&other, Operation::Beat), "the other server may have recovered");
     }
 
@@ -412,9 +415,104 @@ mod tests {
         assert_eq!((health.failures, health.failed_requests), (64, 64));
     }
 
+    #[actix::test]
+    async fn a_server_is_lost_after_three_failed_lists_without_a_success_since_the_first_was_sent() {
+        tokio::time::pause();
+        for succeeds_meanwhile in [false, true] {
+            let mut health = Health::default();
+            health.succeed(Operation::Beat);
+            sleep(Duration::from_secs(1)).await;
+            let sent = Instant::now();
+            sleep(Duration::from_secs(1)).await;
+            if succeeds_meanwhile {
+                health.succeed(Operation::Beat);
+            }
+            fail_sent_at(sent, &mut health, FailureKind::BadAnswer, Operation::List, 1);
+            fail(&mut health, FailureKind::BadAnswer, Operation::List, 2);
+            assert!(!health.is_lost() && !health.is_in_outage(), "two failures");
+            fail(&mut health, FailureKind::BadAnswer, Operation::List, 3);
+            assert_eq!((health.is_lost(), health.is_in_outage()), (!succeeds_meanwhile, !succeeds_meanwhile));
+            assert_eq!(health.succeed(Operation::List), !succeeds_meanwhile, "an outage has ended");
+        }
+    }
+
+    #[actix::test]
+    async fn an_operation_on_which_no_instance_depends_causes_no_outage() {
+        let mut health = Health::default();
+        (1..=3).for_each(|subject| fail(&mut health, FailureKind::BadAnswer, Operation::Get, subject));
+        assert!(is_open(&health, Operation::Get) && !health.is_in_outage() && !health.is_lost());
+    }
+
+    #[actix::test]
+    async fn an_answer_before_a_request_was_sent_does_not_show_that_the_server_answers_others() {
+        tokio::time::pause();
+        let mut health = Health::default();
+        health.succeed(Operation::Beat);
+        (1..=2).for_each(|subject| fail(&mut health, FailureKind::NoAnswer, Operation::List, subject));
+        assert!(is_open(&health, Operation::Beat));
+    }
+
+    #[actix::test]
+    async fn a_trial_holds_up_others_until_its_time_limit_and_not_longer() {
+        tokio::time::pause();
+        let (mut health, longest) = (Health::default(), Duration::from_secs(3));
+        fail(&mut health, FailureKind::ConnectFailed, Operation::Beat, 1);
+        sleep(FIRST_PAUSE).await;
+        health.begin_trial(Operation::Beat, longest);
+        assert_eq!(health.availability(Operation::Beat), Availability::Open(longest));
+        tokio::time::advance(longest).await;
+        assert_eq!(health.availability(Operation::Beat), Availability::HalfOpen);
+    }
+
+    #[actix::test]
+    async fn a_connection_ends_an_outage_unless_requests_still_fail() {
+        let mut health = Health::default();
+        assert!(!health.note_reachable(), "there was no outage");
+        health.note_outage();
+        assert!(health.note_reachable());
+        assert!(!health.is_in_outage() && !health.note_reachable(), "it ends only once");
+        fail(&mut health, FailureKind::ConnectFailed, Operation::Beat, 1);
+        assert!(!health.note_reachable() && health.is_in_outage(), "connections were refused");
+        let mut health = Health::default();
+        (1..=3).for_each(|subject| fail(&mut health, FailureKind::BadAnswer, Operation::List, subject));
+        assert!(!health.note_reachable() && health.is_in_outage(), "all lists fail");
+    }
+
+    #[actix::test]
+    async fn a_rejection_is_an_answer_and_no_success() {
+        let mut health = Health::default();
+        assert!(!health.has_only_rejected(), "there was no answer");
+        fail(&mut health, FailureKind::ConnectFailed, Operation::Beat, 1);
+        health.reject(Operation::Beat);
+        assert!(health.has_only_rejected() && !health.is_open_for(Operation::Beat));
+        health.succeed(Operation::List);
+        assert!(!health.has_only_rejected());
+        assert_eq!((health.requests, health.failed_requests), (3, 1));
+    }
+
+    #[actix::test]
+    async fn a_recent_failure_counts_against_a_server_if_a_breaker_is_open_or_may_open_next() {
+        tokio::time::pause();
+        let time = Duration::from_secs(10);
+        let mut health = Health::default();
+        fail(&mut health, FailureKind::BadAnswer, Operation::List, 1);
+        assert!(!health.has_failed_within(time), "the server answers, and other lists may be good");
+        fail(&mut health, FailureKind::BadAnswer, Operation::List, 2);
+        assert!(health.has_failed_within(time), "the breaker of lists is open");
+        let mut health = Health::default();
+        fail(&mut health, FailureKind::NoAnswer, Operation::Beat, 1);
+        assert!(health.has_failed_within(time), "the server has not answered");
+        tokio::time::advance(time - Duration::from_millis(1)).await;
+        assert!(health.has_failed_within(time));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!health.has_failed_within(time));
+    }
+
     #[test]
     fn pauses_grow_up_to_a_limit() {
-        assert!(pause(1) <= FIRST_PAUSE && pause(1) >= FIRST_PAUSE.mul_f64(0.74));
+        for _ in 0..100 {
+            assert!((0.74..=1.0).contains(&(pause(1).as_secs_f64() / FIRST_PAUSE.as_secs_f64())));
+        }
         assert!(pause(3) > pause(1));
         assert!(pause(1000) <= MAX_PAUSE);
     }

@@ -471,8 +471,102 @@ pub(super) mod tests {
         succeed(&servers, 1, Operation::Get);
         assert_eq!(servers.epoch(), 1, "no instance depends on a server that is not in use");
         servers.note_reachable(&servers.all()[0]);
+        assert_eq!(servers.epoch(), 2);
         succeed(&servers, 0, Operation::List);
         assert_eq!(servers.epoch(), 2, "one outage, one epoch");
+        servers.note_outage(&servers.all()[1]);
+        (0..2).for_each(|index| servers.note_reachable(&servers.all()[index]));
+        assert_eq!(servers.epoch(), 2, "the server in use had no outage");
+    }
+
+    #[actix::test]
+    async fn a_client_for_another_address_is_made_like_the_clients_of_the_servers() {
+        let made = Rc::new(Cell::new(0));
+        let count = made.clone();
+        let new_client = move |_: &Dialer| {
+            count.set(count.get() + 1);
+            Client::default()
+        };
+        let log = Logger::root(slog::Discard, slog::o!());
+        let servers = Servers::new(Vec::new(), Duration::from_secs(3), new_client, History::new(), log);
+        servers.new_client(&ServerAddress::parse("a:1", "/nacos").unwrap());
+        assert_eq!(made.get(), 1);
+    }
+
+    #[actix::test]
+    async fn the_last_error_is_the_error_of_the_most_recent_failure_of_any_server() {
+        tokio::time::pause();
+        let servers = servers(&["a:1", "b:1"]);
+        let last_reason = || servers.last_error().map(|error| error.to_string());
+        assert_eq!(last_reason(), None);
+        for index in [0, 1, 0] {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let server = servers.all()[index].clone();
+            let (kind, operation, reason) = (FailureKind::ConnectFailed, Operation::Beat, "staged".to_owned());
+            let error = Error::Unreachable { operation, server: server.name.clone(), reason };
+            let expected = error.to_string();
+            servers.failed(&server, Failure { kind, operation, subject: 1, sent: Instant::now(), error });
+            assert_eq!(last_reason(), Some(expected));
+        }
+    }
+
+    #[actix::test]
+    async fn a_request_that_needs_a_healthy_server_does_not_wait_for_another_one() {
+        let servers = servers(&["a:1"]);
+        refuse(&servers, 0);
+        assert!(matches!(servers.choose(Operation::Beat, &[], true), Choice::Nobody));
+    }
+
+    #[actix::test]
+    async fn a_rejection_closes_a_breaker() {
+        let servers = servers(&["a:1"]);
+        refuse(&servers, 0);
+        assert!(servers.is_current_open_for(Operation::Beat));
+        servers.rejected(&servers.all()[0], Operation::Beat);
+        assert!(!servers.is_current_open_for(Operation::Beat));
+    }
+
+    #[actix::test]
+    async fn a_request_waits_for_the_pause_or_until_a_trial_ends() {
+        tokio::time::pause();
+        let (servers, pause) = (servers(&["a:1"]), Duration::from_secs(1));
+        let began = Instant::now();
+        servers.wait(pause).await;
+        assert!(began.elapsed() >= pause);
+        refuse(&servers, 0);
+        let began = Instant::now();
+        let trial_ends = async { succeed(&servers, 0, Operation::Beat) };
+        futures_util::future::join(servers.wait(pause), trial_ends).await;
+        assert!(began.elapsed() < pause);
+    }
+
+    #[actix::test]
+    async fn the_addresses_of_a_server_are_forgotten_unless_it_answered() {
+        let servers = servers(&["127.0.0.1:1"]);
+        let server = servers.all()[0].clone();
+        for (kind, is_known) in
+            [(FailureKind::BadAnswer, true), (FailureKind::NoAnswer, false), (FailureKind::ConnectFailed, false)]
+        {
+            server.resolved.resolve(&server.address).await;
+            fail(&servers, 0, kind, Operation::Beat, 1);
+            assert_eq!(server.resolved.local_ip().is_some(), is_known, "{kind:?}");
+        }
+    }
+
+    #[actix::test]
+    async fn the_history_has_an_event_when_a_server_is_lost_and_one_when_it_is_back() {
+        let servers = servers(&["a:1"]);
+        let events = || {
+            let events = servers.history.events().into_iter();
+            let events = events.filter(|event| event.kind != RegistryEventKind::EpochBegan);
+            events.map(|event| (event.kind, event.count, event.reason.is_some())).collect::<Vec<_>>()
+        };
+        (0..2).for_each(|_| refuse(&servers, 0));
+        assert_eq!(events(), []);
+        (0..2).for_each(|_| refuse(&servers, 0));
+        assert_eq!(events(), [(RegistryEventKind::ServerLost, 1, true)]);
+        (0..2).for_each(|_| succeed(&servers, 0, Operation::Beat));
+        assert_eq!(events()[1..], [(RegistryEventKind::ServerBack, 1, false)]);
     }
 
     #[actix::test]
