@@ -438,13 +438,57 @@ impl Drop for Turn {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use actix::{Actor, Context, Handler};
     use futures_util::FutureExt as _;
 
-    use super::*;
-    use crate::model::service::ServiceName;
+    use super::{
+        super::heartbeat::{Beat, BeatOutcome},
+        *,
+    };
+    use crate::{
+        error::Operation,
+        model::service::ServiceName,
+        runtime::{supervision, timer_grid::Grid},
+    };
 
     pub(crate) fn key(port: u16) -> Arc<InstanceKey> {
         Arc::new(InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("127.0.0.7", port)))
+    }
+
+    fn desired(port: u16, heartbeat: Option<&Addr<Heartbeat>>) -> DesiredInstance {
+        DesiredInstance::new(key(port), Instance::new("127.0.0.7", port), heartbeat.cloned())
+    }
+
+    /// Stands in for the Registry, which is told of no beat in these tests.
+    struct NoRegistry;
+
+    impl Actor for NoRegistry {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<Beat> for NoRegistry {
+        type Result = Result<BeatOutcome, Error>;
+
+        fn handle(&mut self, _: Beat, _: &mut Context<Self>) -> Self::Result {
+            panic!("no beat is due")
+        }
+    }
+
+    /// Heartbeats whose first beats are not due within a test: the clock stands still.
+    fn heartbeats<const COUNT: usize>() -> [Addr<Heartbeat>; COUNT] {
+        tokio::time::pause();
+        std::array::from_fn(|_| {
+            let registry = NoRegistry.start().downgrade().recipient();
+            let heartbeat = Heartbeat::new(key(1), registry, Some(Duration::from_secs(3600)), Grid::new());
+            supervision::start(heartbeat, 1, slog::Logger::root(slog::Discard, slog::o!()))
+        })
+    }
+
+    async fn has_ended(heartbeat: &Addr<Heartbeat>) -> bool {
+        for _ in 0..10 {
+            actix_rt::task::yield_now().await;
+        }
+        !heartbeat.connected()
     }
 
     fn registered(ephemeral: bool) -> DesiredInstance {
@@ -511,6 +555,108 @@ pub(super) mod tests {
     }
 
     #[actix::test]
+    async fn an_instance_that_the_server_has_forgotten_is_lost_and_registered_again() {
+        let mut desired = registered(true);
+        (0..2).for_each(|_| desired.beat_accepted());
+        assert_eq!((desired.to_register(7), desired.beats), (None, 2));
+        desired.forgotten();
+        assert!(desired.state == InstanceState::Lost && desired.to_register(7).is_some());
+    }
+
+    #[actix::test]
+    async fn listeners_receive_the_error_of_a_rejected_or_lost_instance_and_of_no_other() {
+        let (operation, server, reason) = (Operation::Beat, "a:1".to_owned(), String::new());
+        let rejected = Error::Unauthorized { operation, server: server.clone(), reason: reason.clone() };
+        let unreachable = Error::Unreachable { operation, server, reason };
+        let mut desired = registered(true);
+        desired.failed(&rejected);
+        assert_eq!(desired.state_change().error, Some(rejected));
+        desired.registered(7);
+        desired.failed(&unreachable);
+        assert_eq!((desired.state_change().state, desired.state_change().error), (InstanceState::Registered, None));
+        desired.forgotten();
+        assert_eq!(desired.state_change().error, Some(unreachable));
+    }
+
+    #[actix::test]
+    async fn an_instance_is_read_after_every_sixth_beat_and_first_after_a_random_number_of_beats() {
+        let mut first_reads = HashSet::new();
+        for _ in 0..200 {
+            let mut desired = desired(1, None);
+            let reads: Vec<_> = (1..=20).filter(|_| desired.count_down_to_read()).collect();
+            assert!(reads.len() >= 3 && reads.windows(2).all(|pair| pair[1] - pair[0] == BEATS_PER_READ), "{reads:?}");
+            first_reads.insert(reads[0]);
+        }
+        assert_eq!(first_reads, (1..=BEATS_PER_READ).collect());
+    }
+
+    #[actix::test]
+    async fn a_heartbeat_ends_with_the_entry_that_has_it() {
+        let instances = DesiredInstances::default();
+        let [first, second, of_leftover, last] = heartbeats();
+        instances.insert(desired(1, Some(&first)));
+        instances.insert(desired(1, Some(&second)));
+        assert!(has_ended(&first).await && !has_ended(&second).await, "the second one replaces the first one");
+        assert!(instances.remove(&key(1)).is_some() && has_ended(&second).await);
+        instances.add_leftover(&key(1), true);
+        instances.leftover(&key(1), |leftover| leftover.heartbeat = Some(of_leftover.clone()));
+        assert_eq!(instances.heartbeats(), [of_leftover.clone()]);
+        instances.insert(desired(1, Some(&last)));
+        assert!(has_ended(&of_leftover).await, "the instance is desired again");
+        assert_eq!(instances.heartbeats(), [last.clone()]);
+        assert!(!has_ended(&last).await);
+    }
+
+    #[actix::test]
+    async fn a_leftover_whose_heartbeat_was_stopped_is_still_a_leftover() {
+        let (instances, [heartbeat]) = (DesiredInstances::default(), heartbeats());
+        instances.add_leftover(&key(1), true);
+        instances.leftover(&key(1), |leftover| leftover.heartbeat = Some(heartbeat.clone()));
+        instances.leftover(&key(1), Leftover::stop);
+        assert!(has_ended(&heartbeat).await);
+        assert_eq!(instances.leftover(&key(1), |leftover| leftover.heartbeat.is_none()), Some(true));
+    }
+
+    #[actix::test]
+    async fn a_heartbeat_is_replaced_only_if_there_is_one() {
+        let [first, second, third] = heartbeats();
+        let mut beating = desired(1, Some(&first));
+        beating.replace_heartbeat(|| second.clone());
+        assert!(has_ended(&first).await && !has_ended(&second).await);
+        assert_eq!(beating.heartbeat, Some(second));
+        let mut silent = desired(2, None);
+        silent.replace_heartbeat(|| third);
+        assert_eq!(silent.heartbeat, None);
+    }
+
+    #[actix::test]
+    async fn a_registration_reports_the_instance_that_replaced_its_own() {
+        let instances = DesiredInstances::default();
+        instances.insert(desired(1, None));
+        let registration = instances.get(&key(1), |desired| desired.publisher.published()).unwrap();
+        instances.insert(desired(1, None));
+        assert_eq!(registration.outcome(), None);
+        instances.update(&key(1), |desired| {
+            desired.registered(7);
+            desired.publisher.publish(desired.state, None);
+        });
+        assert_eq!(registration.outcome(), Some(Ok(())));
+    }
+
+    #[actix::test]
+    async fn all_instances_that_a_server_may_have_are_listed() {
+        let instances = DesiredInstances::default();
+        instances.insert(desired(1, None));
+        instances.add_leftover(&key(2), false);
+        let _under_way = instances.queue(&key(3));
+        assert_eq!(instances.keys().into_iter().collect::<HashSet<_>>(), (1..=3).map(key).collect());
+        let (mut wanted, mut leftovers) = (Vec::new(), Vec::new());
+        instances.for_each(|desired| wanted.push(desired.key.clone()));
+        instances.for_each_leftover(|key, leftover| leftovers.push((key.clone(), leftover.ephemeral)));
+        assert_eq!((wanted, leftovers), (vec![key(1)], vec![(key(2), false)]));
+    }
+
+    #[actix::test]
     async fn turns_of_one_instance_wait_for_each_other_and_turns_of_others_do_not() {
         let desired = DesiredInstances::default();
         let order = RefCell::new(Vec::new());
@@ -572,6 +718,7 @@ pub(super) mod tests {
         let (first, mut second) = (desired.queue(&key(1)), desired.queue(&key(1)));
         assert_eq!(desired.keys().len(), 1);
         drop(first);
+        assert_eq!(desired.keys().len(), 1, "the second turn has not ended");
         second.come().await;
         drop(second);
         assert!(desired.keys().is_empty());
