@@ -321,3 +321,441 @@ fn is_rejection(error: &Error) -> bool {
 fn rejects_all(rejection: &Error) -> bool {
     !matches!(rejection, Error::Refused { status, .. } if *status >= 400)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        cell::{Cell, RefCell},
+        future, io,
+    };
+
+    use actix_rt::time::sleep;
+    use actix_service::fn_service;
+    use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
+    use awc::{http::Uri, Client, Connector};
+    use tokio::io::{duplex, AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+    use super::{
+        super::{
+            calls::{Get, Register},
+            dialer::Dialer,
+            servers::tests::{refuse, servers_of},
+            stream::Stream,
+        },
+        *,
+    };
+    use crate::{
+        config::{Config, Protocol, ServerAddress},
+        model::{
+            instance::{Instance, InstanceKey},
+            service::ServiceName,
+        },
+        runtime::history::History,
+    };
+
+    const SECOND: Duration = Duration::from_secs(1);
+    /// How Nacos 1.4 answers a form body.
+    const FORM_NOT_READ: &str = "Param 'serviceName' is required.";
+
+    /// What a server does with a request.
+    #[derive(Clone)]
+    enum Reply {
+        /// Status and body.
+        Answer(u16, String),
+        Silence,
+    }
+
+    fn ok() -> Reply {
+        answer(200, "ok")
+    }
+
+    fn answer(status: u16, body: impl ToString) -> Reply {
+        Reply::Answer(status, body.to_string())
+    }
+
+    /// The request as it is sent. Its head and body are the second part.
+    type Sent = (String, String);
+
+    /// A client whose servers are in memory, and a clock that stands still while anything can go on.
+    struct World {
+        nacos: Nacos,
+        sent: Rc<RefCell<Vec<Sent>>>,
+        /// How connections fail. `None` while they succeed.
+        failing: Rc<Cell<Option<io::ErrorKind>>>,
+        instance: Instance,
+    }
+
+    fn world(
+        names: &[&str],
+        set: impl FnOnce(Config) -> Config,
+        reply: impl Fn(&str, &str, usize) -> Reply + 'static,
+    ) -> World {
+        tokio::time::pause();
+        in_memory(names, set, reply)
+    }
+
+    /// `reply` decides by the server, the request, and the number of earlier requests.
+    fn in_memory(
+        names: &[&str],
+        set: impl FnOnce(Config) -> Config,
+        reply: impl Fn(&str, &str, usize) -> Reply + 'static,
+    ) -> World {
+        let (sent, failing) = (Rc::new(RefCell::new(Vec::<Sent>::new())), Rc::new(Cell::new(None::<io::ErrorKind>)));
+        let log = sent.clone();
+        let replies = move |server: &str, request: &str| {
+            let before = log.borrow().len();
+            log.borrow_mut().push((server.to_owned(), request.to_owned()));
+            reply(server, request, before)
+        };
+        let (replies, fails) = (Rc::new(replies), failing.clone());
+        let new_client = move |dialer: &Dialer| {
+            let (dialer, replies, fails) = (dialer.clone(), replies.clone(), fails.clone());
+            let connect = fn_service::<_, _, _, _, _, ()>(move |asked: ConnectInfo<Uri>| {
+                let connected = match fails.get() {
+                    None => {
+                        let (near, far) = duplex(1 << 16);
+                        let (name, replies) = (asked.request().authority().unwrap().to_string(), replies.clone());
+                        actix_rt::spawn(serve(far, move |request| replies(&name, request)));
+                        Ok(Connection::new(asked.request().clone(), Stream::new(near)))
+                    }
+                    Some(kind) => {
+                        if kind == io::ErrorKind::ConnectionRefused {
+                            dialer.note_refused();
+                        }
+                        Err(ConnectError::Io(kind.into()))
+                    }
+                };
+                future::ready(connected)
+            });
+            Client::builder().connector(Connector::new().connector(connect)).disable_timeout().finish()
+        };
+        let config = set(Config::new("a:1").request_timeout(3 * SECOND).operation_timeout(10 * SECOND));
+        let mut nacos = Nacos::new(&config, History::new()).unwrap();
+        nacos.servers = Rc::new(servers_of(names, new_client));
+        World { nacos, sent, failing, instance: Instance::new("127.0.0.7", 80) }
+    }
+
+    /// Answers the requests of one connection.
+    async fn serve(mut connection: DuplexStream, reply: impl Fn(&str) -> Reply) {
+        let mut request = Vec::new();
+        while connection.read_buf(&mut request).await.is_ok_and(|read| read > 0) {
+            let text = String::from_utf8(request.clone()).unwrap();
+            if !is_complete(&text) {
+                continue;
+            }
+            request.clear();
+            let Reply::Answer(status, body) = reply(&text) else { return future::pending().await };
+            let answer = format!("HTTP/1.1 {status} -\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            connection.write_all(answer.as_bytes()).await.unwrap();
+        }
+    }
+
+    fn is_complete(request: &str) -> bool {
+        let Some((head, body)) = request.split_once("\r\n\r\n") else { return false };
+        let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        body.len() >= length.unwrap_or(0)
+    }
+
+    impl World {
+        async fn register(&self, patience: Patience) -> Result<(), Error> {
+            let service = ServiceName::parse("orders").unwrap();
+            let call = Register { namespace: "", service: &service, instance: &self.instance };
+            self.nacos.attempt(&call, patience).await.map(drop)
+        }
+
+        async fn get(&self, patience: Patience) -> Result<(), Error> {
+            let key = InstanceKey::of(&ServiceName::parse("orders").unwrap(), &self.instance);
+            self.nacos.attempt(&Get { namespace: "", key: &key }, patience).await.map(drop)
+        }
+
+        /// With parameters that are too long for a request line. Returns how they were sent each time, and the result.
+        async fn register_long(&mut self) -> (Vec<&'static str>, Result<(), Error>) {
+            self.instance.metadata.insert("long".into(), "x".repeat(5000));
+            self.sent.borrow_mut().clear();
+            let registered = self.register(Patience::Round).await;
+            let sent = self.sent.borrow();
+            (sent.iter().map(|(_, request)| if is_form(request) { "form" } else { "query" }).collect(), registered)
+        }
+
+        /// The servers that received a request, in order.
+        fn asked(&self) -> Vec<String> {
+            self.sent.borrow().iter().map(|(server, _)| server.clone()).collect()
+        }
+
+        /// The APIs that were asked, in order.
+        fn apis(&self) -> Vec<&'static str> {
+            self.sent.borrow().iter().map(|(_, request)| if is_v3(request) { "v3" } else { "v1" }).collect()
+        }
+
+        fn server(&self, index: usize) -> Rc<Server> {
+            self.nacos.servers.all()[index].clone()
+        }
+
+        fn in_use(&self) -> String {
+            self.nacos.servers.current().unwrap().name.clone()
+        }
+    }
+
+    fn is_form(request: &str) -> bool {
+        request.contains("x-www-form-urlencoded")
+    }
+
+    fn is_v3(request: &str) -> bool {
+        request.contains("/v3/")
+    }
+
+    fn as_is(config: Config) -> Config {
+        config
+    }
+
+    #[actix::test]
+    async fn a_failure_counts_against_the_server_and_the_next_one_is_asked() {
+        let world = world(&["a:1", "b:1"], as_is, |server, _, _| if server == "a:1" { answer(500, "") } else { ok() });
+        world.register(Patience::Round).await.unwrap();
+        assert_eq!(world.asked(), ["a:1", "b:1"]);
+        let health = world.server(0).health();
+        assert_eq!((health.failures, health.has_failed_within(SECOND)), (1, false), "it answers, though badly");
+    }
+
+    #[actix::test]
+    async fn a_rejection_counts_against_no_server_and_the_next_one_is_asked() {
+        tokio::time::pause();
+        for (status, in_use) in [(400, "a:1"), (403, "b:1")] {
+            let reply = move |server: &str, _: &str, _| if server == "a:1" { answer(status, "") } else { ok() };
+            let world = in_memory(&["a:1", "b:1"], as_is, reply);
+            world.register(Patience::Round).await.unwrap();
+            assert_eq!((world.asked(), world.server(0).health().failures), (vec!["a:1".into(), "b:1".into()], 0));
+            assert_eq!(world.in_use(), in_use, "a server that denies access probably rejects everything");
+        }
+    }
+
+    #[actix::test]
+    async fn the_answer_that_there_is_no_such_instance_ends_an_operation() {
+        let world = world(&["a:1", "b:1"], as_is, |_, _, _| answer(404, "no matched ip"));
+        assert!(matches!(world.get(Patience::Operation).await, Err(Error::NotFound { .. })));
+        assert_eq!(world.asked(), ["a:1"]);
+    }
+
+    #[actix::test]
+    async fn the_first_rejection_is_the_answer_at_once_if_no_server_accepts_the_request() {
+        let world = world(&["a:1", "b:1"], as_is, |server, _, _| answer(400, server));
+        let began = Instant::now();
+        let rejected = world.register(Patience::Operation).await;
+        assert!(matches!(rejected, Err(Error::Refused { body, .. }) if body == "a:1"));
+        assert_eq!((world.asked(), began.elapsed()), (vec!["a:1".into(), "b:1".into()], Duration::ZERO));
+    }
+
+    #[actix::test]
+    async fn a_rejection_does_not_end_an_operation_while_the_server_in_use_fails() {
+        let world = world(&["a:1", "b:1"], as_is, |server, _, before| match (server, before) {
+            ("b:1", _) => answer(400, ""),
+            (_, 0) => answer(500, ""),
+            _ => ok(),
+        });
+        world.register(Patience::Operation).await.unwrap();
+        assert_eq!(world.asked(), ["a:1", "b:1", "a:1"]);
+    }
+
+    #[actix::test]
+    async fn a_half_open_server_is_asked_unless_a_rejection_is_the_answer() {
+        tokio::time::pause();
+        for (status, asked) in [(500, &["a:1", "b:1"][..]), (403, &["a:1", "b:1"]), (400, &["a:1"])] {
+            let reply = move |server: &str, _: &str, _| if server == "a:1" { answer(status, "") } else { ok() };
+            let world = in_memory(&["a:1", "b:1"], as_is, reply);
+            refuse(&world.nacos.servers, 1);
+            sleep(SECOND).await;
+            assert_eq!(world.register(Patience::Round).await.is_ok(), asked.len() > 1);
+            assert_eq!(world.asked(), asked, "after {status}");
+        }
+    }
+
+    #[actix::test]
+    async fn an_operation_asks_in_rounds_at_growing_intervals_until_its_deadline() {
+        let world = world(&["a:1"], as_is, |_, _, before| answer(500, before));
+        let began = Instant::now();
+        let failed = world.register(Patience::Operation).await;
+        assert!((10 * SECOND..11 * SECOND).contains(&began.elapsed()));
+        let requests = world.asked().len();
+        assert!((8..20).contains(&requests), "{requests}");
+        let last = (requests - 1).to_string();
+        assert!(matches!(failed, Err(Error::Refused { status: 500, body, .. }) if body == last));
+    }
+
+    #[actix::test]
+    async fn one_round_asks_each_server_once() {
+        let world = world(&["a:1", "b:1"], as_is, |_, _, _| answer(500, ""));
+        let began = Instant::now();
+        assert!(world.register(Patience::Round).await.is_err());
+        assert_eq!((world.asked(), began.elapsed()), (vec!["a:1".into(), "b:1".into()], Duration::ZERO));
+    }
+
+    #[actix::test]
+    async fn a_request_that_the_deadline_cut_short_explains_less_than_an_earlier_failure() {
+        let short = |config: Config| config.request_timeout(10 * SECOND).operation_timeout(4 * SECOND);
+        let world = world(&["a:1"], short, |_, _, before| if before == 0 { answer(500, "") } else { Reply::Silence });
+        let failed = world.register(Patience::Operation).await;
+        assert!(matches!(failed, Err(Error::Refused { status: 500, .. })));
+        assert_eq!(world.server(0).health().failures, 1, "nor does it count against the server");
+        let failed = world.register(Patience::Operation).await;
+        assert!(matches!(failed, Err(Error::Timeout { .. })), "there was no other failure");
+    }
+
+    #[actix::test]
+    async fn no_server_is_asked_after_the_deadline() {
+        let world = world(&["a:1", "b:1"], |config| config.request_timeout(10 * SECOND), |_, _, _| Reply::Silence);
+        let began = Instant::now();
+        assert!(matches!(world.register(Patience::Operation).await, Err(Error::Timeout { .. })));
+        assert_eq!((world.asked(), began.elapsed().as_secs()), (vec!["a:1".into()], 10));
+        assert_eq!(world.nacos.requests.status()[0].failed, 1);
+    }
+
+    #[actix::test]
+    async fn an_operation_begins_soon_after_the_server_list_has_been_fetched() {
+        let world = world(&[], as_is, |_, _, _| ok());
+        let began = Instant::now();
+        let fetched = async {
+            sleep(SECOND).await;
+            world.nacos.servers.replace(vec![ServerAddress::parse("a:1", "/nacos").unwrap()]);
+        };
+        let (registered, ()) = futures_util::future::join(world.register(Patience::Operation), fetched).await;
+        registered.unwrap();
+        assert!((SECOND..SECOND + 2 * SERVER_LIST_WAIT).contains(&began.elapsed()), "{:?}", began.elapsed());
+    }
+
+    #[actix::test]
+    async fn a_request_waits_for_a_permit_until_the_deadline_that_it_was_given() {
+        let world = world(&["a:1"], |config| config.max_connections(1), |_, _, _| answer(404, "no matched ip"));
+        let permit = world.nacos.transport.permit(Operation::Get).await;
+        let began = Instant::now();
+        let late = world.get(Patience::Until(began + SECOND)).await;
+        assert!(matches!(late, Err(Error::Timeout { server, .. }) if server == "a:1"));
+        assert_eq!((world.asked().len(), began.elapsed().as_secs()), (0, 1));
+        drop(permit);
+        assert!(matches!(world.get(Patience::Until(began + 2 * SECOND)).await, Err(Error::NotFound { .. })));
+    }
+
+    #[actix::test]
+    async fn the_protocol_that_works_is_found_once_and_kept() {
+        let only_v3 = |_: &str, request: &str, _| {
+            if is_v3(request) {
+                answer(200, r#"{"code":0,"message":"success","data":"ok"}"#)
+            } else {
+                answer(404, "")
+            }
+        };
+        let world = world(&["a:1"], as_is, only_v3);
+        (world.register(Patience::Round).await.unwrap(), world.register(Patience::Round).await.unwrap());
+        assert_eq!((world.apis(), world.server(0).protocol()), (vec!["v1", "v3", "v3"], Some(WireProtocol::V3)));
+    }
+
+    #[actix::test]
+    async fn a_protocol_is_not_found_by_operations_that_not_every_server_offers_nor_where_none_works() {
+        let not_in_v1 = |_: &str, request: &str, _| match is_v3(request) && request.starts_with("GET") {
+            true => answer(404, r#"{"code":20004,"message":"none","data":null}"#),
+            false => answer(404, ""),
+        };
+        let world = world(&["a:1"], as_is, not_in_v1);
+        assert!(matches!(world.get(Patience::Round).await, Err(Error::NotFound { .. })));
+        assert_eq!((world.apis(), world.server(0).protocol()), (vec!["v1", "v3"], None));
+        assert!(matches!(world.register(Patience::Round).await, Err(Error::Unsupported { .. })));
+        assert_eq!(world.server(0).protocol(), None);
+    }
+
+    #[actix::test]
+    async fn with_a_configured_protocol_the_other_one_is_not_tried() {
+        let world = world(&["a:1"], |config| config.protocol(Protocol::V1), |_, _, _| answer(404, ""));
+        assert!(matches!(world.register(Patience::Round).await, Err(Error::Unsupported { .. })));
+        assert_eq!(world.apis(), ["v1"]);
+    }
+
+    #[actix::test]
+    async fn a_server_that_reads_no_form_gets_long_parameters_in_the_query_from_then_on() {
+        let reply = |_: &str, request: &str, _| if is_form(request) { answer(400, FORM_NOT_READ) } else { ok() };
+        let mut world = world(&["a:1"], as_is, reply);
+        assert_eq!(world.register_long().await, (vec!["form", "query"], Ok(())));
+        assert_eq!(world.register_long().await, (vec!["query"], Ok(())));
+    }
+
+    #[actix::test]
+    async fn a_server_that_reads_forms_gets_one_request() {
+        tokio::time::pause();
+        for key in [None, Some("key")] {
+            let signed = |config: Config| match key {
+                Some(key) => config.access_key(key, "secret"),
+                None => config,
+            };
+            let mut world = in_memory(&["a:1"], signed, |_, _, _| ok());
+            assert_eq!(world.register_long().await, (vec!["form"], Ok(())));
+        }
+    }
+
+    #[actix::test]
+    async fn a_server_that_does_not_read_a_long_query_either_gets_a_form_first_again() {
+        let reply =
+            |_: &str, request: &str, _| if is_form(request) { answer(400, FORM_NOT_READ) } else { answer(414, "") };
+        let mut world = world(&["a:1"], as_is, reply);
+        for _ in 0..2 {
+            let (sent, registered) = world.register_long().await;
+            assert!(sent == ["form", "query"] && matches!(registered, Err(Error::Refused { status: 414, .. })));
+        }
+    }
+
+    #[actix::test]
+    async fn a_server_that_was_replaced_by_one_that_reads_forms_is_noticed() {
+        let is_replaced = Rc::new(Cell::new(false));
+        let replaced = is_replaced.clone();
+        let mut world = world(&["a:1"], as_is, move |_, request, _| match (replaced.get(), is_form(request)) {
+            (false, true) => answer(400, FORM_NOT_READ),
+            (true, false) => answer(414, ""),
+            _ => ok(),
+        });
+        assert_eq!(world.register_long().await, (vec!["form", "query"], Ok(())));
+        is_replaced.set(true);
+        assert_eq!(world.register_long().await, (vec!["query", "form"], Ok(())));
+        assert_eq!(world.register_long().await, (vec!["form"], Ok(())));
+    }
+
+    #[actix::test]
+    async fn only_a_signed_form_may_be_forbidden_because_it_was_not_read() {
+        let reply = |_: &str, request: &str, _| if is_form(request) { answer(403, "") } else { ok() };
+        let mut unsigned = world(&["a:1"], as_is, reply);
+        let (sent, registered) = unsigned.register_long().await;
+        assert!(sent == ["form"] && matches!(registered, Err(Error::Unauthorized { .. })));
+        let mut signed = in_memory(&["a:1"], |config| config.access_key("key", "secret"), reply);
+        assert_eq!(signed.register_long().await, (vec!["form", "query"], Ok(())));
+        assert_eq!(signed.register_long().await, (vec!["query"], Ok(())));
+    }
+
+    #[actix::test]
+    async fn a_signature_that_is_rejected_does_not_show_where_a_server_reads_parameters() {
+        let mut world = world(&["a:1"], |config| config.access_key("key", "secret"), |_, _, _| answer(403, ""));
+        for _ in 0..2 {
+            assert_eq!(world.register_long().await.0, ["form", "query"]);
+        }
+    }
+
+    #[actix::test]
+    async fn every_request_is_signed_except_the_login() {
+        let config = |config: Config| config.access_key("key", "secret").credentials("nacos", "nacos");
+        let world = world(&["a:1"], config, |_, request, _| match request.contains("/login") {
+            true => answer(200, r#"{"accessToken":"token","tokenTtl":18000}"#),
+            false => ok(),
+        });
+        world.register(Patience::Round).await.unwrap();
+        let sent = world.sent.borrow();
+        let has = |part: &str| sent.iter().map(|(_, request)| request.contains(part)).collect::<Vec<_>>();
+        assert_eq!((has("/login"), has("signature=")), (vec![true, false], vec![false, true]));
+    }
+
+    #[actix::test]
+    async fn only_a_refused_connection_opens_the_servers_breaker_at_once() {
+        let world = world(&["a:1"], as_is, |_, _, _| ok());
+        world.failing.set(Some(io::ErrorKind::HostUnreachable));
+        assert!(matches!(world.register(Patience::Round).await, Err(Error::Unreachable { .. })));
+        assert_eq!(world.server(0).health().failures, 1);
+        assert!(!world.nacos.servers.is_current_open_for(Operation::Beat));
+        world.failing.set(Some(io::ErrorKind::ConnectionRefused));
+        assert!(matches!(world.register(Patience::Round).await, Err(Error::Unreachable { .. })));
+        assert!(world.nacos.servers.is_current_open_for(Operation::Beat));
+    }
+}

@@ -89,10 +89,15 @@ impl Dialer {
         }
         self.connect_to_one_of(addresses).await.map_err(|error| {
             if error.kind() == io::ErrorKind::ConnectionRefused {
-                self.history.refused_at.set(Some(Instant::now()));
+                self.note_refused();
             }
             ConnectError::Io(error)
         })
+    }
+
+    /// Notes that the server has just refused a connection.
+    pub(super) fn note_refused(&self) {
+        self.history.refused_at.set(Some(Instant::now()));
     }
 
     /// Whether the server has refused a connection since `since`. A failed lookup or a network that is down does not

@@ -336,9 +336,14 @@ pub(super) mod tests {
     use super::*;
 
     pub(crate) fn servers(names: &[&str]) -> Servers {
+        servers_of(names, |_| Client::default())
+    }
+
+    /// The first one is in use.
+    pub(crate) fn servers_of(names: &[&str], new_client: impl Fn(&Dialer) -> Client + 'static) -> Servers {
         let addresses = names.iter().map(|name| ServerAddress::parse(name, "/nacos").unwrap()).collect();
         let log = Logger::root(slog::Discard, slog::o!());
-        let servers = Servers::new(addresses, Duration::from_secs(3), |_| Client::default(), History::new(), log);
+        let servers = Servers::new(addresses, Duration::from_secs(3), new_client, History::new(), log);
         servers.current.set(0);
         servers
     }
@@ -487,9 +492,7 @@ pub(super) mod tests {
             count.set(count.get() + 1);
             Client::default()
         };
-        let log = Logger::root(slog::Discard, slog::o!());
-        let servers = Servers::new(Vec::new(), Duration::from_secs(3), new_client, History::new(), log);
-        servers.new_client(&ServerAddress::parse("a:1", "/nacos").unwrap());
+        servers_of(&[], new_client).new_client(&ServerAddress::parse("a:1", "/nacos").unwrap());
         assert_eq!(made.get(), 1);
     }
 
