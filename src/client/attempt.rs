@@ -470,7 +470,7 @@ mod tests {
 
         /// With parameters that are too long for a request line. Returns how they were sent each time, and the result.
         async fn register_long(&mut self) -> (Vec<&'static str>, Result<(), Error>) {
-            self.instance.metadata.insert("long".into(), "x".repeat(5000));
+            self.instance.metadata.insert("long".into(), "x".repeat(5000).into());
             self.sent.borrow_mut().clear();
             let registered = self.register(Patience::Round).await;
             let sent = self.sent.borrow();

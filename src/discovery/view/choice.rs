@@ -505,6 +505,91 @@ mod tests {
     }
 
     #[test]
+    fn a_tried_instance_is_recognised_in_a_newer_list() {
+        let (view, control) = ServiceView::controlled(service());
+        control.publish(instances(&[1.0, 1.0]));
+        let tried = [view.instances()[0].clone()];
+        control.publish(instances(&[9.0, 1.0]));
+        assert!((0..50).all(|_| view.begin_excluding(&tried).unwrap().port == 2));
+    }
+
+    #[test]
+    fn the_only_instance_that_is_not_ejected_is_found_among_many() {
+        let view = view(instances(&[1.0; 40]), Policy::WeightedRandom);
+        view.instances()[..39].iter().for_each(|host| view.shared.records.eject_now(host, Duration::from_secs(60)));
+        for _ in 0..50 {
+            assert_eq!((view.select_one().unwrap().port, view.begin().unwrap().port), (40, 40));
+        }
+    }
+
+    #[actix::test]
+    async fn only_the_policy_least_loaded_avoids_instances_with_calls_under_way() {
+        tokio::time::pause();
+        for policy in POLICIES {
+            let view = view(instances(&[1.0, 1.0]), policy);
+            let mut under_way = Vec::new();
+            for key in 0..200u32 {
+                let call = view.begin_for(key.to_be_bytes()).unwrap();
+                if call.port == 1 {
+                    under_way.push(call);
+                }
+            }
+            assert_eq!(under_way.len() > 40, policy != Policy::LeastLoaded, "{policy:?}: {}", under_way.len());
+        }
+    }
+
+    #[actix::test]
+    async fn a_key_is_not_taken_from_a_new_instance_while_it_warms_up() {
+        tokio::time::pause();
+        let (view, control) = ServiceView::controlled(service());
+        let warms_up =
+            |selection: Selection| selection.policy(Policy::ConsistentHash).warm_up(Duration::from_secs(100));
+        control.publish(instances(&[1.0; 3]));
+        let view = view.with(warms_up);
+        control.publish(instances(&[1.0; 4]));
+        let owner = |key: u32| view.begin_for(key.to_be_bytes()).unwrap().port;
+        let owners: Vec<_> = (0..100).map(owner).collect();
+        assert!(owners.contains(&4) && (0..10).all(|_| owners == (0..100).map(owner).collect::<Vec<_>>()));
+    }
+
+    #[actix::test]
+    async fn a_probe_is_called_before_an_instance_that_is_less_loaded() {
+        tokio::time::pause();
+        for _ in 0..20 {
+            let view = view(instances(&[1.0, 1.0]), Policy::LeastLoaded);
+            let calls: Vec<_> = (0..20).map(|_| view.begin().unwrap()).collect();
+            let (_under_way, ended): (Vec<_>, Vec<_>) = calls.into_iter().partition(|call| call.port == 1);
+            ended.into_iter().for_each(Call::succeeded);
+            view.shared.records.eject_now(&view.instances()[0], Duration::from_secs(30));
+            tokio::time::advance(Duration::from_secs(30)).await;
+            let probe = view.begin().unwrap();
+            assert!(probe.port == 1 && probe.is_ejected());
+        }
+    }
+
+    #[actix::test]
+    async fn an_instance_of_little_weight_is_called_while_the_only_other_one_is_busy() {
+        tokio::time::pause();
+        for _ in 0..50 {
+            let view = view(instances(&[1e12, 1.0]), Policy::LeastLoaded);
+            let under_way = [(); 3].map(|()| view.begin().unwrap());
+            assert_eq!(under_way.map(|call| call.port), [1, 2, 1], "its one call is more than its share");
+        }
+    }
+
+    #[actix::test]
+    async fn the_second_of_two_is_drawn_by_the_weights_and_sometimes_regardless_of_them() {
+        tokio::time::pause();
+        let mut weights = vec![1.0; 202];
+        weights[..2].fill(1e9);
+        let view = view(instances(&weights), Policy::LeastLoaded);
+        let under_way: Vec<_> = (0..200).map(|_| view.begin().unwrap()).collect();
+        // 1 choice in 16 draws the first instance five times, and looks beside it.
+        let light = under_way.iter().filter(|call| call.port > 2).count();
+        assert!((1..40).contains(&light), "{light} of 200");
+    }
+
+    #[test]
     #[cfg_attr(miri, ignore = "too many instances for Miri")]
     fn a_hundred_thousand_instances_can_be_chosen_from_while_half_of_them_are_ejected_or_tried() {
         let host =
