@@ -522,6 +522,18 @@ mod tests {
         }
     }
 
+    #[test]
+    #[cfg_attr(miri, ignore = "too many draws for Miri")]
+    fn while_all_instances_are_ejected_they_are_chosen_by_their_weights() {
+        let view = view(instances(&[1.0, 2.0, 7.0]), Policy::WeightedRandom);
+        view.instances().iter().for_each(|host| view.shared.records.eject_now(host, Duration::from_secs(60)));
+        let mut shares = [0.0f64; 4];
+        (0..10_000).for_each(|_| shares[usize::from(view.select_one().unwrap().port)] += 1.0 / 10_000.0);
+        for (port, expected) in [(1, 0.1), (2, 0.2), (3, 0.7)] {
+            assert!((shares[port] - expected).abs() < 0.025, "{shares:?}");
+        }
+    }
+
     #[actix::test]
     async fn only_the_policy_least_loaded_avoids_instances_with_calls_under_way() {
         tokio::time::pause();
