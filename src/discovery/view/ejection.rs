@@ -744,6 +744,14 @@ mod tests {
     }
 
     #[actix::test]
+    async fn an_ejection_lasts_a_year_at_most() {
+        let for_ever = Eject::consecutive(1).base(Duration::MAX).longest(Duration::MAX);
+        let (view, _control) = paused(3, |selection| selection.eject(for_ever));
+        fail(&view, 1, 1);
+        assert_eq!(view.shared.records.ejections()[0].ends_in_ms, 365 * 24 * 60 * 60 * 1000);
+    }
+
+    #[actix::test]
     async fn max_share_limits_ejections_but_allows_one_and_never_the_last_instance() {
         let (single, _control) = paused(1, |selection| selection);
         fail(&single, 1, 20);
@@ -828,7 +836,7 @@ mod tests {
         assert!(!call(&view, 1).unwrap().is_ejected());
         fail(&view, 1, 5);
         assert_eq!(times(), Some(2));
-        leave_for(11 * SECOND).await;
+        leave_for(10 * SECOND).await;
         fail(&view, 1, 5);
         assert_eq!(times(), Some(1));
         assert!(view.shared.records.known().departed.len() <= 1);
@@ -910,6 +918,54 @@ mod tests {
         }
         let known = view.shared.records.known();
         assert!(known.histories.len() <= 6 && known.departed.len() <= 12, "{}", known.departed.len());
+    }
+
+    #[test]
+    fn subscriptions_that_have_ended_do_not_pile_up() {
+        let records = ServiceRecords::new(service(), None);
+        (0..100).for_each(|_| drop(ViewWriter::new(service(), String::new(), records.clone())));
+        assert!(records.known().sources.len() <= 1);
+    }
+
+    #[actix::test]
+    async fn calls_are_counted_also_when_their_instance_has_left_or_comes_back() {
+        let (view, control) = paused(1, |selection| selection);
+        let totals = || {
+            let totals = view.shared.records.call_totals()?;
+            Some((totals.succeeded, totals.failed, totals.cancelled, totals.retries))
+        };
+        assert_eq!(totals(), None);
+        let retry = view.begin_excluding(&view.instances()).unwrap();
+        assert_eq!(totals(), Some((0, 0, 0, 1)), "it has not ended");
+        retry.succeeded();
+        view.begin().unwrap().failed();
+        drop(view.begin().unwrap());
+        assert_eq!(totals(), Some((1, 1, 1, 1)));
+        control.publish([]);
+        assert_eq!(totals(), Some((1, 1, 1, 1)), "it has left");
+        control.publish(instances(1..=1));
+        view.begin().unwrap().succeeded();
+        assert_eq!(totals(), Some((2, 1, 1, 1)), "it is back");
+        control.publish([]);
+        tokio::time::advance(MEMORY_AFTER_LEAVING).await;
+        control.publish(instances(2..=2));
+        view.begin().unwrap().succeeded();
+        assert!(view.shared.records.known().departed.is_empty());
+        assert_eq!(totals(), Some((3, 1, 1, 1)), "its history has been dropped");
+    }
+
+    #[cfg(feature = "actix-web")]
+    #[actix::test]
+    async fn the_state_of_the_calls_of_each_instance_is_shown() {
+        let (view, _control) = paused(3, |selection| selection);
+        let mut hosts = view.instances().to_vec();
+        assert!(view.shared.records.calls(&hosts).is_empty(), "no call has begun");
+        hosts.push(Arc::new(Instance::new("127.0.0.1", 9)));
+        let _under_way = [call(&view, 1).unwrap(), call(&view, 1).unwrap()];
+        fail(&view, 2, 5);
+        let calls = view.shared.records.calls(&hosts);
+        let shown: Vec<_> = calls.iter().map(|calls| calls.map(|calls| (calls.in_flight, calls.is_ejected))).collect();
+        assert_eq!(shown, [Some((2, false)), Some((0, true)), Some((0, false)), None]);
     }
 
     #[test]
