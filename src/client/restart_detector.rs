@@ -22,11 +22,11 @@
 use std::{rc::Rc, time::Duration};
 
 use actix_rt::time::{sleep, timeout, Instant};
+use actix_tls::connect::ConnectError;
 use futures_util::{future::select, pin_mut};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::{server::Server, servers::Servers};
-use crate::runtime::sockets::TcpStream;
 
 /// The pause before a refused connection is tried again. A connection that ends within this time does not show that the
 /// server is there, because a proxy accepts connections even if there is no server behind it.
@@ -44,7 +44,7 @@ pub(crate) async fn detect_restarts(servers: Rc<Servers>) {
             sleep(RETRY).await;
             continue;
         };
-        let watched = watch(&servers, &server);
+        let watched = watch(&servers, &server, async || server.dialer.connect().await);
         // Another server comes into use only with a new epoch.
         let left = epochs.wait_for(|_| !servers.is_in_use(&server));
         pin_mut!(watched, left);
@@ -53,12 +53,16 @@ pub(crate) async fn detect_restarts(servers: Rc<Servers>) {
 }
 
 /// Never returns. The caller drops it when another server comes into use.
-async fn watch(servers: &Servers, server: &Rc<Server>) {
+async fn watch<C: AsyncRead + Unpin>(
+    servers: &Servers,
+    server: &Rc<Server>,
+    connect: impl AsyncFn() -> Result<C, ConnectError>,
+) {
     // Whether an outage of this kind has been noted already.
     let (mut refused_noted, mut closed_early_noted) = (false, false);
     loop {
         let began = Instant::now();
-        let noted = match timeout(CONNECT_TIMEOUT, server.dialer.connect()).await {
+        let noted = match timeout(CONNECT_TIMEOUT, connect()).await {
             Ok(Ok(mut connection)) => {
                 let ended = drain(&mut connection);
                 pin_mut!(ended);
@@ -86,19 +90,102 @@ async fn watch(servers: &Servers, server: &Rc<Server>) {
 }
 
 /// Returns when the connection ends, by a close or a reset. Ignores what the server sends before.
-async fn drain(connection: &mut TcpStream) {
+async fn drain(connection: &mut (impl AsyncRead + Unpin)) {
     let mut answer = [0; 512];
     while connection.read(&mut answer).await.is_ok_and(|read| read > 0) {}
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{cell::RefCell, collections::VecDeque, future, io};
+
     use actix_rt::net::TcpListener;
     use awc::Client;
     use slog::Logger;
+    use tokio::io::{duplex, AsyncWriteExt as _, DuplexStream};
 
-    use super::*;
+    use super::{
+        super::servers::tests::{servers, succeed},
+        *,
+    };
     use crate::{config::ServerAddress, error::Operation, runtime::history::History};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Watches a server in memory, on a clock that stands still while anything can go on. Its connections last as long
+    /// as these times, and are refused where there is none. The connection after them is never opened.
+    fn watch_connections(times: impl IntoIterator<Item = Option<Duration>>) -> Rc<Servers> {
+        tokio::time::pause();
+        let servers = Rc::new(servers(&["a:1"]));
+        let (watching, server) = (servers.clone(), servers.current().unwrap());
+        let times: RefCell<VecDeque<_>> = RefCell::new(times.into_iter().collect());
+        actix_rt::spawn(async move {
+            let connect = async || {
+                let next = times.borrow_mut().pop_front();
+                let Some(time) = next else { return future::pending().await };
+                let Some(time) = time else {
+                    server.dialer.note_refused();
+                    return Err(ConnectError::Io(io::ErrorKind::ConnectionRefused.into()));
+                };
+                let (near, far) = duplex(64);
+                actix_rt::spawn(keep_open(far, time));
+                Ok(near)
+            };
+            watch(&watching, &server, connect).await;
+        });
+        servers
+    }
+
+    async fn keep_open(mut connection: DuplexStream, time: Duration) {
+        connection.write_all(b"The detector ignores what a server sends.").await.unwrap();
+        sleep(time).await;
+    }
+
+    fn is_in_outage(servers: &Servers) -> bool {
+        servers.current().unwrap().health().is_in_outage()
+    }
+
+    #[actix::test]
+    async fn connections_that_are_refused_one_after_the_other_are_one_outage_until_one_has_lasted() {
+        let servers = watch_connections([None, None, None, Some(1500 * MS), None]);
+        sleep(500 * MS).await;
+        assert!(is_in_outage(&servers));
+        succeed(&servers, 0, Operation::Beat);
+        sleep(2000 * MS).await;
+        assert!(!is_in_outage(&servers), "it has been noted already");
+        sleep(2100 * MS).await;
+        assert!(is_in_outage(&servers), "a connection has lasted for a second");
+    }
+
+    #[actix::test]
+    async fn an_outage_ends_when_a_connection_has_lasted_for_a_second() {
+        let servers = watch_connections([None, Some(5000 * MS)]);
+        sleep(1900 * MS).await;
+        assert!(is_in_outage(&servers) && servers.epoch() == 0);
+        sleep(200 * MS).await;
+        assert!(!is_in_outage(&servers) && servers.epoch() == 1);
+    }
+
+    #[actix::test]
+    async fn a_connection_that_lasts_for_a_second_and_ends_is_no_outage() {
+        let servers = watch_connections([Some(1100 * MS), Some(1100 * MS), Some(1100 * MS)]);
+        sleep(5000 * MS).await;
+        assert!(!is_in_outage(&servers) && servers.epoch() == 0);
+    }
+
+    #[actix::test]
+    async fn connections_that_end_early_are_another_outage_after_one_has_lasted_for_five_seconds() {
+        let early = Some(300 * MS);
+        let servers = watch_connections([early, Some(4900 * MS), early, Some(5100 * MS), early]);
+        sleep(400 * MS).await;
+        assert!(is_in_outage(&servers));
+        succeed(&servers, 0, Operation::Beat);
+        // The connections begin at 0 s, 1.3 s, 6.2 s, 7.5 s and 12.6 s.
+        sleep(12_100 * MS).await;
+        assert!(!is_in_outage(&servers), "none has lasted for 5 s");
+        sleep(500 * MS).await;
+        assert!(is_in_outage(&servers));
+    }
 
     #[actix::test]
     async fn connections_that_repeatedly_end_within_a_second_are_one_outage() {
