@@ -743,6 +743,13 @@ mod tests {
         assert_eq!(ends_in(), 30, "all is forgiven");
     }
 
+    #[test]
+    fn an_ejection_is_considered_again_after_as_many_further_failures() {
+        let considered = |eject: Eject| (0..=15).filter(|failures| eject.is_due(*failures)).collect::<Vec<_>>();
+        assert_eq!(considered(Eject::consecutive(5)), [5, 10, 15]);
+        assert!(considered(Eject::never()).is_empty());
+    }
+
     #[actix::test]
     async fn an_ejection_lasts_a_year_at_most() {
         let for_ever = Eject::consecutive(1).base(Duration::MAX).longest(Duration::MAX);
@@ -819,6 +826,22 @@ mod tests {
         other.publish(Arc::new(ServiceInfo::new(service(), instances(2..=2))), false, |_| false);
         one.publish(info, false, |_| false);
         assert!(ejected(&view).is_empty());
+    }
+
+    #[actix::test]
+    async fn an_instance_is_ejected_whichever_subscription_lists_it() {
+        tokio::time::pause();
+        let records = ServiceRecords::new(service(), None);
+        let writers = [1..=3, 4..=6].map(|ports| {
+            let writer = ViewWriter::new(service(), String::new(), records.clone());
+            writer.publish(Arc::new(ServiceInfo::new(service(), instances(ports))), false, |_| false);
+            writer
+        });
+        for (writer, port) in writers.iter().zip([1, 4]) {
+            let view = writer.view(false);
+            fail(&view, port, 5);
+            assert_eq!(ejected(&view), [port]);
+        }
     }
 
     #[actix::test]
