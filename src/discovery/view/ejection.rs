@@ -705,6 +705,7 @@ mod tests {
         slow.succeeded();
         assert!(ejected(&view).is_empty());
         next.succeeded();
+        assert!(!view.shared.records.any_ejected(), "it ends only once");
     }
 
     #[actix::test]
@@ -941,6 +942,35 @@ mod tests {
         }
         let known = view.shared.records.known();
         assert!(known.histories.len() <= 6 && known.departed.len() <= 12, "{}", known.departed.len());
+    }
+
+    #[actix::test]
+    async fn instances_that_no_list_has_are_forgotten_when_they_outnumber_those_that_are_listed() {
+        tokio::time::pause();
+        for (unlisted, known) in [(3, 6), (4, 3)] {
+            let of = |ports| Arc::new(ServiceInfo::new(service(), instances(ports)));
+            let writer = ViewWriter::new(service(), String::new(), ServiceRecords::new(service(), None));
+            writer.publish(of(1..=3), false, |_| false);
+            let view = writer.view(false);
+            view.begin().unwrap().succeeded();
+            writer.publish(of(4..=3 + unlisted), true, |_| false);
+            writer.publish(of(1..=3), true, |_| false);
+            writer.set_stale(false);
+            assert_eq!(view.shared.records.known().histories.len(), known);
+        }
+    }
+
+    #[test]
+    fn two_lists_are_walked_together_in_the_order_of_their_instances() {
+        let list =
+            |ports: &[u16]| ports.iter().map(|port| Arc::new(Instance::new("127.0.0.1", *port))).collect::<Vec<_>>();
+        let mut seen = Vec::new();
+        walk(&list(&[1, 2, 4, 5]), &list(&[2, 3, 5]), |old, new| seen.push((old, new)));
+        let expected = [(Some(0), None), (Some(1), Some(0)), (None, Some(1)), (Some(2), None), (Some(3), Some(2))];
+        assert_eq!(seen, expected);
+        let mut left = Vec::new();
+        walk(&list(&[1, 2]), &[], |old, new| left.push((old, new)));
+        assert_eq!(left, [(Some(0), None), (Some(1), None)]);
     }
 
     #[test]
