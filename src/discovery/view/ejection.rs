@@ -968,9 +968,11 @@ mod tests {
         walk(&list(&[1, 2, 4, 5]), &list(&[2, 3, 5]), |old, new| seen.push((old, new)));
         let expected = [(Some(0), None), (Some(1), Some(0)), (None, Some(1)), (Some(2), None), (Some(3), Some(2))];
         assert_eq!(seen, expected);
-        let mut left = Vec::new();
-        walk(&list(&[1, 2]), &[], |old, new| left.push((old, new)));
-        assert_eq!(left, [(Some(0), None), (Some(1), None)]);
+        for (old, new, expected) in [(&[1][..], &[][..], (Some(0), None)), (&[], &[1], (None, Some(0)))] {
+            seen.clear();
+            walk(&list(old), &list(new), |old, new| seen.push((old, new)));
+            assert_eq!(seen, [expected]);
+        }
     }
 
     #[test]
