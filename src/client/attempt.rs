@@ -644,7 +644,9 @@ mod tests {
             }
         };
         let world = world(&["a:1"], as_is, only_v3);
-        (world.register(Patience::Round).await.unwrap(), world.register(Patience::Round).await.unwrap());
+        for _ in 0..2 {
+            world.register(Patience::Round).await.unwrap();
+        }
         assert_eq!((world.apis(), world.server(0).protocol()), (vec!["v1", "v3", "v3"], Some(WireProtocol::V3)));
     }
 

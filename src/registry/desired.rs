@@ -600,10 +600,10 @@ pub(super) mod tests {
         assert!(instances.remove(&key(1)).is_some() && has_ended(&second).await);
         instances.add_leftover(&key(1), true);
         instances.leftover(&key(1), |leftover| leftover.heartbeat = Some(of_leftover.clone()));
-        assert_eq!(instances.heartbeats(), [of_leftover.clone()]);
+        assert_eq!(instances.heartbeats(), std::slice::from_ref(&of_leftover));
         instances.insert(desired(1, Some(&last)));
         assert!(has_ended(&of_leftover).await, "the instance is desired again");
-        assert_eq!(instances.heartbeats(), [last.clone()]);
+        assert_eq!(instances.heartbeats(), std::slice::from_ref(&last));
         assert!(!has_ended(&last).await);
     }
 
