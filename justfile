@@ -78,6 +78,12 @@ miri filter="discovery::view":
 fuzz target seconds="900":
     cargo +nightly fuzz run {{ target }} tests/corpus/{{ target }} -- -max_total_time={{ seconds }} -timeout=10
 
+# `just mutants src/client/health.rs client::` runs the tests whose names contain "client::" after each change. Needs
+# cargo-mutants.
+# Changes one thing in a file after the other, to find the changes that no unit test notices.
+mutants file tests="":
+    cargo mutants --output target -f {{ file }} -- --lib -- {{ tests }}
+
 # Seeds of the deterministic simulation, from 0 on; `SEED=7 cargo test --release --test simulation` repeats one.
 simulation seeds="1000":
     SEEDS={{ seeds }} cargo test --release --test simulation
