@@ -505,6 +505,13 @@ mod tests {
     }
 
     #[test]
+    fn in_a_round_robin_instances_of_equal_weight_take_turns() {
+        let view = view(instances(&[1.0; 5]), Policy::WeightedRoundRobin);
+        let turns: Vec<_> = (0..20).map(|_| view.begin().unwrap().port).collect();
+        assert!(turns.chunks(5).all(|round| round.iter().collect::<HashSet<_>>().len() == 5), "{turns:?}");
+    }
+
+    #[test]
     fn a_tried_instance_is_recognised_in_a_newer_list() {
         let (view, control) = ServiceView::controlled(service());
         control.publish(instances(&[1.0, 1.0]));
