@@ -241,6 +241,7 @@ pub(crate) struct DesiredInstances {
     desired: RefCell<HashMap<Arc<InstanceKey>, Box<DesiredInstance>, FastHash>>,
     leftovers: RefCell<HashMap<Arc<InstanceKey>, Leftover, FastHash>>,
     /// See [`retire`](DesiredInstances::retire).
+    #[expect(clippy::vec_box, reason = "the boxes are taken out of the table as they are")]
     retired: RefCell<Vec<Box<DesiredInstance>>>,
     turns: Rc<Turns>,
 }
