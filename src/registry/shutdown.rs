@@ -1,6 +1,6 @@
 //! Shutdown: deregisters the instances, then ends the Registry.
 //!
-//! 1. New messages are answered with [`Error::Stopped`], and beats are not sent any more.
+//! 1. New messages are answered with [`Error::Stopped`], and so are beats. Each Heartbeat ends with its next one.
 //! 2. The shutdown queues behind each message about an instance that is under way.
 //! 3. Instances are deregistered, up to `max_connections` at a time, until the deadline.
 //! 4. The phase becomes offline: what is still under way is abandoned.

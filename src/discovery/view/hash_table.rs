@@ -21,7 +21,7 @@ const SLOTS: usize = 65_537;
 
 #[derive(Debug)]
 pub(super) struct HashTable {
-    /// The owner of each slot, as a place in the list's hosts.
+    /// The place of the owner of each slot.
     owners: Box<[u32]>,
 }
 
