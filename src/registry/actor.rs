@@ -199,6 +199,10 @@ impl Registry {
         shared.pushes.stop();
         shared.phase.send_replace(Phase::Ended);
         shared.history.end();
+        if !shared.has_own_thread {
+            // The thread goes on, and would keep each Heartbeat until its next beat, which may be due in hours.
+            shared.desired.stop_heartbeats();
+        }
         for _ in 0..YIELDS_FOR_LAST_ANSWERS {
             yield_now().await;
         }
@@ -265,3 +269,28 @@ impl Actor for Registry {
 
 /// A restart loses nothing: the Registry has no timers, and its operations do not run in its context.
 impl Supervised for Registry {}
+
+#[cfg(all(test, feature = "embedded", feature = "_testing"))]
+mod tests {
+    use super::*;
+    use crate::{embedded::EmbeddedServer, RegisterInstance, Shutdown};
+
+    #[actix::test]
+    async fn the_heartbeats_end_with_a_registry_on_the_thread_of_the_application() {
+        let server = EmbeddedServer::start().unwrap();
+        let (sender, mailbox) = channel::channel(16);
+        let address = Addr::new(sender);
+        let registry = Registry::new(Config::new(server.server_address()), address.downgrade(), false).unwrap();
+        let shared = registry.shared.clone();
+        let run = actix_rt::spawn(registry.run(mailbox));
+        address.send(RegisterInstance::new("orders", "127.0.0.7", 8080)).await.unwrap().unwrap();
+        let heartbeats = shared.desired.heartbeats();
+        drop(shared);
+        address.send(Shutdown::default()).await.unwrap().unwrap();
+        run.await.unwrap();
+        for _ in 0..64 {
+            yield_now().await;
+        }
+        assert_eq!(heartbeats.iter().map(Addr::connected).collect::<Vec<_>>(), [false]);
+    }
+}

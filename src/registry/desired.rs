@@ -295,6 +295,13 @@ impl DesiredInstances {
         }
     }
 
+    /// Ends all Heartbeats, also those of [retired](DesiredInstances::retire) instances.
+    pub(super) fn stop_heartbeats(&self) {
+        self.retired.borrow().iter().for_each(|retired| stop(retired.heartbeat.as_ref()));
+        self.desired.borrow().values().for_each(|desired| stop(desired.heartbeat.as_ref()));
+        self.leftovers.borrow_mut().values_mut().for_each(Leftover::stop);
+    }
+
     pub(crate) fn add_leftover(&self, key: &Arc<InstanceKey>, ephemeral: bool) {
         self.leftovers.borrow_mut().insert(key.clone(), Leftover { ephemeral, heartbeat: None });
     }
