@@ -626,6 +626,16 @@ pub(super) mod tests {
     }
 
     #[actix::test]
+    async fn an_instance_that_is_retired_is_not_desired_any_more_and_its_heartbeat_is_left_alone() {
+        let (instances, [heartbeat]) = (DesiredInstances::default(), heartbeats());
+        instances.insert(desired(1, Some(&heartbeat)));
+        let registration = instances.get(&key(1), |desired| desired.publisher.published()).unwrap();
+        instances.retire(&key(1));
+        assert!(instances.keys().is_empty() && !has_ended(&heartbeat).await);
+        assert_eq!(registration.outcome(), Some(Err(Error::Stopped)));
+    }
+
+    #[actix::test]
     async fn a_heartbeat_is_replaced_only_if_there_is_one() {
         let [first, second, third] = heartbeats();
         let mut beating = desired(1, Some(&first));
