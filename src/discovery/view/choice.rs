@@ -597,6 +597,16 @@ mod tests {
     }
 
     #[actix::test]
+    async fn of_two_instances_of_equal_weight_the_idle_one_is_always_called() {
+        tokio::time::pause();
+        for _ in 0..10 {
+            let view = view(instances(&[1.0, 1.0]), Policy::LeastLoaded);
+            let busy = view.begin().unwrap();
+            assert!((0..500).all(|_| view.begin().unwrap().port != busy.port));
+        }
+    }
+
+    #[actix::test]
     async fn the_second_of_two_is_drawn_by_the_weights_and_sometimes_regardless_of_them() {
         tokio::time::pause();
         let mut weights = vec![1.0; 202];
