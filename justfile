@@ -82,7 +82,7 @@ fuzz target seconds="900":
 # cargo-mutants.
 # Changes one thing in a file after the other, to find the changes that no unit test notices.
 mutants file tests="":
-    cargo mutants --output target -f {{ file }} -- --lib -- {{ tests }}
+    cargo mutants --output target --cargo-arg=--lib -f {{ file }} -- {{ tests }}
 
 # Seeds of the deterministic simulation, from 0 on; `SEED=7 cargo test --release --test simulation` repeats one.
 simulation seeds="1000":

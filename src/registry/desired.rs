@@ -731,6 +731,15 @@ pub(super) mod tests {
     }
 
     #[actix::test]
+    async fn a_heartbeat_does_not_wait_for_an_earlier_one_that_passed_a_change() {
+        let desired = DesiredInstances::default();
+        let _change = desired.queue_change(&key(1));
+        desired.queue(&key(1)).end_after_others();
+        let next = desired.queue(&key(1));
+        assert!(next.is_behind_changes_only());
+    }
+
+    #[actix::test]
     async fn a_queue_that_is_empty_is_forgotten() {
         let desired = DesiredInstances::default();
         let (first, mut second) = (desired.queue(&key(1)), desired.queue(&key(1)));
