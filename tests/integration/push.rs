@@ -172,7 +172,8 @@ fn forged(service: &str) -> Vec<u8> {
         "name": format!("DEFAULT_GROUP@@{service}"), "groupName": "DEFAULT_GROUP", "clusters": "", "cacheMillis": 10000,
         "hosts": [{"ip": "6.6.6.6", "port": 666, "weight": 1.0, "healthy": true, "enabled": true, "ephemeral": true,
             "clusterName": "DEFAULT", "serviceName": format!("DEFAULT_GROUP@@{service}"), "metadata": {}}],
-        "lastRefTime": support::unix_millis(),
+        // Later than the list that was polled, perhaps in the same millisecond.
+        "lastRefTime": support::unix_millis() + 1,
     });
     serde_json::json!({"type": "dom", "data": list.to_string(), "lastRefTime": 1}).to_string().into_bytes()
 }
