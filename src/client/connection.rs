@@ -25,11 +25,11 @@ impl Servers {
     /// The state of the connection after a request. `None` after a failure that does not mean that all servers are
     /// lost.
     pub(crate) fn connection_after(&self, answered: bool) -> Option<ConnectionState> {
-        self.with_all(|list| connection_after(list, answered))
+        self.with_all(|list| state_after(list, answered))
     }
 }
 
-fn connection_after(list: &[Rc<Server>], answered: bool) -> Option<ConnectionState> {
+fn state_after(list: &[Rc<Server>], answered: bool) -> Option<ConnectionState> {
     let is = |state: fn(&Health) -> bool| move |server: &Rc<Server>| state(&server.health.borrow());
     let serves_nothing = |health: &Health| health.is_lost() || health.has_only_rejected();
     if list.iter().all(is(serves_nothing)) && list.iter().any(is(Health::is_lost)) {
