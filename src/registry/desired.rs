@@ -287,7 +287,7 @@ impl DesiredInstances {
 
     /// Removes the instance for a Registry that is going offline. The Heartbeat is left to end with its next beat, and the
     /// memory is kept until the Registry has ended: ending 100,000 actors and freeing their memory between the requests
-    /// would take as long as the requests.
+    /// would take nearly as long as the requests.
     pub(super) fn retire(&self, key: &Arc<InstanceKey>) {
         if let Some(desired) = self.desired.borrow_mut().remove(key) {
             desired.publisher.stop();
@@ -467,7 +467,7 @@ pub(super) mod tests {
         DesiredInstance::new(key(port), Instance::new("127.0.0.7", port), heartbeat.cloned())
     }
 
-    /// Stands in for the Registry, which is told of no beat in these tests.
+    /// The recipient of beats in place of the Registry. These tests send none.
     struct NoRegistry;
 
     impl Actor for NoRegistry {

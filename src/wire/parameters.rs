@@ -1,7 +1,7 @@
 //! The parameters of a request, percent-encoded for a query or a form body.
 //!
-//! They are written one after the other into one text. That takes a tenth of the time of `serde_urlencoded`, and an
-//! operation spends most of its own time here: a light beat has seven parameters.
+//! They are written one after the other into one text. That takes less than half of the instructions that
+//! `serde_urlencoded` takes, and every operation does it: a light beat has seven parameters.
 
 use std::fmt::Write as _;
 
