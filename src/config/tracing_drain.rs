@@ -340,8 +340,8 @@ mod tests {
         });
         let kept = kept.0.lock().unwrap();
         let names = |event: &KeptEvent| event.fields.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>().join(" ");
-        let told: Vec<_> = kept.iter().map(names).collect();
-        assert_eq!(told, ["message service", "message application service", "message service"]);
+        let logged: Vec<_> = kept.iter().map(names).collect();
+        assert_eq!(logged, ["message service", "message application service", "message service"]);
     }
 
     #[test]

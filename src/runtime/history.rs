@@ -353,9 +353,9 @@ mod tests {
         }
         sleep(COUNTED_WITHIN).await;
         record(&history, RegistryEventKind::InstanceLost, "later");
-        let told: Vec<_> = history.events().into_iter().map(|event| (event.count, event.reason.unwrap())).collect();
-        let told: Vec<_> = told.iter().map(|(count, reason)| (*count, reason.as_str())).collect();
-        assert_eq!(told, [(1, "refused"), (1000, "0"), (1000, ""), (1, "later")]);
+        let events: Vec<_> = history.events().into_iter().map(|event| (event.count, event.reason.unwrap())).collect();
+        let events: Vec<_> = events.iter().map(|(count, reason)| (*count, reason.as_str())).collect();
+        assert_eq!(events, [(1, "refused"), (1000, "0"), (1000, ""), (1, "later")]);
     }
 
     #[test]

@@ -333,7 +333,7 @@ async fn live(host: &Host, services: Vec<Service>, end: End<'_>) -> Result<(), E
         }
     };
     let until = host.catch_panics(Operation::Shutdown, async { until.map(Ok).await });
-    let told = async {
+    let ended = async {
         match select(pin!(signal), pin!(until)).await {
             Either::Left((signal, _)) => (Ok(()), signal),
             Either::Right((Ok(()), _)) => (Ok(()), "the application"),
@@ -341,10 +341,10 @@ async fn live(host: &Host, services: Vec<Service>, end: End<'_>) -> Result<(), E
         }
     };
     let registering = host.catch_panics(Operation::Register, host.register_all(services));
-    let (outcome, by) = match select(pin!(told), pin!(registering)).await {
-        Either::Left((told, _)) => told,
+    let (outcome, by) = match select(pin!(ended), pin!(registering)).await {
+        Either::Left((end, _)) => end,
         // `Stopped`: the Registry was shut down elsewhere, for example by `/offline`, before the registration was done.
-        Either::Right((Ok(()) | Err(Error::Stopped), told)) => told.await,
+        Either::Right((Ok(()) | Err(Error::Stopped), ended)) => ended.await,
         Either::Right((Err(error), _)) => (Err(error), "a failed registration"),
     };
     quietly(|| info!(host.config.logger, "going offline, a second signal ends at once"; "reason" => by));
