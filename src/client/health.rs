@@ -147,9 +147,9 @@ pub(crate) struct Health {
 impl Health {
     /// Whether a request of this operation may be sent now. Both breakers must allow it.
     pub(super) fn availability(&self, operation: Operation) -> Availability {
-        let now = Instant::now();
         let at_operation = self.operations.get(&operation).and_then(|breaker| breaker.open_until);
         let Some(until) = self.server.open_until.max(at_operation) else { return Availability::Closed };
+        let now = Instant::now();
         let [trial, trial_of_heartbeat] = self.trials_until;
         let trial = if operation.keeps_registered() { None } else { trial };
         let until = until.max(trial.max(trial_of_heartbeat).unwrap_or(now));
@@ -168,7 +168,7 @@ impl Health {
     pub(super) fn succeed(&mut self, operation: Operation) -> bool {
         self.answer(operation);
         self.failures = 0;
-        self.last_success = Some(Instant::now());
+        self.last_success = self.last_answer;
         std::mem::take(&mut self.is_in_outage)
     }
 

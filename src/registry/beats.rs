@@ -13,9 +13,9 @@
 //! Invariant: a beat reads the desired state after its turn has come, so it never registers an instance that was
 //! deregistered before.
 
-use std::{pin::pin, rc::Rc, sync::Arc};
+use std::{pin::pin, sync::Arc};
 
-use actix::{Addr, Context, Handler, Message, ResponseFuture};
+use actix::{Context, Handler, Message, ResponseFuture};
 use slog::{debug, info, warn};
 use tokio::sync::SemaphorePermit;
 
@@ -37,7 +37,7 @@ use crate::{
         instance_state::InstanceState,
         service::ServiceRef,
     },
-    runtime::{history::RegistryEventKind, supervision},
+    runtime::history::RegistryEventKind,
 };
 
 /// Sends one heartbeat. A server that does not know the instance registers it.
@@ -129,7 +129,7 @@ impl Handler<SendHeartbeat> for Registry {
                 }
                 // The caller keeps the instance alive, so it must not be deregistered in the background.
                 shared.desired.forget_leftover(&key);
-                shared.beat_by_hand(&key, desired.as_deref().unwrap_or(&instance)).await
+                shared.beat_by_hand(&key, desired.as_ref().unwrap_or(&instance)).await
             }
         })
     }
@@ -193,9 +193,7 @@ impl Shared {
     ) -> Result<BeatOutcome, Error> {
         let mut turn = self.desired.queue(&beat.key);
         let outcome = if turn.is_behind_changes_only() && self.needs_a_beat(&beat.key) {
-            let outcome = self.beat_past_changes(beat).await;
-            turn.end_after_others();
-            outcome
+            self.beat_past_changes(beat).await
         } else {
             if turn.is_behind_others() {
                 // The turns before this one may take long. Let other instances beat meanwhile.
@@ -240,8 +238,9 @@ impl Shared {
     async fn beat(&self, beat: &Beat) -> Result<BeatOutcome, Error> {
         let deregistered = self.deregister_leftover(&beat.key).await;
         let epoch = self.nacos.epoch();
-        let state =
-            |desired: &DesiredInstance| (desired.instance.clone(), desired.to_register(epoch), desired.is_late());
+        let state = |desired: &DesiredInstance| {
+            (desired.instance.clone(), desired.to_register(epoch).cloned(), desired.is_late())
+        };
         let Some((instance, to_register, was_late)) = self.desired.get(&beat.key, state) else {
             return deregistered.map(|()| BeatOutcome::NotDesired);
         };
@@ -350,31 +349,31 @@ impl Shared {
     /// Registers the instance again with the values `before` a change that failed and may have been applied.
     ///
     /// The next beat does it. A persistent instance gets a Heartbeat for this one purpose.
-    pub(super) fn restore(&self, key: &Arc<InstanceKey>, before: Option<Rc<Instance>>) {
-        self.desired.update(key, |desired| desired.restore = before);
+    pub(super) fn restore(&self, key: &Arc<InstanceKey>, before: Option<Instance>) {
+        self.desired.update(key, |desired| desired.restore = before.map(Box::new));
         self.start_restoring(key);
     }
 
     /// Starts a Heartbeat that registers a persistent instance again. An ephemeral instance has a Heartbeat already.
     pub(super) fn start_restoring(&self, key: &Arc<InstanceKey>) {
         let start = |desired: &mut DesiredInstance| {
-            desired.heartbeat.get_or_insert_with(|| self.start_heartbeat(self.new_heartbeat(key, &desired.instance)));
+            desired.heartbeat.get_or_insert_with(|| self.new_heartbeat(key, &desired.instance).start_supervised());
         };
         self.desired.update(key, start);
     }
 
     /// Deregisters a leftover in the background, until a server confirms it.
     pub(super) fn deregister_in_background(&self, key: &Arc<InstanceKey>) {
-        let heartbeat = || Heartbeat::new(key.clone(), self.beat_recipient.clone(), None, self.grid).at_once();
-        self.desired.leftover(key, |leftover| leftover.heartbeat = Some(self.start_heartbeat(heartbeat())));
+        let heartbeat = || Heartbeat::new(key.clone(), None, self.heartbeat_settings.clone()).at_once();
+        self.desired.leftover(key, |leftover| {
+            // Deregistering may have failed before.
+            leftover.stop();
+            leftover.heartbeat = Some(heartbeat().start_supervised());
+        });
     }
 
     pub(super) fn new_heartbeat(&self, key: &Arc<InstanceKey>, instance: &Instance) -> Heartbeat {
-        Heartbeat::new(key.clone(), self.beat_recipient.clone(), instance.preserved_interval(), self.grid)
-    }
-
-    pub(super) fn start_heartbeat(&self, heartbeat: Heartbeat) -> Addr<Heartbeat> {
-        supervision::start(heartbeat, 1, self.log.clone())
+        Heartbeat::new(key.clone(), instance.preserved_interval(), self.heartbeat_settings.clone())
     }
 
     /// Ends the Heartbeat of a persistent instance once the instance is registered.
@@ -436,5 +435,21 @@ mod tests {
         assert!(waiting.as_mut().now_or_never().is_none());
         drop(turn);
         assert_eq!(waiting.await, Ok(Ok(BeatOutcome::NotDesired)));
+    }
+
+    #[actix::test]
+    async fn a_leftover_has_one_heartbeat_however_often_deregistering_fails() {
+        let (_registry, shared) = registry_without_server();
+        shared.desired.add_leftover(&key(1), true);
+        let start = || {
+            shared.deregister_in_background(&key(1));
+            shared.desired.leftover(&key(1), |leftover| leftover.heartbeat.clone()).flatten().unwrap()
+        };
+        let (first, second) = (start(), start());
+        for _ in 0..10 {
+            actix_rt::task::yield_now().await;
+        }
+        assert!(second.upgrade().is_some());
+        assert!(first.upgrade().is_none(), "two Heartbeats for one leftover");
     }
 }

@@ -7,8 +7,8 @@
 //!
 //! A [`Turn`] is the right to work on one instance. Each message takes one when the mailbox receives it, and drops
 //! it when its work is done; so messages about one instance take effect in their order, and others never wait.
-//! Turns are *exclusive* if they may remove the instance or change its kind. A beat waits for those, and passes the
-//! others, which may last as long as an operation may.
+//! A turn of a change leaves the instance registered, as ephemeral or persistent as it was. It may last as long as an
+//! operation may, so beats pass it. All other turns are *exclusive*: beats wait for them.
 //!
 //! Invariants:
 //!
@@ -19,13 +19,13 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{hash_map::Entry, HashMap, HashSet},
+    collections::{hash_map::Entry, HashMap, HashSet, VecDeque},
     rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
-use actix::Addr;
+use actix::WeakAddr;
 use actix_rt::time::Instant;
 use foldhash::fast::RandomState as FastHash;
 use tokio::sync::oneshot;
@@ -44,7 +44,7 @@ use crate::{
 
 /// On r-nacos each instance is read after this many beats. That is every 30 s, at the interval of 5 s that r-nacos asks
 /// for.
-const BEATS_PER_READ: u32 = 6;
+const BEATS_PER_READ: u8 = 6;
 
 /// One instance that this application wants registered.
 ///
@@ -54,15 +54,15 @@ pub(crate) struct DesiredInstance {
     pub(crate) key: Arc<InstanceKey>,
     /// The values that the application gave. `healthy` becomes true with the first registration, because a later one
     /// must not make an instance unhealthy that sends heartbeats.
-    pub(crate) instance: Rc<Instance>,
+    pub(crate) instance: Instance,
     /// `None` for a persistent instance, unless it waits to be registered.
-    pub(crate) heartbeat: Option<Addr<Heartbeat>>,
+    pub(crate) heartbeat: Option<WeakAddr<Heartbeat>>,
     /// The epoch in which the server in use accepted these values, a past one if another server did; `None` while no
     /// server has.
     pub(crate) known_to: Option<u64>,
     /// The values before a change that failed and that a server may have applied all the same. They are registered
     /// instead of the next beat.
-    pub(crate) restore: Option<Rc<Instance>>,
+    pub(crate) restore: Option<Box<Instance>>,
     pub(crate) state: InstanceState,
     pub(crate) since: Instant,
     /// When this Registry last registered the instance.
@@ -73,17 +73,17 @@ pub(crate) struct DesiredInstance {
     pub(super) rejections: u32,
     pub(crate) beats: u64,
     /// On r-nacos: the number of beats until the instance is read.
-    beats_until_read: u32,
+    beats_until_read: u8,
     pub(super) publisher: StatePublisher,
 }
 
 impl DesiredInstance {
     /// An instance that no server has accepted yet.
-    pub(crate) fn new(key: Arc<InstanceKey>, instance: Instance, heartbeat: Option<Addr<Heartbeat>>) -> Self {
+    pub(crate) fn new(key: Arc<InstanceKey>, instance: Instance, heartbeat: Option<WeakAddr<Heartbeat>>) -> Self {
         DesiredInstance {
             publisher: StatePublisher::new(key.clone()),
             key,
-            instance: Rc::new(instance),
+            instance,
             heartbeat,
             known_to: None,
             restore: None,
@@ -94,7 +94,7 @@ impl DesiredInstance {
             rejections: 0,
             beats: 0,
             // Random, so that instances that are registered together are not read together.
-            beats_until_read: fastrand::u32(1..=BEATS_PER_READ),
+            beats_until_read: fastrand::u8(1..=BEATS_PER_READ),
         }
     }
 
@@ -112,11 +112,11 @@ impl DesiredInstance {
     /// epoch that knows the instance: in another epoch the server has not seen the change that failed.
     ///
     /// `None` means that a beat is enough.
-    pub(crate) fn to_register(&self, epoch: u64) -> Option<Rc<Instance>> {
+    pub(crate) fn to_register(&self, epoch: u64) -> Option<&Instance> {
         if self.known_to == Some(epoch) && !self.is_expired() {
-            self.restore.clone()
+            self.restore.as_deref()
         } else {
-            Some(self.instance.clone())
+            Some(&self.instance)
         }
     }
 
@@ -130,7 +130,7 @@ impl DesiredInstance {
     }
 
     /// Replaces the Heartbeat, if the instance has one.
-    pub(crate) fn replace_heartbeat(&mut self, start: impl FnOnce() -> Addr<Heartbeat>) {
+    pub(crate) fn replace_heartbeat(&mut self, start: impl FnOnce() -> WeakAddr<Heartbeat>) {
         if let Some(heartbeat) = &mut self.heartbeat {
             stop(Some(heartbeat));
             *heartbeat = start();
@@ -139,11 +139,11 @@ impl DesiredInstance {
 
     /// Notes that a server accepted a registration that was sent in `epoch`.
     pub(crate) fn registered(&mut self, epoch: u64) {
-        Rc::make_mut(&mut self.instance).healthy = true;
+        self.instance.healthy = true;
         self.known_to = Some(epoch);
         self.restore = None;
-        self.last_written = Some(Instant::now());
         self.succeeded();
+        self.last_written = self.last_success;
     }
 
     /// Notes that a server accepted a beat.
@@ -211,7 +211,7 @@ pub(crate) struct Leftover {
     pub(crate) ephemeral: bool,
     /// Deregisters the instance in the background. `None` while an operation is under way, and when a server rejects
     /// deregistering.
-    pub(crate) heartbeat: Option<Addr<Heartbeat>>,
+    pub(crate) heartbeat: Option<WeakAddr<Heartbeat>>,
 }
 
 impl Leftover {
@@ -226,8 +226,8 @@ impl Drop for Leftover {
     }
 }
 
-fn stop(heartbeat: Option<&Addr<Heartbeat>>) {
-    if let Some(heartbeat) = heartbeat {
+fn stop(heartbeat: Option<&WeakAddr<Heartbeat>>) {
+    if let Some(heartbeat) = heartbeat.and_then(WeakAddr::upgrade) {
         heartbeat.do_send(StopBeating);
     }
 }
@@ -323,7 +323,7 @@ impl DesiredInstances {
     }
 
     #[cfg(feature = "_testing")]
-    pub(crate) fn heartbeats(&self) -> Vec<Addr<Heartbeat>> {
+    pub(crate) fn heartbeats(&self) -> Vec<WeakAddr<Heartbeat>> {
         let (desired, leftovers) = (self.desired.borrow(), self.leftovers.borrow());
         let desired = desired.values().filter_map(|desired| desired.heartbeat.clone());
         desired.chain(leftovers.values().filter_map(|leftover| leftover.heartbeat.clone())).collect()
@@ -342,10 +342,10 @@ impl DesiredInstances {
 ///
 /// It exists as long as it has turns, so idle instances cost nothing here.
 struct Queue {
-    /// The number of the last turn.
-    last: u64,
-    /// Resolves when the last turn ends.
-    ended: oneshot::Receiver<()>,
+    /// The number of the first turn, the only one that has come.
+    first: u64,
+    /// The turns behind it, in order. Dropping a sender starts the turn.
+    waiting: VecDeque<(u64, oneshot::Sender<()>)>,
     /// How many turns a beat must wait for.
     exclusive: usize,
 }
@@ -361,43 +361,42 @@ impl Turns {
     fn take(self: &Rc<Self>, key: &Arc<InstanceKey>, is_exclusive: bool) -> Turn {
         let number = self.next.get();
         self.next.set(number + 1);
-        let (ends, ended) = oneshot::channel();
         let mut queues = self.queues.borrow_mut();
-        let queue = Queue { last: number, ended, exclusive: usize::from(is_exclusive) };
-        let (before, is_behind_exclusive) = match queues.entry(key.clone()) {
+        let (comes, is_behind_exclusive) = match queues.entry(key.clone()) {
             Entry::Vacant(vacant) => {
-                vacant.insert(queue);
+                let exclusive = usize::from(is_exclusive);
+                vacant.insert(Queue { first: number, waiting: VecDeque::new(), exclusive });
                 (None, false)
             }
-            Entry::Occupied(mut known) => {
-                let ahead = known.get().exclusive;
-                let before = known.insert(Queue { exclusive: ahead + queue.exclusive, ..queue });
-                (Some(before.ended), ahead > 0)
+            Entry::Occupied(mut queue) => {
+                let queue = queue.get_mut();
+                let (start, comes) = oneshot::channel();
+                queue.waiting.push_back((number, start));
+                let is_behind_exclusive = queue.exclusive > 0;
+                queue.exclusive += usize::from(is_exclusive);
+                (Some(comes), is_behind_exclusive)
             }
         };
         let (turns, key) = (self.clone(), key.clone());
-        Turn { turns, key, number, is_exclusive, is_behind_exclusive, before, _ends: ends }
+        Turn { turns, key, number, is_exclusive, is_behind_exclusive, comes }
     }
 }
 
 /// A position in the queue of one instance. An application's message takes it when the mailbox receives the message, a
-/// beat when it has a permit. Dropping a turn starts the next one.
-///
-/// Turns form a chain: each waits for the end of the one before, by a channel that the other end drops.
+/// beat when it has a permit. A turn comes when all turns before it have been dropped.
 pub(crate) struct Turn {
     turns: Rc<Turns>,
     key: Arc<InstanceKey>,
     number: u64,
     is_exclusive: bool,
     is_behind_exclusive: bool,
-    before: Option<oneshot::Receiver<()>>,
-    /// Dropped with the turn. The next turn waits for that.
-    _ends: oneshot::Sender<()>,
+    /// Resolves when this turn comes; `None` after that.
+    comes: Option<oneshot::Receiver<()>>,
 }
 
 impl Turn {
     pub(crate) fn is_behind_others(&self) -> bool {
-        self.before.is_some()
+        self.comes.is_some()
     }
 
     /// Whether a beat may overtake all turns before this one.
@@ -407,26 +406,12 @@ impl Turn {
         self.is_behind_others() && !self.is_behind_exclusive
     }
 
-    /// Ends the turn of a beat that has overtaken the turns before it. Later turns still wait for those, but beats do
-    /// not.
-    pub(crate) fn end_after_others(mut self) {
-        self.give_up_exclusion();
-        actix_rt::spawn(async move { self.come().await });
-    }
-
-    fn give_up_exclusion(&mut self) {
-        if std::mem::take(&mut self.is_exclusive) {
-            if let Some(queue) = self.turns.queues.borrow_mut().get_mut(&self.key) {
-                queue.exclusive = queue.exclusive.saturating_sub(1);
-            }
-        }
-    }
-
     /// Waits until all turns before this one have ended.
     pub(crate) async fn come(&mut self) {
-        if let Some(before) = self.before.take() {
-            // An error means that the sender was dropped, which is how turns end.
-            let _ = before.await;
+        if let Some(comes) = &mut self.comes {
+            // An error means that the sender was dropped, which is how a turn starts.
+            let _ = comes.await;
+            self.comes = None;
         }
     }
 }
@@ -434,12 +419,16 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut queues = self.turns.queues.borrow_mut();
-        let Entry::Occupied(mut queue) = queues.entry(self.key.clone()) else { return };
-        if queue.get().last == self.number {
-            queue.remove();
+        let Entry::Occupied(mut entry) = queues.entry(self.key.clone()) else { return };
+        let queue = entry.get_mut();
+        queue.exclusive = queue.exclusive.saturating_sub(usize::from(self.is_exclusive));
+        if queue.first != self.number {
+            // Given up before it came: the turns behind it still wait for those before it.
+            queue.waiting.retain(|(number, _)| *number != self.number);
+        } else if let Some((next, _start)) = queue.waiting.pop_front() {
+            queue.first = next;
         } else {
-            let exclusive = &mut queue.get_mut().exclusive;
-            *exclusive = exclusive.saturating_sub(usize::from(self.is_exclusive));
+            entry.remove();
         }
     }
 }
@@ -450,20 +439,16 @@ pub(super) mod tests {
     use futures_util::FutureExt as _;
 
     use super::{
-        super::heartbeat::{Beat, BeatOutcome},
+        super::heartbeat::{Beat, BeatOutcome, HeartbeatSettings},
         *,
     };
-    use crate::{
-        error::Operation,
-        model::service::ServiceName,
-        runtime::{supervision, timer_grid::Grid},
-    };
+    use crate::{error::Operation, model::service::ServiceName, runtime::timer_grid::Grid};
 
     pub(crate) fn key(port: u16) -> Arc<InstanceKey> {
         Arc::new(InstanceKey::of(&ServiceName::parse("orders").unwrap(), &Instance::new("127.0.0.7", port)))
     }
 
-    fn desired(port: u16, heartbeat: Option<&Addr<Heartbeat>>) -> DesiredInstance {
+    fn desired(port: u16, heartbeat: Option<&WeakAddr<Heartbeat>>) -> DesiredInstance {
         DesiredInstance::new(key(port), Instance::new("127.0.0.7", port), heartbeat.cloned())
     }
 
@@ -483,20 +468,20 @@ pub(super) mod tests {
     }
 
     /// Heartbeats whose first beats are not due within a test: the clock stands still.
-    fn heartbeats<const COUNT: usize>() -> [Addr<Heartbeat>; COUNT] {
+    fn heartbeats<const COUNT: usize>() -> [WeakAddr<Heartbeat>; COUNT] {
         tokio::time::pause();
-        std::array::from_fn(|_| {
-            let registry = NoRegistry.start().downgrade().recipient();
-            let heartbeat = Heartbeat::new(key(1), registry, Some(Duration::from_secs(3600)), Grid::new());
-            supervision::start(heartbeat, 1, slog::Logger::root(slog::Discard, slog::o!()))
-        })
+        let registry = NoRegistry.start().downgrade().recipient();
+        let log = slog::Logger::root(slog::Discard, slog::o!()).into();
+        let settings = Rc::new(HeartbeatSettings { registry, grid: Grid::new(), log });
+        let interval = Some(Duration::from_secs(3600));
+        std::array::from_fn(|_| Heartbeat::new(key(1), interval, settings.clone()).start_supervised())
     }
 
-    async fn has_ended(heartbeat: &Addr<Heartbeat>) -> bool {
+    async fn has_ended(heartbeat: &WeakAddr<Heartbeat>) -> bool {
         for _ in 0..10 {
             actix_rt::task::yield_now().await;
         }
-        !heartbeat.connected()
+        heartbeat.upgrade().is_none_or(|heartbeat| !heartbeat.connected())
     }
 
     fn registered(ephemeral: bool) -> DesiredInstance {
@@ -518,9 +503,9 @@ pub(super) mod tests {
     #[actix::test]
     async fn previous_values_are_restored_only_in_the_epoch_that_may_have_the_change() {
         let mut desired = registered(true);
-        let before = Rc::new(Instance { weight: 5.0, ..Instance::new("127.0.0.7", 1) });
-        desired.restore = Some(before.clone());
-        assert_eq!(desired.to_register(7), Some(before));
+        let before = Instance { weight: 5.0, ..Instance::new("127.0.0.7", 1) };
+        desired.restore = Some(before.clone().into());
+        assert_eq!(desired.to_register(7), Some(&before));
         assert_eq!(desired.to_register(8).map(|values| values.weight), Some(2.0));
         desired.registered(7);
         assert_eq!(desired.to_register(7), None, "once");
@@ -718,10 +703,10 @@ pub(super) mod tests {
     }
 
     #[actix::test]
-    async fn a_turn_after_a_heartbeat_that_passed_a_change_waits_for_both() {
+    async fn a_turn_after_a_heartbeat_that_passed_a_change_waits_for_the_change() {
         let desired = DesiredInstances::default();
         let change = desired.queue_change(&key(1));
-        desired.queue(&key(1)).end_after_others();
+        drop(desired.queue(&key(1)));
         let mut deregistering = desired.queue(&key(1));
         let mut come = std::pin::pin!(deregistering.come());
         actix_rt::task::yield_now().await;
@@ -734,9 +719,41 @@ pub(super) mod tests {
     async fn a_heartbeat_does_not_wait_for_an_earlier_one_that_passed_a_change() {
         let desired = DesiredInstances::default();
         let _change = desired.queue_change(&key(1));
-        desired.queue(&key(1)).end_after_others();
+        drop(desired.queue(&key(1)));
         let next = desired.queue(&key(1));
         assert!(next.is_behind_changes_only());
+    }
+
+    #[actix::test]
+    async fn a_turn_that_is_given_up_lets_no_later_one_overtake_an_earlier_one() {
+        let desired = DesiredInstances::default();
+        let first = desired.queue(&key(1));
+        let [mut second, mut third, mut fourth] = std::array::from_fn(|_| desired.queue(&key(1)));
+        assert!(second.come().now_or_never().is_none(), "it waits, and is given up then");
+        drop(second);
+        assert!(third.come().now_or_never().is_none() && fourth.come().now_or_never().is_none());
+        drop(fourth);
+        let mut last = desired.queue(&key(1));
+        assert!(third.come().now_or_never().is_none() && last.come().now_or_never().is_none());
+        drop(first);
+        assert!(third.come().now_or_never().is_some() && last.come().now_or_never().is_none());
+        drop(third);
+        assert!(last.come().now_or_never().is_some());
+        drop(last);
+        assert!(desired.keys().is_empty());
+    }
+
+    #[actix::test]
+    async fn turns_that_are_given_up_one_after_the_other_start_no_later_turn() {
+        let desired = DesiredInstances::default();
+        let first = desired.queue(&key(1));
+        let [second, third] = std::array::from_fn(|_| desired.queue(&key(1)));
+        drop(second);
+        drop(third);
+        let mut last = desired.queue(&key(1));
+        assert!(last.come().now_or_never().is_none(), "the first turn has not ended");
+        drop(first);
+        assert!(last.come().now_or_never().is_some());
     }
 
     #[actix::test]

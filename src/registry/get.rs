@@ -94,8 +94,8 @@ impl Shared {
         match present {
             Ok(present) => Ok(Instance { ephemeral: wanted.ephemeral, ..present }),
             // Lists leave out an instance that this application has disabled.
-            Err(Error::NotFound { may_be_disabled: true, .. }) if !wanted.enabled => Ok((*wanted).clone()),
-            Err(Error::NotFound { .. }) if self.may_not_show_yet(written) => Ok((*wanted).clone()),
+            Err(Error::NotFound { may_be_disabled: true, .. }) if !wanted.enabled => Ok(wanted),
+            Err(Error::NotFound { .. }) if self.may_not_show_yet(written) => Ok(wanted),
             Err(error) => Err(error),
         }
     }

@@ -6,7 +6,7 @@
 //! A request may fail and be applied all the same. So a registration first notes a leftover, and only its success
 //! makes it a desired instance. If the Registry ends in between, the shutdown deregisters the leftover.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use actix::{Context, Handler, Message, ResponseFuture};
 use slog::info;
@@ -200,7 +200,7 @@ impl Shared {
         let outcome = self.nacos.register(&key.service, &values, Patience::Operation).await;
         match &outcome {
             Ok(epoch) => {
-                self.note_registration(&key, previous.as_deref(), &values);
+                self.note_registration(&key, previous.as_ref(), &values);
                 self.set_desired(key, values, Some(*epoch));
             }
             Err(error) if error.is_retryable() => self.take_back(&key, previous),
@@ -219,7 +219,7 @@ impl Shared {
 
     /// Undoes a registration that failed, since a server may have applied it: deregisters the instance in the
     /// background, or registers it with its previous values.
-    fn take_back(&self, key: &Arc<InstanceKey>, previous: Option<Rc<Instance>>) {
+    fn take_back(&self, key: &Arc<InstanceKey>, previous: Option<Instance>) {
         self.deregister_in_background(key);
         if previous.is_some() {
             self.restore(key, previous);
@@ -233,7 +233,7 @@ impl Shared {
         let needs_heartbeat = (values.ephemeral || is_pending) && !self.nacos.is_disabled();
         let heartbeat = needs_heartbeat.then(|| {
             let heartbeat = self.new_heartbeat(&key, &values);
-            self.start_heartbeat(if is_pending { heartbeat.at_once() } else { heartbeat })
+            if is_pending { heartbeat.at_once() } else { heartbeat }.start_supervised()
         });
         self.desired.insert(DesiredInstance::new(key.clone(), values, heartbeat));
         if is_pending {

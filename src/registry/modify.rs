@@ -5,7 +5,7 @@
 //! 3.0 offers neither to clients. So an instance of this Registry is registered again with all values, which means the
 //! same everywhere. An instance that another process registered can only be changed by a PUT with all values.
 
-use std::{rc::Rc, sync::Arc};
+use std::sync::Arc;
 
 use actix::{Context, Handler, Message, ResponseFuture};
 use actix_rt::time::Instant;
@@ -144,7 +144,7 @@ impl Shared {
             Err(error) => {
                 if error.is_retryable() {
                     // A server may have applied the change.
-                    self.restore(key, Some(Rc::new(before)));
+                    self.restore(key, Some(before));
                 }
                 return Err(error);
             }
@@ -157,12 +157,12 @@ impl Shared {
     fn note_modified(&self, key: &Arc<InstanceKey>, wanted: &Instance, now_wanted: Instance, epoch: u64) {
         let has_new_interval = now_wanted.preserved_interval() != wanted.preserved_interval();
         self.note(key, |desired| {
-            desired.instance = Rc::new(now_wanted);
+            desired.instance = now_wanted;
             desired.registered(epoch);
             if desired.instance.ephemeral && has_new_interval {
                 // With the previous interval, the next beat may be due after the server has removed the instance.
                 let heartbeat = self.new_heartbeat(key, &desired.instance);
-                desired.replace_heartbeat(|| self.start_heartbeat(heartbeat));
+                desired.replace_heartbeat(|| heartbeat.start_supervised());
             }
         });
     }
@@ -178,7 +178,7 @@ impl Shared {
         let state = self.desired.get(key, |desired| (desired.restore.clone(), desired.last_written));
         match state.unwrap_or_default() {
             // The server may have applied a change that failed and that is not taken back yet.
-            (Some(restore), _) => Ok((*restore).clone()),
+            (Some(restore), _) => Ok(*restore),
             (None, Some(written)) => self.present_values(key, change, wanted, written, patience).await,
             (None, None) => Ok(wanted.clone()),
         }

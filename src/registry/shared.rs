@@ -21,8 +21,15 @@ use slog::{info, Logger};
 use tokio::sync::{watch, Semaphore};
 
 use super::{
-    answers::Answers, choosers::Choosers, desired::DesiredInstances, ejections::Ejections, heartbeat::Beat,
-    push_socket::Pushes, recent_writes::RecentWrites, server_kind::ServerKind, subscriptions::Subscriptions,
+    answers::Answers,
+    choosers::Choosers,
+    desired::DesiredInstances,
+    ejections::Ejections,
+    heartbeat::{Beat, HeartbeatSettings},
+    push_socket::Pushes,
+    recent_writes::RecentWrites,
+    server_kind::ServerKind,
+    subscriptions::Subscriptions,
     watchers::Watchers,
 };
 use crate::{
@@ -54,8 +61,7 @@ pub(crate) struct Shared {
     pub(super) recent_writes: Rc<RecentWrites>,
     pub(super) answers: Answers,
     pub(crate) grid: Grid,
-    /// The Registry, for its Heartbeat actors. Weak, so that they do not keep the Registry alive.
-    pub(super) beat_recipient: WeakRecipient<Beat>,
+    pub(super) heartbeat_settings: Rc<HeartbeatSettings>,
     /// Limits the beats under way to the number of connections, so that an application's own requests wait behind few
     /// beats.
     pub(super) beat_permits: Semaphore,
@@ -95,7 +101,8 @@ impl Shared {
         beat_recipient: WeakRecipient<Beat>,
         has_own_thread: bool,
     ) -> Result<Self, Error> {
-        let (log, history) = (config.logger.clone(), History::new());
+        let (log, history, grid) = (config.logger.clone(), History::new(), Grid::new());
+        let heartbeat_settings = HeartbeatSettings { registry: beat_recipient, grid, log: Rc::new(log.clone()) };
         Ok(Shared {
             nacos: Rc::new(Nacos::new(&config, history.clone())?),
             history,
@@ -109,8 +116,8 @@ impl Shared {
             server_kind: ServerKind::default(),
             recent_writes: Rc::default(),
             answers: Answers::default(),
-            grid: Grid::new(),
-            beat_recipient,
+            grid,
+            heartbeat_settings: Rc::new(heartbeat_settings),
             beat_permits: Semaphore::new(config.max_connections),
             heartbeat_lateness: Durations::default(),
             started_at: Instant::now(),

@@ -15,6 +15,7 @@ use std::{
     future::Future,
     panic::{catch_unwind, AssertUnwindSafe},
     pin::Pin,
+    rc::Rc,
     task::{ready, Context as TaskContext, Poll},
     time::Duration,
 };
@@ -41,7 +42,7 @@ const TASK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs `actor` on the current arbiter until the actor stops itself, or until it has neither an address nor anything to
 /// wait for.
-pub(crate) fn start<A>(actor: A, mailbox_capacity: usize, log: Logger) -> Addr<A>
+pub(crate) fn start<A>(actor: A, mailbox_capacity: usize, log: impl Into<Rc<Logger>>) -> Addr<A>
 where
     A: Supervised + Actor<Context = Context<A>>,
 {
@@ -50,12 +51,13 @@ where
     Addr::new(sender)
 }
 
-/// Drives an actor and restarts it after a panic. The future ends with the actor.
-pub(crate) fn supervise<A>(actor: A, mailbox: AddressReceiver<A>, log: Logger) -> Supervise<A>
+/// Drives an actor and restarts it after a panic, also when it has no address. The future ends with the actor. An actor
+/// whose `started` always panics never ends.
+pub(crate) fn supervise<A>(actor: A, mailbox: AddressReceiver<A>, log: impl Into<Rc<Logger>>) -> Supervise<A>
 where
     A: Supervised + Actor<Context = Context<A>>,
 {
-    Supervise { actor: Context::with_receiver(mailbox).into_future(actor), restarts: None, log }
+    Supervise { actor: Context::with_receiver(mailbox).into_future(actor), restarts: None, log: log.into() }
 }
 
 /// The future of [`supervise`].
@@ -63,7 +65,8 @@ pub(crate) struct Supervise<A: Actor<Context = Context<A>>> {
     actor: ContextFut<A, Context<A>>,
     /// `None` before the first panic, to save memory: there is one Heartbeat per instance.
     restarts: Option<Box<Restarts>>,
-    log: Logger,
+    /// Shared, for the same reason.
+    log: Rc<Logger>,
 }
 
 /// The restarts of one actor.
@@ -96,6 +99,8 @@ impl<A: Supervised + Actor<Context = Context<A>>> Supervise<A> {
     fn restart(&mut self, panic: &(dyn Any + Send)) -> bool {
         log_panic(&self.log, "restarted actor after a panic", "actor", type_name::<A>(), panic);
         self.restarts.get_or_insert_with(Restarts::begin).count();
+        // actix restarts no actor without an address, and a Heartbeat has none.
+        let _address = self.actor.address();
         catch_unwind(AssertUnwindSafe(|| self.actor.restart())).unwrap_or(false)
     }
 }
@@ -169,8 +174,10 @@ mod tests {
     impl Actor for Counting {
         type Context = Context<Self>;
 
-        fn started(&mut self, _: &mut Context<Self>) {
+        fn started(&mut self, ctx: &mut Context<Self>) {
             self.started += 1;
+            // Keeps the actor alive without an address.
+            ctx.run_later(Duration::from_secs(3600), |_, _| {});
             if self.panic_at_start > 0 {
                 self.panic_at_start -= 1;
                 panic!("staged in started");
@@ -270,6 +277,18 @@ mod tests {
         supervise_task(task, &Logger::root(BrokenDrain, slog::o!())).await;
         assert_eq!(times.get(), 3);
         assert!(began.elapsed() >= TASK_PAUSE * 2, "no hot loop: {:?}", began.elapsed());
+    }
+
+    #[actix::test]
+    async fn an_actor_without_an_address_is_restarted_too() {
+        tokio::time::pause();
+        let address = begin(Counting::default());
+        let weak = address.downgrade();
+        address.do_send(Misbehave::InTimer);
+        drop(address);
+        sleep(Duration::from_millis(5)).await;
+        let (started, _) = weak.upgrade().expect("it lives").send(Count).await.unwrap();
+        assert_eq!(started, 2);
     }
 
     #[actix::test]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture};
+use actix::{Actor, AsyncContext, Context, Handler, Message, ResponseFuture, WeakAddr, WrapFuture};
 
 use crate::{
     discovery::{push_receiver::PushReceiver, subscriber::Subscriber},
@@ -103,7 +103,10 @@ impl Handler<TriggerPanic> for Registry {
                 let panic = Panic(site);
                 match actor {
                     ActorKind::Registry => {}
-                    ActorKind::Heartbeats => shared.desired.heartbeats().iter().for_each(|actor| actor.do_send(panic)),
+                    ActorKind::Heartbeats => {
+                        let heartbeats = shared.desired.heartbeats();
+                        heartbeats.iter().filter_map(WeakAddr::upgrade).for_each(|actor| actor.do_send(panic));
+                    }
                     ActorKind::Subscribers => {
                         shared.subscriptions.all().iter().for_each(|(_, actor)| actor.do_send(panic));
                     }
