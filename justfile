@@ -69,10 +69,11 @@ loom model="":
     cargo run --release --target-dir target --manifest-path loom/Cargo.toml -- {{ model }}
 
 # Needs `rustup +nightly component add miri rust-src`. What is skipped shares no memory and computes for long. arc-swap
-# casts integers to pointers, which Miri would warn of.
+# casts integers to pointers, which Miri would warn of. Miri runs all threads of a program in turn, so tests that run at
+# the same time would only make each other miss their time limits.
 # Unit tests of `src/discovery/view/` under Miri.
 miri filter="discovery::view":
-    MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-permissive-provenance" cargo +nightly miri test --lib -- {{ filter }} --skip alias_table --skip hash_table --skip budget
+    MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-permissive-provenance" cargo +nightly miri test --lib -- {{ filter }} --skip alias_table --skip hash_table --skip budget --test-threads 1
 
 # Looks for a panic in one fuzz target of `fuzz/`, for 15 minutes. Needs cargo-fuzz and a nightly toolchain.
 fuzz target seconds="900":

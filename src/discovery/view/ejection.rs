@@ -628,7 +628,8 @@ mod tests {
 
     /// Begins a call of the instance at this port. `None` if the instance gets no calls.
     fn call(view: &ServiceView, port: u16) -> Option<Call> {
-        (0..200).map(|_| view.begin().unwrap()).find(|call| call.port == port)
+        let calls = if cfg!(miri) { 60 } else { 200 };
+        (0..calls).map(|_| view.begin().unwrap()).find(|call| call.port == port)
     }
 
     fn fail(view: &ServiceView, port: u16, times: usize) {
@@ -651,7 +652,8 @@ mod tests {
         fail(&view, 1, 1);
         assert_eq!(ejected(&view), [1]);
         assert!(call(&view, 1).is_none());
-        assert!((0..1000).all(|_| view.select_one().unwrap().port != 1), "nor does `select_one` choose it");
+        let choices = if cfg!(miri) { 50 } else { 1000 };
+        assert!((0..choices).all(|_| view.select_one().unwrap().port != 1), "nor does `select_one` choose it");
     }
 
     #[actix::test]
@@ -659,7 +661,7 @@ mod tests {
         let (view, _control) = paused(3, |selection| selection.policy(Policy::WeightedRoundRobin));
         let mut under_way = std::collections::VecDeque::new();
         let mut reached = 0;
-        for _ in 0..1000 {
+        for _ in 0..if cfg!(miri) { 100 } else { 1000 } {
             let call = view.begin().unwrap();
             reached += u32::from(call.port == 1);
             under_way.push_back(call);
@@ -924,7 +926,7 @@ mod tests {
         let filtered = view.with(|selection| selection.only(|_| true));
         control.publish(instances(1..=4));
         for view in [&view, &filtered] {
-            assert!((0..1000).all(|_| view.select_one().unwrap().port != 1));
+            assert!((0..if cfg!(miri) { 50 } else { 1000 }).all(|_| view.select_one().unwrap().port != 1));
             assert!(call(view, 1).is_none());
         }
         tokio::time::advance(30 * SECOND).await;
@@ -935,7 +937,7 @@ mod tests {
     #[actix::test]
     async fn records_do_not_pile_up_for_instances_that_come_and_go() {
         let (view, control) = paused(3, |selection| selection);
-        for first in 1..500 {
+        for first in 1..if cfg!(miri) { 50 } else { 500 } {
             control.publish(instances(first..=first + 2));
             view.begin().unwrap().failed();
             tokio::time::advance(SECOND).await;
@@ -978,7 +980,8 @@ mod tests {
     #[test]
     fn subscriptions_that_have_ended_do_not_pile_up() {
         let records = ServiceRecords::new(service(), None);
-        (0..100).for_each(|_| drop(ViewWriter::new(service(), String::new(), records.clone())));
+        (0..if cfg!(miri) { 20 } else { 100 })
+            .for_each(|_| drop(ViewWriter::new(service(), String::new(), records.clone())));
         assert!(records.known().sources.len() <= 1);
     }
 
