@@ -85,6 +85,12 @@ fuzz target seconds="900":
 mutants file tests="":
     cargo mutants --output target --cargo-arg=--lib -f {{ file }} -- {{ tests }}
 
+# `just semver 9a01512` compares with that commit. Needs cargo-semver-checks, which does not compare the
+# types of fields, arguments and results.
+# Breaking changes of the API since a revision.
+semver revision:
+    cargo semver-checks --baseline-rev {{ revision }} --only-explicit-features --features actix-web,embedded,rustls,tracing
+
 # Seeds of the deterministic simulation, from 0 on; `SEED=7 cargo test --release --test simulation` repeats one.
 simulation seeds="1000":
     SEEDS={{ seeds }} cargo test --release --test simulation
