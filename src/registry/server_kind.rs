@@ -68,11 +68,38 @@ mod tests {
     #[test]
     fn r_nacos_is_known_by_the_id_of_an_instance() {
         assert_eq!(kind_of(&shown("127.0.0.7#80")), Some(Kind::RNacos));
-        assert_eq!(kind_of(&shown("127.0.0.7#80#DEFAULT#DEFAULT_GROUP@@orders")), Some(Kind::Nacos));
-        let (operation, server, reason) = (Operation::Get, "a:1".to_owned(), String::new());
-        let gone = Error::Unsupported { operation, server: server.clone(), reason: reason.clone() };
-        assert_eq!(kind_of(&Err(gone)), Some(Kind::Nacos));
-        assert_eq!(kind_of(&Err(Error::Unreachable { operation, server, reason })), None);
+        for other in ["127.0.0.7#80#DEFAULT#DEFAULT_GROUP@@orders", "127.0.0.7#8", "127.0.0.8#80", "127.0.0.7", ""] {
+            assert_eq!(kind_of(&shown(other)), Some(Kind::Nacos), "{other:?}");
+        }
         assert_eq!(kind_of(&Ok(None)), None, "another server answered");
+    }
+
+    #[test]
+    fn only_nacos_3_rejects_the_read() {
+        let (operation, server, reason) = (Operation::Get, String::new, String::new);
+        let kind = |error: Error| kind_of(&Err(error));
+        let gone = Error::Unsupported { operation, server: server(), reason: reason() };
+        assert_eq!(kind(gone), Some(Kind::Nacos));
+        let denied = Error::Unauthorized { operation, server: server(), reason: reason() };
+        assert_eq!(kind(denied), Some(Kind::Nacos));
+        let unreachable = Error::Unreachable { operation, server: server(), reason: reason() };
+        assert_eq!(kind(unreachable), None);
+        let unreadable = Error::Unreadable { operation, server: server(), reason: reason() };
+        assert_eq!(kind(unreadable), None, "any server may answer so");
+        assert_eq!(kind(Error::Stopped), None);
+    }
+
+    #[test]
+    fn the_kind_is_known_in_the_epoch_in_which_it_was_found_and_in_no_other() {
+        let kind = ServerKind::default();
+        assert_eq!(kind.in_epoch(0), None, "nothing was found yet");
+        for (epoch, found) in [(3, Kind::Nacos), (4, Kind::RNacos), (5, Kind::Unknown(Instant::now()))] {
+            assert_eq!(kind.in_epoch(epoch), None);
+            kind.set(epoch, found);
+            assert_eq!(kind.in_epoch(epoch), Some(found));
+            assert_eq!((kind.in_epoch(epoch - 1), kind.in_epoch(epoch + 1)), (None, None));
+        }
+        kind.set(5, Kind::Nacos);
+        assert_eq!(kind.in_epoch(5), Some(Kind::Nacos), "a later read showed the kind");
     }
 }
