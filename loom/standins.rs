@@ -3,7 +3,7 @@
 //!
 //! `Arc` and `Weak` stay those of std: loom has no `Weak`. Their counts are no points of interleaving.
 
-pub use std::{borrow, cell, cmp, env, fmt, future, hash, hint, io, mem, net, ops, panic, pin, ptr, task};
+pub use std::{array, borrow, cell, cmp, env, fmt, future, hash, hint, io, mem, net, ops, panic, pin, ptr, task};
 
 pub use actix_derive::Message;
 

@@ -11,7 +11,7 @@ use super::{
     choice::{Choice, Chosen},
     clock::{coarse_millis, Now},
     hash_table::hash_of,
-    list::{List, Target},
+    list::{Block, Callable, List},
     policy::Policy,
     record::Admission,
     service_view::ServiceView,
@@ -31,7 +31,7 @@ const LONG_LATENCY: Duration = Duration::from_millis(20);
 /// than [`slow_after`](crate::Selection::slow_after), it counts as failed.
 ///
 /// Keep a `Call` as long as the call lasts: until then it counts as in flight, which [`Policy::LeastLoaded`] needs. It
-/// keeps only the instance in memory, not the list. It is `Send`, and may be reported from any thread.
+/// keeps only a few instances in memory, not the list. It is `Send`, and may be reported from any thread.
 ///
 /// | report | counts as | failures in a row |
 /// |---|---|---|
@@ -54,7 +54,9 @@ const LONG_LATENCY: Duration = Duration::from_millis(20);
 /// ```
 #[must_use = "a call that is dropped at once is cancelled"]
 pub struct Call {
-    target: Arc<Target>,
+    block: Arc<Block>,
+    /// In the list that had the block.
+    place: usize,
     admission: Admission,
     /// In milliseconds of the coarse clock.
     began: u64,
@@ -80,7 +82,7 @@ impl Call {
     ///
     /// Clone the `Arc` to exclude the instance from a retry: see [`begin_excluding`](ServiceView::begin_excluding).
     pub fn instance(&self) -> &Arc<Instance> {
-        &self.target.instance
+        &self.callable().instance
     }
 
     /// Reports that the instance answered as it should.
@@ -112,7 +114,7 @@ impl Call {
         self.may_be_slow = false;
         if let Admission::Probe(probe) = self.admission {
             self.admission = Admission::Granted;
-            self.target.records.probe_succeeded(self.target.called(), probe);
+            self.block.records.probe_succeeded(self.callable().called(), probe);
         }
     }
 
@@ -125,6 +127,11 @@ impl Call {
     }
 
     #[inline]
+    fn callable(&self) -> &Callable {
+        self.block.at(self.place)
+    }
+
+    #[inline]
     fn note_latency(&mut self, succeeded: bool) {
         let took = match std::mem::replace(&mut self.latency, Latency::Ignored) {
             Latency::Ignored => return,
@@ -134,7 +141,7 @@ impl Call {
                 _ => return,
             },
         };
-        self.target.record.observe(took, coarse_millis() as u32, succeeded);
+        self.callable().record.observe(took, coarse_millis() as u32, succeeded);
     }
 
     /// How long the call has lasted, exact to about 10 ms.
@@ -144,24 +151,24 @@ impl Call {
 
     #[cold]
     fn has_failed(&self) {
-        let Target { records, record, list, .. } = &*self.target;
-        let list = list.upgrade();
+        let (records, record) = (&self.block.records, &self.callable().record);
+        let list = self.block.list.upgrade();
         let eject = list.as_ref().map(|list| list.selection.eject).unwrap_or_default();
         if let Admission::Probe(probe) = self.admission {
-            return records.probe_failed(self.target.called(), probe, &eject);
+            return records.probe_failed(self.callable().called(), probe, &eject);
         }
         let failures = record.count_failure();
-        records.call_failed(self.target.called(), failures, &eject, || list.as_ref()?.count_ejected());
+        records.call_failed(self.callable().called(), failures, &eject, || list.as_ref()?.count_ejected());
     }
 
     /// Counts as cancelled, or as failed if the call lasted too long.
     #[cold]
     fn was_dropped(&self) {
-        let slow_after = self.target.list.upgrade().map(|list| list.selection.slow_after);
+        let slow_after = self.block.list.upgrade().map(|list| list.selection.slow_after);
         if self.may_be_slow && slow_after.is_some_and(|limit| self.lasted() > limit) {
             self.has_failed();
         } else if let Admission::Probe(probe) = self.admission {
-            self.target.record.end_probe(probe);
+            self.callable().record.end_probe(probe);
         }
     }
 }
@@ -169,11 +176,13 @@ impl Call {
 impl Drop for Call {
     #[inline]
     fn drop(&mut self) {
-        self.target.record.call_ended(self.succeeded);
+        self.callable().record.call_ended(self.succeeded);
         self.note_latency(self.succeeded == Some(true));
         match (self.succeeded, self.admission) {
-            (Some(true), Admission::Probe(probe)) => self.target.records.probe_succeeded(self.target.called(), probe),
-            (Some(true), _) => self.target.record.forget_failures(),
+            (Some(true), Admission::Probe(probe)) => {
+                self.block.records.probe_succeeded(self.callable().called(), probe)
+            }
+            (Some(true), _) => self.callable().record.forget_failures(),
             (Some(false), _) => self.has_failed(),
             (None, _) => self.was_dropped(),
         }
@@ -184,7 +193,7 @@ impl Deref for Call {
     type Target = Instance;
 
     fn deref(&self) -> &Instance {
-        &self.target.instance
+        &self.callable().instance
     }
 }
 
@@ -287,18 +296,17 @@ impl ServiceView {
         let callable = list.callable(&self.shared);
         let now = Now::default();
         let choice = Choice { shared, list: &list, callable, key, tried, now, millis: began, may_probe: true };
-        let chosen = choice.choose(random);
-        let chosen = chosen.and_then(|Chosen { place, admission }| Some((callable.get(place)?, admission)));
-        let Some((callable, admission)) = chosen else { return Err(self.no_instance_in(&list)) };
-        callable.fetch();
+        let Some(Chosen { place, admission }) = choice.choose(random) else { return Err(self.no_instance_in(&list)) };
+        let block = callable.block(place);
+        let callable = block.at(place);
         callable.record.call_began();
-        let target = callable.target.clone();
+        let block = block.clone();
         let latency = match shared.selection.policy {
             Policy::LeastLoaded if callable.record.is_to_be_measured(began as u32) => Latency::Exact(Instant::now()),
             Policy::LeastLoaded => Latency::Coarse,
             _ => Latency::Ignored,
         };
-        Ok(Call { target, admission, began, latency, may_be_slow: true, succeeded: None })
+        Ok(Call { block, place, admission, began, latency, may_be_slow: true, succeeded: None })
     }
 
     pub(super) fn no_instance(&self) -> Error {

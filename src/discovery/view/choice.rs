@@ -17,7 +17,7 @@ use std::sync::{atomic::Ordering, Arc};
 use super::{
     clock::Now,
     hash_table::mix,
-    list::{Callable, Group, List, SharedList},
+    list::{Callable, Callables, Group, List, SharedList},
     policy::Policy,
     record::{is_less_loaded, Admission},
 };
@@ -33,7 +33,7 @@ const DRAWS: u32 = 8;
 pub(super) struct Choice<'a> {
     pub(super) shared: &'a SharedList,
     pub(super) list: &'a List,
-    pub(super) callable: &'a [Callable],
+    pub(super) callable: &'a Callables,
     /// The hash of the caller's key, if there is one.
     pub(super) key: Option<u64>,
     pub(super) tried: &'a [Arc<Instance>],
@@ -119,7 +119,7 @@ impl Choice<'_> {
     /// Whether the instance at this place may be called now. May claim the probe of an ejected one.
     #[inline]
     fn admitted(&self, place: usize) -> Option<Chosen> {
-        let callable = &self.callable[place];
+        let callable = self.callable.at(place);
         if self.was_tried(callable) {
             return None;
         }
@@ -135,7 +135,7 @@ impl Choice<'_> {
     /// Compares the identity too, because a newer list may have another pointer for the same instance.
     fn was_tried(&self, callable: &Callable) -> bool {
         self.tried.iter().any(|tried| {
-            let instance = &callable.target.instance;
+            let instance = &callable.instance;
             Arc::ptr_eq(tried, instance) || tried.key_in_service() == instance.key_in_service()
         })
     }
@@ -154,7 +154,7 @@ impl Choice<'_> {
     /// Returns the less loaded of `first` and a second instance that is drawn by the weights.
     fn less_loaded(&self, group: &Group, first: Chosen) -> Chosen {
         let Some(second) = self.draw_other(group, first.place) else { return first };
-        let load = |place: usize| (&*self.callable[place].record, self.callable[place].share);
+        let load = |place: usize| (&*self.callable.at(place).record, self.callable.at(place).share);
         // A probe is taken in any case: an ejected instance has no load to compare.
         if second.admission != Admission::Granted
             || is_less_loaded(load(second.place), load(first.place), self.millis as u32)
@@ -203,7 +203,7 @@ impl Choice<'_> {
             .by_weight(all(), &|callable| !self.was_tried(callable))
             .or_else(|| self.by_weight(all(), &|callable| !callable.record.is_ejected()))
             .or_else(|| self.by_weight(all(), &|_| true))?;
-        let record = &self.callable[place].record;
+        let record = &self.callable.at(place).record;
         // If the call succeeds, the ejection ends early.
         let admission = match (record.is_ejected(), self.may_probe) {
             (false, _) => Admission::Granted,
@@ -220,7 +220,7 @@ impl Choice<'_> {
         may_be_called: &dyn Fn(&Callable) -> bool,
     ) -> Option<usize> {
         let candidates = places.filter_map(|place| {
-            let callable = &self.callable[place];
+            let callable = self.callable.at(place);
             may_be_called(callable).then_some((place, f64::from(callable.share)))
         });
         let total: f64 = candidates.clone().map(|(_, share)| share).sum();

@@ -4,8 +4,8 @@
 //! needs one random number and a look into a table.
 
 use std::{
+    array,
     collections::HashSet,
-    hint::black_box,
     ops::{Deref, Range},
     sync::{
         atomic::{self, AtomicBool, AtomicU64},
@@ -73,7 +73,7 @@ pub(super) struct List {
     /// `may_be_plain`, and no instance is ejected. Kept here, because every choice reads this cache line.
     is_plain: AtomicBool,
     new: Option<NewInstances>,
-    callable: OnceLock<Box<[Callable]>>,
+    callable: OnceLock<Callables>,
 }
 
 /// A part of a list's callable instances.
@@ -95,41 +95,68 @@ struct NewInstances {
     until: Option<Instant>,
 }
 
-/// What calls need of an instance, in half a cache line. A choice reads only this and the record, so that it waits for
-/// few cache lines.
+/// What calls need of the instances that can be called, by place.
 #[derive(Debug)]
-#[repr(align(32))]
-pub(super) struct Callable {
-    pub(super) record: Arc<Record>,
-    pub(super) target: Arc<Target>,
-    instance: Arc<Instance>,
-    /// The instance's weight in units of the mean over all callable instances.
-    pub(super) share: f32,
+pub(super) struct Callables {
+    blocks: Box<[Arc<Block>]>,
+    len: usize,
 }
 
-/// The part of a list that a call keeps in memory: one instance and its record.
+/// What calls need of the instances at neighbouring places. It is the part of a list that a call keeps in memory. The
+/// call does not keep the list, because it may last much longer.
 ///
-/// It does not keep the list, because a call may last much longer than a list.
+/// The instances share one reference count, so that the counts of all instances of a list stay in the processor's
+/// cache.
 #[derive(Debug)]
-pub(super) struct Target {
-    pub(super) instance: Arc<Instance>,
-    pub(super) record: Arc<Record>,
+pub(super) struct Block {
+    /// The last block of a list repeats its last instance.
+    callable: [Callable; BLOCK],
     pub(super) records: Arc<ServiceRecords>,
     /// Only failed and dropped calls need the list, for its settings.
     pub(super) list: Weak<SharedList>,
 }
 
-impl Callable {
-    /// Reads the cache lines that the call will write, and the line that its caller will read. The processor fetches
-    /// lines for reads together, but would wait for the line of each write.
+/// How many instances a block has. Larger ones are no faster, and keep more instances in memory.
+const BLOCK: usize = 16;
+
+/// What calls need of an instance. A choice reads only this and the record, so that it waits for few cache lines.
+#[derive(Debug)]
+pub(super) struct Callable {
+    pub(super) record: Arc<Record>,
+    pub(super) instance: Arc<Instance>,
+    /// The instance's weight in units of the mean over all callable instances.
+    pub(super) share: f32,
+}
+
+impl Callables {
     #[inline]
-    pub(super) fn fetch(&self) {
-        let of_target = Arc::as_ptr(&self.target.record) as usize;
-        black_box(of_target ^ self.record.failures() as usize ^ usize::from(self.instance.port));
+    pub(super) fn block(&self, place: usize) -> &Arc<Block> {
+        &self.blocks[place / BLOCK]
+    }
+
+    #[inline]
+    pub(super) fn at(&self, place: usize) -> &Callable {
+        self.block(place).at(place)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Callable> {
+        (0..self.len).map(|place| self.at(place))
     }
 }
 
-impl Target {
+impl Block {
+    /// `place` must be in this block.
+    #[inline]
+    pub(super) fn at(&self, place: usize) -> &Callable {
+        &self.callable[place % BLOCK]
+    }
+}
+
+impl Callable {
     pub(super) fn called(&self) -> Called<'_> {
         Called { instance: &self.instance, record: &self.record }
     }
@@ -198,27 +225,25 @@ impl List {
     /// What calls need of the instances, by place. It is prepared for the first call of a view, and from then on when a
     /// list is published.
     #[inline]
-    pub(super) fn callable(&self, shared: &Arc<SharedList>) -> &[Callable] {
+    pub(super) fn callable(&self, shared: &Arc<SharedList>) -> &Callables {
         self.callable.get_or_init(|| self.prepare_callable(shared))
     }
 
     #[cold]
-    fn prepare_callable(&self, shared: &Arc<SharedList>) -> Box<[Callable]> {
-        let instances = self.instances.iter();
+    fn prepare_callable(&self, shared: &Arc<SharedList>) -> Callables {
+        let (instances, len) = (&self.instances, self.instances.len());
         // Divide before summing, because the sum of large weights could be infinite.
-        let mean: f64 = instances.clone().map(|instance| instance.weight / instances.len() as f64).sum();
-        let records = shared.records.records(instances.clone());
-        let callable = instances.zip(records).map(|(instance, record)| {
-            let share = (instance.weight / mean).clamp(1e-9, 1e9) as f32;
-            let target = Target {
-                instance: instance.clone(),
-                record: record.clone(),
-                records: shared.records.clone(),
-                list: Arc::downgrade(shared),
-            };
-            Callable { record, target: Arc::new(target), instance: instance.clone(), share }
+        let mean: f64 = instances.iter().map(|instance| instance.weight / len as f64).sum();
+        let records = shared.records.records(instances.iter());
+        let callable = |place: usize| {
+            let share = (instances[place].weight / mean).clamp(1e-9, 1e9) as f32;
+            Callable { record: records[place].clone(), instance: instances[place].clone(), share }
+        };
+        let blocks = (0..len).step_by(BLOCK).map(|first| {
+            let callable = array::from_fn(|within| callable((first + within).min(len - 1)));
+            Arc::new(Block { callable, records: shared.records.clone(), list: Arc::downgrade(shared) })
         });
-        callable.collect()
+        Callables { blocks: blocks.collect(), len }
     }
 
     /// The part of its weight that a new instance gets, from 0.1 to 1. `None` if the instance is not new.

@@ -29,7 +29,7 @@
 //!   (`tests/allocations.rs`).
 //! - The application's predicates run when a list is published or a view is made: never in a choice, and never
 //!   under a lock.
-//! - This crate never keeps a `Guard` of the list across an `await`. A [`Call`] keeps an `Arc` of one instance instead.
+//! - This crate never keeps a `Guard` of the list across an `await`. A [`Call`] keeps a small part of the list instead.
 
 mod alias_table;
 mod budget;

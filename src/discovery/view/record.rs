@@ -133,12 +133,6 @@ impl Record {
         }
     }
 
-    /// The failures in a row.
-    #[inline]
-    pub(super) fn failures(&self) -> u32 {
-        self.failures.load(Ordering::Relaxed)
-    }
-
     /// Counts a failure, and returns the number of failures in a row.
     pub(super) fn count_failure(&self) -> u32 {
         self.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1)
