@@ -3,7 +3,8 @@
 //! A *place* is an index into the callable instances of a list. Neighbours of equal weight are a *run*. A draw finds a
 //! run by the weight of all its instances, and then each instance of the run is equally likely. Lists are sorted by
 //! weight, so the table has about as many slots as the list has different weights. Those are usually few, and then the
-//! table stays in the cache, whatever the number of instances.
+//! table stays in the cache, whatever the number of instances. The table of a small list stays there in any case, so each
+//! of its instances is a run of its own.
 //!
 //! A draw costs one random number, a few multiplications and one memory access. Building the table takes time in
 //! proportion to the number of instances, once per list. Shares are rounded to 2^-32.
@@ -18,6 +19,8 @@ pub(super) const GOLDEN_STRIDE: u64 = 0x9E37_79B9_7F4A_7C15;
 pub(super) struct AliasTable {
     slots: Vec<Slot>,
     places: Range<usize>,
+    /// Whether each run is one instance.
+    runs_are_single: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -38,27 +41,32 @@ struct Run {
 
 impl AliasTable {
     /// Builds the table for the places from `start` on, which have these weights. The weights must be finite and above
-    /// 0. Only equal weights that are neighbours become one run.
-    pub(super) fn new(start: usize, weights: &[f64]) -> Self {
+    /// 0.
+    ///
+    /// With `in_runs`, equal weights that are neighbours become one run, and their instances take turns strictly.
+    /// Without, each instance is a run of its own: the table is larger, and a draw a bit faster while the table stays in
+    /// the cache.
+    pub(super) fn new(start: usize, weights: &[f64], in_runs: bool) -> Self {
         let places = start..start + weights.len();
         // Divide before summing, because the sum of large weights could be infinite.
         let largest = weights.iter().copied().fold(0.0, f64::max);
         let (mut slots, mut sums) = (Vec::new(), Vec::new());
         let mut next = start;
-        for equal in weights.chunk_by(|one, other| one == other) {
+        for equal in weights.chunk_by(|one, other| in_runs && one == other) {
             // A list of more than u32::MAX instances does not fit in memory.
             let run = Run { start: next as u32, length: equal.len() as u32 };
             next += equal.len();
             slots.push(Slot { share: 1 << 32, owner: run, other: run });
             sums.push(equal[0] / largest * equal.len() as f64);
         }
+        let runs_are_single = slots.len() == weights.len();
         // A power of two, so that the lower bits of a number are the index of a slot. The added slots have no weight.
         if let Some(last) = slots.last().copied() {
             slots.resize(slots.len().next_power_of_two(), last);
             sums.resize(slots.len(), 0.0);
         }
         share_out(&mut slots, sums);
-        AliasTable { slots, places }
+        AliasTable { slots, places, runs_are_single }
     }
 
     /// Returns the place for a uniformly distributed number.
@@ -67,9 +75,13 @@ impl AliasTable {
     #[inline]
     pub(super) fn pick(&self, random: u64) -> Option<usize> {
         let slot = self.slots.get(random as usize & self.slots.len().wrapping_sub(1))?;
-        // The lower bits are the slot, and the upper half is the position in it. In the product, the upper half depends
-        // on all bits.
-        Some(slot.at(random >> 32, random.wrapping_mul(GOLDEN_STRIDE) >> 32))
+        // The lower bits are the slot, and the upper half is the position in it.
+        let within = random >> 32;
+        if self.runs_are_single {
+            return Some(slot.instance_at(within));
+        }
+        // In the product, the upper half depends on all bits.
+        Some(slot.at(within, random.wrapping_mul(GOLDEN_STRIDE) >> 32))
     }
 
     /// Returns the place for this turn. Each round visits every slot once. The two runs of a slot take turns evenly
@@ -91,6 +103,12 @@ impl AliasTable {
 }
 
 impl Slot {
+    /// Returns the place at this position in a slot of single instances, in units of 2^-32.
+    #[inline]
+    fn instance_at(&self, within: u64) -> usize {
+        select_unpredictable(within < self.share, self.owner.start, self.other.start) as usize
+    }
+
     /// Returns the place at these positions in the slot and in its run, in units of 2^-32.
     #[inline]
     fn at(&self, within: u64, within_run: u64) -> usize {
@@ -151,11 +169,11 @@ mod tests {
     use super::*;
 
     fn table(weights: &[f64]) -> AliasTable {
-        AliasTable::new(0, weights)
+        AliasTable::new(0, weights, true)
     }
 
-    fn tally(weights: &[f64], draws: u32, rng: &mut Rng) -> Vec<f64> {
-        let table = table(weights);
+    fn tally(weights: &[f64], in_runs: bool, draws: u32, rng: &mut Rng) -> Vec<f64> {
+        let table = AliasTable::new(0, weights, in_runs);
         let mut tally = vec![0.0; weights.len()];
         (0..draws).for_each(|_| tally[table.pick(rng.u64(..)).unwrap()] += 1.0);
         tally
@@ -190,14 +208,16 @@ mod tests {
     #[test]
     fn instances_are_chosen_in_proportion_to_their_weights() {
         for (seed, weights) in (1..).zip(lists()) {
-            let sum = chi_squared(&weights, &tally(&weights, 1_000_000, &mut Rng::with_seed(seed)));
-            assert!(sum < bound(&weights), "{weights:?}: {sum} >= {}", bound(&weights));
+            for in_runs in [true, false] {
+                let sum = chi_squared(&weights, &tally(&weights, in_runs, 1_000_000, &mut Rng::with_seed(seed)));
+                assert!(sum < bound(&weights), "{weights:?}: {sum} >= {}", bound(&weights));
+            }
         }
     }
 
     #[test]
     fn the_distribution_test_can_fail() {
-        let seen = tally(&[1.0, 2.0, 3.0], 1_000_000, &mut Rng::with_seed(1));
+        let seen = tally(&[1.0, 2.0, 3.0], true, 1_000_000, &mut Rng::with_seed(1));
         let slightly_off = [1.0, 2.0, 3.03];
         assert!(chi_squared(&slightly_off, &seen) > bound(&slightly_off));
     }
@@ -230,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_table_of_the_places_behind_others_picks_only_these() {
-        let table = AliasTable::new(4, &[2.0, 2.0, 3.0]);
+        let table = AliasTable::new(4, &[2.0, 2.0, 3.0], true);
         let picked = |pick: &dyn Fn(u64) -> Option<usize>| (0..1_000).filter_map(pick).collect::<BTreeSet<_>>();
         assert!(picked(&|number| table.pick(number.wrapping_mul(GOLDEN_STRIDE))).into_iter().eq(table.places()));
         assert!(picked(&|turn| table.pick_in_turn(turn)).into_iter().eq(4..7));
@@ -239,8 +259,9 @@ mod tests {
     #[test]
     fn every_random_number_picks_an_instance() {
         for weights in [&[1.0][..], &[1.0, 1.0], &[f64::MAX, f64::MAX, f64::MIN_POSITIVE], &[0.1; 1000]] {
-            let table = table(weights);
+            let (table, single) = (table(weights), AliasTable::new(0, weights, false));
             for random in [0, 1, u64::MAX / 2, u64::MAX - 1, u64::MAX] {
+                assert!(single.pick(random).is_some_and(|place| place < weights.len()));
                 assert!(table.pick(random).is_some_and(|place| place < weights.len()));
                 assert!(table.pick_in_turn(random).is_some_and(|place| place < weights.len()));
             }

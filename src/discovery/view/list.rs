@@ -116,6 +116,9 @@ pub(super) struct Block {
     pub(super) list: Weak<SharedList>,
 }
 
+/// Up to this number of instances, a table with a slot for each of them stays in the processor's cache.
+const SMALL: usize = 256;
+
 /// How many instances a block has. Larger ones are no faster, and keep more instances in memory.
 const BLOCK: usize = 16;
 
@@ -260,7 +263,9 @@ impl Group {
         let weights: Vec<_> = instances[places.clone()].iter().map(|instance| instance.weight).collect();
         let by_key = policy == Policy::ConsistentHash;
         let keys = if by_key { HashTable::new(instances, places.clone()) } else { None };
-        Group { table: AliasTable::new(places.start, &weights), keys }
+        // Only runs take turns strictly.
+        let in_runs = policy == Policy::WeightedRoundRobin || weights.len() > SMALL;
+        Group { table: AliasTable::new(places.start, &weights, in_runs), keys }
     }
 }
 
