@@ -375,7 +375,7 @@ impl SharedList {
     }
 
     /// Counts the new list if it is a change, and wakes all readers that wait.
-    pub(super) fn tell(&self, is_change: bool) {
+    pub(super) fn notify(&self, is_change: bool) {
         self.version.fetch_add(u64::from(is_change), atomic::Ordering::Release);
         self.changed.notify_waiters();
     }

@@ -134,14 +134,14 @@ impl ViewSource {
         }
         let changed: Vec<_> = shared.into_iter().map(|shared| (shared.replace(&published), shared)).collect();
         self.stale.store(stale, Ordering::Release);
-        changed.iter().for_each(|(is_change, shared)| shared.tell(*is_change));
+        changed.iter().for_each(|(is_change, shared)| shared.notify(*is_change));
     }
 
     /// Marks the end of the lists, and wakes all readers that wait for a list.
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Release);
         let shared = self.lists().living();
-        shared.iter().for_each(|shared| shared.tell(false));
+        shared.iter().for_each(|shared| shared.notify(false));
     }
 
     pub(super) fn set_stale(&self, stale: bool) {

@@ -82,8 +82,8 @@ impl ServiceView {
 
 fn changed(mut view: ServiceView) -> Changed {
     Box::pin(async move {
-        let told = view.changed().await;
-        (view, told)
+        let outcome = view.changed().await;
+        (view, outcome)
     })
 }
 
@@ -100,8 +100,8 @@ impl Stream for Lists {
     type Item = Arc<ServiceInfo>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let (view, told) = ready!(self.next.as_mut().poll(context));
-        let list = told.ok().map(|()| view.info());
+        let (view, outcome) = ready!(self.next.as_mut().poll(context));
+        let list = outcome.ok().map(|()| view.info());
         // A stream that is polled after its end returns `None` again.
         self.next = changed(view);
         Poll::Ready(list)
@@ -209,11 +209,11 @@ mod tests {
         control.publish(instances(&[1, 2], 1.0));
         assert_eq!((changes.next().await, changes.next().await), (Some(('+', 1)), Some(('+', 2))));
         control.publish(instances(&[2, 3], 2.0));
-        let told = (changes.next().await, changes.next().await, changes.next().await);
-        assert_eq!(told, (Some(('+', 3)), Some(('~', 2)), Some(('-', 1))));
+        let seen = (changes.next().await, changes.next().await, changes.next().await);
+        assert_eq!(seen, (Some(('+', 3)), Some(('~', 2)), Some(('-', 1))));
         control.publish(instances(&[2, 4], 2.0));
         control.publish(instances(&[2, 3, 4], 2.0));
-        assert_eq!(changes.next().await, Some(('+', 4)), "what came and went meanwhile is not told");
+        assert_eq!(changes.next().await, Some(('+', 4)), "what came and went meanwhile is left out");
         drop(control);
         assert_eq!(changes.next().await, None);
     }

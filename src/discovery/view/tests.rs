@@ -176,7 +176,7 @@ async fn a_view_outlives_its_writer_and_is_stale() {
     assert!(view.is_stale());
     assert_eq!(view.select_one().unwrap().port, 1);
     assert_eq!(view.ready().await, Ok(()));
-    assert_eq!(view.changed().await, Ok(()), "the last list, not yet told");
+    assert_eq!(view.changed().await, Ok(()), "the last list, not seen yet");
     assert_eq!(view.changed().await, Err(Error::Stopped));
 }
 
@@ -229,8 +229,8 @@ async fn changed_returns_once_per_view_for_a_change() {
     actix_rt::task::yield_now().await;
     writer.publish(list(&[1.0, 1.0]), false, |_| false);
     writer.publish(list(&[1.0, 1.0, 1.0]), false, |_| false);
-    let (told, mut late) = waiting.await.unwrap();
-    assert_eq!((told, late.instances().len()), (Ok(()), 3));
+    let (outcome, mut late) = waiting.await.unwrap();
+    assert_eq!((outcome, late.instances().len()), (Ok(()), 3));
     assert!(timeout(Duration::from_millis(1), late.changed()).await.is_err());
     let mut cloned = early.clone();
     assert_eq!((early.changed().await, cloned.changed().await), (Ok(()), Ok(())));
