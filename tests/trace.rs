@@ -45,7 +45,7 @@ fn nacos() -> Fake {
     Fake::start(move |seen| {
         if seen.path().ends_with("/auth/login") {
             return match seen.body.contains(PASSWORD) {
-                true => Answer::json(format!(r#"{{"accessToken":"{TOKEN}","tokenTtl":2,"globalAdmin":true}}"#)),
+                true => Answer::json(format!(r#"{{"accessToken":"{TOKEN}","tokenTtl":1,"globalAdmin":true}}"#)),
                 false => Answer::Text(403, "text/plain", "user not found!".into()),
             };
         }
