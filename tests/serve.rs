@@ -514,10 +514,18 @@ struct Example {
 }
 
 impl Example {
-    fn start(nacos: &str, arguments: &[&str], stderr: Stdio) -> Self {
+    fn start(nacos: &str, arguments: &[&str]) -> Self {
+        Self::run(&mut Self::command(nacos, arguments))
+    }
+
+    fn command(nacos: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(example("actix_web"));
         command.args(["--server", nacos, "--service", "greeter"]).args(arguments);
-        let mut process = Process::start(command.stdout(Stdio::piped()).stderr(stderr));
+        command
+    }
+
+    fn run(command: &mut Command) -> Self {
+        let mut process = Process::start(command.stdout(Stdio::piped()));
         let mut lines = BufReader::new(process.child().stdout.take().unwrap());
         let mut line = String::new();
         lines.read_line(&mut line).unwrap();
@@ -571,7 +579,7 @@ async fn a_service_is_taken_in_and_out_as_kubernetes_does_it_without_a_failed_re
     let nacos = server();
     // The registration is under way as long as the server does not answer.
     nacos.faults().hang(true);
-    let Example { mut process, port } = Example::start(&nacos.server_address(), &["--drain", "2"], Stdio::inherit());
+    let Example { mut process, port } = Example::start(&nacos.server_address(), &["--drain", "2"]);
     until_status(port, "/readyz", 503).await;
     assert_eq!(status_of(port, "/livez").await, Some(200));
     nacos.faults().clear();
@@ -645,8 +653,7 @@ async fn the_first_signal_after_until_interrupts_neither_the_drain_nor_the_last_
         let nacos = server();
         let registry = registry(&nacos);
         let friend = Friend::start(&registry).await;
-        let Example { mut process, port } =
-            Example::start(&nacos.server_address(), &["--for", "2", "--drain", "2"], Stdio::inherit());
+        let Example { mut process, port } = Example::start(&nacos.server_address(), &["--for", "2", "--drain", "2"]);
         until_status(port, "/readyz", 200).await;
         let under_way = actix_rt::spawn(get(port, "/friend"));
         soon("the request is under way", friend.asked).await.unwrap();
@@ -671,8 +678,7 @@ async fn the_first_signal_after_until_interrupts_neither_the_drain_nor_the_last_
 async fn a_second_signal_ends_at_once() {
     let nacos = server();
     for (name, code) in [("TERM", 143), ("INT", 130)] {
-        let Example { mut process, port } =
-            Example::start(&nacos.server_address(), &["--drain", "60"], Stdio::inherit());
+        let Example { mut process, port } = Example::start(&nacos.server_address(), &["--drain", "60"]);
         until_status(port, "/readyz", 200).await;
         process.signal("TERM");
         until_status(port, "/readyz", 503).await;
@@ -688,9 +694,8 @@ async fn a_service_whose_stderr_is_closed_still_ends_on_a_signal() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     // Every log line fails, from the first one on.
-    std::env::set_var("RUST_LOG", "actix_nacos=trace");
-    let Example { mut process, port } = Example::start(&nacos.server_address(), &["--drain", "0.2"], writer.into());
-    std::env::remove_var("RUST_LOG");
+    let mut command = Example::command(&nacos.server_address(), &["--drain", "0.2"]);
+    let Example { mut process, port } = Example::run(command.env("RUST_LOG", "actix_nacos=trace").stderr(writer));
     until_status(port, "/readyz", 200).await;
     process.signal("TERM");
     let status = process.wait();

@@ -123,7 +123,7 @@ impl Connections {
     /// The connector for awc. It works like awc's own, but TLS checks the certificate for the entry's `server_name`.
     pub(super) fn connector(
         &self,
-    ) -> impl Service<ConnectInfo<Uri>, Response = Connection<Uri, Socket>, Error = ConnectError> + Clone {
+    ) -> impl Service<ConnectInfo<Uri>, Response = Connection<Uri, Socket>, Error = ConnectError> + Clone + use<> {
         let (connections, tcp) = (self.clone(), Connector::new(Resolver::default()).service());
         fn_service::<_, _, _, _, _, ()>(move |asked: ConnectInfo<Uri>| {
             let (connections, connecting) = (connections.clone(), tcp.call(asked));

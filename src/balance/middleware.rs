@@ -120,15 +120,17 @@ impl Middleware {
         &self,
     ) -> impl ActixService<
         ConnectInfo<Uri>,
-        Response = Connection<Uri, impl actix_rt::net::ActixStream + fmt::Debug>,
+        Response = Connection<Uri, impl actix_rt::net::ActixStream + fmt::Debug + use<>>,
         Error = ConnectError,
-    > + Clone {
+    > + Clone
+           + use<> {
         self.sockets()
     }
 
     pub(super) fn sockets(
         &self,
-    ) -> impl ActixService<ConnectInfo<Uri>, Response = Connection<Uri, Socket>, Error = ConnectError> + Clone {
+    ) -> impl ActixService<ConnectInfo<Uri>, Response = Connection<Uri, Socket>, Error = ConnectError> + Clone + use<>
+    {
         self.0.connections.connector()
     }
 }

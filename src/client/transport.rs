@@ -113,7 +113,7 @@ impl NoAnswer {
 ///
 /// # Errors
 /// [`Error::InvalidInput`] for certificates that cannot be read.
-pub(crate) fn client_factory(config: &Config) -> Result<impl Fn(&Dialer) -> Client, Error> {
+pub(crate) fn client_factory(config: &Config) -> Result<impl Fn(&Dialer) -> Client + use<>, Error> {
     let (timeout, limit) = (config.request_timeout, config.max_connections.saturating_add(1));
     let tls = tls::connector(config)?;
     Ok(move |dialer: &Dialer| {

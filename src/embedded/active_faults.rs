@@ -187,10 +187,10 @@ impl ActiveFaults {
         if self.hits(self.drop_pushes) {
             return PushFate::Dropped;
         }
-        if let Some((share, by)) = self.delay_pushes {
-            if self.hits(share) {
-                return PushFate::Delayed(by);
-            }
+        if let Some((share, by)) = self.delay_pushes
+            && self.hits(share)
+        {
+            return PushFate::Delayed(by);
         }
         if self.hits(self.double_pushes) {
             return PushFate::Doubled;

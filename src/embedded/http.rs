@@ -95,7 +95,7 @@ pub(crate) fn serve(shared: Arc<Shared>, address: SocketAddr) -> io::Result<(Lis
     if let Some(bound) = crate::runtime::sockets::TcpListener::bind(address) {
         return bound.map(|(listener, address)| (serve_simulated(shared, era, listener), address));
     }
-    let server = HttpServer::new(move || app(&era))
+    let server = HttpServer::new(move || app(era.clone()))
         .workers(1)
         // `OpenConnection` closes idle connections, because its timeout can change.
         .keep_alive(KeepAlive::Os)
@@ -111,7 +111,7 @@ pub(crate) fn serve(shared: Arc<Shared>, address: SocketAddr) -> io::Result<(Lis
 }
 
 fn app(
-    era: &Data<Era>,
+    era: Data<Era>,
 ) -> App<
     impl ServiceFactory<
         ServiceRequest,
@@ -121,7 +121,7 @@ fn app(
         InitError = (),
     >,
 > {
-    App::new().app_data(PayloadConfig::new(MAX_REQUEST)).app_data(era.clone()).default_service(web::to(answer))
+    App::new().app_data(PayloadConfig::new(MAX_REQUEST)).app_data(era).default_service(web::to(answer))
 }
 
 /// Serves in this thread, as [`HttpServer`] does in its worker.
@@ -133,7 +133,7 @@ fn serve_simulated(
 ) -> Listening {
     use actix_service::{map_config, IntoServiceFactory as _, Service as _, ServiceFactoryExt as _};
 
-    let app = app(&era).into_factory().map_err(|error: Error| error.error_response());
+    let app = app(era).into_factory().map_err(|error: Error| error.error_response());
     let http = actix_http::HttpService::build()
         .keep_alive(KeepAlive::Os)
         .client_request_timeout(Duration::ZERO)

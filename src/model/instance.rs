@@ -165,12 +165,13 @@ impl Instance {
     /// servers assume 5 s. Some servers then reject a shorter timeout, and others mark the instance as unhealthy
     /// between two beats.
     pub(crate) fn metadata_to_register(&self) -> Cow<'_, Metadata> {
-        if self.ephemeral && !self.metadata.contains_key(HEART_BEAT_INTERVAL) {
-            if let Some(interval) = interval_within_timeouts(&self.metadata) {
-                let mut metadata = self.metadata.clone();
-                metadata.insert(HEART_BEAT_INTERVAL.into(), interval.to_string().into());
-                return Cow::Owned(metadata);
-            }
+        if self.ephemeral
+            && !self.metadata.contains_key(HEART_BEAT_INTERVAL)
+            && let Some(interval) = interval_within_timeouts(&self.metadata)
+        {
+            let mut metadata = self.metadata.clone();
+            metadata.insert(HEART_BEAT_INTERVAL.into(), interval.to_string().into());
+            return Cow::Owned(metadata);
         }
         Cow::Borrowed(&self.metadata)
     }

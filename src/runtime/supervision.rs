@@ -110,11 +110,11 @@ impl<A: Supervised + Actor<Context = Context<A>>> Future for Supervise<A> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<()> {
         loop {
-            if let Some(restarts) = &mut self.restarts {
-                if let Some(pause) = &mut restarts.pause {
-                    ready!(pause.as_mut().poll(cx));
-                    restarts.pause = None;
-                }
+            if let Some(restarts) = &mut self.restarts
+                && let Some(pause) = &mut restarts.pause
+            {
+                ready!(pause.as_mut().poll(cx));
+                restarts.pause = None;
             }
             match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut self.actor).poll(cx))) {
                 Ok(Poll::Ready(())) => return Poll::Ready(()),

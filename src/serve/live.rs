@@ -263,10 +263,11 @@ impl Live {
     async fn shown(&self, context: &RouteContext, version: u64) -> Result<Arc<Shown>, NoEvent> {
         // A second stream waits here for the snapshot that the first one takes.
         let mut latest = self.latest.lock().await;
-        if let Some(taken) = &latest.taken {
-            if taken.version >= version && taken.at.elapsed() < TICK {
-                return Ok(latest.shown.clone());
-            }
+        if let Some(taken) = &latest.taken
+            && taken.version >= version
+            && taken.at.elapsed() < TICK
+        {
+            return Ok(latest.shown.clone());
         }
         if latest.silent_at.is_some_and(|at| at.elapsed() < TICK) {
             return Err(NoEvent::Silent);

@@ -56,10 +56,11 @@ impl Choice<'_> {
     /// `random` is uniformly distributed. None if no instance can be called.
     #[inline]
     pub(super) fn choose(&self, random: u64) -> Option<Chosen> {
-        if self.list.is_plain() && self.tried.is_empty() {
-            if let Some(place) = self.list.first.table.pick(random) {
-                return Some(Chosen { place, admission: Admission::Granted });
-            }
+        if self.list.is_plain()
+            && self.tried.is_empty()
+            && let Some(place) = self.list.first.table.pick(random)
+        {
+            return Some(Chosen { place, admission: Admission::Granted });
         }
         self.choose_otherwise(random)
     }
