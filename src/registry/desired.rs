@@ -285,9 +285,9 @@ impl DesiredInstances {
         Some(desired)
     }
 
-    /// Removes the instance for a Registry that is going offline. The Heartbeat is left to end with its next beat, and the
-    /// memory is kept until the Registry has ended: ending 100,000 actors and freeing their memory between the requests
-    /// would take nearly as long as the requests.
+    /// Removes the instance for a Registry that is going offline. Its Heartbeat and its memory are kept until the Registry
+    /// has ended: ending 100,000 actors and freeing their memory between the requests would take nearly as long as the
+    /// requests.
     pub(super) fn retire(&self, key: &Arc<InstanceKey>) {
         if let Some(desired) = self.desired.borrow_mut().remove(key) {
             desired.publisher.stop();
@@ -471,8 +471,8 @@ pub(super) mod tests {
     fn heartbeats<const COUNT: usize>() -> [WeakAddr<Heartbeat>; COUNT] {
         tokio::time::pause();
         let registry = NoRegistry.start().downgrade().recipient();
-        let log = slog::Logger::root(slog::Discard, slog::o!()).into();
-        let settings = Rc::new(HeartbeatSettings { registry, grid: Grid::new(), log });
+        let log = slog::Logger::root(slog::Discard, slog::o!());
+        let settings = HeartbeatSettings::new(registry, Grid::new(), log);
         let interval = Some(Duration::from_secs(3600));
         std::array::from_fn(|_| Heartbeat::new(key(1), interval, settings.clone()).start_supervised())
     }

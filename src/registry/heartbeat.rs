@@ -10,7 +10,7 @@
 //! With the usual interval of 5 s, only the first failure is repeated before the next beat. So an outage does not
 //! multiply the beats.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
 use actix::{
     fut::ActorFutureExt, Actor, ActorContext, AsyncContext, Context, Handler, MailboxError, Message, Supervised,
@@ -71,6 +71,14 @@ pub(crate) struct HeartbeatSettings {
     pub(crate) registry: WeakRecipient<Beat>,
     pub(crate) grid: Grid,
     pub(crate) log: Rc<Logger>,
+    /// Whether the Registry is going offline. It sends no beats then.
+    pub(crate) is_closing: Cell<bool>,
+}
+
+impl HeartbeatSettings {
+    pub(crate) fn new(registry: WeakRecipient<Beat>, grid: Grid, log: Logger) -> Rc<Self> {
+        Rc::new(HeartbeatSettings { registry, grid, log: log.into(), is_closing: Cell::new(false) })
+    }
 }
 
 /// Sends a [`Beat`] to the Registry once per interval, and follows the interval in the answers. There is one for each
@@ -148,6 +156,11 @@ impl Heartbeat {
     /// Sends the beat and waits for its answer. No timer is armed meanwhile, so there is one beat under way at
     /// most.
     fn beat(&mut self, ctx: &mut Context<Self>) {
+        if self.settings.is_closing.get() {
+            // The Registry ends all Heartbeats after its last request. To end some of them now would delay the requests.
+            self.due = self.next_in_phase();
+            return self.arm(ctx);
+        }
         let Some(registry) = self.settings.registry.upgrade() else { return ctx.stop() };
         let beat = Beat { key: self.key.clone(), light: self.light, interval: self.interval(), due: self.due };
         let answered =
@@ -298,7 +311,7 @@ mod tests {
 
     fn settings(server: &Addr<Server>) -> Rc<HeartbeatSettings> {
         let registry = server.clone().downgrade().recipient();
-        Rc::new(HeartbeatSettings { registry, grid: Grid::new(), log: Logger::root(slog::Discard, slog::o!()).into() })
+        HeartbeatSettings::new(registry, Grid::new(), Logger::root(slog::Discard, slog::o!()))
     }
 
     fn begin(answers: Vec<Result<BeatOutcome, Error>>) -> (Addr<Server>, WeakAddr<Heartbeat>) {
@@ -401,6 +414,17 @@ mod tests {
         let (server, heartbeat) = begin(vec![]);
         heartbeat.upgrade().unwrap().send(StopBeating).await.unwrap();
         assert!(beats_after(&server, Duration::from_secs(20)).await.is_empty());
+    }
+
+    #[actix::test]
+    async fn it_lives_and_sends_nothing_while_the_registry_goes_offline() {
+        prepare();
+        let server = server(vec![], 0..0);
+        let settings = settings(&server);
+        let heartbeat = Heartbeat::new(key(), None, settings.clone()).start_supervised();
+        settings.is_closing.set(true);
+        assert!(beats_after(&server, Duration::from_secs(20)).await.is_empty());
+        assert!(is_alive(&heartbeat));
     }
 
     #[actix::test]

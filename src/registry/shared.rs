@@ -102,7 +102,7 @@ impl Shared {
         has_own_thread: bool,
     ) -> Result<Self, Error> {
         let (log, history, grid) = (config.logger.clone(), History::new(), Grid::new());
-        let heartbeat_settings = HeartbeatSettings { registry: beat_recipient, grid, log: Rc::new(log.clone()) };
+        let heartbeat_settings = HeartbeatSettings::new(beat_recipient, grid, log.clone());
         Ok(Shared {
             nacos: Rc::new(Nacos::new(&config, history.clone())?),
             history,
@@ -117,7 +117,7 @@ impl Shared {
             recent_writes: Rc::default(),
             answers: Answers::default(),
             grid,
-            heartbeat_settings: Rc::new(heartbeat_settings),
+            heartbeat_settings,
             beat_permits: Semaphore::new(config.max_connections),
             heartbeat_lateness: Durations::default(),
             started_at: Instant::now(),
@@ -130,6 +130,12 @@ impl Shared {
             config,
             log,
         })
+    }
+
+    /// Begins the end: no new message and no beat is sent from now on.
+    pub(super) fn close(&self) {
+        self.phase.send_replace(Phase::Closing);
+        self.heartbeat_settings.is_closing.set(true);
     }
 
     /// Whether the Registry has reached `phase`.

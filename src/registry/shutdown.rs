@@ -208,7 +208,7 @@ impl Handler<Shutdown> for Registry {
             return Box::pin(ready(Err(Error::Stopped)));
         }
         self.dispatch_until(Operation::Shutdown, Phase::Ended, |shared| {
-            shared.phase.send_replace(Phase::Closing);
+            shared.close();
             let stop = StopOnDrop(registry);
             let turns = shared.take_all_turns();
             async move {
@@ -249,7 +249,7 @@ impl Shared {
     /// Does the same as a `Shutdown` that is not awaited.
     pub(super) async fn last_address_dropped(&self) {
         if !self.has_reached(Phase::Closing) {
-            self.phase.send_replace(Phase::Closing);
+            self.close();
             let turns = self.take_all_turns();
             self.go_offline(turns, self.config.shutdown_timeout, false, Drain::default()).await;
         }
