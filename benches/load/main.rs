@@ -1,10 +1,11 @@
-//! The cost of the client across the wire: heartbeats, operations, registering, shutting down, watching, and how the costs grow.
+//! The cost of the client across the wire: heartbeats, operations, registering, shutting down, watching, and how the costs
+//! grow.
 //!
 //! - `cargo bench --bench load` runs everything and prints a table of the goals.
 //! - `-- growth` prints the growth table.
 //! - `-- --test` is a short run of everything.
 //! - `-- beats --client ours --instances 1000 --seconds 20` makes one measurement. With `--against HOST:PORT` it uses a
-//!   real server.
+//!   real server. Clients: `ours`, `here` (on the caller's thread), `raw` (plain awc) and `shape` (plain awc in actors).
 //!
 //! Each measurement runs in its own process, against a stub server in another process. Compare only figures of one run.
 #![allow(clippy::expect_used, reason = "a bench that cannot measure has nothing to say")]
@@ -13,6 +14,7 @@
 mod measure;
 mod ours;
 mod raw;
+mod shape;
 #[path = "../support/stub.rs"]
 mod stub;
 mod suite;
@@ -150,12 +152,14 @@ fn measure_one(options: &Options) -> Figures {
     actix::System::new().block_on(async {
         match (options.scenario.as_str(), options.client.as_str()) {
             ("beats", "raw") => raw::beats(options, &target).await,
+            ("beats", "shape") => shape::beats(options, &target).await,
             ("beats", _) => ours::beats(options, &target).await,
             ("lists", "raw") => raw::lists(options, &target, false).await,
             ("lists", client) => ours::lists(options, &target, client, false).await,
             ("changing", "raw") => raw::lists(options, &target, true).await,
             ("changing", client) => ours::lists(options, &target, client, true).await,
             ("register", "raw") => raw::register(options, &target).await,
+            ("register", "shape") => shape::register(options, &target).await,
             ("register", client) => ours::register(options, &target, client).await,
             // The plain loop registers first, too, so that the server has the same instances.
             ("shutdown", "raw") => raw::register(options, &target).await,

@@ -27,7 +27,7 @@ const LONGEST_SHUTDOWN: Duration = Duration::from_secs(60);
 
 /// The time until every instance has beaten, or every list has been polled again. Then the load is steady. A short run
 /// does not wait for that.
-fn warm_up(options: &Options, interval: Duration) -> Duration {
+pub(crate) fn warm_up(options: &Options, interval: Duration) -> Duration {
     Duration::from_secs_f64(options.seconds * 3.0).min(interval + GRID)
 }
 

@@ -43,7 +43,7 @@ struct Host {
     metadata: BTreeMap<String, String>,
 }
 
-fn url(address: SocketAddr, what: &str, number: usize, options: &Options) -> String {
+pub(crate) fn url(address: SocketAddr, what: &str, number: usize, options: &Options) -> String {
     let (service, ip) = (service(number, options), ip(number + 1));
     format!(
         "http://{address}/nacos/v1/ns/instance{what}?namespaceId=public&groupName=DEFAULT_GROUP\
@@ -59,7 +59,7 @@ fn list_url(address: SocketAddr, number: usize, options: &Options, healthy_only:
     )
 }
 
-async fn exchange(request: awc::ClientRequest) {
+pub(crate) async fn exchange(request: awc::ClientRequest) {
     request.send().await.expect("an answer").body().await.expect("all of it");
 }
 

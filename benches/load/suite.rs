@@ -86,9 +86,9 @@ pub(crate) fn goals(size: &Size) {
 /// Only one size: the peers bench compares other sizes.
 fn steady_beats(size: &Size) {
     let options = base("beats", size);
-    let runs = rounds(size.runs.div_ceil(2), &options, &["ours", "raw"]);
-    let (ours, raw) = (&runs[0], &runs[1]);
-    let told = format!(
+    let runs = rounds(size.runs.div_ceil(2), &options, &["ours", "raw", "shape"]);
+    let (ours, raw, shape) = (&runs[0], &runs[1], &runs[2]);
+    let measured = format!(
         "{:.1} µs; RSS {:.1} MB, at most {:.1}; {} connections, {} closed; latest beat {} ms late",
         ours.median("cpu_us"),
         ours.median("rss_kib") / 1024.0,
@@ -98,14 +98,17 @@ fn steady_beats(size: &Size) {
         ours.median("latest_ms"),
     );
     let work = format!("CPU per beat, {} instances", options.instances);
-    row(&work, &told, &format!("{:.1} µs", raw.median("cpu_us")), ours.ratio(raw, "cpu_us"), "RSS 10 MB, 0 closed");
+    let raw_cpu = format!("{:.1} µs", raw.median("cpu_us"));
+    row(&work, &measured, &raw_cpu, ours.ratio(raw, "cpu_us"), "RSS 10 MB, 0 closed");
+    let measured = format!("{:.1} µs", shape.median("cpu_us"));
+    row(&format!("{work}, awc in actors"), &measured, &raw_cpu, shape.ratio(raw, "cpu_us"), "");
 }
 
 fn crowd(size: &Size) {
     let options = Options { instances: size.most, ..base("beats", size) };
-    let runs = rounds(1, &options, &["ours", "raw"]);
-    let (ours, raw) = (&runs[0], &runs[1]);
-    let told = format!(
+    let runs = rounds(1, &options, &["ours", "raw", "shape"]);
+    let (ours, raw, shape) = (&runs[0], &runs[1], &runs[2]);
+    let measured = format!(
         "{:.2} cores, {:.2} KiB each; {} connections, {} closed; {} beats late, the latest {} ms",
         ours.median("cores"),
         ours.median("kib_each"),
@@ -116,7 +119,10 @@ fn crowd(size: &Size) {
     );
     let work = format!("{} instances", size.most);
     let goal = "0.4 cores, 2.5 KiB each, 64 connections, none 1 s late";
-    row(&work, &told, &format!("{:.2} cores", raw.median("cores")), ours.ratio(raw, "cores"), goal);
+    let raw_cores = format!("{:.2} cores", raw.median("cores"));
+    row(&work, &measured, &raw_cores, ours.ratio(raw, "cores"), goal);
+    let measured = format!("{:.2} cores, {:.2} KiB each", shape.median("cores"), shape.median("kib_each"));
+    row(&format!("{work}, awc in actors"), &measured, &raw_cores, shape.ratio(raw, "cores"), "");
 }
 
 /// Measures lists that do not change, and lists that differ each time.
@@ -143,14 +149,15 @@ fn these_lists(size: &Size, scenario: &str, lists: &str) {
 
 fn registering(size: &Size) {
     let options = Options { instances: size.many, ..base("register", size) };
-    let runs = rounds(size.runs, &options, &["ours", "raw"]);
-    let (ours, raw) = (&runs[0], &runs[1]);
+    let runs = rounds(size.runs, &options, &["ours", "raw", "shape"]);
+    let (ours, raw, shape) = (&runs[0], &runs[1], &runs[2]);
     for (work, speed, cpu) in [
         ("registering", "registered_per_second", "register_cpu_us"),
         ("deregistering", "deregistered_per_second", "deregister_cpu_us"),
     ] {
-        let told = |runs: &Runs| format!("{:.0}/s, {:.1} µs CPU", runs.median(speed), runs.median(cpu));
-        row(&format!("{work} {}", size.many), &told(ours), &told(raw), ours.ratio(raw, speed), "at least 0.9");
+        let measured = |runs: &Runs| format!("{:.0}/s, {:.1} µs CPU", runs.median(speed), runs.median(cpu));
+        row(&format!("{work} {}", size.many), &measured(ours), &measured(raw), ours.ratio(raw, speed), "at least 0.9");
+        row(&format!("{work}, awc in actors"), &measured(shape), &measured(raw), shape.ratio(raw, speed), "");
     }
 }
 
@@ -158,21 +165,21 @@ fn shutting_down(size: &Size) {
     let options = Options { instances: size.most, ..base("shutdown", size) };
     let runs = rounds(1, &options, &["ours", "raw"]);
     let (ours, raw) = (&runs[0], &runs[1]);
-    let told = |runs: &Runs| {
+    let measured = |runs: &Runs| {
         let speed = runs.median("deregistered_per_second");
         format!("{:.1} s, {:.1} µs CPU", size.most as f64 / speed, runs.median("deregister_cpu_us"))
     };
     let time = 1.0 / ours.ratio(raw, "deregistered_per_second");
-    row(&format!("shutdown of {}", size.most), &told(ours), &told(raw), time, "at most 1.2");
+    row(&format!("shutdown of {}", size.most), &measured(ours), &measured(raw), time, "at most 1.2");
 }
 
 fn watching(size: &Size) {
     let options = Options { services: size.services, ..base("watch", size) };
     let runs = rounds(size.runs.div_ceil(2), &options, &["ours", "raw"]);
     let (ours, raw) = (&runs[0], &runs[1]);
-    let told = |runs: &Runs| format!("{:.1} µs", runs.median("cpu_us"));
+    let measured = |runs: &Runs| format!("{:.1} µs", runs.median("cpu_us"));
     let work = format!("CPU per poll, {} services", size.services);
-    row(&work, &told(ours), &told(raw), ours.ratio(raw, "cpu_us"), "at most 1.3");
+    row(&work, &measured(ours), &measured(raw), ours.ratio(raw, "cpu_us"), "at most 1.3");
 }
 
 /// Prints how the costs grow with instances and services.
