@@ -200,8 +200,9 @@ impl Registry {
         shared.phase.send_replace(Phase::Ended);
         shared.history.end();
         if !shared.has_own_thread {
-            // The thread goes on, and would keep each Heartbeat until its next beat, which may be due in hours.
+            // The thread goes on, and would keep the Heartbeats. One that is missed here ends with its next beat.
             shared.desired.stop_heartbeats();
+            shared.heartbeat_settings.is_closing.set(false);
         }
         for _ in 0..YIELDS_FOR_LAST_ANSWERS {
             yield_now().await;
@@ -272,6 +273,10 @@ impl Supervised for Registry {}
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use actix_rt::time::sleep;
+
     use super::{
         super::desired::{tests::key, DesiredInstance},
         *,
@@ -288,11 +293,14 @@ mod tests {
         let heartbeat = shared.new_heartbeat(&key(1), &instance).start_supervised();
         shared.desired.insert(DesiredInstance::new(key(1), instance, Some(heartbeat.clone())));
         let run = actix_rt::spawn(registry.run(mailbox));
-        drop((shared, address));
+        drop(address);
         run.await.unwrap();
+        let late = shared.new_heartbeat(&key(1), &Instance::new("127.0.0.7", 1)).start_supervised();
         for _ in 0..YIELDS_FOR_LAST_ANSWERS {
             yield_now().await;
         }
-        assert!(heartbeat.upgrade().is_none(), "it would go on until its next beat");
+        assert!(heartbeat.upgrade().is_none() && late.upgrade().is_some(), "only a beat ends the late one");
+        sleep(Duration::from_secs(10)).await;
+        assert!(late.upgrade().is_none());
     }
 }

@@ -71,7 +71,7 @@ pub(crate) struct HeartbeatSettings {
     pub(crate) registry: WeakRecipient<Beat>,
     pub(crate) grid: Grid,
     pub(crate) log: Rc<Logger>,
-    /// Whether the Registry is going offline. It sends no beats then.
+    /// Whether the Registry is shutting down. Heartbeats send nothing then.
     pub(crate) is_closing: Cell<bool>,
 }
 
@@ -157,7 +157,7 @@ impl Heartbeat {
     /// most.
     fn beat(&mut self, ctx: &mut Context<Self>) {
         if self.settings.is_closing.get() {
-            // The Registry ends all Heartbeats after its last request. To end some of them now would delay the requests.
+            // All Heartbeats end after the last request of the shutdown. To end some of them now would delay it.
             self.due = self.next_in_phase();
             return self.arm(ctx);
         }

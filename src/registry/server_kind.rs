@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn only_nacos_3_rejects_the_read() {
+    fn a_server_that_denies_or_does_not_support_the_read_is_nacos() {
         let (operation, server, reason) = (Operation::Get, String::new, String::new);
         let kind = |error: Error| kind_of(&Err(error));
         let gone = Error::Unsupported { operation, server: server(), reason: reason() };

@@ -132,7 +132,7 @@ impl Shared {
         })
     }
 
-    /// Begins the end: no new message and no beat is sent from now on.
+    /// Begins the shutdown: new messages are answered with `Stopped`, and Heartbeats begin no beat.
     pub(super) fn close(&self) {
         self.phase.send_replace(Phase::Closing);
         self.heartbeat_settings.is_closing.set(true);
@@ -194,7 +194,8 @@ impl Shared {
             let work = supervise_task(task, &log);
             let ended = phases.wait_for(|phase| *phase >= Phase::Ended);
             pin_mut!(work, ended);
-            select(work, ended).await;
+            // Poll the end first: a task that is due at the same moment must not begin anything.
+            select(ended, work).await;
         });
     }
 }

@@ -1,11 +1,11 @@
 //! Shutdown: deregisters the instances, then ends the Registry.
 //!
-//! 1. New messages are answered with [`Error::Stopped`], and so are beats. Each Heartbeat ends with its next one.
+//! 1. New messages are answered with [`Error::Stopped`], and Heartbeats begin no beat.
 //! 2. The shutdown queues behind each message about an instance that is under way.
 //! 3. Instances are deregistered, up to `max_connections` at a time, until the deadline.
 //! 4. The phase becomes offline: what is still under way is abandoned.
 //! 5. The drain: views stay current, and the application serves.
-//! 6. Subscriptions, sockets and the thread end.
+//! 6. Subscriptions, Heartbeats, sockets and the thread end.
 
 use std::{
     cell::{Cell, RefCell},
@@ -215,6 +215,10 @@ impl Handler<Shutdown> for Registry {
                 let _stop = stop;
                 let deadline = message.deadline.unwrap_or(shared.config.shutdown_timeout);
                 let report = shared.go_offline(turns, deadline, message.persistent_too, message.drain).await;
+                if !report.drained.is_zero() {
+                    // A drain may last, and needs no Heartbeats.
+                    shared.desired.stop_heartbeats();
+                }
                 sleep(report.drained).await;
                 shared.subscriptions.stop_all();
                 if let Some(report_tx) = message.report_tx {

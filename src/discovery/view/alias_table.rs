@@ -1,6 +1,6 @@
 //! A weighted choice in constant time: Walker's alias table, built by Vose's method, over runs of equal weights.
 //!
-//! A *place* is an index into the callable instances of a list. Neighbours of equal weight are a *run*. A draw finds a
+//! A *place* is an index into the callable instances of a list. Neighbours of equal weight may form a *run*. A draw finds a
 //! run by the weight of all its instances, and then each instance of the run is equally likely. Lists are sorted by
 //! weight, so the table has about as many slots as the list has different weights. Those are usually few, and then the
 //! table stays in the cache, whatever the number of instances. The table of a small list stays there in any case, so each

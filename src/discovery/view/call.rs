@@ -31,7 +31,7 @@ const LONG_LATENCY: Duration = Duration::from_millis(20);
 /// than [`slow_after`](crate::Selection::slow_after), it counts as failed.
 ///
 /// Keep a `Call` as long as the call lasts: until then it counts as in flight, which [`Policy::LeastLoaded`] needs. It
-/// keeps only a few instances in memory, not the list. It is `Send`, and may be reported from any thread.
+/// keeps up to four instances in memory and what is known about the calls of the service, not the list. It is `Send`, and may be reported from any thread.
 ///
 /// | report | counts as | failures in a row |
 /// |---|---|---|
@@ -55,7 +55,7 @@ const LONG_LATENCY: Duration = Duration::from_millis(20);
 #[must_use = "a call that is dropped at once is cancelled"]
 pub struct Call {
     block: Arc<Block>,
-    /// In the list that had the block.
+    /// The place of the instance in the list that `block` is from.
     place: usize,
     admission: Admission,
     /// In milliseconds of the coarse clock.

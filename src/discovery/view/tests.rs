@@ -47,6 +47,17 @@ fn a_view_draws_by_the_weights_too() {
 }
 
 #[test]
+fn calls_reach_each_instance_whatever_their_number() {
+    for count in 1..=9 {
+        let view = ServiceView::fixed(service(), instances(&vec![1.0; usize::from(count)]));
+        let view = view.with(|selection| selection.policy(Policy::WeightedRoundRobin));
+        let mut ports: Vec<_> = (0..count).map(|_| view.begin().unwrap().instance().port).collect();
+        ports.sort_unstable();
+        assert!(ports.iter().copied().eq(1..=count), "{ports:?}");
+    }
+}
+
+#[test]
 fn an_instance_that_takes_no_calls_is_never_chosen() {
     let mut hosts = instances(&[0.0, 1.0, 1.0, f64::INFINITY, f64::NAN, 1.0, 1e-300, 1.0]);
     hosts[1].healthy = false;
