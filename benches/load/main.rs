@@ -163,6 +163,7 @@ fn measure_one(options: &Options) -> Figures {
             ("register", client) => ours::register(options, &target, client).await,
             // The plain loop registers first, too, so that the server has the same instances.
             ("shutdown", "raw") => raw::register(options, &target).await,
+            ("shutdown", "shape") => shape::shutdown(options, &target).await,
             ("shutdown", _) => ours::shutdown(options, &target).await,
             ("watch", "raw") => raw::watch(options, &target).await,
             ("watch", _) => ours::watch(options, &target).await,

@@ -111,8 +111,11 @@ pub(crate) async fn shutdown(options: &Options, target: &Target) -> Figures {
     let meter = Meter::start();
     let report = registry.send(Shutdown::default().deadline(LONGEST_SHUTDOWN)).await.expect("it lives");
     assert_eq!(report.expect("it shuts down").deregistered, options.instances);
-    let (cpu, wall) = meter.read();
-    let instances = options.instances as f64;
+    deregistered(options.instances, meter.read())
+}
+
+pub(crate) fn deregistered(instances: usize, (cpu, wall): (f64, f64)) -> Figures {
+    let instances = instances as f64;
     Figures::from([("deregistered_per_second".into(), instances / wall), ("deregister_cpu_us".into(), cpu / instances)])
 }
 

@@ -5,7 +5,7 @@
 //! operations, no retries, no health of servers, no published states and no logins.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::HashMap,
     rc::Rc,
     time::{Duration, Instant},
@@ -21,7 +21,7 @@ use futures_util::{stream, StreamExt as _};
 
 use crate::{
     measure::{memory, Figures, Meter},
-    ours::{both, warm_up},
+    ours::{both, deregistered, warm_up},
     raw::{exchange, url},
     stub::BEAT_INTERVAL,
     Options, Target, Window, IN_FLIGHT,
@@ -36,6 +36,7 @@ struct Owner {
     options: Options,
     began: Instant,
     beating: Rc<RefCell<HashMap<usize, Addr<Beating>>>>,
+    is_closing: Rc<Cell<bool>>,
 }
 
 #[derive(Clone, Copy, Message)]
@@ -59,10 +60,11 @@ impl Handler<Operation> for Owner {
         match operation {
             Operation::Register(number) => {
                 let url = url("", number) + "&weight=1.0&enabled=true&healthy=true&metadata=%7B%7D";
-                let (request, owner, began) = (client.post(url), ctx.address().downgrade(), self.began);
+                let request = client.post(url);
+                let (owner, began, is_closing) = (ctx.address().downgrade(), self.began, self.is_closing.clone());
                 Box::pin(async move {
                     exchange(request).await;
-                    beating.borrow_mut().insert(number, Beating { number, owner, began }.start());
+                    beating.borrow_mut().insert(number, Beating { number, owner, began, is_closing }.start());
                 })
             }
             Operation::Deregister(number) => {
@@ -79,10 +81,29 @@ impl Handler<Operation> for Owner {
     }
 }
 
+/// Deregisters all instances. Their actors live on, but send no beats.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct DeregisterAll;
+
+impl Handler<DeregisterAll> for Owner {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: DeregisterAll, _: &mut Context<Self>) -> Self::Result {
+        self.is_closing.set(true);
+        let (client, address, options) = (self.client.clone(), self.address, self.options.clone());
+        Box::pin(async move {
+            let deregister = |number| exchange(client.delete(url(address, "", number, &options)));
+            stream::iter(0..options.instances).map(deregister).buffer_unordered(IN_FLIGHT).count().await;
+        })
+    }
+}
+
 struct Beating {
     number: usize,
     owner: WeakAddr<Owner>,
     began: Instant,
+    is_closing: Rc<Cell<bool>>,
 }
 
 impl Beating {
@@ -97,6 +118,9 @@ impl Beating {
     }
 
     fn beat(&mut self, ctx: &mut Context<Self>) {
+        if self.is_closing.get() {
+            return self.arm(ctx);
+        }
         let Some(owner) = self.owner.upgrade() else { return ctx.stop() };
         let sent = owner.send(Operation::Beat(self.number)).into_actor(self);
         ctx.spawn(sent.map(|_, beating, ctx| beating.arm(ctx)));
@@ -131,6 +155,7 @@ fn start(options: &Options, target: &Target) -> Addr<Owner> {
         options,
         began: Instant::now(),
         beating: Rc::default(),
+        is_closing: Rc::default(),
     })
 }
 
@@ -162,4 +187,12 @@ pub(crate) async fn beats(options: &Options, target: &Target) -> Figures {
     let growth = figures["rss_kib"] - before;
     figures.insert("kib_each".into(), growth / options.instances as f64);
     figures
+}
+
+pub(crate) async fn shutdown(options: &Options, target: &Target) -> Figures {
+    let owner = start(options, target);
+    send_all(&owner, options, Operation::Register).await;
+    let meter = Meter::start();
+    owner.send(DeregisterAll).await.expect("it lives");
+    deregistered(options.instances, meter.read())
 }
