@@ -27,7 +27,7 @@ const LONGEST_SHUTDOWN: Duration = Duration::from_secs(60);
 
 /// The time until every instance has beaten, or every list has been polled again. Then the load is steady. A short run
 /// does not wait for that.
-pub(crate) fn warm_up(options: &Options, interval: Duration) -> Duration {
+fn warm_up(options: &Options, interval: Duration) -> Duration {
     Duration::from_secs_f64(options.seconds * 3.0).min(interval + GRID)
 }
 
@@ -59,6 +59,11 @@ pub(crate) async fn beats(options: &Options, target: &Target) -> Figures {
     let registry = start(target.address, "thread");
     let (before, _) = memory();
     register_all(&registry, options).await;
+    steady_beats(options, target, before).await
+}
+
+/// Measures the beats of instances that have just been registered. `before` is the memory before that.
+pub(crate) async fn steady_beats(options: &Options, target: &Target, before: f64) -> Figures {
     sleep(warm_up(options, BEAT_INTERVAL)).await;
     let window = Window::open(target);
     sleep(Duration::from_secs_f64(options.seconds)).await;

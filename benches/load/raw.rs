@@ -51,6 +51,10 @@ pub(crate) fn url(address: SocketAddr, what: &str, number: usize, options: &Opti
     )
 }
 
+pub(crate) fn register_url(address: SocketAddr, number: usize, options: &Options) -> String {
+    url(address, "", number, options) + "&weight=1.0&enabled=true&healthy=true&metadata=%7B%7D"
+}
+
 fn list_url(address: SocketAddr, number: usize, options: &Options, healthy_only: bool) -> String {
     let service = service(number, options);
     format!(
@@ -108,18 +112,19 @@ pub(crate) async fn lists(options: &Options, target: &Target, changing: bool) ->
     window.close(asked as f64, |counts| counts.lists)
 }
 
+pub(crate) async fn deregister_all(client: &Client, address: SocketAddr, options: &Options) {
+    let deregister = |number| exchange(client.delete(url(address, "", number, options)));
+    stream::iter(0..options.instances).map(deregister).buffer_unordered(IN_FLIGHT).count().await;
+}
+
 pub(crate) async fn register(options: &Options, target: &Target) -> Figures {
     let client = &Client::default();
-    let register = |number| {
-        let url = url(target.address, "", number, options);
-        exchange(client.post(url + "&weight=1.0&enabled=true&healthy=true&metadata=%7B%7D"))
-    };
+    let register = |number| exchange(client.post(register_url(target.address, number, options)));
     let registering = Meter::start();
     stream::iter(0..options.instances).map(register).buffer_unordered(IN_FLIGHT).count().await;
     let registering = registering.read();
-    let deregister = |number| exchange(client.delete(url(target.address, "", number, options)));
     let deregistering = Meter::start();
-    stream::iter(0..options.instances).map(deregister).buffer_unordered(IN_FLIGHT).count().await;
+    deregister_all(client, target.address, options).await;
     both(options.instances, registering, deregistering.read())
 }
 

@@ -15,16 +15,15 @@ use actix::{
     fut::ActorFutureExt as _, Actor, ActorContext as _, Addr, Arbiter, AsyncContext as _, Context, Handler, Message,
     ResponseFuture, WeakAddr, WrapFuture as _,
 };
-use actix_rt::time::sleep;
 use awc::Client;
 use futures_util::{stream, StreamExt as _};
 
 use crate::{
     measure::{memory, Figures, Meter},
-    ours::{both, deregistered, warm_up},
-    raw::{exchange, url},
+    ours::{both, deregistered, steady_beats},
+    raw::{deregister_all, exchange, register_url, url},
     stub::BEAT_INTERVAL,
-    Options, Target, Window, IN_FLIGHT,
+    Options, Target, IN_FLIGHT,
 };
 
 /// The points of time at which beats are sent, as in the measured client.
@@ -59,8 +58,7 @@ impl Handler<Operation> for Owner {
         let url = |what, number| url(self.address, what, number, &self.options);
         match operation {
             Operation::Register(number) => {
-                let url = url("", number) + "&weight=1.0&enabled=true&healthy=true&metadata=%7B%7D";
-                let request = client.post(url);
+                let request = client.post(register_url(self.address, number, &self.options));
                 let (owner, began, is_closing) = (ctx.address().downgrade(), self.began, self.is_closing.clone());
                 Box::pin(async move {
                     exchange(request).await;
@@ -92,10 +90,7 @@ impl Handler<DeregisterAll> for Owner {
     fn handle(&mut self, _: DeregisterAll, _: &mut Context<Self>) -> Self::Result {
         self.is_closing.set(true);
         let (client, address, options) = (self.client.clone(), self.address, self.options.clone());
-        Box::pin(async move {
-            let deregister = |number| exchange(client.delete(url(address, "", number, &options)));
-            stream::iter(0..options.instances).map(deregister).buffer_unordered(IN_FLIGHT).count().await;
-        })
+        Box::pin(async move { deregister_all(&client, address, &options).await })
     }
 }
 
@@ -179,14 +174,7 @@ pub(crate) async fn beats(options: &Options, target: &Target) -> Figures {
     let owner = start(options, target);
     let (before, _) = memory();
     send_all(&owner, options, Operation::Register).await;
-    sleep(warm_up(options, BEAT_INTERVAL)).await;
-    let window = Window::open(target);
-    sleep(Duration::from_secs_f64(options.seconds)).await;
-    let nominal = options.instances as f64 * options.seconds / BEAT_INTERVAL.as_secs_f64();
-    let mut figures = window.close(nominal, |counts| counts.beats);
-    let growth = figures["rss_kib"] - before;
-    figures.insert("kib_each".into(), growth / options.instances as f64);
-    figures
+    steady_beats(options, target, before).await
 }
 
 pub(crate) async fn shutdown(options: &Options, target: &Target) -> Figures {
