@@ -3,7 +3,8 @@
 //!
 //! Two tables by instance. *Desired* instances are to be registered; *leftovers* may be registered and are not to
 //! be. An instance may be in both for a while: registered again while its previous registration is being taken
-//! back.
+//! back. A Registry that goes offline takes its desired instances out of their table, to deregister them without
+//! look-ups.
 //!
 //! A [`Turn`] is the right to work on one instance. Each message takes one when the mailbox receives it, and drops
 //! it when its work is done; so messages about one instance take effect in their order, and others never wait.
@@ -20,6 +21,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::{hash_map::Entry, HashMap, HashSet, VecDeque},
+    ops::Range,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -240,10 +242,19 @@ pub(crate) struct DesiredInstances {
     /// Boxed to save memory: a hash map may allocate twice as many slots as it has entries.
     desired: RefCell<HashMap<Arc<InstanceKey>, Box<DesiredInstance>, FastHash>>,
     leftovers: RefCell<HashMap<Arc<InstanceKey>, Leftover, FastHash>>,
-    /// See [`retire`](DesiredInstances::retire).
-    #[expect(clippy::vec_box, reason = "the boxes are taken out of the table as they are")]
-    retired: RefCell<Vec<Box<DesiredInstance>>>,
+    /// The instances that a Registry that goes offline has taken out of the table.
+    departing: RefCell<Vec<Departing>>,
     turns: Rc<Turns>,
+}
+
+/// An instance of a Registry that goes offline.
+///
+/// Its Heartbeat and its memory are kept until the Registry has ended: ending 100,000 actors and freeing their memory
+/// between the requests would take nearly as long as the requests.
+struct Departing {
+    instance: Box<DesiredInstance>,
+    /// Whether the work on it has ended, so that it is not desired any more.
+    is_gone: bool,
 }
 
 impl DesiredInstances {
@@ -285,19 +296,42 @@ impl DesiredInstances {
         Some(desired)
     }
 
-    /// Removes the instance for a Registry that is going offline. Its Heartbeat and its memory are kept until the Registry
-    /// has ended: ending 100,000 actors and freeing their memory between the requests would take nearly as long as the
-    /// requests.
-    pub(super) fn retire(&self, key: &Arc<InstanceKey>) {
-        if let Some(desired) = self.desired.borrow_mut().remove(key) {
-            desired.publisher.stop();
-            self.retired.borrow_mut().push(desired);
+    /// Takes the desired instance out of the table, for a Registry that goes offline. Returns its number there. It stays
+    /// desired until it is [retired](DesiredInstances::retire).
+    pub(super) fn depart(&self, key: &Arc<InstanceKey>) -> Option<usize> {
+        let instance = self.desired.borrow_mut().remove(key)?;
+        let mut departing = self.departing.borrow_mut();
+        departing.push(Departing { instance, is_gone: false });
+        Some(departing.len() - 1)
+    }
+
+    /// Does the same with all instances that no message is about and that are no leftovers, without a look-up for each.
+    pub(super) fn begin_departure(&self) -> Departure {
+        let busy = self.busy_keys();
+        let mut desired = self.desired.borrow_mut();
+        let stay: Vec<_> = busy.iter().filter_map(|key| desired.remove_entry(key)).collect();
+        let mut departing = self.departing.borrow_mut();
+        departing.extend(desired.drain().map(|(_, instance)| Departing { instance, is_gone: false }));
+        desired.extend(stay);
+        Departure { idle: 0..departing.len(), busy: busy.iter().map(|key| self.queue(key)).collect() }
+    }
+
+    /// Reads an instance of a Registry that goes offline, by its number.
+    pub(super) fn departing<T>(&self, number: usize, read: impl FnOnce(&DesiredInstance) -> T) -> Option<T> {
+        self.departing.borrow().get(number).map(|departing| read(&departing.instance))
+    }
+
+    /// Notes that the work on an instance of a Registry that goes offline has ended.
+    pub(super) fn retire(&self, number: usize) {
+        if let Some(departing) = self.departing.borrow_mut().get_mut(number) {
+            departing.is_gone = true;
+            departing.instance.publisher.stop();
         }
     }
 
     /// Ends all Heartbeats, also those of [retired](DesiredInstances::retire) instances.
     pub(super) fn stop_heartbeats(&self) {
-        self.retired.borrow().iter().for_each(|retired| stop(retired.heartbeat.as_ref()));
+        self.departing.borrow().iter().for_each(|departing| stop(departing.instance.heartbeat.as_ref()));
         self.desired.borrow().values().for_each(|desired| stop(desired.heartbeat.as_ref()));
         self.leftovers.borrow_mut().values_mut().for_each(Leftover::stop);
     }
@@ -314,12 +348,11 @@ impl DesiredInstances {
         self.leftovers.borrow_mut().get_mut(key).map(read)
     }
 
-    /// The keys of all desired instances, of all leftovers, and of all instances with a message under way.
-    pub(crate) fn keys(&self) -> Vec<Arc<InstanceKey>> {
-        let mut keys: HashSet<_, FastHash> = self.desired.borrow().keys().cloned().collect();
-        keys.extend(self.leftovers.borrow().keys().cloned());
+    /// The keys of all leftovers, and of all instances with a message under way.
+    fn busy_keys(&self) -> HashSet<Arc<InstanceKey>, FastHash> {
+        let mut keys: HashSet<_, FastHash> = self.leftovers.borrow().keys().cloned().collect();
         keys.extend(self.turns.queues.borrow().keys().cloned());
-        keys.into_iter().collect()
+        keys
     }
 
     #[cfg(feature = "_testing")]
@@ -335,7 +368,17 @@ impl DesiredInstances {
 
     pub(crate) fn for_each(&self, mut read: impl FnMut(&DesiredInstance)) {
         self.desired.borrow().values().for_each(|desired| read(desired));
+        let departing = self.departing.borrow();
+        departing.iter().filter(|departing| !departing.is_gone).for_each(|departing| read(&departing.instance));
     }
+}
+
+/// What a Registry that goes offline has to deregister.
+pub(super) struct Departure {
+    /// The numbers of the instances that no message is about.
+    pub(super) idle: Range<usize>,
+    /// Turns of all others. Each queues behind every message about its instance.
+    pub(super) busy: Vec<Turn>,
 }
 
 /// The turns of one instance that have not ended.
@@ -395,6 +438,10 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
+    pub(crate) fn key(&self) -> &Arc<InstanceKey> {
+        &self.key
+    }
+
     pub(crate) fn is_behind_others(&self) -> bool {
         self.comes.is_some()
     }
@@ -490,6 +537,12 @@ pub(super) mod tests {
         assert!(!desired.to_register(7).expect("it is pending").healthy);
         desired.registered(7);
         desired
+    }
+
+    fn wanted(instances: &DesiredInstances) -> Vec<Arc<InstanceKey>> {
+        let mut keys = Vec::new();
+        instances.for_each(|desired| keys.push(desired.key.clone()));
+        keys
     }
 
     #[actix::test]
@@ -615,9 +668,32 @@ pub(super) mod tests {
         let (instances, [heartbeat]) = (DesiredInstances::default(), heartbeats());
         instances.insert(desired(1, Some(&heartbeat)));
         let registration = instances.get(&key(1), |desired| desired.publisher.published()).unwrap();
-        instances.retire(&key(1));
-        assert!(instances.keys().is_empty() && !has_ended(&heartbeat).await);
+        assert_eq!(instances.depart(&key(1)), Some(0));
+        assert_eq!((wanted(&instances), registration.outcome()), (vec![key(1)], None), "it is still registered");
+        instances.retire(0);
+        assert!(wanted(&instances).is_empty() && !has_ended(&heartbeat).await);
         assert_eq!(registration.outcome(), Some(Err(Error::Stopped)));
+        instances.stop_heartbeats();
+        assert!(has_ended(&heartbeat).await);
+    }
+
+    #[actix::test]
+    async fn instances_without_work_go_offline_at_once_and_others_after_their_work() {
+        let instances = DesiredInstances::default();
+        (1..=4).for_each(|port| instances.insert(desired(port, None)));
+        instances.add_leftover(&key(3), true);
+        instances.add_leftover(&key(5), true);
+        let under_way = [4, 6].map(|port| instances.queue(&key(port)));
+        let Departure { idle, mut busy } = instances.begin_departure();
+        let idle: HashSet<_> = idle.map(|number| instances.departing(number, |idle| idle.key.clone())).collect();
+        assert_eq!(idle, [1, 2].map(|port| Some(key(port))).into());
+        let in_table = [1, 2, 3, 4].map(|port| instances.get(&key(port), |_| ()).is_some());
+        assert_eq!(in_table, [false, false, true, true]);
+        busy.sort_by_key(|turn| turn.key().port);
+        let come = busy.iter_mut().map(|turn| (turn.key().port, turn.come().now_or_never().is_some()));
+        assert_eq!(come.collect::<Vec<_>>(), [(3, true), (4, false), (5, true), (6, false)]);
+        assert_eq!(wanted(&instances).len(), 4);
+        drop(under_way);
     }
 
     #[actix::test]
@@ -652,11 +728,10 @@ pub(super) mod tests {
         instances.insert(desired(1, None));
         instances.add_leftover(&key(2), false);
         let _under_way = instances.queue(&key(3));
-        assert_eq!(instances.keys().into_iter().collect::<HashSet<_>>(), (1..=3).map(key).collect());
-        let (mut wanted, mut leftovers) = (Vec::new(), Vec::new());
-        instances.for_each(|desired| wanted.push(desired.key.clone()));
+        assert_eq!(instances.busy_keys(), (2..=3).map(key).collect());
+        let mut leftovers = Vec::new();
         instances.for_each_leftover(|key, leftover| leftovers.push((key.clone(), leftover.ephemeral)));
-        assert_eq!((wanted, leftovers), (vec![key(1)], vec![(key(2), false)]));
+        assert_eq!((wanted(&instances), leftovers), (vec![key(1)], vec![(key(2), false)]));
     }
 
     #[actix::test]
@@ -740,7 +815,7 @@ pub(super) mod tests {
         drop(third);
         assert!(last.come().now_or_never().is_some());
         drop(last);
-        assert!(desired.keys().is_empty());
+        assert!(desired.busy_keys().is_empty());
     }
 
     #[actix::test]
@@ -760,11 +835,11 @@ pub(super) mod tests {
     async fn a_queue_that_is_empty_is_forgotten() {
         let desired = DesiredInstances::default();
         let (first, mut second) = (desired.queue(&key(1)), desired.queue(&key(1)));
-        assert_eq!(desired.keys().len(), 1);
+        assert_eq!(desired.busy_keys().len(), 1);
         drop(first);
-        assert_eq!(desired.keys().len(), 1, "the second turn has not ended");
+        assert_eq!(desired.busy_keys().len(), 1, "the second turn has not ended");
         second.come().await;
         drop(second);
-        assert!(desired.keys().is_empty());
+        assert!(desired.busy_keys().is_empty());
     }
 }

@@ -1,7 +1,8 @@
 //! Shutdown: deregisters the instances, then ends the Registry.
 //!
 //! 1. New messages are answered with [`Error::Stopped`], and Heartbeats begin no beat.
-//! 2. The shutdown queues behind each message about an instance that is under way.
+//! 2. The shutdown queues behind each message about an instance that is under way, and takes all other instances out of
+//!    their table.
 //! 3. Instances are deregistered, up to `max_connections` at a time, until the deadline.
 //! 4. The phase becomes offline: what is still under way is abandoned.
 //! 5. The drain: views stay current, and the application serves.
@@ -21,7 +22,7 @@ use std::{
 use actix::{ActorContext, Addr, AsyncContext, Context, Handler, Message, ResponseFuture};
 use actix_rt::time::{sleep, timeout};
 use futures_util::{
-    future::{ready, FutureExt as _},
+    future::{ready, Either, FutureExt as _},
     stream::{self, StreamExt as _},
 };
 use serde::Serialize;
@@ -29,7 +30,7 @@ use slog::{info, warn};
 
 use super::{
     actor::Registry,
-    desired::Turn,
+    desired::{Departure, DesiredInstance, Turn},
     shared::{panicked, Phase, Shared},
 };
 use crate::{
@@ -210,11 +211,11 @@ impl Handler<Shutdown> for Registry {
         self.dispatch_until(Operation::Shutdown, Phase::Ended, |shared| {
             shared.close();
             let stop = StopOnDrop(registry);
-            let turns = shared.take_all_turns();
+            let departure = shared.desired.begin_departure();
             async move {
                 let _stop = stop;
                 let deadline = message.deadline.unwrap_or(shared.config.shutdown_timeout);
-                let report = shared.go_offline(turns, deadline, message.persistent_too, message.drain).await;
+                let report = shared.go_offline(departure, deadline, message.persistent_too, message.drain).await;
                 if !report.drained.is_zero() {
                     // A drain may last, and needs no Heartbeats.
                     shared.desired.stop_heartbeats();
@@ -254,21 +255,16 @@ impl Shared {
     pub(super) async fn last_address_dropped(&self) {
         if !self.has_reached(Phase::Closing) {
             self.close();
-            let turns = self.take_all_turns();
-            self.go_offline(turns, self.config.shutdown_timeout, false, Drain::default()).await;
+            let departure = self.desired.begin_departure();
+            self.go_offline(departure, self.config.shutdown_timeout, false, Drain::default()).await;
         }
         self.subscriptions.stop_all();
-    }
-
-    /// Queues behind every earlier message about an instance. No beat follows, because the Registry is closing.
-    fn take_all_turns(&self) -> Vec<(Turn, Arc<InstanceKey>)> {
-        self.desired.keys().into_iter().map(|key| (self.desired.queue(&key), key)).collect()
     }
 
     /// Deregisters until `deadline`, then abandons every operation under way. The caller waits for `report.drained`.
     async fn go_offline(
         &self,
-        turns: Vec<(Turn, Arc<InstanceKey>)>,
+        departure: Departure,
         deadline: Duration,
         persistent_too: bool,
         drain: Drain,
@@ -280,7 +276,7 @@ impl Shared {
                 // Before deregistering: only a registered instance shows the kind of the server.
                 noticed_within.set(self.noticed_within(deadline / 4).await);
             }
-            self.take_all_offline(turns, persistent_too, &progress).await;
+            self.take_all_offline(departure, persistent_too, &progress).await;
         };
         let in_time = timeout(deadline, work).await.is_ok();
         let Progress { mut report, was_listed } = progress.into_inner();
@@ -323,42 +319,51 @@ impl Shared {
         }
     }
 
-    async fn take_all_offline(
-        &self,
-        turns: Vec<(Turn, Arc<InstanceKey>)>,
-        persistent_too: bool,
-        progress: &RefCell<Progress>,
-    ) {
-        let take_offline = |(mut turn, key): (Turn, Arc<InstanceKey>)| async move {
-            turn.come().await;
-            let work = AssertUnwindSafe(self.take_offline(&key, persistent_too, progress));
-            if let Err(panic) = work.catch_unwind().await {
-                // Go on with the other instances.
-                self.desired.retire(&key);
-                let error = panicked(&self.log, Operation::Deregister, &*panic);
-                progress.borrow_mut().report.failed.push(NotDeregistered { instance: (*key).clone(), error });
+    async fn take_all_offline(&self, departure: Departure, persistent_too: bool, progress: &RefCell<Progress>) {
+        let departing = departure.idle.map(Either::Left).chain(departure.busy.into_iter().map(Either::Right));
+        let take_offline = |departing| async move {
+            match departing {
+                Either::Left(number) => self.take_offline(number, persistent_too, progress).await,
+                Either::Right(turn) => self.take_busy_offline(turn, persistent_too, progress).await,
             }
         };
-        stream::iter(turns).for_each_concurrent(self.config.max_connections, take_offline).await;
+        stream::iter(departing).for_each_concurrent(self.config.max_connections, take_offline).await;
     }
 
-    /// Deregisters the desired instance and the leftover at `key`. As a rule there is only one of them.
-    async fn take_offline(&self, key: &Arc<InstanceKey>, persistent_too: bool, progress: &RefCell<Progress>) {
-        let wanted = self.desired.get(key, |desired| (desired.instance.ephemeral, desired.known_to.is_some()));
-        if matches!(wanted, Some((false, _))) && !persistent_too {
-            self.desired.retire(key);
-            progress.borrow_mut().report.left += 1;
-        } else if let Some((ephemeral, was_listed)) = wanted {
-            // Remove it afterwards, so that it is reported if the deadline passes meanwhile.
-            let outcome = self.nacos.deregister(key, ephemeral, Patience::Operation).await;
-            self.desired.retire(key);
-            progress.borrow_mut().note(key, outcome, was_listed);
+    /// Deregisters the desired instance and the leftover at `key`, after every message about them. As a rule there is
+    /// only one of them.
+    async fn take_busy_offline(&self, mut turn: Turn, persistent_too: bool, progress: &RefCell<Progress>) {
+        turn.come().await;
+        let key = turn.key();
+        if let Some(number) = self.desired.depart(key) {
+            self.take_offline(number, persistent_too, progress).await;
         }
         if let Some(ephemeral) = self.desired.leftover(key, |leftover| leftover.ephemeral) {
-            let outcome = self.nacos.deregister(key, ephemeral, Patience::Operation).await;
+            let outcome = self.deregister_last(key, ephemeral).await;
             self.desired.forget_leftover(key);
             progress.borrow_mut().note(key, outcome, true);
         }
+    }
+
+    /// Deregisters the instance with this number: see [`Departure`].
+    async fn take_offline(&self, number: usize, persistent_too: bool, progress: &RefCell<Progress>) {
+        let read =
+            |desired: &DesiredInstance| (desired.key.clone(), desired.instance.ephemeral, desired.known_to.is_some());
+        let Some((key, ephemeral, was_listed)) = self.desired.departing(number, read) else { return };
+        if ephemeral || persistent_too {
+            let outcome = self.deregister_last(&key, ephemeral).await;
+            progress.borrow_mut().note(&key, outcome, was_listed);
+        } else {
+            progress.borrow_mut().report.left += 1;
+        }
+        // Afterwards, so that it is reported if the deadline passes meanwhile.
+        self.desired.retire(number);
+    }
+
+    /// Deregisters an instance. After a panic, the other instances go on.
+    async fn deregister_last(&self, key: &InstanceKey, ephemeral: bool) -> Result<(), Error> {
+        let deregister = AssertUnwindSafe(self.nacos.deregister(key, ephemeral, Patience::Operation));
+        deregister.catch_unwind().await.unwrap_or_else(|panic| Err(panicked(&self.log, Operation::Deregister, &*panic)))
     }
 
     /// The instances that were not deregistered in time.
