@@ -19,7 +19,10 @@ use actix_rt::task::yield_now;
 use futures_util::future::{ready, FutureExt as _};
 use slog::debug;
 
-use super::shared::{panicked, Phase, Shared};
+use super::{
+    phase::Phase,
+    shared::{panicked, Shared},
+};
 use crate::{
     config::Config,
     error::{Error, Operation},
@@ -202,7 +205,6 @@ impl Registry {
         if !shared.has_own_thread {
             // The thread goes on, and would keep the Heartbeats. One that is missed here ends with its next beat.
             shared.desired.stop_heartbeats();
-            shared.heartbeat_settings.is_closing.set(false);
         }
         for _ in 0..YIELDS_FOR_LAST_ANSWERS {
             yield_now().await;

@@ -24,7 +24,8 @@ use super::{
     desired::DesiredInstance,
     heartbeat::{Beat, BeatOutcome, Heartbeat},
     instances::as_sent,
-    shared::{Phase, Shared},
+    phase::Phase,
+    shared::Shared,
     target::{target_conversions, target_setters, Target},
     values::{initial_values, value_setters},
 };

@@ -484,9 +484,13 @@ impl Drop for Turn {
 pub(super) mod tests {
     use actix::{Actor, Context, Handler};
     use futures_util::FutureExt as _;
+    use tokio::sync::watch;
 
     use super::{
-        super::heartbeat::{Beat, BeatOutcome, HeartbeatSettings},
+        super::{
+            heartbeat::{Beat, BeatOutcome, HeartbeatSettings},
+            phase::Phase,
+        },
         *,
     };
     use crate::{error::Operation, model::service::ServiceName, runtime::timer_grid::Grid};
@@ -519,7 +523,8 @@ pub(super) mod tests {
         tokio::time::pause();
         let registry = NoRegistry.start().downgrade().recipient();
         let log = slog::Logger::root(slog::Discard, slog::o!());
-        let settings = HeartbeatSettings::new(registry, Grid::new(), log);
+        let phase = watch::channel(Phase::Serving).1;
+        let settings = HeartbeatSettings::new(registry, Grid::new(), phase, log);
         let interval = Some(Duration::from_secs(3600));
         std::array::from_fn(|_| Heartbeat::new(key(1), interval, settings.clone()).start_supervised())
     }

@@ -10,7 +10,7 @@
 //! With the usual interval of 5 s, only the first failure is repeated before the next beat. So an outage does not
 //! multiply the beats.
 
-use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
+use std::{future::pending, rc::Rc, sync::Arc, time::Duration};
 
 use actix::{
     fut::ActorFutureExt, Actor, ActorContext, AsyncContext, Context, Handler, MailboxError, Message, Supervised,
@@ -18,7 +18,9 @@ use actix::{
 };
 use actix_rt::time::{sleep, Instant};
 use slog::Logger;
+use tokio::sync::watch;
 
+use super::phase::Phase;
 use crate::{
     error::Error,
     model::{
@@ -71,13 +73,22 @@ pub(crate) struct HeartbeatSettings {
     pub(crate) registry: WeakRecipient<Beat>,
     pub(crate) grid: Grid,
     pub(crate) log: Rc<Logger>,
-    /// Whether the Registry is shutting down. Heartbeats send nothing then.
-    pub(crate) is_closing: Cell<bool>,
+    phase: watch::Receiver<Phase>,
 }
 
 impl HeartbeatSettings {
-    pub(crate) fn new(registry: WeakRecipient<Beat>, grid: Grid, log: Logger) -> Rc<Self> {
-        Rc::new(HeartbeatSettings { registry, grid, log: log.into(), is_closing: Cell::new(false) })
+    pub(crate) fn new(
+        registry: WeakRecipient<Beat>,
+        grid: Grid,
+        phase: watch::Receiver<Phase>,
+        log: Logger,
+    ) -> Rc<Self> {
+        Rc::new(HeartbeatSettings { registry, grid, phase, log: log.into() })
+    }
+
+    /// Whether the Registry is shutting down, and will end all Heartbeats.
+    fn is_closing(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Closing | Phase::Offline)
     }
 }
 
@@ -156,10 +167,8 @@ impl Heartbeat {
     /// Sends the beat and waits for its answer. No timer is armed meanwhile, so there is one beat under way at
     /// most.
     fn beat(&mut self, ctx: &mut Context<Self>) {
-        if self.settings.is_closing.get() {
-            // All Heartbeats end after the last request of the shutdown. To end some of them now would delay it.
-            self.due = self.next_in_phase();
-            return self.arm(ctx);
+        if self.settings.is_closing() {
+            return self.rest(ctx);
         }
         let Some(registry) = self.settings.registry.upgrade() else { return ctx.stop() };
         let beat = Beat { key: self.key.clone(), light: self.light, interval: self.interval(), due: self.due };
@@ -168,8 +177,15 @@ impl Heartbeat {
         ctx.spawn(answered);
     }
 
+    /// Waits for [`StopBeating`], which comes after the last request of the shutdown. To end some Heartbeats between the
+    /// requests would delay them.
+    fn rest(&self, ctx: &mut Context<Self>) {
+        ctx.spawn(pending().into_actor(self));
+    }
+
     fn handle_answer(&mut self, answer: Result<Result<BeatOutcome, Error>, MailboxError>, ctx: &mut Context<Self>) {
         match answer.map_err(Error::from).and_then(|answer| answer) {
+            Err(Error::Stopped) if self.settings.is_closing() => return self.rest(ctx),
             Ok(BeatOutcome::NotDesired) | Err(Error::Stopped) => return ctx.stop(),
             Ok(BeatOutcome::Accepted(reply)) => {
                 self.light = reply.light_beat_enabled;
@@ -310,8 +326,12 @@ mod tests {
     }
 
     fn settings(server: &Addr<Server>) -> Rc<HeartbeatSettings> {
+        settings_in(watch::channel(Phase::Serving).1, server)
+    }
+
+    fn settings_in(phase: watch::Receiver<Phase>, server: &Addr<Server>) -> Rc<HeartbeatSettings> {
         let registry = server.clone().downgrade().recipient();
-        HeartbeatSettings::new(registry, Grid::new(), Logger::root(slog::Discard, slog::o!()))
+        HeartbeatSettings::new(registry, Grid::new(), phase, Logger::root(slog::Discard, slog::o!()))
     }
 
     fn begin(answers: Vec<Result<BeatOutcome, Error>>) -> (Addr<Server>, WeakAddr<Heartbeat>) {
@@ -419,12 +439,46 @@ mod tests {
     #[actix::test]
     async fn it_lives_and_sends_nothing_while_the_registry_goes_offline() {
         prepare();
-        let server = server(vec![], 0..0);
-        let settings = settings(&server);
-        let heartbeat = Heartbeat::new(key(), None, settings.clone()).start_supervised();
-        settings.is_closing.set(true);
-        assert!(beats_after(&server, Duration::from_secs(20)).await.is_empty());
-        assert!(is_alive(&heartbeat));
+        for phase in [Phase::Closing, Phase::Offline] {
+            let server = server(vec![], 0..0);
+            let (phase_tx, phase_rx) = watch::channel(Phase::Serving);
+            let heartbeat = Heartbeat::new(key(), None, settings_in(phase_rx, &server)).start_supervised();
+            phase_tx.send_replace(phase);
+            assert!(beats_after(&server, Duration::from_secs(20)).await.is_empty());
+            assert!(is_alive(&heartbeat));
+            heartbeat.upgrade().unwrap().send(StopBeating).await.unwrap();
+            assert!(!is_alive(&heartbeat));
+        }
+    }
+
+    /// A Registry that reaches a phase while a beat is under way, and abandons the beat.
+    struct AbandonsBeats(watch::Sender<Phase>, Phase);
+
+    impl Actor for AbandonsBeats {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<Beat> for AbandonsBeats {
+        type Result = Result<BeatOutcome, Error>;
+
+        fn handle(&mut self, _: Beat, _: &mut Context<Self>) -> Self::Result {
+            self.0.send_replace(self.1);
+            Err(Error::Stopped)
+        }
+    }
+
+    #[actix::test]
+    async fn it_ends_only_after_the_shutdown_that_abandoned_its_beat() {
+        prepare();
+        for (phase, lives) in [(Phase::Closing, true), (Phase::Offline, true), (Phase::Ended, false)] {
+            let (phase_tx, phase_rx) = watch::channel(Phase::Serving);
+            let registry = AbandonsBeats(phase_tx, phase).start();
+            let log = Logger::root(slog::Discard, slog::o!());
+            let settings = HeartbeatSettings::new(registry.downgrade().recipient(), Grid::new(), phase_rx.clone(), log);
+            let heartbeat = Heartbeat::new(key(), None, settings).start_supervised();
+            sleep(Duration::from_secs(20)).await;
+            assert_eq!((*phase_rx.borrow(), is_alive(&heartbeat)), (phase, lives));
+        }
     }
 
     #[actix::test]

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{
     actor::Registry,
     filter::{filter_setters, Filter},
-    shared::Phase,
+    phase::Phase,
 };
 use crate::{
     client::{ListQuery, Listed, Patience},

@@ -37,6 +37,7 @@ mod instance_state;
 mod instances;
 mod lists;
 mod modify;
+mod phase;
 mod published_state;
 mod push_socket;
 mod pushes;

@@ -16,8 +16,9 @@ use slog::debug;
 
 use super::{
     desired::DesiredInstance,
+    phase::Phase,
     server_kind::{kind_of, kind_of_instance, Kind},
-    shared::{Phase, Shared},
+    shared::Shared,
 };
 use crate::{
     client::{ListQuery, Patience},

@@ -26,6 +26,7 @@ use super::{
     desired::DesiredInstances,
     ejections::Ejections,
     heartbeat::{Beat, HeartbeatSettings},
+    phase::Phase,
     push_socket::Pushes,
     recent_writes::RecentWrites,
     server_kind::ServerKind,
@@ -80,20 +81,6 @@ pub(crate) struct Shared {
     pub(super) phase: watch::Sender<Phase>,
 }
 
-/// The phases of a Registry, in the order in which it goes through them.
-///
-/// A phase is never left for an earlier one. A `watch` channel wakes the tasks that wait for a phase.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Phase {
-    Serving,
-    /// A `Shutdown` was received, or the last address was dropped. New messages are answered with `Stopped`.
-    Closing,
-    /// Everything is deregistered, or the deadline has passed. Operations under way are abandoned.
-    Offline,
-    /// Polls are abandoned, too, and the thread ends.
-    Ended,
-}
-
 impl Shared {
     /// State for a Registry without instances and subscriptions. `beat_recipient` is the Registry itself.
     pub(super) fn new(
@@ -102,7 +89,8 @@ impl Shared {
         has_own_thread: bool,
     ) -> Result<Self, Error> {
         let (log, history, grid) = (config.logger.clone(), History::new(), Grid::new());
-        let heartbeat_settings = HeartbeatSettings::new(beat_recipient, grid, log.clone());
+        let phase = watch::channel(Phase::Serving).0;
+        let heartbeat_settings = HeartbeatSettings::new(beat_recipient, grid, phase.subscribe(), log.clone());
         Ok(Shared {
             nacos: Rc::new(Nacos::new(&config, history.clone())?),
             history,
@@ -126,16 +114,10 @@ impl Shared {
             unregistered_servers: std::cell::Cell::new(0),
             #[cfg(feature = "actix-web")]
             servers_without_address: std::cell::Cell::new(0),
-            phase: watch::channel(Phase::Serving).0,
+            phase,
             config,
             log,
         })
-    }
-
-    /// Begins the shutdown: new messages are answered with `Stopped`, and Heartbeats begin no beat.
-    pub(super) fn close(&self) {
-        self.phase.send_replace(Phase::Closing);
-        self.heartbeat_settings.is_closing.set(true);
     }
 
     /// Whether the Registry has reached `phase`.

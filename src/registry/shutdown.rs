@@ -31,7 +31,8 @@ use slog::{info, warn};
 use super::{
     actor::Registry,
     desired::{Departure, DesiredInstance, Turn},
-    shared::{panicked, Phase, Shared},
+    phase::Phase,
+    shared::{panicked, Shared},
 };
 use crate::{
     client::Patience,
@@ -209,7 +210,7 @@ impl Handler<Shutdown> for Registry {
             return Box::pin(ready(Err(Error::Stopped)));
         }
         self.dispatch_until(Operation::Shutdown, Phase::Ended, |shared| {
-            shared.close();
+            shared.phase.send_replace(Phase::Closing);
             let stop = StopOnDrop(registry);
             let departure = shared.desired.begin_departure();
             async move {
@@ -254,7 +255,7 @@ impl Shared {
     /// Does the same as a `Shutdown` that is not awaited.
     pub(super) async fn last_address_dropped(&self) {
         if !self.has_reached(Phase::Closing) {
-            self.close();
+            self.phase.send_replace(Phase::Closing);
             let departure = self.desired.begin_departure();
             self.go_offline(departure, self.config.shutdown_timeout, false, Drain::default()).await;
         }

@@ -7,7 +7,7 @@ use actix::{Context, Handler, Message, ResponseFuture};
 use futures_util::future::join_all;
 use tokio::sync::watch;
 
-use super::{actor::Registry, shared::Phase, status::RegistryStatus};
+use super::{actor::Registry, phase::Phase, status::RegistryStatus};
 use crate::{
     discovery::subscriber::snapshot::{ListSnapshot, TakeSnapshot},
     error::{Error, Operation},
