@@ -74,6 +74,8 @@ pub(crate) struct DesiredInstance {
     /// Registrations and beats that were rejected since the last success.
     pub(super) rejections: u32,
     pub(crate) beats: u64,
+    /// Whether the published state has the error of the last attempt.
+    has_failed: bool,
     /// On r-nacos: the number of beats until the instance is read.
     beats_until_read: u8,
     pub(super) publisher: StatePublisher,
@@ -95,6 +97,7 @@ impl DesiredInstance {
             last_success: None,
             rejections: 0,
             beats: 0,
+            has_failed: false,
             // Random, so that instances that are registered together are not read together.
             beats_until_read: fastrand::u8(1..=BEATS_PER_READ),
         }
@@ -156,10 +159,14 @@ impl DesiredInstance {
 
     /// Notes that a server accepted a registration or a beat.
     pub(crate) fn succeeded(&mut self) {
-        self.state = InstanceState::Registered;
+        let before = std::mem::replace(&mut self.state, InstanceState::Registered);
         self.last_success = Some(Instant::now());
         self.rejections = 0;
-        self.publisher.publish(self.state, None);
+        let had_failed = std::mem::take(&mut self.has_failed);
+        // The usual beat changes nothing, and the published state has left the CPU's cache since the previous one.
+        if before != self.state || had_failed {
+            self.publisher.publish(self.state, None);
+        }
     }
 
     /// Notes that the server has forgotten the instance.
@@ -180,6 +187,7 @@ impl DesiredInstance {
         } else if self.state == InstanceState::Registered && self.is_late() {
             self.state = InstanceState::Lost;
         }
+        self.has_failed = true;
         self.publisher.publish(self.state, Some(error.clone()));
     }
 
@@ -603,6 +611,17 @@ pub(super) mod tests {
         let mut pending = DesiredInstance::new(key(1), Instance::new("127.0.0.7", 1), None);
         pending.failed(&unreachable);
         assert_eq!(pending.state, InstanceState::Pending);
+    }
+
+    #[actix::test]
+    async fn a_success_removes_the_error_of_an_instance_that_was_registered_all_the_time() {
+        let (operation, server, reason) = (Operation::Beat, "a:1".to_owned(), String::new());
+        let unreachable = Error::Unreachable { operation, server, reason };
+        let mut desired = registered(true);
+        desired.failed(&unreachable);
+        assert_eq!((desired.state, desired.last_error()), (InstanceState::Registered, Some(unreachable)));
+        desired.beat_accepted();
+        assert_eq!((desired.state, desired.last_error()), (InstanceState::Registered, None));
     }
 
     #[actix::test]
