@@ -230,20 +230,19 @@ impl Nacos {
         self.attempt(&call, patience).await.map(drop)
     }
 
-    /// Sends a beat. A light beat carries no values, so it cannot register an unknown instance.
+    /// Sends a beat. Without `values` it is a light beat, which cannot register an unknown instance.
     ///
     /// "Unknown instance" is an answer: see [`HeartbeatReply::is_unknown`].
     pub(crate) async fn beat(
         &self,
         key: &InstanceKey,
-        instance: &Instance,
-        light: bool,
+        values: Option<&Instance>,
         patience: Patience,
     ) -> Result<HeartbeatReply, Error> {
         if self.disabled {
             return Ok(HeartbeatReply::taken());
         }
-        let call = calls::Beat { namespace: &self.namespace, key, values: (!light).then_some(instance) };
+        let call = calls::Beat { namespace: &self.namespace, key, values };
         self.attempt(&call, patience).await.map(|answered| answered.value)
     }
 

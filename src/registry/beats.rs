@@ -141,7 +141,7 @@ impl Shared {
     /// request.
     async fn beat_by_hand(&self, key: &Arc<InstanceKey>, instance: &Instance) -> Result<HeartbeatReply, Error> {
         let patience = self.nacos.patience();
-        let reply = self.nacos.beat(key, instance, false, patience).await?;
+        let reply = self.nacos.beat(key, Some(instance), patience).await?;
         if !reply.is_unknown() {
             self.recent_writes.registered(key, || as_sent(instance));
             return Ok(reply);
@@ -150,6 +150,13 @@ impl Shared {
         self.recent_writes.registered(key, || as_sent(instance));
         self.note(key, |desired| desired.registered(epoch));
         Ok(HeartbeatReply::taken())
+    }
+}
+
+impl Beat {
+    /// The values to send. `None` for a light beat.
+    fn values_of(&self, desired: &DesiredInstance) -> Option<Instance> {
+        (!self.light).then(|| desired.instance.clone())
     }
 }
 
@@ -221,10 +228,10 @@ impl Shared {
     /// Sends a beat while the instance is being changed, because a change may last as long as an operation may. The
     /// beat of an instance that the server knows changes nothing.
     async fn beat_past_changes(&self, beat: &Beat) -> Result<BeatOutcome, Error> {
-        let Some(values) = self.desired.get(&beat.key, |desired| desired.instance.clone()) else {
+        let Some(values) = self.desired.get(&beat.key, |desired| beat.values_of(desired)) else {
             return Ok(BeatOutcome::NotDesired);
         };
-        let reply = self.nacos.beat(&beat.key, &values, beat.light, Patience::Round).await?;
+        let reply = self.nacos.beat(&beat.key, values.as_ref(), Patience::Round).await?;
         if reply.is_unknown() {
             // The change or the next beat registers the instance. Now the values are about to change.
             self.note(&beat.key, DesiredInstance::forgotten);
@@ -240,9 +247,10 @@ impl Shared {
         let deregistered = self.deregister_leftover(&beat.key).await;
         let epoch = self.nacos.epoch();
         let state = |desired: &DesiredInstance| {
-            (desired.instance.clone(), desired.to_register(epoch).cloned(), desired.is_late())
+            let to_register = desired.to_register(epoch).cloned();
+            (to_register, desired.instance.ephemeral, beat.values_of(desired), desired.is_late())
         };
-        let Some((instance, to_register, was_late)) = self.desired.get(&beat.key, state) else {
+        let Some((to_register, ephemeral, values, was_late)) = self.desired.get(&beat.key, state) else {
             return deregistered.map(|()| BeatOutcome::NotDesired);
         };
         if let Some(values) = to_register {
@@ -250,19 +258,19 @@ impl Shared {
             self.keep_in_use(&beat.key, &values, epoch).await;
             return Ok(registered);
         }
-        if !instance.ephemeral {
+        if !ephemeral {
             // The instance was registered as persistent while this beat waited.
             return Ok(self.end_heartbeat(&beat.key));
         }
-        let reply = self.nacos.beat(&beat.key, &instance, beat.light, Patience::Round).await?;
+        let reply = self.nacos.beat(&beat.key, values.as_ref(), Patience::Round).await?;
         if reply.is_unknown() {
-            return self.register_forgotten(beat, &instance, epoch, was_late).await;
+            return self.register_forgotten(beat, epoch, was_late).await;
         }
         self.note(&beat.key, DesiredInstance::beat_accepted);
         // The beat itself may have shown that the server restarted. On r-nacos a light beat brings an instance back
         // without its weight and metadata.
         if self.nacos.epoch() != epoch {
-            self.register_again(&beat.key, &instance).await?;
+            self.register_desired(&beat.key).await?;
         }
         Ok(BeatOutcome::Accepted(reply))
     }
@@ -274,24 +282,26 @@ impl Shared {
         let is_missing = self.desired.get(key, |desired| desired.to_register(epoch).is_some()).unwrap_or(false);
         if is_missing && values.ephemeral && self.nacos.epoch() == epoch {
             // The next registration shows whatever this beat would.
-            let _ = self.nacos.beat(key, values, false, Patience::Round).await;
+            let _ = self.nacos.beat(key, Some(values), Patience::Round).await;
         }
     }
 
     /// Registers an instance again whose beat, sent in `epoch`, was answered "unknown instance".
-    async fn register_forgotten(
-        &self,
-        beat: &Beat,
-        instance: &Instance,
-        epoch: u64,
-        was_late: bool,
-    ) -> Result<BeatOutcome, Error> {
+    async fn register_forgotten(&self, beat: &Beat, epoch: u64, was_late: bool) -> Result<BeatOutcome, Error> {
         self.note(&beat.key, DesiredInstance::forgotten);
         // If a new epoch has begun meanwhile, it explains the answer: the server was changed or restarted.
         if self.nacos.epoch() == epoch {
             self.nacos.note_unknown(was_late, beat.interval);
         }
-        self.register_again(&beat.key, instance).await
+        self.register_desired(&beat.key).await
+    }
+
+    /// Registers the instance again with the desired values.
+    async fn register_desired(&self, key: &Arc<InstanceKey>) -> Result<BeatOutcome, Error> {
+        match self.desired.get(key, |desired| desired.instance.clone()) {
+            Some(values) => self.register_again(key, &values).await,
+            None => Ok(BeatOutcome::NotDesired),
+        }
     }
 
     /// Deregisters the leftover of an instance, if there is one. After an error the caller has to repeat this.
