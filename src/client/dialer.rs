@@ -58,6 +58,15 @@ impl Dialer {
         Dialer { host: server.host.as_str().into(), port: server.port, https: server.https, history: Rc::default() }
     }
 
+    /// The `Host` header of all requests, as awc would write it: without the default port of http or https.
+    pub(super) fn host_header(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.to_string() };
+        match self.port {
+            80 | 443 => host,
+            port => format!("{host}:{port}"),
+        }
+    }
+
     /// Notes that a request that was sent at `sent` got no answer. The address of the last connection is then tried
     /// last.
     pub(crate) fn note_silence(&self, sent: Instant) {
@@ -170,6 +179,8 @@ impl Dialer {
 #[cfg(test)]
 mod tests {
     use actix_rt::net::{TcpListener, TcpSocket};
+    use awc::{Client, Connector};
+    use tokio::io::AsyncReadExt as _;
 
     use super::*;
 
@@ -247,5 +258,35 @@ mod tests {
         );
         dialer.note_silence(Instant::now());
         assert_eq!(dialer.in_order(vec![first, second]), [first, second]);
+    }
+
+    /// The `Host` header that awc writes by itself in a request for `url`.
+    async fn host_header_of_awc(url: &str) -> String {
+        let (listener, address) = listener().await;
+        let connect = fn_service::<_, _, _, _, _, ()>(move |asked: ConnectInfo<Uri>| async move {
+            let stream = TcpStream::connect(address).await.map_err(ConnectError::Io)?;
+            Ok(Connection::new(asked.request().clone(), Stream::new(stream)))
+        });
+        let client = Client::builder().connector(Connector::new().connector(connect)).finish();
+        actix_rt::spawn(client.get(url).send());
+        let (mut connection, mut request) = (listener.accept().await.unwrap().0, Vec::new());
+        while !request.ends_with(b"\r\n\r\n") {
+            connection.read_buf(&mut request).await.unwrap();
+        }
+        let request = String::from_utf8(request).unwrap();
+        request.lines().find_map(|line| line.strip_prefix("host: ")).unwrap().to_owned()
+    }
+
+    #[actix::test]
+    async fn the_host_header_is_what_awc_writes_for_the_address() {
+        for url in ["nacos:8848", "nacos:80", "nacos:443", "192.0.2.1:8848", "[2001:db8::1]:8848", "[2001:db8::1]:80"] {
+            let url = format!("http://{url}");
+            let dialer = Dialer::new(&ServerAddress::parse(&url, "/nacos").unwrap());
+            assert_eq!(dialer.host_header(), host_header_of_awc(&url).await, "{url}");
+        }
+        for url in ["http://nacos/list", "http://[::1]/list"] {
+            let dialer = Dialer::new(&ServerAddress::parse_endpoint(url).unwrap());
+            assert_eq!(dialer.host_header(), host_header_of_awc(url).await, "{url}");
+        }
     }
 }
