@@ -257,7 +257,8 @@ impl Nacos {
             // Signatures belong to the naming API. The login has none.
             let key = self.access_key.borrow().clone().filter(|_| operation != Operation::Login);
             let auth = Auth { token, key: key.as_deref() };
-            let sent = self.transport.send(&server.client, &server.base_url, request, auth, deadline).await;
+            let context_path = &server.address.context_path;
+            let sent = self.transport.send(&server.client, context_path, request, auth, deadline).await;
             sent.map_err(|no_answer| no_answer.into_error(operation, &server.name))
         };
         let Some(in_query) = request.in_query() else { return send(request).await };
@@ -414,7 +415,7 @@ mod tests {
                 let connected = match fails.get() {
                     None => {
                         let (near, far) = duplex(1 << 16);
-                        let (name, replies) = (asked.request().authority().unwrap().to_string(), replies.clone());
+                        let (name, replies) = (dialer.host_header(), replies.clone());
                         actix_rt::spawn(serve(far, move |request| replies(&name, request)));
                         Ok(Connection::new(asked.request().clone(), Stream::new(near)))
                     }

@@ -20,7 +20,6 @@ pub(crate) struct Server {
     pub(crate) address: ServerAddress,
     /// `host:port`, for errors and logs.
     pub(crate) name: String,
-    pub(crate) base_url: String,
     /// Owns the connections, which are closed when the server is dropped.
     pub(super) client: Client,
     pub(super) dialer: Dialer,
@@ -37,7 +36,6 @@ impl Server {
         let dialer = Dialer::new(&address);
         Server {
             name: address.to_string(),
-            base_url: address.base_url(),
             address,
             client: new_client(&dialer),
             dialer,

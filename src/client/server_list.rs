@@ -6,10 +6,10 @@
 //! A page that cannot be read changes nothing. Keeping a server that is gone does less harm than losing a server that
 //! exists: requests to it fail, and another server comes into use.
 
-use std::{rc::Rc, time::Duration};
+use std::{rc::Rc, str::FromStr as _, time::Duration};
 
 use actix_rt::time::sleep;
-use awc::http::Method;
+use awc::http::{uri::PathAndQuery, Method, Uri};
 use slog::{info, warn};
 
 use super::{nacos::Nacos, transport::Auth};
@@ -56,7 +56,9 @@ impl Nacos {
         let endpoint = ServerAddress::redacted_endpoint(url);
         let _permit = self.transport.permit(Operation::ServerList).await;
         let client = self.servers.new_client(&ServerAddress::parse_endpoint(url)?);
-        let answer = self.transport.send(&client, url, &request, Auth::default(), self.deadline()).await;
+        let url = Uri::from_str(url).map_err(|error| Error::invalid("endpoint", error.to_string()))?;
+        let page = url.path_and_query().map_or("/", PathAndQuery::as_str);
+        let answer = self.transport.send(&client, page, &request, Auth::default(), self.deadline()).await;
         let answer = answer.map_err(|no_answer| no_answer.into_error(Operation::ServerList, endpoint))?;
         if answer.status != 200 {
             let (status, body) = (answer.status, answer.excerpt());

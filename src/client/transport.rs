@@ -48,6 +48,12 @@ const ANSWER_LIMIT: usize = 64 * 1024 * 1024;
 /// Keeps connections until the server closes them. A closed connection is noticed before it is used again.
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// What all URLs begin with, whatever the server.
+///
+/// A client belongs to one server: its dialer has the address and does TLS, and its `Host` header names the server. awc
+/// needs some address as the key of its pool, and takes 1,500 instructions less per request with a short one.
+const ORIGIN: &str = "http://s";
+
 /// Limits the requests under way and the duration of each.
 ///
 /// With one connection configured, one is shared and one is reserved: two in all.
@@ -180,24 +186,24 @@ impl Transport {
         }
     }
 
-    /// Sends `request` to the server at `base_url` and waits for the answer until `deadline`.
+    /// Sends `request` to the server of `client`, below `context_path`, and waits for the answer until `deadline`.
     ///
     /// # Errors
     /// [`NoAnswer`]. For a timeout it contains the limit that applied.
     pub(crate) async fn send(
         &self,
         client: &Client,
-        base_url: &str,
+        context_path: &str,
         request: &Request,
         auth: Auth<'_>,
         deadline: Instant,
     ) -> Result<Answer, NoAnswer> {
         let limit = self.timeout.min(deadline.saturating_duration_since(Instant::now()));
         let exchange = async {
-            match self.exchange(client, base_url, request, auth).await {
+            match self.exchange(client, context_path, request, auth).await {
                 // The server or a proxy closed the idle connection just then. A new connection shows whether the server
                 // is there.
-                Err(NoAnswer::Broken(_)) => self.exchange(client, base_url, request, auth).await,
+                Err(NoAnswer::Broken(_)) => self.exchange(client, context_path, request, auth).await,
                 exchanged => exchanged,
             }
         };
@@ -208,15 +214,13 @@ impl Transport {
     async fn exchange(
         &self,
         client: &Client,
-        base_url: &str,
+        context_path: &str,
         request: &Request,
         auth: Auth<'_>,
     ) -> Result<Answer, NoAnswer> {
-        // The dialer does TLS, so awc must see plain connections.
-        let address = base_url.strip_prefix("https://").or(base_url.strip_prefix("http://")).unwrap_or(base_url);
         let url = match &*auth.query(request) {
-            "" => ["http://", address, request.path].concat(),
-            query => ["http://", address, request.path, "?", query].concat(),
+            "" => [ORIGIN, context_path, request.path].concat(),
+            query => [ORIGIN, context_path, request.path, "?", query].concat(),
         };
         // Bodies are decoded below, independent of awc's features that other crates may have turned on.
         let mut head = client.request(request.method.clone(), url).no_decompress();
@@ -302,8 +306,7 @@ mod tests {
             String::from_utf8(sent).unwrap()
         };
         let (transport, deadline) = (Transport::new(&config), Instant::now() + Duration::from_secs(60));
-        let base_url = address.base_url();
-        let answer = transport.send(&client, &base_url, request, auth, deadline);
+        let answer = transport.send(&client, &address.context_path, request, auth, deadline);
         let (answer, sent) = futures_util::future::join(answer, serve).await;
         assert_eq!(answer.unwrap().body, b"ok");
         let lines = sent.split("\r\n").filter(|line| !line.starts_with("date: "));

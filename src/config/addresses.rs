@@ -201,11 +201,6 @@ impl ServerAddress {
         }
         found.map_err(unreachable)
     }
-
-    /// `http(s)://host:port/context`, without a trailing slash.
-    pub(crate) fn base_url(&self) -> String {
-        format!("{}://{self}{}", if self.https { "https" } else { "http" }, self.context_path)
-    }
 }
 
 pub(super) fn no_credentials() -> Error {
@@ -280,11 +275,12 @@ mod tests {
 
     #[test]
     fn an_address_is_parsed_in_all_its_forms() {
-        assert_eq!(parse("192.0.2.1:8848").unwrap().base_url(), "http://192.0.2.1:8848/nacos");
-        assert_eq!(parse("http://nacos:80/").unwrap().base_url(), "http://nacos:80/nacos");
-        assert_eq!(parse("http://nacos:80/other/place/").unwrap().base_url(), "http://nacos:80/other/place");
+        let parts = |text: &str| parse(text).map(|address| (address.to_string(), address.context_path)).unwrap();
+        assert_eq!(parts("192.0.2.1:8848"), ("192.0.2.1:8848".into(), "/nacos".into()));
+        assert_eq!(parts("http://nacos:80/"), ("nacos:80".into(), "/nacos".into()));
+        assert_eq!(parts("http://nacos:80/other/place/"), ("nacos:80".into(), "/other/place".into()));
         assert_eq!(parse("[::1]:8848").unwrap().to_string(), "[::1]:8848");
-        assert_eq!(ServerAddress::parse("a:1", "/").unwrap().base_url(), "http://a:1");
+        assert_eq!(ServerAddress::parse("a:1", "/").unwrap().context_path, "");
     }
 
     #[test]

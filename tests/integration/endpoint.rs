@@ -28,7 +28,7 @@ fn list(addresses: &str) -> Answer {
 }
 
 fn config(endpoint: &Fake) -> Config {
-    Config::at_endpoint(format!("http://{}/nacos/serverlist", endpoint.address))
+    Config::at_endpoint(format!("http://{}/nacos/serverlist?tenant=a%20b", endpoint.address))
         .endpoint_interval(ms(100))
         .poll_interval(POLL, POLL)
         .request_timeout(ms(2000))
@@ -55,7 +55,10 @@ async fn instances_follow_a_list_that_changes_at_run_time() {
     until("they are at the new server", || ports(&new, "orders") == [80] && ports(&new, "ledger") == [80]).await;
     assert_eq!(known(&registry).await, [new.server_address()]);
     shut_down(&registry).await;
-    assert!(endpoint.seen().iter().all(|seen| seen.path() == "/nacos/serverlist"));
+    for seen in endpoint.seen() {
+        assert_eq!(seen.target, "/nacos/serverlist?tenant=a%20b");
+        assert_eq!(seen.header("host"), Some(&*endpoint.server_address()));
+    }
 }
 
 #[actix::test]
