@@ -25,7 +25,12 @@ pub(super) fn decode(status: StatusCode, headers: &HeaderMap, body: Vec<u8>, pat
     if let Some(location) = location {
         return redirection(location, path).into_bytes();
     }
-    match inflate(header(headers, CONTENT_ENCODING).unwrap_or_default(), body, limit) {
+    let inflated = match header(headers, CONTENT_ENCODING) {
+        None => inflate("", body, limit),
+        // The last one was applied last.
+        Some(encodings) => encodings.rsplit(',').try_fold(body, |body, encoding| inflate(encoding, body, limit)),
+    };
+    match inflated {
         Ok(body) => to_utf8(body, header(headers, CONTENT_TYPE).unwrap_or_default()),
         Err(problem) => problem.into_bytes(),
     }
@@ -71,22 +76,18 @@ fn port(to: &Uri) -> Option<u16> {
     })
 }
 
-/// Undoes the encodings, beginning with the last one. Also recognises gzip without its header, because JSON never
-/// begins like gzip.
-fn inflate(encodings: &str, mut body: Vec<u8>, limit: usize) -> Result<Vec<u8>, String> {
+/// Undoes one encoding. Also recognises gzip without its header, because JSON never begins like gzip.
+fn inflate(encoding: &str, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, String> {
     const GZIP: &[u8] = &[0x1f, 0x8b];
-    for encoding in encodings.rsplit(',').map(|encoding| encoding.trim().to_ascii_lowercase()) {
-        body = match encoding.as_str() {
-            "" | "identity" | "gzip" | "x-gzip" if body.starts_with(GZIP) => {
-                read(MultiGzDecoder::new(&body[..]), "gzip", limit)?
-            }
-            "" | "identity" | "gzip" | "x-gzip" => body,
-            "deflate" if is_zlib(&body) => read(ZlibDecoder::new(&body[..]), "deflate", limit)?,
-            "deflate" => read(DeflateDecoder::new(&body[..]), "deflate", limit)?,
-            other => return Err(format!("{} bytes in the encoding {other:?}, which was not requested", body.len())),
-        };
+    match encoding.trim().to_ascii_lowercase().as_str() {
+        "" | "identity" | "gzip" | "x-gzip" if body.starts_with(GZIP) => {
+            read(MultiGzDecoder::new(&body[..]), "gzip", limit)
+        }
+        "" | "identity" | "gzip" | "x-gzip" => Ok(body),
+        "deflate" if is_zlib(&body) => read(ZlibDecoder::new(&body[..]), "deflate", limit),
+        "deflate" => read(DeflateDecoder::new(&body[..]), "deflate", limit),
+        other => Err(format!("{} bytes in the encoding {other:?}, which was not requested", body.len())),
     }
-    Ok(body)
 }
 
 /// Whether the body begins with a zlib header. Some servers send `deflate` without it.
@@ -168,12 +169,14 @@ mod tests {
         let mut raw = DeflateEncoder::new(Vec::new(), Compression::default());
         zlib.write_all(b"ok").unwrap();
         raw.write_all(b"ok").unwrap();
+        let zlib = zlib.finish().unwrap();
         assert_eq!(encoded("gzip", gzip(b"ok")), "ok");
         assert_eq!(encoded("X-GZIP", gzip(b"ok")), "ok");
         assert_eq!(encoded("", gzip(b"ok")), "ok", "recognised without a header");
         assert_eq!(encoded("gzip, gzip", gzip(&gzip(b"ok"))), "ok");
         assert_eq!(encoded("gzip", "ok"), "ok", "the header is wrong");
-        assert_eq!(encoded("deflate", zlib.finish().unwrap()), "ok");
+        assert_eq!(encoded("deflate, gzip", gzip(&zlib)), "ok", "the last encoding is undone first");
+        assert_eq!(encoded("deflate", zlib), "ok");
         assert_eq!(encoded("deflate", raw.finish().unwrap()), "ok");
     }
 

@@ -25,7 +25,9 @@ use awc::{
     http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT},
     Client, ClientResponse, Connector,
 };
-use futures_util::future::select;
+use bytes::Bytes;
+use futures_core::Stream;
+use futures_util::{future::select, StreamExt as _};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{decoding::decode, dialer::Dialer, health::FailureKind, tls};
@@ -239,12 +241,8 @@ impl Transport {
         };
         let mut response = sent.await.map_err(|error| self.not_sent(error))?;
         let status = response.status();
-        let body = response.body().limit(ANSWER_LIMIT).await.map_err(not_read)?;
-        // awc returns an incomplete body without an error when the connection ends early.
-        if promised_length(&response).is_some_and(|length| body.len() < length) {
-            return Err(NoAnswer::Unreadable("cut off".into()));
-        }
-        let body = decode(status, response.headers(), body.into(), request.path, ANSWER_LIMIT);
+        let body = read_body(&mut response, ANSWER_LIMIT).await?;
+        let body = decode(status, response.headers(), body, request.path, ANSWER_LIMIT);
         Ok(Answer { status: status.as_u16(), body })
     }
 
@@ -265,6 +263,29 @@ impl Transport {
     }
 }
 
+/// Reads the whole body, up to `limit` bytes. `ClientResponse::body` would copy it once more.
+async fn read_body<S>(response: &mut ClientResponse<S>, limit: usize) -> Result<Vec<u8>, NoAnswer>
+where
+    S: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+{
+    let too_long = || NoAnswer::Unreadable(format!("longer than {limit} bytes"));
+    let (promised, mut body) = (promised_length(response).unwrap_or_default(), Vec::new());
+    if promised > limit {
+        return Err(too_long());
+    }
+    while let Some(part) = response.next().await {
+        body.extend_from_slice(&part.map_err(not_read)?);
+        if body.len() > limit {
+            return Err(too_long());
+        }
+    }
+    // awc ends an incomplete body without an error when the connection ends early.
+    if body.len() < promised {
+        return Err(NoAnswer::Unreadable("cut off".into()));
+    }
+    Ok(body)
+}
+
 /// The length that the answer announced.
 fn promised_length<S>(response: &ClientResponse<S>) -> Option<usize> {
     response.headers().get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
@@ -272,7 +293,6 @@ fn promised_length<S>(response: &ClientResponse<S>) -> Option<usize> {
 
 fn not_read(error: PayloadError) -> NoAnswer {
     match error {
-        PayloadError::Overflow => NoAnswer::Unreadable(format!("longer than {ANSWER_LIMIT} bytes")),
         PayloadError::Incomplete(_) => NoAnswer::Unreadable("cut off".into()),
         PayloadError::EncodingCorrupted => NoAnswer::Unreadable("corrupt transfer encoding".into()),
         error => NoAnswer::Broken(error.to_string()),
@@ -284,7 +304,7 @@ mod tests {
     use std::io;
 
     use actix_rt::net::TcpListener;
-    use awc::http::Method;
+    use awc::{http::Method, test::TestResponse};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -314,6 +334,19 @@ mod tests {
         let end_of_headers = lines.len() - 2;
         lines[1..end_of_headers].sort();
         lines
+    }
+
+    #[actix::test]
+    async fn a_body_is_read_if_it_is_whole_and_not_longer_than_the_limit() {
+        let read = async |length: &str, body: &'static str| {
+            let response = TestResponse::with_header((CONTENT_LENGTH, length)).set_payload(body);
+            read_body(&mut response.finish(), 4).await
+        };
+        let unreadable = |reason: &str| Err(NoAnswer::Unreadable(reason.into()));
+        assert_eq!(read("4", "body").await, Ok(b"body".to_vec()));
+        assert_eq!(read("4", "bod").await, unreadable("cut off"));
+        assert_eq!(read("5", "").await, unreadable("longer than 4 bytes"), "it is not read");
+        assert_eq!(read("unknown", "longer").await, unreadable("longer than 4 bytes"));
     }
 
     #[actix::test]
