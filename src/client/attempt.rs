@@ -145,8 +145,9 @@ impl Nacos {
     ///
     /// So an application that is rejected by the only healthy server gets the error at once.
     fn has_answer(&self, operation: Operation, progress: &Progress) -> bool {
-        let may_come_back = progress.has_current_failed || self.servers.is_current_open_for(operation);
-        progress.first_rejection.is_some() && !may_come_back
+        progress.first_rejection.is_some()
+            && !progress.has_current_failed
+            && !self.servers.is_current_open_for(operation)
     }
 
     /// Waits for a permit and for a server that may be asked. `None` if no server is worth waiting for.

@@ -27,7 +27,7 @@ pub(super) fn decode(status: StatusCode, headers: &HeaderMap, body: Vec<u8>, pat
     }
     let inflated = match header(headers, CONTENT_ENCODING) {
         None => inflate("", body, limit),
-        // The last one was applied last.
+        // The encoding that was applied last is named last.
         Some(encodings) => encodings.rsplit(',').try_fold(body, |body, encoding| inflate(encoding, body, limit)),
     };
     match inflated {
