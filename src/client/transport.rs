@@ -22,7 +22,11 @@ use actix_http::error::ParseError;
 use actix_rt::time::{timeout, Instant};
 use awc::{
     error::{ConnectError, PayloadError, SendRequestError},
-    http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT},
+    http::{
+        header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT},
+        uri::{Authority, Scheme},
+        Uri,
+    },
     Client, ClientResponse, Connector,
 };
 use bytes::Bytes;
@@ -50,12 +54,6 @@ const ANSWER_LIMIT: usize = 64 * 1024 * 1024;
 /// Keeps connections until the server closes them. A closed connection is noticed before it is used again.
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What all URLs begin with, whatever the server.
-///
-/// A client belongs to one server: its dialer has the address and does TLS, and its `Host` header names the server. awc
-/// needs some address as the key of its pool, and takes 1,500 instructions less per request with a short one.
-const ORIGIN: &str = "http://s";
-
 /// Limits the requests under way and the duration of each.
 ///
 /// With one connection configured, one is shared and one is reserved: two in all.
@@ -67,6 +65,11 @@ pub(crate) struct Transport {
     /// Whether the Registry shuts down, so that deregistrations may use the reserved permits too.
     is_closing: Cell<bool>,
     timeout: Duration,
+    /// The address in all URLs, whatever the server.
+    ///
+    /// A client belongs to one server: its dialer has the address and does TLS, and its `Host` header names the server.
+    /// awc needs some address as the key of its pool, and takes 2,000 instructions less per request with a short one.
+    authority: Authority,
 }
 
 /// The authentication of a request: a token, a signature, or both.
@@ -152,6 +155,7 @@ impl Transport {
             reserved: Semaphore::new(reserved),
             is_closing: Cell::new(false),
             timeout: config.request_timeout,
+            authority: Authority::from_static("s"),
         }
     }
 
@@ -220,10 +224,12 @@ impl Transport {
         request: &Request,
         auth: Auth<'_>,
     ) -> Result<Answer, NoAnswer> {
-        let url = match &*auth.query(request) {
-            "" => [ORIGIN, context_path, request.path].concat(),
-            query => [ORIGIN, context_path, request.path, "?", query].concat(),
+        let target = match &*auth.query(request) {
+            "" => [context_path, request.path].concat(),
+            query => [context_path, request.path, "?", query].concat(),
         };
+        let mut url = Uri::try_from(target).map_err(|error| NoAnswer::Broken(error.to_string()))?.into_parts();
+        (url.scheme, url.authority) = (Some(Scheme::HTTP), Some(self.authority.clone()));
         // Bodies are decoded below, independent of awc's features that other crates may have turned on.
         let mut head = client.request(request.method.clone(), url).no_decompress();
         if let Some(token) = auth.security_token() {
@@ -347,6 +353,22 @@ mod tests {
         assert_eq!(read("4", "bod").await, unreadable("cut off"));
         assert_eq!(read("5", "").await, unreadable("longer than 4 bytes"), "it is not read");
         assert_eq!(read("unknown", "longer").await, unreadable("longer than 4 bytes"));
+    }
+
+    #[actix::test]
+    async fn a_request_whose_url_is_too_long_is_not_sent() {
+        let config = Config::disabled();
+        let client = client_factory(&config).unwrap()(&Dialer::new(&ServerAddress::parse("127.0.0.1:1", "").unwrap()));
+        let request = Request {
+            method: Method::GET,
+            path: "/",
+            query: "x".repeat(1 << 16),
+            form: None,
+            form_may_be_query: false,
+        };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let sent = Transport::new(&config).send(&client, "", &request, Auth::default(), deadline).await;
+        assert_eq!(sent.map(|answer| answer.status), Err(NoAnswer::Broken("uri too long".into())));
     }
 
     #[actix::test]
