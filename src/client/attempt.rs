@@ -559,6 +559,22 @@ mod tests {
     }
 
     #[actix::test]
+    async fn a_rejection_does_not_end_an_operation_while_the_breaker_of_the_server_in_use_is_open() {
+        let mut world = world(&["a:1", "b:1"], as_is, |server, _, before| match server {
+            "a:1" if before < 4 => answer(500, ""),
+            "a:1" => ok(),
+            _ => answer(400, "no"),
+        });
+        for port in [80, 81] {
+            world.instance.port = port;
+            world.register(Patience::Round).await.unwrap_err();
+        }
+        assert!(world.nacos.servers.is_current_open_for(Operation::Register));
+        world.register(Patience::Operation).await.unwrap();
+        assert_eq!(world.asked()[4..], ["b:1", "a:1"]);
+    }
+
+    #[actix::test]
     async fn a_half_open_server_is_asked_unless_a_rejection_is_the_answer() {
         tokio::time::pause();
         for (status, asked) in [(500, &["a:1", "b:1"][..]), (403, &["a:1", "b:1"]), (400, &["a:1"])] {
