@@ -166,13 +166,17 @@ impl Nacos {
             // The time of an operation begins with its first permit: a burst may have to wait longer than an operation
             // may take.
             let deadline = *progress.deadline.get_or_insert_with(|| patience.deadline(now + self.operation_timeout));
+            if patience == Patience::InUse {
+                let others = self.servers.all().into_iter().filter(|server| !self.servers.is_in_use(server));
+                progress.tried.extend(others);
+            }
             let is_over = now >= deadline && (progress.last_failure.is_some() || progress.first_rejection.is_some());
             let has_answer = self.has_answer(operation, progress);
             // If all servers that answered reject everything, ask failing servers too.
             let only_healthy = has_answer && progress.reject_all.len() < progress.tried.len();
             let wait = match self.servers.choose(operation, &progress.tried, only_healthy) {
                 Choice::Ask(server) if !is_over => return Some((permit, server, deadline)),
-                _ if now >= deadline || has_answer || patience == Patience::Round => return None,
+                _ if now >= deadline || has_answer || patience.is_one_round() => return None,
                 Choice::Wait(pause) => pause,
                 Choice::Ask(_) | Choice::Nobody => progress.next_round(),
             };
@@ -341,7 +345,7 @@ mod tests {
         super::{
             calls::{Get, Register},
             dialer::Dialer,
-            servers::tests::{refuse, servers_of},
+            servers::tests::{refuse, servers_of, succeed},
             stream::Stream,
         },
         *,
@@ -605,6 +609,26 @@ mod tests {
         let began = Instant::now();
         assert!(world.register(Patience::Round).await.is_err());
         assert_eq!((world.asked(), began.elapsed()), (vec!["a:1".into(), "b:1".into()], Duration::ZERO));
+    }
+
+    #[actix::test]
+    async fn a_question_about_the_server_in_use_is_answered_by_no_other_server_and_in_no_other_epoch() {
+        let world = world(&["a:1", "b:1"], as_is, |server, _, _| match server {
+            "a:1" => answer(500, "busy"),
+            _ => answer(404, "no matched ip"),
+        });
+        let key = InstanceKey::of(&ServiceName::parse("orders").unwrap(), &world.instance);
+        let read = world.nacos.read_in_use(&key).await;
+        assert!(matches!(read, Some(Err(Error::Refused { status: 500, .. }))), "{read:?}");
+        assert_eq!(world.asked(), ["a:1"]);
+        let change = async {
+            refuse(&world.nacos.servers, 0);
+            succeed(&world.nacos.servers, 1, Operation::Beat);
+        };
+        let (read, ()) = futures_util::future::join(world.nacos.read_in_use(&key), change).await;
+        assert_eq!((read, world.in_use()), (None, "b:1".into()));
+        let read = world.nacos.read_in_use(&key).await;
+        assert!(matches!(read, Some(Err(Error::NotFound { .. }))), "{read:?}");
     }
 
     #[actix::test]

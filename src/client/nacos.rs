@@ -68,6 +68,7 @@ pub(crate) struct Nacos {
 /// |---|---|
 /// | an application's message | `Operation` or `Until`: it waits for an answer |
 /// | a Heartbeat, a Subscriber | `Round`: the next beat or poll comes soon, and would find the same |
+/// | a question about the server in use | `InUse`: another server's answer says nothing about it |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
     /// For [`Config::operation_timeout`], from the moment when the first request can be sent.
@@ -76,6 +77,8 @@ pub(crate) enum Patience {
     Until(Instant),
     /// Once at each server, for callers that come back soon.
     Round,
+    /// Once, at the server in use.
+    InUse,
 }
 
 impl Patience {
@@ -83,8 +86,13 @@ impl Patience {
     pub(super) fn deadline(self, of_operation: Instant) -> Instant {
         match self {
             Patience::Until(deadline) => deadline,
-            Patience::Operation | Patience::Round => of_operation,
+            Patience::Operation | Patience::Round | Patience::InUse => of_operation,
         }
+    }
+
+    /// Whether no server is asked twice.
+    pub(super) fn is_one_round(self) -> bool {
+        matches!(self, Patience::Round | Patience::InUse)
     }
 }
 
@@ -341,10 +349,12 @@ impl Nacos {
         }
     }
 
-    /// The values of an instance at the server in use, by one request. `None` if another server answered.
-    pub(crate) async fn read_in_use(&self, key: &InstanceKey) -> Result<Option<Instance>, Error> {
-        let found = self.get(key, Patience::Round).await?;
-        Ok(self.servers.is_in_use(&found.server).then_some(found.value.instance))
+    /// The values of an instance at the server in use, by one request. `None` if another epoch has begun meanwhile:
+    /// then the answer may be another server's.
+    pub(crate) async fn read_in_use(&self, key: &InstanceKey) -> Option<Result<Instance, Error>> {
+        let epoch = self.epoch();
+        let found = self.get(key, Patience::InUse).await;
+        (self.epoch() == epoch).then(|| found.map(|found| found.value.instance))
     }
 
     async fn get(&self, key: &InstanceKey, patience: Patience) -> Result<Answered<v1::Found>, Error> {

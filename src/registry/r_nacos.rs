@@ -49,7 +49,7 @@ impl Shared {
     /// Reads the instance, and registers it again if r-nacos has lost it or its values.
     async fn read_and_restore(&self, key: &Arc<InstanceKey>, epoch: u64) -> Result<(), Error> {
         let last_written = self.desired.get(key, |desired| desired.last_written);
-        let shown = self.nacos.read_in_use(key).await;
+        let Some(shown) = self.nacos.read_in_use(key).await else { return Ok(()) };
         if let Some(kind) = kind_of(&shown) {
             self.server_kind.set(epoch, kind);
         }
@@ -62,7 +62,7 @@ impl Shared {
         // If a registration or a new epoch came in between, the answer is outdated.
         let Some((wanted, written)) = wanted.filter(|_| self.nacos.epoch() == epoch) else { return Ok(()) };
         let is_lost = match shown {
-            Ok(shown) => shown.is_some_and(|shown| has_lost_values(&shown, &wanted)),
+            Ok(shown) => has_lost_values(&shown, &wanted),
             Err(error) => matches!(error, Error::NotFound { .. }),
         };
         if !is_lost || last_written != Some(written) {
@@ -89,7 +89,7 @@ impl Shared {
     }
 
     async fn find_out_kind(&self, key: &InstanceKey) -> Option<Kind> {
-        let kind = kind_of(&self.nacos.read_in_use(key).await);
+        let kind = self.nacos.read_in_use(key).await.and_then(|shown| kind_of(&shown));
         if kind.is_some() {
             return kind;
         }

@@ -8,7 +8,10 @@ use std::cell::Cell;
 
 use actix_rt::time::Instant;
 
-use crate::{error::Error, model::instance::Instance};
+use crate::{
+    error::{Error, Operation},
+    model::instance::Instance,
+};
 
 /// The kind of the server in use, detected once in each epoch.
 #[derive(Default)]
@@ -36,9 +39,11 @@ impl ServerKind {
 }
 
 /// The kind of the server, by its answer to reading an instance. `None` if the answer does not show it.
-pub(super) fn kind_of(shown: &Result<Option<Instance>, Error>) -> Option<Kind> {
+pub(super) fn kind_of(shown: &Result<Instance, Error>) -> Option<Kind> {
     match shown {
-        Ok(shown) => shown.as_ref().map(kind_of_instance),
+        Ok(shown) => Some(kind_of_instance(shown)),
+        // Every server may reject the login.
+        Err(Error::Unauthorized { operation: Operation::Login, .. }) => None,
         // Only Nacos 3 does not support the request.
         Err(Error::Unsupported { .. } | Error::Unauthorized { .. }) => Some(Kind::Nacos),
         Err(_) => None,
@@ -59,10 +64,9 @@ pub(super) fn kind_of_instance(instance: &Instance) -> Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Operation;
 
-    fn shown(instance_id: &str) -> Result<Option<Instance>, Error> {
-        Ok(Some(Instance { instance_id: instance_id.into(), ..Instance::new("127.0.0.7", 80) }))
+    fn shown(instance_id: &str) -> Result<Instance, Error> {
+        Ok(Instance { instance_id: instance_id.into(), ..Instance::new("127.0.0.7", 80) })
     }
 
     #[test]
@@ -71,7 +75,6 @@ mod tests {
         for other in ["127.0.0.7#80#DEFAULT#DEFAULT_GROUP@@orders", "127.0.0.7#8", "127.0.0.8#80", "127.0.0.7", ""] {
             assert_eq!(kind_of(&shown(other)), Some(Kind::Nacos), "{other:?}");
         }
-        assert_eq!(kind_of(&Ok(None)), None, "another server answered");
     }
 
     #[test]
@@ -82,6 +85,8 @@ mod tests {
         assert_eq!(kind(gone), Some(Kind::Nacos));
         let denied = Error::Unauthorized { operation, server: server(), reason: reason() };
         assert_eq!(kind(denied), Some(Kind::Nacos));
+        let login = Error::Unauthorized { operation: Operation::Login, server: server(), reason: reason() };
+        assert_eq!(kind(login), None, "any server may reject a login");
         let unreachable = Error::Unreachable { operation, server: server(), reason: reason() };
         assert_eq!(kind(unreachable), None);
         let unreadable = Error::Unreadable { operation, server: server(), reason: reason() };

@@ -449,29 +449,31 @@ async fn a_persistent_instance_that_was_being_restored_when_another_epoch_began_
 type OnRNacos = Arc<Mutex<Option<(String, String)>>>;
 
 /// Answers as r-nacos 0.8.8 does, for one instance.
-fn r_nacos(has: OnRNacos) -> Fake {
-    Fake::start(move |seen| {
-        let mut has = has.lock().unwrap();
-        match (seen.method.as_str(), seen.path()) {
-            ("POST", "/nacos/v1/ns/instance") => {
-                let value = |name| seen.parameter(name).unwrap_or_default().to_owned();
-                *has = Some((value("weight"), value("metadata")));
-                Answer::ok()
-            }
-            ("GET", "/nacos/v1/ns/instance") => match &*has {
-                None => Answer::Text(500, "text/plain", "error".into()),
-                Some((weight, metadata)) => Answer::json(format!(
-                    r#"{{"service":"DEFAULT_GROUP@@orders","ip":"{IP}","port":80,"clusterName":"DEFAULT","weight":{weight},"healthy":true,"instanceId":"{IP}#80","metadata":{},"marked":true,"enabled":true,"serviceName":"DEFAULT_GROUP@@orders","ephemeral":true}}"#,
-                    percent_decoded(metadata)
-                )),
-            },
-            ("PUT", "/nacos/v1/ns/instance/beat") => {
-                has.get_or_insert_with(|| ("1.0".into(), "{}".into()));
-                Answer::json(r#"{"lightBeatEnabled":true,"code":10200,"clientBeatInterval":100}"#)
-            }
-            _ => Answer::usual(seen),
+fn answer_as_r_nacos(seen: &Seen, has: &OnRNacos) -> Answer {
+    let mut has = has.lock().unwrap();
+    match (seen.method.as_str(), seen.path()) {
+        ("POST", "/nacos/v1/ns/instance") => {
+            let value = |name| seen.parameter(name).unwrap_or_default().to_owned();
+            *has = Some((value("weight"), value("metadata")));
+            Answer::ok()
         }
-    })
+        ("GET", "/nacos/v1/ns/instance") => match &*has {
+            None => Answer::Text(500, "text/plain", "error".into()),
+            Some((weight, metadata)) => Answer::json(format!(
+                r#"{{"service":"DEFAULT_GROUP@@orders","ip":"{IP}","port":80,"clusterName":"DEFAULT","weight":{weight},"healthy":true,"instanceId":"{IP}#80","metadata":{},"marked":true,"enabled":true,"serviceName":"DEFAULT_GROUP@@orders","ephemeral":true}}"#,
+                percent_decoded(metadata)
+            )),
+        },
+        ("PUT", "/nacos/v1/ns/instance/beat") => {
+            has.get_or_insert_with(|| ("1.0".into(), "{}".into()));
+            Answer::json(r#"{"lightBeatEnabled":true,"code":10200,"clientBeatInterval":100}"#)
+        }
+        _ => Answer::usual(seen),
+    }
+}
+
+fn is_read(seen: &Seen) -> bool {
+    seen.method == "GET" && seen.path() == "/nacos/v1/ns/instance"
 }
 
 fn percent_decoded(text: &str) -> String {
@@ -485,7 +487,8 @@ fn of(fake: &Fake, method: &str, path: &str) -> usize {
 #[actix::test]
 async fn on_r_nacos_an_instance_that_a_beat_brought_back_without_its_values_is_registered_again() {
     let has = OnRNacos::default();
-    let fake = r_nacos(has.clone());
+    let on_server = has.clone();
+    let fake = Fake::start(move |seen| answer_as_r_nacos(seen, &on_server));
     let registry = start(config_at(&fake.server_address()).protocol(Protocol::V1));
     let register = orders(80).weight(3.0).metadata("zone", "a").metadata(HEART_BEAT_INTERVAL, "100");
     ask(&registry, register).await.unwrap();
@@ -504,6 +507,36 @@ async fn on_r_nacos_an_instance_that_a_beat_brought_back_without_its_values_is_r
     assert_eq!(*has.lock().unwrap(), operators, "an operator's change stays");
     let (beats, reads) = (of(&fake, "PUT", "/nacos/v1/ns/instance/beat"), of(&fake, "GET", "/nacos/v1/ns/instance"));
     assert!(reads * 4 <= beats, "{reads} reads at {beats} beats");
+    shut_down(&registry).await;
+}
+
+#[actix::test]
+async fn on_r_nacos_no_other_server_than_the_one_in_use_shows_that_an_instance_is_lost() {
+    let fails_reads = Arc::new(AtomicBool::new(false));
+    // The servers share nothing, so the one that is not in use never has the instance.
+    let has: [OnRNacos; 2] = Default::default();
+    let fakes = has.clone().map(|has| {
+        let fails_reads = fails_reads.clone();
+        Fake::start(move |seen| match is_read(seen) && fails_reads.load(Ordering::Acquire) {
+            true if has.lock().unwrap().is_some() => Answer::Close,
+            _ => answer_as_r_nacos(seen, &has),
+        })
+    });
+    let addresses = fakes.each_ref().map(Fake::server_address).join(",");
+    let registry = start(config_at(&addresses).protocol(Protocol::V1));
+    let register = orders(80).weight(3.0).metadata("zone", "a").metadata(HEART_BEAT_INTERVAL, "100");
+    ask(&registry, register).await.unwrap();
+    let in_use = has.iter().position(|has| has.lock().unwrap().is_some()).unwrap();
+    let reads = |of: usize| fakes[of].seen().iter().filter(|seen| is_read(seen)).count();
+    until("it is read regularly, because the server is known to be r-nacos", || reads(in_use) >= 2).await;
+
+    let operators = Some(("5.0".to_owned(), "{}".to_owned()));
+    *has[in_use].lock().unwrap() = operators.clone();
+    fails_reads.store(true, Ordering::Release);
+    let so_far = reads(in_use);
+    until("some reads have failed", || reads(in_use) >= so_far + 3).await;
+    assert_eq!(*has[in_use].lock().unwrap(), operators, "an operator's change stays");
+    assert_eq!(reads(1 - in_use), 0, "the other server is not asked");
     shut_down(&registry).await;
 }
 
