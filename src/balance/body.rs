@@ -25,6 +25,7 @@ use actix_http::{
     body::{self, BodySize, BoxBody, MessageBody},
     RequestHeadType,
 };
+use actix_rt::time::Instant;
 use actix_service::{always_ready, Service};
 use awc::{
     error::SendRequestError, middleware::Transform, Client, ConnectRequest, ConnectResponse, FrozenClientRequest,
@@ -48,7 +49,7 @@ impl Body {
             BodySize::Sized(0) => Body::Empty,
             size => {
                 let (body, progress) = (RefCell::new(body.boxed()), RefCell::new(Progress::Unread));
-                Body::Source(Rc::new(Source { body, size, progress, is_awaited: Cell::default() }))
+                Body::Source(Rc::new(Source { body, size, progress, awaited: Cell::default() }))
             }
         }
     }
@@ -61,12 +62,19 @@ impl Body {
         }
     }
 
-    /// Whether the last poll waited for the application's next piece.
-    ///
-    /// The time that an application takes to produce its body does not count towards the attempt's time limit, because
-    /// the instance is not at fault.
+    /// Whether the last poll of this attempt waited for the application's next piece.
     pub(super) fn is_awaited(&self) -> bool {
-        matches!(self, Body::Source(source) if source.is_awaited.get())
+        matches!(self, Body::Source(source) if source.awaited.get() == Awaited::Now)
+    }
+
+    /// When this attempt last waited for a piece of the application. `None` if it has not waited yet.
+    pub(super) fn last_awaited(&self) -> Option<Instant> {
+        let Body::Source(source) = self else { return None };
+        match source.awaited.get() {
+            Awaited::Never => None,
+            Awaited::Now => Some(Instant::now()),
+            Awaited::Until(arrived) => Some(arrived),
+        }
     }
 
     /// Makes the body for one attempt.
@@ -74,7 +82,10 @@ impl Body {
         match self {
             Body::None => BoxBody::new(body::None::new()),
             Body::Empty => BoxBody::new(Bytes::new()),
-            Body::Source(source) => BoxBody::new(Replay { source: source.clone(), has_ended: false }),
+            Body::Source(source) => {
+                source.awaited.set(Awaited::Never);
+                BoxBody::new(Replay { source: source.clone(), has_ended: false })
+            }
         }
     }
 }
@@ -86,8 +97,18 @@ pub(super) struct Source {
     body: RefCell<BoxBody>,
     size: BodySize,
     progress: RefCell<Progress>,
-    /// Whether the last poll found no piece.
-    is_awaited: Cell<bool>,
+    awaited: Cell<Awaited>,
+}
+
+/// Whether the attempt under way has waited for a piece of the application.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Awaited {
+    #[default]
+    Never,
+    /// The last poll found no piece.
+    Now,
+    /// The last piece that was waited for came at this time.
+    Until(Instant),
 }
 
 enum Progress {
@@ -101,7 +122,11 @@ enum Progress {
 impl Source {
     fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Box<dyn StdError>>>> {
         let next = Pin::new(&mut *self.body.borrow_mut()).poll_next(cx);
-        self.is_awaited.set(next.is_pending());
+        match self.awaited.get() {
+            _ if next.is_pending() => self.awaited.set(Awaited::Now),
+            Awaited::Now => self.awaited.set(Awaited::Until(Instant::now())),
+            Awaited::Never | Awaited::Until(_) => {}
+        }
         let mut progress = self.progress.borrow_mut();
         match &next {
             Poll::Ready(Some(Ok(piece))) if self.is_whole(&progress, piece) => {
@@ -248,6 +273,17 @@ mod tests {
             assert!(body.can_be_sent());
             assert_eq!(sent(&body).await, "hello");
             assert!(!body.can_be_sent());
+        }
+    }
+
+    #[actix::test]
+    async fn a_body_that_an_attempt_has_waited_for_is_not_awaited_by_the_next_attempt_yet() {
+        let body = Body::new(BodyStream::new(stream::pending::<Result<Bytes, std::io::Error>>()));
+        for _ in 0..2 {
+            let mut attempt = body.for_attempt();
+            assert!(!body.is_awaited() && body.last_awaited().is_none());
+            assert!(std::future::poll_fn(|cx| Pin::new(&mut attempt).poll_next(cx)).now_or_never().is_none());
+            assert!(body.is_awaited() && body.last_awaited().is_some());
         }
     }
 

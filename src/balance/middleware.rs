@@ -394,8 +394,7 @@ where
         };
         let request = self.request.to(carried.authority().clone(), by_tls, &settings.host, factory);
         let request = request.map_err(Failure::of)?;
-        let limit = settings.attempt_timeout.min(self.deadline.saturating_duration_since(Instant::now()));
-        let answered = self.answer_within(limit, self.connector.call(request)).await;
+        let answered = self.answer_in_time(self.connector.call(request)).await;
         match answered.map_err(Failure::of) {
             Ok(answer) if (settings.is_failure)(status_of(&answer), headers_of(&answer)) => {
                 call.failed();
@@ -414,15 +413,19 @@ where
         }
     }
 
-    /// Waits for the answer. While the attempt waits for the application's body, only the deadline applies.
-    async fn answer_within(&self, limit: Duration, answering: S::Future) -> Result<ConnectResponse, SendRequestError> {
+    /// Waits for the answer. The time that the application takes to give its body is not the instance's, so the limit
+    /// of the attempt counts from the last moment when the attempt waited for the body. The deadline always applies.
+    async fn answer_in_time(&self, answering: S::Future) -> Result<ConnectResponse, SendRequestError> {
         let mut answering = pin!(answering);
+        let mut since = Instant::now();
         loop {
-            if let Ok(answered) = timeout(limit, answering.as_mut()).await {
+            let limit = self.balancer.settings.attempt_timeout.min(self.deadline.saturating_duration_since(since));
+            if let Ok(answered) = timeout_at(since + limit, answering.as_mut()).await {
                 return answered;
             }
-            if !self.request.waits_for_body() || Instant::now() >= self.deadline {
-                return Err(SendRequestError::Timeout);
+            match self.request.last_awaited_body() {
+                Some(awaited) if awaited > since && Instant::now() < self.deadline => since = awaited,
+                _ => return Err(SendRequestError::Timeout),
             }
         }
     }
@@ -448,6 +451,14 @@ where
 mod tests {
     use std::time::Duration;
 
+    use actix_http::{
+        body::{to_bytes, BodyStream, BoxBody},
+        RequestHeadType,
+    };
+    use actix_rt::time::sleep;
+    use actix_service::fn_service;
+    use futures_util::{stream, StreamExt as _};
+
     use super::*;
     use crate::{
         balance::{cause, Client},
@@ -468,5 +479,50 @@ mod tests {
         let called = timeout(Duration::from_secs(20), http.get("http://orders/").send());
         let error = called.await.expect("the call has ended").unwrap_err();
         assert!(matches!(cause(&error), Some(Error::NoInstance { .. })), "{error}");
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Sends a body whose pieces come at these intervals, with a limit of 10 s for the attempt and 60 s for the call.
+    /// The instance breaks the connection `breaks_after` it has received the whole body. Returns the error.
+    async fn upload(
+        registry: &actix::Addr<Registry>,
+        intervals: &'static [u64],
+        breaks_after: Duration,
+    ) -> SendRequestError {
+        let middleware = Client::builder(registry).retry(Retry::never()).attempt_timeout(10 * SECOND).middleware();
+        let connector = fn_service(|request| async move {
+            let ConnectRequest::Client(_, body, _) = request else { panic!("a tunnel") };
+            assert!(to_bytes(body).await.is_ok());
+            sleep(breaks_after).await;
+            Err(SendRequestError::Send(std::io::Error::other("broken")))
+        });
+        let pieces = stream::iter(intervals).then(|seconds| async {
+            sleep(*seconds as u32 * SECOND).await;
+            Ok::<_, std::io::Error>(bytes::Bytes::from_static(b"piece"))
+        });
+        let mut head = RequestHead::default();
+        head.uri = Uri::from_static("http://orders/");
+        let body = BoxBody::new(BodyStream::new(Box::pin(pieces)));
+        let balancer = &*middleware.0;
+        let request = Outgoing::new(balancer.factory.request(RequestHeadType::Owned(head), body).unwrap());
+        let view = ServiceView::fixed(ServiceName::parse("orders").unwrap(), [Instance::new("127.0.0.7", 80)]);
+        let deadline = Instant::now() + 60 * SECOND;
+        let sending = Sending { balancer, connector: &connector, view: &view, request, tried: Vec::new(), deadline };
+        sending.run().await.err().unwrap()
+    }
+
+    #[actix::test]
+    async fn after_a_slow_upload_the_instance_has_as_long_to_answer_as_after_a_fast_one() {
+        let registry = Registry::start(Config::disabled()).unwrap();
+        tokio::time::pause();
+        for intervals in [&[0][..], &[9], &[15], &[6, 6, 6], &[5, 10, 15, 19]] {
+            let in_time = upload(&registry, intervals, 9 * SECOND).await;
+            assert!(matches!(in_time, SendRequestError::Send(_)), "{intervals:?}: {in_time}");
+            let late = upload(&registry, intervals, 11 * SECOND).await;
+            assert!(matches!(late, SendRequestError::Timeout), "{intervals:?}: {late}");
+        }
+        let endless = upload(&registry, &[61], Duration::ZERO).await;
+        assert!(matches!(endless, SendRequestError::Timeout), "the deadline applies: {endless}");
     }
 }

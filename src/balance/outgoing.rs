@@ -12,6 +12,7 @@ use actix_http::{
     uri::{Authority, Scheme},
     RequestHead, RequestHeadType, Uri,
 };
+use actix_rt::time::Instant;
 use awc::{
     error::{ConnectError, SendRequestError},
     ConnectRequest,
@@ -114,6 +115,14 @@ impl Outgoing {
     /// Whether the application has not given the next piece of the body yet.
     pub(super) fn waits_for_body(&self) -> bool {
         matches!(&self.kind, Kind::WithBody(body) if body.is_awaited())
+    }
+
+    /// When the attempt last waited for the application's body.
+    pub(super) fn last_awaited_body(&self) -> Option<Instant> {
+        match &self.kind {
+            Kind::Tunnel => None,
+            Kind::WithBody(body) => body.last_awaited(),
+        }
     }
 
     /// Makes the request to the instance at `authority`.

@@ -504,11 +504,13 @@ async fn a_caller_that_drops_bodies_ejects_no_instance() {
 async fn a_slow_upload_is_no_failure_of_the_instance() {
     let (one, other) = (echo(), echo());
     let world = World::with(&[&one, &other]).await;
-    let http = world.builder().attempt_timeout(ms(100)).selection(Selection::default().eject(Eject::consecutive(1)));
+    // The upload takes longer than this. It is long, because the instance has to answer within it.
+    let limit = ms(2000);
+    let http = world.builder().attempt_timeout(limit).selection(Selection::default().eject(Eject::consecutive(1)));
     let http = http.retry(Retry::never()).finish();
     let view = ask(&world.registry, Discover::new(&world.service)).await.unwrap();
-    let slow = stream::iter(["a", "b"]).then(|piece| async move {
-        actix_rt::time::sleep(ms(300)).await;
+    let slow = stream::iter(["a", "b"]).then(move |piece| async move {
+        actix_rt::time::sleep(limit.mul_f64(0.6)).await;
         Ok::<_, std::io::Error>(web::Bytes::from_static(piece.as_bytes()))
     });
     let answer = http.put(world.url("/")).send_stream(Box::pin(slow)).await.unwrap();
