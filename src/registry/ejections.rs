@@ -22,6 +22,8 @@ use crate::{
 
 /// The ejections of all services that have views.
 pub(crate) struct Ejections {
+    /// The records of a service end with its last subscription. The entry stays until the map would grow, so there are
+    /// never more entries than about twice the most services that were watched at the same time.
     records: RefCell<HashMap<ServiceName, WeakArc<ServiceRecords>>>,
     /// The channel by which records report from any thread.
     reports: EjectionReports,
@@ -105,6 +107,16 @@ fn record(history: &History, change: &EjectionChanged) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn services_that_are_no_longer_watched_do_not_pile_up() {
+        let ejections = Ejections::default();
+        let watch = |number: u32| ejections.records(&ServiceName::parse(&format!("orders-{number}")).unwrap());
+        let lasting: Vec<_> = (0..10).map(watch).collect();
+        (10..1000).for_each(|number| drop(watch(number)));
+        let entries = ejections.records.borrow().len();
+        assert!((lasting.len()..=2 * lasting.len()).contains(&entries), "{entries}");
+    }
 
     #[test]
     fn the_views_of_one_registry_share_records_and_budget_and_those_of_two_do_not() {

@@ -31,7 +31,9 @@ const LONG_LATENCY: Duration = Duration::from_millis(20);
 /// than [`slow_after`](crate::Selection::slow_after), it counts as failed.
 ///
 /// Keep a `Call` as long as the call lasts: until then it counts as in flight, which [`Policy::LeastLoaded`] needs. It
-/// keeps up to four instances in memory and what is known about the calls of the service, not the list. It is `Send`, and may be reported from any thread.
+/// keeps up to four instances in memory, but neither the list nor what is known about the calls of the service. The
+/// outcome of a call that ends after the last view of its service is not counted. It is `Send`, and may be reported
+/// from any thread.
 ///
 /// | report | counts as | failures in a row |
 /// |---|---|---|
@@ -114,7 +116,7 @@ impl Call {
         self.may_be_slow = false;
         if let Admission::Probe(probe) = self.admission {
             self.admission = Admission::Granted;
-            self.block.records.probe_succeeded(self.callable().called(), probe);
+            self.probe_succeeded(probe);
         }
     }
 
@@ -150,8 +152,17 @@ impl Call {
     }
 
     #[cold]
+    fn probe_succeeded(&self, probe: u64) {
+        if let Some(records) = self.block.records.upgrade() {
+            records.probe_succeeded(self.callable().called(), probe);
+        }
+    }
+
+    #[cold]
     fn has_failed(&self) {
-        let (records, record) = (&self.block.records, &self.callable().record);
+        // `None` when no view of the service is left. Then nothing is known about its instances any more.
+        let Some(records) = self.block.records.upgrade() else { return };
+        let record = &self.callable().record;
         let list = self.block.list.upgrade();
         let eject = list.as_ref().map(|list| list.selection.eject).unwrap_or_default();
         if let Admission::Probe(probe) = self.admission {
@@ -179,9 +190,7 @@ impl Drop for Call {
         self.callable().record.call_ended(self.succeeded);
         self.note_latency(self.succeeded == Some(true));
         match (self.succeeded, self.admission) {
-            (Some(true), Admission::Probe(probe)) => {
-                self.block.records.probe_succeeded(self.callable().called(), probe)
-            }
+            (Some(true), Admission::Probe(probe)) => self.probe_succeeded(probe),
             (Some(true), _) => self.callable().record.forget_failures(),
             (Some(false), _) => self.has_failed(),
             (None, _) => self.was_dropped(),

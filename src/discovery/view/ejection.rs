@@ -986,6 +986,62 @@ mod tests {
     }
 
     #[actix::test]
+    async fn a_call_that_outlives_the_last_view_keeps_no_records_of_the_service() {
+        let records = ServiceRecords::new(service(), None);
+        let kept = Arc::downgrade(&records);
+        let writer = ViewWriter::new(service(), String::new(), records);
+        writer.publish(Arc::new(ServiceInfo::new(service(), instances(1..=3))), false, |_| false);
+        let view = writer.view(false);
+        let (failing, socket, dropped) = (view.begin().unwrap(), view.begin().unwrap(), view.begin().unwrap());
+        drop((view, writer));
+        assert!(kept.upgrade().is_none());
+        failing.failed();
+        socket.succeeded();
+        drop(dropped);
+    }
+
+    #[actix::test]
+    async fn a_subscription_that_ends_takes_its_instances_with_it() {
+        tokio::time::pause();
+        let (reports, mut reported) = mpsc::unbounded_channel();
+        let records = ServiceRecords::new(service(), Some(reports));
+        let subscribe = |clusters: &str, ports| {
+            let writer = ViewWriter::new(service(), clusters.into(), records.clone());
+            writer.publish(Arc::new(ServiceInfo::new(service(), instances(ports))), false, |_| false);
+            writer
+        };
+        let lasting = subscribe("EAST", 1..=3);
+        let view = lasting.view(false);
+        fail(&view, 1, 5);
+        for first in (10..).step_by(3).take(20) {
+            let brief = subscribe("WEST", first..=first + 2);
+            fail(&brief.view(false), first, 5);
+            drop(brief);
+            tokio::time::advance(SECOND).await;
+        }
+        assert_eq!(ejected(&view), [1]);
+        assert_eq!(records.ejections().len(), 1);
+        let known = records.known();
+        assert!(known.histories.len() == 3 && known.departed.len() <= 33, "{}", known.departed.len());
+        let returns = std::iter::from_fn(|| reported.try_recv().ok()).filter(|change| change.ejected_for.is_none());
+        assert_eq!(returns.count(), 20, "each return is reported");
+    }
+
+    #[actix::test]
+    async fn views_that_outlive_the_registry_keep_their_ejections() {
+        tokio::time::pause();
+        let writer = ViewWriter::new(service(), String::new(), ServiceRecords::new(service(), None));
+        writer.publish(Arc::new(ServiceInfo::new(service(), instances(1..=3))), false, |_| false);
+        let view = writer.view(false);
+        fail(&view, 1, 5);
+        drop(writer);
+        assert_eq!(ejected(&view), [1]);
+        tokio::time::advance(30 * SECOND).await;
+        call(&view, 1).expect("the probe").succeeded();
+        assert!(ejected(&view).is_empty());
+    }
+
+    #[actix::test]
     async fn calls_are_counted_also_when_their_instance_has_left_or_comes_back() {
         let (view, control) = paused(1, |selection| selection);
         let totals = || {

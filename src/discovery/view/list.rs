@@ -111,7 +111,8 @@ pub(super) struct Callables {
 pub(super) struct Block {
     /// The last block of a list repeats its last instance.
     callable: [Callable; BLOCK],
-    pub(super) records: Arc<ServiceRecords>,
+    /// Only failed calls and probes need these. A call that outlives the views of its service must not keep them.
+    pub(super) records: Weak<ServiceRecords>,
     /// Only failed and dropped calls need the list, for its settings.
     pub(super) list: Weak<SharedList>,
 }
@@ -245,7 +246,7 @@ impl List {
         };
         let blocks = (0..len).step_by(BLOCK).map(|first| {
             let callable = array::from_fn(|within| callable((first + within).min(len - 1)));
-            Arc::new(Block { callable, records: shared.records.clone(), list: Arc::downgrade(shared) })
+            Arc::new(Block { callable, records: Arc::downgrade(&shared.records), list: Arc::downgrade(shared) })
         });
         Callables { blocks: blocks.collect(), len }
     }

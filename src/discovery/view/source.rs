@@ -137,9 +137,14 @@ impl ViewSource {
         changed.iter().for_each(|(is_change, shared)| shared.notify(*is_change));
     }
 
-    /// Marks the end of the lists, and wakes all readers that wait for a list.
+    /// Marks the end of the lists, and wakes all readers that wait for a list. Without readers, the instances of the
+    /// list have left, unless another subscription lists them.
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Release);
+        if self.readers.load(Ordering::Acquire) == 0 {
+            let last = self.lists().current.take();
+            last.iter().for_each(|last| self.records.left(&last.info.hosts, &[]));
+        }
         let shared = self.lists().living();
         shared.iter().for_each(|shared| shared.notify(false));
     }
