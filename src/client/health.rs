@@ -259,7 +259,9 @@ impl Health {
     /// An outage of other operations alone does not make a server lost.
     pub(super) fn is_lost(&self) -> bool {
         let lists = self.operations.get(&Operation::List);
-        self.server.is_outage(self.last_success) || lists.is_some_and(|lists| lists.is_outage(self.last_success))
+        // Every answer resets the server's breaker, so nothing has succeeded since its first failure. The first one may
+        // have been sent before the last success, for example if it waited for a connection.
+        self.server.is_outage(None) || lists.is_some_and(|lists| lists.is_outage(self.last_success))
     }
 
     /// Whether the server has rejected requests and never served one.
@@ -434,6 +436,18 @@ mod tests {
             assert_eq!((health.is_lost(), health.is_in_outage()), (!succeeds_meanwhile, !succeeds_meanwhile));
             assert_eq!(health.succeed(Operation::List), !succeeds_meanwhile, "an outage has ended");
         }
+    }
+
+    #[actix::test]
+    async fn a_server_is_lost_although_the_first_refused_request_was_sent_before_the_last_success() {
+        tokio::time::pause();
+        let mut health = Health::default();
+        let sent = Instant::now();
+        sleep(Duration::from_secs(1)).await;
+        health.succeed(Operation::Beat);
+        fail_sent_at(sent, &mut health, FailureKind::ConnectFailed, Operation::List, 1);
+        (2..=3).for_each(|subject| fail(&mut health, FailureKind::ConnectFailed, Operation::List, subject));
+        assert!(health.is_lost());
     }
 
     #[actix::test]
