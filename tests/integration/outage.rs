@@ -54,7 +54,8 @@ async fn a_removal_without_an_outage_reaches_listeners_at_once() {
     let began = Instant::now();
     let news = news.next().await;
     assert_eq!((listed_ports(&news), news.source), (vec![81], Source::Poll));
-    assert!(began.elapsed() < ms(1000), "{:?}", began.elapsed());
+    // After an outage the instance would be withheld for 15 s.
+    assert!(began.elapsed() < ms(10_000), "{:?}", began.elapsed());
     shut_down(&registry).await;
 }
 

@@ -11,8 +11,8 @@ use std::{
 use actix::Addr;
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer},
-    Config, DeregisterInstance, Discover, GetStatus, Operation, PushConfig, RegisterInstance, Registry, ServiceView,
-    Shutdown, Source, Subscribe,
+    Config, ConnectionState, DeregisterInstance, Discover, GetStatus, Operation, PushConfig, RegisterInstance,
+    Registry, ServiceView, Shutdown, Source, Subscribe,
 };
 use futures_util::future::join_all;
 
@@ -377,7 +377,10 @@ async fn a_push_is_a_hint_while_no_server_answers() {
     let (servers, addresses) = servers(2);
     let mut watched = Watched::at(&addresses, PushConfig::default()).await;
     servers.iter().for_each(|server| server.faults().refuse_connections());
-    until("the outage is noticed", || watched.view.is_stale()).await;
+    // A list is stale after one poll that failed, which is no outage.
+    let connection = async || ask(&watched.registry, GetStatus).await.unwrap().connection;
+    let is_lost = async || (connection().await == ConnectionState::Lost).then_some(());
+    eventually("the outage is noticed", is_lost).await;
     watched.is_not_fooled(&push_of(&[80, 81], unix_millis())).await;
     servers.iter().for_each(|server| server.faults().accept_connections());
     shut_down(&watched.registry).await;

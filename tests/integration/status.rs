@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::support::{
     self, ask, config, config_at, eventually, in_use, ms, server, servers, shut_down, soon, start, until, News,
+    PATIENCE,
 };
 
 /// Forwards the connection states that it receives.
@@ -178,7 +179,9 @@ async fn a_busy_listener_receives_the_newest_connection_state_afterwards() {
 async fn an_outage_is_one_line_when_it_begins_and_one_when_it_ends() {
     let server = server();
     let (logger, log) = support::logs::logger();
-    let registry = start(config(&server).logger(logger));
+    // On a busy machine, requests that time out would be another outage.
+    let patient = config(&server).request_timeout(PATIENCE).operation_timeout(PATIENCE);
+    let registry = start(patient.logger(logger));
     for port in 1..=20 {
         ask(&registry, beating(port)).await.unwrap();
         let service = format!("service-{port}");
@@ -190,9 +193,9 @@ async fn an_outage_is_one_line_when_it_begins_and_one_when_it_ends() {
     until("it is noticed", lost).await;
     let attempts = || log.lines().iter().filter(|line| line.text.contains("request failed")).count();
     until("many requests have failed", || attempts() >= 8).await;
+    let lists_failed = || log.lines().iter().filter(|line| line.text.contains("failed to fetch service list")).count();
+    until("each subscription says so below", || lists_failed() > 20).await;
     assert_eq!(log.loud().len() - before.len(), 1, "{:?}", &log.loud()[before.len()..]);
-    let lists_failed = log.lines().iter().filter(|line| line.text.contains("failed to fetch service list")).count();
-    assert!(lists_failed > 20, "each subscription says so below: {lists_failed}");
     server.faults().accept_connections();
     until("it is noticed", || log.loud().len() > before.len() + 1).await;
     let status = async || {

@@ -1,6 +1,6 @@
 //! A server is upgraded and downgraded while the client runs, and is empty each time.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix_nacos::{
     embedded::{Dialect, EmbeddedServer},
@@ -32,11 +32,8 @@ async fn a_hundred_instances_and_ten_subscriptions_live_through_an_upgrade_and_b
         assert_eq!(told.next().await.info.hosts.len(), usize::from(INSTANCES) / SERVICES);
     }
     for dialect in [Dialect::V3_2, Dialect::V2_5] {
-        let restarted = Instant::now();
         server.restart_as(dialect).expect("the same port");
         support::until("all are registered again", || registered(&server) == usize::from(INSTANCES)).await;
-        let took = restarted.elapsed();
-        assert!(took <= interval + Duration::from_secs(1), "{dialect}: {took:?}");
         let instance = server.instances("orders-0").remove(0);
         assert_eq!((instance.weight, instance.metadata["port"].parse()), (2.0, Ok(instance.port)));
         // Wait for all messages about the restart: longer than another poll of every list.

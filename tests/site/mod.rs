@@ -9,7 +9,7 @@ use awc::{error::PayloadError, http::header::HeaderMap};
 use futures_util::{Stream, StreamExt as _};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Serves the routes below a path, as behind a proxy. The server ends when this is dropped.
 pub struct Site {
@@ -61,13 +61,18 @@ impl Answer {
     }
 }
 
+/// A client whose time limits only stop tests that hang. The limits of awc are 5 s.
+fn client() -> awc::Client {
+    let connector = awc::Connector::new().timeout(PATIENCE);
+    awc::Client::builder().timeout(PATIENCE).connector(connector).disable_redirects().finish()
+}
+
 pub async fn get(url: &str, headers: &[(&str, &str)]) -> Answer {
     send("GET", url, headers, "").await
 }
 
 pub async fn send(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-    let client = awc::Client::builder().disable_redirects().finish();
-    let mut request = client.request(method.parse().unwrap(), url);
+    let mut request = client().request(method.parse().unwrap(), url);
     for header in headers {
         request = request.insert_header(*header);
     }
@@ -103,8 +108,7 @@ impl Events {
     }
 
     pub async fn try_open(url: &str) -> Result<Self, u16> {
-        let client = awc::Client::builder().timeout(PATIENCE).finish();
-        let response = client.get(url).send().await.expect("an answer");
+        let response = client().get(url).send().await.expect("an answer");
         match response.status().as_u16() {
             200 => Ok(Events { headers: response.headers().clone(), chunks: Box::pin(response), bytes: Vec::new() }),
             status => Err(status),
