@@ -285,6 +285,8 @@ impl ClientBuilder {
     /// How long each attempt may take until the head of the answer has come. An instance that takes longer has failed.
     /// Default: 5 s.
     ///
+    /// If the attempt had to wait for the request's own body, the time counts from the last piece that it waited for.
+    ///
     /// The ready client turns awc's own time limit off. A time limit that is set on a request covers all attempts, and
     /// ends the call without a retry.
     #[must_use]
