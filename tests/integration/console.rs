@@ -1,7 +1,7 @@
 //! The embedded server's console over HTTP. `browser.rs` tests it in a browser.
 
 use crate::site::{get, send, Answer, Events};
-use crate::support::{ask, eventually, only_instance, registry, shut_down, soon, until, IP};
+use crate::support::{ask, eventually, only_instance, registry, shut_down, soon, IP};
 use actix_nacos::{
     embedded::{EmbeddedServer, EmbeddedServerBuilder},
     Error, ListInstances, RegisterInstance,
@@ -177,9 +177,12 @@ async fn a_restart_ends_the_stream_and_the_next_one_shows_an_empty_server() {
     events.until("it is shown", |state| state["services"][0]["name"] == "orders").await;
     assert_eq!(command(&server, &json!({ "command": "restart" })).await.status, 204);
     soon("the stream ends", async { while events.next().await.is_some() {} }).await;
-    until("it listens again", || std::net::TcpStream::connect(server.address()).is_ok()).await;
-    let mut events = Events::open(&url(&server, "/console/events")).await;
-    assert_eq!(events.next().await.unwrap().data["count"], 0);
+    // Until the port is closed, connections are accepted and reset.
+    let of_the_next = async || {
+        let mut events = Events::try_connect(&url(&server, "/console/events")).await?.ok()?;
+        (events.next().await?.data["count"] == 0).then_some(events)
+    };
+    let mut events = eventually("the next server shows that it is empty", of_the_next).await;
     // An open console must not delay the end of the server.
     let ended = std::time::Instant::now();
     server.stop();

@@ -325,7 +325,7 @@ async fn a_request_whose_connections_always_break_is_no_outage() {
         "/nacos/v1/ns/service/list" => Answer::Close,
         _ => usual_at(INTERVAL, seen),
     });
-    let registry = start(config_at(&fake.server_address()).operation_timeout(ms(100)));
+    let registry = start(config_at(&fake.server_address()).operation_timeout(ms(1000)));
     ask(&registry, instance(80)).await.unwrap();
     for _ in 0..5 {
         ask(&registry, ListServices::new(1, 10)).await.unwrap_err();
@@ -364,7 +364,7 @@ async fn failing_at_one_operation_is_not_reported_as_a_failover() {
         _ => usual_at(INTERVAL, seen),
     });
     let (logger, log) = logger();
-    let registry = start(config_at(&fake.server_address()).operation_timeout(ms(100)).logger(logger));
+    let registry = start(config_at(&fake.server_address()).operation_timeout(ms(1000)).logger(logger));
     ask(&registry, instance(80)).await.unwrap();
     for group in ["a", "b", "c"] {
         ask(&registry, ListServices::new(1, 10).group(group)).await.unwrap_err();

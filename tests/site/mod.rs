@@ -108,11 +108,16 @@ impl Events {
     }
 
     pub async fn try_open(url: &str) -> Result<Self, u16> {
-        let response = client().get(url).send().await.expect("an answer");
-        match response.status().as_u16() {
+        Self::try_connect(url).await.expect("an answer")
+    }
+
+    /// `None` if the server cannot be reached.
+    pub async fn try_connect(url: &str) -> Option<Result<Self, u16>> {
+        let response = client().get(url).send().await.ok()?;
+        Some(match response.status().as_u16() {
             200 => Ok(Events { headers: response.headers().clone(), chunks: Box::pin(response), bytes: Vec::new() }),
             status => Err(status),
-        }
+        })
     }
 
     pub fn header(&self, name: &str) -> String {
