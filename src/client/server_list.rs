@@ -56,9 +56,7 @@ impl Nacos {
         let endpoint = ServerAddress::redacted_endpoint(url);
         let _permit = self.transport.permit(Operation::ServerList).await;
         let client = self.servers.new_client(&ServerAddress::parse_endpoint(url)?);
-        let url = Uri::from_str(url).map_err(|error| Error::invalid("endpoint", error.to_string()))?;
-        let page = url.path_and_query().map_or("/", PathAndQuery::as_str);
-        let answer = self.transport.send(&client, page, &request, Auth::default(), self.deadline()).await;
+        let answer = self.transport.send(&client, &page_of(url)?, &request, Auth::default(), self.deadline()).await;
         let answer = answer.map_err(|no_answer| no_answer.into_error(Operation::ServerList, endpoint))?;
         if answer.status != 200 {
             let (status, body) = (answer.status, answer.excerpt());
@@ -70,6 +68,13 @@ impl Nacos {
         self.servers.replace(addresses);
         Ok(())
     }
+}
+
+/// Path and query of an endpoint.
+fn page_of(url: &str) -> Result<String, Error> {
+    let url = Uri::from_str(url).map_err(|error| Error::invalid("endpoint", error.to_string()))?;
+    // A URL without a path has the path "/". Of those with a query, as `http://nacos?a=1`, only `Display` shows it.
+    Ok(url.path_and_query().map_or_else(|| "/".to_owned(), PathAndQuery::to_string))
 }
 
 /// Parses a list in the form that [`Config::at_endpoint`](crate::Config::at_endpoint) describes. One malformed line
@@ -106,6 +111,13 @@ fn read_line(line: &str, context_path: &str) -> Result<ServerAddress, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_endpoint_without_a_path_is_asked_for_its_root() {
+        let urls = ["http://nacos/list?ns=a", "http://nacos:8080?ns=a", "http://nacos/", "http://nacos"];
+        let pages = urls.map(|url| page_of(url).unwrap());
+        assert_eq!(pages, ["/list?ns=a", "/?ns=a", "/", "/"]);
+    }
 
     #[test]
     fn a_list_has_one_server_per_line_with_or_without_port() {

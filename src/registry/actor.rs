@@ -203,7 +203,7 @@ impl Registry {
         shared.phase.send_replace(Phase::Ended);
         shared.history.end();
         if !shared.has_own_thread {
-            // The thread goes on, and would keep the Heartbeats. One that is missed here ends with its next beat.
+            // The thread goes on, and would keep the Heartbeats. One that starts after this ends with its next beat.
             shared.desired.stop_heartbeats();
         }
         for _ in 0..YIELDS_FOR_LAST_ANSWERS {
@@ -283,7 +283,7 @@ mod tests {
         super::desired::{tests::key, DesiredInstance},
         *,
     };
-    use crate::model::instance::Instance;
+    use crate::{model::instance::Instance, Shutdown};
 
     #[actix::test]
     async fn the_heartbeats_end_with_a_registry_on_the_thread_of_the_application() {
@@ -304,5 +304,31 @@ mod tests {
         assert!(heartbeat.upgrade().is_none() && late.upgrade().is_some(), "only a beat ends the late one");
         sleep(Duration::from_secs(10)).await;
         assert!(late.upgrade().is_none());
+    }
+
+    #[actix::test]
+    async fn a_heartbeat_that_another_one_made_needless_ends_although_a_shutdown_follows() {
+        tokio::time::pause();
+        let (sender, mailbox) = channel::channel(16);
+        let address = Addr::new(sender);
+        let registry = Registry::new(Config::disabled(), address.downgrade(), false).unwrap();
+        let shared = registry.shared.clone();
+        let persistent = Instance { ephemeral: false, ..Instance::new("127.0.0.7", 1) };
+        let mut desired = DesiredInstance::new(key(1), persistent.clone(), None);
+        desired.registered(shared.nacos.epoch());
+        shared.desired.insert(desired);
+        shared.desired.add_leftover(&key(1), true);
+        let run = actix_rt::spawn(registry.run(mailbox));
+        // The Heartbeat of the leftover beats at once, and registers the persistent instance again, too.
+        shared.deregister_in_background(&key(1));
+        shared.restore(&key(1), Some(persistent));
+        let heartbeat = shared.desired.get(&key(1), |desired| desired.heartbeat.clone()).flatten().unwrap();
+        while shared.desired.get(&key(1), |desired| desired.heartbeat.is_some()) == Some(true) {
+            yield_now().await;
+        }
+        address.send(Shutdown::default().drain(Duration::from_secs(20))).await.unwrap().unwrap();
+        drop(address);
+        run.await.unwrap();
+        assert!(heartbeat.upgrade().is_none());
     }
 }

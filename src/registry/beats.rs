@@ -389,7 +389,7 @@ impl Shared {
 
     /// Ends the Heartbeat of a persistent instance once the instance is registered.
     fn end_heartbeat(&self, key: &Arc<InstanceKey>) -> BeatOutcome {
-        self.desired.update(key, |desired| desired.heartbeat = None);
+        self.desired.update(key, DesiredInstance::end_heartbeat);
         BeatOutcome::NotDesired
     }
 }

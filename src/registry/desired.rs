@@ -142,6 +142,11 @@ impl DesiredInstance {
         }
     }
 
+    /// Ends the Heartbeat, if the instance has one.
+    pub(super) fn end_heartbeat(&mut self) {
+        stop(self.heartbeat.take().as_ref());
+    }
+
     /// Notes that a server accepted a registration that was sent in `epoch`.
     pub(crate) fn registered(&mut self, epoch: u64) {
         self.instance.healthy = true;

@@ -80,13 +80,28 @@ impl Handler<GetInstance> for Registry {
     type Result = ResponseFuture<Result<Instance, Error>>;
 
     fn handle(&mut self, message: GetInstance, _: &mut Context<Self>) -> Self::Result {
-        self.dispatch(Operation::Get, |shared| async move { shared.read(&message.target.key()?).await })
+        self.dispatch(Operation::Get, |shared| {
+            // Now, and not when the future runs: a shutdown may follow in the mailbox, and takes the instances away.
+            let wanted = message.target.key().map(|key| (shared.desired_values(&key), key));
+            async move {
+                let (desired, key) = wanted?;
+                shared.read(&key, desired).await
+            }
+        })
     }
 }
 
 impl Shared {
-    async fn read(&self, key: &Arc<InstanceKey>) -> Result<Instance, Error> {
-        let desired = self.desired.get(key, |desired| (desired.instance.clone(), desired.last_written));
+    /// The values that this application wants, and when it last registered them.
+    fn desired_values(&self, key: &Arc<InstanceKey>) -> Option<(Instance, Option<Instant>)> {
+        self.desired.get(key, |desired| (desired.instance.clone(), desired.last_written))
+    }
+
+    async fn read(
+        &self,
+        key: &Arc<InstanceKey>,
+        desired: Option<(Instance, Option<Instant>)>,
+    ) -> Result<Instance, Error> {
         let written = desired.as_ref().and_then(|(_, written)| *written);
         let shown = self.nacos.current(key, written, self.nacos.patience()).await.map(|current| current.instance);
         let present = self.recent_writes.applied_to(key, shown);

@@ -100,8 +100,9 @@ impl HeartbeatSettings {
 /// registered together, or that come back together after an outage, do not beat together. Only a failed beat is
 /// repeated sooner.
 ///
-/// The Heartbeat ends on [`StopBeating`], on the answer [`BeatOutcome::NotDesired`], and when the Registry has ended.
-/// It needs no address to live, because it always has a timer or an answer to wait for.
+/// The Heartbeat ends on [`StopBeating`], on the answer [`BeatOutcome::NotDesired`], and with the first beat after the
+/// Registry has ended. It needs no address to live, because it always waits for something: a timer, an answer, or the
+/// end of a shutdown. During a shutdown only [`StopBeating`] ends it, so whoever forgets a Heartbeat has to send it.
 ///
 /// There may be 100,000 of these, and tokio rounds the memory of a task up to a multiple of 128 bytes. With these fields
 /// it is 512 bytes.

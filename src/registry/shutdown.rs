@@ -10,6 +10,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::HashSet,
     panic::AssertUnwindSafe,
     sync::{
         mpsc::{self, RecvTimeoutError},
@@ -369,13 +370,16 @@ impl Shared {
 
     /// The instances that were not deregistered in time.
     fn timed_out(&self, after: Duration, persistent_too: bool) -> Vec<NotDeregistered> {
-        let mut late = Vec::new();
+        // Once each: an instance may be desired and a leftover.
+        let mut late = HashSet::new();
         self.desired.for_each(|desired| {
             if desired.instance.ephemeral || persistent_too {
-                late.push(desired.key.clone());
+                late.insert(desired.key.clone());
             }
         });
-        self.desired.for_each_leftover(|key, _| late.push(key.clone()));
+        self.desired.for_each_leftover(|key, _| {
+            late.insert(key.clone());
+        });
         let server = self.nacos.servers().current().map_or_else(String::new, |server| server.name.clone());
         let error = Error::Timeout { operation: Operation::Deregister, server, after };
         late.into_iter().map(|key| NotDeregistered { instance: (*key).clone(), error: error.clone() }).collect()
@@ -460,5 +464,26 @@ impl Drop for ShutdownGuard {
                 thread::sleep(GUARD_CHECK_INTERVAL);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix::dev::channel;
+
+    use super::{super::desired::tests::key, *};
+    use crate::{config::Config, model::instance::Instance};
+
+    #[actix::test]
+    async fn an_instance_that_is_desired_and_a_leftover_is_reported_once_when_the_deadline_has_passed() {
+        let address = Addr::<Registry>::new(channel::channel(1).0);
+        let registry = Registry::new(Config::disabled(), address.downgrade(), false).unwrap();
+        let desired = &registry.shared.desired;
+        desired.insert(DesiredInstance::new(key(1), Instance::new("127.0.0.7", 1), None));
+        [1, 2].iter().for_each(|port| desired.add_leftover(&key(*port), false));
+        let late = registry.shared.timed_out(Duration::from_secs(1), false);
+        let mut ports: Vec<_> = late.iter().map(|late| late.instance.port).collect();
+        ports.sort();
+        assert_eq!(ports, [1, 2]);
     }
 }
