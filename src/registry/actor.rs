@@ -280,10 +280,13 @@ mod tests {
     use actix_rt::time::sleep;
 
     use super::{
-        super::desired::{tests::key, DesiredInstance},
+        super::{
+            desired::{tests::key, DesiredInstance},
+            shutdown::Shutdown,
+        },
         *,
     };
-    use crate::{model::instance::Instance, Shutdown};
+    use crate::model::instance::Instance;
 
     #[actix::test]
     async fn the_heartbeats_end_with_a_registry_on_the_thread_of_the_application() {
