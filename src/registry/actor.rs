@@ -274,7 +274,7 @@ impl Actor for Registry {
 impl Supervised for Registry {}
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use actix_rt::time::sleep;
@@ -288,12 +288,17 @@ mod tests {
     };
     use crate::model::instance::Instance;
 
+    /// A Registry without a server, on the thread of the test. It does not run yet.
+    pub(in crate::registry) fn disabled_registry() -> (Registry, Addr<Registry>, channel::AddressReceiver<Registry>) {
+        let (sender, mailbox) = channel::channel(16);
+        let address = Addr::new(sender);
+        (Registry::new(Config::disabled(), address.downgrade(), false).unwrap(), address, mailbox)
+    }
+
     #[actix::test]
     async fn the_heartbeats_end_with_a_registry_on_the_thread_of_the_application() {
         tokio::time::pause();
-        let (sender, mailbox) = channel::channel(16);
-        let address = Addr::new(sender);
-        let registry = Registry::new(Config::disabled(), address.downgrade(), false).unwrap();
+        let (registry, address, mailbox) = disabled_registry();
         let (shared, instance) = (registry.shared.clone(), Instance::new("127.0.0.7", 1));
         let heartbeat = shared.new_heartbeat(&key(1), &instance).start_supervised();
         shared.desired.insert(DesiredInstance::new(key(1), instance, Some(heartbeat.clone())));
@@ -312,9 +317,7 @@ mod tests {
     #[actix::test]
     async fn a_heartbeat_that_another_one_made_needless_ends_although_a_shutdown_follows() {
         tokio::time::pause();
-        let (sender, mailbox) = channel::channel(16);
-        let address = Addr::new(sender);
-        let registry = Registry::new(Config::disabled(), address.downgrade(), false).unwrap();
+        let (registry, address, mailbox) = disabled_registry();
         let shared = registry.shared.clone();
         let persistent = Instance { ephemeral: false, ..Instance::new("127.0.0.7", 1) };
         let mut desired = DesiredInstance::new(key(1), persistent.clone(), None);

@@ -211,9 +211,8 @@ impl Handler<Shutdown> for Registry {
             return Box::pin(ready(Err(Error::Stopped)));
         }
         self.dispatch_until(Operation::Shutdown, Phase::Ended, |shared| {
-            shared.phase.send_replace(Phase::Closing);
             let stop = StopOnDrop(registry);
-            let departure = shared.desired.begin_departure();
+            let departure = shared.close();
             async move {
                 let _stop = stop;
                 let deadline = message.deadline.unwrap_or(shared.config.shutdown_timeout);
@@ -256,11 +255,16 @@ impl Shared {
     /// Does the same as a `Shutdown` that is not awaited.
     pub(super) async fn last_address_dropped(&self) {
         if !self.has_reached(Phase::Closing) {
-            self.phase.send_replace(Phase::Closing);
-            let departure = self.desired.begin_departure();
+            let departure = self.close();
             self.go_offline(departure, self.config.shutdown_timeout, false, Drain::default()).await;
         }
         self.subscriptions.stop_all();
+    }
+
+    /// Begins the shutdown. No message and no beat about the instances in the departure can begin after this.
+    fn close(&self) -> Departure {
+        self.phase.send_replace(Phase::Closing);
+        self.desired.begin_departure()
     }
 
     /// Deregisters until `deadline`, then abandons every operation under way. The caller waits for `report.drained`.
@@ -469,15 +473,15 @@ impl Drop for ShutdownGuard {
 
 #[cfg(test)]
 mod tests {
-    use actix::dev::channel;
-
-    use super::{super::desired::tests::key, *};
-    use crate::{config::Config, model::instance::Instance};
+    use super::{
+        super::{actor::tests::disabled_registry, desired::tests::key},
+        *,
+    };
+    use crate::model::instance::Instance;
 
     #[actix::test]
     async fn an_instance_that_is_desired_and_a_leftover_is_reported_once_when_the_deadline_has_passed() {
-        let address = Addr::<Registry>::new(channel::channel(1).0);
-        let registry = Registry::new(Config::disabled(), address.downgrade(), false).unwrap();
+        let (registry, ..) = disabled_registry();
         let desired = &registry.shared.desired;
         desired.insert(DesiredInstance::new(key(1), Instance::new("127.0.0.7", 1), None));
         [1, 2].iter().for_each(|port| desired.add_leftover(&key(*port), false));
